@@ -1,0 +1,1 @@
+"""What runs inside a stack: `python -m bench spec.json`. Standard library and torch only."""

@@ -1,0 +1,1 @@
+"""What runs outside the containers: plans cells, launches them, keeps records, makes tables."""

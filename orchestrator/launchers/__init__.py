@@ -1,0 +1,1 @@
+"""Where a cell's process is started: `docker`, `local`."""

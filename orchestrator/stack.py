@@ -1,0 +1,77 @@
+"""A stack: one pinned environment, as its `stack.toml` describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.frozen import Frozen
+
+GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
+
+
+class BuiltImage(Frozen):
+    """An image built from the folder's Dockerfile, context = the repository's root or the stack's folder."""
+
+    dockerfile: str = "Dockerfile"
+    base: str | None = None
+    python: str = "/opt/stack/bin/python"
+    lock: str = "requirements.lock"
+    lock_cuda: str | None = None
+    download_bytes: int | None = None
+    disk_bytes: int | None = None
+
+
+class ReadyImage(Frozen):
+    """An image that exists already; `mounts` are host folders, mounted read-only at the same place."""
+
+    name: str
+    python: str = "python3"
+    mounts: tuple[str, ...] = ()
+
+
+class Gpu(Frozen):
+    """What the stack needs of the host's GPU, and how a container gets it."""
+
+    required: bool = False
+    access: GpuAccess = "auto"
+    devices: tuple[str, ...] = ()
+    driver: str | None = None
+    compute_capability: str | None = None
+
+
+class Deviation(Frozen):
+    """A pin that differs from the published comparison's, with the reason; repeated under the stack's rows."""
+
+    package: str
+    wanted: str
+    here: str
+    reason: str
+
+
+class Stack(Frozen):
+    """One `stack.toml`. `folder` is where it was found and is no key of the file."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern="^[a-z0-9][a-z0-9_-]*$")
+    description: str
+    methods: tuple[str, ...] = Field(min_length=1)
+    build: BuiltImage | None = None
+    ready: ReadyImage | None = None
+    gpu: Gpu = Gpu()
+    environment: dict[str, str] = Field(default_factory=dict)
+    deviations: tuple[Deviation, ...] = ()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _one_image(self) -> Stack:
+        if (self.build is None) == (self.ready is None):
+            raise ValueError("give either [build] (a Dockerfile) or [ready] (an existing image)")
+        return self
+
+    @property
+    def python(self) -> str:
+        """The interpreter inside the container."""
+        return self.build.python if self.build else self.ready.python if self.ready else "python3"
