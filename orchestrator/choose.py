@@ -1,0 +1,112 @@
+"""What `run-all` and `plan` do when little was said: device, suite, stacks, launcher, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.checkpoint import Checkpoint, inspect_checkpoint
+from orchestrator.errors import UsageError
+from orchestrator.folders import IMAGES
+from orchestrator.planner import make_plan
+from orchestrator.reading import unknown
+from orchestrator.stacks import find_stacks
+from orchestrator.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.options import RunOptions
+    from orchestrator.plan import Device, Plan
+    from orchestrator.stack import Stack
+
+FULL_SUITE = "note"
+SMALL_SUITE = "smoke"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What will be run. `line` says what and why; `checkpoints` maps a fingerprint of weights to their checkpoint."""
+
+    line: str
+    plan: Plan
+    suite: Suite
+    stacks: Mapping[str, Stack]
+    launcher: Literal["docker", "local"]
+    checkpoints: Mapping[str, Checkpoint]
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether any cell runs on the GPU."""
+        return any(cell.device == "cuda" for cell in self.plan.cells)
+
+
+def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+    """Return what the options mean on this host.
+
+    `gpu` names the GPU that would be used (None: there is none), `engine` the Docker Engine that answers (None: none
+    does). Every bad name, file and combination in the options is a UsageError.
+    """
+    found = find_stacks([IMAGES, *options.stack_folders])
+    launcher = _launcher(options, engine)
+    stacks, devices, why = _stacks(options, found, gpu)
+    on_gpu = "cuda" in devices.values()
+    if options.gpu and not on_gpu:
+        raise UsageError(f"--gpu {options.gpu}: {why}", remedy="leave --gpu out, or name a stack that uses the GPU")
+    suite = load_suite(options.suite or (FULL_SUITE if on_gpu else SMALL_SUITE))
+    own = inspect_checkpoint(options.checkpoint) if options.checkpoint else None
+    plan = make_plan(
+        suite,
+        stacks,
+        device=devices,
+        benchmarks=options.benchmarks,
+        methods=options.methods,
+        rounds=options.rounds,
+        cache=options.cache,
+        checkpoint=own,
+        timeout_s=options.timeout_s,
+        known_methods=[method for stack in found.values() for method in stack.methods],
+    )
+    place = f"Docker ({engine})" if launcher == "docker" else "plain processes"
+    if launcher == "local" and options.launcher == "auto":
+        place += " (no Docker Engine answers)"
+    line = f"suite {suite.name} on {gpu if on_gpu else 'the CPU'}, stacks {', '.join(stacks)}, in {place}: {why}"
+    checkpoints = dict(suite.checkpoints) if own is None else {own.fingerprint: own}
+    return Choice(line, plan, suite, stacks, launcher, checkpoints)
+
+
+def _launcher(options: RunOptions, engine: str | None) -> Literal["docker", "local"]:
+    if options.launcher == "auto":
+        return "docker" if engine else "local"
+    if options.launcher == "docker" and engine is None:
+        raise UsageError(
+            "no Docker Engine answers",
+            where="--launcher docker",
+            remedy="start it (see `orchestrator doctor`), or use --launcher local",
+        )
+    return options.launcher
+
+
+def _stacks(
+    options: RunOptions, found: Mapping[str, Stack], gpu: str | None
+) -> tuple[dict[str, Stack], dict[str, Device], str]:
+    """Return the stacks to run, the device of each, and why."""
+    for name in options.stacks:
+        if name not in found:
+            raise unknown("stack", name, list(found), where="--stack")
+    named = {name: found[name] for name in dict.fromkeys(options.stacks)}
+    able = {name: stack for name, stack in (named or found).items() if stack.gpu.access != "none"}
+    if gpu and able:
+        chosen = named or able
+        why = "it is the GPU here" if not options.gpu else "it was named"
+    else:
+        # A stack that needs a GPU runs here only when it was named: its rows then say that this host can't.
+        chosen = named or {name: stack for name, stack in found.items() if not stack.gpu.required}
+        why = "no stack chosen uses the GPU" if gpu else "no GPU is here"
+    if not chosen:
+        raise UsageError("no stack here runs without a GPU", remedy=f"known: {', '.join(found)}")
+    devices: dict[str, Device] = {
+        name: "cuda" if stack.gpu.required or (gpu and stack.gpu.access != "none") else "cpu"
+        for name, stack in chosen.items()
+    }
+    return chosen, devices, why

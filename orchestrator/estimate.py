@@ -1,0 +1,160 @@
+"""How long a plan will take, and what it downloads: from earlier records where there are any, else a stated guess."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.errors import StackbenchError
+from orchestrator.store import FAILED, read_record, record_files, runs
+from orchestrator.workload import GENERATING, TRAINING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from orchestrator.plan import Cell, Device, Plan
+    from orchestrator.record import Record
+    from orchestrator.stack import Stack
+    from orchestrator.workload import ModelConfig
+
+RECORDS_LOOKED_AT = 400
+NS = 1e9
+
+Key = tuple[str, str, str]
+"""workload_id, method, device"""
+
+# The guess: a started process with torch, then work at these rates. Round figures of an H100 and of two CPU cores.
+START_S: dict[Device, float] = {"cuda": 15.0, "cpu": 6.0}
+FLOPS: dict[Device, float] = {"cuda": 300e12, "cpu": 30e9}
+BYTES: dict[Device, float] = {"cuda": 1.5e12, "cpu": 5e9}
+LAYER_S: dict[Device, float] = {"cuda": 8e-4, "cpu": 3e-4}
+COMPILE_S: dict[Device, dict[str, float]] = {
+    "cuda": {"forward": 60, "model_inference": 190, "generation": 190, "train_static": 80, "train_dynamic": 400},
+    "cpu": {"forward": 12, "model_inference": 15, "generation": 18, "train_static": 15, "train_dynamic": 25},
+}
+ELEMENT_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Seconds that one round of a cell will take, and where the figure comes from."""
+
+    seconds: float
+    source: Literal["measured", "guess"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A plan's cost. Unknown sizes are None; `guessed` cells had no earlier record."""
+
+    seconds: float
+    guessed: int
+    cells: int
+    download_bytes: int | None
+    disk_bytes: int | None
+
+
+def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, float]:
+    """Return the median seconds of earlier rounds by workload, method and device, from the newest `limit` records."""
+    found: dict[Key, list[float]] = {}
+    for record in _newest_records(results, limit):
+        seconds = wall_seconds(record)
+        if record.status not in FAILED and seconds is not None:
+            found.setdefault((record.workload_id, record.method, record.device), []).append(seconds)
+    return {key: statistics.median(values) for key, values in found.items()}
+
+
+def wall_seconds(record: Record) -> float | None:
+    """Return how long the round took in all; None where the record does not say."""
+    if record.provenance is not None and record.provenance.wall_ns is not None:
+        return record.provenance.wall_ns / NS
+    if record.phases:
+        return (max(phase.end_ns for phase in record.phases) - min(phase.begin_ns for phase in record.phases)) / NS
+    return None
+
+
+def expected(cell: Cell, known: Mapping[Key, float]) -> Expected:
+    """Return what one round of `cell` will take, never more than its deadline."""
+    measured = known.get((cell.workload.workload_id, cell.method, cell.device))
+    if measured is not None:
+        return Expected(min(measured, cell.timeout_s), "measured")
+    return Expected(min(guess_seconds(cell), cell.timeout_s), "guess")
+
+
+def estimate(plan: Plan, stacks: Mapping[str, Stack], known: Mapping[Key, float]) -> Estimate:
+    """Return the cost of running the whole plan. Sizes are those that the stacks state, before anything is cached."""
+    times = [(cell, expected(cell, known)) for cell in plan.cells]
+    used = [stacks[name] for name in dict.fromkeys(cell.stack for cell in plan.cells) if name in stacks]
+    return Estimate(
+        seconds=sum(time.seconds * cell.rounds for cell, time in times),
+        guessed=sum(time.source == "guess" for _, time in times),
+        cells=len(times),
+        download_bytes=_total(0 if stack.build is None else stack.build.download_bytes for stack in used),
+        disk_bytes=_total(0 if stack.build is None else stack.build.disk_bytes for stack in used),
+    )
+
+
+def parameters(model: ModelConfig) -> int:
+    """Return the number of parameters, biases left out."""
+    attention = model.width * model.head_size * (2 * model.heads + 2 * model.kv_heads)
+    layer = attention + 3 * model.width * model.mlp_width + 2 * model.width
+    heads = 1 if model.tied_head else 2
+    return model.layers * layer + heads * model.vocabulary * model.width + model.width
+
+
+def guess_seconds(cell: Cell) -> float:
+    """Return a rough figure from counts of work and round rates; right within a factor of three at best."""
+    work, device = cell.workload, cell.device
+    total = START_S[device]
+    if work.model is None:
+        sizes, copied = work.matrix_sizes or (), work.copy_bytes or 0
+        once = sum(2 * size**3 for size in sizes) / FLOPS[device] + 2 * copied / BYTES[device]
+        return total + once * (work.iterations + work.warmup)
+    count = parameters(work.model)
+    weights = count * ELEMENT_BYTES[work.dtype]
+    total += 2 * weights / BYTES[device]
+    if work.benchmark in GENERATING:
+        token = max(weights / BYTES[device], work.model.layers * LAYER_S[device])
+        once = token * (work.new_tokens or 1)
+    else:
+        tokens = (work.batch or 1) * (work.sequence or 1)
+        passes = 3 if work.benchmark in TRAINING else 1
+        once = max(2 * passes * count * tokens / FLOPS[device], passes * work.model.layers * LAYER_S[device])
+    if cell.method != "eager":
+        total += COMPILE_S[device].get(work.benchmark, 60.0)
+    return total + once * work.iterations
+
+
+def in_words(seconds: float) -> str:
+    """Return `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"  # noqa: PLR2004
+
+
+def size_in_words(size: int | None) -> str:
+    """Return `350 MB`, `8.1 GB`, or `unknown`."""
+    if size is None:
+        return "unknown"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004
+
+
+def _newest_records(results: Path, limit: int) -> Iterable[Record]:
+    left = limit
+    for folder in reversed(runs(results)):
+        for path in record_files(folder)[:left]:
+            try:
+                yield read_record(path)
+            except StackbenchError:
+                continue  # An estimate does not stop for an old file that something else will complain about.
+            left -= 1
+        if left <= 0:
+            return
+
+
+def _total(sizes: Iterable[int | None]) -> int | None:
+    values = list(sizes)
+    return None if any(value is None for value in values) else sum(value or 0 for value in values)
