@@ -14,7 +14,8 @@ from orchestrator.stacks import find_stacks
 from orchestrator.suite import Suite, load_suite
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from orchestrator.options import RunOptions
     from orchestrator.plan import Device, Plan
@@ -75,6 +76,19 @@ def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choic
     return Choice(line, plan, suite, stacks, launcher, checkpoints)
 
 
+def select_stacks(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Stack]:
+    """Return the stacks called `names` (all without) among the repository's and those in `folders`."""
+    found = find_stacks([IMAGES, *folders])
+    return _named(names, found) or found
+
+
+def _named(names: Sequence[str], found: Mapping[str, Stack]) -> dict[str, Stack]:
+    for name in names:
+        if name not in found:
+            raise unknown("stack", name, list(found), where="--stack")
+    return {name: found[name] for name in dict.fromkeys(names)}
+
+
 def _launcher(options: RunOptions, engine: str | None) -> Literal["docker", "local"]:
     if options.launcher == "auto":
         return "docker" if engine else "local"
@@ -91,10 +105,7 @@ def _stacks(
     options: RunOptions, found: Mapping[str, Stack], gpu: str | None
 ) -> tuple[dict[str, Stack], dict[str, Device], str]:
     """Return the stacks to run, the device of each, and why."""
-    for name in options.stacks:
-        if name not in found:
-            raise unknown("stack", name, list(found), where="--stack")
-    named = {name: found[name] for name in dict.fromkeys(options.stacks)}
+    named = _named(options.stacks, found)
     able = {name: stack for name, stack in (named or found).items() if stack.gpu.access != "none"}
     if gpu and able:
         chosen = named or able

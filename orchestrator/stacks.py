@@ -21,7 +21,10 @@ METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 def load_stack(folder: Path) -> Stack:
     """Return the stack that `folder` describes, with the files that it names checked to be there."""
     path = folder / STACK_FILE
-    stack = validate(Stack, read_toml(path), path)
+    raw = read_toml(path)
+    if "folder" in raw:
+        raise UsageError("folder: unknown key", where=str(path), remedy="remove it: a stack is where its file is")
+    stack = validate(Stack, raw, path)
     for method in stack.methods:
         if not METHOD_NAME.fullmatch(method):
             raise UsageError(

@@ -1,0 +1,97 @@
+"""A plan as text or JSON: what would be run, how long it would take, what it needs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from orchestrator.estimate import estimate, expected, history, in_words, size_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.choose import Choice
+    from orchestrator.estimate import Estimate, Key
+    from orchestrator.workload import Workload
+
+
+def render(choice: Choice, results: Path, form: str) -> str:
+    """Return the plan as `form` (text or json); times come from the records in `results` where it has any."""
+    known = history(results)
+    cost = estimate(choice.plan, choice.stacks, known)
+    return as_json(choice, known, cost) if form == "json" else as_text(choice, known, cost)
+
+
+def as_text(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
+    """Return a line of what and why, the cells, and what they cost."""
+    rows = [("cell", "workload", "device", "rounds", "expected", "computes")]
+    for cell in choice.plan.cells:
+        time = expected(cell, known)
+        rows.append(
+            (
+                cell.title,
+                cell.workload.workload_id,
+                cell.device,
+                str(cell.rounds),
+                in_words(time.seconds) + ("" if time.source == "measured" else " ?"),
+                describe(cell.workload),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([choice.line, "", *lines, "", cost_line(cost), f"plan {choice.plan.plan_id}"])
+
+
+def cost_line(cost: Estimate) -> str:
+    """Return the time, and what is downloaded and stored where nothing is cached yet."""
+    guess = f" ({cost.guessed} of {cost.cells} cells guessed, marked ?)" if cost.guessed else ""
+    return (
+        f"expected: {in_words(cost.seconds)}{guess}; "
+        f"to download at most: {size_in_words(cost.download_bytes)}; disk: {size_in_words(cost.disk_bytes)}"
+    )
+
+
+def as_json(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
+    """Return the same for programs; unknown is null, times in seconds, sizes in bytes."""
+    cells = [
+        {
+            "title": cell.title,
+            "key": cell.key,
+            "workload_id": cell.workload.workload_id,
+            "expected_s": expected(cell, known).seconds,
+            "expected_from": expected(cell, known).source,
+            **cell.model_dump(mode="json"),
+        }
+        for cell in choice.plan.cells
+    ]
+    content = {
+        "schema_version": 1,
+        "suite": choice.suite.name,
+        "plan_id": choice.plan.plan_id,
+        "launcher": choice.launcher,
+        "stacks": list(choice.stacks),
+        "reason": choice.line,
+        "expected_s": cost.seconds,
+        "download_bytes": cost.download_bytes,
+        "disk_bytes": cost.disk_bytes,
+        "cells": cells,
+    }
+    return json.dumps(content, indent=1)
+
+
+def describe(workload: Workload) -> str:
+    """Return the sizes in a few words: `open_llama_7b bfloat16 B=10 T=2048 x10`."""
+    if workload.model is None:
+        sizes = ", ".join(str(size) for size in workload.matrix_sizes or ())
+        return f"matrices {sizes}; copy of {size_in_words(workload.copy_bytes)}"
+    parts = [workload.model.name, workload.dtype, f"B={workload.batch}"]
+    if workload.prompt is not None:
+        parts.append(f"{len(workload.prompt)}+{workload.new_tokens} tokens")
+    elif workload.shortest is not None:
+        parts.append(f"T={workload.shortest}..{workload.sequence}")
+    else:
+        parts.append(f"T={workload.sequence}")
+    if workload.weights is not None and workload.weights.source == "checkpoint":
+        parts.append(f"weights {workload.weights.fingerprint}")
+    return " ".join([*parts, f"x{workload.iterations}"])

@@ -1,0 +1,38 @@
+"""The JSON Schemas of what people and `bench` write: `python -m orchestrator.schema` writes them anew."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from orchestrator.folders import SCHEMAS
+from orchestrator.record import Record
+from orchestrator.stack import Stack
+from orchestrator.suite import SuiteFile
+from orchestrator.writing import make_folder, write_text
+
+if TYPE_CHECKING:
+    from orchestrator.frozen import Frozen
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+FILES: dict[str, type[Frozen]] = {"suite": SuiteFile, "stack": Stack, "record": Record}
+
+
+def schema_text(name: str) -> str:
+    """Return the schema of `suite`, `stack` or `record` as it stands in the repository."""
+    schema = {"$schema": DIALECT, **FILES[name].model_json_schema()}
+    if name == "stack":
+        # Where a stack was found is known to the orchestrator, and no key of the file.
+        del schema["properties"]["folder"]
+    return json.dumps(schema, indent=1) + "\n"
+
+
+def main() -> None:
+    """Write all schemas."""
+    make_folder(SCHEMAS)
+    for name in FILES:
+        write_text(SCHEMAS / f"{name}.schema.json", schema_text(name))
+
+
+if __name__ == "__main__":
+    main()
