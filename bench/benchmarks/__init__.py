@@ -1,0 +1,58 @@
+"""One file a benchmark. Each has `build(context) -> Task`; the cell's page times `task.call` and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+from bench.clock import Clock
+from bench.gpt import GPT
+from bench.spec import Workload
+from bench.status import Unsupported
+
+NAMES = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a benchmark is built from: the filled model, the method's module, the clock, and a checkpoint's tokenizer."""
+
+    workload: Workload
+    model: GPT
+    method: ModuleType
+    clock: Clock
+    device: str
+    tokenizer: Any = None
+
+
+class Task(Protocol):
+    """A benchmark that is ready to be timed."""
+
+    inference: bool
+
+    def inputs(self, index: int) -> Any:
+        """Make sample `index`'s inputs on the device; not timed. Every index has other inputs."""
+
+    def shape(self, inputs: Any) -> list[int]:
+        """Sizes that decide the sample's work, [batch, time]."""
+
+    def call(self, inputs: Any) -> Any:
+        """Run one sample; timed."""
+
+    def loss(self, output: Any) -> float | None:
+        """The training loss of a sample, or None."""
+
+    def work(self, shapes: list[list[int]]) -> dict[str, int | None]:
+        """FLOPs, bytes and tokens of one sample; of all the given samples together where their shapes differ."""
+
+    def proof(self, output: Any) -> dict[str, Any]:
+        """What the last output shows; raises Incorrect where it is not finite."""
+
+
+def load(name: str) -> ModuleType:
+    """Import `bench.benchmarks.<name>`."""
+    if name not in NAMES:
+        raise Unsupported(f"this bench has no benchmark {name}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,40 @@
+"""`python -m bench SPEC` runs one cell; `python -m bench --fingerprint` says what is installed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from bench import caches
+from bench.environment import fingerprint
+from bench.spec import read_spec
+
+
+def main() -> int:
+    """Exit 0 when a record was written, whatever its status."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Run one cell of a Stackbench plan.")
+    parser.add_argument("spec", nargs="?", type=Path, help="the cell's spec.json; the record is written beside it")
+    parser.add_argument("--fingerprint", action="store_true", help="print Python and packages as one JSON line")
+    options = parser.parse_args()
+    if options.fingerprint:
+        print(json.dumps(fingerprint()))
+        return 0
+    if options.spec is None:
+        parser.error("give the path of a spec.json, or --fingerprint")
+    try:
+        spec = read_spec(options.spec)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"bench: {options.spec}: no spec that can be read: {type(error).__name__} {error}", file=sys.stderr)
+        return 4
+    caches.use(spec)
+    from bench.cell import run  # imports torch, which reads its cache folders' names then
+
+    record = run(spec)
+    print(f"{record['status']}: {record['reason'] or 'done'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Compiled generation: the step that makes one token (model, softmax and sampling) is what is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench import sampling, work
+from bench.benchmarks import Context
+from bench.status import Incorrect
+
+Tensor = torch.Tensor
+Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
+# Sample i draws with the workload's seed times this plus i.
+SEED_STRIDE = 1_000_003
+
+
+class Generation:
+    """Times whole generations of one prompt, the prefill included; no token ends one early."""
+
+    inference = True
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.workload = context, context.workload
+        workload, device = context.workload, context.device
+        assert workload.new_tokens and workload.temperature and workload.batch
+        self.new_tokens = workload.new_tokens
+        self.prompt = torch.tensor([prompt_ids(context)] * workload.batch, device=device)
+        context.model.make_cache(workload.batch, self.prompt.shape[1] + self.new_tokens)
+        self.positions = torch.arange(self.prompt.shape[1], device=device)
+        self.temperature = torch.tensor(workload.temperature, device=device)
+        self.step = self.make_step()
+
+    def make_step(self) -> Step:
+        """(tokens [batch, time], positions [time], temperature) -> (token [batch, 1], logits [batch, vocabulary])."""
+        model = self.context.model
+
+        def step(tokens: Tensor, positions: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+            logits = model(tokens, positions)[:, -1]
+            return sampling.exponential(logits, temperature), logits
+
+        compiled: Step = self.context.method.compile_step(step, self.workload)
+        return compiled
+
+    def inputs(self, index: int) -> int:
+        """Seed the draws of sample `index`: the prompt is the same, the text is not."""
+        seed = self.workload.seed * SEED_STRIDE + index
+        torch.manual_seed(seed)
+        return seed
+
+    def shape(self, inputs: int) -> list[int]:  # noqa: ARG002
+        """[batch, prompt + new tokens]."""
+        return [self.prompt.shape[0], self.prompt.shape[1] + self.new_tokens]
+
+    def call(self, inputs: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """(tokens [batch, new tokens], the last step's logits)."""
+        # A graph's next replay overwrites what the last one returned: the token is cloned outside of it.
+        token, logits = self.step(self.prompt, self.positions, self.temperature)
+        tokens = [token.clone()]
+        self.context.clock.mark()
+        position = self.positions[-1:] + 1
+        for _ in range(1, self.new_tokens):
+            token, logits = self.step(tokens[-1], position, self.temperature)
+            tokens.append(token.clone())
+            position = position + 1
+        return torch.cat(tokens, dim=1), logits
+
+    def loss(self, output: Any) -> None:  # noqa: ARG002
+        """There is none."""
+
+    def work(self, shapes: list[list[int]]) -> dict[str, int | None]:
+        """Of one generation: each new token reads the weights once."""
+        config, (batch, _) = self.context.model.config, shapes[0]
+        return {
+            "flops": work.generation_flops(config, batch, self.prompt.shape[1], self.new_tokens),
+            "bytes": work.generation_bytes(config, self.workload, self.new_tokens),
+            "tokens": batch * self.new_tokens,
+        }
+
+    def proof(self, output: tuple[Tensor, Tensor]) -> dict[str, Any]:
+        """The last sample's tokens (and text, with a tokenizer); its last logits are finite."""
+        tokens, logits = output
+        if not bool(torch.isfinite(logits).all()):
+            raise Incorrect("generation: a logit of the last step is not finite")
+        ids = tokens[0].tolist()
+        tokenizer = self.context.tokenizer
+        text = tokenizer.decode([*self.prompt[0].tolist(), *ids]) if tokenizer else None
+        return {"finite": True, "generated": ids, "text": text}
+
+
+def prompt_ids(context: Context) -> list[int]:
+    """The prompt's ids: by the checkpoint's own tokenizer where there is one, else as the workload gives them."""
+    workload = context.workload
+    if context.tokenizer is not None and workload.prompt_text:
+        ids: list[int] = context.tokenizer.encode(workload.prompt_text)
+        return ids
+    assert workload.prompt
+    vocabulary = context.model.config.vocabulary
+    return [token % vocabulary for token in workload.prompt]
+
+
+def build(context: Context) -> Generation:
+    """Make the cache, compile (nothing runs yet) and return the task."""
+    return Generation(context)

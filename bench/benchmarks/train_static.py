@@ -1,0 +1,84 @@
+"""Training at one shape: forward (compiled), loss, backward, SGD; loss and optimizer are not compiled."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from bench import hashing, work
+from bench.benchmarks import Context
+from bench.status import Incorrect
+
+Tensor = torch.Tensor
+Batch = tuple[Tensor, Tensor]
+IGNORED = -1
+
+
+class Training:
+    """Times whole steps; `loss.item()` is part of each, so the host waits as the note's loop did."""
+
+    inference = False
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.workload = context, context.workload
+        workload = context.workload
+        assert workload.learning_rate is not None
+        assert workload.weight_decay is not None
+        self.parameters = list(context.model.parameters())
+        self.optimizer = torch.optim.SGD(
+            self.parameters, lr=workload.learning_rate, weight_decay=workload.weight_decay, foreach=False
+        )
+        self.model = context.method.compile_model(context.model, workload)
+
+    def inputs(self, index: int) -> Batch:
+        """Ids [batch, time] and the ids that follow them."""
+        workload = self.workload
+        assert workload.batch and workload.sequence
+        ids = self.ids(index, workload.batch, workload.sequence + 1)
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def ids(self, index: int, batch: int, time: int) -> Tensor:
+        """Ids below the workload's bound, others for each sample."""
+        below = min(self.workload.ids_below or self.context.model.config.vocabulary, self.context.model.config.vocabulary)
+        return hashing.integers(f"tokens/{index}", self.workload.seed, (batch, time), below, self.context.device)
+
+    def shape(self, inputs: Batch) -> list[int]:
+        """[batch, time]."""
+        return list(inputs[0].shape)
+
+    def call(self, inputs: Batch) -> float:
+        """One step; returns the loss."""
+        tokens, targets = inputs
+        logits = self.model(tokens)
+        loss = self.context.model.operators.loss(logits, targets)
+        del logits
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss.item())
+
+    def loss(self, output: float) -> float | None:
+        """The step's loss; None where it is no number, since JSON has no NaN."""
+        return output if math.isfinite(output) else None
+
+    def work(self, shapes: list[list[int]]) -> dict[str, int | None]:
+        """FLOPs of one step."""
+        batch, time = shapes[0]
+        config = self.context.model.config
+        return {"flops": work.training_flops(config, batch, time), "bytes": None, "tokens": batch * time}
+
+    def proof(self, output: float) -> dict[str, Any]:
+        """The last loss is finite, and so is every parameter."""
+        if not math.isfinite(output):
+            raise Incorrect("training: the last step's loss is not finite")
+        for name, parameter in self.context.model.named_parameters():
+            if not bool(torch.isfinite(parameter.detach()).all()):
+                raise Incorrect(f"training: {name} is not finite after the last step")
+        return {"finite": True}
+
+
+def build(context: Context) -> Training:
+    """Make the optimizer, compile (nothing runs yet) and return the task."""
+    return Training(context)

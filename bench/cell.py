@@ -1,0 +1,163 @@
+"""One round of one cell, from the environment to the record, as a sequence of named phases."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+import traceback
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from bench import benchmarks, caches, ceilings, methods, weights
+from bench.clock import Clock
+from bench.environment import environment
+from bench.gpt import GPT, build
+from bench.memory import Memory
+from bench.record import Events, write_json
+from bench.spec import Spec
+from bench.status import Unsupported, classify
+
+
+def run(spec: Spec) -> dict[str, Any]:
+    """Run the cell and write its record, whatever happens; return the record."""
+    events = Events(spec.folder)
+    record = blank(spec)
+    flag = caches.state(spec)
+    try:
+        events.phase("environment")
+        prepare_process(spec)
+        record["environment"] = environment(spec.device)
+        if spec.workload.benchmark == "ceilings":
+            record["rates"] = ceilings.measure(spec.workload, spec.device, Clock(spec.device), events)
+        else:
+            record["flags"] = ["unchecked", flag]
+            measure(spec, record, events)
+        record["status"], record["reason"] = "ok", None
+    except Exception as error:  # noqa: BLE001  (whatever happens is a record with its status)
+        traceback.print_exc()
+        record["status"], record["reason"] = classify(error)
+    events.phase("record")
+    events.close()
+    record["phases"] = events.phases
+    write_json(spec.folder / "record.json", record)
+    return record
+
+
+def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
+    """Fill the record of a benchmark: model, method, samples, memory, proof."""
+    workload, clock, memory = spec.workload, Clock(spec.device), Memory(spec.device)
+    method = methods.load(spec.method)
+    if reason := method.refuse(workload, spec.device):
+        raise Unsupported(reason)
+    record["detail"]["method"] = method.settings(workload)
+
+    events.phase("model")
+    model, tokenizer = make_model(spec, method)
+    record["proof"] = proof = {
+        "weights_checksum": weights.checksum(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+    events.phase("method")
+    context = benchmarks.Context(workload, model, method, clock, spec.device, tokenizer)
+    task = benchmarks.load(workload.benchmark).build(context)
+
+    with torch.inference_mode() if task.inference else contextlib.nullcontext():
+        output = take_samples(task, spec, record, clock, memory, events)
+        events.phase("memory")
+        record["memory"] = memory.peaks()
+        timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
+        record["work"] = task.work(timed or [record["samples"][-1]["shape"]])
+        events.phase("proof")
+        proof.update(task.proof(output))
+
+
+def take_samples(
+    task: benchmarks.Task, spec: Spec, record: dict[str, Any], clock: Clock, memory: Memory, events: Events
+) -> Any:
+    """Time every sample: the first call apart, then the warm-up, then the rest. Returns the last output."""
+    workload = spec.workload
+    events.phase("first call")
+    for index in range(workload.iterations):
+        if index == 1:
+            events.phase("warm-up")
+        if index == min(workload.warmup + 1, workload.iterations - 1):
+            memory.steady()
+            events.phase("samples")
+        output = None  # what the last sample returned is freed before the next
+        inputs = task.inputs(index)
+        output, timing = clock.time(lambda: task.call(inputs))  # noqa: B023  (called at once)
+        record["samples"].append(
+            {
+                "index": index,
+                "phase": "first" if index == 0 else "warmup" if index <= workload.warmup else "timed",
+                "shape": task.shape(inputs),
+                **vars(timing),
+                "loss": task.loss(output),
+            }
+        )
+        record["detail"].setdefault("graphs", []).append(compiled_graphs())
+        events.sample(index, workload.iterations)
+    return output
+
+
+def make_model(spec: Spec, method: ModuleType) -> tuple[GPT, Any]:
+    """The filled model, and the checkpoint's tokenizer where there is one."""
+    workload = spec.workload
+    assert workload.model is not None
+    assert workload.weights is not None
+    model = build(workload.model, method.operators(), getattr(torch, workload.dtype), spec.device)
+    if workload.weights["source"] == "hash":
+        weights.fill(model, workload.weights["seed"])
+        return model, None
+    from bench.checkpoint import find_tokenizer, load_checkpoint
+
+    if spec.checkpoint is None:
+        raise ValueError("the weights are a checkpoint's, and the spec names no checkpoint folder")
+    load_checkpoint(spec.checkpoint, dict(model.named_parameters()), workload.model)
+    return model, find_tokenizer(spec.checkpoint)
+
+
+def prepare_process(spec: Spec) -> None:
+    """Settings of the whole process; refuses a device that is not there."""
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    if spec.device == "cuda":
+        if not torch.cuda.is_available():
+            raise Unsupported("torch sees no CUDA device in this stack")
+        torch.cuda.init()
+    torch.manual_seed(spec.workload.seed)
+
+
+def compiled_graphs() -> int:
+    """How many graphs the compiler has made so far in this process."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def blank(spec: Spec) -> dict[str, Any]:
+    """The record before anything was done."""
+    now = datetime.datetime.fromtimestamp(time.time(), tz=datetime.timezone.utc)
+    return {
+        "schema_version": 1,
+        "written_by": "bench",
+        "cell_id": spec.cell_id,
+        "workload_id": spec.workload_id,
+        "round": spec.round,
+        "stack": spec.stack,
+        "method": spec.method,
+        "workload": spec.raw,
+        "device": spec.device,
+        "status": "crashed",
+        "reason": None,
+        "flags": [],
+        "bench_source": spec.bench_source,
+        "started_utc": now.isoformat(),
+        "samples": [],
+        "rates": [],
+        "detail": {},
+    }

@@ -1,0 +1,65 @@
+"""Times one call: wall time on CLOCK_MONOTONIC around a synchronised call, and device time by CUDA events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Timing:
+    """Nanoseconds. `begin_ns` and `end_ns` are the host's monotonic clock, the others are durations."""
+
+    begin_ns: int
+    end_ns: int
+    device_ns: int | None
+    first_token_ns: int | None
+
+
+class Clock:
+    """Times calls on one device. A call may `mark` the moment when its first token exists."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+        self._mark: Any = None
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def mark(self) -> None:
+        """Note the first token without waiting for the device: an event on it, or the time on a CPU."""
+        if self._mark is None:
+            self._mark = self._event() if self.cuda else time.monotonic_ns()
+
+    def time(self, call: Callable[[], Any]) -> tuple[Any, Timing]:
+        """Run `call` once between two synchronisations; return its result and its timing."""
+        self._mark = None
+        self.synchronize()
+        begin = time.monotonic_ns()
+        before = self._event()
+        result = call()
+        after = self._event()
+        self.synchronize()
+        end = time.monotonic_ns()
+        if not self.cuda:
+            return result, Timing(begin, end, None, self._mark - begin if self._mark is not None else None)
+        first = _between(before, self._mark) if self._mark is not None else None
+        return result, Timing(begin, end, _between(before, after), first)
+
+    def _event(self) -> Any:
+        if not self.cuda:
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _between(before: Any, after: Any) -> int:
+    # elapsed_time is in milliseconds.
+    return round(before.elapsed_time(after) * 1e6)

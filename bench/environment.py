@@ -1,0 +1,125 @@
+"""What runs here: Python, every installed package, torch's build, the compiler, the CPU, the GPU and its driver."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+# What changes how a cell runs without being a package; recorded when set.
+WATCHED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_MODULE_LOADING", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+WATCHED_PREFIXES = ("TORCHINDUCTOR_", "TORCH_", "TRITON_", "NVIDIA_TF32", "CUBLAS_", "NVFUSER_", "THUNDER_")
+PLACES = ("_DIR", "_HOME", "_PATH")
+
+
+def packages() -> dict[str, str]:
+    """Name (as PyPI normalises it) and full version of each installed distribution."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(name.lower().replace("_", "-"), distribution.version)
+    return dict(sorted(found.items()))
+
+
+def fingerprint() -> dict[str, Any]:
+    """Python, packages and one hash over both; torch is not imported for it."""
+    content = {"python": platform.python_version(), "packages": packages()}
+    text = json.dumps(content, sort_keys=True).encode()
+    return {"fingerprint": hashlib.sha256(text).hexdigest()[:16], **content}
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The record's `environment`: the fingerprint and what importing torch tells."""
+    import torch
+
+    return {
+        **fingerprint(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "torch_git": torch.version.git_version,
+        "cuda": torch.version.cuda,
+        "cudnn": str(torch.backends.cudnn.version()) if device == "cuda" else None,
+        "triton": _version("triton") or _version("pytorch-triton"),
+        "compiler": _first_line([cxx, "--version"]) if (cxx := compiler()) else None,
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": _gpu() if device == "cuda" else None,
+        "settings": settings(),
+    }
+
+
+def settings() -> dict[str, str]:
+    """Environment variables that change what is computed or how fast; never those that only name a place."""
+    chosen = {
+        name: value
+        for name, value in os.environ.items()
+        if (name in WATCHED or name.startswith(WATCHED_PREFIXES)) and not name.endswith(PLACES)
+    }
+    return dict(sorted(chosen.items()))
+
+
+def compiler() -> str | None:
+    """The C++ compiler that Inductor would take on a CPU, or None."""
+    return next((path for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if (path := _which(name))), None)
+
+
+def _which(name: str) -> str | None:
+    return shutil.which(name) if name else None
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
+
+
+def _first_line(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None
+
+
+def _cpu() -> str | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def _gpu() -> dict[str, Any]:
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    query = "uuid,driver_version,clocks.sm,clocks.mem,power.limit"
+    line = _first_line(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", "--id=0"])
+    told = [part.strip() for part in line.split(",")] if line else [""] * 5
+    uuid = told[0] or (f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None)
+    return {
+        "name": properties.name,
+        "uuid": uuid,
+        "memory_bytes": properties.total_memory,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "driver": told[1] or _driver(),
+        "sm_clock_mhz": int(told[2]) if told[2].isdigit() else None,
+        "memory_clock_mhz": int(told[3]) if told[3].isdigit() else None,
+        "power_limit_watts": float(told[4]) if told[4].replace(".", "", 1).isdigit() else None,
+    }
+
+
+def _driver() -> str | None:
+    with contextlib.suppress(OSError):
+        words = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split()
+        return next((word for word in words if word[:1].isdigit() and word.count(".") >= 1), None)
+    return None

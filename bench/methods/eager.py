@@ -1,0 +1,35 @@
+"""The model as it is: plain PyTorch, one kernel after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.gpt import GPT
+from bench.operators import Operators
+from bench.spec import Workload
+
+
+def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
+    """Eager runs everywhere."""
+    return None
+
+
+def operators() -> Operators:
+    """Plain PyTorch's."""
+    return Operators()
+
+
+def settings(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
+    """Nothing is set."""
+    return {}
+
+
+def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
+    """Return the model itself."""
+    return model
+
+
+def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
+    """Return the step itself."""
+    return step

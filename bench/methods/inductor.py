@@ -1,0 +1,73 @@
+"""torch.compile with Inductor and the settings of the note of November 2023.
+
+Whole graph, coordinate-descent tuning, unique kernel names; CUDA graphs (`reduce-overhead`) everywhere but in
+`forward`; dynamic shapes where the workload's shapes are.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.environment import compiler
+from bench.gpt import GPT
+from bench.operators import Operators
+from bench.spec import Workload
+
+
+def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
+    """Say which part of the compiler is missing here."""
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2] if part.isdigit())
+    if sys.version_info >= (3, 12) and version < (2, 4):
+        return f"torch {torch.__version__} cannot compile on Python {sys.version_info.major}.{sys.version_info.minor}"
+    if device == "cpu" and compiler() is None:
+        return "Inductor needs a C++ compiler on a CPU, and no g++, clang++ or c++ is on the path; install g++"
+    if device == "cuda" and shutil.which("gcc") is None and shutil.which("cc") is None:
+        return "Triton needs a C compiler to load its kernels, and no gcc or cc is on the path; install gcc"
+    return None
+
+
+def operators() -> Operators:
+    """Plain PyTorch's: fusing them is the compiler's work."""
+    return Operators()
+
+
+def settings(workload: Workload) -> dict[str, Any]:
+    """The arguments of torch.compile and the Inductor configuration, as the record shows them."""
+    return {
+        "compile": {
+            "backend": "inductor",
+            "fullgraph": True,
+            "dynamic": workload.benchmark == "train_dynamic",
+            "mode": "default" if workload.benchmark == "forward" else "reduce-overhead",
+        },
+        "inductor": {"coordinate_descent_tuning": True, "triton.unique_kernel_names": True},
+    }
+
+
+def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
+    """Compile the model's forward."""
+    return compile_with(model, settings(workload))
+
+
+def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """Compile the step that makes one token."""
+    return compile_with(step, settings(workload))
+
+
+def compile_with(target: Callable[..., Any], chosen: dict[str, Any]) -> Callable[..., Any]:
+    """torch.compile `target` with what `settings` returned; nothing is compiled before the first call."""
+    import torch._inductor.config as inductor
+
+    for path, value in chosen["inductor"].items():
+        place = inductor
+        *outer, last = path.split(".")
+        for part in outer:
+            place = getattr(place, part)
+        setattr(place, last, value)
+    compiled: Callable[..., Any] = torch.compile(target, **chosen["compile"])
+    return compiled

@@ -1,0 +1,60 @@
+"""The five operators that a method may replace, as plain PyTorch. Shapes are the contract for every replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (torch's own habit)
+
+Tensor = torch.Tensor
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last axis, [..., width] -> [..., width]; the mean square is taken in float32 at least."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return (wide * scale).to(x.dtype) * weight
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x [batch, time, heads, size] by tables [time, size / 2] of float32; the halves of a head form the pairs."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    cos, sin = cos[:, None, :], sin[:, None, :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend, scale 1/sqrt(size). q [batch, time, heads, size], k and v [batch, slots, kv heads, size].
+
+    `mask` is added to the scores, [time, slots]; without one, attention is causal and slots = time.
+    """
+    groups = q.shape[2] // k.shape[2]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    return mixed.transpose(1, 2)
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """The whole MLP on [..., width]: down(silu(gate x) * up x), weights as torch keeps them, [out, in]."""
+    return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
+
+
+def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy of [batch, time, vocabulary] against [batch, time]; targets of -1 do not count."""
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=-1)
+
+
+@dataclass(frozen=True)
+class Operators:
+    """What the GPT computes with."""
+
+    norm: Callable[[Tensor, Tensor, float], Tensor] = norm
+    rotary: Callable[[Tensor, Tensor, Tensor], Tensor] = rotary
+    attention: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = attention
+    swiglu: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = swiglu
+    loss: Callable[[Tensor, Tensor], Tensor] = loss

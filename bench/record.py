@@ -1,0 +1,45 @@
+"""Writes the record and the events of a cell: the record beside its place and then renamed, so it is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class Events:
+    """`events.jsonl`: one line for each phase and sample, for whoever watches from outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.phases: list[dict[str, Any]] = []
+        self._file: TextIO = (folder / "events.jsonl").open("a", encoding="utf-8")
+
+    def phase(self, name: str) -> None:
+        """Close the phase that ran and open the next."""
+        now = self.close()
+        self.phases.append({"name": name, "begin_ns": now, "end_ns": now})
+        self._write({"t_ns": now, "event": "phase", "name": name})
+
+    def close(self) -> int:
+        """End the running phase now; return the time."""
+        now = time.monotonic_ns()
+        if self.phases:
+            self.phases[-1]["end_ns"] = now
+        return now
+
+    def sample(self, index: int, of: int) -> None:
+        """Say that sample `index` is done."""
+        self._write({"t_ns": time.monotonic_ns(), "event": "sample", "index": index, "of": of})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write canonical JSON (NaN is refused: unknown is null) and rename it into place."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, allow_nan=False, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(beside, path)

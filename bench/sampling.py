@@ -1,0 +1,24 @@
+"""Draws the next token. Probabilities are in float32 at least: bfloat16 would tie at the maximum."""
+
+from __future__ import annotations
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def probabilities(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Softmax of logits [batch, vocabulary] over a temperature (a tensor without axes)."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.softmax(wide / temperature, dim=-1)
+
+
+def multinomial(logits: Tensor, temperature: Tensor) -> Tensor:
+    """One token id for each row, [batch, 1], by torch.multinomial."""
+    return torch.multinomial(probabilities(logits, temperature), 1)
+
+
+def exponential(logits: Tensor, temperature: Tensor) -> Tensor:
+    """One token id for each row, [batch, 1], as argmax(p / e) with e ~ Exp(1): nothing waits for the host."""
+    p = probabilities(logits, temperature)
+    return torch.argmax(p / torch.empty_like(p).exponential_(1), dim=-1, keepdim=True)

@@ -1,0 +1,83 @@
+"""The cell's order, as the orchestrator (or a person) wrote it to `spec.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bench.config import ModelConfig, from_dict
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is computed; a field that a benchmark does not use is None. Sizes in elements, rates as the optimizer takes them."""
+
+    benchmark: str
+    model: ModelConfig | None
+    weights: dict[str, Any] | None
+    dtype: str
+    seed: int
+    iterations: int
+    warmup: int
+    batch: int | None = None
+    sequence: int | None = None
+    shortest: int | None = None
+    ids_below: int | None = None
+    prompt: tuple[int, ...] | None = None
+    prompt_text: str | None = None
+    new_tokens: int | None = None
+    temperature: float | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    matrix_sizes: tuple[int, ...] | None = None
+    copy_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One round of one cell. `raw` is the workload as it came, to be repeated in the record."""
+
+    folder: Path
+    cell_id: str
+    workload_id: str
+    round: int
+    stack: str
+    method: str
+    device: str
+    bench_source: str | None
+    workload: Workload
+    raw: dict[str, Any]
+    threads: int | None
+    cache: str
+    cache_folder: str | None
+    checkpoint: str | None
+
+
+def read_spec(path: Path) -> Spec:
+    """Read `spec.json`; ValueError says which key is missing or unknown."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    raw = content["workload"]
+    known = {field.name for field in fields(Workload)}
+    if unknown := sorted(set(raw) - known):
+        raise ValueError(f"spec: workload has unknown keys {unknown}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    if values["model"] is not None:
+        values["model"] = from_dict(values["model"])
+    return Spec(
+        folder=path.resolve().parent,
+        cell_id=content["cell_id"],
+        workload_id=content["workload_id"],
+        round=content["round"],
+        stack=content["stack"],
+        method=content["method"],
+        device=content["device"],
+        bench_source=content.get("bench_source"),
+        workload=Workload(**values),
+        raw=raw,
+        threads=content.get("threads"),
+        cache=content.get("cache", "cold"),
+        cache_folder=content.get("cache_folder"),
+        checkpoint=content.get("checkpoint"),
+    )

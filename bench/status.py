@@ -1,0 +1,32 @@
+"""What became of a cell: from an exception to a status of the closed list and a reason a person can use."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Unsupported(Exception):  # noqa: N818  (it is the name of a status)
+    """The method cannot run this workload here; the message says why."""
+
+
+class Incorrect(Exception):  # noqa: N818
+    """What was computed is wrong; the message names the first place."""
+
+
+def classify(error: Exception) -> tuple[str, str]:
+    """Return (status, reason) for what a cell raised."""
+    text = f"{type(error).__name__}: {error}".strip()
+    first = text if len(text) <= 2000 else text[:2000] + " …"  # noqa: PLR2004
+    if isinstance(error, Unsupported):
+        return "unsupported", str(error)
+    if isinstance(error, Incorrect):
+        return "incorrect", str(error)
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return "out_of_memory", first
+    if isinstance(error, ModuleNotFoundError):
+        return "unsupported", f"the package {error.name} is not installed in this stack"
+    # A compiler wraps what its kernels raised.
+    inner = error.__cause__ or error.__context__
+    if isinstance(inner, (torch.cuda.OutOfMemoryError, MemoryError)) or "CUDA out of memory" in text:
+        return "out_of_memory", first
+    return "crashed", first
