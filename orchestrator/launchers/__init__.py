@@ -1,1 +1,148 @@
-"""Where a cell's process is started: `docker`, `local`."""
+"""Where a cell's process is started. A launcher is a small protocol: prepare, start, then a handle to wait on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from orchestrator.plan import Device
+    from orchestrator.stack import Stack
+
+CACHE_FOLDER = "cache"
+"""The cell's own compile cache, in its work folder."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A stack that is ready to run on this host, and what identifies it."""
+
+    stack: Stack
+    python: str
+    fingerprint: str
+    python_version: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    image: str | None = None
+    image_id: str | None = None
+    lock: str | None = None
+    """SHA-256 of the lock file."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process to start: `python -m bench` on the spec that lies in `work`."""
+
+    work: Path
+    """The one folder that the process may write to; holds `spec.json`."""
+    log: Path
+    """Where standard output and error end up; outside `work`, so that the process cannot rewrite it."""
+    run: str
+    cell: str
+    device: Device
+    cache: Path | None = None
+    """A compile cache shared between cells; None: an empty one in `work`."""
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Folders as the process sees them."""
+
+    cache: str | None
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended. `error`: the engine or the node failed, and nothing is said about the process."""
+
+    code: int | None
+    signal: int | None = None
+    oom: bool = False
+    error: str | None = None
+
+
+class Handle(Protocol):
+    """A started process. Leaving the context ends it for certain and removes what it ran in."""
+
+    def poll(self) -> Exit | None:
+        """Return how it ended, or None while it runs."""
+
+    def wait(self, timeout_s: float) -> Exit | None:
+        """Sleep until it ends, `timeout_s` seconds at most; return as `poll`."""
+
+    def cancel(self) -> None:
+        """Kill it, with everything that it started; return when that is done."""
+
+    def collect(self) -> None:
+        """Put its whole output into the job's log file; after the end."""
+
+    def close(self) -> None:
+        """Kill it where it still runs and remove its container; may be called again."""
+
+    def __enter__(self) -> Handle: ...  # noqa: PYI034  (Self is Python 3.11's)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Launcher(Protocol):
+    """Starts cells' processes in one kind of place."""
+
+    name: str
+
+    def prepare(self, stack: Stack) -> Prepared:
+        """Make `stack` ready on this host and ask it what is installed. InfrastructureError where that fails."""
+
+    def seen(self, job: Job) -> Seen:
+        """Return where the job's folders are for its process."""
+
+    def start(self, prepared: Prepared, job: Job) -> Handle:
+        """Start the job's process. InfrastructureError where it could not be started."""
+
+
+def cell_environment(cache: str, *, python_path: str, home: str) -> dict[str, str]:
+    """Return the variables that every cell's process gets, in whatever place: caches are its own, nothing leaks."""
+    return {
+        "HOME": home,
+        "USER": "stackbench",
+        "LOGNAME": "stackbench",
+        "PYTHONPATH": python_path,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONNOUSERSITE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
+        "TRITON_CACHE_DIR": f"{cache}/triton",
+        "CUDA_CACHE_PATH": f"{cache}/cuda",
+    }
+
+
+def fingerprint_of(output: str) -> tuple[str, str | None, dict[str, str]] | None:
+    """Return (fingerprint, Python, packages) from what `python -m bench --fingerprint` printed, or None."""
+    for line in reversed(output.splitlines()):
+        if not line.startswith("{"):
+            continue
+        try:
+            told = json.loads(line)
+            packages = {str(name): str(version) for name, version in told["packages"].items()}
+            return str(told["fingerprint"])[:64], str(told["python"])[:40], packages
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+    return None
+
+
+def lock_digest(stack: Stack) -> str | None:
+    """Return the SHA-256 of the stack's lock file; None for a ready image, which has none."""
+    if stack.build is None:
+        return None
+    with contextlib.suppress(OSError):
+        return hashlib.sha256((stack.folder / stack.build.lock).read_bytes()).hexdigest()
+    return None

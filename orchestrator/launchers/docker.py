@@ -1,0 +1,339 @@
+"""A fresh container for each cell: no network, no rights, one writable folder, and gone afterwards in any case."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import docker
+import requests
+from docker.types import LogConfig, Mount
+
+from orchestrator import engine
+from orchestrator.errors import InfrastructureError
+from orchestrator.launchers import (
+    CACHE_FOLDER,
+    Exit,
+    Job,
+    Prepared,
+    Seen,
+    cell_environment,
+    fingerprint_of,
+    lock_digest,
+)
+from orchestrator.launchers.gpu_access import GpuGrant, gpu_grant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from orchestrator.gpu import HostGpu
+    from orchestrator.plan import Device
+    from orchestrator.stack import GpuAccess, Stack
+
+WORK, BENCH, CHECKPOINT, CACHE = "/work", "/stackbench/bench", "/checkpoint", "/cache"
+NOBODY = 65534
+TMP_OPTIONS = "rw,exec,nosuid,nodev,size=2g,mode=1777"
+PIDS_LIMIT = 8192
+NANO = 10**9
+LOG_BYTES, LOG_FILES = "8m", "2"
+KILL_WAIT_S = 30.0
+FINGERPRINT_S = 120.0
+RETRIES = 5
+SIGNAL_BASE = 128
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one container may use of the host."""
+
+    memory_bytes: int
+    cpus: int
+    user: str
+    pids: int = PIDS_LIMIT
+
+
+@dataclass
+class DockerLauncher:
+    """Starts cells in containers of one engine, on one GPU or none."""
+
+    client: Any
+    bench: Path
+    gpu: HostGpu | None = None
+    access: GpuAccess = "auto"
+    """How the GPU gets into a container of a stack that says `auto`."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Images by stack; a ready image stands in its own `stack.toml`."""
+    run: str = "prepare"
+    name: str = "docker"
+
+    def __post_init__(self) -> None:
+        with engine.engine_errors():
+            info = self.client.info()
+        rootless = engine.is_rootless(info)
+        self.limits = Limits(
+            memory_bytes=engine.memory_limit_bytes(int(info.get("MemTotal") or 0)),
+            cpus=int(info.get("NCPU") or os.cpu_count() or 1),
+            user=container_user(os.getuid(), os.getgid(), rootless=rootless),
+        )
+
+    def prepare(self, stack: Stack) -> Prepared:
+        """Ask the stack's image what is installed in it; InfrastructureError where it is not there or cannot run."""
+        name = self._image(stack)
+        with engine.engine_errors():
+            try:
+                image = self.client.images.get(name)
+            except docker.errors.ImageNotFound:
+                raise InfrastructureError(
+                    "this image is not on this host", where=name, remedy=f"`orchestrator build --stack {stack.name}`"
+                ) from None
+        code, output = self.ask(stack, ("-m", "bench", "--fingerprint"))
+        told = fingerprint_of(output)
+        if code != 0 or told is None:
+            end = " ".join(output.split())[-300:]
+            raise InfrastructureError(f"its Python does not run bench (exit code {code}): {end}", where=name)
+        fingerprint, version, packages = told
+        return Prepared(
+            stack, stack.python, fingerprint, version, packages, image=name, image_id=image.id, lock=lock_digest(stack)
+        )
+
+    def seen(self, job: Job) -> Seen:
+        """Return the folders' places in the container."""
+        return Seen(cache=CACHE if job.cache else None, checkpoint=CHECKPOINT if job.checkpoint else None)
+
+    def start(self, prepared: Prepared, job: Job) -> DockerHandle:
+        """Create and start the cell's container."""
+        command = ("-m", "bench", f"{WORK}/spec.json")
+        for folder in (job.work, job.cache):
+            if folder is not None:
+                give_away(folder, self.limits.user)
+        arguments = self._arguments(prepared.stack, command, job.device, job)
+        return self._start(arguments, engine.labels(job.run, job.cell), job.log)
+
+    def ask(
+        self, stack: Stack, command: tuple[str, ...], device: Device = "cpu", access: GpuAccess | None = None
+    ) -> tuple[int | None, str]:
+        """Run the stack's Python with `command`, without a work folder; return exit code and output."""
+        arguments = self._arguments(stack, command, device, None, access)
+        log = Path(os.devnull)
+        with self._start(arguments, engine.labels(self.run, "ask"), log) as handle:
+            ended = handle.wait(FINGERPRINT_S)
+            if ended is None:
+                handle.cancel()
+            return (ended.code if ended else None), handle.output().decode("utf-8", "replace")
+
+    def _image(self, stack: Stack) -> str:
+        if stack.ready is not None:
+            return stack.ready.name
+        name = self.images.get(stack.name)
+        if name is None:
+            raise InfrastructureError("its image was not built", where=stack.name, remedy="`orchestrator build`")
+        return name
+
+    def _arguments(
+        self,
+        stack: Stack,
+        command: tuple[str, ...],
+        device: Device,
+        job: Job | None,
+        access: GpuAccess | None = None,
+    ) -> dict[str, Any]:
+        grant = GpuGrant(environment={"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"})
+        if device == "cuda":
+            if self.gpu is None:
+                raise InfrastructureError("this host has no GPU", where=stack.name)
+            wanted = access or (self.access if stack.gpu.access == "auto" else stack.gpu.access)
+            grant = gpu_grant(wanted, self.gpu, stack)
+        return container_arguments(
+            self._image(stack), stack, command, bench=self.bench, job=job, grant=grant, limits=self.limits
+        )
+
+    def _start(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
+        # Named beforehand: it can be removed even when the answer of the engine never arrived.
+        name = f"stackbench-{os.getpid()}-{uuid.uuid4().hex[:10]}"
+        try:
+            with engine.engine_errors():
+                host = self.client.api.create_host_config(**arguments["host_config"])
+                own = {**arguments["container"], "host_config": host, "labels": labels, "name": name}
+                created = self.client.api.create_container(**own)
+                self.client.api.start(created["Id"])
+            return DockerHandle(self.client, created["Id"], log)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                engine.remove(self.client, name)
+            raise
+
+
+def container_arguments(
+    image: str,
+    stack: Stack,
+    command: tuple[str, ...],
+    *,
+    bench: Path,
+    job: Job | None,
+    grant: GpuGrant,
+    limits: Limits,
+) -> dict[str, Any]:
+    """Return the SDK's arguments for a container: `container` and `host_config`."""
+    shared = job is not None and job.cache is not None
+    cache = CACHE if shared else f"{WORK if job else '/tmp'}/{CACHE_FOLDER}"  # noqa: S108  (the container's own)
+    environment = {
+        **grant.environment,
+        **stack.environment,
+        **cell_environment(cache, python_path=str(Path(BENCH).parent), home="/tmp"),  # noqa: S108
+        "TMPDIR": "/tmp",  # noqa: S108
+    }
+    if "LD_LIBRARY_PATH" in grant.environment and "LD_LIBRARY_PATH" in stack.environment:
+        environment["LD_LIBRARY_PATH"] = (
+            f"{stack.environment['LD_LIBRARY_PATH']}:{grant.environment['LD_LIBRARY_PATH']}"
+        )
+    mounts = [Mount(BENCH, str(bench), type="bind", read_only=True)]
+    if job is not None:
+        mounts.append(Mount(WORK, str(job.work), type="bind"))
+        if job.cache is not None:
+            mounts.append(Mount(CACHE, str(job.cache), type="bind"))
+        if job.checkpoint is not None:
+            mounts.append(Mount(CHECKPOINT, str(job.checkpoint.resolve()), type="bind", read_only=True))
+    own = stack.ready.mounts if stack.ready else ()
+    mounts += [Mount(place, place, type="bind", read_only=True) for place in own]
+    mounts += [Mount(inside, outside, type="bind", read_only=True) for outside, inside in grant.libraries]
+    return {
+        "container": {
+            "image": image,
+            "entrypoint": [stack.python],
+            "command": list(command),
+            "environment": environment,
+            "user": limits.user,
+            "working_dir": WORK if job else "/tmp",  # noqa: S108
+            "hostname": "stackbench",
+            # An image's own health check would run beside the measurement.
+            "healthcheck": {"test": ["NONE"]},
+        },
+        "host_config": {
+            "network_mode": "none",
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "read_only": True,
+            "tmpfs": {"/tmp": TMP_OPTIONS},  # noqa: S108
+            "init": True,
+            "shm_size": "1g",
+            "pids_limit": limits.pids,
+            "mem_limit": limits.memory_bytes,
+            "memswap_limit": limits.memory_bytes,
+            "nano_cpus": limits.cpus * NANO,
+            "mounts": mounts,
+            "devices": list(grant.devices),
+            "device_requests": list(grant.requests),
+            "log_config": LogConfig(type="json-file", config={"max-size": LOG_BYTES, "max-file": LOG_FILES}),
+        },
+    }
+
+
+def container_user(uid: int, gid: int, *, rootless: bool = False) -> str:
+    """Return the user of the container's process: never root on the host, and able to write to the work folder.
+
+    Under a rootless engine root inside is the ordinary user outside, and the only one who owns the folder.
+    """
+    if rootless:
+        return "0:0"
+    return f"{NOBODY}:{NOBODY}" if uid == 0 else f"{uid}:{gid}"
+
+
+def give_away(folder: Path, user: str) -> None:
+    """Let the container's user own `folder` and what is in it, where we may; no link in it is followed."""
+    if os.getuid() != 0 or user.startswith("0:"):
+        return
+    uid, gid = (int(part) for part in user.split(":"))
+    os.chown(folder, uid, gid, follow_symlinks=False)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(os.path.join(place, name), uid, gid, follow_symlinks=False)  # noqa: PTH118  (a hot loop)
+
+
+class DockerHandle:
+    """A started container. A thread sleeps in the engine's own wait, without deadline: that is the supervisor's."""
+
+    def __init__(self, client: Any, container: str, log: Path) -> None:
+        self._client, self._container, self._log = client, container, log
+        self._exit: Exit | None = None
+        self._ended, self._closed = threading.Event(), False
+        threading.Thread(target=self._watch, name="container", daemon=True).start()
+
+    def poll(self) -> Exit | None:
+        """Return how the container ended, or None while it runs."""
+        return self._exit
+
+    def wait(self, timeout_s: float) -> Exit | None:
+        """Sleep until the container ends, `timeout_s` seconds at most."""
+        self._ended.wait(timeout_s)
+        return self._exit
+
+    def cancel(self) -> None:
+        """Kill the container and wait until the engine says that it has ended."""
+        with engine.engine_errors():
+            try:
+                self._client.api.kill(self._container)
+            except docker.errors.APIError as error:
+                if error.status_code not in (404, 409):  # gone, or not running: what we wanted
+                    raise
+            if self.wait(KILL_WAIT_S) is None:
+                engine.remove(self._client, self._container)
+                if self.wait(KILL_WAIT_S) is None:
+                    raise InfrastructureError("the container cannot be killed", where=self._container[:12])
+
+    def output(self) -> bytes:
+        """Return what the container has written to standard output and error."""
+        with engine.engine_errors():
+            return bytes(self._client.api.logs(self._container, stdout=True, stderr=True))
+
+    def collect(self) -> None:
+        """Write the container's output to the job's log file."""
+        self._log.write_bytes(self.output())
+
+    def close(self) -> None:
+        """Remove the container, killing it first where it runs. An engine that fails here is swept up after later."""
+        if self._closed:
+            return
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+            engine.remove(self._client, self._container)
+        self._closed = True
+
+    def __enter__(self) -> DockerHandle:  # noqa: PYI034  (Self is Python 3.11's)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _watch(self) -> None:
+        try:
+            self._exit = self._wait_for_end()
+        finally:
+            self._exit = self._exit or Exit(None, error="the wait for the container failed")
+            self._ended.set()
+
+    def _wait_for_end(self) -> Exit:
+        broken: str | None = None
+        for attempt in range(RETRIES):
+            try:
+                # No timeout at all: the SDK's is one of HTTP and would end here while the cell goes on.
+                code = int(self._client.api.wait(self._container, timeout=None)["StatusCode"])
+                state = self._client.api.inspect_container(self._container)["State"]
+            except docker.errors.NotFound:  # noqa: PERF203  (no hot loop)
+                return Exit(None, error="its container was removed from outside")
+            except (docker.errors.DockerException, requests.RequestException) as error:
+                # The engine went away. Most likely the container did as well, but it may come back with it.
+                broken = f"the connection to the engine broke ({type(error).__name__})"
+                time.sleep(1 + attempt)
+            else:
+                signal = code - SIGNAL_BASE if code > SIGNAL_BASE else None
+                lost = broken if code != 0 else None
+                return Exit(code, signal, oom=bool(state.get("OOMKilled")), error=lost or state.get("Error") or None)
+        return Exit(None, error=broken)

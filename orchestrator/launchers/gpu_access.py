@@ -1,0 +1,153 @@
+"""How a container gets one GPU: by NVIDIA device request, by CDI, or by raw devices and the driver's libraries."""
+
+from __future__ import annotations
+
+import glob
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docker.types import DeviceRequest
+
+from orchestrator.errors import InfrastructureError, UsageError
+from orchestrator.folders import STATE
+from orchestrator.owner import boot
+from orchestrator.workload import digest
+from orchestrator.writing import make_folder, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.gpu import HostGpu
+    from orchestrator.launchers.docker import DockerLauncher
+    from orchestrator.stack import GpuAccess, Stack
+
+WAYS: tuple[GpuAccess, ...] = ("request", "cdi", "raw")
+CACHE_FILE = "gpu-access.json"
+DRIVER_FOLDER = "/usr/local/nvidia/lib64"
+CONTROL_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+LIBRARIES = (
+    "libcuda.so.1",
+    "libnvidia-ml.so.1",
+    "libnvidia-ptxjitcompiler.so.1",
+    "libnvidia-nvvm.so.4",
+    "libnvidia-gpucomp.so.*",
+)
+LIBRARY_FOLDERS = (
+    "/usr/local/nvidia/lib64",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib/wsl/lib",
+)
+# Asks the driver itself, so that any image with a Python will do.
+PROBE = """
+import ctypes
+cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(-1)
+error = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+print("cuda error", error, "devices", count.value)
+raise SystemExit(0 if error == 0 and count.value == 1 else 1)
+"""
+
+
+@dataclass(frozen=True)
+class GpuGrant:
+    """What a container is given so that it sees one GPU and no other."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    requests: tuple[Any, ...] = ()
+    devices: tuple[str, ...] = ()
+    libraries: tuple[tuple[str, str], ...] = ()
+    """(file outside, file inside)"""
+
+
+def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack) -> GpuGrant:
+    """Return what gives `gpu` to a container of `stack` in the way `access`; UsageError where it gets none."""
+    visible = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
+    if access == "request":
+        wanted = DeviceRequest(driver="nvidia", device_ids=[gpu.uuid], capabilities=[["gpu", "compute", "utility"]])
+        # The toolkit numbers what it gives anew, but keeps UUIDs.
+        return GpuGrant({**visible, "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}, requests=(wanted,))
+    if access == "cdi":
+        wanted = DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={gpu.uuid}"])
+        return GpuGrant({**visible, "NVIDIA_VISIBLE_DEVICES": "void"}, requests=(wanted,))
+    if access == "raw":
+        devices = tuple(f"{device}:{device}:rwm" for device in raw_devices(gpu, stack.gpu.devices))
+        if stack.ready is not None and stack.ready.mounts:
+            return GpuGrant(visible, devices=devices)  # the driver's libraries come with the mounts
+        libraries = driver_libraries()
+        return GpuGrant(
+            {**visible, "LD_LIBRARY_PATH": DRIVER_FOLDER} if libraries else visible,
+            devices=devices,
+            libraries=libraries,
+        )
+    raise UsageError(
+        f'access "{access}" gives it no GPU', where=f"{stack.name}: gpu.access", remedy="write auto, or run on the CPU"
+    )
+
+
+def raw_devices(gpu: HostGpu, patterns: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the device files for `gpu` alone: those that `patterns` name, else the usual ones, that exist here."""
+    usual = (*CONTROL_DEVICES, "/dev/nvidia[0-9]*")
+    found = sorted({path for pattern in patterns or usual for path in glob.glob(pattern)})  # noqa: PTH207  (absolute)
+    numbered = [path for path in found if path.removeprefix("/dev/nvidia").isdigit()]
+    own = f"/dev/nvidia{gpu.minor}"
+    # Where the one GPU's file is not among those that exist, NVML counts otherwise: leave the choice to CUDA.
+    others = set(numbered) - {own} if own in numbered else set()
+    return tuple(path for path in found if path not in others)
+
+
+def driver_libraries(folders: tuple[str, ...] = LIBRARY_FOLDERS) -> tuple[tuple[str, str], ...]:
+    """Return the driver's user-space libraries of this host, as (file outside, file inside)."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        for pattern in LIBRARIES:
+            for path in sorted(Path(folder).glob(pattern)):
+                found.setdefault(f"{DRIVER_FOLDER}/{path.name}", str(path.resolve()))
+    return tuple((outside, inside) for inside, outside in found.items())
+
+
+def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> GpuAccess:
+    """Return the first way in which a container of `stack` really sees the GPU; tried once per boot and driver.
+
+    InfrastructureError, with what each way answered, where none works.
+    """
+    assert launcher.gpu is not None
+    key = digest([boot(), launcher.client.version().get("Version"), launcher.gpu.driver, launcher.gpu.uuid])
+    known = _read(state / CACHE_FILE).get(key)
+    for way in WAYS:
+        if way == known:
+            return way
+    answers = try_ways(launcher, stack)
+    for way, answer in answers.items():
+        if answer is None:
+            make_folder(state)
+            write_json(state / CACHE_FILE, {key: way})
+            return way
+    told = "; ".join(f"{way}: {answer}" for way, answer in answers.items())
+    raise InfrastructureError(f"no container sees the GPU ({told})", where=stack.name, remedy="`orchestrator doctor`")
+
+
+def try_ways(launcher: DockerLauncher, stack: Stack, *, every: bool = False) -> dict[GpuAccess, str | None]:
+    """Really start containers of `stack`: None for a way that works, else why not. Stops at the first that works."""
+    answers: dict[GpuAccess, str | None] = {}
+    for way in WAYS:
+        try:
+            code, output = launcher.ask(stack, ("-c", PROBE), "cuda", way)
+        except InfrastructureError as error:
+            answers[way] = error.what
+            continue
+        line = output.strip().splitlines()[-1] if output.strip() else f"exit code {code}"
+        answers[way] = None if code == 0 else line
+        if code == 0 and not every:
+            break
+    return answers
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -1,0 +1,224 @@
+"""A plain process for each cell, in a session of its own: the same spec and folder, where there is no Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import InfrastructureError
+from orchestrator.launchers import (
+    CACHE_FOLDER,
+    Exit,
+    Job,
+    Prepared,
+    Seen,
+    cell_environment,
+    fingerprint_of,
+    lock_digest,
+)
+from orchestrator.owner import PROC, Owner, myself
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from orchestrator.gpu import HostGpu
+    from orchestrator.stack import Stack
+
+OWNER_VARIABLE = "STACKBENCH_OWNER"
+PYTHON_VARIABLE = "STACKBENCH_PYTHON"
+INHERITED = (
+    *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CC", "CXX", "CPATH", "LIBRARY_PATH"),
+    *("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SSL_CERT_FILE"),
+)
+"""Variables of ours that a cell gets too. All others could change what is measured, unseen."""
+PR_SET_PDEATHSIG = 1
+KILL_WAIT_S = 30.0
+FINGERPRINT_S = 120.0
+OOM_COUNTER = "oom_kill "
+
+
+@dataclass
+class LocalLauncher:
+    """Starts cells as processes of this user."""
+
+    bench: Path
+    python: Callable[[Stack], Path]
+    """Finds, or makes, the Python of a stack on this host."""
+    gpu: HostGpu | None = None
+    name: str = "local"
+
+    def prepare(self, stack: Stack) -> Prepared:
+        """Find the stack's Python and ask it what is installed; InfrastructureError where it cannot run bench."""
+        python = self.python(stack)
+        environment = self._environment(stack, "cpu", Path(os.devnull).parent)
+        command = [str(python), "-m", "bench", "--fingerprint"]
+        try:
+            done = subprocess.run(  # noqa: S603  (the stack's own Python)
+                command, env=environment, capture_output=True, text=True, timeout=FINGERPRINT_S, check=False, cwd="/"
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InfrastructureError(f"this Python does not start: {error}", where=str(python)) from error
+        told = fingerprint_of(done.stdout)
+        if done.returncode != 0 or told is None:
+            end = " ".join((done.stderr or done.stdout).split())[-300:]
+            raise InfrastructureError(f"it does not run bench (exit code {done.returncode}): {end}", where=str(python))
+        fingerprint, version, packages = told
+        return Prepared(stack, str(python), fingerprint, version, packages, lock=lock_digest(stack))
+
+    def seen(self, job: Job) -> Seen:
+        """Return the folders where they are."""
+        return Seen(
+            cache=str(job.cache) if job.cache else None, checkpoint=str(job.checkpoint) if job.checkpoint else None
+        )
+
+    def start(self, prepared: Prepared, job: Job) -> LocalHandle:
+        """Start the cell's process.
+
+        To be called from the main thread: the kernel kills the process when the thread that started it ends.
+        """
+        environment = self._environment(prepared.stack, job.device, job.cache or job.work / CACHE_FOLDER)
+        environment["HOME"] = str(job.work)
+        command = [prepared.python, "-m", "bench", str(job.work / "spec.json")]
+        try:
+            with job.log.open("wb") as log:
+                process = subprocess.Popen(  # noqa: S603  (the stack's own Python)
+                    command,
+                    env=environment,
+                    cwd=job.work,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  (calls the kernel only)
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise InfrastructureError(f"the process could not be started: {error}", where=prepared.python) from error
+        return LocalHandle(process)
+
+    def _environment(self, stack: Stack, device: str, cache: Path) -> dict[str, str]:
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        gpu = self.gpu.uuid if self.gpu and device == "cuda" else ""
+        return {
+            **inherited,
+            "CUDA_VISIBLE_DEVICES": gpu,
+            **stack.environment,
+            **cell_environment(str(cache), python_path=str(self.bench.parent), home="/"),
+            OWNER_VARIABLE: str(myself()),
+        }
+
+
+class LocalHandle:
+    """A started process. A thread sleeps in the kernel's own wait; the process group is killed as a whole."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._oom_before = oom_kills()
+        self._exit: Exit | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, name="process", daemon=True).start()
+
+    def poll(self) -> Exit | None:
+        """Return how the process ended, or None while it runs."""
+        return self._exit
+
+    def wait(self, timeout_s: float) -> Exit | None:
+        """Sleep until the process ends, `timeout_s` seconds at most."""
+        self._ended.wait(timeout_s)
+        return self._exit
+
+    def cancel(self) -> None:
+        """Kill the process and all that it started; InfrastructureError where the kernel cannot."""
+        if not self._ended.is_set():
+            _kill_group(self._process.pid)
+        if self.wait(KILL_WAIT_S) is None:
+            raise InfrastructureError("a process cannot be killed", where=f"process {self._process.pid}")
+
+    def collect(self) -> None:
+        """Do nothing: the process wrote to the log file itself."""
+
+    def close(self) -> None:
+        """Kill the process where it still runs."""
+        if not self._ended.is_set():
+            with contextlib.suppress(InfrastructureError):
+                self.cancel()
+
+    def __enter__(self) -> LocalHandle:  # noqa: PYI034  (Self is Python 3.11's)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _watch(self) -> None:
+        try:
+            # Left unreaped at first, so that its number, which is also its group's, cannot be another's already.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            _kill_group(self._process.pid)
+            code = self._process.wait()
+            killed = -code if code < 0 else None
+            # The kernel says nowhere whom it killed: a SIGKILL while its counter rose is taken for one of its own.
+            oom = killed == signal.SIGKILL and oom_kills() > self._oom_before
+            self._exit = Exit(code if code >= 0 else 128 - code, killed, oom=oom)
+        except OSError as error:
+            self._exit = Exit(None, error=f"the wait for the process failed: {error}")
+        finally:
+            self._ended.set()
+
+
+def oom_kills() -> int:
+    """Return how many processes this kernel has killed for want of memory; 0 where it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (PROC / "vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith(OOM_COUNTER):
+                return int(line.removeprefix(OOM_COUNTER))
+    return 0
+
+
+def sweep_processes() -> int:
+    """Kill processes of cells whose orchestrator is dead (its own dies with it, but not what that had started)."""
+    killed = 0
+    wanted = f"{OWNER_VARIABLE}=".encode()
+    for place in PROC.iterdir():
+        if not place.name.isdigit() or int(place.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            for entry in (place / "environ").read_bytes().split(b"\0"):
+                if not entry.startswith(wanted):
+                    continue
+                owner = Owner.parse(entry[len(wanted) :].decode("ascii", "replace"))
+                if owner is not None and owner.dead():
+                    os.kill(int(place.name), signal.SIGKILL)
+                    killed += 1
+    return killed
+
+
+def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return our variables without those that would lead another Python astray."""
+    return {name: value for name, value in variables.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """Return what a child does before it becomes the cell: ask the kernel for a SIGKILL when we end."""
+    # Loaded here, in the parent: between fork and exec there must be no import and no allocation to wait for.
+    libc = ctypes.CDLL(None, use_errno=False)
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask

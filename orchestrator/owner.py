@@ -1,0 +1,69 @@
+"""Who started a container or a process: enough to tell, later and elsewhere, whether that process still lives."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+PROC = Path("/proc")
+START_FIELD = 19
+"""Field 22 of /proc/PID/stat is the start in clock ticks; counted here after the command's closing bracket."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process for certain: its number alone could be another's by now, its start and the boot tell them apart."""
+
+    pid: int
+    start_ticks: int
+    boot: str
+    """Boot id and, after a dot, the process namespace: numbers mean nothing outside their namespace."""
+
+    def __str__(self) -> str:
+        return f"{self.pid}:{self.start_ticks}:{self.boot}"
+
+    @classmethod
+    def parse(cls, text: str) -> Owner | None:
+        """Return the owner written as `pid:ticks:boot`, or None where the text is none."""
+        pid, _, rest = text.partition(":")
+        ticks, _, boot = rest.partition(":")
+        if not (pid.isdigit() and ticks.isdigit() and boot):
+            return None
+        return cls(int(pid), int(ticks), boot)
+
+    def dead(self) -> bool | None:
+        """Whether that process has ended; None where this cannot be told from here (another process namespace)."""
+        here = boot()
+        if self.boot.partition(".")[0] != here.partition(".")[0]:
+            return True
+        if self.boot != here:
+            return None
+        return start_ticks(self.pid) != self.start_ticks
+
+
+@cache
+def boot() -> str:
+    """Return this kernel's boot id and this process namespace's number, joined by a dot."""
+    try:
+        identity = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = (PROC / "self/ns/pid").stat().st_ino
+    except OSError:
+        return "unknown.0"
+    return f"{identity}.{namespace}"
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when process `pid` started, in clock ticks since boot; None where there is none or a zombie alone."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[START_FIELD])
+
+
+def myself() -> Owner:
+    """Return this very process as an owner."""
+    pid = os.getpid()
+    return Owner(pid, start_ticks(pid) or 0, boot())
