@@ -1,7 +1,5 @@
 """The command `orchestrator`. Only click is imported here: what a command needs comes in when the command runs."""
 
-# ruff: noqa: PLC0415 - `orchestrator --help` must cost no more than click does
-
 from __future__ import annotations
 
 import contextlib
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator.choose import Choice
+    from orchestrator.protocol import Protocol
 
 F = TypeVar("F", bound="Callable[..., Any]")
 PROGRAM = "orchestrator"
@@ -139,10 +138,14 @@ def run_all_command(**chosen: Any) -> int:
 
 @orchestrator.command("table", short_help="Print a run's tables.")
 @click.argument("run", required=False)
-@click.option("--protocol", type=click.Choice(["note", "steady"]), default="note", show_default=True)
+@click.option(
+    "--protocol",
+    type=click.Choice(["note", "steady"]),
+    help="Order Markdown by it; only its rows in JSON and CSV. Both without.",
+)
 @click.option("--format", "form", type=click.Choice(["markdown", "json", "csv"]), default="markdown", show_default=True)
 @click.option("--results", type=FOLDER, default=RESULTS, metavar="FOLDER", help="Where runs are kept.")
-def table_command(run: str | None, protocol: str, form: str, results: Path) -> None:
+def table_command(run: str | None, protocol: Protocol | None, form: str, results: Path) -> None:
     """Print the tables of RUN (a run's name or folder; the newest without)."""
     from orchestrator.store import find_run
     from orchestrator.tables import render_tables

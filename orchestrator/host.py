@@ -25,14 +25,17 @@ def look(options: RunOptions) -> Host:
     """Look at the host without touching anything. A busy GPU is no error here: a plan runs nothing."""
     found = gpus()
     gpu = choose_gpu(found, options.gpu, allow_busy=True).name if found or options.gpu else None
-    return Host(gpu=gpu, engine=None if options.launcher == "local" else engine_version(), found=found)
+    engine = None if options.launcher == "local" else engine_version(needed=options.launcher == "docker")
+    return Host(gpu=gpu, engine=engine, found=found)
 
 
-def engine_version() -> str | None:
-    """Return `Docker Engine 27.3.1`, or None where none answers."""
-    from orchestrator import engine  # noqa: PLC0415 - the docker SDK takes a while to import
+def engine_version(*, needed: bool) -> str | None:
+    """Return `Docker Engine 27.3.1`; where none answers None, or, when it is needed, a UsageError with the reason."""
+    from orchestrator import engine  # The docker SDK takes a while to import: only where it is asked.
 
     try:
         return engine.version()
     except StackbenchError:
+        if needed:
+            raise
         return None

@@ -59,10 +59,11 @@ def read_bytes(path: Path, *, limit: int = FILE_LIMIT_BYTES, follow_links: bool 
         if isinstance(error, ValueError):  # A zero byte in the name.
             raise UsageError(str(error), where=repr(str(path)), remedy="check the path") from error
         raise os_error(error, path) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UsageError("not a plain file", where=str(path), remedy="name a file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError("not a plain file", where=str(path), remedy="name a file")
         if status.st_size > limit:
             raise UsageError(
                 f"{status.st_size} bytes, more than the limit of {limit}",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from orchestrator.plan import Plan
 
+
 RUN_FILE = "run.json"
 RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from plan_samples import stack
+
+from orchestrator.choose import Choice
+from orchestrator.plan_text import describe, render
+from orchestrator.planner import make_plan
+from orchestrator.suite import load_suite
+from orchestrator.workload import MEASURED
+
+STACKS = {"cpu": stack(build={"download_bytes": 250_000_000})}
+
+
+def choice(name: str) -> Choice:
+    suite = load_suite(name)
+    plan = make_plan(suite, STACKS, device="cpu")
+    return Choice("the reason", plan, suite, STACKS, "local", {})
+
+
+def test_a_line_for_every_cell_with_workload_time_and_cost() -> None:
+    made = choice("smoke")
+    lines = render(made, Path("/nonexistent"), "text").splitlines()
+    assert lines[0] == "the reason"
+    for cell, line in zip(made.plan.cells, lines[3:], strict=False):
+        assert line.startswith(cell.title)
+        assert cell.workload.workload_id in line
+        assert " ? " in line
+    assert lines[-2].startswith("expected: ")
+    assert "to download at most: 250 MB; disk: unknown" in lines[-2]
+    assert lines[-1] == f"plan {made.plan.plan_id}"
+
+
+def test_the_same_for_programs() -> None:
+    made = choice("smoke")
+    content = json.loads(render(made, Path("/nonexistent"), "json"))
+    assert content["plan_id"] == made.plan.plan_id
+    assert content["disk_bytes"] is None
+    assert [cell["workload"]["benchmark"] for cell in content["cells"]][:1] == ["ceilings"]
+    assert all(cell["expected_from"] == "guess" for cell in content["cells"])
+
+
+def test_sizes_in_words() -> None:
+    words = {task.workload.benchmark: describe(task.workload) for task in load_suite("note").expand()}
+    assert list(words) == list(MEASURED)
+    assert words["forward"] == "open_llama_7b bfloat16 B=10 T=2048 x10"
+    assert words["generation"] == "open_llama_7b bfloat16 B=1 6+200 tokens x10"
+    assert words["train_dynamic"] == "open_llama_3b bfloat16 B=2 T=10..2048 x50"
+    assert describe(load_suite("note").ceilings("cuda").workload) == "matrices 8192, 16384; copy of 4.3 GB"

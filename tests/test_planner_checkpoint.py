@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from plan_samples import stack
+
+from orchestrator.checkpoint import Checkpoint
+from orchestrator.errors import UsageError
+from orchestrator.models import named_models
+from orchestrator.planner import make_plan
+from orchestrator.suite import load_suite
+from orchestrator.workload import MEASURED
+
+STACKS = {"cpu": stack(methods=("eager",))}
+
+
+def checkpoint(**dims: int) -> Checkpoint:
+    model = named_models()["tiny_gqa"].model_copy(update={"name": "mine", **dims})
+    return Checkpoint(
+        model=model, fingerprint="f" * 16, folder=Path("mine"), tokenizer=False, mount=Path("mine"), inside="."
+    )
+
+
+def test_a_checkpoint_stands_in_for_every_model() -> None:
+    plan = make_plan(load_suite("smoke"), STACKS, device="cpu", checkpoint=checkpoint())
+    assert [cell.benchmark for cell in plan.cells[1:]] == list(MEASURED)
+    for cell in plan.cells[1:]:
+        assert cell.workload.model
+        assert cell.workload.model.name == "mine"
+        assert cell.workload.weights
+        assert (cell.workload.weights.source, cell.workload.weights.fingerprint) == ("checkpoint", "f" * 16)
+    plain = make_plan(load_suite("smoke"), STACKS, device="cpu")
+    assert not {c.workload.workload_id for c in plain.cells[1:]} & {c.workload.workload_id for c in plan.cells[1:]}
+
+
+def test_sizes_are_checked_against_the_checkpoint() -> None:
+    with pytest.raises(UsageError, match=r"64 is beyond the block size 32 of mine"):
+        make_plan(load_suite("smoke"), STACKS, device="cpu", checkpoint=checkpoint(block_size=32))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_plan(load_suite("smoke"), STACKS, device="cpu", checkpoint=tmp_path)
+    assert str(tmp_path) in str(caught.value)
