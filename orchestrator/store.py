@@ -15,14 +15,13 @@ from pydantic import Field, ValidationError
 
 from orchestrator.errors import UsageError
 from orchestrator.frozen import Frozen
+from orchestrator.plan import Plan
 from orchestrator.reading import explain_validation, os_error, read_bytes, read_json
 from orchestrator.record import RECORD_LIMIT_BYTES, Record, Status
 from orchestrator.writing import make_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from orchestrator.plan import Plan
 
 
 RUN_FILE = "run.json"

@@ -220,8 +220,9 @@ def test_options_arrive_as_they_were_given(tmp_path: Path, monkeypatch: pytest.M
     assert cli.run(["run-all"]) == 2
     assert given.pop() == RunOptions()
     line = (
-        "run-all --suite s --stack a --stack b --stacks f --method m --benchmark b --gpu G --allow-busy --fresh "
-        "--rerun --launcher local --rounds 3 --cache shared --checkpoint c --results r --timeout 9 --max-minutes 1.5 --yes"
+        "run-all --suite s --stack a --stack b --stacks f --method m --benchmark b --gpu G --allow-busy --fresh"
+        " --rerun --launcher local --rounds 3 --cache shared --checkpoint c --results r --timeout 9"
+        " --max-minutes 1.5 --yes"
     )
     assert cli.run(line.split()) == 2
     assert given.pop() == RunOptions(
@@ -302,13 +303,6 @@ def test_explain_of_an_unknown_cell(refused: Callable[..., str], results: Path) 
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m orchestrator plan --suite note --launcher local | head -n 1",
-        shell=True,  # noqa: S602
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    line = f"{sys.executable} -m orchestrator plan --suite note --launcher local | head -n 1"
+    done = subprocess.run(["sh", "-c", line], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
