@@ -1,0 +1,79 @@
+"""A run read and reduced: what every table is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import UsageError
+from orchestrator.published import Published, PublishedFigure, find_figure, read_published
+from orchestrator.reduce import Reduction
+from orchestrator.store import Run, read_record, record_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from orchestrator.record import Record
+    from orchestrator.rows import Ceiling, Row
+    from orchestrator.store import Header
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A cell's two rows, and what others published for the same workload and method."""
+
+    steady: Row
+    note: Row
+    published: PublishedFigure | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run's tables say. `pairs` is in the order of the tables, ok rows first, the best of them first."""
+
+    header: Header
+    recorded: int
+    """Records read, ceilings included."""
+    pairs: tuple[Pair, ...]
+    ceilings: tuple[Ceiling, ...]
+    published: tuple[Published, ...]
+    unreadable: tuple[str, ...]
+    """A line for each record file that is none: it is left out, and every table says so."""
+
+    @property
+    def planned(self) -> int:
+        """Rounds that the plan asks for, ceilings included."""
+        return sum(cell.rounds for cell in self.header.plan.cells)
+
+
+def make_report(
+    run_folder: Path, records: Iterable[Record] | None = None, published: tuple[Published, ...] | None = None
+) -> Report:
+    """Read the run's records (or take those given) and reduce them under both protocols.
+
+    A folder that is no run is a UsageError; so is a published file that is none.
+    """
+    header = Run.open(run_folder).header
+    comparisons = read_published() if published is None else published
+    reduction, unreadable = Reduction(), list[str]()
+    count = 0
+    for record in _read(run_folder, unreadable) if records is None else records:
+        reduction.add(record)
+        count += 1
+    note = {row.cell_id: row for row in reduction.rows("note")}
+    pairs = tuple(
+        Pair(row, note[row.cell_id], find_figure(comparisons, row.workload, row.method))
+        for row in reduction.rows("steady")
+    )
+    return Report(header, count, pairs, tuple(reduction.ceilings), comparisons, tuple(unreadable))
+
+
+def _read(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
+    for path in record_files(run_folder):
+        try:
+            yield read_record(path)
+        except UsageError as error:  # noqa: PERF203 - the rest of the run is as good as before
+            # Without the folder's place, which is nobody's business.
+            unreadable.append(f"records/{path.name}: {error.what}")

@@ -1,0 +1,180 @@
+"""What the tables are made of: a row is a cell's records reduced under a protocol; a ceiling is what the GPU can do.
+
+Nothing here is rounded; units stand in the names where the benchmark does not set them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from orchestrator.frozen import Frozen
+from orchestrator.protocol import IntervalKind, Protocol, Unit
+from orchestrator.record import Flag, Status, Work
+from orchestrator.workload import Benchmark, Workload
+
+Bound = Literal["compute", "memory"]
+CeilingOf = Literal["this device", "this model of device"]
+
+
+class Hardware(Frozen):
+    """What a cell ran on, as far as the record knows. `name` is the GPU's, or the CPU's for device `cpu`."""
+
+    device: Literal["cuda", "cpu"]
+    name: str | None = None
+    uuid: str | None = None
+    driver: str | None = None
+    memory_bytes: int | None = None
+    threads: int | None = None
+
+    def is_same_model(self, other: Hardware) -> bool:
+        """Whether a ceiling measured on the other holds here: same GPU model and driver, or same CPU and threads."""
+        if self.name is None or self.device != other.device or self.name != other.name:
+            return False
+        return self.driver == other.driver if self.device == "cuda" else self.threads == other.threads
+
+
+class Ceiling(Frozen):
+    """A record of the benchmark `ceilings`. Rates are null where they were not measured; then `reason` may say why."""
+
+    cell_id: str
+    round: int
+    stack: str
+    hardware: Hardware
+    dtype: str
+    status: Status
+    reason: str | None
+    flops_per_second: float | None
+    """Matrix product, the largest of the sizes' median rates."""
+    matrix_size: int | None
+    bytes_per_second: float | None
+    """Device copy, bytes read and bytes written both counted, the largest of the sizes' median rates."""
+    copy_size: int | None
+
+
+class Share(Frozen):
+    """How near a row comes to what the device can do: the ideal time of the tighter bound over the time taken."""
+
+    share: float | None
+    bound: Bound | None = None
+    ceiling_of: CeilingOf | None = None
+    reason: str | None = None
+
+
+class Versions(Frozen):
+    """The software that decides most about a row; `packages` has those that bring kernels or compilers."""
+
+    python: str | None = None
+    torch: str | None = None
+    torch_git: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
+    triton: str | None = None
+    compiler: str | None = None
+    fingerprint: str | None = None
+    image_id: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+
+
+class Row(Frozen):
+    """A cell under one protocol. `figure` and `interval` are in `unit`; `headline` is what may be shown as a speed."""
+
+    protocol: Protocol
+    cell_id: str
+    workload_id: str
+    benchmark: Benchmark
+    method: str
+    stack: str
+    workload: Workload
+    hardware: Hardware
+    status: Status
+    reason: str | None
+    flags: tuple[Flag, ...]
+    rounds: int
+    rounds_ok: int
+
+    figure: float | None
+    headline: float | None
+    """The figure, where the row's status is ok: a wrong or a broken row has no speed."""
+    unit: Unit
+    basis: str
+    complete: bool
+    figure_reason: str | None
+    interval: tuple[float, float] | None
+    interval_kind: IntervalKind | None
+    interval_level: float | None
+    round_figures: tuple[float, ...]
+    device_figure: float | None
+    """The same by the device's own clock."""
+    seconds: float | None
+    first_token_seconds: float | None
+    next_token_seconds: float | None
+    first_call_seconds: float | None
+    first_call_rounds: tuple[float, ...]
+
+    process_bytes: int | None
+    steady_bytes: int | None
+    host_bytes: int | None
+    graphs: int | None
+    """Graphs that the compiler made in all."""
+    recompiled: int | None
+    """Those of them that it made after the first call."""
+    work: Work | None
+    share: Share
+    versions: Versions
+
+    @property
+    def name(self) -> str:
+        """`method@stack`."""
+        return f"{self.method}@{self.stack}"
+
+    @property
+    def title(self) -> str:
+        """How a person names the cell: `forward inductor@cpu`."""
+        return f"{self.benchmark} {self.name}"
+
+
+def share_of_ceiling(
+    work: Work | None, seconds: float | None, hardware: Hardware, dtype: str, ceilings: Sequence[Ceiling]
+) -> Share:
+    """Return the ideal time over `seconds` for the work done in them, and which bound is the tighter.
+
+    The compute bound is flops over the matrix product's rate, the memory bound bytes over the copy's rate; the ideal
+    time is the longer of the two. Ceilings of this very device are taken where there are any, else those of another
+    one of the same model (a run that went on on another machine).
+    """
+    if seconds is None:
+        return Share(share=None, reason="no figure")
+    if work is None or (work.flops is None and work.bytes is None):
+        return Share(share=None, reason="the work of a sample is not known")
+    found, ceiling_of = _ceilings_for(hardware, ceilings)
+    if ceiling_of is None:
+        return Share(share=None, reason="the run has no ceilings of this device")
+    flops_rate = max((c.flops_per_second for c in found if c.flops_per_second and c.dtype == dtype), default=None)
+    copy_rate = max((c.bytes_per_second for c in found if c.bytes_per_second), default=None)
+    # A bound that is unknown might be the tighter one: no share is better than a share of the wrong thing.
+    if work.flops is not None and not flops_rate:
+        measured = ", ".join(sorted({c.dtype for c in found if c.flops_per_second}))
+        why = f"the matrix product was measured in {measured}, not in {dtype}" if measured else "it was not measured"
+        return Share(share=None, ceiling_of=ceiling_of, reason=f"no compute ceiling: {why}")
+    if work.bytes is not None and not copy_rate:
+        return Share(share=None, ceiling_of=ceiling_of, reason="no memory ceiling: it was not measured")
+    ideals: list[tuple[float, Bound]] = []
+    if work.flops is not None and flops_rate:
+        ideals.append((work.flops / flops_rate, "compute"))
+    if work.bytes is not None and copy_rate:
+        ideals.append((work.bytes / copy_rate, "memory"))
+    ideal, bound = max(ideals)
+    return Share(share=ideal / seconds, bound=bound, ceiling_of=ceiling_of)
+
+
+def _ceilings_for(hardware: Hardware, ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], CeilingOf | None]:
+    alike = [c for c in ceilings if c.status == "ok" and hardware.is_same_model(c.hardware)]
+    if hardware.device == "cpu":
+        return alike, "this device" if alike else None
+    same = [c for c in alike if hardware.uuid is not None and c.hardware.uuid == hardware.uuid]
+    if same:
+        return same, "this device"
+    return alike, "this model of device" if alike else None

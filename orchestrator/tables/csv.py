@@ -1,0 +1,93 @@
+"""The rows as CSV for a spreadsheet: one line for each row and protocol, full precision, an unknown value empty."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.protocol import Protocol
+    from orchestrator.report import Pair, Report
+    from orchestrator.rows import Row
+
+# A spreadsheet takes a text that begins so for a formula, and what a container wrote must never become one.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def render(report: Report, protocol: Protocol | None = None) -> str:
+    """Return a header line and a line for each row: of `protocol`, or of both where it is null."""
+    out = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for pair in report.pairs:
+        for row in (pair.steady, pair.note):
+            if protocol not in (None, row.protocol):
+                continue
+            line = {name: _cell(value) for name, value in _line(row, pair).items()}
+            if writer is None:
+                writer = csv.DictWriter(out, fieldnames=list(line), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(line)
+    return out.getvalue()
+
+
+def _line(row: Row, pair: Pair) -> dict[str, Any]:
+    workload, hardware, versions, published = row.workload, row.hardware, row.versions, pair.published
+    low, high = row.interval or (None, None)
+    return {
+        "protocol": row.protocol,
+        "benchmark": row.benchmark,
+        "method": row.method,
+        "stack": row.stack,
+        "cell_id": row.cell_id,
+        "workload_id": row.workload_id,
+        "model": workload.model.name if workload.model else None,
+        "dtype": workload.dtype,
+        "batch": workload.batch,
+        "sequence": workload.sequence,
+        "new_tokens": workload.new_tokens,
+        "status": row.status,
+        "reason": row.reason,
+        "flags": " ".join(row.flags),
+        "figure": row.figure,
+        "headline": row.headline,
+        "unit": row.unit,
+        "basis": row.basis,
+        "complete": row.complete,
+        "interval_low": low,
+        "interval_high": high,
+        "interval_kind": row.interval_kind,
+        "interval_level": row.interval_level,
+        "device_figure": row.device_figure,
+        "rounds": row.rounds,
+        "rounds_ok": row.rounds_ok,
+        "first_call_seconds": row.first_call_seconds,
+        "first_token_seconds": row.first_token_seconds,
+        "next_token_seconds": row.next_token_seconds,
+        "process_bytes": row.process_bytes,
+        "steady_bytes": row.steady_bytes,
+        "host_bytes": row.host_bytes,
+        "graphs": row.graphs,
+        "recompiled": row.recompiled,
+        "flops": row.work.flops if row.work else None,
+        "bytes": row.work.bytes if row.work else None,
+        "share": row.share.share,
+        "bound": row.share.bound,
+        "device": hardware.device,
+        "hardware": hardware.name,
+        "driver": hardware.driver,
+        "python": versions.python,
+        "torch": versions.torch,
+        "torch_git": versions.torch_git,
+        "cuda": versions.cuda,
+        "triton": versions.triton,
+        "fingerprint": versions.fingerprint,
+        "published_figure": published.figure if published else None,
+        "published_status": published.status if published else None,
+        "published_corrected": published.corrected if published else None,
+        "published_memory_bytes": published.memory_bytes if published else None,
+    }
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

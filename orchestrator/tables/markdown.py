@@ -1,0 +1,199 @@
+"""The tables for people, like the note's: one for each benchmark and workload, best row first, proof beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from orchestrator.numbers import MISSING, between, gigabytes, milliseconds, percent, scaled, significant
+from orchestrator.protocol import LEVEL, higher_is_better, unit_of
+from orchestrator.reduce import place
+from orchestrator.tables import notes
+from orchestrator.tables.text import code, escape, shortened
+from orchestrator.workload import GENERATING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.protocol import Protocol
+    from orchestrator.published import PublishedFigure
+    from orchestrator.report import Pair, Report
+    from orchestrator.rows import Ceiling, Row
+    from orchestrator.workload import Benchmark, Workload
+
+REASON_LENGTH = 300
+WHAT: dict[Benchmark, str] = {
+    "forward": "One forward pass, in seconds",
+    "model_inference": "Generation with a compiled model, in tokens per second",
+    "generation": "Generation with a compiled step (model and sampling), in tokens per second",
+    "train_static": "One training step at one shape, in milliseconds",
+    "train_dynamic": "Training steps at shapes that change, in seconds for all of them",
+}
+
+
+def render(report: Report, protocol: Protocol | None = None) -> str:
+    """Return the whole page. Both protocols are shown; rows are in the order of `protocol` (steady where null)."""
+    first: Protocol = protocol or "steady"
+    ordered = report.pairs if first == "steady" else sorted(report.pairs, key=lambda pair: place(pair.note))
+    parts = [f"# Suite {escape(report.header.suite)}: tables", _head(report)]
+    parts += [f"**Could not be read, and is not in the tables:** {escape(line)}" for line in report.unreadable]
+    for _, group in groupby(ordered, key=lambda pair: (pair.steady.benchmark, pair.steady.workload_id)):
+        pairs = list(group)
+        parts += [_heading(pairs[0].steady.workload), _table(pairs, report, first), notes.below(pairs, report)]
+    if not report.pairs:
+        parts.append("No cell has a record yet.")
+    parts += [notes.stacks(report), notes.published(report), notes.HOW_TO_READ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def columns(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Return a Markdown table; columns not in `left` (negative counts from the end) are set to the right."""
+    at_left = {index % len(header) for index in left}
+    rule = [":---" if index in at_left else "---:" for index in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
+
+
+def _head(report: Report) -> str:
+    header = report.header
+    unfinished = "" if header.finished_utc else ", **not finished**"
+    hardware = sorted({_hardware(pair.steady) for pair in report.pairs} | {_hardware(c) for c in report.ceilings})
+    facts = [
+        ("Ran on", "<br>".join(escape(text) for text in hardware if text) or MISSING),
+        ("Measured ceilings", "<br>".join(dict.fromkeys(_ceiling(c) for c in report.ceilings)) or "none in this run"),
+        ("Run", f"{escape(header.run_id)}, begun {escape(header.started_utc)}"),
+        ("Rounds", f"{report.recorded} of {report.planned} recorded{unfinished}"),
+        ("Rows", _counts(report)),
+    ]
+    if header.note:
+        facts.append(("Remark", escape(header.note)))
+    return columns(("", ""), facts, left=(0, 1))
+
+
+def _counts(report: Report) -> str:
+    found = Counter(pair.steady.status for pair in report.pairs)
+    return ", ".join(f"{count} {status}" for status, count in found.most_common()) or "none"
+
+
+def _hardware(row: Row | Ceiling) -> str:
+    hardware = row.hardware
+    if hardware.name is None:
+        return ""
+    detail = f"driver {hardware.driver}" if hardware.device == "cuda" else f"{hardware.threads} threads"
+    return f"{hardware.name}, {detail}"
+
+
+def _ceiling(ceiling: Ceiling) -> str:
+    if ceiling.status != "ok":
+        return escape(f"{ceiling.status}: {shortened(ceiling.reason or 'no reason given', REASON_LENGTH)}")
+    return escape(
+        f"{ceiling.dtype} matrix product {scaled(ceiling.flops_per_second, 'FLOP/s')} "
+        f"(size {ceiling.matrix_size}), device copy {scaled(ceiling.bytes_per_second, 'B/s')} (read + written)"
+    )
+
+
+def _heading(workload: Workload) -> str:
+    better = "higher" if higher_is_better(workload.benchmark) else "lower"
+    return f"## {workload.benchmark}: {escape(describe(workload))}\n\n{WHAT[workload.benchmark]}; {better} is better."
+
+
+def describe(workload: Workload) -> str:
+    """Return model, sizes and type of a workload in words."""
+    sequence = f"sequence {workload.sequence}"
+    if workload.shortest is not None:
+        sequence = f"sequences of {workload.shortest} to {workload.sequence}"
+    parts = [
+        workload.model.name if workload.model else None,
+        f"batch {workload.batch}" if workload.batch is not None else None,
+        sequence if workload.sequence is not None else None,
+        f"{len(workload.prompt)} prompt tokens" if workload.prompt is not None else None,
+        f"{workload.new_tokens} new tokens" if workload.new_tokens is not None else None,
+        workload.dtype,
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
+    benchmark = pairs[0].steady.benchmark
+    unit, generating = unit_of(benchmark), benchmark in GENERATING
+    published = notes.comparisons(pairs, report)
+    header = ["method@stack", f"steady, {unit}", f"as the note, {unit}"]
+    header += ["first token, ms", "each further, ms"] if generating else []
+    header += ["peak GB: process", "steady", "first call, s", "of the ceiling"]
+    header += [f"{escape(comparison.short)}, {unit}" for comparison in published]
+    header += ["status"]
+    alike = {name for name, count in Counter(pair.steady.name for pair in pairs).items() if count > 1}
+    lines = []
+    for pair in pairs:
+        line = [_name(pair.steady, alike), *_speeds(pair, first)]
+        line += (
+            [milliseconds(s) if pair.steady.status == "ok" else MISSING for s in _tokens(pair)] if generating else []
+        )
+        line += [_process_peak(pair.steady), gigabytes(pair.steady.steady_bytes), _first_call(pair.steady)]
+        line += [_share(pair.steady)]
+        line += [_published(pair.published, comparison.figures) for comparison in published]
+        lines.append([*line, _status(pair.steady)])
+    return columns(header, lines, left=(0, -1))
+
+
+def _name(row: Row, alike: set[str]) -> str:
+    return f"{code(row.name)} ({escape(row.cell_id[:8])})" if row.name in alike else code(row.name)
+
+
+def _speeds(pair: Pair, first: Protocol) -> tuple[str, str]:
+    steady, note = _speed(pair.steady, first), _speed(pair.note, first)
+    if pair.steady.headline is not None and pair.steady.interval is not None:
+        steady += f" {between(*pair.steady.interval)}"
+        level = pair.steady.interval_level or LEVEL
+        steady += "" if level >= LEVEL else f" at {int(level * 100)} %"
+    if pair.note.headline is not None and not pair.note.complete:
+        note += " \\*"
+    return steady, note
+
+
+def _speed(row: Row, first: Protocol) -> str:
+    if row.headline is None:
+        return MISSING
+    return f"**{significant(row.headline)}**" if row.protocol == first else significant(row.headline)
+
+
+def _tokens(pair: Pair) -> tuple[float | None, float | None]:
+    return pair.steady.first_token_seconds, pair.steady.next_token_seconds
+
+
+def _process_peak(row: Row) -> str:
+    if row.process_bytes is not None or row.host_bytes is None or row.hardware.device == "cuda":
+        return gigabytes(row.process_bytes)
+    return f"{gigabytes(row.host_bytes)} (host)"
+
+
+def _first_call(row: Row) -> str:
+    if row.first_call_seconds is None or row.status != "ok":
+        return MISSING
+    cache = " ".join(flag for flag in row.flags if flag in ("cold", "warm"))
+    return f"{significant(row.first_call_seconds, 3)}{f' ({cache})' if cache else ''}"
+
+
+def _share(row: Row) -> str:
+    if row.share.share is None or row.status != "ok":
+        return MISSING
+    return f"{percent(row.share.share)} {row.share.bound}"
+
+
+def _published(figure: PublishedFigure | None, of: Sequence[PublishedFigure]) -> str:
+    if figure is None or figure not in of:
+        return MISSING
+    return notes.published_text(figure)
+
+
+def _status(row: Row) -> str:
+    # Cold and warm stand by the first call; where nothing was computed there was nothing to check.
+    computed = row.status in ("ok", "incorrect")
+    flags = ", ".join(f for f in row.flags if f not in ("cold", "warm") and (computed or f != "unchecked"))
+    status = row.status if row.status == "ok" else f"**{row.status}**"
+    text = f"{status}{f' ({flags})' if flags else ''}"
+    if row.rounds > 1 and row.rounds_ok < row.rounds:
+        text += f", {row.rounds_ok} of {row.rounds} rounds ok"
+    if row.status == "ok" and row.figure is None and row.figure_reason:
+        text += f": {escape(shortened(row.figure_reason, REASON_LENGTH))}"
+    return f"{text}: {escape(shortened(row.reason, REASON_LENGTH))}" if row.reason else text

@@ -1,0 +1,191 @@
+"""What stands under a table: how its figures were made, versions, deviations, caveats of the published figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.numbers import MISSING, counted, gigabytes, significant
+from orchestrator.tables.text import code, escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from orchestrator.published import Published, PublishedFigure
+    from orchestrator.report import Pair, Report
+    from orchestrator.rows import Row, Versions
+
+SHORT_HASH = 12
+HOW_TO_READ = """\
+## How to read this
+
+- **steady**: the first call and the warm-up apart; the median of the rounds' medians with its 99 % interval.
+- **as the note**: the Lit-GPT note's own reckoning of November 2023, by the samples' numbers, whatever is in them.
+- **peak GB**: 1e9 bytes; of the whole process, never reset, and from the end of the warm-up on.
+- **first call**: compilation included; cold: with an empty compile cache, warm: a second process over the same one.
+- **of the ceiling**: the least time that the work can take at the rates measured on this device in this run, over the
+  time that it took; compute or memory, whichever bounds more tightly.
+- **unchecked**: nothing beyond finite numbers was asked of the output.
+- A row's whole proof: `orchestrator explain 'BENCHMARK METHOD@STACK'`. All digits: tables.json, tables.csv."""
+
+
+def below(pairs: Sequence[Pair], report: Report) -> str:
+    """Return the notes of one benchmark's table as a list."""
+    lines = [*_bases(pairs), *_intervals(pairs), *_shares(pairs), *_recompiled(pairs), *_versions(pairs)]
+    lines += _deviations(pairs, report)
+    if any(not pair.note.complete and pair.note.headline is not None for pair in pairs):
+        lines.append("\\* The run has fewer samples than the note's.")
+    if len({pair.steady.name for pair in pairs}) < len(pairs):
+        lines.append(
+            "Rows of one name are different cells (other packages, device or cache): see `orchestrator explain ID`."
+        )
+    for comparison in comparisons(pairs, report):
+        lines += _published(pairs, comparison)
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def comparisons(pairs: Sequence[Pair], report: Report) -> list[Published]:
+    """Return the published comparisons that have the workload of these rows."""
+    return [comparison for comparison in report.published if comparison.for_workload(pairs[0].steady.workload)]
+
+
+def published_text(figure: PublishedFigure) -> str:
+    """Return a published figure with its memory, its status where that is not ok, and its correction."""
+    if figure.figure is None:
+        return figure.status
+    text = significant(figure.figure, 3)
+    if figure.memory_bytes is not None:
+        text += f" ({gigabytes(figure.memory_bytes)} GB)"
+    if figure.status != "ok":
+        text = f"~~{text}~~ {figure.status}"
+    return f"{text}, corrected to {significant(figure.corrected, 3)}" if figure.corrected is not None else text
+
+
+def stacks(report: Report) -> str:
+    """Return the section that says what each stack was made of."""
+    lines: dict[str, None] = {}
+    for pair in sorted(report.pairs, key=lambda pair: pair.steady.stack):
+        if pair.steady.versions.fingerprint is not None:
+            lines[f"- {code(pair.steady.stack)}: {escape(_long(pair.steady.versions))}"] = None
+    return "\n".join(["## Stacks", "", *lines]) if lines else ""
+
+
+def published(report: Report) -> str:
+    """Return the section on where the published figures come from, with the caveats that hold for all of them."""
+    lines = []
+    for comparison in report.published:
+        if any(comparison.for_workload(pair.steady.workload) for pair in report.pairs):
+            lines.append(
+                f"- {escape(comparison.short)}: {escape(comparison.title)} ({escape(comparison.source)}); "
+                f"{escape(comparison.gpu)}, driver {escape(comparison.driver or MISSING)}, "
+                f"CUDA {escape(comparison.cuda or MISSING)}."
+            )
+            own = {key for figure in comparison.figures for key in figure.caveats}
+            lines += [f"- {_caveat(comparison, key)}" for key in comparison.caveats if key not in own]
+    return "\n".join(["## Published figures", "", *lines]) if lines else ""
+
+
+def _bases(pairs: Sequence[Pair]) -> list[str]:
+    lines = []
+    for title, rows in (("Steady", [p.steady for p in pairs]), ("As the note", [p.note for p in pairs])):
+        told = _by_text((row.basis, row) for row in rows if row.headline is not None)
+        lines += [f"{title}: {escape(basis)}{_whose(names, told)}." for basis, names in told.items()]
+    return lines
+
+
+def _intervals(pairs: Sequence[Pair]) -> list[str]:
+    shown = [pair.steady for pair in pairs if pair.steady.headline is not None]
+    if all(row.interval_kind != "within-process" for row in shown):
+        return []
+    return ["One round: within-process interval, which knows nothing of how processes differ from one another."]
+
+
+def _shares(pairs: Sequence[Pair]) -> list[str]:
+    ok = [pair.steady for pair in pairs if pair.steady.headline is not None]
+    told = _by_text((row.share.reason, row) for row in ok if row.share.reason)
+    lines = [f"No share of the ceiling{_whose(names, told)}: {escape(reason)}." for reason, names in told.items()]
+    if any(row.share.share is not None and row.share.ceiling_of == "this model of device" for row in ok):
+        lines.append("The ceilings were measured on another device of the same model.")
+    return lines
+
+
+def _recompiled(pairs: Sequence[Pair]) -> list[str]:
+    rows = [pair.steady for pair in pairs if pair.steady.recompiled]
+    return [f"{code(row.name)}: {counted(row.recompiled or 0, 'graph')} compiled after the first call." for row in rows]
+
+
+def _versions(pairs: Sequence[Pair]) -> list[str]:
+    rows = [pair.steady for pair in pairs if pair.steady.versions.python is not None]
+    stacks_of: dict[str, set[str]] = {}
+    for row in rows:
+        stacks_of.setdefault(_short(row.versions), set()).add(row.stack)
+    lines = [f"{', '.join(map(code, sorted(names)))}: {escape(text)}." for text, names in stacks_of.items()]
+    if len({row.versions.torch for row in rows}) > 1:
+        lines.append("**The rows of this table ran on different versions of torch.**")
+    return lines
+
+
+def _deviations(pairs: Sequence[Pair], report: Report) -> list[str]:
+    lines = []
+    for stack in sorted({pair.steady.stack for pair in pairs}):
+        told = report.header.stacks.get(stack, {}).get("deviations") or ()
+        lines += [_deviation(stack, deviation) for deviation in told if isinstance(deviation, dict)]
+    return lines
+
+
+def _deviation(stack: str, deviation: dict[str, Any]) -> str:
+    package, wanted, here, reason = (str(deviation.get(key)) for key in ("package", "wanted", "here", "reason"))
+    return f"{code(stack)} has {escape(package)} {escape(here)}, not {escape(wanted)}: {escape(reason)}."
+
+
+def _published(pairs: Sequence[Pair], comparison: Published) -> list[str]:
+    figures = comparison.for_workload(pairs[0].steady.workload)
+    run = {pair.steady.method for pair in pairs}
+    lines = []
+    others = [f"{escape(figure.label)} {published_text(figure)}" for figure in figures if figure.method not in run]
+    if others:
+        lines.append(f"Published for methods that are not in this table: {'; '.join(others)}.")
+    caveats = dict.fromkeys(key for figure in figures for key in figure.caveats)
+    return lines + [_caveat(comparison, key) for key in caveats]
+
+
+def _caveat(comparison: Published, key: str) -> str:
+    return f"{escape(comparison.short)}, {escape(key.replace('_', ' '))}: {escape(comparison.caveats[key])}"
+
+
+def _by_text(told: Iterable[tuple[str | None, Row]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text, row in told:
+        if text:
+            found.setdefault(text, []).append(row.name)
+    return found
+
+
+def _whose(names: Sequence[str], told: dict[str, list[str]]) -> str:
+    """Name the rows only where they differ."""
+    return "" if len(told) == 1 else f" ({', '.join(map(code, names))})"
+
+
+def _short(versions: Versions) -> str:
+    parts = (
+        ("torch", versions.torch),
+        ("CUDA", versions.cuda),
+        ("Triton", versions.triton),
+        ("Python", versions.python),
+    )
+    return ", ".join(f"{name} {version}" for name, version in parts if version)
+
+
+def _long(versions: Versions) -> str:
+    parts = [
+        ("Python", versions.python),
+        ("torch", versions.torch),
+        ("torch's commit", versions.torch_git and versions.torch_git[:SHORT_HASH]),
+        ("CUDA", versions.cuda),
+        ("cuDNN", versions.cudnn),
+        ("Triton", versions.triton),
+        ("compiler", versions.compiler),
+        *((name, version) for name, version in versions.packages.items() if name != "triton"),
+        ("fingerprint", versions.fingerprint),
+        ("image", versions.image_id and versions.image_id.removeprefix("sha256:")[:SHORT_HASH]),
+    ]
+    return ", ".join(f"{name} {value}" for name, value in parts if value)

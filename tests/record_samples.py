@@ -1,0 +1,187 @@
+"""Records with known samples, and runs made of them, for the tests of the read side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan import Cell, Plan
+from orchestrator.record import Record
+from orchestrator.store import Run
+from orchestrator.workload import Workload
+
+MODELS = json.loads((Path(__file__).parent.parent / "bench" / "models.json").read_text())
+NOTE_MODEL = {"forward": "open_llama_7b", "model_inference": "open_llama_7b", "generation": "open_llama_7b"}
+SHAPES: dict[str, dict[str, Any]] = {
+    "forward": {"batch": 10, "sequence": 2048, "iterations": 10, "warmup": 1, "ids_below": 32000},
+    "model_inference": {"batch": 1, "new_tokens": 200, "temperature": 1.0, "iterations": 10, "warmup": 1},
+    "generation": {"batch": 1, "new_tokens": 200, "temperature": 1.0, "iterations": 10, "warmup": 1},
+    "train_static": {"batch": 2, "sequence": 2048, "iterations": 50, "warmup": 4, "ids_below": 100},
+    "train_dynamic": {"batch": 2, "sequence": 2048, "shortest": 10, "iterations": 50, "warmup": 4},
+    "ceilings": {"iterations": 10, "warmup": 1, "matrix_sizes": [8192], "copy_bytes": 2**30},
+}
+PROMPT = [1, 15043, 29892, 590, 1024, 338]
+GPU = {
+    "name": "NVIDIA H100 80GB HBM3",
+    "uuid": "GPU-0",
+    "memory_bytes": 85_000_000_000,
+    "compute_capability": "9.0",
+    "driver": "580.159.04",
+}
+ENVIRONMENT = {
+    "fingerprint": "f" * 16,
+    "python": "3.11.7",
+    "platform": "Linux x86_64",
+    "packages": {"numpy": "2.1.0", "torch": "2.13.0+cu130", "triton": "3.5.0"},
+    "torch": "2.13.0+cu130",
+    "torch_git": "0123456789abcdef0123456789abcdef01234567",
+    "cuda": "13.0",
+    "cudnn": "91500",
+    "triton": "3.5.0",
+    "cpu": "A CPU",
+    "cores": 16,
+    "threads": 16,
+    "gpu": GPU,
+}
+
+
+def workload(benchmark: str = "forward", **changes: Any) -> Workload:
+    """The note's workload, changed."""
+    name = NOTE_MODEL.get(benchmark, "open_llama_3b")
+    measured = benchmark != "ceilings"
+    fields: dict[str, Any] = {
+        "benchmark": benchmark,
+        "model": {"name": name, **MODELS[name]} if measured else None,
+        "weights": {} if measured else None,
+        "dtype": "bfloat16",
+        "seed": 0,
+        "prompt": PROMPT if benchmark in ("model_inference", "generation") else None,
+        **SHAPES[benchmark],
+        **changes,
+    }
+    return Workload.model_validate_json(json.dumps(fields))
+
+
+def sample(index: int, milliseconds: float, phase: str = "timed", **changes: Any) -> dict[str, Any]:
+    """One sample that took `milliseconds` of wall time and a tenth of a millisecond less on the device."""
+    begin, taken = 10**12 + index * 10**10, round(milliseconds * 1e6)
+    fields = {
+        "index": index,
+        "phase": phase,
+        "shape": [10, 2048],
+        "begin_ns": begin,
+        "end_ns": begin + taken,
+        "device_ns": taken - 100_000,
+    }
+    return {**fields, **changes}
+
+
+def samples(first: float, *rest: float, warmup: int = 1) -> list[dict[str, Any]]:
+    """A first call, `warmup` warm-ups, and timed samples, in milliseconds."""
+    phases = ["first", *["warmup"] * warmup, *["timed"] * (len(rest) - warmup)]
+    return [
+        sample(index, taken, phase) for index, (taken, phase) in enumerate(zip((first, *rest), phases, strict=True))
+    ]
+
+
+def record(benchmark: str = "forward", **changes: Any) -> Record:
+    """An ok record on the H100, changed. `workload` may be a Workload; `environment` null for none."""
+    what = changes.pop("workload", None) or workload(benchmark)
+    fields: dict[str, Any] = {
+        "schema_version": 1,
+        "written_by": "bench",
+        "cell_id": "a" * 16,
+        "workload_id": what.workload_id,
+        "round": 0,
+        "stack": "cuda",
+        "method": "torch" if benchmark == "ceilings" else "inductor",
+        "workload": what.model_dump(mode="json"),
+        "device": "cuda",
+        "status": "ok",
+        "reason": None,
+        "flags": [] if benchmark == "ceilings" else ["unchecked", "cold"],
+        "bench_source": "b" * 16,
+        "started_utc": "2026-11-23T10:00:00Z",
+        "environment": ENVIRONMENT,
+        **changes,
+    }
+    return Record.model_validate_json(json.dumps(fields))
+
+
+def ceilings(**changes: Any) -> Record:
+    """Ceilings of 781 TFLOP/s (the better of two sizes) and 3.02 TB/s."""
+    rates = [
+        rate("matrix_product", 4096, 10**12, 700e12),
+        rate("matrix_product", 8192, 10**12, 781e12),
+        rate("device_copy", 2**30, 10**12, 3.02e12),
+    ]
+    return record("ceilings", **{"cell_id": "c" * 16, "rates": rates, **changes})
+
+
+def rate(kind: str, size: int, work: int, per_second: float) -> dict[str, Any]:
+    """Five calls, the median of which runs at `per_second`."""
+    taken = round(work / per_second * 1e9)
+    return {
+        "kind": kind,
+        "size": size,
+        "work": work,
+        "durations_ns": [taken * 3, taken - 9, taken, taken - 5, taken + 7],
+    }
+
+
+def save_run(folder: Path, records: list[Record], *, stacks: dict[str, Any] | None = None, finish: bool = True) -> Path:
+    """A run with these records; its plan has each record's cell. Returns its folder."""
+    cells = {
+        r.cell_id: Cell(
+            stack=r.stack, method=r.method, device=r.device, workload=r.workload, timeout_s=60.0, rounds=r.round + 1
+        )
+        for r in records
+    }
+    run = Run.create(folder, Plan(suite="note", cells=tuple(cells.values())), "b" * 16, stacks=stacks)
+    for r in records:
+        run.save(r)
+    changes: dict[str, Any] = {"run_id": "20261123-100000-note", "started_utc": "2026-11-23T10:00:00Z"}
+    run.update(**changes, finished_utc="2026-11-23T10:30:00Z" if finish else None)
+    return run.folder
+
+
+def small_run() -> list[Record]:
+    """Records of every kind of row: fast, slower, wrong, refused, crashed, of one round and of three."""
+    memory = {"process_bytes": 15_345_678_901, "steady_bytes": 15_145_678_901, "host_bytes": 4 * 10**9}
+    work = {"flops": 281_600_000_000_000, "bytes": None, "tokens": 20480}
+    slow = [641.0, 642.5, 640.5, 641.5, 643.0, 640.0, 644.0, 641.2]
+    fast = [450.0, 451.5, 449.5, 450.5, 452.0, 449.0, 453.0, 450.2]
+    found = [ceilings()]
+    found.append(
+        record(
+            cell_id="0" * 16,
+            method="eager",
+            samples=samples(1900.0, 645.0, *slow),
+            memory=memory,
+            work=work,
+            detail={"graphs": [0] * 10},
+        )
+    )
+    for number, shift in enumerate((0.0, 1.0, 2.5)):
+        found.append(
+            record(
+                cell_id="1" * 16,
+                round=number,
+                samples=samples(61_000.0, 455.0, *(t + shift for t in fast)),
+                memory=memory,
+                work=work,
+                detail={"method": {"mode": "default"}, "graphs": [1] * 9 + [2]},
+            )
+        )
+    reason = "forward: 3 of 10 | rows are <b>wrong</b>\nsee the log"
+    found.append(record(cell_id="2" * 16, method="thunder", status="incorrect", reason=reason, samples=samples(*fast)))
+    refused = "the package flash-attn is not installed in this stack"
+    found.append(record(cell_id="3" * 16, method="tinyllama", status="unsupported", reason=refused))
+    token = {"first_token_ns": 25_000_000, "shape": [1, 206]}
+    made = [sample(i, 1180.0 + i, "timed" if i > 1 else "warmup" if i else "first", **token) for i in range(10)]
+    decode = {"flops": 2 * 6_607_077_376 * 205, "bytes": 13_214_154_752 * 200, "tokens": 200}
+    found.append(record("generation", cell_id="4" * 16, samples=made, memory=memory, work=decode))
+    crashed = {"status": "crashed", "reason": "exit code 139 (signal 11)", "written_by": "orchestrator", "flags": []}
+    found.append(record("generation", cell_id="5" * 16, method="thunder", environment=None, **crashed))
+    return found

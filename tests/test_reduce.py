@@ -1,0 +1,140 @@
+"""From records to rows: statuses, rounds, memory, order."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from record_samples import ceilings, record, samples, small_run, workload
+
+from orchestrator.record import Record
+from orchestrator.reduce import Reduction, ceiling, rows
+from orchestrator.rows import Share
+
+TAKEN = samples(9000.0, 500.0, 410.0, 430.0, 420.0, 450.0)
+
+
+def test_a_row_carries_its_proof() -> None:
+    memory = {"process_bytes": 16 * 10**9, "steady_bytes": 15 * 10**9, "host_bytes": 10**9}
+    (row,) = rows([ceilings(), record(samples=TAKEN, memory=memory, detail={"graphs": [1, 1, 1, 2, 2, 3]})], "steady")
+    assert (row.name, row.title, row.status) == ("inductor@cuda", "forward inductor@cuda", "ok")
+    assert row.figure == row.headline == pytest.approx(0.425)
+    assert row.first_call_seconds == pytest.approx(9.0)
+    assert (row.process_bytes, row.steady_bytes) == (16 * 10**9, 15 * 10**9)
+    assert (row.graphs, row.recompiled) == (3, 2)
+    assert (row.versions.torch, row.versions.packages) == ("2.13.0+cu130", {"triton": "3.5.0"})
+    assert (row.interval_kind, row.interval_level) == ("within-process", 1 - 2 / 16)
+
+
+def test_an_incorrect_round_takes_the_headline_and_keeps_the_figure() -> None:
+    (row,) = rows([record(samples=TAKEN), record(round=1, samples=TAKEN, status="incorrect", reason="NaN")], "note")
+    assert (row.status, row.headline, row.rounds, row.rounds_ok) == ("incorrect", None, 2, 1)
+    assert row.figure == pytest.approx(0.41)
+    assert row.reason == "round 1 incorrect: NaN"
+
+
+def test_a_crashed_round_makes_the_row_crashed() -> None:
+    (row,) = rows([record(samples=TAKEN), record(round=1, status="crashed", reason="signal 9")], "steady")
+    assert (row.status, row.headline) == ("crashed", None)
+    assert row.figure == pytest.approx(0.425)
+
+
+def test_a_lost_node_says_nothing_about_the_stack() -> None:
+    (row,) = rows([record(samples=TAKEN), record(round=1, status="infrastructure", reason="disk full")], "steady")
+    assert (row.status, row.rounds_ok) == ("ok", 1)
+    assert row.headline is not None
+    assert row.reason == "round 1 infrastructure: disk full"
+
+
+def test_a_refused_row_has_a_reason_and_no_figure() -> None:
+    (row,) = rows([record(status="unsupported", reason="no compiler", environment=None)], "steady")
+    assert (row.reason, row.figure, row.figure_reason) == ("no compiler", None, "no round is ok (unsupported)")
+    assert row.share.share is None
+
+
+def test_of_two_records_of_a_key_the_later_counts() -> None:
+    crashed = record(status="crashed", reason="signal 9", started_utc="2026-11-23T09:00:00Z")
+    for order in ([crashed, record(samples=TAKEN)], [record(samples=TAKEN), crashed]):
+        (row,) = rows(order, "steady")
+        assert (row.status, row.rounds) == ("ok", 1)
+
+
+def test_peaks_are_the_largest_of_the_rounds_and_unknown_stays_unknown() -> None:
+    def peak(number: int, count: int) -> Record:
+        memory = {"process_bytes": count, "steady_bytes": None, "host_bytes": None}
+        return record(round=number, samples=TAKEN, memory=memory)
+
+    (row,) = rows([peak(0, 5), peak(1, 7)], "steady")
+    assert (row.process_bytes, row.steady_bytes) == (7, None)
+
+
+def test_best_first_and_broken_last() -> None:
+    run = small_run()
+    assert [(r.benchmark, r.name) for r in rows(run, "steady")] == [
+        ("forward", "inductor@cuda"),
+        ("forward", "eager@cuda"),
+        ("forward", "thunder@cuda"),
+        ("forward", "tinyllama@cuda"),
+        ("generation", "inductor@cuda"),
+        ("generation", "thunder@cuda"),
+    ]
+
+
+def test_higher_is_better_for_tokens() -> None:
+    quick = record("generation", cell_id="d" * 16, samples=samples(*[500.0] * 9))
+    slow = record("generation", cell_id="e" * 16, samples=samples(*[600.0] * 9))
+    assert [row.cell_id[0] for row in rows([slow, quick], "steady")] == ["d", "e"]
+
+
+def test_dynamic_work_is_that_of_the_timed_samples() -> None:
+    work = {"flops": 781 * 10**12, "bytes": None, "tokens": None}
+
+    def shares(warmup: int) -> list[Share]:
+        taken = samples(*[50.0] * 50, warmup=warmup)
+        got = record("train_dynamic", samples=taken, work=work)
+        return [rows([ceilings(), got], protocol)[0].share for protocol in ("steady", "note")]
+
+    steady, note = shares(4)
+    # 781 TFLOP at 781 TFLOP/s: one second of 45 times 50 ms.
+    assert steady.share == note.share == pytest.approx(1 / 2.25, rel=1e-6)
+    steady, note = shares(9)
+    assert steady.share == pytest.approx(1 / 2.0, rel=1e-6)
+    assert (note.share, note.reason) == (None, "the work is counted over the timed samples, the note's are others")
+
+
+def test_ceilings_are_the_best_median_over_the_sizes() -> None:
+    found = ceiling(ceilings())
+    assert found.flops_per_second == pytest.approx(781e12, rel=1e-4)
+    assert found.bytes_per_second == pytest.approx(3.02e12, rel=1e-4)
+    assert found.matrix_size == 8192
+    nothing = ceiling(ceilings(rates=[]))
+    assert (nothing.flops_per_second, nothing.copy_size) == (None, None)
+
+
+def test_workloads_under_one_wrong_id_are_not_mixed_up() -> None:
+    other = workload(batch=3)
+    got = rows(
+        [record(samples=TAKEN), record(cell_id="9" * 16, workload=other, workload_id=workload().workload_id)], "note"
+    )
+    assert sorted(row.workload.batch or 0 for row in got) == [3, 10]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_records_does_not_matter(shuffler: random.Random) -> None:
+    run = small_run()
+    expected = {protocol: rows(run, protocol) for protocol in ("note", "steady")}
+    shuffler.shuffle(run)
+    assert rows(run, "note") == expected["note"]
+    assert rows(run, "steady") == expected["steady"]
+
+
+def test_a_reduction_can_be_read_while_it_grows() -> None:
+    reduction = Reduction()
+    reduction.add(record(samples=TAKEN))
+    assert reduction.rows("steady")[0].share.reason == "the work of a sample is not known"
+    reduction.add(ceilings())
+    assert len(reduction.ceilings) == 1
+    assert len(reduction.rows("steady")) == 1
