@@ -1,4 +1,4 @@
-"""The Docker Engine: reaching it, labels, and removing containers whose owner is dead. Imported where it is used only."""
+"""The Docker Engine: reaching it, labels, removing containers whose owner is dead. Imported only where it is used."""
 
 from __future__ import annotations
 
@@ -77,6 +77,14 @@ def sweep(client: Any) -> int:
                 remove(client, container["Id"])
                 removed += 1
     return removed
+
+
+def remove_own(client: Any) -> int:
+    """Remove every container of this very process and return how many there were."""
+    found = client.api.containers(all=True, filters={"label": f"{LABEL_OWNER}={myself()}"})
+    for container in found:
+        remove(client, container["Id"])
+    return len(found)
 
 
 def remove(client: Any, container: str) -> None:

@@ -49,6 +49,9 @@ class Job:
     cache: Path | None = None
     """A compile cache shared between cells; None: an empty one in `work`."""
     checkpoint: Path | None = None
+    """The folder that must be visible, read-only, for the checkpoint to be read."""
+    checkpoint_inside: str = ""
+    """The checkpoint's place below that folder."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -105,7 +105,8 @@ class DockerLauncher:
 
     def seen(self, job: Job) -> Seen:
         """Return the folders' places in the container."""
-        return Seen(cache=CACHE if job.cache else None, checkpoint=CHECKPOINT if job.checkpoint else None)
+        checkpoint = str(PurePosixPath(CHECKPOINT) / job.checkpoint_inside) if job.checkpoint else None
+        return Seen(cache=CACHE if job.cache else None, checkpoint=checkpoint)
 
     def start(self, prepared: Prepared, job: Job) -> DockerHandle:
         """Create and start the cell's container."""

@@ -75,9 +75,8 @@ class LocalLauncher:
 
     def seen(self, job: Job) -> Seen:
         """Return the folders where they are."""
-        return Seen(
-            cache=str(job.cache) if job.cache else None, checkpoint=str(job.checkpoint) if job.checkpoint else None
-        )
+        checkpoint = str(job.checkpoint / job.checkpoint_inside) if job.checkpoint else None
+        return Seen(cache=str(job.cache) if job.cache else None, checkpoint=checkpoint)
 
     def start(self, prepared: Prepared, job: Job) -> LocalHandle:
         """Start the cell's process.

@@ -1,0 +1,394 @@
+"""`run-all`: look, choose, lock, make ready, run every cell, store each at once, tables. A list of small functions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import locks
+from orchestrator.choose import choose
+from orchestrator.errors import (
+    EXIT_BAD_ROWS,
+    EXIT_NOTHING_MEASURED,
+    EXIT_OK,
+    InfrastructureError,
+    StackbenchError,
+    UsageError,
+)
+from orchestrator.estimate import estimate, expected, history, in_words, wall_seconds
+from orchestrator.folders import REPOSITORY, STATE
+from orchestrator.gpu import choose_gpu, refuse_busy
+from orchestrator.host import look
+from orchestrator.interrupt import Interrupted, interruptible
+from orchestrator.launchers import Job
+from orchestrator.launchers.local import sweep_processes
+from orchestrator.plan_text import cost_line, describe
+from orchestrator.progress import make_progress
+from orchestrator.ready import Ready, make_ready
+from orchestrator.source import bench_source
+from orchestrator.store import Run, newest_run, resumable, stem_of
+from orchestrator.supervise import Task, blank_record, supervise
+from orchestrator.tables import write_tables
+from orchestrator.workfolders import sweep_folders, work_area
+from orchestrator.workload import digest
+from orchestrator.writing import check_writable, make_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from orchestrator.choose import Choice
+    from orchestrator.estimate import Key
+    from orchestrator.gpu import HostGpu
+    from orchestrator.launchers import Launcher
+    from orchestrator.options import RunOptions
+    from orchestrator.plan import Cell, Plan
+    from orchestrator.progress import Progress
+    from orchestrator.record import Record
+    from orchestrator.workfolders import WorkArea
+
+ORCHESTRATOR = REPOSITORY / "orchestrator"
+BAD = ("incorrect", "crashed", "timeout", "infrastructure")
+MEASURED = ("ok", "incorrect")
+
+
+@dataclass
+class Session:
+    """What the steps of one `run-all` share."""
+
+    options: RunOptions
+    choice: Choice
+    progress: Progress
+    area: WorkArea
+    gpu: HostGpu | None
+    client: Any
+    source: str
+    began: float
+    known: dict[Key, float]
+    run: Run | None = None
+
+    def cell_id(self, cell: Cell, ready: Ready) -> str:
+        """Return the identity of `cell` on this host with what is installed in its stack."""
+        return cell.cell_id(
+            environment=ready.environment(cell.stack),
+            bench_source=self.source,
+            gpu=self.gpu.identity if self.gpu and cell.device == "cuda" else None,
+        )
+
+
+def run_all(options: RunOptions) -> int:
+    """Run everything that the options ask for and return the exit code; what comes out is a folder of `results`.
+
+    Ctrl-C ends it with 130 after the running cell was killed; everything finished is kept.
+    """
+    kept: list[Run] = []
+    try:
+        with interruptible(), make_progress() as progress:
+            return _run_all(options, progress, kept)
+    except Interrupted as stop:
+        print(_how_to_go_on(kept[0] if kept else None), flush=True)
+        return stop.exit_code
+
+
+def _run_all(options: RunOptions, progress: Progress, kept: list[Run]) -> int:
+    began = time.monotonic()
+    host = look(options)
+    choice = choose(options, gpu=host.gpu, engine=host.engine)
+    progress.say(choice.line)
+    check_writable(options.results)
+    known = history(options.results)
+    progress.say(cost_line(estimate(choice.plan, choice.stacks, known)))
+    client = reach_engine(choice)
+    sweep(client, progress)
+    gpu = pick_gpu(host.found, options) if choice.uses_gpu else None
+    with hold_devices(choice.plan, gpu, progress), work_area() as area, own_containers(client):
+        if gpu is not None and not options.allow_busy:
+            refuse_busy(gpu.uuid)
+        session = Session(options, choice, progress, area, gpu, client, bench_source(area.bench), began, known)
+        launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say)
+        session.run = open_run(session, ready)
+        kept.append(session.run)
+        try:
+            complete = run_cells(session, launcher, ready)
+        finally:
+            write_tables(session.run.folder)
+        return finish(session, complete=complete)
+
+
+def reach_engine(choice: Choice) -> Any:
+    """Return the engine's client where containers are used, else None."""
+    if choice.launcher != "docker":
+        return None
+    from orchestrator import engine
+
+    return engine.connect()
+
+
+def sweep(client: Any, progress: Progress) -> None:
+    """Remove what killed runs have left on this host: containers, processes, folders."""
+    containers = 0
+    if client is not None:
+        from orchestrator import engine
+
+        with engine.engine_errors():
+            containers = engine.sweep(client)
+    left = {"containers": containers, "processes": sweep_processes(), "folders": sweep_folders()}
+    if any(left.values()):
+        told = ", ".join(f"{count} {what}" for what, count in left.items() if count)
+        progress.say(f"removed what a killed run had left: {told}")
+
+
+def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
+    """Return the GPU to run on; None on a host without any, where cells that need one become `skipped`.
+
+    One that is busy with another run of ours is no reason to refuse: its lock is waited for.
+    """
+    if not found:
+        return None
+    free = [gpu for gpu in found if locks.is_free(gpu.uuid)]
+    mine = [gpu for gpu in found if options.gpu in (None, gpu.uuid)]
+    if options.gpu is None and any(not gpu.busy for gpu in free):
+        return choose_gpu(free, None, allow_busy=options.allow_busy)
+    try:
+        return choose_gpu(found, options.gpu, allow_busy=options.allow_busy)
+    except UsageError:
+        waited_for = [gpu for gpu in mine if gpu not in free]
+        if not waited_for:
+            raise
+        return waited_for[0]
+
+
+@contextlib.contextmanager
+def hold_devices(plan: Plan, gpu: HostGpu | None, progress: Progress) -> Iterator[None]:
+    """Hold the locks of all devices that the plan uses, always in the same order."""
+    devices = {cell.device for cell in plan.cells}
+    with contextlib.ExitStack() as held:
+        if "cpu" in devices:
+            held.enter_context(locks.hold(None, purpose=f"suite {plan.suite}", say=progress.say))
+        if gpu is not None:
+            held.enter_context(locks.hold(gpu.uuid, purpose=f"suite {plan.suite}", say=progress.say))
+        yield
+
+
+@contextlib.contextmanager
+def own_containers(client: Any) -> Iterator[None]:
+    """Remove, at the end, any container of this process that an interruption let slip."""
+    try:
+        yield
+    finally:
+        if client is not None:
+            from orchestrator import engine
+
+            with contextlib.suppress(StackbenchError), engine.engine_errors():
+                engine.remove_own(client)
+
+
+def open_run(session: Session, ready: Ready) -> Run:
+    """Return the run to go on with, or a new one, and say which and why."""
+    options, plan = session.options, session.choice.plan
+    stacks = {name: ready.facts(name) for name in session.choice.stacks}
+    run = None if options.fresh else _earlier_run(session)
+    if run is None:
+        run = Run.create(
+            options.results,
+            plan,
+            session.source,
+            host=host_facts(session),
+            stacks=stacks,
+            note=session.choice.line,
+        )
+        run.claim()
+        session.progress.say(f"run {run.folder.name}")
+        return run
+    run.update(stacks={**run.header.stacks, **stacks})
+    session.progress.say(f"going on with run {run.folder.name} (--fresh starts over)")
+    return run
+
+
+def _earlier_run(session: Session) -> Run | None:
+    results, plan = session.options.results, session.choice.plan
+    run, why = resumable(results, plan, session.source)
+    if run is None and session.options.rerun:
+        with contextlib.suppress(UsageError):
+            newest = newest_run(results)
+            same = newest.header.plan_id == plan.plan_id and newest.header.bench_source == session.source
+            run = newest if same else None
+    if run is None:
+        if why:
+            session.progress.say(f"starting another run: {why}")
+        return None
+    if not run.claim():
+        session.progress.say(f"starting another run: {run.folder.name} is being run by another process")
+        return None
+    if run.finished:
+        run.reopen()
+    return run
+
+
+def run_cells(session: Session, launcher: Launcher, ready: Ready) -> bool:
+    """Run what has no result yet, store each round at once, and return whether every one was run."""
+    run, progress = session.run, session.progress
+    assert run is not None
+    todo = _todo(session, run, ready)
+    titles = Counter(cell.title for cell in session.choice.plan.cells)
+    for position, (cell, number) in enumerate(todo):
+        if _out_of_time(session):
+            progress.say(f"{session.options.max_minutes:g} minutes are over: {_how_to_go_on(run)}")
+            return False
+        left = sum(expected(later, session.known).seconds for later, _ in todo[position:])
+        title = cell.title if titles[cell.title] == 1 else f"{cell.title} ({describe(cell.workload)})"
+        title += f" round {number + 1}" if cell.rounds > 1 else ""
+        progress.begin(title, position + 1, len(todo), left)
+        record = run_one(session, launcher, ready, cell, number)
+        _learn(session, cell, record)
+        write_tables(run.folder)
+        progress.end(record, sum(expected(later, session.known).seconds for later, _ in todo[position + 1 :]))
+        if record.status == "infrastructure" and not _engine_lives(session):
+            progress.say(f"the Docker Engine does not answer any more: {_how_to_go_on(run)}")
+            return False
+    return True
+
+
+def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, number: int) -> Record:
+    """Run one round of a cell and store its record and log."""
+    assert session.run is not None
+    task = Task(cell, number, session.cell_id(cell, ready), session.source, bench_source(ORCHESTRATOR))
+    if cell.stack in ready.refused:
+        return session.run.save(blank_record(task, ready.refused[cell.stack]))
+    folder = session.area.cell(f"{cell.benchmark}-{cell.method}-{cell.stack}")
+    try:
+        weights = cell.workload.weights
+        checkpoint = session.choice.checkpoints.get(weights.fingerprint or "") if weights else None
+        job = Job(
+            folder.work,
+            folder.log,
+            run=session.run.folder.name,
+            cell=task.cell_id,
+            device=cell.device,
+            cache=_shared_cache(session, cell, ready) if cell.cache == "shared" else None,
+            checkpoint=checkpoint.mount if checkpoint else None,
+            checkpoint_inside=checkpoint.inside if checkpoint else "",
+        )
+        record = supervise(launcher, ready.prepared[cell.stack], task, job, on_event=session.progress.event)
+        return session.run.save(record, folder.log)
+    finally:
+        session.area.discard(folder)
+
+
+def interleave(plan: Plan) -> list[tuple[Cell, int]]:
+    """Return (cell, round) in the order in which they run: A B C, C B A, …, so that a drift hits all cells alike."""
+    most = max((cell.rounds for cell in plan.cells), default=0)
+    order: list[tuple[Cell, int]] = []
+    for number in range(most):
+        cells = [cell for cell in plan.cells if cell.rounds > number]
+        order += [(cell, number) for cell in (reversed(cells) if number % 2 else cells)]
+    return order
+
+
+def finish(session: Session, *, complete: bool) -> int:
+    """Close the run where every cell was run, show the tables, and return the exit code."""
+    run = session.run
+    assert run is not None
+    records = list(run.records())
+    # What the engine or the disk lost says nothing about a stack: the next run-all tries it again.
+    if complete and not any(record.status == "infrastructure" for record in records):
+        run.finish()
+        write_tables(run.folder)
+    session.progress.say("")
+    session.progress.say((run.folder / "tables.md").read_text(encoding="utf-8"))
+    took = in_words(time.monotonic() - session.began)
+    counts = ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in records).most_common())
+    session.progress.say(f"{len(records)} records in {took} ({counts}): {_shown(run)}")
+    return exit_code(records)
+
+
+def exit_code(records: Sequence[Record]) -> int:
+    """Return 0 where all is well, 1 where a row is bad, 3 where nothing at all was measured."""
+    rows = [record for record in records if record.workload.benchmark != "ceilings"] or list(records)
+    if not any(record.status in MEASURED for record in rows):
+        return EXIT_NOTHING_MEASURED
+    return EXIT_BAD_ROWS if any(record.status in BAD for record in records) else EXIT_OK
+
+
+def host_facts(session: Session) -> dict[str, Any]:
+    """Return what hardware this is; no host name, no path."""
+    gpu = session.gpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "gpu": None
+        if gpu is None
+        else {"name": gpu.name, "uuid": gpu.uuid, "driver": gpu.driver, "memory_bytes": gpu.memory_bytes},
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory,
+    }
+
+
+def _todo(session: Session, run: Run, ready: Ready) -> list[tuple[Cell, int]]:
+    order = interleave(session.choice.plan)
+    _forget_replaced(session, run, ready)
+    if session.options.rerun:
+        return order
+    done = run.finished_keys()
+    todo = [(cell, number) for cell, number in order if (session.cell_id(cell, ready), number) not in done]
+    if len(todo) < len(order):
+        session.progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
+    return todo
+
+
+def _forget_replaced(session: Session, run: Run, ready: Ready) -> None:
+    """Remove records that only say a stack could not run, where it can now: they would stand beside its results."""
+    current = {session.cell_id(cell, ready) for cell in session.choice.plan.cells}
+    for record in list(run.records()):
+        hollow = record.written_by == "orchestrator" and record.status in ("skipped", "infrastructure")
+        if hollow and record.cell_id not in current:
+            for part, ending in (("records", "json"), ("logs", "log")):
+                (run.folder / part / f"{stem_of(record)}.{ending}").unlink(missing_ok=True)
+
+
+def _shared_cache(session: Session, cell: Cell, ready: Ready) -> Any:
+    """Return the cell's own compile cache, kept from process to process; another environment or GPU has another."""
+    gpu = session.gpu.identity if session.gpu and cell.device == "cuda" else None
+    folder = STATE / "cache" / digest([cell.key, ready.prepared[cell.stack].fingerprint, gpu])
+    make_folder(folder)
+    return folder
+
+
+def _learn(session: Session, cell: Cell, record: Record) -> None:
+    seconds = wall_seconds(record)
+    if seconds is not None:
+        session.known[cell.workload.workload_id, cell.method, cell.device] = seconds
+
+
+def _out_of_time(session: Session) -> bool:
+    limit = session.options.max_minutes
+    return limit is not None and time.monotonic() - session.began > limit * 60
+
+
+def _engine_lives(session: Session) -> bool:
+    if session.client is None:
+        return True
+    from orchestrator import engine
+
+    try:
+        with engine.engine_errors():
+            session.client.ping()
+    except InfrastructureError:
+        return False
+    return True
+
+
+def _how_to_go_on(run: Run | None) -> str:
+    if run is None:
+        return "stopped before the first cell; nothing was lost"
+    kept = sum(1 for _ in run.records())
+    return f"stopped; {kept} records are kept in {_shown(run)}; the same command goes on from there"
+
+
+def _shown(run: Run) -> str:
+    try:
+        return os.path.relpath(run.folder)
+    except (OSError, ValueError):
+        return str(run.folder)

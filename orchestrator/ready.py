@@ -1,0 +1,112 @@
+"""Making stacks ready to run on this host: one that fails keeps no other from running."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import able
+from orchestrator.build import ensure_image
+from orchestrator.errors import InfrastructureError
+from orchestrator.launchers.environments import find_python
+from orchestrator.launchers.local import LocalLauncher
+from orchestrator.supervise import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from orchestrator.choose import Choice
+    from orchestrator.gpu import HostGpu
+    from orchestrator.launchers import Launcher, Prepared
+
+NO_ENVIRONMENT = "unknown"
+"""Stands for the environment of a stack that could not be asked; such a record is never a result."""
+
+
+@dataclass
+class Ready:
+    """Stacks that can run, and for the others why not."""
+
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    refused: dict[str, Verdict] = field(default_factory=dict)
+
+    def environment(self, stack: str) -> str:
+        """Return the fingerprint of what is installed in a stack."""
+        prepared = self.prepared.get(stack)
+        return prepared.fingerprint if prepared else NO_ENVIRONMENT
+
+    def facts(self, stack: str) -> dict[str, Any]:
+        """Return what run.json says of a stack."""
+        prepared = self.prepared.get(stack)
+        if prepared is None:
+            refused = self.refused.get(stack)
+            return {"reason": refused.reason if refused else "no cell of the plan is its"}
+        return {
+            "image": prepared.image,
+            "image_id": prepared.image_id,
+            "lock": prepared.lock,
+            "fingerprint": prepared.fingerprint,
+            "python": prepared.python_version,
+        }
+
+
+def make_ready(
+    choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Callable[[str], None]
+) -> tuple[Launcher, Ready]:
+    """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too."""
+    ready = Ready()
+    devices = {cell.stack: cell.device for cell in choice.plan.cells}
+    wanted = {name: stack for name, stack in choice.stacks.items() if name in devices}
+    for name, stack in wanted.items():
+        reason = able.why_not(stack, gpu, devices[name])
+        if reason:
+            ready.refused[name] = Verdict("skipped", reason)
+            say(f"{name}: skipped: {reason}")
+    images = {}
+    if choice.launcher == "docker":
+        for name, stack in wanted.items():
+            if name not in ready.refused:
+                with _refusing(ready, name, say):
+                    images[name] = ensure_image(client, stack, say=say)
+    launcher = _launcher(choice, gpu, client, bench, images, say=say)
+    for name, stack in wanted.items():
+        if name not in ready.refused:
+            with _refusing(ready, name, say):
+                if choice.launcher == "docker" and devices[name] == "cuda" and stack.gpu.access == "auto":
+                    _find_access(launcher, stack, say)
+                ready.prepared[name] = launcher.prepare(stack)
+    return launcher, ready
+
+
+def _launcher(
+    choice: Choice,
+    gpu: HostGpu | None,
+    client: Any,
+    bench: Path,
+    images: dict[str, str],
+    *,
+    say: Callable[[str], None],
+) -> Any:
+    if choice.launcher == "docker":
+        from orchestrator.launchers.docker import DockerLauncher
+
+        return DockerLauncher(client, bench, gpu, images=images)
+    return LocalLauncher(bench, lambda stack: find_python(stack, say=say), gpu)
+
+
+def _find_access(launcher: Any, stack: Any, say: Callable[[str], None]) -> None:
+    from orchestrator.launchers.gpu_access import find_access
+
+    launcher.access = find_access(launcher, stack)
+    say(f"{stack.name}: containers get the GPU by {launcher.access}")
+
+
+@contextlib.contextmanager
+def _refusing(ready: Ready, name: str, say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except InfrastructureError as error:
+        ready.refused[name] = Verdict("infrastructure", str(error))
+        say(f"{name}: cannot run: {error}")
