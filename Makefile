@@ -1,0 +1,98 @@
+# Two commands do everything on a machine with Python 3.10 or later: `make run` and `make test`. `make help` lists the others.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+ENVS := .stackbench/envs
+TORCH_ENV := $(ENVS)/test
+OLD_ENV := $(ENVS)/oldtorch
+CPU_LOCKS := images/cpu/requirements.lock images/cpu/requirements.cuda.lock
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
+PINNED := $(PIP_INSTALL) --require-hashes --no-deps
+
+# With ARGS a selection of tests may be empty in one of the two environments; without, that is an error.
+SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help run test check test-plain test-torch test-oldtorch overhead scaling lock wheels clean python
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@echo "  ARGS=\"…\"               passed on: make run ARGS=\"--suite smoke --method eager\""
+
+run: $(VENV)/.installed  ## plan, build, run every cell and print the tables: what suits this machine
+	@$(VENV)/bin/orchestrator run-all $(ARGS)
+
+test: check test-plain test-torch  ## lint, types, import contracts, and all tests
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+test-plain: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m "not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+
+test-torch: $(TORCH_ENV)/.installed
+	$(TORCH_ENV)/bin/python -m pytest -m torch $(ARGS) $(SOME_TESTS)
+
+test-oldtorch: $(VENV)/.dev $(TORCH_ENV)/.installed $(OLD_ENV)/.installed  ## the same cells under torch 2.1.0 (downloads 2.5 GB)
+	STACKBENCH_TEST_PYTHON=$(TORCH_ENV)/bin/python STACKBENCH_TEST_OLD_PYTHON=$(OLD_ENV)/bin/python \
+	  $(VENV)/bin/python -m pytest -m oldtorch $(ARGS)
+
+overhead: $(VENV)/.dev  ## what the orchestrator costs: a cell under it against the same `docker run` by hand
+	@$(VENV)/bin/python tests/benchmarks/overhead.py $(ARGS)
+
+scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 100,000 records
+	@$(VENV)/bin/python tests/benchmarks/scaling.py $(ARGS)
+
+lock: | python  ## pin every requirements file anew
+	@test -x $(ENVS)/lock/bin/uv || { $(PYTHON) -m venv $(ENVS)/lock && $(ENVS)/lock/bin/$(PIP_INSTALL) uv; }
+	@PATH="$(CURDIR)/$(ENVS)/lock/bin:$$PATH" $(PYTHON) images/lock.py
+
+wheels: | python  ## bring wheels from local folders of PIP_FIND_LINKS to where `docker compose build` sees them
+	@$(PYTHON) -m orchestrator.wheels copy images/*/
+
+clean:  ## remove environments, caches and work folders; results/ stays
+	rm -rf $(VENV) .stackbench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f images/*/wheels/*.whl
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo "make: $(PYTHON) is missing or older than Python 3.10; name another: make PYTHON=python3.12 …" >&2; exit 1; }
+
+# The commands' environment. A new pyproject.toml or lock installs again.
+$(VENV)/.installed: pyproject.toml images/cpu/orchestrator.lock | python
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/$(PINNED) -r images/cpu/orchestrator.lock
+	@$(VENV)/bin/$(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed tests/dev.lock
+	@echo "adding to $(VENV) what the tests and checks need"
+	@$(VENV)/bin/$(PINNED) -r tests/dev.lock
+	@touch $@
+
+# The stack's own pins, with the tests' beside them: what needs torch is tested on the torch that is measured.
+$(TORCH_ENV)/.installed: $(CPU_LOCKS) tests/torch.lock | python
+	@echo "making $(TORCH_ENV), with torch"
+	@rm -rf $(TORCH_ENV) && mkdir -p $(ENVS) && $(PYTHON) -m venv $(TORCH_ENV)
+	@$(PYTHON) -m orchestrator.wheels links $(TORCH_ENV)/links.html $(CPU_LOCKS)
+	@$(TORCH_ENV)/bin/$(PINNED) --find-links $(TORCH_ENV)/links.html -r images/cpu/requirements.lock -r tests/torch.lock
+	@$(TORCH_ENV)/bin/python -c 'import torch' 2>/dev/null || $(TORCH_ENV)/bin/$(PINNED) -r images/cpu/requirements.cuda.lock
+	@touch $@
+
+# torch 2.1.0 has wheels for Python 3.10 and 3.11 alone. A name of Python on PATH may be a mere shim: each is tried.
+$(OLD_ENV)/.installed: tests/oldtorch.lock
+	@echo "making $(OLD_ENV), with torch 2.1.0"
+	@rm -rf $(OLD_ENV) && mkdir -p $(ENVS)
+	@for python in $(OLD_PYTHON) python3.10 python3.11 $(PYTHON); do \
+	  $$python -c 'import sys; sys.exit((3, 10) > sys.version_info[:2] or sys.version_info[:2] > (3, 11))' 2>/dev/null \
+	    && $$python -m venv $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
+	@$(OLD_ENV)/bin/$(PINNED) -r tests/oldtorch.lock
+	@touch $@
