@@ -15,6 +15,9 @@ def folder(spec: Spec) -> Path:
 
 def use(spec: Spec) -> None:
     """Point the compilers at the cell's cache; to be called before torch is imported."""
+    temporary = folder(spec) / "tmp"  # Inductor keeps precompiled headers there, whatever its cache folder is
+    temporary.mkdir(parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(temporary)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder(spec) / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(folder(spec) / "triton")
 

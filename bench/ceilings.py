@@ -12,7 +12,7 @@ from bench.spec import Workload
 
 
 def measure(workload: Workload, device: str, clock: Clock, events: Events) -> list[dict[str, Any]]:
-    """Rates of the record: for each, the duration of every timed call and the work of one (FLOPs, or bytes read + written)."""
+    """Rates: for each, the duration of every timed call and the work of one (FLOPs, or bytes read + written)."""
     events.phase("samples")
     rates = [matrix_product(size, workload, device, clock) for size in workload.matrix_sizes or ()]
     if workload.copy_bytes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import time
+import datetime as dt
 import traceback
 from types import ModuleType
 from typing import Any
@@ -66,7 +65,7 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
     task = benchmarks.load(workload.benchmark).build(context)
 
     with torch.inference_mode() if task.inference else contextlib.nullcontext():
-        output = take_samples(task, spec, record, clock, memory, events)
+        output = take_samples(task, spec, record, clock=clock, memory=memory, events=events)
         events.phase("memory")
         record["memory"] = memory.peaks()
         timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
@@ -76,7 +75,7 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
 
 
 def take_samples(
-    task: benchmarks.Task, spec: Spec, record: dict[str, Any], clock: Clock, memory: Memory, events: Events
+    task: benchmarks.Task, spec: Spec, record: dict[str, Any], *, clock: Clock, memory: Memory, events: Events
 ) -> Any:
     """Time every sample: the first call apart, then the warm-up, then the rest. Returns the last output."""
     workload = spec.workload
@@ -141,7 +140,7 @@ def compiled_graphs() -> int:
 
 def blank(spec: Spec) -> dict[str, Any]:
     """The record before anything was done."""
-    now = datetime.datetime.fromtimestamp(time.time(), tz=datetime.timezone.utc)
+    now = dt.datetime.now(tz=dt.timezone.utc)
     return {
         "schema_version": 1,
         "written_by": "bench",

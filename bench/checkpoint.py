@@ -29,7 +29,7 @@ def load_checkpoint(folder: str, parameters: Mapping[str, torch.Tensor], config:
     `parameters` maps the GPT's own names to its tensors, of any dtype and device. Raises ValueError, one line, for
     a folder without weights, a missing tensor, a wrong shape, a damaged file, and a parameter that nothing fills.
     """
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+    from safetensors import SafetensorError, safe_open
 
     place = Path(folder)
     files = _files(place)
@@ -115,7 +115,7 @@ class Tokenizer:
 
     def __init__(self, file: Path) -> None:
         """Read `file`. Raises ValueError, one line, if it is no SentencePiece model."""
-        from sentencepiece import SentencePieceProcessor  # noqa: PLC0415
+        from sentencepiece import SentencePieceProcessor
 
         self._model = SentencePieceProcessor()
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes in elements. `qkv_bias`, `tied_head`, grouped heads and rotary scaling cover Llama 2 and 3, Mistral, Qwen2."""
+    """Sizes in elements. Llama 2 and 3, Mistral and Qwen2 differ in what stands from `kv_heads` on."""
 
     name: str
     layers: int

@@ -21,7 +21,7 @@ PLACES = ("_DIR", "_HOME", "_PATH")
 
 def packages() -> dict[str, str]:
     """Name (as PyPI normalises it) and full version of each installed distribution."""
-    found = {}
+    found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name:
@@ -84,7 +84,9 @@ def _version(package: str) -> str | None:
 
 def _first_line(command: list[str]) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(  # noqa: S603  (a fixed command)
+            command, capture_output=True, text=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None

@@ -25,6 +25,7 @@ class Norm(nn.Module):
         self.eps, self.operator = config.norm_eps, operators.norm
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
         return self.operator(x, self.weight, self.eps)
 
 
@@ -74,6 +75,7 @@ class Block(nn.Module):
         return self.out(mixed.reshape(batch, time, config.heads * config.head_size))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
+        """[batch, time, width] -> the same."""
         x = x + self.attend(self.norm_attention(x), cos, sin, mask, positions)
         return x + self.operators.swiglu(self.norm_mlp(x), self.gate.weight, self.up.weight, self.down.weight)
 

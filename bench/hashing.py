@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 # Chunks that stay in a cache while some thirty passes go over them.
 CHUNK_CUDA, CHUNK_CPU = 1 << 22, 1 << 17
 

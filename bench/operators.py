@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own habit)
-
-Tensor = torch.Tensor
+from torch import Tensor
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -19,7 +18,7 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [batch, time, heads, size] by tables [time, size / 2] of float32; the halves of a head form the pairs."""
+    """Rotate x [batch, time, heads, size] by float32 tables [time, size / 2]; the halves of a head form the pairs."""
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     cos, sin = cos[:, None, :], sin[:, None, :]

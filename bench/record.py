@@ -1,9 +1,8 @@
-"""Writes the record and the events of a cell: the record beside its place and then renamed, so it is whole or absent."""
+"""Writes a cell's record and events: the record beside its place and then renamed, so it is whole or absent."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -42,4 +41,4 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write canonical JSON (NaN is refused: unknown is null) and rename it into place."""
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(content, allow_nan=False, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    beside.replace(path)

@@ -12,7 +12,7 @@ from bench.config import ModelConfig, from_dict
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed; a field that a benchmark does not use is None. Sizes in elements, rates as the optimizer takes them."""
+    """What is computed; a field that a benchmark does not use is None. Sizes in elements."""
 
     benchmark: str
     model: ModelConfig | None
@@ -62,7 +62,7 @@ def read_spec(path: Path) -> Spec:
     known = {field.name for field in fields(Workload)}
     if unknown := sorted(set(raw) - known):
         raise ValueError(f"spec: workload has unknown keys {unknown}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
     if values["model"] is not None:
         values["model"] = from_dict(values["model"])
     return Spec(

@@ -28,11 +28,8 @@ def fill_tensor(tensor: torch.Tensor, name: str, seed: int, scale: float | None)
     flat, key = tensor.view(-1), hashing.keys(name, seed)
     for start, length in hashing.chunks(flat.numel(), flat.device):
         x = hashing.words(start, length, key, flat.device)
-        if scale is None:
-            values = hashing.unit(x).mul_(NORM_SPREAD).add_(NORM_LOW)
-        else:
-            values = hashing.bell(x).mul_(scale)
-        flat[start : start + length].copy_(values.to(torch.bfloat16))
+        spread = hashing.unit(x).mul_(NORM_SPREAD).add_(NORM_LOW) if scale is None else hashing.bell(x).mul_(scale)
+        flat[start : start + length].copy_(spread.to(torch.bfloat16))
 
 
 def checksum(model: GPT) -> str:

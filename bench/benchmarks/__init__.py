@@ -17,7 +17,7 @@ NAMES = ("forward", "model_inference", "generation", "train_static", "train_dyna
 
 @dataclass(frozen=True)
 class Context:
-    """What a benchmark is built from: the filled model, the method's module, the clock, and a checkpoint's tokenizer."""
+    """What a benchmark is built from: the filled model, the method's module, the clock, a checkpoint's tokenizer."""
 
     workload: Workload
     model: GPT

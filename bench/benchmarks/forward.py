@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench import hashing, work
 from bench.benchmarks import Context
 from bench.status import Incorrect
-
-Tensor = torch.Tensor
 
 
 class Forward:
@@ -25,7 +24,8 @@ class Forward:
     def inputs(self, index: int) -> Tensor:
         """Ids over the whole vocabulary, others for each sample."""
         workload, config = self.workload, self.context.model.config
-        assert workload.batch and workload.sequence
+        assert workload.batch
+        assert workload.sequence
         shape, below = (workload.batch, workload.sequence), workload.ids_below or config.vocabulary
         return hashing.integers(f"tokens/{index}", workload.seed, shape, below, self.context.device)
 
@@ -38,7 +38,7 @@ class Forward:
         logits: Tensor = self.model(inputs)
         return logits
 
-    def loss(self, output: Tensor) -> None:  # noqa: ARG002
+    def loss(self, output: Tensor) -> None:
         """There is none."""
 
     def work(self, shapes: list[list[int]]) -> dict[str, int | None]:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench import sampling, work
 from bench.benchmarks import Context
 from bench.status import Incorrect
 
-Tensor = torch.Tensor
 Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 # Sample i draws with the workload's seed times this plus i.
 SEED_STRIDE = 1_000_003
@@ -25,7 +25,9 @@ class Generation:
     def __init__(self, context: Context) -> None:
         self.context, self.workload = context, context.workload
         workload, device = context.workload, context.device
-        assert workload.new_tokens and workload.temperature and workload.batch
+        assert workload.batch
+        assert workload.new_tokens
+        assert workload.temperature
         self.new_tokens = workload.new_tokens
         self.prompt = torch.tensor([prompt_ids(context)] * workload.batch, device=device)
         context.model.make_cache(workload.batch, self.prompt.shape[1] + self.new_tokens)
@@ -67,7 +69,7 @@ class Generation:
             position = position + 1
         return torch.cat(tokens, dim=1), logits
 
-    def loss(self, output: Any) -> None:  # noqa: ARG002
+    def loss(self, output: Any) -> None:
         """There is none."""
 
     def work(self, shapes: list[list[int]]) -> dict[str, int | None]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from bench import sampling
 from bench.benchmarks import Context
 from bench.benchmarks.generation import Generation, Step
-
-Tensor = torch.Tensor
 
 
 class ModelInference(Generation):

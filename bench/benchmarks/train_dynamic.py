@@ -13,7 +13,9 @@ class DynamicTraining(Training):
     def inputs(self, index: int) -> Batch:
         """Sequences of `shortest` to `sequence` ids, a length drawn for each."""
         workload = self.workload
-        assert workload.batch and workload.sequence and workload.shortest
+        assert workload.batch
+        assert workload.sequence
+        assert workload.shortest
         span = workload.sequence - workload.shortest + 1
         drawn = hashing.integers(f"lengths/{index}", workload.seed, (workload.batch,), span, "cpu")
         lengths = [workload.shortest + int(length) for length in drawn]

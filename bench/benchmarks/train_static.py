@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench import hashing, work
 from bench.benchmarks import Context
 from bench.status import Incorrect
 
-Tensor = torch.Tensor
 Batch = tuple[Tensor, Tensor]
 IGNORED = -1
 
@@ -35,13 +35,16 @@ class Training:
     def inputs(self, index: int) -> Batch:
         """Ids [batch, time] and the ids that follow them."""
         workload = self.workload
-        assert workload.batch and workload.sequence
+        assert workload.batch
+        assert workload.sequence
         ids = self.ids(index, workload.batch, workload.sequence + 1)
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def ids(self, index: int, batch: int, time: int) -> Tensor:
         """Ids below the workload's bound, others for each sample."""
-        below = min(self.workload.ids_below or self.context.model.config.vocabulary, self.context.model.config.vocabulary)
+        below = min(
+            self.workload.ids_below or self.context.model.config.vocabulary, self.context.model.config.vocabulary
+        )
         return hashing.integers(f"tokens/{index}", self.workload.seed, (batch, time), below, self.context.device)
 
     def shape(self, inputs: Batch) -> list[int]:
