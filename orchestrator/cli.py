@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_WRONG_USAGE, StackbenchError
+from orchestrator.errors import EXIT_OK, EXIT_WRONG_USAGE, StackbenchError
 from orchestrator.folders import RESULTS
 from orchestrator.options import RunOptions
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 PROGRAM = "orchestrator"
+EXIT_INTERRUPTED = 130
+"""As shells have it for Ctrl-C: 128 + SIGINT."""
 
 
 def _above_zero(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -221,7 +223,7 @@ def _report(error: BaseException) -> int:
         # Without a command click's message is the whole help: one line says it as well.
         line = "no command" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()
         return _fail(f"{line.rstrip('.')}; see `{command} --help`", EXIT_WRONG_USAGE)
-    return _fail("interrupted; what was finished is kept", EXIT_INCONCLUSIVE)
+    return _fail("interrupted; what was finished is kept", EXIT_INTERRUPTED)
 
 
 def _fail(line: str, code: int) -> int:

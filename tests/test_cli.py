@@ -252,7 +252,7 @@ def test_options_arrive_as_they_were_given(tmp_path: Path, monkeypatch: pytest.M
         (UsageError("bad", where="x", remedy="mend it"), 4, "x: bad; mend it"),
         (NothingMeasuredError("nothing"), 3, "nothing"),
         (InfrastructureError("engine\nfell over"), 1, "engine fell over"),
-        (KeyboardInterrupt(), 2, "interrupted; what was finished is kept"),
+        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 4, "/x: no space left on device; make room"),
     ],
 )
