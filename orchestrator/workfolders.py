@@ -54,9 +54,9 @@ class WorkArea:
 
 
 @contextlib.contextmanager
-def work_area(state: Path = STATE, bench: Path = BENCH) -> Iterator[WorkArea]:
+def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[WorkArea]:
     """Make a work area and remove it at the end. A killed process's is removed by the next `sweep_folders`."""
-    place = state / "work"
+    place = (state or STATE) / "work"
     try:
         place.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
@@ -67,7 +67,7 @@ def work_area(state: Path = STATE, bench: Path = BENCH) -> Iterator[WorkArea]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            copy = copy_bench(bench, folder / "stackbench" / "bench")
+            copy = copy_bench(bench or BENCH, folder / "stackbench" / "bench")
         except OSError as error:
             raise os_error(error, folder) from error
         yield WorkArea(folder, copy)
@@ -91,10 +91,10 @@ def copy_bench(source: Path, target: Path) -> Path:
     return target
 
 
-def sweep_folders(state: Path = STATE) -> int:
+def sweep_folders(state: Path | None = None) -> int:
     """Remove the work areas of dead processes and return how many."""
     removed = 0
-    place = state / "work"
+    place = (state or STATE) / "work"
     for folder in list(place.iterdir()) if place.is_dir() else []:
         if _abandoned(folder):
             remove_tree(folder)

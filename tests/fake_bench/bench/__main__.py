@@ -1,0 +1,205 @@
+"""A bench that does what its spec's method is called: real processes that behave, hang, die, lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FINGERPRINT = {"fingerprint": "0123456789abcdef", "python": "3.11.0", "packages": {"nothing": "1.0"}}
+
+
+def main() -> int:
+    if sys.argv[1:] == ["--fingerprint"]:
+        print(json.dumps(FINGERPRINT))
+        return 0
+    folder = Path(sys.argv[1]).parent
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    event(folder, "phase", name="environment")
+    event(folder, "phase", name="first call")
+    print("the log's only line", flush=True)
+    return BEHAVIOURS[spec["method"]](folder, spec)
+
+
+def event(folder: Path, kind: str, **more: Any) -> None:
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"t_ns": time.monotonic_ns(), "event": kind, **more}) + "\n")
+
+
+def record(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    begin = time.monotonic_ns()
+    samples = [
+        {
+            "index": index,
+            "phase": "first" if index == 0 else "timed",
+            "shape": [2, 64],
+            "begin_ns": begin + index * 10**9,
+            "end_ns": begin + index * 10**9 + 10**8,
+            "device_ns": None,
+        }
+        for index in range(5)
+    ]
+    return {
+        "schema_version": 1,
+        "written_by": "bench",
+        "status": "ok",
+        "reason": None,
+        "flags": ["unchecked", "cold"],
+        "started_utc": "2026-01-01T00:00:00+00:00",
+        "samples": [] if spec["workload"]["benchmark"] == "ceilings" else samples,
+        **{key: spec[key] for key in ("cell_id", "workload_id", "round", "stack", "method", "workload", "device")},
+        "bench_source": spec["bench_source"],
+        **changes,
+    }
+
+
+def write(folder: Path, content: dict[str, Any]) -> int:
+    (folder / "record.part").write_text(json.dumps(content))
+    (folder / "record.part").rename(folder / "record.json")
+    return 0
+
+
+def good(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec))
+
+
+def slow(folder: Path, spec: dict[str, Any]) -> int:
+    time.sleep(1.5)
+    return write(folder, record(spec))
+
+
+def hang(folder: Path, spec: dict[str, Any]) -> int:
+    event(folder, "sample", index=2, of=10)
+    # A grandchild that outlives its parent unless the whole group is killed.
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (folder.parent / "grandchild").write_text(str(child.pid)) if os.access(folder.parent, os.W_OK) else None
+    time.sleep(600)
+    return 0
+
+
+def hang_after_record(folder: Path, spec: dict[str, Any]) -> int:
+    write(folder, record(spec))
+    time.sleep(600)
+    return 0
+
+
+def killed(folder: Path, spec: dict[str, Any]) -> int:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return 0
+
+
+def fails(folder: Path, spec: dict[str, Any]) -> int:
+    print("cannot open /home/somebody/secret/model.bin", file=sys.stderr)
+    return 3
+
+
+def fails_after_record(folder: Path, spec: dict[str, Any]) -> int:
+    write(folder, record(spec))
+    return 9
+
+
+def silent(folder: Path, spec: dict[str, Any]) -> int:
+    return 0
+
+
+def link(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "elsewhere.json").write_text(json.dumps(record(spec)))
+    (folder / "record.json").symlink_to("elsewhere.json")
+    return 0
+
+
+def pipe(folder: Path, spec: dict[str, Any]) -> int:
+    os.mkfifo(folder / "record.json")
+    (folder / "events.jsonl").unlink()
+    os.mkfifo(folder / "events.jsonl")
+    return 0
+
+
+def big(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, detail={"much": "x" * 1_000_000}))
+
+
+def garbage(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "events.jsonl").write_bytes(b'\xff\x00{"event":"phase"}\n[[[[\n' + b"[" * 100_000 + b"\n")
+    (folder / "record.json").write_bytes(b"\x00\xff not a record")
+    return 0
+
+
+def other_cell(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, cell_id="f" * 16))
+
+
+def other_workload(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, workload={**spec["workload"], "seed": 7}))
+
+
+def pretends(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, written_by="orchestrator"))
+
+
+def not_able(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, status="unsupported", reason="no C++ compiler", samples=[]))
+
+
+def takes_memory(folder: Path, spec: dict[str, Any]) -> int:
+    held = []
+    while True:
+        held.append(bytearray(32 * 2**20))
+
+
+def looks_around(folder: Path, spec: dict[str, Any]) -> int:
+    """Tries everything that a container must not be able to do, and says in the record what it could."""
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    could = []
+    for place in ("/x", "/stackbench/bench/x", "/etc/x"):
+        try:
+            Path(place).write_text("x")
+            could.append(f"write {place}")
+        except OSError:
+            pass
+    try:
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+        could.append("network")
+    except OSError:
+        pass
+    Path("/tmp/runs").write_text("#!/bin/sh\nexit 0\n")
+    Path("/tmp/runs").chmod(0o755)
+    told = {
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+        "capabilities": status["CapEff"].strip() + status["CapBnd"].strip(),
+        "no_new_privileges": status["NoNewPrivs"].strip(),
+        "interfaces": sorted(name for _, name in socket.if_nameindex()),
+        "could": could,
+        "tmp_runs": subprocess.run(["/tmp/runs"], check=False).returncode,
+        "socket": Path("/var/run/docker.sock").exists(),
+        "host": socket.gethostname(),
+        "init": Path("/proc/1/comm").read_text().strip(),
+        "home": os.environ["HOME"],
+        "caches": [os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"]],
+        "checkpoint": sorted(os.listdir(spec["checkpoint"])) if spec["checkpoint"] else None,
+        "cache": spec["cache_folder"],
+        "shm": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
+    }
+    if spec["cache_folder"]:
+        (Path(spec["cache_folder"]) / "kept").write_text("x")
+    return write(folder, record(spec, detail=told))
+
+
+BEHAVIOURS = {
+    function.__name__: function
+    for function in (
+        *(good, slow, hang, hang_after_record, killed, fails, fails_after_record, silent, link, pipe, big, garbage),
+        *(other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
+    )
+}
+BEHAVIOURS["torch"] = good
+
+if __name__ == "__main__":
+    sys.exit(main())
