@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.status import Incorrect
+
 
 def probabilities(logits: Tensor, temperature: Tensor) -> Tensor:
     """Softmax of logits [batch, vocabulary] over a temperature (a tensor without axes)."""
@@ -13,8 +15,13 @@ def probabilities(logits: Tensor, temperature: Tensor) -> Tensor:
 
 
 def multinomial(logits: Tensor, temperature: Tensor) -> Tensor:
-    """One token id for each row, [batch, 1], by torch.multinomial."""
-    return torch.multinomial(probabilities(logits, temperature), 1)
+    """One token id for each row, [batch, 1], by torch.multinomial; Incorrect where the logits make no distribution."""
+    try:
+        return torch.multinomial(probabilities(logits, temperature), 1)
+    except RuntimeError as error:
+        if "probability tensor" in str(error):
+            raise Incorrect("sampling: a logit is not finite") from error
+        raise
 
 
 def exponential(logits: Tensor, temperature: Tensor) -> Tensor:
