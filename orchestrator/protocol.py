@@ -128,11 +128,12 @@ def steady(record: Record) -> Reduced:
     reason = _unusable(chosen)
     if reason:
         return Reduced(None, reason=reason)
-    walls = tuple(_wall(s) for s in chosen)
+    walls = tuple([_wall(s) for s in chosen])
+    devices = _devices(chosen)
     first, following = _token_times(chosen, record.workload.new_tokens)
     return Reduced(
         seconds=median(walls),
-        device_seconds=_all_or_none(median, (_device(s) for s in chosen)),
+        device_seconds=median(devices) if devices else None,
         basis=f"median of {len(chosen)} timed samples",
         used=tuple(sorted(s.index for s in chosen)),
         walls=walls,
@@ -261,9 +262,10 @@ def _note_training(originals: Sequence[Sample], *, total: bool) -> Reduced:
     if not full:
         basis = f"{what} of the {len(chosen)} samples after the first {NOTE_FIRST} (the note goes to {NOTE_LAST + 1})"
     reduce: Callable[[Iterable[float]], float] = math.fsum if total else fmean
+    devices = _devices(chosen)
     return Reduced(
         seconds=reduce([_wall(s) for s in chosen]),
-        device_seconds=_all_or_none(reduce, (_device(s) for s in chosen)),
+        device_seconds=reduce(devices) if devices else None,
         basis=basis,
         complete=full,
         used=tuple(s.index for s in chosen),
@@ -285,11 +287,11 @@ def _steady_total(samples: Iterable[Sample]) -> Reduced:
     reason = _unusable([s for group in by_index.values() for s in group])
     if reason:
         return Reduced(None, reason=reason)
-    walls = [median(_wall(s) for s in group) for group in by_index.values()]
-    devices = [_all_or_none(median, (_device(s) for s in group)) for group in by_index.values()]
+    walls = [median([_wall(s) for s in group]) for group in by_index.values()]
+    devices = [_devices(group) for group in by_index.values()]
     return Reduced(
         seconds=math.fsum(walls),
-        device_seconds=_all_or_none(math.fsum, devices),
+        device_seconds=_all_or_none(math.fsum, (median(group) if group else None for group in devices)),
         basis=f"total of {len(by_index)} timed samples",
         used=tuple(sorted(by_index)),
     )
@@ -313,16 +315,21 @@ def _device(sample: Sample) -> float | None:
     return None if sample.device_ns is None else sample.device_ns / 1e9
 
 
+def _devices(samples: Iterable[Sample]) -> list[float] | None:
+    """Return the device seconds of all samples, or null where one is unknown."""
+    found = [s.device_ns for s in samples]
+    return None if None in found else [ns / 1e9 for ns in found if ns is not None]
+
+
 def _token_times(samples: Sequence[Sample], new_tokens: int | None) -> tuple[float | None, float | None]:
     """Return the medians of the seconds to the first token and of the seconds for each further one."""
-    first = [None if s.first_token_ns is None else s.first_token_ns / 1e9 for s in samples]
+    first = [s.first_token_ns / 1e9 for s in samples if s.first_token_ns is not None]
+    if len(first) < len(samples):
+        return None, None
     if not new_tokens or new_tokens < 2:  # noqa: PLR2004 - there is no further token
-        return _all_or_none(median, first), None
-    following = [
-        None if seconds is None else (_wall(s) - seconds) / (new_tokens - 1)
-        for s, seconds in zip(samples, first, strict=True)
-    ]
-    return _all_or_none(median, first), _all_or_none(median, following)
+        return median(first), None
+    following = [(_wall(s) - seconds) / (new_tokens - 1) for s, seconds in zip(samples, first, strict=True)]
+    return median(first), median(following)
 
 
 def _all_or_none(reduce: Callable[[Iterable[float]], float], values: Iterable[float | None]) -> float | None:

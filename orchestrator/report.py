@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import gc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from orchestrator.reduce import Reduction
 from orchestrator.store import Run, read_record, record_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from orchestrator.record import Record
@@ -59,15 +60,28 @@ def make_report(
     comparisons = read_published() if published is None else published
     reduction, unreadable = Reduction(), list[str]()
     count = 0
-    for record in _read(run_folder, unreadable) if records is None else records:
-        reduction.add(record)
-        count += 1
+    with _no_search_for_cycles():
+        for record in _read(run_folder, unreadable) if records is None else records:
+            reduction.add(record)
+            count += 1
     note = {row.cell_id: row for row in reduction.rows("note")}
     pairs = tuple(
         Pair(row, note[row.cell_id], find_figure(comparisons, row.workload, row.method))
         for row in reduction.rows("steady")
     )
     return Report(header, count, pairs, tuple(reduction.ceilings), comparisons, tuple(unreadable))
+
+
+@contextlib.contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Switch the garbage collector's search off: records hold no cycles, and it would take a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _read(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
