@@ -139,10 +139,9 @@ def _samples(record: Record) -> list[str]:
         lines.append(f"loss: {significant(losses[0], 6)} at first, {significant(losses[-1], 6)} at last")
     graphs = graphs_of(record)
     if graphs:
-        grown = [str(i) for i in range(1, len(graphs)) if graphs[i] > graphs[i - 1]]
-        lines.append(
-            f"graphs compiled: {graphs[-1]}; new ones after the first call in samples {', '.join(grown) or 'none'}"
-        )
+        grown = ", ".join(str(i) for i in range(1, len(graphs)) if graphs[i] > graphs[i - 1])
+        later = f"; after the first call in samples {grown}" if grown else ""
+        lines.append(f"graphs compiled: {graphs[-1]}{later}")
     return lines
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from orchestrator.numbers import MISSING, between, gigabytes, milliseconds, percent, scaled, significant
+from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, scaled, significant
 from orchestrator.protocol import LEVEL, higher_is_better, unit_of
 from orchestrator.reduce import place
 from orchestrator.tables import notes
@@ -79,8 +79,9 @@ def _hardware(row: Row | Ceiling) -> str:
     hardware = row.hardware
     if hardware.name is None:
         return ""
-    detail = f"driver {hardware.driver}" if hardware.device == "cuda" else f"{hardware.threads} threads"
-    return f"{hardware.name}, {detail}"
+    if hardware.device == "cuda":
+        return f"{hardware.name}, driver {hardware.driver or 'not known'}"
+    return hardware.name if hardware.threads is None else f"{hardware.name}, {counted(hardware.threads, 'thread')}"
 
 
 def _ceiling(ceiling: Ceiling) -> str:

@@ -18,7 +18,8 @@ SHORT_HASH = 12
 HOW_TO_READ = """\
 ## How to read this
 
-- **steady**: the first call and the warm-up apart; the median of the rounds' medians with its 99 % interval.
+- **steady**: the first call and the warm-up apart; the median of the rounds' medians with its 99 % interval (at
+  the level that is named, where the samples are too few for 99 %).
 - **as the note**: the Lit-GPT note's own reckoning of November 2023, by the samples' numbers, whatever is in them.
 - **peak GB**: 1e9 bytes; of the whole process, never reset, and from the end of the warm-up on.
 - **first call**: compilation included; cold: with an empty compile cache, warm: a second process over the same one.
