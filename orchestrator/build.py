@@ -105,7 +105,9 @@ def context_files(stack: Stack) -> list[Path]:
         lines = (stack.folder / ".dockerignore").read_text(encoding="utf-8").splitlines()
         patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     names = exclude_paths(str(stack.folder), [*patterns, f"{WHEELS}/*.whl"], dockerfile=stack.build.dockerfile)
-    paths = [stack.folder / name for name in sorted(names) if "__pycache__" not in name and name != STACK_FILE]
+    # The ignoring is done here; the engine would do it again with what stands in the context.
+    left_out = {STACK_FILE, ".dockerignore"}
+    paths = [stack.folder / name for name in sorted(names) if "__pycache__" not in name and name not in left_out]
     return [path for path in paths if path.is_file()]
 
 

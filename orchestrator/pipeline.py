@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import locks
 from orchestrator.choose import choose
+from orchestrator.devices import hold_devices, pick_gpu
 from orchestrator.errors import (
     EXIT_BAD_ROWS,
     EXIT_NOTHING_MEASURED,
@@ -21,7 +21,7 @@ from orchestrator.errors import (
 )
 from orchestrator.estimate import estimate, expected, history, in_words, wall_seconds
 from orchestrator.folders import REPOSITORY, STATE
-from orchestrator.gpu import choose_gpu, refuse_busy
+from orchestrator.gpu import refuse_busy
 from orchestrator.host import look
 from orchestrator.interrupt import Interrupted, interruptible
 from orchestrator.launchers import Job
@@ -104,7 +104,7 @@ def _run_all(options: RunOptions, progress: Progress, kept: list[Run]) -> int:
     client = reach_engine(choice)
     sweep(client, progress)
     gpu = pick_gpu(host.found, options) if choice.uses_gpu else None
-    with hold_devices(choice.plan, gpu, progress), work_area() as area, own_containers(client):
+    with hold_devices(choice.plan, gpu, progress.say), work_area() as area, own_containers(client):
         if gpu is not None and not options.allow_busy:
             refuse_busy(gpu.uuid)
         session = Session(options, choice, progress, area, gpu, client, bench_source(area.bench), began, known)
@@ -112,10 +112,11 @@ def _run_all(options: RunOptions, progress: Progress, kept: list[Run]) -> int:
         session.run = open_run(session, ready)
         kept.append(session.run)
         try:
-            complete = run_cells(session, launcher, ready)
+            with tables_at_the_end(session.run):
+                complete = run_cells(session, launcher, ready)
+            return finish(session, complete=complete)
         finally:
-            write_tables(session.run.folder)
-        return finish(session, complete=complete)
+            session.run.release()
 
 
 def reach_engine(choice: Choice) -> Any:
@@ -141,38 +142,6 @@ def sweep(client: Any, progress: Progress) -> None:
         progress.say(f"removed what a killed run had left: {told}")
 
 
-def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
-    """Return the GPU to run on; None on a host without any, where cells that need one become `skipped`.
-
-    One that is busy with another run of ours is no reason to refuse: its lock is waited for.
-    """
-    if not found:
-        return None
-    free = [gpu for gpu in found if locks.is_free(gpu.uuid)]
-    mine = [gpu for gpu in found if options.gpu in (None, gpu.uuid)]
-    if options.gpu is None and any(not gpu.busy for gpu in free):
-        return choose_gpu(free, None, allow_busy=options.allow_busy)
-    try:
-        return choose_gpu(found, options.gpu, allow_busy=options.allow_busy)
-    except UsageError:
-        waited_for = [gpu for gpu in mine if gpu not in free]
-        if not waited_for:
-            raise
-        return waited_for[0]
-
-
-@contextlib.contextmanager
-def hold_devices(plan: Plan, gpu: HostGpu | None, progress: Progress) -> Iterator[None]:
-    """Hold the locks of all devices that the plan uses, always in the same order."""
-    devices = {cell.device for cell in plan.cells}
-    with contextlib.ExitStack() as held:
-        if "cpu" in devices:
-            held.enter_context(locks.hold(None, purpose=f"suite {plan.suite}", say=progress.say))
-        if gpu is not None:
-            held.enter_context(locks.hold(gpu.uuid, purpose=f"suite {plan.suite}", say=progress.say))
-        yield
-
-
 @contextlib.contextmanager
 def own_containers(client: Any) -> Iterator[None]:
     """Remove, at the end, any container of this process that an interruption let slip."""
@@ -184,6 +153,15 @@ def own_containers(client: Any) -> Iterator[None]:
 
             with contextlib.suppress(StackbenchError), engine.engine_errors():
                 engine.remove_own(client)
+
+
+@contextlib.contextmanager
+def tables_at_the_end(run: Run) -> Iterator[None]:
+    """Write the tables of what there is, however the cells came to their end."""
+    try:
+        yield
+    finally:
+        write_tables(run.folder)
 
 
 def open_run(session: Session, ready: Ready) -> Run:

@@ -108,7 +108,7 @@ def supervise(
     except InfrastructureError as error:
         wall_ns = time.monotonic_ns() - began
         verdict = Verdict("infrastructure", str(error))
-    watch.look()
+    watch.look(show=False)
     provenance = Provenance(
         launcher=launcher.name,
         image=prepared.image,
@@ -140,9 +140,9 @@ def _watch_until(handle: Handle, watch: Watch, began: int, deadline_s: float) ->
             handle.cancel()
             return handle.poll(), False
         ended = handle.wait(min(left, TICK_S))
-        watch.look()
         if ended is not None:
             return ended, True
+        watch.look()
 
 
 def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, watch: Watch) -> Verdict | None:
@@ -229,16 +229,18 @@ class Watch:
         done = f" ({self._sample[0] + 1} of {self._sample[1]} samples done)" if self._sample else ""
         return f'in the phase "{self.phases[-1].name}"{done}'
 
-    def look(self) -> None:
-        """Read what is new, up to a limit, and report each event in it."""
+    def look(self, *, show: bool = True) -> None:
+        """Read what is new, up to a limit, and report the last event in it."""
+        last: Event | None = None
         *lines, self._rest = (self._rest + self._read()).split(b"\n")
         self._rest = self._rest[-EVENTS_READ_BYTES:]
         for line in lines:
             try:
-                told = json.loads(line)
-                self._take(told)
+                last = self._take(json.loads(line)) or last
             except (ValueError, KeyError, TypeError, RecursionError):  # noqa: PERF203
                 continue  # only shown, never believed
+        if last is not None and show:
+            self._on_event(last)
 
     def _read(self) -> bytes:
         try:
@@ -254,7 +256,7 @@ class Watch:
             self._offset += len(new)
             return new
 
-    def _take(self, told: dict[str, Any]) -> None:
+    def _take(self, told: dict[str, Any]) -> Event | None:
         now = int(told["t_ns"])
         if told["event"] == "phase":
             if self.phases:
@@ -262,10 +264,11 @@ class Watch:
             if len(self.phases) < PHASES_KEPT:
                 name = UNPRINTABLE.sub("", str(told["name"]))[:40]
                 self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
-                self._on_event(Event(name))
+                return Event(name)
         elif told["event"] == "sample":
             self._sample = (int(told["index"]), int(told["of"]))
-            self._on_event(Event(self.phases[-1].name if self.phases else "", *self._sample))
+            return Event(self.phases[-1].name if self.phases else "", *self._sample)
+        return None
 
 
 def _how(ended: Exit) -> str:

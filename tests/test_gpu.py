@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator import able, pipeline
+from orchestrator import able, devices
 from orchestrator.errors import UsageError
 from orchestrator.gpu import HostGpu, choose_gpu, gpus
 from orchestrator.launchers.gpu_access import driver_libraries, gpu_grant, raw_devices
@@ -41,12 +41,12 @@ def test_what_is_refused(found: list[HostGpu], wanted: str | None, words: str) -
 
 def test_a_gpu_busy_with_another_run_of_ours_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.locks.is_free", lambda uuid: uuid != "GPU-b")
-    assert pipeline.pick_gpu([BUSY], RunOptions()) is BUSY
-    assert pipeline.pick_gpu([BUSY, IDLE], RunOptions()) is IDLE
-    assert pipeline.pick_gpu([BUSY, IDLE], RunOptions(gpu="GPU-b")) is BUSY
+    assert devices.pick_gpu([BUSY], RunOptions()) is BUSY
+    assert devices.pick_gpu([BUSY, IDLE], RunOptions()) is IDLE
+    assert devices.pick_gpu([BUSY, IDLE], RunOptions(gpu="GPU-b")) is BUSY
     with pytest.raises(UsageError):
-        pipeline.pick_gpu([BUSY, LOADED], RunOptions(gpu="GPU-c"))
-    assert pipeline.pick_gpu([], RunOptions()) is None
+        devices.pick_gpu([BUSY, LOADED], RunOptions(gpu="GPU-c"))
+    assert devices.pick_gpu([], RunOptions()) is None
 
 
 def stack(gpu: Gpu, mounts: tuple[str, ...] = ()) -> Stack:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, make_task
+from test_supervise import gone
 
 from orchestrator.errors import InfrastructureError
 from orchestrator.launchers.environments import environment_folder, find_python
@@ -15,8 +17,6 @@ from orchestrator.launchers.local import OWNER_VARIABLE, LocalLauncher, sweep_pr
 from orchestrator.owner import Owner, boot, myself
 from orchestrator.spec import write_spec
 from orchestrator.stack import BuiltImage, Stack
-from tests.fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, make_task
-from tests.test_supervise import gone
 
 
 def start(tmp_path: Path, method: str):
@@ -61,7 +61,7 @@ def test_waiting_is_no_deadline(tmp_path: Path) -> None:
 
 
 def test_leaving_the_context_kills_everything(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), start(tmp_path, "hang") as handle:
+    with pytest.raises(KeyboardInterrupt), start(tmp_path, "hang") as handle:  # noqa: PT012
         wait_for(tmp_path / "grandchild")
         raise KeyboardInterrupt
     assert handle.poll() is not None

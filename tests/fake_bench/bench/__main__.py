@@ -1,5 +1,7 @@
 """A bench that does what its spec's method is called: real processes that behave, hang, die, lie."""
 
+# ruff: noqa: S108, PERF203 - it looks around in a container of its own
+
 from __future__ import annotations
 
 import json
@@ -183,7 +185,7 @@ def looks_around(folder: Path, spec: dict[str, Any]) -> int:
         "init": Path("/proc/1/comm").read_text().strip(),
         "home": os.environ["HOME"],
         "caches": [os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"]],
-        "checkpoint": sorted(os.listdir(spec["checkpoint"])) if spec["checkpoint"] else None,
+        "checkpoint": sorted(path.name for path in Path(spec["checkpoint"]).iterdir()) if spec["checkpoint"] else None,
         "cache": spec["cache_folder"],
         "shm": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
     }

@@ -1,0 +1,15 @@
+"""Makes this folder's helpers importable for all tests, and keeps tests off the host's own locks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKBENCH_LOCKS", str(tmp_path / "locks"))

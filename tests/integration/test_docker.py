@@ -1,0 +1,271 @@
+"""The real Docker Engine: hardening in force, deadlines that kill, and nothing left over, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import FAKE_BENCH, IMAGE, make_job, make_stack, make_task, write_stack, write_suite
+
+from orchestrator import engine, workfolders
+from orchestrator.errors import UsageError
+from orchestrator.launchers.docker import DockerLauncher
+from orchestrator.owner import Owner, boot, myself
+from orchestrator.record import Record
+from orchestrator.supervise import supervise
+
+pytestmark = pytest.mark.docker
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def client() -> Any:
+    found = engine.answers()
+    if found is None:
+        pytest.skip("no Docker Engine answers")
+    if not found.images.list(IMAGE):
+        pytest.skip(f"no image {IMAGE}")
+    return found
+
+
+@pytest.fixture
+def launcher(client: Any, tmp_path: Path) -> Iterator[DockerLauncher]:
+    # As in a run: a copy that the container's user can read.
+    yield DockerLauncher(client, workfolders.copy_bench(FAKE_BENCH, tmp_path / "stackbench" / "bench"))
+    assert ours(client, label=f"{engine.LABEL_OWNER}={myself()}") == []
+
+
+def ours(client: Any, label: str = engine.LABEL_OWNER) -> list[str]:
+    return [container["Id"] for container in client.api.containers(all=True, filters={"label": label})]
+
+
+def run(launcher: DockerLauncher, tmp_path: Path, method: str, timeout_s: float = 60.0, **job: object) -> Record:
+    prepared = launcher.prepare(make_stack(python="python3"))
+    cache = "shared" if "cache" in job else "cold"
+    return supervise(launcher, prepared, make_task(method, timeout_s, cache=cache), make_job(tmp_path / "cell", **job))
+
+
+def test_a_cell_in_a_container(launcher: DockerLauncher, tmp_path: Path) -> None:
+    record = run(launcher, tmp_path, "good")
+    assert (record.status, record.written_by) == ("ok", "bench")
+    assert record.provenance is not None
+    assert (record.provenance.launcher, record.provenance.image) == ("docker", IMAGE)
+    assert record.provenance.image_id is not None
+    assert (tmp_path / "cell" / "log.txt").read_text() == "the log's only line\n"
+
+
+def test_the_hardening_is_in_force(launcher: DockerLauncher, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint" / "inside").mkdir(parents=True)
+    (tmp_path / "checkpoint" / "inside" / "config.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "checkpoint", tmp_path / "checkpoint" / "inside"):
+        folder.chmod(0o755)
+    (tmp_path / "shared").mkdir()
+    record = run(
+        launcher,
+        tmp_path,
+        "looks_around",
+        cache=tmp_path / "shared",
+        checkpoint=tmp_path / "checkpoint",
+        checkpoint_inside="inside",
+    )
+    assert record.status == "ok", record.reason
+    told = record.detail
+    expected = 65534 if os.getuid() == 0 else os.getuid()
+    assert told["uid"] == expected
+    assert told["gid"] == (65534 if os.getuid() == 0 else os.getgid())
+    assert set(told["capabilities"]) == {"0"}
+    assert told["no_new_privileges"] == "1"
+    assert told["interfaces"] == ["lo"]
+    assert told["could"] == []
+    assert told["tmp_runs"] == 0
+    assert told["socket"] is False
+    assert told["host"] == "stackbench"
+    assert told["init"] in ("docker-init", "tini", "catatonit")
+    assert told["home"] == "/tmp"  # noqa: S108  (the container's)
+    assert told["caches"] == ["/cache/inductor", "/cache/triton"]
+    assert told["cache"] == "/cache"
+    assert told["checkpoint"] == ["config.json"]
+    assert told["shm"] == 2**30
+    assert (tmp_path / "shared" / "kept").read_text() == "x"
+
+
+def test_limits_are_set(launcher: DockerLauncher, client: Any, tmp_path: Path) -> None:
+    stack = make_stack(python="python3")
+    arguments = launcher._arguments(stack, ("-c", "import time; time.sleep(60)"), "cpu", None)
+    with launcher._start(arguments, engine.labels("test", "limits"), tmp_path / "log") as handle:
+        host = client.api.inspect_container(handle._container)["HostConfig"]
+    assert host["PidsLimit"] == launcher.limits.pids
+    assert 0 < host["Memory"] <= client.info()["MemTotal"]
+    assert host["MemorySwap"] in (host["Memory"], -1)
+    assert host["NanoCpus"] == launcher.limits.cpus * 10**9
+    assert host["ReadonlyRootfs"]
+    assert host["NetworkMode"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "words"),
+    [
+        ("killed", "crashed", "SIGSEGV"),
+        ("fails", "crashed", "exit code 3"),
+        ("link", "crashed", "cannot be believed"),
+        ("big", "crashed", "cannot be believed"),
+        ("not_able", "unsupported", "no C++ compiler"),
+    ],
+)
+def test_exits_become_statuses(launcher: DockerLauncher, tmp_path: Path, method: str, status: str, words: str) -> None:
+    record = run(launcher, tmp_path, method)
+    assert record.status == status
+    assert record.reason is not None
+    assert words in record.reason
+
+
+def test_a_deadline_kills_the_container(launcher: DockerLauncher, client: Any, tmp_path: Path) -> None:
+    began = time.monotonic()
+    record = run(launcher, tmp_path, "hang", timeout_s=2)
+    assert time.monotonic() - began < 15
+    assert record.status == "timeout"
+    assert record.reason is not None
+    assert "not done after 2 s" in record.reason
+
+
+def test_want_of_memory_is_no_crash(launcher: DockerLauncher, tmp_path: Path) -> None:
+    import dataclasses
+
+    launcher.limits = dataclasses.replace(launcher.limits, memory_bytes=128 * 2**20)
+    record = run(launcher, tmp_path, "takes_memory")
+    assert record.status == "out_of_memory", record.reason
+
+
+def test_a_container_removed_from_outside_says_nothing_about_the_stack(
+    launcher: DockerLauncher, client: Any, tmp_path: Path
+) -> None:
+    def remove() -> None:
+        for _ in range(100):
+            found = ours(client, label=f"{engine.LABEL_CELL}={'0' * 16}")
+            if found:
+                time.sleep(0.5)
+                engine.remove(client, found[0])
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    record = run(launcher, tmp_path, "hang")
+    thread.join()
+    assert record.status in ("infrastructure", "crashed")
+    assert record.reason is not None
+    if record.status == "crashed":  # the kill was seen before the removal
+        assert "SIGKILL" in record.reason
+
+
+def test_an_exception_leaves_no_container(launcher: DockerLauncher, tmp_path: Path) -> None:
+    def interrupt(_event: object) -> None:
+        raise KeyboardInterrupt
+
+    prepared = launcher.prepare(make_stack(python="python3"))
+    with pytest.raises(KeyboardInterrupt):
+        supervise(launcher, prepared, make_task("hang"), make_job(tmp_path / "cell"), on_event=interrupt)
+
+
+def test_the_sweep_takes_the_dead_ones_only(launcher: DockerLauncher, client: Any) -> None:
+    me = myself()
+    owners = {
+        "dead": Owner(me.pid, me.start_ticks + 1, boot()),
+        "other boot": Owner(1, 1, "0.0"),
+        "mine": me,
+        "other namespace": Owner(1, 1, boot().partition(".")[0] + ".1"),
+    }
+    made = {
+        name: client.api.create_container(IMAGE, ["true"], labels={engine.LABEL_OWNER: str(owner)})["Id"]
+        for name, owner in owners.items()
+    }
+    try:
+        assert engine.sweep(client) >= 2
+        left = ours(client)
+        assert made["dead"] not in left
+        assert made["other boot"] not in left
+        assert made["mine"] in left
+        assert made["other namespace"] in left
+        assert engine.remove_own(client) == 1
+    finally:
+        for container in made.values():
+            engine.remove(client, container)
+
+
+def start_run_all(tmp_path: Path, method: str) -> subprocess.Popen[str]:
+    if not (tmp_path / "mine.toml").exists():
+        write_suite(tmp_path)
+        write_stack(tmp_path, ["good", "hang", "slow"], python="python3")
+    command = [
+        *(sys.executable, str(ROOT / "tests" / "fake_run.py"), str(tmp_path / "state"), "run-all"),
+        *("--suite", str(tmp_path / "mine.toml"), "--stacks", str(tmp_path / "stacks"), "--stack", "fake"),
+        *("--method", method, "--launcher", "docker", "--results", str(tmp_path / "results")),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_phase(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "hang@fake: first call" in line:
+            return
+    raise AssertionError("the cell never started")
+
+
+def containers_of(client: Any, process: subprocess.Popen[str]) -> list[str]:
+    found = client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
+    return [c["Id"] for c in found if c["Labels"][engine.LABEL_OWNER].startswith(f"{process.pid}:")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_nothing_and_keeps_what_is_finished(client: Any, tmp_path: Path, number: int) -> None:
+    process = start_run_all(tmp_path, "hang")
+    wait_for_phase(process)
+    assert len(containers_of(client, process)) == 1
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "the same command goes on from there" in out
+    assert containers_of(client, process) == []
+    assert list((tmp_path / "state" / "work").iterdir()) == []
+    (folder,) = (tmp_path / "results").iterdir()
+    (kept,) = (folder / "records").iterdir()
+    assert json.loads(kept.read_text())["workload"]["benchmark"] == "ceilings"
+
+
+def test_kill_9_and_the_next_run_leave_nothing(client: Any, tmp_path: Path) -> None:
+    process = start_run_all(tmp_path, "hang")
+    wait_for_phase(process)
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    assert len(containers_of(client, process)) == 1
+    after = start_run_all(tmp_path, "good")
+    out, _ = after.communicate(timeout=60)
+    assert after.returncode == 0, out
+    assert "removed what a killed run had left: 1 containers, 1 folders" in out
+    assert containers_of(client, process) == []
+    assert containers_of(client, after) == []
+    assert list((tmp_path / "state" / "work").iterdir()) == []
+
+
+def test_an_engine_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    with pytest.raises(UsageError) as caught:
+        engine.connect()
+    assert "does not answer (no such file or directory)" in str(caught.value).lower()
+    assert "\n" not in str(caught.value)
+    assert engine.answers() is None

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import IMAGE, make_stack
+
+from orchestrator import build, engine
+from orchestrator.errors import InfrastructureError
+from orchestrator.stack import BuiltImage, Stack
+
+WHEEL = b"not really a wheel"
+LOCK = f"mine-package==1.0 \\\n    --hash=sha256:{hashlib.sha256(WHEEL).hexdigest()}\n"
+
+
+def make(folder: Path, dockerfile: str = "FROM scratch\n", name: str = "testonly") -> Stack:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "Dockerfile").write_text(dockerfile)
+    (folder / "requirements.lock").write_text(LOCK)
+    (folder / "notes.txt").write_text("x")
+    (folder / ".dockerignore").write_text("*\n!*.lock\n")
+    stack = Stack(schema_version=1, name=name, description="x", methods=("good",), build=BuiltImage())
+    return stack.model_copy(update={"folder": folder})
+
+
+def test_the_tag_changes_with_what_is_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACKBENCH_BASE_IMAGE", raising=False)
+    stack = make(tmp_path / "s")
+    first = build.image_tag(stack)
+    (stack.folder / "notes.txt").write_text("ignored")
+    assert build.image_tag(stack) == first
+    (stack.folder / "requirements.lock").write_text("# another\n" + LOCK)
+    assert build.image_tag(stack) != first
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine:1")
+    second = build.image_tag(stack)
+    monkeypatch.setenv("STACKBENCH_BASE_TESTONLY", "mine:2")
+    assert build.image_tag(stack) != second
+
+
+def test_wheels_of_the_lock_go_along_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, wheels = make(tmp_path / "s"), tmp_path / "links"
+    wheels.mkdir()
+    (wheels / "mine_package-1.0-py3-none-any.whl").write_bytes(WHEEL)
+    (wheels / "mine_package-1.1-py3-none-any.whl").write_bytes(b"another")
+    (wheels / "other-1.0-py3-none-any.whl").write_bytes(WHEEL)
+    for source in (str(wheels), wheels.as_uri()):
+        monkeypatch.setenv("PIP_FIND_LINKS", f"{source} https://wheels.invalid/simple")
+        out = io.BytesIO()
+        assert build.make_context(stack, out) == 1
+        with tarfile.open(fileobj=out) as tar:
+            names = tar.getnames()
+        assert sorted(names) == [
+            "Dockerfile",
+            "requirements.lock",
+            "wheels",
+            "wheels/mine_package-1.0-py3-none-any.whl",
+        ]
+        assert build.build_arguments(stack)["PIP_FIND_LINKS"] == "https://wheels.invalid/simple"
+
+
+@pytest.fixture
+def client() -> Any:
+    found = engine.answers()
+    if found is None or not found.images.list(IMAGE):
+        pytest.skip("no Docker Engine answers, or no image to build on")
+    return found
+
+
+def images(client: Any) -> list[str]:
+    return [tag for image in client.images.list("stackbench/testonly") for tag in image.tags]
+
+
+@pytest.mark.docker
+def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    good = make(tmp_path / "good", f"FROM {IMAGE}\nCOPY *.lock /\nRUN echo from the build\n")
+    try:
+        tag = build.ensure_image(client, good, say=said.append, state=tmp_path)
+        assert tag in images(client)
+        assert "testonly: build step 3 of 4: RUN echo from the build" in said
+        assert "from the build" in (tmp_path / "logs" / "build-testonly.log").read_text()
+        said.clear()
+        assert build.ensure_image(client, good, say=said.append, state=tmp_path) == tag
+        assert said == []
+        bad = make(tmp_path / "bad", f"FROM {IMAGE}\nRUN echo why it failed && exit 7\n")
+        with pytest.raises(InfrastructureError, match="why it failed") as caught:
+            build.ensure_image(client, bad, say=said.append, state=tmp_path)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(InfrastructureError):
+            build.ensure_image(client, make_stack(image="stackbench/nowhere:1"), say=said.append, state=tmp_path)
+    finally:
+        for tag in images(client):
+            client.images.remove(tag, force=True)
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from orchestrator import build, engine
+from test_build import IMAGE, make
+stack = make(Path(sys.argv[1]) / "slow", f"FROM {IMAGE}\\nRUN echo begun && sleep 300\\n")
+build.ensure_image(engine.connect(), stack, say=lambda line: print(line, flush=True), state=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_build_leaves_no_container(client: Any, tmp_path: Path, number: int) -> None:
+    before = {container["Id"] for container in client.api.containers(all=True)}
+    here = Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(here), str(here.parent)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "RUN echo begun" in line:
+            break
+    time.sleep(1.5)
+
+    def left() -> set[str]:
+        found = client.api.containers(all=True)
+        return {c["Id"] for c in found if "sleep 300" in c["Command"]} - before
+
+    assert left()
+    process.send_signal(number)
+    process.wait(30)
+    process.stdout.close()
+    for _ in range(100):
+        if not left():
+            break
+        time.sleep(0.2)
+    assert not left()
