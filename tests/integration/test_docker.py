@@ -17,10 +17,13 @@ import pytest
 from fake_run import FAKE_BENCH, IMAGE, make_job, make_stack, make_task, write_stack, write_suite
 
 from orchestrator import engine, workfolders
-from orchestrator.errors import UsageError
+from orchestrator.errors import InfrastructureError, UsageError
+from orchestrator.gpu import HostGpu
 from orchestrator.launchers.docker import DockerLauncher
+from orchestrator.launchers.gpu_access import find_access, try_ways
 from orchestrator.owner import Owner, boot, myself
 from orchestrator.record import Record
+from orchestrator.stack import Gpu, ReadyImage
 from orchestrator.supervise import supervise
 
 pytestmark = pytest.mark.docker
@@ -269,3 +272,32 @@ def test_an_engine_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.Mo
     assert "does not answer (no such file or directory)" in str(caught.value).lower()
     assert "\n" not in str(caught.value)
     assert engine.answers() is None
+
+
+NO_GPU = HostGpu("GPU-00000000", 0, "no GPU", "0", minor=0)
+
+
+def test_raw_devices_and_mounts(launcher: DockerLauncher) -> None:
+    device = next(path for path in ("/dev/loop-control", "/dev/kmsg", "/dev/fuse") if Path(path).exists())
+    launcher.gpu = NO_GPU
+    stack = make_stack(python="python3").model_copy(
+        update={
+            "ready": ReadyImage(name=IMAGE, python="python3", mounts=("/usr/share",)),
+            "gpu": Gpu(access="raw", devices=(device[:-1] + "*",)),
+            "environment": {"LD_LIBRARY_PATH": "/somewhere"},
+        }
+    )
+    look = f"import os, stat; print(stat.S_ISCHR(os.stat({device!r}).st_mode), os.access('/usr/share', os.W_OK), *("
+    look += "os.environ[n] for n in ('LD_LIBRARY_PATH', 'CUDA_VISIBLE_DEVICES')))"
+    assert launcher.ask(stack, ("-c", look), "cuda") == (0, "True False /somewhere GPU-00000000\n")
+
+
+def test_ways_to_a_gpu_that_do_not_work_say_why_and_leave_nothing(launcher: DockerLauncher, tmp_path: Path) -> None:
+    launcher.gpu = NO_GPU
+    stack = make_stack(python="python3")
+    answers = try_ways(launcher, stack)
+    assert list(answers) == ["request", "cdi", "raw"]
+    assert all(answer and "\n" not in answer for answer in answers.values())
+    with pytest.raises(InfrastructureError, match="no container sees the GPU"):
+        find_access(launcher, stack, tmp_path)
+    assert not (tmp_path / "gpu-access.json").exists()
