@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import traceback
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +18,12 @@ from bench.memory import Memory
 from bench.record import Events, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify
+
+GRAD_MODES: dict[str, Callable[[], Any]] = {
+    "train": torch.enable_grad,
+    "inference": torch.inference_mode,
+    "no_grad": torch.no_grad,
+}
 
 
 def run(spec: Spec) -> dict[str, Any]:
@@ -64,7 +70,8 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
     context = benchmarks.Context(workload, model, method, clock, spec.device, tokenizer)
     task = benchmarks.load(workload.benchmark).build(context)
 
-    with torch.inference_mode() if task.inference else contextlib.nullcontext():
+    record["detail"]["grad_mode"] = mode = grad_mode(task.inference)
+    with GRAD_MODES[mode]():
         output = take_samples(task, spec, record, clock=clock, memory=memory, events=events)
         events.phase("memory")
         record["memory"] = memory.peaks()
@@ -101,6 +108,13 @@ def take_samples(
         record["detail"].setdefault("graphs", []).append(compiled_graphs())
         events.sample(index, workload.iterations)
     return output
+
+
+def grad_mode(inference: bool) -> str:
+    """`train`; or `inference`, as `no_grad` under torch 2.1, which cannot compile in-place caches in inference mode."""
+    if not inference:
+        return "train"
+    return "no_grad" if torch.__version__.startswith("2.1.") else "inference"
 
 
 def make_model(spec: Spec, method: ModuleType) -> tuple[GPT, Any]:

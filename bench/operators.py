@@ -10,11 +10,16 @@ import torch.nn.functional as F  # noqa: N812  (torch's own habit)
 from torch import Tensor
 
 
+def widen(x: Tensor) -> Tensor:
+    """float64 as it is, everything else as float32; torch 2.1 cannot compile `promote_types`."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last axis, [..., width] -> [..., width]; the mean square is taken in float32 at least."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return (wide * scale).to(x.dtype) * weight
+    exact = widen(x)
+    scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
+    return (exact * scale).to(x.dtype) * weight
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.operators import widen
 from bench.status import Incorrect
 
 
 def probabilities(logits: Tensor, temperature: Tensor) -> Tensor:
     """Softmax of logits [batch, vocabulary] over a temperature (a tensor without axes)."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.softmax(wide / temperature, dim=-1)
+    return torch.softmax(widen(logits) / temperature, dim=-1)
 
 
 def multinomial(logits: Tensor, temperature: Tensor) -> Tensor:

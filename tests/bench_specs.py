@@ -7,22 +7,9 @@ from pathlib import Path
 from typing import Any
 
 MODELS = json.loads((Path(__file__).parent.parent / "bench" / "models.json").read_text(encoding="utf-8"))
-EMPTY = dict.fromkeys(
-    [
-        "batch",
-        "sequence",
-        "shortest",
-        "ids_below",
-        "prompt",
-        "prompt_text",
-        "new_tokens",
-        "temperature",
-        "learning_rate",
-        "weight_decay",
-        "matrix_sizes",
-        "copy_bytes",
-    ]
-)
+UNUSED = """batch sequence shortest ids_below prompt prompt_text new_tokens temperature learning_rate weight_decay
+matrix_sizes copy_bytes"""
+EMPTY: dict[str, Any] = dict.fromkeys(UNUSED.split())
 SHAPES: dict[str, dict[str, Any]] = {
     "forward": {"batch": 2, "sequence": 16},
     "model_inference": {"batch": 1, "prompt": [1, 15, 29, 59], "new_tokens": 6, "temperature": 1.0},
