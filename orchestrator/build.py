@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
-from orchestrator.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, UsageError
+from orchestrator import wheels
+from orchestrator.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError
 from orchestrator.folders import STATE
-from orchestrator.launchers.environments import find_python
+from orchestrator.launchers.environments import PIP_SOURCES, find_python, local_folder, local_sources
 from orchestrator.reading import os_error
 from orchestrator.stacks import STACK_FILE
 from orchestrator.writing import make_folder
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
     from orchestrator.stack import Stack
 
-PIP_SOURCES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
-WHEELS = "wheels"
 LEAST_FREE_BYTES = 2 * 10**9
-HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
 BUILD_LABEL = "stackbench.build"
 
@@ -104,7 +101,7 @@ def context_files(stack: Stack) -> list[Path]:
     with contextlib.suppress(FileNotFoundError):
         lines = (stack.folder / ".dockerignore").read_text(encoding="utf-8").splitlines()
         patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    names = exclude_paths(str(stack.folder), [*patterns, f"{WHEELS}/*.whl"], dockerfile=stack.build.dockerfile)
+    names = exclude_paths(str(stack.folder), [*patterns, f"{wheels.FOLDER}/*.whl"], dockerfile=stack.build.dockerfile)
     # The ignoring is done here; the engine would do it again with what stands in the context.
     left_out = {STACK_FILE, ".dockerignore"}
     paths = [stack.folder / name for name in sorted(names) if "__pycache__" not in name and name not in left_out]
@@ -116,39 +113,36 @@ def make_context(stack: Stack, out: IO[bytes]) -> int:
 
     Wheels of the lock that lie in a local folder of pip's sources (the build could not see it) go along.
     """
-    wheels = local_wheels(stack)
+    local = local_wheels(stack)
     with tarfile.open(fileobj=out, mode="w") as tar:
-        folder = tarfile.TarInfo(WHEELS)
+        folder = tarfile.TarInfo(wheels.FOLDER)
         folder.type, folder.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(folder)
-        for path in (*context_files(stack), *wheels):
-            inside = f"{WHEELS}/{path.name}" if path in wheels else path.relative_to(stack.folder).as_posix()
+        for path in (*context_files(stack), *local):
+            inside = f"{wheels.FOLDER}/{path.name}" if path in local else path.relative_to(stack.folder).as_posix()
             entry = tarfile.TarInfo(inside)
             entry.size, entry.mode = path.stat().st_size, 0o644
             with path.open("rb") as file:
                 tar.addfile(entry, file)
     out.seek(0)
-    return len(wheels)
+    return len(local)
 
 
 def local_wheels(stack: Stack) -> list[Path]:
     """Return wheels in the stack's own `wheels/` and in local pip sources that one of its locks names by hash."""
-    wanted = _lock_hashes(stack)
-    names = _lock_names(stack)
-    found: dict[str, Path] = {}
-    for folder in (stack.folder / WHEELS, *_local_sources()):
-        for path in sorted(folder.glob("*.whl")):
-            project = re.sub(r"[-_.]+", "-", path.name.partition("-")[0]).lower()
-            if path.name not in found and project in names and _sha256(path) in wanted:
-                found[path.name] = path
-    return list(found.values())
+    locks = [path for path in context_files(stack) if path.suffix == ".lock"]
+    try:
+        found = wheels.local_wheels(locks, [stack.folder / wheels.FOLDER, *local_sources()])
+    except OSError as error:
+        raise os_error(error, error.filename or stack.folder) from error
+    return list({path.name: path for path in reversed(found)}.values())
 
 
 def build_arguments(stack: Stack) -> dict[str, str]:
     """Return the build's arguments: the base image, and pip's sources that a container can reach."""
     arguments = {}
     for name in PIP_SOURCES:
-        parts = [part for part in os.environ.get(name, "").split() if _local(part) is None]
+        parts = [part for part in os.environ.get(name, "").split() if local_folder(part) is None]
         if parts:
             arguments[name] = " ".join(parts)
     base = base_image(stack)
@@ -163,9 +157,9 @@ def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], stat
     say(f"{stack.name}: building {tag} (log: {log})")
     began = time.monotonic()
     with tempfile.TemporaryFile() as context, log.open("w", encoding="utf-8") as out:
-        wheels = make_context(stack, context)
-        if wheels:
-            say(f"{stack.name}: {wheels} wheels of its lock come from local folders")
+        count = make_context(stack, context)
+        if count:
+            say(f"{stack.name}: {count} wheels of its lock come from local folders")
         stream = client.api.build(
             fileobj=context,
             custom_context=True,
@@ -217,39 +211,3 @@ def _check_disk(client: Any, stack: Stack) -> None:
                 where=stack.name,
                 remedy="make room (`docker system df` says what is there)",
             )
-
-
-def _locks(stack: Stack) -> list[str]:
-    return [path.read_text(encoding="utf-8") for path in context_files(stack) if path.suffix == ".lock"]
-
-
-def _lock_hashes(stack: Stack) -> set[str]:
-    return {found for text in _locks(stack) for found in HASH.findall(text)}
-
-
-def _lock_names(stack: Stack) -> set[str]:
-    found = re.compile(r"^([A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?==", re.MULTILINE)
-    return {re.sub(r"[-_.]+", "-", name).lower() for text in _locks(stack) for name in found.findall(text)}
-
-
-def _local_sources() -> list[Path]:
-    parts = [part for name in PIP_SOURCES for part in os.environ.get(name, "").split()]
-    return [folder for part in parts if (folder := _local(part)) is not None]
-
-
-def _local(source: str) -> Path | None:
-    """Return the folder that a source of pip's names on this host, or None for one reached over the network."""
-    if source.startswith("file:"):
-        return Path(unquote(urlparse(source).path))
-    return None if "://" in source else Path(source)
-
-
-def _sha256(path: Path) -> str:
-    total = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                total.update(block)
-    except OSError as error:
-        raise UsageError(str(error.strerror), where=str(path), remedy="check the folder of wheels") from error
-    return total.hexdigest()

@@ -12,7 +12,9 @@ import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
+from orchestrator import wheels
 from orchestrator.errors import InfrastructureError
 from orchestrator.folders import STATE
 from orchestrator.launchers.local import PYTHON_VARIABLE, clean_environment
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from orchestrator.stack import Stack
 
+PIP_SOURCES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 MARKER = ".complete"
 LOG_END_CHARACTERS = 600
 HEARTBEAT_S = 15.0
@@ -83,7 +86,12 @@ def _fill(stack: Stack, folder: Path, log: Path, say: Callable[[str], None]) -> 
     assert stack.build is not None
     python = str(folder / "bin" / "python")
     _call([sys.executable, "-m", "venv", str(folder)], log, stack.name, say)
-    install = [python, "-m", "pip", "install", "--no-deps", "--require-hashes", "-r"]
+    locks = [stack.folder / name for name in (stack.build.lock, stack.build.lock_cuda) if name is not None]
+    install = [python, "-m", "pip", "install", "--no-deps", "--require-hashes"]
+    if local := wheels.local_wheels(locks, local_sources()):
+        # pip takes a file of a local folder only where a page says its hash.
+        install += ["--find-links", str(wheels.write_links(local, folder / "links.html"))]
+    install.append("-r")
     _call([*install, str(stack.folder / stack.build.lock)], log, stack.name, say)
     if stack.build.lock_cuda is not None and not _imports_torch(python):
         # This platform's torch is built for CUDA and needs its libraries even where there is no GPU.
@@ -145,3 +153,16 @@ def _existing(name: str, where: str) -> Path:
             "there is no such Python on this host", where=f"{where} = {name}", remedy="run this stack with Docker"
         )
     return Path(found)
+
+
+def local_sources() -> list[Path]:
+    """Return the folders of this host among pip's sources in the environment."""
+    parts = [part for name in PIP_SOURCES for part in os.environ.get(name, "").split()]
+    return [folder for part in parts if (folder := local_folder(part)) is not None]
+
+
+def local_folder(source: str) -> Path | None:
+    """Return the folder that a source of pip's names on this host, or None for one reached over the network."""
+    if source.startswith("file:"):
+        return Path(unquote(urlparse(source).path))
+    return None if "://" in source else Path(source)
