@@ -47,6 +47,7 @@ KILL_WAIT_S = 30.0
 FINGERPRINT_S = 120.0
 RETRIES = 5
 SIGNAL_BASE = 128
+INIT_PROGRAM = "docker-init"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class DockerLauncher:
     name: str = "docker"
 
     def __post_init__(self) -> None:
+        self._without_init: set[str] = set()
         with engine.engine_errors():
             info = self.client.info()
         rootless = engine.is_rootless(info)
@@ -156,6 +158,19 @@ class DockerLauncher:
         )
 
     def _start(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
+        if arguments["container"]["image"] not in self._without_init:
+            try:
+                return self._create(arguments, labels, log)
+            except InfrastructureError as error:
+                if INIT_PROGRAM not in str(error):
+                    raise
+                # Not every engine brings its init, nor has every image a place for it. Signals and orphans are
+                # treated a little worse then; what is measured is the same.
+                self._without_init.add(arguments["container"]["image"])
+        host = {**arguments["host_config"], "init": False}
+        return self._create({**arguments, "host_config": host}, labels, log)
+
+    def _create(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
         # Named beforehand: it can be removed even when the answer of the engine never arrived.
         name = f"stackbench-{os.getpid()}-{uuid.uuid4().hex[:10]}"
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -301,3 +303,32 @@ def test_ways_to_a_gpu_that_do_not_work_say_why_and_leave_nothing(launcher: Dock
     with pytest.raises(InfrastructureError, match="no container sees the GPU"):
         find_access(launcher, stack, tmp_path)
     assert not (tmp_path / "gpu-access.json").exists()
+
+
+def test_an_image_of_empty_folders_over_the_hosts_own_system(client: Any, tmp_path: Path) -> None:
+    python = Path("/usr/bin/python3")
+    if not python.exists():
+        pytest.skip("this host has no Python of its own in /usr")
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        for name in ("usr", "etc", "tmp", "proc", "sys", "dev", "work"):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
+            tar.addfile(folder)
+        for name, target in {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}.items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            tar.addfile(link)
+    image = "stackbench/testonly-empty:1"
+    client.api.import_image_from_data(layer.getvalue(), repository="stackbench/testonly-empty", tag="1")
+    try:
+        launcher = DockerLauncher(client, workfolders.copy_bench(FAKE_BENCH, tmp_path / "stackbench" / "bench"))
+        ready = ReadyImage(name=image, python=str(python), mounts=("/usr", "/etc"))
+        stack = make_stack().model_copy(update={"ready": ready})
+        prepared = launcher.prepare(stack)
+        record = supervise(launcher, prepared, make_task("looks_around"), make_job(tmp_path / "cell"))
+        assert record.status == "ok", record.reason
+        assert record.detail["could"] == []
+    finally:
+        client.images.remove(image, force=True)
+    assert ours(client, label=f"{engine.LABEL_OWNER}={myself()}") == []
