@@ -26,13 +26,13 @@ Key = tuple[str, str, str]
 """workload_id, method, device"""
 
 # The guess: a started process with torch, then work at these rates. Round figures of an H100 and of two CPU cores.
-START_S: dict[Device, float] = {"cuda": 15.0, "cpu": 6.0}
+START_S: dict[Device, float] = {"cuda": 15.0, "cpu": 4.0}
 FLOPS: dict[Device, float] = {"cuda": 300e12, "cpu": 30e9}
 BYTES: dict[Device, float] = {"cuda": 1.5e12, "cpu": 5e9}
 LAYER_S: dict[Device, float] = {"cuda": 8e-4, "cpu": 3e-4}
 COMPILE_S: dict[Device, dict[str, float]] = {
     "cuda": {"forward": 60, "model_inference": 190, "generation": 190, "train_static": 80, "train_dynamic": 400},
-    "cpu": {"forward": 12, "model_inference": 15, "generation": 18, "train_static": 15, "train_dynamic": 25},
+    "cpu": {"forward": 18, "model_inference": 22, "generation": 28, "train_static": 28, "train_dynamic": 32},
 }
 ELEMENT_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 

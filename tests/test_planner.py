@@ -137,7 +137,7 @@ def test_every_offered_cell_is_planned_once_and_plan_ids_are_stable(
 def test_ids_are_pinned(smoke: Suite) -> None:
     plan = make_plan(smoke, {"cpu": stack()}, device="cpu")
     identity = plan.cells[1].cell_id(environment="e", bench_source="s", gpu=None)
-    assert (plan.cells[1].key, identity) == ("c753b5b50af1d0d8", "7155160b88088566")
+    assert (plan.cells[1].key, identity) == ("4d77aff131030579", "f55da1aad566fe5d")
     others = {
         plan.cells[1].cell_id(environment=environment, bench_source=source, gpu=gpu)
         for environment, source, gpu in (("x", "s", None), ("e", "x", None), ("e", "s", "H100|580"))
