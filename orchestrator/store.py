@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,7 +91,11 @@ class Run:
                 plan=plan,
             ),
         )
-        run._write()
+        try:
+            run._write()
+        except UsageError:
+            shutil.rmtree(folder, ignore_errors=True)  # Half a run is none.
+            raise
         return run
 
     @classmethod

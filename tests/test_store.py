@@ -226,6 +226,16 @@ def test_what_the_disk_refuses_is_a_line_and_loses_nothing(
     assert [place.name for place in (run.folder / "records").iterdir()] == [f"{stem_of(record())}.json"]
 
 
+def test_a_run_that_could_not_begin_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UsageError, match="no space left on device"):
+        Run.create(tmp_path / "results", PLAN, SOURCE)
+    assert list((tmp_path / "results").iterdir()) == []
+
+
 def test_a_results_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results"
     path.write_text("")
