@@ -40,10 +40,14 @@ class PhaseTime(Frozen):
 
 
 class Memory(Frozen):
-    """Peaks. `process_bytes` was never reset; `steady_bytes` counts from the end of the warm-up."""
+    """Peaks. `process_bytes` was never reset; `steady_bytes` counts from the end of the warm-up.
+
+    `reserved_bytes` is what the allocator held of the device, a CUDA graph's private pool included, never reset.
+    """
 
     process_bytes: int | None
     steady_bytes: int | None
+    reserved_bytes: int | None = None
     host_bytes: int | None
 
 

@@ -44,6 +44,7 @@ def test_every_benchmark_is_ok_and_fits_the_schema(tmp_path, benchmark):
     assert [s["phase"] for s in record["samples"]] == ["first", "warmup", "warmup", "timed", "timed"]
     assert all(s["end_ns"] > s["begin_ns"] for s in record["samples"])
     assert record["proof"]["weights_checksum"] == "dc9cd19da5b29b25"
+    assert len(record["proof"]["inputs_checksum"]) == 16
     assert record["work"]["flops"] > 0
     assert set(record["flags"]) == {"unchecked", "cold"}
     names = [p["name"] for p in record["phases"]]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from bench.clock import Clock
 from bench.gpt import GPT
 from bench.spec import Workload
@@ -34,6 +36,9 @@ class Task(Protocol):
 
     def inputs(self, index: int) -> Any:
         """Make sample `index`'s inputs on the device; not timed. Every index has other inputs."""
+
+    def content(self, inputs: Any) -> tuple[Tensor, ...]:
+        """The tensors whose checksum says what went in."""
 
     def shape(self, inputs: Any) -> list[int]:
         """Sizes that decide the sample's work, [batch, time]."""

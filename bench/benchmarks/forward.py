@@ -29,6 +29,10 @@ class Forward:
         shape, below = (workload.batch, workload.sequence), workload.ids_below or config.vocabulary
         return hashing.integers(f"tokens/{index}", workload.seed, shape, below, self.context.device)
 
+    def content(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """The ids."""
+        return (inputs,)
+
     def shape(self, inputs: Tensor) -> list[int]:
         """[batch, time]."""
         return list(inputs.shape)

@@ -52,6 +52,10 @@ class Generation:
         torch.manual_seed(seed)
         return seed
 
+    def content(self, inputs: int) -> tuple[Tensor, ...]:
+        """The prompt, and the seed that makes this sample another than the last."""
+        return self.prompt, torch.tensor([inputs])
+
     def shape(self, inputs: int) -> list[int]:  # noqa: ARG002
         """[batch, prompt + new tokens]."""
         return [self.prompt.shape[0], self.prompt.shape[1] + self.new_tokens]

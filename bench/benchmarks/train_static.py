@@ -47,6 +47,10 @@ class Training:
         )
         return hashing.integers(f"tokens/{index}", self.workload.seed, (batch, time), below, self.context.device)
 
+    def content(self, inputs: Batch) -> tuple[Tensor, ...]:
+        """Inputs and targets."""
+        return inputs
+
     def shape(self, inputs: Batch) -> list[int]:
         """[batch, time]."""
         return list(inputs[0].shape)
