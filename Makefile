@@ -6,7 +6,7 @@ ENVS := .stackbench/envs
 TORCH_ENV := $(ENVS)/test
 OLD_ENV := $(ENVS)/oldtorch
 CPU_LOCKS := images/cpu/requirements.lock images/cpu/requirements.cuda.lock
-PIP_INSTALL := pip install --quiet --disable-pip-version-check
+PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
 PINNED := $(PIP_INSTALL) --require-hashes --no-deps
 
 # With ARGS a selection of tests may be empty in one of the two environments; without, that is an error.

@@ -1,8 +1,8 @@
 """Start of a compose service: become the owner of results/, then become the orchestrator.
 
-A container starts as root, and what root writes into a mounted folder is root's on the host too. Which user the host wants
-is seen from who owns results/. Where that is root (or an engine without root privileges, which shows its user as root),
-nothing is changed.
+A container starts as root, and what root writes into a mounted folder is root's on the host too. Which user the host
+wants is seen from who owns results/. Where that is root (or an engine without root privileges, which shows its user as
+root), nothing is changed.
 """
 
 from __future__ import annotations

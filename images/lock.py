@@ -1,9 +1,9 @@
 """Pin every requirements file: `make lock`. Needs uv on PATH; asks the package index that uv is set up with.
 
-Each lock holds for Python 3.10 and later, on every platform, with the hash of every file of each release and no address
-of any index. Torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others (such as a
-CPU build in a local folder) have the same version and ask for none. So torch's own libraries stand in a lock beside it,
-which is installed only where `import torch` fails without them.
+Each lock holds for Python 3.10 and later, on every platform, with the hash of every file of each release and no
+address of any index. Torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others
+(such as a CPU build in a local folder) have the same version and ask for none. So torch's own libraries stand in a lock
+beside it, which is installed only where `import torch` fails without them.
 """
 
 from __future__ import annotations
@@ -82,8 +82,24 @@ def compiled(lock: Lock) -> list[list[str]]:
     """Return uv's answer as blocks: a line with the pin, then lines with its hashes."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.txt"
-        command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", lock.python, "--generate-hashes"]
-        command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--output-file", str(answer)]
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--universal",
+            "--python-version",
+            lock.python,
+            "--generate-hashes",
+        ]
+        command += [
+            "--no-header",
+            "--no-annotate",
+            "--no-emit-index-url",
+            "--no-emit-find-links",
+            "--output-file",
+            str(answer),
+        ]
         for constraint in lock.constraints:
             command += ["--constraint", constraint]
         subprocess.run([*command, *lock.arguments, *lock.sources], cwd=ROOT, check=True)
@@ -129,7 +145,11 @@ def local_hashes(name: str, version: str) -> set[str]:
     folders = [Path(entry) for entry in os.environ.get("PIP_FIND_LINKS", "").split() if Path(entry).is_dir()]
     pattern = f"{re.sub(r'[-_.]+', '_', name)}-{version}*.whl"
     found = [wheel for folder in folders for wheel in folder.glob(pattern)]
-    return {hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in found if wheel.name.split("-")[1].split("+")[0] == version}
+    return {
+        hashlib.sha256(wheel.read_bytes()).hexdigest()
+        for wheel in found
+        if wheel.name.split("-")[1].split("+")[0] == version
+    }
 
 
 def pin_of(block: list[str]) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""Wheels of a lock that lie in local folders (`PIP_FIND_LINKS`): found by hash, shown to pip, copied for an image's build.
+"""Wheels of a lock that lie in local folders (`PIP_FIND_LINKS`): found by hash, shown to pip, copied for a build.
 
 pip prefers, among files of one version, those whose hash it knows beforehand, and of a file in a local folder it knows
-none: told to require hashes, it downloads what it already has. A page of links with the hashes in them makes it see them.
+none: told to require hashes, it downloads what it already has. A page of links with their hashes makes it see them.
 Run as a command it needs no package at all: `python -m orchestrator.wheels copy images/cpu`, or `… links PAGE LOCK…`.
 """
 

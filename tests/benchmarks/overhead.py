@@ -1,0 +1,205 @@
+"""What the orchestrator costs: one cell under it against the same `docker run` by hand, and its command's own start.
+
+    python tests/benchmarks/overhead.py [PAIRS]
+
+A pair is the cell forward eager@cpu of the suite smoke, once as `run-all` runs it (work folder, spec, container, record
+checked and stored, tables, all removed again) and once as `docker run` with the same image, command, mounts and limits.
+Who is first alternates. Bars: the medians differ by 0.5 s at most, and `orchestrator --help` takes at most twice as
+long as `python -c 'import click'`. Exit code 1 where one is missed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from orchestrator import pipeline  # noqa: E402 - found by the line above
+from orchestrator.choose import choose  # noqa: E402
+from orchestrator.errors import StackbenchError  # noqa: E402
+from orchestrator.host import look  # noqa: E402
+from orchestrator.launchers import Job  # noqa: E402
+from orchestrator.launchers.docker import DockerLauncher, give_away  # noqa: E402
+from orchestrator.options import RunOptions  # noqa: E402
+from orchestrator.plan import Cell  # noqa: E402
+from orchestrator.progress import Progress  # noqa: E402
+from orchestrator.ready import Ready, make_ready  # noqa: E402
+from orchestrator.source import bench_source  # noqa: E402
+from orchestrator.spec import write_spec  # noqa: E402
+from orchestrator.tables import write_tables  # noqa: E402
+from orchestrator.workfolders import work_area  # noqa: E402
+
+PAIRS, STARTS = 9, 15
+CELL_LIMIT_S, START_LIMIT = 0.5, 2.0
+
+
+class Quiet(Progress):
+    """Progress that nobody reads."""
+
+    def say(self, line: str) -> None:
+        pass
+
+
+def main(pairs: int) -> int:
+    """Print both comparisons; return 1 where a bar is missed."""
+    helps, clicks = interleaved(STARTS, start("-m", "orchestrator", "--help"), start("-c", "import click"))
+    ratio = statistics.median(helps) / statistics.median(clicks)
+    print(
+        f"orchestrator --help: {told(helps)}; python -c 'import click': {told(clicks)}; ratio {ratio:.2f}", flush=True
+    )
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="stackbench-overhead-") as folder,
+            session(Path(folder)) as (one, launcher, ready),
+        ):
+            cell = next(cell for cell in one.choice.plan.cells if cell.benchmark == "forward")
+            under, by_hand = interleaved(
+                pairs,
+                lambda: orchestrated(one, launcher, ready, cell),
+                lambda: by_docker_run(one, launcher, ready, cell),
+            )
+    except StackbenchError as error:
+        print(f"overhead: {error}", file=sys.stderr)
+        return error.exit_code
+    for number, (mine, theirs) in enumerate(zip(under, by_hand, strict=True)):
+        print(f"pair {number}: orchestrator {mine:.3f} s, docker run {theirs:.3f} s, difference {mine - theirs:+.3f} s")
+    difference = statistics.median(under) - statistics.median(by_hand)
+    print(
+        f"a cell: orchestrator {told(under)}, docker run {told(by_hand)}; difference of the medians {difference:+.3f} s"
+    )
+    missed = [f"a cell costs more than {CELL_LIMIT_S} s"] if difference > CELL_LIMIT_S else []
+    missed += [f"--help takes more than {START_LIMIT:g} times as long"] if ratio > START_LIMIT else []
+    for bar in missed:
+        print(f"overhead: bar missed: {bar}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def interleaved(pairs: int, first: Callable[[], float], second: Callable[[], float]) -> tuple[list[float], list[float]]:
+    """Return the seconds of both, run in turns, after one turn of each that does not count."""
+    first(), second()
+    one: list[float] = []
+    two: list[float] = []
+    for number in range(pairs):
+        if number % 2:
+            two.append(second())
+            one.append(first())
+        else:
+            one.append(first())
+            two.append(second())
+    return one, two
+
+
+def start(*arguments: str) -> Callable[[], float]:
+    """Return a function that runs this Python with `arguments` and returns its wall time in seconds."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - began
+
+    return run
+
+
+@contextmanager
+def session(results: Path) -> Iterator[tuple[pipeline.Session, DockerLauncher, Ready]]:
+    """Make what `run-all` makes before its first cell; the image is built where it is missing."""
+    options = RunOptions(
+        suite="smoke", stacks=("cpu",), methods=("eager",), benchmarks=("forward",), launcher="docker", results=results
+    )
+    choice = choose(options, gpu=None, engine=look(options).engine)
+    client = pipeline.reach_engine(choice)
+    with work_area() as area:
+        source = bench_source(area.bench)
+        one = pipeline.Session(options, choice, Quiet(), area, None, client, source, time.monotonic(), {})
+        launcher, ready = make_ready(choice, None, client, area.bench, print)
+        assert isinstance(launcher, DockerLauncher)
+        if ready.refused:
+            raise StackbenchError(next(iter(ready.refused.values())).reason, where="cpu")
+        one.run = pipeline.open_run(one, ready)
+        try:
+            yield one, launcher, ready
+        finally:
+            one.run.release()
+
+
+def orchestrated(one: pipeline.Session, launcher: DockerLauncher, ready: Ready, cell: Cell) -> float:
+    """Return the seconds of the cell under the orchestrator."""
+    began = time.perf_counter()
+    record = pipeline.run_one(one, launcher, ready, cell, 0)
+    assert one.run is not None
+    write_tables(one.run.folder)
+    seconds = time.perf_counter() - began
+    assert record.status == "ok", record.reason
+    return seconds
+
+
+def by_docker_run(one: pipeline.Session, launcher: DockerLauncher, ready: Ready, cell: Cell) -> float:
+    """Return the seconds of the same container started by hand, in a folder that was made before."""
+    prepared = ready.prepared[cell.stack]
+    folder = one.area.cell("by-hand")
+    try:
+        job = Job(folder.work, folder.log, run="by-hand", cell="by-hand", device="cpu")
+        seen = launcher.seen(job)
+        write_spec(
+            folder.work,
+            cell,
+            cell_id=one.cell_id(cell, ready),
+            round=0,
+            bench_source=one.source,
+            threads=None,
+            cache_folder=seen.cache,
+            checkpoint=seen.checkpoint,
+        )
+        give_away(folder.work, launcher.limits.user)
+        arguments = launcher._arguments(prepared.stack, ("-m", "bench", "/work/spec.json"), "cpu", job)  # the very same
+        init = prepared.image not in launcher._without_init
+        command = docker_run(arguments["container"], {**arguments["host_config"], "init": init})
+        with folder.log.open("wb") as log:
+            began = time.perf_counter()
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
+            seconds = time.perf_counter() - began
+        assert (folder.work / "record.json").exists(), folder.log.read_text(errors="replace")
+    finally:
+        one.area.discard(folder)
+    return seconds
+
+
+def docker_run(container: Mapping[str, Any], host: Mapping[str, Any]) -> list[str]:
+    """Return the SDK's arguments as a command line; what a CPU cell does not use has no option here."""
+    assert not host["devices"]
+    assert not host["device_requests"]
+    command = ["docker", "run", "--rm", "--entrypoint", container["entrypoint"][0], "--user", container["user"]]
+    command += ["--workdir", container["working_dir"], "--hostname", container["hostname"], "--no-healthcheck"]
+    for name, value in container["environment"].items():
+        command += ["--env", f"{name}={value}"]
+    command += ["--network", host["network_mode"], "--read-only", *(["--init"] if host["init"] else [])]
+    command += [f"--cap-drop={name}" for name in host["cap_drop"]]
+    command += [f"--security-opt={option}" for option in host["security_opt"]]
+    command += [f"--tmpfs={place}:{options}" for place, options in host["tmpfs"].items()]
+    command += ["--shm-size", host["shm_size"], "--pids-limit", str(host["pids_limit"])]
+    command += ["--memory", str(host["mem_limit"]), "--memory-swap", str(host["memswap_limit"])]
+    command += ["--cpus", str(host["nano_cpus"] / 1e9), "--log-driver", host["log_config"].type]
+    for name, value in host["log_config"].config.items():
+        command += ["--log-opt", f"{name}={value}"]
+    for mount in host["mounts"]:
+        readonly = ",readonly" if mount.get("ReadOnly") else ""
+        command += ["--mount", f"type={mount['Type']},source={mount['Source']},target={mount['Target']}{readonly}"]
+    return [*command, container["image"], *container["command"]]
+
+
+def told(seconds: list[float]) -> str:
+    """Return the median with the range."""
+    return f"{statistics.median(seconds):.3f} s [{min(seconds):.3f}, {max(seconds):.3f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS))

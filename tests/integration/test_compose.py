@@ -1,0 +1,80 @@
+"""`docker compose up cpu`: builds the stack's image, runs the smoke suite in it, and leaves records and tables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import engine
+from orchestrator.store import read_record
+from orchestrator.wheels import copy_wheels
+from orchestrator.workload import MEASURED
+
+pytestmark = pytest.mark.docker
+ROOT = Path(__file__).parents[2]
+LOCAL_BASE = "local/debian:bookworm"
+OWNER = 4321
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    """Copy what compose sees, so that the checkout's own results stay as they are."""
+    client = engine.answers()
+    if client is None or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no Docker Engine with compose answers")
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("bench", "orchestrator", "images"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
+    shutil.copy(ROOT / "docker-compose.yml", folder)
+    copy_wheels(folder / "images" / "cpu")
+    (folder / "results").mkdir()
+    if os.getuid() == 0:
+        os.chown(folder / "results", OWNER, OWNER)
+        # The container's user must get through to it.
+        for place in (folder, tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            place.chmod(place.stat().st_mode | 0o011)
+    yield folder
+    compose(folder, "down", "--volumes")
+    assert client.api.containers(all=True, filters={"label": f"com.docker.compose.project={name_of(folder)}"}) == []
+
+
+def name_of(folder: Path) -> str:
+    return f"stackbench-test-{uuid.uuid5(uuid.NAMESPACE_URL, str(folder)).hex[:12]}"
+
+
+def compose(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COMPOSE_PROJECT_NAME": name_of(folder)}
+    if subprocess.run(["docker", "image", "inspect", LOCAL_BASE], capture_output=True, check=False).returncode == 0:
+        environment.setdefault("STACKBENCH_BASE_IMAGE", LOCAL_BASE)
+    command = ["docker", "compose", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_up_runs_the_smoke_suite_as_the_owner_of_results(project: Path):
+    done = compose(project, "up", "--exit-code-from", "cpu", "cpu")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    (run,) = (project / "results").iterdir()
+    records = [read_record(path) for path in (run / "records").iterdir()]
+    assert {record.status for record in records} == {"ok"}
+    shown = {(record.workload.benchmark, record.method) for record in records}
+    assert {(benchmark, method) for benchmark in MEASURED for method in ("eager", "inductor")} <= shown
+    tables = (run / "tables.md").read_text()
+    for benchmark in MEASURED:
+        assert f"## {benchmark}" in tables
+    owner = (project / "results").stat().st_uid
+    assert {path.stat().st_uid for path in run.rglob("*")} == {owner}
+
+
+def test_a_mistake_in_the_command_is_one_line_and_exit_4(project: Path):
+    done = compose(project, "run", "--rm", "-T", "cpu", "run-all", "--launcher", "local", "--stack", "unheard-of")
+    assert done.returncode == 4
+    assert "unheard-of" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr + done.stdout
+    assert list((project / "results").iterdir()) == []

@@ -1,0 +1,59 @@
+"""The same cells under torch 2.1.0 and today's: all ok, same weights and inputs. Run by `make test-oldtorch`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.record import Record
+from orchestrator.store import read_record
+from orchestrator.workload import MEASURED
+
+pytestmark = pytest.mark.oldtorch
+ROOT = Path(__file__).resolve().parents[1]
+OLD, NEW = "STACKBENCH_TEST_OLD_PYTHON", "STACKBENCH_TEST_PYTHON"
+
+
+def cells(python: str, folder: Path, *options: str) -> dict[tuple[str, str], Record]:
+    """Run the suite smoke's cells in plain processes of `python`; return their records by benchmark and method."""
+    command = [sys.executable, "-m", "orchestrator", "run-all", "--suite", "smoke", "--stack", "cpu"]
+    command += ["--launcher", "local", "--results", str(folder), *options]
+    environment = {**os.environ, "STACKBENCH_PYTHON": str((ROOT / python).absolute())}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    records = [read_record(path) for path in folder.glob("*/records/*.json")]
+    complaints = [f"{record.workload.benchmark} {record.method}: {record.status} {record.reason}" for record in records]
+    assert done.returncode == 0, "\n".join([*complaints, done.stderr[-2000:]])
+    return {(record.workload.benchmark, record.method): record for record in records}
+
+
+@pytest.mark.skipif(not {OLD, NEW} <= os.environ.keys(), reason="run by `make test-oldtorch`")
+def test_the_same_cells_under_the_oldest_torch_and_todays(tmp_path: Path):
+    old = cells(os.environ[OLD], tmp_path / "old", "--method", "eager")
+    new = cells(os.environ[NEW], tmp_path / "new", "--method", "eager")
+    assert {(benchmark, "eager") for benchmark in MEASURED} <= set(new)
+    assert set(old) == set(new)
+    for key, mine in old.items():
+        theirs = new[key]
+        assert mine.environment
+        assert (mine.environment.torch or "").startswith("2.1.0")
+        assert theirs.environment
+        assert not (theirs.environment.torch or "").startswith("2.1.0")
+        assert mine.status == theirs.status == "ok"
+        if key[0] in MEASURED:
+            assert mine.proof
+            assert theirs.proof
+            assert mine.proof.weights_checksum
+            assert mine.proof.weights_checksum == theirs.proof.weights_checksum
+            assert mine.proof.inputs_checksum
+            assert mine.proof.inputs_checksum == theirs.proof.inputs_checksum
+
+
+@pytest.mark.skipif(OLD not in os.environ, reason="run by `make test-oldtorch`")
+def test_the_oldest_torch_compiles(tmp_path: Path):
+    # One benchmark: compiling takes nearly all of a cell's time.
+    found = cells(os.environ[OLD], tmp_path, "--method", "inductor", "--benchmark", "train_static")
+    assert found["train_static", "inductor"].status == "ok"
