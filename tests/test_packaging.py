@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.stacks import find_stacks
+from orchestrator.planner import make_plan
+from orchestrator.stacks import find_stacks, load_stack
+from orchestrator.suite import load_suite
 from orchestrator.wheels import copy_wheels, local_wheels, write_links
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,3 +191,19 @@ def test_every_target_of_the_makefile_is_explained():
     text = (ROOT / "Makefile").read_text()
     promised = {"run", "test", "overhead", "scaling", "lock", "clean", "help", "test-oldtorch", "wheels"}
     assert promised <= set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+
+
+def test_the_examples_of_the_readme_are_valid(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml (suite|stack)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [kind for kind, _ in examples] == ["suite", "stack", "stack"]
+    for number, (kind, text) in enumerate(examples):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if kind == "suite":
+            (folder / "mine.toml").write_text(text)
+            make_plan(load_suite(str(folder / "mine.toml")), STACKS, device="cpu")
+        else:
+            (folder / "stack.toml").write_text(text)
+            for name in ("Dockerfile", "requirements.lock"):
+                (folder / name).touch()
+            load_stack(folder)
