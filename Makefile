@@ -83,7 +83,7 @@ $(TORCH_ENV)/.installed: $(CPU_LOCKS) tests/torch.lock | python
 	@echo "making $(TORCH_ENV), with torch"
 	@rm -rf $(TORCH_ENV) && mkdir -p $(ENVS) && $(PYTHON) -m venv $(TORCH_ENV)
 	@$(PYTHON) -m orchestrator.wheels links $(TORCH_ENV)/links.html $(CPU_LOCKS)
-	@$(TORCH_ENV)/bin/$(PINNED) --find-links $(TORCH_ENV)/links.html -r images/cpu/requirements.lock -r tests/torch.lock
+	@$(TORCH_ENV)/bin/$(PINNED) --no-compile --find-links $(TORCH_ENV)/links.html -r images/cpu/requirements.lock -r tests/torch.lock
 	@$(TORCH_ENV)/bin/python -c 'import torch' 2>/dev/null || $(TORCH_ENV)/bin/$(PINNED) -r images/cpu/requirements.cuda.lock
 	@touch $@
 
@@ -94,5 +94,5 @@ $(OLD_ENV)/.installed: tests/oldtorch.lock
 	@for python in $(OLD_PYTHON) python3.10 python3.11 $(PYTHON); do \
 	  $$python -c 'import sys; sys.exit((3, 10) > sys.version_info[:2] or sys.version_info[:2] > (3, 11))' 2>/dev/null \
 	    && $$python -m venv $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
-	@$(OLD_ENV)/bin/$(PINNED) -r tests/oldtorch.lock
+	@$(OLD_ENV)/bin/$(PINNED) --no-compile -r tests/oldtorch.lock
 	@touch $@
