@@ -33,6 +33,9 @@ def project(tmp_path: Path) -> Iterator[Path]:
     for name in ("bench", "orchestrator", "images"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
     shutil.copy(ROOT / "docker-compose.yml", folder)
+    # Its image is its own too: what the user's last `up` built keeps its name.
+    override = f"services:\n  cpu:\n    image: stackbench/cpu:{name_of(folder)}\n"
+    (folder / "docker-compose.override.yml").write_text(override)
     copy_wheels(folder / "images" / "cpu")
     (folder / "results").mkdir()
     if os.getuid() == 0:
@@ -41,7 +44,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
         for place in (folder, tmp_path, tmp_path.parent, tmp_path.parent.parent):
             place.chmod(place.stat().st_mode | 0o011)
     yield folder
-    compose(folder, "down", "--volumes")
+    compose(folder, "down", "--rmi", "all")
     assert client.api.containers(all=True, filters={"label": f"com.docker.compose.project={name_of(folder)}"}) == []
 
 
