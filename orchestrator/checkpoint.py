@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import UsageError
 from orchestrator.frozen import Frozen
 from orchestrator.huggingface import from_huggingface
-from orchestrator.workload import ModelConfig  # noqa: TC001 - pydantic reads it
+from orchestrator.workload import ModelConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -178,7 +178,12 @@ def _memory(record: Record) -> list[str]:
     memory = record.memory
     if memory is None:
         return ["memory: not known"]
-    parts = (("process", memory.process_bytes), ("steady", memory.steady_bytes), ("host", memory.host_bytes))
+    parts = (
+        ("process", memory.process_bytes),
+        ("steady", memory.steady_bytes),
+        ("reserved", memory.reserved_bytes),
+        ("host", memory.host_bytes),
+    )
     return [f"peak memory: {', '.join(f'{name} {gigabytes(count)} GB' for name, count in parts if count is not None)}"]
 
 

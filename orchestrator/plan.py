@@ -12,7 +12,7 @@ Cache = Literal["cold", "shared"]
 
 
 class Cell(Frozen):
-    """Benchmark × method × stack with its workload: one fresh process in one fresh container per round."""
+    """A benchmark by a method on a stack, with its workload: one fresh process in one fresh container per round."""
 
     stack: str
     method: str

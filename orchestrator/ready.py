@@ -49,6 +49,7 @@ class Ready:
             "lock": prepared.lock,
             "fingerprint": prepared.fingerprint,
             "python": prepared.python_version,
+            "deviations": [deviation.model_dump() for deviation in prepared.stack.deviations],
         }
 
 

@@ -11,9 +11,7 @@ from orchestrator.workload import Count, Workload
 
 RECORD_LIMIT_BYTES = 50_000
 
-Status = Literal[
-    "ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"
-]
+Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
 Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 

@@ -272,6 +272,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         first_call_rounds=tuple(first),
         process_bytes=max((m.process_bytes for m in memory if m.process_bytes is not None), default=None),
         steady_bytes=max((m.steady_bytes for m in memory if m.steady_bytes is not None), default=None),
+        reserved_bytes=max((m.reserved_bytes for m in memory if m.reserved_bytes is not None), default=None),
         host_bytes=max((m.host_bytes for m in memory if m.host_bytes is not None), default=None),
         graphs=max((g[-1] for g in graphs), default=None),
         recompiled=max((g[-1] - g[0] for g in graphs), default=None),

@@ -116,6 +116,7 @@ class Row(Frozen):
 
     process_bytes: int | None
     steady_bytes: int | None
+    reserved_bytes: int | None
     host_bytes: int | None
     graphs: int | None
     """Graphs that the compiler made in all."""

@@ -66,6 +66,7 @@ def _line(row: Row, pair: Pair) -> dict[str, Any]:
         "next_token_seconds": row.next_token_seconds,
         "process_bytes": row.process_bytes,
         "steady_bytes": row.steady_bytes,
+        "reserved_bytes": row.reserved_bytes,
         "host_bytes": row.host_bytes,
         "graphs": row.graphs,
         "recompiled": row.recompiled,

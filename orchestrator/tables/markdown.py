@@ -120,7 +120,7 @@ def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
     published = notes.comparisons(pairs, report)
     header = ["method@stack", f"steady, {unit}", f"as the note, {unit}"]
     header += ["first token, ms", "each further, ms"] if generating else []
-    header += ["peak GB: process", "steady", "first call, s", "of the ceiling"]
+    header += ["peak GB: process", "steady", "reserved", "first call, s", "of the ceiling"]
     header += [f"{escape(comparison.short)}, {unit}" for comparison in published]
     header += ["status"]
     alike = {name for name, count in Counter(pair.steady.name for pair in pairs).items() if count > 1}
@@ -130,8 +130,8 @@ def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
         line += (
             [milliseconds(s) if pair.steady.status == "ok" else MISSING for s in _tokens(pair)] if generating else []
         )
-        line += [_process_peak(pair.steady), gigabytes(pair.steady.steady_bytes), _first_call(pair.steady)]
-        line += [_share(pair.steady)]
+        line += [_process_peak(pair.steady), gigabytes(pair.steady.steady_bytes)]
+        line += [gigabytes(pair.steady.reserved_bytes), _first_call(pair.steady), _share(pair.steady)]
         line += [_published(pair.published, comparison.figures) for comparison in published]
         lines.append([*line, _status(pair.steady)])
     return columns(header, lines, left=(0, -1))

@@ -21,7 +21,8 @@ HOW_TO_READ = """\
 - **steady**: the first call and the warm-up apart; the median of the rounds' medians with its 99 % interval (at
   the level that is named, where the samples are too few for 99 %).
 - **as the note**: the Lit-GPT note's own reckoning of November 2023, by the samples' numbers, whatever is in them.
-- **peak GB**: 1e9 bytes; of the whole process, never reset, and from the end of the warm-up on.
+- **peak GB**: 1e9 bytes; of the whole process, never reset, and from the end of the warm-up on. Reserved is what the
+  allocator held of the device: a CUDA graph's own memory counts there and not in the steady peak.
 - **first call**: compilation included; cold: with an empty compile cache, warm: a second process over the same one.
 - **of the ceiling**: the least time that the work can take at the rates measured on this device in this run, over the
   time that it took; compute or memory, whichever bounds more tightly.
@@ -63,10 +64,15 @@ def published_text(figure: PublishedFigure) -> str:
 
 def stacks(report: Report) -> str:
     """Return the section that says what each stack was made of."""
-    lines: dict[str, None] = {}
+    images: dict[str, dict[str, None]] = {}
     for pair in sorted(report.pairs, key=lambda pair: pair.steady.stack):
-        if pair.steady.versions.fingerprint is not None:
-            lines[f"- {code(pair.steady.stack)}: {escape(_long(pair.steady.versions))}"] = None
+        versions = pair.steady.versions
+        if versions.fingerprint is not None:
+            # A run that went on elsewhere may have had another image of the very same packages.
+            found = images.setdefault(f"- {code(pair.steady.stack)}: {escape(_long(versions))}", {})
+            if versions.image_id:
+                found[versions.image_id.removeprefix("sha256:")[:SHORT_HASH]] = None
+    lines = [f"{line}, image {' and '.join(map(escape, found))}" if found else line for line, found in images.items()]
     return "\n".join(["## Stacks", "", *lines]) if lines else ""
 
 
@@ -187,6 +193,5 @@ def _long(versions: Versions) -> str:
         ("compiler", versions.compiler),
         *((name, version) for name, version in versions.packages.items() if name != "triton"),
         ("fingerprint", versions.fingerprint),
-        ("image", versions.image_id and versions.image_id.removeprefix("sha256:")[:SHORT_HASH]),
     ]
     return ", ".join(f"{name} {value}" for name, value in parts if value)
