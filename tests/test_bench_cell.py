@@ -165,5 +165,5 @@ def test_the_command_refuses_a_bad_spec_in_one_line(tmp_path):
 def test_fingerprint_needs_no_torch(tmp_path):
     done = command(tmp_path, "--fingerprint")
     content = json.loads(done.stdout)
-    assert content["packages"]["torch"] .split("+")[0] == torch.__version__.split("+")[0]
+    assert content["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert len(content["fingerprint"]) == 16
