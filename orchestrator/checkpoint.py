@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,19 @@ class _Header:
 
     file: str
     tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+
+def refuse_unreadable(checkpoint: Checkpoint) -> None:
+    """Raise UsageError where a container's unprivileged user could not read what a root orchestrator can."""
+    for path in (checkpoint.folder, *sorted(checkpoint.folder.iterdir())):
+        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        read_later = path == checkpoint.folder or path.suffix in (".safetensors", ".json", ".model")
+        if read_later and path.stat().st_mode & needed != needed:
+            raise UsageError(
+                "cannot be read by the containers' unprivileged user",
+                where=str(path),
+                remedy=f"`chmod -R a+rX {checkpoint.folder}`",
+            )
 
 
 def inspect_checkpoint(folder: Path) -> Checkpoint:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.checkpoint import Checkpoint, inspect_checkpoint
+from orchestrator.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
 from orchestrator.errors import UsageError
 from orchestrator.folders import IMAGES
 from orchestrator.planner import make_plan
@@ -73,6 +74,9 @@ def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choic
         place += " (no Docker Engine answers)"
     line = f"suite {suite.name} on {gpu if on_gpu else 'the CPU'}, stacks {', '.join(stacks)}, in {place}: {why}"
     checkpoints = dict(suite.checkpoints) if own is None else {own.fingerprint: own}
+    if launcher == "docker" and os.getuid() == 0:
+        for checkpoint in checkpoints.values():
+            refuse_unreadable(checkpoint)
     return Choice(line, plan, suite, stacks, launcher, checkpoints)
 
 

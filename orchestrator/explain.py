@@ -270,6 +270,8 @@ def _command(suite: str, record: Record) -> str:
     words = ["orchestrator", "run-all", "--suite", suite, "--stack", record.stack]
     if record.workload.benchmark != "ceilings":
         words += ["--method", record.method, "--benchmark", record.workload.benchmark]
+    if record.workload.weights is not None and record.workload.weights.source == "checkpoint":
+        words += ["--checkpoint", "FOLDER"]
     return " ".join(shlex.quote(word) for word in (*words, "--fresh"))
 
 

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from orchestrator.checkpoint import LIMIT_HEADER_BYTES, inspect_checkpoint
+from orchestrator.checkpoint import LIMIT_HEADER_BYTES, inspect_checkpoint, refuse_unreadable
 from orchestrator.errors import UsageError
 
 CONFIG = {
@@ -156,6 +156,13 @@ def test_a_download_cache_of_links(folder, tmp_path):
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").symlink_to((blobs / "config.json").resolve())
     refused(snapshot, "link", "cp -rL")
+
+
+def test_what_a_containers_user_cannot_read_is_refused(folder):
+    refuse_unreadable(inspect_checkpoint(folder))
+    (folder / "model.safetensors").chmod(0o600)
+    with pytest.raises(UsageError, match=r"model\.safetensors: cannot be read by .*chmod"):
+        refuse_unreadable(inspect_checkpoint(folder))
 
 
 def test_no_folder(tmp_path):
