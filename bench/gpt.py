@@ -64,9 +64,9 @@ class Block(nn.Module):
         """Mix the tokens of [batch, time, width]."""
         config, (batch, time, _) = self.config, x.shape
         qkv = self.qkv(x).view(batch, time, config.heads + 2 * config.kv_heads, config.head_size)
-        # Turned one by one: a compiler would copy both out of a joint result, and the copies cost memory.
-        q = self.operators.rotary(qkv[:, :, : config.heads], cos, sin)
-        k = self.operators.rotary(qkv[:, :, config.heads : config.heads + config.kv_heads], cos, sin)
+        # Queries and keys turn by the same angles: one rotation for both.
+        rotated = self.operators.rotary(qkv[:, :, : config.heads + config.kv_heads], cos, sin)
+        q, k = rotated[:, :, : config.heads], rotated[:, :, config.heads :]
         v = qkv[:, :, config.heads + config.kv_heads :]
         if positions is not None:
             assert self.cache is not None
