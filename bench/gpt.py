@@ -64,9 +64,9 @@ class Block(nn.Module):
         """Mix the tokens of [batch, time, width]."""
         config, (batch, time, _) = self.config, x.shape
         qkv = self.qkv(x).view(batch, time, config.heads + 2 * config.kv_heads, config.head_size)
-        # Queries and keys turn by the same angles: one rotation for both.
-        rotated = self.operators.rotary(qkv[:, :, : config.heads + config.kv_heads], cos, sin)
-        q, k = rotated[:, :, : config.heads], rotated[:, :, config.heads :]
+        # Turned one by one: Inductor copies both out of a joint result, which then stands beside its copies.
+        q = self.operators.rotary(qkv[:, :, : config.heads], cos, sin)
+        k = self.operators.rotary(qkv[:, :, config.heads : config.heads + config.kv_heads], cos, sin)
         v = qkv[:, :, config.heads + config.kv_heads :]
         if positions is not None:
             assert self.cache is not None
