@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+# What the engine says when it cannot fetch the image of the Dockerfile's FROM.
+NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
 BUILD_LABEL = "stackbench.build"
 
 
@@ -178,7 +180,10 @@ def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], stat
             # Hanging up is how the engine learns that nobody waits for the build any more.
             stream.close()
     if last is not None:
-        raise InfrastructureError(f"the image could not be built: {last}", where=stack.name, remedy=f"log: {log}")
+        remedy = f"log: {log}"
+        if NOT_PULLED.search(last):
+            remedy = f"no base image from there; name another in {BASE_VARIABLE} ({remedy})"
+        raise InfrastructureError(f"the image could not be built: {last}", where=stack.name, remedy=remedy)
     say(f"{stack.name}: built in {time.monotonic() - began:.0f} s")
 
 

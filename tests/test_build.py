@@ -95,6 +95,9 @@ def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Pat
         with pytest.raises(InfrastructureError, match="why it failed") as caught:
             build.ensure_image(client, bad, say=said.append, state=tmp_path)
         assert "\n" not in str(caught.value)
+        unknown = make(tmp_path / "unknown", "FROM registry.invalid/no/such:image\n")
+        with pytest.raises(InfrastructureError, match="name another in STACKBENCH_BASE_IMAGE"):
+            build.ensure_image(client, unknown, say=said.append, state=tmp_path)
         with pytest.raises(InfrastructureError):
             build.ensure_image(client, make_stack(image="stackbench/nowhere:1"), say=said.append, state=tmp_path)
     finally:
