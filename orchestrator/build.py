@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from orchestrator.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError
 from orchestrator.folders import STATE
 from orchestrator.launchers.environments import PIP_SOURCES, find_python, local_folder, local_sources
 from orchestrator.reading import os_error
+from orchestrator.source import hash_files
 from orchestrator.stacks import STACK_FILE
 from orchestrator.writing import make_folder
 
@@ -76,16 +76,8 @@ def ensure_image(client: Any, stack: Stack, *, say: Callable[[str], None], state
 
 def image_tag(stack: Stack) -> str:
     """Return the name of the stack's image, decided by what goes into the build: a changed stack is another image."""
-    total = hashlib.sha256()
-    for path in context_files(stack):
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise os_error(error, path) from error
-        total.update(f"{path.relative_to(stack.folder).as_posix()}\0{len(content)}\0".encode())
-        total.update(content)
-    total.update((base_image(stack) or "").encode())
-    return f"stackbench/{stack.name}:{total.hexdigest()[:16]}"
+    content = hash_files(stack.folder, context_files(stack), (base_image(stack) or "").encode())
+    return f"stackbench/{stack.name}:{content[:16]}"
 
 
 def base_image(stack: Stack) -> str | None:

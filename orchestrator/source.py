@@ -10,6 +10,7 @@ from orchestrator.folders import BENCH
 from orchestrator.reading import os_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -21,6 +22,11 @@ def bench_source(folder: Path = BENCH) -> str:
     )
     if not paths:
         raise UsageError("no bench here", where=str(folder), remedy="run from a checkout of the repository")
+    return hash_files(folder, paths)[:16]
+
+
+def hash_files(folder: Path, paths: Iterable[Path], more: bytes = b"") -> str:
+    """Return the SHA-256 over the places below `folder` and the bytes of `paths`, in this order, and over `more`."""
     total = hashlib.sha256()
     for path in paths:
         try:
@@ -30,4 +36,5 @@ def bench_source(folder: Path = BENCH) -> str:
         # Lengths in between: moving bytes from one file to the next must not go unnoticed.
         total.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
         total.update(content)
-    return total.hexdigest()[:16]
+    total.update(more)
+    return total.hexdigest()

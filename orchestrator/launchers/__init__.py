@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 CACHE_FOLDER = "cache"
 """The cell's own compile cache, in its work folder."""
+KILL_WAIT_S = 30.0
+"""How long a killed cell may take to end before that is an error of its own."""
+FINGERPRINT_S = 120.0
+"""How long a stack may take to say what is installed in it."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from orchestrator import engine
 from orchestrator.errors import InfrastructureError
 from orchestrator.launchers import (
     CACHE_FOLDER,
+    FINGERPRINT_S,
+    KILL_WAIT_S,
     Exit,
     Job,
     Prepared,
@@ -43,8 +45,6 @@ TMP_OPTIONS = "rw,exec,nosuid,nodev,size=2g,mode=1777"
 PIDS_LIMIT = 8192
 NANO = 10**9
 LOG_BYTES, LOG_FILES = "8m", "2"
-KILL_WAIT_S = 30.0
-FINGERPRINT_S = 120.0
 RETRIES = 5
 SIGNAL_BASE = 128
 INIT_PROGRAM = "docker-init"

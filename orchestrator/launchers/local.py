@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import InfrastructureError
 from orchestrator.launchers import (
     CACHE_FOLDER,
+    FINGERPRINT_S,
+    KILL_WAIT_S,
     Exit,
     Job,
     Prepared,
@@ -40,8 +42,6 @@ INHERITED = (
 )
 """Variables of ours that a cell gets too. All others could change what is measured, unseen."""
 PR_SET_PDEATHSIG = 1
-KILL_WAIT_S = 30.0
-FINGERPRINT_S = 120.0
 OOM_COUNTER = "oom_kill "
 
 
