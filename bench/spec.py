@@ -33,11 +33,17 @@ class Workload:
     weight_decay: float | None = None
     matrix_sizes: tuple[int, ...] | None = None
     copy_bytes: int | None = None
+    subjects: tuple[Workload, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One round of one cell. `raw` is the workload as it came, to be repeated in the record."""
+    """One round of one cell. `raw` is the workload as it came, to be repeated in the record.
+
+    `reference` is the file to check against, as this process sees it. `repeats`: someone answers which samples to
+    measure again. `only_first`: make the first call, record it, and end (a warm start).
+    `subject_ids` are the ids of a reference's `subjects`, in their order.
+    """
 
     folder: Path
     cell_id: str
@@ -53,18 +59,18 @@ class Spec:
     cache: str
     cache_folder: str | None
     checkpoint: str | None
+    role: str = "row"
+    reference: str | None = None
+    reference_sha256: str | None = None
+    repeats: bool = False
+    only_first: bool = False
+    subject_ids: tuple[str, ...] = ()
 
 
 def read_spec(path: Path) -> Spec:
     """Read `spec.json`; ValueError says which key is missing or unknown."""
     content = json.loads(path.read_text(encoding="utf-8"))
     raw = content["workload"]
-    known = {field.name for field in fields(Workload)}
-    if unknown := sorted(set(raw) - known):
-        raise ValueError(f"spec: workload has unknown keys {unknown}")
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-    if values["model"] is not None:
-        values["model"] = from_dict(values["model"])
     return Spec(
         folder=path.resolve().parent,
         cell_id=content["cell_id"],
@@ -74,10 +80,29 @@ def read_spec(path: Path) -> Spec:
         method=content["method"],
         device=content["device"],
         bench_source=content.get("bench_source"),
-        workload=Workload(**values),
+        workload=read_workload(raw),
         raw=raw,
         threads=content.get("threads"),
         cache=content.get("cache", "cold"),
         cache_folder=content.get("cache_folder"),
         checkpoint=content.get("checkpoint"),
+        role=content.get("role", "row"),
+        reference=content.get("reference"),
+        reference_sha256=content.get("reference_sha256"),
+        repeats=content.get("repeats", False),
+        only_first=content.get("only_first", False),
+        subject_ids=tuple(content.get("subject_ids") or ()),
     )
+
+
+def read_workload(raw: dict[str, Any]) -> Workload:
+    """Make a workload of its JSON; ValueError names unknown keys."""
+    known = {field.name for field in fields(Workload)}
+    if unknown := sorted(set(raw) - known):
+        raise ValueError(f"spec: workload has unknown keys {unknown}")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    if values["model"] is not None:
+        values["model"] = from_dict(values["model"])
+    if values.get("subjects") is not None:
+        values["subjects"] = tuple(read_workload(subject) for subject in values["subjects"])
+    return Workload(**values)

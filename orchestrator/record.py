@@ -14,6 +14,9 @@ RECORD_LIMIT_BYTES = 50_000
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
 Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
+Role = Literal["row", "ceilings", "reference", "probe"]
+"""What a cell is for: a row of a table; or what rows are measured against, checked against, or probed by."""
+CheckStatus = Literal["passed", "failed", "unchecked"]
 
 
 class Sample(Frozen):
@@ -27,6 +30,10 @@ class Sample(Frozen):
     device_ns: int | None
     first_token_ns: int | None = None
     loss: float | None = None
+    taint: str | None = None
+    """Why the sample says little about the method: something else disturbed it."""
+    energy_joules: float | None = None
+    """From the device's own energy counter between begin and end; null where it has none."""
 
 
 class PhaseTime(Frozen):
@@ -57,6 +64,32 @@ class Work(Frozen):
     tokens: int | None
 
 
+class Check(Frozen):
+    """One look at what was timed. A check that `failed` makes the row `incorrect`; `what` says the first place."""
+
+    name: str
+    status: CheckStatus
+    value: float | None = None
+    """What was found, in the check's own measure."""
+    limit: float | None = None
+    """Where passing ends, in the same measure."""
+    what: str | None = None
+    """Passed: what was compared. Failed: the first place that differs. Unchecked: why."""
+
+
+class Reference(Frozen):
+    """The file that the row's output was compared with, and how far eager in the same precision is from it."""
+
+    sha256: str | None
+    """None: computed in the cell itself."""
+    stack: str | None
+    dtype: str
+    error: float | None = None
+    """Of the timed callable: root of the summed squared differences over that of the reference."""
+    eager_error: float | None = None
+    """Of eager in the row's precision, on the stack that made the reference; same measure."""
+
+
 class Proof(Frozen):
     """That the row computed what it says. Checksums are exact to the bit."""
 
@@ -66,6 +99,107 @@ class Proof(Frozen):
     finite: bool | None = None
     generated: tuple[int, ...] | None = None
     text: str | None = None
+    checks: tuple[Check, ...] = ()
+    reference: Reference | None = None
+    resembles: str | None = None
+    """The known fault whose effect the output's error has, where one fits."""
+    seconds: float | None = None
+    """What the checks took of the cell's time."""
+
+
+class Group(Frozen):
+    """Kernels (on a CPU: operators) of one kind in one profiled call."""
+
+    name: str
+    launches: Count
+    share: float | None
+    """Of the call's device time (on a CPU: of its operators' own time)."""
+
+
+class Kernel(Frozen):
+    """One kernel or operator by name."""
+
+    name: str
+    group: str
+    launches: Count
+    share: float | None
+
+
+class Dispatch(Frozen):
+    """What ran in one call after timing. The whole listing is a file of its own, named by its SHA-256."""
+
+    kind: Literal["kernels", "operators"]
+    launches: Count
+    graph_replays: Count | None
+    groups: tuple[Group, ...]
+    top: tuple[Kernel, ...]
+    expected: tuple[str, ...]
+    """What the method says must be seen."""
+    missing: tuple[str, ...]
+    instead: str | None = None
+    """What ran in the place of what is missing."""
+    listing_sha256: str | None = None
+
+
+class Compiled(Frozen):
+    """A sample in which the compiler made something."""
+
+    sample: int
+    """Index of the sample."""
+    shape: tuple[Count, ...]
+    graphs: Count
+    recompiles: Count
+    """Those of the graphs that stand for a graph that was there already."""
+    reasons: tuple[str, ...]
+
+
+class WarmStart(Frozen):
+    """The first call in a second process over the compile cache that the cell left."""
+
+    first_ns: int | None
+    cache_hits: Count | None = None
+    cache_misses: Count | None = None
+    reason: str | None = None
+
+
+class Compiles(Frozen):
+    """What the compiler did. `ledger` names samples in which it worked, all of them (the first 40 kept)."""
+
+    graphs: Count
+    recompiles: Count
+    ledger: tuple[Compiled, ...]
+    breaks: tuple[str, ...]
+    """Reasons for which a graph was cut in two."""
+    cache_hits: Count | None
+    cache_misses: Count | None
+    warm: WarmStart | None = None
+
+
+class Range(Frozen):
+    """Of one quantity over the timed samples."""
+
+    low: float
+    median: float
+    high: float
+
+
+class Telemetry(Frozen):
+    """What the host saw of the GPU while the timed samples ran; the series is a file of its own."""
+
+    readings: Count
+    interval_ms: float | None
+    sm_clock_mhz: Range | None = None
+    memory_clock_mhz: Range | None = None
+    power_watts: Range | None = None
+    temperature_celsius: Range | None = None
+    memory_bytes: Range | None = None
+    throttled: dict[str, float] = Field(default_factory=dict)
+    """Share of the readings under each reason that was seen."""
+    foreign: tuple[str, ...] = ()
+    """Other processes seen on the GPU, by name where the host tells it."""
+    energy_joules: float | None = None
+    """Over the timed samples alone."""
+    series_sha256: str | None = None
 
 
 class Gpu(Frozen):
@@ -148,5 +282,9 @@ class Record(Frozen):
     proof: Proof | None = None
     environment: Environment | None = None
     provenance: Provenance | None = None
+    role: Role = "row"
+    dispatch: Dispatch | None = None
+    compiles: Compiles | None = None
+    telemetry: Telemetry | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
     log_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

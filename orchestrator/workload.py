@@ -10,7 +10,9 @@ from pydantic import Field
 
 from orchestrator.frozen import Frozen
 
-Benchmark = Literal["forward", "model_inference", "generation", "train_static", "train_dynamic", "ceilings"]
+Benchmark = Literal[
+    "forward", "model_inference", "generation", "train_static", "train_dynamic", "ceilings", "reference"
+]
 MEASURED: tuple[Benchmark, ...] = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
 GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation")
 TRAINING: tuple[Benchmark, ...] = ("train_static", "train_dynamic")
@@ -41,9 +43,12 @@ class ModelConfig(Frozen):
 
 
 class Weights(Frozen):
-    """Where weights come from: the counter-based hash, or a checkpoint (named by what it holds, not by its path)."""
+    """Where weights come from: the counter-based hash, or a checkpoint (named by what it holds, not by its path).
 
-    source: Literal["hash", "checkpoint"] = "hash"
+    `probe` is the hash too, scaled so that heads attend sharply: faults stand far out.
+    """
+
+    source: Literal["hash", "checkpoint", "probe"] = "hash"
     seed: Count = 0
     fingerprint: str | None = None
 
@@ -70,6 +75,8 @@ class Workload(Frozen):
     weight_decay: float | None = None
     matrix_sizes: tuple[Positive, ...] | None = None
     copy_bytes: Positive | None = None
+    subjects: tuple[Workload, ...] | None = None
+    """Of the benchmark `reference`: the workloads of one model, one weights and one dtype to make references of."""
 
     @property
     def workload_id(self) -> str:
@@ -77,6 +84,10 @@ class Workload(Frozen):
         content = self.model_dump(mode="json")
         if content["model"] is not None:
             del content["model"]["name"]
+        if content["subjects"] is None:
+            del content["subjects"]
+        else:
+            content["subjects"] = [subject.workload_id for subject in self.subjects or ()]
         return digest(content)
 
 
