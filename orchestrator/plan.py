@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from orchestrator.frozen import Frozen
+from orchestrator.record import Role
 from orchestrator.workload import Benchmark, Workload, digest
 
 Device = Literal["cuda", "cpu"]
@@ -21,6 +22,7 @@ class Cell(Frozen):
     timeout_s: float
     cache: Cache = "cold"
     rounds: int = 1
+    role: Role = "row"
 
     @property
     def benchmark(self) -> Benchmark:
@@ -30,7 +32,9 @@ class Cell(Frozen):
     @property
     def key(self) -> str:
         """What this cell is, whatever the host: used to match a plan with an unfinished run's."""
-        return digest([self.stack, self.method, self.device, self.workload.workload_id, self.cache])
+        content = [self.stack, self.method, self.device, self.workload.workload_id, self.cache]
+        # A row may have a probe's workload: then they are two cells all the same.
+        return digest([*content, self.role] if self.role == "probe" else content)
 
     def cell_id(self, *, environment: str, bench_source: str, gpu: str | None) -> str:
         """Identity of what is measured: the key with environment, bench source, GPU model and driver."""
@@ -38,8 +42,9 @@ class Cell(Frozen):
 
     @property
     def title(self) -> str:
-        """How a person names the cell: `forward inductor@cpu`."""
-        return f"{self.benchmark} {self.method}@{self.stack}"
+        """How a person names the cell: `forward inductor@cpu`, `probe of forward inductor@cpu`."""
+        name = f"{self.benchmark} {self.method}@{self.stack}"
+        return f"probe of {name}" if self.role == "probe" else name
 
 
 class Plan(Frozen):

@@ -1,4 +1,7 @@
-"""Suite, stacks and methods make a plan: a pure function, so a plan can be printed without running anything."""
+"""Suite, stacks and methods make a plan: a pure function, so a plan can be printed without running anything.
+
+Its order: ceilings, references, probes, rows.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.errors import UsageError
 from orchestrator.plan import Cache, Cell, Device, Plan
+from orchestrator.proving import probe_cells, reference_cells
 from orchestrator.reading import unknown
 from orchestrator.workload import MEASURED, Weights
 
@@ -34,7 +38,7 @@ def make_plan(
     timeout_s: float | None = None,
     known_methods: Sequence[str] = (),
 ) -> Plan:
-    """Return the cells to run, ceilings first, then in the suite's order, eager first.
+    """Return the cells to run: ceilings, references, probes, then the rows in the suite's order, eager first.
 
     `device` is one for all stacks, or one for each by name. Empty `benchmarks` and `methods` mean all. `rounds` and
     `timeout_s` stand in for the suite's; a checkpoint for the model and the weights of every cell.
@@ -61,10 +65,10 @@ def make_plan(
             rounds=rounds or task.rounds,
         )
 
-    cells: dict[str, Cell] = {}
+    rows: dict[str, Cell] = {}
     first = next(iter(stacks))
-    ceilings = cell(suite.ceilings(devices[first]), CEILINGS_METHOD, first).model_copy(update={"rounds": 1})
-    cells[ceilings.key] = ceilings
+    ceilings = cell(suite.ceilings(devices[first]), CEILINGS_METHOD, first)
+    ceilings = ceilings.model_copy(update={"rounds": 1, "role": "ceilings"})
     origins: dict[str, str] = {}
     for task in tasks:
         if benchmarks and task.workload.benchmark not in benchmarks:
@@ -77,13 +81,25 @@ def make_plan(
                 raise UsageError(
                     f"names {one.title} of {origin} once more", where=task.where, remedy="remove one of them"
                 )
-            cells.setdefault(one.key, one)
-    if len(cells) == 1 and tuple(benchmarks) != ("ceilings",):
+            rows.setdefault(one.key, one)
+    if not rows and tuple(benchmarks) != ("ceilings",):
         raise UsageError(
             f"nothing to run: no cell of suite {suite.name} is left by this selection",
             remedy="leave out --benchmark or --method, or choose another suite or stack",
         )
-    return Plan(suite=suite.name, cells=tuple(cells.values()))
+    probes = probe_cells(tuple(rows.values())) if suite.file.probes else []
+    references = []
+    if suite.file.references and rows:
+        longest = max(row.timeout_s for row in rows.values())
+        maker = _reference_maker(stacks, devices)
+        place = {"stack": maker, "device": devices[maker], "timeout_s": longest, "rounds": 1}
+        references = reference_cells((*probes, *rows.values()), ceilings.model_copy(update=place))
+    return Plan(suite=suite.name, cells=(ceilings, *references, *probes, *rows.values()))
+
+
+def _reference_maker(stacks: Mapping[str, Stack], devices: Mapping[str, Device]) -> str:
+    """Return the first stack; one that uses the GPU goes before one that does not, one with eager before others."""
+    return min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
 
 
 def _runs(task: Task, stacks: Mapping[str, Stack], methods: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 
@@ -58,6 +58,8 @@ class Settings(Frozen):
     """Keys that `[defaults]` and every `[[cells]]` may have."""
 
     methods: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    weights: Literal["hash", "probe"] | None = None
+    """Of a model without a checkpoint. `probe`: the hash, scaled so that heads attend sharply and faults show."""
     dtype: Axis[Dtype] | None = None
     seed: Axis[Seed] | None = None
     iterations: Size | None = None
@@ -136,6 +138,10 @@ class SuiteFile(Frozen):
     schema_version: Annotated[int, Field(ge=1, le=1)]
     name: Name
     description: Annotated[str, Field(min_length=1)]
+    references: bool = True
+    """Whether rows are checked against references in higher precision."""
+    probes: bool = True
+    """Whether each method is also run on a tiny model with weights that show faults."""
     defaults: Settings = Settings()
     models: dict[str, ModelEntry] = Field(default_factory=dict)
     ceilings: CeilingsEntry | None = None
@@ -155,7 +161,7 @@ _SHAPES: dict[str, tuple[str, ...]] = {
     "train_static": ("batch", "sequence", "ids_below", "learning_rate", "weight_decay"),
     "train_dynamic": ("batch", "sequence", "shortest", "ids_below", "learning_rate", "weight_decay"),
 }
-_COMMON = ("methods", "dtype", "seed", "iterations", "warmup", "timeout_s", "rounds")
+_COMMON = ("methods", "weights", "dtype", "seed", "iterations", "warmup", "timeout_s", "rounds")
 _REQUIRED: dict[str, tuple[str, ...]] = {
     "forward": ("batch", "sequence"),
     "model_inference": ("prompt", "new_tokens"),
@@ -164,7 +170,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "train_dynamic": ("batch", "sequence", "shortest"),
 }
 # The note's values where a suite says nothing.
-_GENERAL: dict[str, Any] = {"dtype": ("bfloat16",), "seed": (0,), "rounds": 1}
+_GENERAL: dict[str, Any] = {"weights": "hash", "dtype": ("bfloat16",), "seed": (0,), "rounds": 1}
 _STANDARD: dict[str, dict[str, Any]] = {
     "forward": {"iterations": 10, "warmup": 2, "timeout_s": 600.0},
     "model_inference": {"iterations": 10, "warmup": 2, "timeout_s": 900.0, "batch": (1,), "temperature": (1.0,)},
@@ -237,7 +243,7 @@ class Suite:
             axes = {key: settings[key] for key in settings if isinstance(settings[key], tuple) and key in _AXES}
             for name in entry.model:
                 shape = model or resolve_model(name, self.models, where=f"{where}.model")
-                source = weights or self.weights.get(name, Weights())
+                source = weights or self.weights.get(name, Weights(source=settings["weights"]))
                 for values in itertools.product(*axes.values()):
                     chosen = {**settings, **dict(zip(axes, values, strict=True))}
                     yield _task(benchmark, shape, source, chosen, where)
