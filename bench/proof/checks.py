@@ -1,0 +1,86 @@
+"""Collects what the checks of one cell found. All of them run, also when an earlier one failed."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench.status import Incorrect
+
+LONGEST = 300
+
+
+class Checks:
+    """`items` are the record's checks, ready for JSON, in the order in which they were judged."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+
+    def judge(
+        self,
+        name: str,
+        passed: bool,
+        *,
+        value: float | None = None,
+        limit: float | None = None,
+        what: str | None = None,
+    ) -> None:
+        """Record a verdict. A name that was judged before keeps its first failure, else its last verdict."""
+        self._add(name, "passed" if passed else "failed", value, limit, what)
+
+    def at_most(self, name: str, value: float, limit: float, what: str) -> None:
+        """Judge `value` by `limit`; a value that is no number fails."""
+        self.judge(name, value <= limit, value=value, limit=limit, what=what)
+
+    def unchecked(self, name: str, why: str) -> None:
+        """Record that nothing can be said, and why."""
+        self._add(name, "unchecked", None, None, why)
+
+    @contextmanager
+    def guard(self, *names: str) -> Iterator[None]:
+        """What is raised inside leaves those of `names` that were not judged yet `unchecked`, with its first line.
+
+        Incorrect makes the first of them `failed` instead.
+        """
+        try:
+            yield
+        except Incorrect as error:
+            left = self._left(names)
+            self.judge(left[0] if left else names[0], passed=False, what=str(error))
+        except Exception as error:  # noqa: BLE001  (a check that breaks is recorded as such; the others still run)
+            traceback.print_exc()
+            for name in self._left(names):
+                self.unchecked(name, f"{type(error).__name__}: {error}".strip().splitlines()[0])
+
+    @property
+    def first_failure(self) -> dict[str, Any] | None:
+        """The first check that failed, or None."""
+        return next((item for item in self.items if item["status"] == "failed"), None)
+
+    @property
+    def any_unchecked(self) -> bool:
+        """Whether something could not be said; also where there is no check at all."""
+        return not self.items or any(item["status"] == "unchecked" for item in self.items)
+
+    def _left(self, names: tuple[str, ...]) -> list[str]:
+        judged = {item["name"] for item in self.items}
+        return [name for name in names if name not in judged]
+
+    def _add(self, name: str, status: str, value: float | None, limit: float | None, what: str | None) -> None:
+        item = {"name": name, "status": status, "value": finite(value), "limit": finite(limit), "what": what}
+        if what is not None and len(what) > LONGEST:
+            item["what"] = what[:LONGEST] + " …"
+        for place, before in enumerate(self.items):
+            if before["name"] == name:
+                if before["status"] != "failed":
+                    self.items[place] = item
+                return
+        self.items.append(item)
+
+
+def finite(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity: they become None."""
+    return None if value is None or not math.isfinite(value) else float(value)
