@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.choose import choose
@@ -29,6 +30,8 @@ from orchestrator.launchers.local import sweep_processes
 from orchestrator.plan_text import cost_line, describe
 from orchestrator.progress import make_progress
 from orchestrator.ready import Ready, make_ready
+from orchestrator.record import is_row
+from orchestrator.references import References
 from orchestrator.source import bench_source
 from orchestrator.store import Run, newest_run, resumable, stem_of
 from orchestrator.supervise import Task, blank_record, supervise
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from orchestrator.workfolders import WorkArea
 
 ORCHESTRATOR = REPOSITORY / "orchestrator"
+LISTING_FILE = "dispatch.json"
 BAD = ("incorrect", "crashed", "timeout", "infrastructure")
 MEASURED = ("ok", "incorrect")
 
@@ -69,6 +73,7 @@ class Session:
     began: float
     known: dict[Key, float]
     run: Run | None = None
+    references: References | None = None
 
     def cell_id(self, cell: Cell, ready: Ready) -> str:
         """Return the identity of `cell` on this host with what is installed in its stack."""
@@ -110,6 +115,7 @@ def _run_all(options: RunOptions, progress: Progress, kept: list[Run]) -> int:
         session = Session(options, choice, progress, area, gpu, client, bench_source(area.bench), began, known)
         launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say)
         session.run = open_run(session, ready)
+        session.references = References.of_run(session.run.folder, session.run.records())
         kept.append(session.run)
         try:
             with tables_at_the_end(session.run):
@@ -233,7 +239,9 @@ def run_cells(session: Session, launcher: Launcher, ready: Ready) -> bool:
 def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, number: int) -> Record:
     """Run one round of a cell and store its record and log."""
     assert session.run is not None
-    task = Task(cell, number, session.cell_id(cell, ready), session.source, bench_source(ORCHESTRATOR))
+    assert session.references is not None
+    known = session.references.known.get(cell.workload.workload_id)
+    task = Task(cell, number, session.cell_id(cell, ready), session.source, bench_source(ORCHESTRATOR), known)
     if cell.stack in ready.refused:
         return session.run.save(blank_record(task, ready.refused[cell.stack]))
     folder = session.area.cell(f"{cell.benchmark}-{cell.method}-{cell.stack}")
@@ -249,11 +257,27 @@ def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, numb
             cache=_shared_cache(session, cell, ready) if cell.cache == "shared" else None,
             checkpoint=checkpoint.mount if checkpoint else None,
             checkpoint_inside=checkpoint.inside if checkpoint else "",
+            references=session.references.folder if known else None,
         )
         record = supervise(launcher, ready.prepared[cell.stack], task, job, on_event=session.progress.event)
+        if cell.role == "reference" and record.written_by == "bench":
+            record = session.references.collect(folder.work, cell, record, session.progress.say)
+        record = _keep_listing(session.run, record, folder.work)
         return session.run.save(record, folder.log)
     finally:
         session.area.discard(folder)
+
+
+def _keep_listing(run: Run, record: Record, work: Path) -> Record:
+    """Keep the whole listing of what ran; a record must not name a file that is not there, or another."""
+    if record.dispatch is None or record.dispatch.listing_sha256 is None:
+        return record
+    stem = stem_of(record)
+    with contextlib.suppress(UsageError):
+        if run.keep("dispatch", stem, work / LISTING_FILE) == record.dispatch.listing_sha256:
+            return record
+    (run.folder / "dispatch" / f"{stem}{Path(LISTING_FILE).suffix}").unlink(missing_ok=True)
+    return record.model_copy(update={"dispatch": record.dispatch.model_copy(update={"listing_sha256": None})})
 
 
 def interleave(plan: Plan) -> list[tuple[Cell, int]]:
@@ -285,7 +309,7 @@ def finish(session: Session, *, complete: bool) -> int:
 
 def exit_code(records: Sequence[Record]) -> int:
     """Return 0 where all is well, 1 where a row is bad, 3 where nothing at all was measured."""
-    rows = [record for record in records if record.workload.benchmark != "ceilings"] or list(records)
+    rows = [record for record in records if is_row(record)] or list(records)
     if not any(record.status in MEASURED for record in rows):
         return EXIT_NOTHING_MEASURED
     return EXIT_BAD_ROWS if any(record.status in BAD for record in records) else EXIT_OK
@@ -309,11 +333,23 @@ def _todo(session: Session, run: Run, ready: Ready) -> list[tuple[Cell, int]]:
     _forget_replaced(session, run, ready)
     if session.options.rerun:
         return order
-    done = run.finished_keys()
+    done = run.finished_keys() - _lacking_references(session, run)
     todo = [(cell, number) for cell, number in order if (session.cell_id(cell, ready), number) not in done]
+    wanted = {cell.workload.workload_id for cell, _ in todo if cell.role != "reference"}
+    todo = [(cell, number) for cell, number in todo if cell.role != "reference" or _asked_for(cell, wanted)]
     if len(todo) < len(order):
         session.progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
     return todo
+
+
+def _lacking_references(session: Session, run: Run) -> set[tuple[str, int]]:
+    """Return the reference records whose files are not here: they are in no commit, so not in every copy of a run."""
+    assert session.references is not None
+    return {(r.cell_id, r.round) for r in run.records() if not session.references.complete(r)}
+
+
+def _asked_for(cell: Cell, wanted: set[str]) -> bool:
+    return any(subject.workload_id in wanted for subject in cell.workload.subjects or ())
 
 
 def _forget_replaced(session: Session, run: Run, ready: Ready) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from orchestrator.frozen import Frozen
-from orchestrator.workload import Count, Workload
+from orchestrator.workload import MEASURED, Count, Workload
 
 RECORD_LIMIT_BYTES = 50_000
 
@@ -288,3 +288,8 @@ class Record(Frozen):
     telemetry: Telemetry | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
     log_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+def is_row(record: Record) -> bool:
+    """Whether a table has a row for the record: not for ceilings (whose old records say no role), nor for proof."""
+    return record.role == "row" and record.workload.benchmark in MEASURED

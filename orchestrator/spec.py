@@ -24,11 +24,17 @@ def write_spec(
     threads: int | None = None,
     cache_folder: str | None = None,
     checkpoint: str | None = None,
+    reference: str | None = None,
+    reference_sha256: str | None = None,
+    repeats: bool = False,
+    only_first: bool = False,
 ) -> Path:
     """Write `spec.json` into `folder` and return its path.
 
     `threads` is the number of CPU threads (None: torch's own choice). `cache_folder` and `checkpoint` are folders as
-    the cell's process sees them; no `cache_folder` means an empty one in the work folder.
+    the cell's process sees them; no `cache_folder` means an empty one in the work folder. `reference` is the file to
+    check against, as the process sees it. `repeats`: somebody answers which samples are to be measured again.
+    `only_first`: nothing but the first call is wanted.
     """
     path = folder / SPEC_FILE
     write_json(
@@ -48,6 +54,12 @@ def write_spec(
             "cache_folder": cache_folder,
             "checkpoint": checkpoint,
             "deadline_s": cell.timeout_s,
+            "role": cell.role,
+            "reference": reference,
+            "reference_sha256": reference_sha256,
+            "subject_ids": [subject.workload_id for subject in cell.workload.subjects or ()],
+            "repeats": repeats,
+            "only_first": only_first,
         },
     )
     return path

@@ -19,6 +19,7 @@ from orchestrator.frozen import Frozen
 from orchestrator.plan import Plan
 from orchestrator.reading import explain_validation, os_error, read_bytes, read_json
 from orchestrator.record import RECORD_LIMIT_BYTES, Record, Status
+from orchestrator.side_files import take_over
 from orchestrator.writing import make_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
-STEM = re.compile(r"[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
+STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
 LOG_LIMIT_BYTES = 8_000_000
 FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
 """A record with one of these is no result: the key is run again."""
@@ -168,6 +169,13 @@ class Run:
         write_text(self.folder / "records" / f"{stem}.json", text)
         return record
 
+    def keep(self, part: Literal["dispatch", "telemetry"], stem: str, source: Path) -> str:
+        """Take over a side file of the record `stem` as `part/stem` with the source's ending; return its SHA-256.
+
+        The source may be a container's: no link is followed. What is no plain file, or too large, is a UsageError.
+        """
+        return take_over(source, self.folder / part / f"{stem}{source.suffix}")
+
     def records(self) -> Iterator[Record]:
         """Yield every stored record, by file name. A bad one is a UsageError that names the file."""
         for path in record_files(self.folder):
@@ -202,7 +210,8 @@ def record_files(folder: Path) -> list[Path]:
 
 def stem_of(record: Record) -> str:
     """Return the name, without ending, of the record's files: `forward-inductor@cpu-0123456789abcdef-r0`."""
-    stem = f"{record.workload.benchmark}-{record.method}@{record.stack}-{record.cell_id}-r{record.round}"
+    prefix = "probe-" if record.role == "probe" else ""
+    stem = f"{prefix}{record.workload.benchmark}-{record.method}@{record.stack}-{record.cell_id}-r{record.round}"
     if not STEM.fullmatch(stem):
         raise UsageError(f"{stem!r} cannot be a file's name", where="record", remedy="use a-z, 0-9, - and _ in names")
     return stem

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InfrastructureError, UsageError
 from orchestrator.record import PhaseTime, Provenance, Record, Status
+from orchestrator.references import ENDING as REFERENCE_ENDING
 from orchestrator.spec import write_spec
 from orchestrator.store import read_record
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared
+    from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared, Seen
     from orchestrator.plan import Cell
 
 RECORD_FILE, EVENTS_FILE = "record.json", "events.jsonl"
@@ -48,6 +49,8 @@ class Task:
     bench_source: str
     orchestrator: str | None = None
     """Identity of the orchestrator's own code, for the record's provenance."""
+    reference_sha256: str | None = None
+    """Of the file in the job's references that the round is checked against; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ def supervise(
         threads=threads,
         cache_folder=seen.cache,
         checkpoint=seen.checkpoint,
+        reference=_reference(seen, task),
+        reference_sha256=task.reference_sha256,
     )
     deadline = deadline_s or task.cell.timeout_s
     watch = Watch(job.work / EVENTS_FILE, on_event)
@@ -129,7 +134,14 @@ def supervise(
         # The samples are whole, but a process that fell over at its end is not fine.
         record = record.model_copy(update={"status": "crashed", "reason": verdict.reason})
     reason = scrub(record.reason) if record.reason else None
-    return record.model_copy(update={"provenance": provenance, "reason": reason})
+    # What a cell is for is the orchestrator's to say, whatever its process wrote.
+    return record.model_copy(update={"provenance": provenance, "reason": reason, "role": task.cell.role})
+
+
+def _reference(seen: Seen, task: Task) -> str | None:
+    if task.reference_sha256 is None or seen.references is None:
+        return None
+    return f"{seen.references}/{task.cell.workload.workload_id}{REFERENCE_ENDING}"
 
 
 def _watch_until(handle: Handle, watch: Watch, began: int, deadline_s: float) -> tuple[Exit | None, bool]:
@@ -205,6 +217,7 @@ def blank_record(
         bench_source=task.bench_source,
         started_utc=started_utc,
         phases=phases,
+        role=cell.role,
     )
 
 

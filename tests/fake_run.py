@@ -60,10 +60,12 @@ def write_stack(folder: Path, methods: list[str], python: str = sys.executable, 
     return place.parent
 
 
-def write_suite(folder: Path, timeout_s: float = 60.0, rounds: int = 1) -> Path:
+def write_suite(folder: Path, timeout_s: float = 60.0, rounds: int = 1, *, proving: bool = False) -> Path:
+    """A suite of one cell; with `proving` its reference and its probe go before it."""
     path = folder / "mine.toml"
     path.write_text(
         'schema_version = 1\nname = "mine"\ndescription = "for a test"\n'
+        f"references = {str(proving).lower()}\nprobes = {str(proving).lower()}\n"
         f"[defaults]\ntimeout_s = {timeout_s}\nrounds = {rounds}\n"
         '[[cells]]\nbenchmark = "forward"\nmodel = "tiny"\nbatch = 2\nsequence = 64\niterations = 5\nwarmup = 1\n'
     )

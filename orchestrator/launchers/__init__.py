@@ -56,6 +56,8 @@ class Job:
     """The folder that must be visible, read-only, for the checkpoint to be read."""
     checkpoint_inside: str = ""
     """The checkpoint's place below that folder."""
+    references: Path | None = None
+    """The run's references, to be seen read-only."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Seen:
 
     cache: str | None
     checkpoint: str | None
+    references: str | None = None
 
 
 @dataclass(frozen=True)

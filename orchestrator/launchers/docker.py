@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.stack import GpuAccess, Stack
 
 WORK, BENCH, CHECKPOINT, CACHE = "/work", "/stackbench/bench", "/checkpoint", "/cache"
+REFERENCES = "/references"
 NOBODY = 65534
 TMP_OPTIONS = "rw,exec,nosuid,nodev,size=2g,mode=1777"
 PIDS_LIMIT = 8192
@@ -108,7 +109,8 @@ class DockerLauncher:
     def seen(self, job: Job) -> Seen:
         """Return the folders' places in the container."""
         checkpoint = str(PurePosixPath(CHECKPOINT) / job.checkpoint_inside) if job.checkpoint else None
-        return Seen(cache=CACHE if job.cache else None, checkpoint=checkpoint)
+        references = REFERENCES if job.references else None
+        return Seen(cache=CACHE if job.cache else None, checkpoint=checkpoint, references=references)
 
     def start(self, prepared: Prepared, job: Job) -> DockerHandle:
         """Create and start the cell's container."""
@@ -216,6 +218,8 @@ def container_arguments(
             mounts.append(Mount(CACHE, str(job.cache), type="bind"))
         if job.checkpoint is not None:
             mounts.append(Mount(CHECKPOINT, str(job.checkpoint.resolve()), type="bind", read_only=True))
+        if job.references is not None:
+            mounts.append(Mount(REFERENCES, str(job.references.resolve()), type="bind", read_only=True))
     own = stack.ready.mounts if stack.ready else ()
     mounts += [Mount(place, place, type="bind", read_only=True) for place in own]
     mounts += [Mount(inside, outside, type="bind", read_only=True) for outside, inside in grant.libraries]

@@ -76,7 +76,8 @@ class LocalLauncher:
     def seen(self, job: Job) -> Seen:
         """Return the folders where they are."""
         checkpoint = str(job.checkpoint / job.checkpoint_inside) if job.checkpoint else None
-        return Seen(cache=str(job.cache) if job.cache else None, checkpoint=checkpoint)
+        references = str(job.references) if job.references else None
+        return Seen(cache=str(job.cache) if job.cache else None, checkpoint=checkpoint, references=references)
 
     def start(self, prepared: Prepared, job: Job) -> LocalHandle:
         """Start the cell's process.

@@ -54,7 +54,7 @@ def record(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "reason": None,
         "flags": ["unchecked", "cold"],
         "started_utc": "2026-01-01T00:00:00+00:00",
-        "samples": [] if spec["workload"]["benchmark"] == "ceilings" else samples,
+        "samples": [] if spec["workload"]["benchmark"] in ("ceilings", "reference") else samples,
         **{key: spec[key] for key in ("cell_id", "workload_id", "round", "stack", "method", "workload", "device")},
         "bench_source": spec["bench_source"],
         **changes,
@@ -69,6 +69,12 @@ def write(folder: Path, content: dict[str, Any]) -> int:
 
 def good(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec))
+
+
+def reference(folder: Path, spec: dict[str, Any]) -> int:
+    for workload_id in spec["subject_ids"]:
+        (folder / f"reference-{workload_id}.safetensors").write_bytes(f"reference of {workload_id}".encode())
+    return write(folder, record(spec, detail={"references": {spec["subject_ids"][0]: {"seconds": 1.5}}}))
 
 
 def slow(folder: Path, spec: dict[str, Any]) -> int:
@@ -197,8 +203,8 @@ def looks_around(folder: Path, spec: dict[str, Any]) -> int:
 BEHAVIOURS = {
     function.__name__: function
     for function in (
-        *(good, slow, hang, hang_after_record, killed, fails, fails_after_record, silent, link, pipe, big, garbage),
-        *(other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
+        *(good, reference, slow, hang, hang_after_record, killed, fails, fails_after_record, silent, link, pipe, big),
+        *(garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
     )
 }
 BEHAVIOURS["torch"] = good
