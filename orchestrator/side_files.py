@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator.errors import UsageError
 from orchestrator.reading import os_error
@@ -28,14 +28,7 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
     make_folder(target.parent)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        # Not blocking: a named pipe in its place must not hang the run.
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise os_error(error, source.name) from error
-    try:
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UsageError("not a plain file", where=source.name)
+        with _open_plain(source) as file:
             found, copied = hashlib.sha256(), 0
             with beside.open("wb") as out:
                 while piece := file.read(PIECE_BYTES):
@@ -47,7 +40,7 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
             beside.chmod(READ_ONLY)
             beside.replace(target)
     except OSError as error:
-        raise os_error(error, target.name) from error
+        raise os_error(error, source.name) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -57,13 +50,19 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
 def sha256_of(path: Path) -> str | None:
     """Return the SHA-256 of a plain file, or None where there is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+        with _open_plain(path) as file:
+            found = hashlib.sha256()
+            while piece := file.read(PIECE_BYTES):
+                found.update(piece)
+            return found.hexdigest()
+    except (OSError, UsageError):
         return None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
-        found = hashlib.sha256()
-        while piece := file.read(PIECE_BYTES):
-            found.update(piece)
-        return found.hexdigest()
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    # Not blocking: a named pipe in its place must not hang the run.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UsageError("not a plain file", where=path.name)
+    return os.fdopen(descriptor, "rb")

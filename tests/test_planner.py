@@ -25,7 +25,8 @@ def smoke() -> Suite:
 
 
 def titles(plan: Plan) -> list[str]:
-    return [cell.title for cell in plan.cells]
+    """Of the ceilings and the rows: what proves the rows has a test of its own."""
+    return [cell.title for cell in plan.cells if cell.role in ("ceilings", "row")]
 
 
 def test_ceilings_first_then_the_suites_order_eager_first(smoke: Suite) -> None:
@@ -36,6 +37,8 @@ def test_ceilings_first_then_the_suites_order_eager_first(smoke: Suite) -> None:
     ]
     assert titles(plan)[1:] == expected
     assert {cell.device for cell in plan.cells} == {"cpu"}
+    roles = [cell.role for cell in plan.cells]
+    assert roles == sorted(roles, key=("ceilings", "reference", "probe", "row").index)
 
 
 def test_selection_by_benchmark_and_method(smoke: Suite) -> None:
@@ -52,7 +55,9 @@ def test_selection_by_benchmark_and_method(smoke: Suite) -> None:
 
 def test_rounds_deadline_and_cache_are_set_from_outside(smoke: Suite) -> None:
     plan = make_plan(smoke, STACKS, device="cpu", rounds=3, timeout_s=7.0, cache="shared")
-    assert [cell.rounds for cell in plan.cells] == [1] + [3] * (len(plan.cells) - 1)
+    assert {(cell.role, cell.rounds) for cell in plan.cells if cell.role != "probe"} == {
+        ("ceilings", 1), ("reference", 1), ("row", 3)
+    }  # fmt: skip
     assert {cell.timeout_s for cell in plan.cells} == {7.0}
     assert {cell.cache for cell in plan.cells} == {"shared"}
 
@@ -103,7 +108,7 @@ def test_the_same_cell_twice_is_refused_and_split_methods_are_not(tmp_path: Path
         SUITE.replace("batch = 2", 'batch = 2\nmethods = ["eager"]') + cell + "methods = ['inductor']\ntimeout_s = 9\n"
     )
     plan = make_plan(load_suite(str(write_suite(tmp_path, split))), STACKS, device="cpu", benchmarks=["forward"])
-    assert [(cell.title, cell.timeout_s) for cell in plan.cells][1:] == [
+    assert [(cell.title, cell.timeout_s) for cell in plan.cells if cell.role == "row"] == [
         ("forward eager@a", 600.0),
         ("forward eager@b", 600.0),
         ("forward inductor@a", 9.0),
@@ -123,9 +128,11 @@ def test_every_offered_cell_is_planned_once_and_plan_ids_are_stable(
 ) -> None:
     stacks = {name: stack(name, tuple(methods)) for name, methods in offers.items()}
     plan = make_plan(smoke, stacks, device="cpu", rounds=rounds)
-    assert len({cell.key for cell in plan.cells}) == len(plan.cells) == 1 + 5 * sum(map(len, offers.values()))
+    rows = [cell for cell in plan.cells if cell.role == "row"]
+    assert len({cell.key for cell in plan.cells}) == len(plan.cells)
+    assert len(rows) == 5 * sum(map(len, offers.values()))
     for benchmark in MEASURED:
-        methods = [cell.method for cell in plan.cells if cell.benchmark == benchmark]
+        methods = [cell.method for cell in rows if cell.benchmark == benchmark]
         eager = methods.count("eager")
         assert methods[:eager] == ["eager"] * eager
     again = Plan.model_validate_json(plan.model_dump_json())
@@ -135,11 +142,11 @@ def test_every_offered_cell_is_planned_once_and_plan_ids_are_stable(
 
 
 def test_ids_are_pinned(smoke: Suite) -> None:
-    plan = make_plan(smoke, {"cpu": stack()}, device="cpu")
-    identity = plan.cells[1].cell_id(environment="e", bench_source="s", gpu=None)
-    assert (plan.cells[1].key, identity) == ("4d77aff131030579", "f55da1aad566fe5d")
+    cell = next(cell for cell in make_plan(smoke, {"cpu": stack()}, device="cpu").cells if cell.role == "row")
+    identity = cell.cell_id(environment="e", bench_source="s", gpu=None)
+    assert (cell.key, identity) == ("4d77aff131030579", "f55da1aad566fe5d")
     others = {
-        plan.cells[1].cell_id(environment=environment, bench_source=source, gpu=gpu)
+        cell.cell_id(environment=environment, bench_source=source, gpu=gpu)
         for environment, source, gpu in (("x", "s", None), ("e", "x", None), ("e", "s", "H100|580"))
     }
     assert len(others | {identity}) == 4

@@ -25,6 +25,9 @@ def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
         threads=2,
         cache_folder="/cache",
         checkpoint="/checkpoint",
+        reference="/references/0.safetensors",
+        reference_sha256="d" * 64,
+        repeats=True,
     )
     assert path == tmp_path / "spec.json"
     spec = json.loads(path.read_text())
@@ -44,6 +47,12 @@ def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
         "cache_folder": "/cache",
         "checkpoint": "/checkpoint",
         "deadline_s": 12.5,
+        "role": "row",
+        "reference": "/references/0.safetensors",
+        "reference_sha256": "d" * 64,
+        "subject_ids": [],
+        "repeats": True,
+        "only_first": False,
     }
     assert [place.name for place in tmp_path.iterdir()] == ["spec.json"]
 
