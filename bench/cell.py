@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from bench import benchmarks, caches, ceilings, hashing, methods, weights
+from bench import benchmarks, caches, ceilings, compiles, dispatch, hashing, methods, weights
 from bench.clock import Clock
 from bench.environment import environment
 from bench.gpt import GPT, build
@@ -69,18 +69,24 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
     }
 
     events.phase("method")
-    context = benchmarks.Context(workload, model, method, clock, spec.device, tokenizer)
+    refill = partial(fill_model, spec, model)
+    context = benchmarks.Context(workload, model, method, clock, spec.device, tokenizer, refill)
     task = benchmarks.load(workload.benchmark).build(context)
 
     record["detail"]["grad_mode"] = mode = grad_mode(task.inference)
     with GRAD_MODES[mode]():
         output = take_samples(task, spec, record, clock=clock, memory=memory, events=events)
+        if spec.only_first:
+            return
         events.phase("memory")
         record["memory"] = memory.peaks()
         timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
         record["work"] = task.work(timed or [record["samples"][-1]["shape"]])
         events.phase("proof")
         proof.update(task.proof(output))
+        del output
+        events.phase("dispatch")
+        dispatch.gather(task, spec, record, method.expects(workload, spec.device))
 
 
 def take_samples(
@@ -88,9 +94,10 @@ def take_samples(
 ) -> Any:
     """Time every sample: the first call apart, then the warm-up, then the rest. Returns the last output."""
     workload = spec.workload
-    inputs_hash = hashlib.sha256()
+    inputs_hash, ledger = hashlib.sha256(), compiles.Ledger()
+    record["detail"]["graphs"] = ledger.graphs
     events.phase("first call")
-    for index in range(workload.iterations):
+    for index in range(1 if spec.only_first else workload.iterations):
         if index == 1:
             events.phase("warm-up")
         if index == min(workload.warmup + 1, workload.iterations - 1):
@@ -110,7 +117,8 @@ def take_samples(
                 "loss": task.loss(output),
             }
         )
-        record["detail"].setdefault("graphs", []).append(compiled_graphs())
+        ledger.after(index, task.shape(inputs))
+        record["compiles"] = ledger.summary()
         events.sample(index, workload.iterations)
     record["proof"]["inputs_checksum"] = inputs_hash.hexdigest()[:16]
     return output
@@ -129,15 +137,27 @@ def make_model(spec: Spec, method: ModuleType) -> tuple[GPT, Any]:
     assert workload.model is not None
     assert workload.weights is not None
     model = build(workload.model, method.operators(), getattr(torch, workload.dtype), spec.device)
+    fill_model(spec, model)
+    if workload.weights["source"] != "checkpoint":
+        return model, None
+    from bench.checkpoint import find_tokenizer
+
+    return model, find_tokenizer(str(spec.checkpoint))
+
+
+def fill_model(spec: Spec, model: GPT) -> None:
+    """Give the model the workload's weights, in place; also once more after timing."""
+    workload = spec.workload
+    assert workload.model is not None
+    assert workload.weights is not None
     if workload.weights["source"] == "hash":
         weights.fill(model, workload.weights["seed"])
-        return model, None
-    from bench.checkpoint import find_tokenizer, load_checkpoint
+        return
+    from bench.checkpoint import load_checkpoint
 
     if spec.checkpoint is None:
         raise ValueError("the weights are a checkpoint's, and the spec names no checkpoint folder")
     load_checkpoint(spec.checkpoint, dict(model.named_parameters()), workload.model)
-    return model, find_tokenizer(spec.checkpoint)
 
 
 def prepare_process(spec: Spec) -> None:
@@ -149,12 +169,6 @@ def prepare_process(spec: Spec) -> None:
             raise Unsupported("torch sees no CUDA device in this stack")
         torch.cuda.init()
     torch.manual_seed(spec.workload.seed)
-
-
-def compiled_graphs() -> int:
-    """How many graphs the compiler has made so far in this process."""
-    utils = sys.modules.get("torch._dynamo.utils")  # a cell that compiles nothing need not import a compiler
-    return int(utils.counters["stats"]["unique_graphs"]) if utils else 0
 
 
 def blank(spec: Spec) -> dict[str, Any]:

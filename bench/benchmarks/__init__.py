@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ class Context:
     clock: Clock
     device: str
     tokenizer: Any = None
+    refill: Callable[[], None] | None = None
+    """Gives the model its first weights again, in place."""
 
 
 class Task(Protocol):
@@ -45,6 +48,9 @@ class Task(Protocol):
 
     def call(self, inputs: Any) -> Any:
         """Run one sample; timed."""
+
+    def brief(self, inputs: Any) -> str:
+        """Run what is to be profiled: a sample, or as much of it as shows what runs; return what that is."""
 
     def loss(self, output: Any) -> float | None:
         """The training loss of a sample, or None."""

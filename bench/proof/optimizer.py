@@ -1,0 +1,183 @@
+"""What one step of SGD did to the weights, element by element: each must be a rounding of w - lr (g + wd w).
+
+At a learning rate of 6e-4 bfloat16 hides almost everything a step does: hardly one element in 300 changes. So a step
+is judged by its own gradient: each new weight must be one of the roundings that the optimizer's arithmetic allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import hashing
+from bench.gpt import GPT
+from bench.operators import widen
+from bench.proof import sketch
+
+# Roundings of the arithmetic inside one step, in units of its precision: each of its four operations gives half a one.
+SLACK = 2.0
+BUCKETS = 4096
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a step did to one parameter, or to several together."""
+
+    elements: int
+    changed: int
+    """Elements whose bits are others now."""
+    bound: int
+    """Elements that had to change: no legal rounding leaves them as they were."""
+    illegal: int
+    """Elements that are no legal rounding."""
+    first: int | None
+    """Place of the first illegal element in the flattened parameter."""
+    sums: tuple[float, ...]
+    """gg, gw, ww, ug, uw: products of gradient g, weight w and update u = w - w', in float64."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether gradient, weight and new weight are all numbers."""
+        return all(abs(value) < float("inf") for value in self.sums)
+
+    @property
+    def coefficients(self) -> tuple[float, float] | None:
+        """(a, b) for which a g + b w is closest to the update: (lr, lr * weight decay) when right."""
+        gg, gw, ww, ug, uw = self.sums
+        determinant = gg * ww - gw * gw
+        if not self.finite or determinant <= 1e-9 * gg * ww:
+            return None
+        return (ug * ww - uw * gw) / determinant, (uw * gg - ug * gw) / determinant
+
+
+def together(moves: Mapping[str, Move]) -> Move:
+    """All parameters' moves as one."""
+    every = list(moves.values())
+    return Move(
+        elements=sum(move.elements for move in every),
+        changed=sum(move.changed for move in every),
+        bound=sum(move.bound for move in every),
+        illegal=sum(move.illegal for move in every),
+        first=None,
+        sums=tuple(sum(move.sums[place] for move in every) for place in range(5)),
+    )
+
+
+def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[Tensor, Tensor]:
+    """Lowest and highest legal w' of each element, in the weight's dtype.
+
+    Between them lie: g + wd w rounded to the dtype or kept exact, products fused or not, and the coefficients as they
+    are or rounded to the dtype first, as torch does on a CPU. They are mostly one value or two neighbours.
+    """
+    dtype, eps = weight.dtype, torch.finfo(widen(weight[:0]).dtype).eps
+    w, g = weight.to(torch.float64), gradient.to(torch.float64)
+    pulls = [value * w for value in _roundings(decay, dtype)]
+    slack = (g.abs() + pulls[0].abs()) * (SLACK * eps)
+    low, high = g + torch.minimum(*pulls) - slack, g + torch.maximum(*pulls) + slack
+    low, high = torch.minimum(low, low.to(dtype).to(low)), torch.maximum(high, high.to(dtype).to(high))
+    rates = _roundings(rate, dtype)
+    least = torch.minimum(low * rates[0], low * rates[1])
+    most = torch.maximum(high * rates[0], high * rates[1])
+    slack = (w.abs() + torch.maximum(least.abs(), most.abs())) * (SLACK * eps)
+    return (w - most - slack).to(dtype), (w - least + slack).to(dtype)
+
+
+def compare(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay: float) -> Move:
+    """Judge one parameter's step; `before` may lie in the host's memory. Works piece by piece."""
+    flat = [tensor.detach().reshape(-1) for tensor in (before, gradient, after)]
+    counts, sums = [], []
+    starts = list(hashing.chunks(after.numel(), after.device))
+    for start, length in starts:
+        w, g, new = (tensor[start : start + length].to(after.device) for tensor in flat)
+        low, high = legal(w, g, rate, decay)
+        illegal = ~((new >= low) & (new <= high))
+        marks = (new != w), ~((w >= low) & (w <= high)), illegal
+        counts.append(torch.stack([mark.sum() for mark in marks] + [illegal.to(torch.int8).argmax()]))
+        g, w, new = g.to(torch.float64), w.to(torch.float64), new.to(torch.float64)
+        update = w - new
+        sums.append(torch.stack([g @ g, g @ w, w @ w, update @ g, update @ w]))
+    table = torch.stack(counts).tolist()
+    changed, bound, illegal_count = (sum(row[column] for row in table) for column in range(3))
+    first = next((start + row[3] for (start, _), row in zip(starts, table, strict=True) if row[2]), None)
+    return Move(after.numel(), changed, bound, illegal_count, first, tuple(torch.stack(sums).sum(0).tolist()))
+
+
+class Watch:
+    """What was seen while the optimizer stepped; made by `watching`.
+
+    `steps` counts them. `missing` are parameters without a gradient; `moves` and, if `dtype` is given, `sketches` (of
+    the gradients, in that dtype) are by name, of the last step. Needs memory for one copy of the weights, the host's
+    where the device's is full.
+    """
+
+    def __init__(self, model: GPT, rate: float, decay: float, dtype: torch.dtype | None) -> None:
+        self.parameters = dict(model.named_parameters())
+        self.rate, self.decay, self.dtype = rate, decay, dtype
+        self.steps = 0
+        self.missing: list[str] = []
+        self.moves: dict[str, Move] = {}
+        self.sketches: dict[str, Tensor] = {}
+        self._before: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def begin(self, *_: Any) -> None:
+        """When a step begins: its gradients, and the weights before."""
+        self.steps += 1
+        self.missing = [name for name, parameter in self.parameters.items() if parameter.grad is None]
+        self._before = {name: copy(parameter) for name, parameter in self.parameters.items()}
+        if self.dtype is not None:
+            self.sketches = sketches(self.parameters, self.dtype)
+
+    @torch.no_grad()
+    def end(self, *_: Any) -> None:
+        """When it ends: the weights after."""
+        for name, parameter in self.parameters.items():
+            before = self._before.pop(name)
+            # Without a gradient SGD leaves a parameter alone; the missing gradient itself is named elsewhere.
+            gradient, decay = parameter.grad, self.decay
+            if gradient is None:
+                gradient, decay = torch.zeros_like(parameter), 0.0
+            self.moves[name] = compare(before, gradient, parameter, self.rate, decay)
+
+
+@contextmanager
+def watching(
+    model: GPT, optimizer: torch.optim.Optimizer, rate: float, decay: float, dtype: torch.dtype | None = None
+) -> Iterator[Watch]:
+    """Watch every step that `optimizer` takes inside, judged at learning rate `rate` and weight decay `decay`."""
+    watch = Watch(model, rate, decay, dtype)
+    hooks = optimizer.register_step_pre_hook(watch.begin), optimizer.register_step_post_hook(watch.end)
+    try:
+        yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def reduced(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient as a sketch of up to 4096 numbers in `dtype`, in the host's memory."""
+    return sketch.flat(gradient, BUCKETS, dtype).cpu()
+
+
+def sketches(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Sketches of the parameters' gradients, by name; those without one are left out."""
+    return {
+        name: reduced(parameter.grad, dtype) for name, parameter in parameters.items() if parameter.grad is not None
+    }
+
+
+def copy(weight: Tensor) -> Tensor:
+    """A copy beside the weight, or in the host's memory where the device's is full."""
+    try:
+        return weight.detach().clone()
+    except torch.cuda.OutOfMemoryError:
+        return weight.detach().to("cpu", copy=True)
+
+
+def _roundings(value: float, dtype: torch.dtype) -> tuple[float, float]:
+    return value, float(torch.tensor(value, dtype=dtype))

@@ -1,0 +1,316 @@
+"""Is a training step right? Its gradients against the reference, its update against the optimizer's own arithmetic.
+
+The very call that was timed takes five more steps from the first weights: four at the workload's learning rate, the
+gradients of the first compared with the reference's, and one at a learning rate of 1, where even bfloat16 shows weight
+decay. Each step's new weights must be legal roundings of what its own gradient asks for, so that a step left out or
+an update that is not SGD's is found whatever the precision hides. The loss curve over many steps is no check: it hardly
+sees weight decay or a layer that does not learn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import weights
+from bench.benchmarks import Context
+from bench.proof import backward
+from bench.proof.checks import Checks, finite
+from bench.proof.gradients import FACTOR, WHOLE, Truth, length
+from bench.proof.layerwise import Layerwise, highest, reference_dtype
+from bench.proof.optimizer import Move, Watch, reduced, sketches, together, watching
+from bench.proof.reference import Reference
+
+NAMES = ("finite", "gradients", "optimizer", "steps", "loss")
+STEPS = 4
+
+
+def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The reference of a training workload; `context` is eager's, in the workload's precision, freshly filled.
+
+    Tensors: `gradient/NAME` (sketches of up to 4096 numbers), and in the order of `facts["parameters"]` the gradients'
+    `norms` and eager's `errors`. Facts: eager's error over all parameters together, both losses, what known mistakes
+    would make of the loss, which sample was taken, and the weights' checksum.
+    """
+    model, precision = context.model, reference_dtype(getattr(torch, context.workload.dtype))
+    sample = chosen_sample(context, task)
+    tokens, targets = task.inputs(sample)
+    true: dict[str, Tensor] = {}
+
+    def keep(name: str, gradient: Tensor) -> None:
+        true[name] = reduced(gradient, precision)
+
+    with highest():
+        losses = backward.gradients(Layerwise(model, precision), tokens, targets, keep)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        loss = model.operators.loss(model(tokens), targets)
+        loss.backward()
+    parameters = dict(model.named_parameters())
+    eager = sketches(parameters, precision)
+    for parameter in parameters.values():
+        parameter.grad = None
+    norms = torch.stack([true[name].double().norm() for name in parameters])
+    errors = torch.stack([(eager[name] - true[name]).double().norm() for name in parameters])
+    facts = {
+        "sample": sample,
+        "parameters": list(parameters),
+        "weights_checksum": weights.checksum(model),
+        "dtype": str(precision).removeprefix("torch."),
+        "eager_error": finite(float(errors.norm() / norms.norm())),
+        "eager_loss": finite(float(loss.detach())),
+        **{key: finite(value) for key, value in vars(losses).items()},
+    }
+    return {"norms": norms, "errors": errors, **{f"gradient/{name}": true[name] for name in parameters}}, facts
+
+
+def chosen_sample(context: Context, task: Any) -> int:
+    """The first sample in which a target is to be ignored, so that a loss which counts it is seen; else sample 0."""
+    if context.workload.shortest is None:
+        return 0
+    indices = range(context.workload.iterations)
+    return next((i for i in indices if bool((task.inputs(i)[1] == backward.IGNORED).any())), 0)
+
+
+def check(context: Context, task: Any, reference: Reference | None, checks: Checks) -> dict[str, Any]:
+    """Judge NAMES; return the record's `reference` where the gradients were compared.
+
+    The weights are filled again in place, so that compiled code and CUDA graphs stay valid, and left wherever the
+    last step takes them. Every shape that it uses was timed before. To be called in the grad mode of the timed steps.
+    """
+    result: dict[str, Any] = {}
+    with checks.guard(*NAMES):
+        if context.refill is None:
+            raise ValueError("the first weights cannot be filled in again")
+        dtype = getattr(torch, context.workload.dtype)
+        # A step that clears the gradients when it begins leaves some behind, and is right.
+        leftover = sketches(dict(context.model.named_parameters()), reference_dtype(dtype))
+        context.refill()
+        filled = weights.checksum(context.model)
+        steps = take_steps(context, task)
+        judge_finite(steps, checks)
+        truth = None
+        with checks.guard("gradients", "loss"):
+            if reference is None:
+                raise ValueError("there is no reference")
+            if reference.facts["weights_checksum"] != filled:
+                raise ValueError("the reference was made with other weights")
+            truth = Truth(reference, dtype)
+            explain = Diagnosis(context, task, truth, leftover)
+            result["reference"] = {
+                "sha256": reference.sha256,
+                "stack": truth.facts.get("stack"),
+                "dtype": truth.facts["dtype"],
+                "error": judge_gradients(steps[0], truth, explain, checks),
+                "eager_error": truth.facts["eager_error"],
+            }
+            judge_loss(steps[0], truth, checks)
+        judge_optimizer(context, task, steps, checks)
+        judge_steps(context, steps, truth, checks)
+    return result
+
+
+@dataclass(frozen=True)
+class Step:
+    """One untimed call: what was seen of its optimizer, and its loss (None: no number)."""
+
+    watch: Watch
+    loss: float | None
+
+    @property
+    def skipped(self) -> bool:
+        """Nothing changed, though something had to."""
+        whole = together(self.watch.moves)
+        return self.watch.steps == 0 or (whole.changed == 0 and whole.bound > 0)
+
+
+def take_steps(context: Context, task: Any) -> list[Step]:
+    """STEPS steps at the workload's learning rate, the first over the reference's sample, then one at a rate of 1."""
+    workload = context.workload
+    assert workload.learning_rate is not None
+    samples = [chosen_sample(context, task), *(index % workload.iterations for index in range(1, STEPS + 1))]
+    groups = task.optimizer.param_groups
+    steps, before = [], [group["lr"] for group in groups]
+    try:
+        for number, sample in enumerate(samples):
+            last = number == STEPS
+            for group in groups if last else ():
+                group["lr"] = 1.0
+            rate = 1.0 if last else workload.learning_rate
+            steps.append(take_step(context, task, sample, rate, compared=number == 0))
+    finally:
+        for group, rate in zip(groups, before, strict=True):
+            group["lr"] = rate
+    return steps
+
+
+def take_step(context: Context, task: Any, sample: int, rate: float, *, compared: bool) -> Step:
+    """One call of the timed callable under watch; with sketches of its gradients if they are to be compared."""
+    workload = context.workload
+    assert workload.weight_decay is not None
+    dtype = reference_dtype(getattr(torch, workload.dtype)) if compared else None
+    inputs = task.inputs(sample)
+    with watching(context.model, task.optimizer, rate, workload.weight_decay, dtype) as watch:
+        output = task.call(inputs)
+    return Step(watch, task.loss(output))
+
+
+def judge_finite(steps: list[Step], checks: Checks) -> None:
+    """Gradients, weights and losses are numbers; the first that is not is named."""
+    bad = []
+    for number, step in enumerate(steps, 1):
+        for name, move in step.watch.moves.items():
+            if not move.finite:
+                kind = "new weight" if finite(move.sums[0]) is not None else "gradient"
+                bad.append(f"the {kind} of {name} at step {number} of {len(steps)}")
+        if step.loss is None:
+            bad.append(f"the loss at step {number} of {len(steps)}")
+    what = f"{bad[0]} is not finite, and {len(bad) - 1} more" if bad else "gradients, weights and losses of five steps"
+    checks.judge("finite", not bad, value=len(bad), limit=0, what=what)
+
+
+def judge_gradients(step: Step, truth: Truth, explain: Diagnosis, checks: Checks) -> float | None:
+    """Each parameter's gradient, and all together, against the reference's. Returns the error of all together."""
+    found = step.watch.sketches
+    absent = [name for name in truth.names if name not in found]
+    zero = [name for name in truth.alive if name in found and not bool(found[name].any())]
+    if step.watch.steps == 0 or absent or zero:
+        what = "the optimizer was not stepped, so there are no gradients to see"
+        if step.watch.steps:
+            how = "is missing" if absent else "is zero"
+            what = f"the gradient of {(absent or zero)[0]} {how}, {len(absent or zero)} of {len(truth.names)} are"
+        checks.judge("gradients", passed=False, limit=FACTOR, what=what)
+        return None
+    errors = truth.ratios(found)
+    over = [name for name, ratio in errors.items() if not ratio <= FACTOR]
+    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
+    what = f"error in units of eager's; the largest is that of {worst}"
+    if over:
+        names = [name for name in over if name != WHOLE]
+        what = f"{len(names)} of {len(truth.names)} are off, most of all {worst}"
+        what = "; ".join(filter(None, [what, explain.gradients(step)]))
+    checks.judge("gradients", not over, value=errors[worst], limit=FACTOR, what=what)
+    return finite(length(truth.distances(found).values()) / truth.norm)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Which known mistake makes wrong gradients; `leftover` are sketches of what was there before the first step."""
+
+    context: Context
+    task: Any
+    truth: Truth
+    leftover: Mapping[str, Tensor]
+
+    def gradients(self, step: Step) -> str | None:
+        """The mistake's name, or None; takes two steps more to find a stale batch."""
+        found, truth = step.watch.sketches, self.truth
+        if self.leftover and truth.explained({name: found[name] - self.leftover.get(name, 0) for name in found}):
+            return "gradients of earlier steps were added"
+        if step.loss is not None and (mistake := truth.mistaken_loss(step.loss)):
+            return mistake
+        scale = truth.scale(found)
+        if math.isfinite(scale) and scale and truth.explained(found, scale):
+            return f"they are {scale:.4g} times the right ones"
+        assert self.context.refill is not None
+        rate, sample = self.context.workload.learning_rate, truth.facts["sample"]
+        assert rate is not None
+        for _ in range(2):
+            self.context.refill()
+            again = take_step(self.context, self.task, sample, rate, compared=True)
+        if again.watch.sketches.keys() == found.keys() and truth.explained(again.watch.sketches):
+            return "the step used the inputs of the call before"
+        return None
+
+
+def judge_loss(step: Step, truth: Truth, checks: Checks) -> None:
+    """The loss of the compared step; loose, since right ones differ by eager's error and more."""
+    limit, loss = truth.loss_limit(), math.nan if step.loss is None else step.loss
+    what = f"{loss:.6g}, the reference's is {truth.facts['loss']:.6g}, eager's {truth.facts['eager_loss']:.6g}"
+    if mistake := truth.mistaken_loss(loss):
+        what += f"; {mistake}"
+    checks.at_most("loss", abs(loss - truth.facts["loss"]), limit, what)
+
+
+def judge_optimizer(context: Context, task: Any, steps: list[Step], checks: Checks) -> None:
+    """The step at a learning rate of 1, where the optimizer's object was told no other."""
+    workload, watch = context.workload, steps[-1].watch
+    assert workload.learning_rate is not None
+    assert workload.weight_decay is not None
+    whole = together(watch.moves)
+    share = whole.illegal / max(1, whole.elements)
+    what = f"{whole.elements} elements are legal roundings of w - lr (g + wd w) at lr 1"
+    wrong = [group["lr"] for group in task.optimizer.param_groups if float(group["lr"]) != workload.learning_rate]
+    if wrong:
+        what = f"the learning rate is {float(wrong[0]):.6g}, the workload's is {workload.learning_rate:.6g}"
+    elif watch.steps != 1 or steps[-1].skipped:
+        what = stepped(steps, len(steps) - 1)
+    elif whole.illegal:
+        what = "; ".join(filter(None, [illegal(watch.moves), cause(whole, 1.0, workload.weight_decay)]))
+    passed = not wrong and watch.steps == 1 and whole.illegal == 0
+    checks.judge("optimizer", passed, value=share if watch.moves else None, limit=0, what=what)
+
+
+def judge_steps(context: Context, steps: list[Step], truth: Truth | None, checks: Checks) -> None:
+    """The four steps at the workload's learning rate: each moves what it must, and nothing elsewhere."""
+    workload, first = context.workload, steps[:STEPS]
+    assert workload.learning_rate is not None
+    assert workload.weight_decay is not None
+    alive = {name for step in steps for name, move in step.watch.moves.items() if move.sums[0] > 0}
+    alive.update(truth.alive if truth else ())
+    faults, changed, hidden = [], [], False
+    for number, step in enumerate(first):
+        moves = step.watch.moves
+        whole = together(moves)
+        changed.append(whole.changed)
+        hidden |= whole.bound == 0
+        place = f"at step {number + 1} of {len(steps)}"
+        still = [name for name, move in moves.items() if name in alive and move.sums[0] == 0]
+        if step.watch.steps != 1 or step.skipped:
+            faults.append(stepped(steps, number))
+        elif still:
+            faults.append(f"the gradient of {still[0]} is zero {place}, {len(still)} of {len(moves)} are")
+        elif whole.illegal:
+            exact = context.workload.dtype in {"float32", "float64"}
+            why = cause(whole, workload.learning_rate, workload.weight_decay) if exact else None
+            faults.append("; ".join(filter(None, [f"{place} {illegal(moves)}", why])))
+    what = f"elements changed by each step: {', '.join(map(str, changed))} of {whole.elements}"
+    if hidden and not faults:
+        checks.unchecked("steps", f"at this learning rate no weight has to change in {workload.dtype}; {what}")
+    else:
+        checks.judge("steps", not faults, value=len(faults), limit=0, what=faults[0] if faults else what)
+
+
+def stepped(steps: list[Step], number: int) -> str:
+    """How often the optimizer really stepped, seen from step `number`, which did not once."""
+    if steps[number].watch.steps > 1:
+        return f"the optimizer was stepped {steps[number].watch.steps} times in one step"
+    missing = [str(index) for index, step in enumerate(steps, 1) if step.skipped]
+    return f"the optimizer was not stepped at steps {', '.join(missing)} of {len(steps)}"
+
+
+def illegal(moves: Mapping[str, Move]) -> str:
+    """How many new weights are wrong, and the first place."""
+    bad = {name: move for name, move in moves.items() if move.illegal}
+    name, move = next(iter(bad.items()))
+    count, of = (sum(getattr(one, key) for one in moves.values()) for key in ("illegal", "elements"))
+    return f"{count} of {of} new weights are no rounding of w - lr (g + wd w), the first is {name}[{move.first}]"
+
+
+def cause(move: Move, rate: float, decay: float) -> str | None:
+    """The known mistake that makes this update, by its regression on gradient and weight; needs exact weights."""
+    if move.coefficients is None:
+        return None
+    a, b = move.coefficients[0] / rate, move.coefficients[1] / (rate * decay) if decay else 1.0
+    near = 0.1
+    if abs(a) < near and (abs(b) < near or not decay):
+        return "the update was dropped"
+    if decay and abs(b) < near < abs(a):
+        return "weight decay was dropped" + ("" if abs(a - 1) < near else f", and the learning rate is {a * rate:.4g}")
+    if abs(a - b) < near * abs(a) or not decay:
+        return f"the learning rate is {a * rate:.4g}, not {rate:.4g}"
+    return f"the update is {a * rate:.4g} g + {b * rate * decay:.4g} w, not {rate:.4g} g + {rate * decay:.4g} w"
