@@ -34,7 +34,7 @@ def explain(run_folder: Path, cell: str) -> str:
     that no cell or more than one has is a UsageError that lists the candidates.
     """
     header = Run.open(run_folder).header
-    records = _find(run_folder, cell.strip())
+    records = find_records(run_folder, cell)
     reduction = Reduction()
     for record in _with_ceilings(run_folder, records):
         reduction.add(record)
@@ -60,8 +60,9 @@ def candidates(run_folder: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _find(run_folder: Path, cell: str) -> list[Record]:
-    """Return the records of the one cell that `cell` names, by round."""
+def find_records(run_folder: Path, cell: str) -> list[Record]:
+    """Return the records of the one cell that `cell` names, by round; UsageError where it names none or several."""
+    cell = cell.strip()
     known = candidates(run_folder)
     stem = cell.removesuffix(".json").removesuffix(".log")
     if stem in known:

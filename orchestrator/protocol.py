@@ -201,7 +201,7 @@ def interval_across(values: Sequence[float], level: float = LEVEL) -> tuple[floa
     mean = fmean(logs)
     variance = math.fsum((x - mean) ** 2 for x in logs) / (len(logs) - 1)
     half = student_t(len(logs) - 1, level) * math.sqrt(variance / len(logs))
-    return _bounded_exp(mean - half), _bounded_exp(mean + half)
+    return bounded_exp(mean - half), bounded_exp(mean + half)
 
 
 def interval_of_median(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
@@ -216,7 +216,7 @@ def interval_of_median(values: Sequence[float], level: float = LEVEL) -> tuple[f
 
 
 @lru_cache(maxsize=512)
-def student_t(degrees: int, level: float = LEVEL) -> float:
+def student_t(degrees: float, level: float = LEVEL) -> float:
     """Return the two-sided quantile of Student's t."""
     # Not at the top: importing it takes longer than reading a thousand records, and one round needs none.
     from scipy.special import stdtrit
@@ -346,6 +346,6 @@ def _ordered(one: float, other: float) -> tuple[float, float]:
     return (one, other) if one <= other else (other, one)
 
 
-def _bounded_exp(value: float) -> float:
+def bounded_exp(value: float) -> float:
     """Return exp(value) inside what a float and JSON can hold: two wild rounds make an absurdly wide interval."""
     return math.exp(min(max(value, -700.0), 700.0))
