@@ -69,22 +69,31 @@ def together(moves: Mapping[str, Move]) -> Move:
 
 
 def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[Tensor, Tensor]:
-    """Lowest and highest legal w' of each element, in the weight's dtype.
+    """Lowest and highest legal w' of each element, in the weight's dtype; mostly one value or two neighbours.
 
-    Between them lie: g + wd w rounded to the dtype or kept exact, products fused or not, and the coefficients as they
-    are or rounded to the dtype first, as torch does on a CPU. They are mostly one value or two neighbours.
+    What lies between them: every product and sum rounded to the dtype or kept exact, and the coefficients as they are
+    or rounded first. torch does the one on a GPU, on a CPU another, and there a third in the last elements of a row.
     """
-    dtype, eps = weight.dtype, torch.finfo(widen(weight[:0]).dtype).eps
+    dtype, eps = weight.dtype, torch.finfo(widen(weight[:0]).dtype).eps * SLACK
     w, g = weight.to(torch.float64), gradient.to(torch.float64)
-    pulls = [value * w for value in _roundings(decay, dtype)]
-    slack = (g.abs() + pulls[0].abs()) * (SLACK * eps)
-    low, high = g + torch.minimum(*pulls) - slack, g + torch.maximum(*pulls) + slack
-    low, high = torch.minimum(low, low.to(dtype).to(low)), torch.maximum(high, high.to(dtype).to(high))
-    rates = _roundings(rate, dtype)
-    least = torch.minimum(low * rates[0], low * rates[1])
-    most = torch.maximum(high * rates[0], high * rates[1])
-    slack = (w.abs() + torch.maximum(least.abs(), most.abs())) * (SLACK * eps)
-    return (w - most - slack).to(dtype), (w - least + slack).to(dtype)
+    low, high = _times(w, w, decay, dtype)
+    slack = (g.abs() + low.abs()) * eps
+    low, high = _rounded(g + low - slack, g + high + slack, dtype)
+    low, high = _times(low, high, rate, dtype)
+    slack = (w.abs() + torch.maximum(low.abs(), high.abs())) * eps
+    return (w - high - slack).to(dtype), (w - low + slack).to(dtype)
+
+
+def _times(low: Tensor, high: Tensor, factor: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Range of a product; `factor` is positive, and may have been rounded to `dtype` first."""
+    factors = factor, float(torch.tensor(factor, dtype=dtype))
+    products = [tensor * value for tensor in (low, high) for value in factors]
+    return _rounded(torch.minimum(*products[:2]), torch.maximum(*products[2:]), dtype)
+
+
+def _rounded(low: Tensor, high: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A range together with the roundings of its ends."""
+    return torch.minimum(low, low.to(dtype).to(low)), torch.maximum(high, high.to(dtype).to(high))
 
 
 def compare(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay: float) -> Move:
@@ -177,7 +186,3 @@ def copy(weight: Tensor) -> Tensor:
         return weight.detach().clone()
     except torch.cuda.OutOfMemoryError:
         return weight.detach().to("cpu", copy=True)
-
-
-def _roundings(value: float, dtype: torch.dtype) -> tuple[float, float]:
-    return value, float(torch.tensor(value, dtype=dtype))
