@@ -129,6 +129,8 @@ class Dispatch(Frozen):
     """What ran in one call after timing. The whole listing is a file of its own, named by its SHA-256."""
 
     kind: Literal["kernels", "operators"]
+    what: str
+    """What was profiled."""
     launches: Count
     graph_replays: Count | None
     groups: tuple[Group, ...]

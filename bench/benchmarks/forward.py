@@ -42,6 +42,11 @@ class Forward:
         logits: Tensor = self.model(inputs)
         return logits
 
+    def brief(self, inputs: Tensor) -> str:
+        """A whole sample."""
+        self.call(inputs)
+        return "one forward pass"
+
     def loss(self, output: Tensor) -> None:
         """There is none."""
 

@@ -15,6 +15,8 @@ from bench.status import Incorrect
 Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 # Sample i draws with the workload's seed times this plus i.
 SEED_STRIDE = 1_000_003
+# Profiled in the place of a whole generation, whose every further step runs the same kernels.
+BRIEF_TOKENS = 5
 
 
 class Generation:
@@ -62,12 +64,22 @@ class Generation:
 
     def call(self, inputs: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """(tokens [batch, new tokens], the last step's logits)."""
+        return self.generate(self.new_tokens)
+
+    def brief(self, inputs: int) -> str:  # noqa: ARG002
+        """Make the first few tokens alone; say so."""
+        tokens = min(self.new_tokens, BRIEF_TOKENS)
+        self.generate(tokens)
+        return f"{tokens} of {self.new_tokens} tokens, the prefill included"
+
+    def generate(self, new_tokens: int) -> tuple[Tensor, Tensor]:
+        """(tokens [batch, new tokens], the last step's logits)."""
         # A graph's next replay overwrites what the last one returned: the token is cloned outside of it.
         token, logits = self.step(self.prompt, self.positions, self.temperature)
         tokens = [token.clone()]
         self.context.clock.mark()
         position = self.positions[-1:] + 1
-        for _ in range(1, self.new_tokens):
+        for _ in range(1, new_tokens):
             token, logits = self.step(tokens[-1], position, self.temperature)
             tokens.append(token.clone())
             position = position + 1

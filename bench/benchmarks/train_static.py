@@ -66,6 +66,11 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.item())
 
+    def brief(self, inputs: Batch) -> str:
+        """A whole sample."""
+        self.call(inputs)
+        return "one step"
+
     def loss(self, output: float) -> float | None:
         """The step's loss; None where it is no number, since JSON has no NaN."""
         return output if math.isfinite(output) else None

@@ -1,13 +1,23 @@
 """One module a method, loaded by name when a cell asks for it.
 
-A method module has four functions:
+A method module has six functions:
 
     refuse(workload, device) -> str | None      why it cannot run this here; asked before any weight is made
     operators() -> Operators                    what the GPT computes with
     compile_model(model, workload) -> callable  tokens [, positions] -> logits
     compile_step(step, workload) -> callable    tokens, positions, temperature -> (token, logits)
+    settings(workload) -> dict                  what it will set, for the record
+    expects(workload, device) -> tuple          what a profiled call must show, or the row is flagged `not_fused`
 
-and `settings(workload)`, what it will set, for the record.
+Each expectation is one of these, or several joined by " or ", any of which will do:
+
+    a group of bench/kernels.py                 Triton, attention flash, matrix product, compiled, ...
+    graph replay                                a CUDA graph was replayed
+    kernel:PATTERN                              a kernel's name: kernel:(?<!pytorch_)flash::flash_fwd (flash-attn's own)
+    operator:PATTERN                            an operator's name, on a GPU as on a CPU: operator:^xformers
+
+Only eager code shows its operators: in a CUDA graph, or in what a compiler made, expect kernels. A method that replaces
+operators names one expectation for each, so that a fallback to plain PyTorch is seen whichever it is.
 """
 
 from __future__ import annotations
@@ -16,6 +26,8 @@ import importlib
 from types import ModuleType
 
 from bench.status import Unsupported
+
+FUSED_ATTENTION = "attention flash or attention cuDNN or attention efficient"
 
 
 def load(name: str) -> ModuleType:

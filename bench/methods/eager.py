@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.gpt import GPT
+from bench.methods import FUSED_ATTENTION
 from bench.operators import Operators
 from bench.spec import Workload
 
@@ -23,6 +24,13 @@ def operators() -> Operators:
 def settings(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
     """Nothing is set."""
     return {}
+
+
+def expects(workload: Workload, device: str) -> tuple[str, ...]:
+    """Matrix products; on a GPU one of torch's own fused attentions, none of which takes float64."""
+    if device == "cpu" or workload.dtype == "float64":
+        return ("matrix product",)
+    return ("matrix product", FUSED_ATTENTION)
 
 
 def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:  # noqa: ARG001

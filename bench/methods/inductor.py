@@ -15,6 +15,7 @@ import torch
 
 from bench.environment import compiler
 from bench.gpt import GPT
+from bench.methods import FUSED_ATTENTION
 from bench.operators import Operators
 from bench.spec import Workload
 
@@ -49,6 +50,11 @@ def settings(workload: Workload) -> dict[str, Any]:
     }
 
 
+def expects(workload: Workload, device: str) -> tuple[str, ...]:
+    """What is seen where Inductor really ran with these settings."""
+    return expects_with(settings(workload), workload, device)
+
+
 def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
     """Compile the model's forward."""
     return compile_with(model, settings(workload))
@@ -71,3 +77,13 @@ def compile_with(target: Callable[..., Any], chosen: dict[str, Any]) -> Callable
         setattr(place, last, value)
     compiled: Callable[..., Any] = torch.compile(target, **chosen["compile"])
     return compiled
+
+
+def expects_with(chosen: dict[str, Any], workload: Workload, device: str) -> tuple[str, ...]:
+    """Inductor's own kernels, and CUDA graphs where `chosen` asks for them."""
+    if device == "cpu":
+        return ("compiled",)
+    attention = () if workload.dtype == "float64" else (FUSED_ATTENTION,)
+    # A graph is recorded for one shape: where every sample has another, most of them replay none.
+    graphs = chosen["compile"]["mode"] == "reduce-overhead" and workload.benchmark != "train_dynamic"
+    return ("Triton", *attention, *(("graph replay",) if graphs else ()))

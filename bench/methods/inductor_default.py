@@ -30,6 +30,11 @@ def settings(workload: Workload) -> dict[str, Any]:
     }
 
 
+def expects(workload: Workload, device: str) -> tuple[str, ...]:
+    """What is seen where Inductor really ran with these settings."""
+    return inductor.expects_with(settings(workload), workload, device)
+
+
 def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
     """Compile the model's forward."""
     return inductor.compile_with(model, settings(workload))
