@@ -32,6 +32,11 @@ class Events:
         """Say that sample `index` is done."""
         self._write({"t_ns": time.monotonic_ns(), "event": "sample", "index": index, "of": of})
 
+    def samples(self, ask: int, rows: list[list[Any]], *, more: bool) -> None:
+        """Ask, for the `ask`th time, which of these samples to measure again; `more` rows follow."""
+        line = {"t_ns": time.monotonic_ns(), "event": "samples", "ask": ask, "rows": rows, "more": more}
+        self._write(line)
+
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pynvml
 
@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 BUSY_PERCENT = 10
+REASONS = {
+    "idle": 0x1,
+    "application clocks": 0x2,
+    "software power cap": 0x4,
+    "hardware slowdown": 0x8,
+    "sync boost": 0x10,
+    "software thermal slowdown": 0x20,
+    "hardware thermal slowdown": 0x40,
+    "power brake": 0x80,
+    "display clocks": 0x100,
+    "board limit": 0x200,
+    "reliability": 0x400,
+}
+"""Bits of NVML's clocks event reasons (once called throttle reasons)."""
+NEVER_TOLD = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission")
+NAME_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,93 @@ def refuse_busy(uuid: str) -> None:
     for gpu in gpus():
         if gpu.uuid == uuid and gpu.busy:
             raise _busy(gpu)
+
+
+class Quick(NamedTuple):
+    """What may change from one moment to the next. What the driver does not tell is None."""
+
+    energy_mj: int | None = None
+    """The device's own counter, in millijoules since the driver was loaded."""
+    sm_mhz: int | None = None
+    memory_mhz: int | None = None
+    reasons: int | None = None
+    thermal_ns: int | None = None
+    """How long it was slowed down for its temperature, a counter."""
+
+
+class Slow(NamedTuple):
+    """What changes slowly, or is an average anyway."""
+
+    power_mw: int | None = None
+    celsius: int | None = None
+    used_bytes: int | None = None
+
+
+class Gauge:
+    """Reads one GPU again and again. A call that its driver does not know is not made a second time."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._never: set[tuple[Any, ...]] = set()
+
+    def quick(self) -> Quick:
+        """Return the counters and clocks of this moment, the energy first: it belongs to the caller's time."""
+        energy = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        violation = self._ask("nvmlDeviceGetViolationStatus", pynvml.NVML_PERF_POLICY_THERMAL)
+        return Quick(
+            energy_mj=energy,
+            sm_mhz=self._ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
+            memory_mhz=self._ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
+            reasons=self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
+            thermal_ns=None if violation is None else int(violation.violationTime),
+        )
+
+    def slow(self) -> Slow:
+        """Return power (the driver's own average), temperature and memory in use."""
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        return Slow(
+            power_mw=self._ask("nvmlDeviceGetPowerUsage"),
+            celsius=self._ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
+            used_bytes=None if memory is None else int(memory.used),
+        )
+
+    def processes(self) -> frozenset[int] | None:
+        """Return the numbers of the processes that compute there, as this host's; None where it does not tell."""
+        running = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        return None if running is None else frozenset(int(process.pid) for process in running)
+
+    def _ask(self, function: str, *arguments: int) -> Any:
+        if (function, *arguments) in self._never:
+            return None
+        try:
+            return getattr(pynvml, function)(self._handle, *arguments)
+        except (pynvml.NVMLError, AttributeError) as error:
+            if isinstance(error, AttributeError) or type(error).__name__ in NEVER_TOLD:
+                self._never.add((function, *arguments))
+            return None
+
+
+@contextlib.contextmanager
+def gauge(uuid: str) -> Iterator[Gauge | None]:
+    """Give a gauge of the GPU `uuid` meanwhile; None where there is no driver or no such GPU."""
+    with _nvml() as working:
+        handle = None
+        if working:
+            with contextlib.suppress(pynvml.NVMLError):
+                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        yield None if handle is None else Gauge(handle)
+
+
+def process_name(pid: int) -> str:
+    """Return the name of a process as the driver knows it: the file's alone, without its folder and arguments."""
+    try:
+        told = _text(pynvml.nvmlSystemGetProcessName(pid))
+    except (pynvml.NVMLError, UnicodeError):
+        return "unknown"
+    name = told.split("\0")[0].split(" ")[0].rpartition("/")[2]
+    return (
+        "".join(letter for letter in name if letter.isascii() and letter.isprintable())[:NAME_CHARACTERS] or "unknown"
+    )
 
 
 def _busy(gpu: HostGpu) -> UsageError:

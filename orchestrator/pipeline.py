@@ -7,8 +7,7 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.choose import choose
 from orchestrator.devices import hold_devices, pick_gpu
@@ -34,7 +33,7 @@ from orchestrator.record import is_row
 from orchestrator.references import References
 from orchestrator.source import bench_source
 from orchestrator.store import Run, newest_run, resumable, stem_of
-from orchestrator.supervise import Task, blank_record, supervise
+from orchestrator.supervise import TELEMETRY_FILE, Task, blank_record, supervise
 from orchestrator.tables import write_tables
 from orchestrator.workfolders import sweep_folders, work_area
 from orchestrator.workload import digest
@@ -42,6 +41,7 @@ from orchestrator.writing import check_writable, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from orchestrator.choose import Choice
     from orchestrator.estimate import Key
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from orchestrator.plan import Cell, Plan
     from orchestrator.progress import Progress
     from orchestrator.record import Record
-    from orchestrator.workfolders import WorkArea
+    from orchestrator.workfolders import CellFolder, WorkArea
 
 ORCHESTRATOR = REPOSITORY / "orchestrator"
 LISTING_FILE = "dispatch.json"
@@ -259,25 +259,40 @@ def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, numb
             checkpoint_inside=checkpoint.inside if checkpoint else "",
             references=session.references.folder if known else None,
         )
-        record = supervise(launcher, ready.prepared[cell.stack], task, job, on_event=session.progress.event)
+        gpu = session.gpu.uuid if session.gpu and cell.device == "cuda" else None
+        record = supervise(launcher, ready.prepared[cell.stack], task, job, gpu=gpu, on_event=session.progress.event)
         if cell.role == "reference" and record.written_by == "bench":
             record = session.references.collect(folder.work, cell, record, session.progress.say)
-        record = _keep_listing(session.run, record, folder.work)
+        record = _keep_side_files(session.run, record, folder)
         return session.run.save(record, folder.log)
     finally:
         session.area.discard(folder)
 
 
-def _keep_listing(run: Run, record: Record, work: Path) -> Record:
-    """Keep the whole listing of what ran; a record must not name a file that is not there, or another."""
-    if record.dispatch is None or record.dispatch.listing_sha256 is None:
-        return record
+def _keep_side_files(run: Run, record: Record, folder: CellFolder) -> Record:
+    """Keep the whole listing of what ran and the telemetry; a record must not name a file that is not there."""
+    if record.dispatch is not None:
+        listing = _kept(run, "dispatch", record, folder.work / LISTING_FILE, record.dispatch.listing_sha256)
+        record = record.model_copy(update={"dispatch": record.dispatch.model_copy(update={"listing_sha256": listing})})
+    if record.telemetry is not None:
+        source = folder.log.with_name(TELEMETRY_FILE)
+        series = _kept(run, "telemetry", record, source, record.telemetry.series_sha256)
+        record = record.model_copy(update={"telemetry": record.telemetry.model_copy(update={"series_sha256": series})})
+    return record
+
+
+def _kept(
+    run: Run, part: Literal["dispatch", "telemetry"], record: Record, source: Path, sha256: str | None
+) -> str | None:
+    """Keep a side file and return its SHA-256; None where it is not the one that the record names."""
+    if sha256 is None:
+        return None
     stem = stem_of(record)
     with contextlib.suppress(UsageError):
-        if run.keep("dispatch", stem, work / LISTING_FILE) == record.dispatch.listing_sha256:
-            return record
-    (run.folder / "dispatch" / f"{stem}{Path(LISTING_FILE).suffix}").unlink(missing_ok=True)
-    return record.model_copy(update={"dispatch": record.dispatch.model_copy(update={"listing_sha256": None})})
+        if run.keep(part, stem, source) == sha256:
+            return sha256
+    (run.folder / part / f"{stem}{source.suffix}").unlink(missing_ok=True)
+    return None
 
 
 def interleave(plan: Plan) -> list[tuple[Cell, int]]:

@@ -46,6 +46,8 @@ class Reduced:
     """The seconds an interval within the process can be made of."""
     first_token_seconds: float | None = None
     next_token_seconds: float | None = None
+    tainted: bool = False
+    """Whether tainted samples had to be used, since there was no valid one in their place."""
     reason: str | None = None
 
 
@@ -63,6 +65,9 @@ class Figure:
     interval_kind: IntervalKind | None = None
     interval_level: float | None = None
     round_figures: tuple[float, ...] = ()
+    round_seconds: tuple[float, ...] = ()
+    samples: int = 1
+    """So many samples are in `seconds`: one, or where they are a total, all of it."""
     first_token_seconds: float | None = None
     next_token_seconds: float | None = None
     reason: str | None = None
@@ -117,14 +122,16 @@ def note(record: Record) -> Reduced:
 
 
 def steady(record: Record) -> Reduced:
-    """Reduce one round as it runs once warm: the median of its timed samples and their repeats.
+    """Reduce one round as it runs once warm: the median of its valid timed samples and their repeats.
 
-    train_dynamic: every iteration has its own shape, so the figure is the total over the timed samples; a repeated
-    iteration counts once, with the median of its durations.
+    Where every one is tainted it is the median of them all. train_dynamic: every iteration has its own shape, so the
+    figure is the total over the timed samples; a repeated iteration counts once, with the median of its valid
+    durations, or of all of them where none is valid. The basis says what was done.
     """
     if record.workload.benchmark == "train_dynamic":
         return _steady_total(record.samples)
-    chosen = [s for s in record.samples if s.phase in ("timed", "repeat")]
+    timed = [s for s in record.samples if s.phase in ("timed", "repeat")]
+    chosen, tainted = _valid(timed)
     reason = _unusable(chosen)
     if reason:
         return Reduced(None, reason=reason)
@@ -134,11 +141,12 @@ def steady(record: Record) -> Reduced:
     return Reduced(
         seconds=median(walls),
         device_seconds=median(devices) if devices else None,
-        basis=f"median of {len(chosen)} timed samples",
+        basis=f"median of {_counted(len(timed), len(chosen), tainted=tainted)}",
         used=tuple(sorted(s.index for s in chosen)),
         walls=walls,
         first_token_seconds=first,
         next_token_seconds=following,
+        tainted=tainted,
     )
 
 
@@ -187,6 +195,8 @@ def combine(protocol: Protocol, benchmark: Benchmark, new_tokens: int | None, ro
         interval_kind=kind,
         interval_level=level,
         round_figures=tuple(convert(s) for s in seconds),
+        round_seconds=tuple(seconds),
+        samples=len(good[0].used) if benchmark == "train_dynamic" else 1,
         first_token_seconds=_all_or_none(median, (r.first_token_seconds for r in good)),
         next_token_seconds=_all_or_none(median, (r.next_token_seconds for r in good)),
     )
@@ -287,14 +297,29 @@ def _steady_total(samples: Iterable[Sample]) -> Reduced:
     reason = _unusable([s for group in by_index.values() for s in group])
     if reason:
         return Reduced(None, reason=reason)
-    walls = [median([_wall(s) for s in group]) for group in by_index.values()]
-    devices = [_devices(group) for group in by_index.values()]
+    valid = [_valid(group) for group in by_index.values()]
+    bad = sum(1 for _, tainted in valid if tainted)
+    walls = [median([_wall(s) for s in group]) for group, _ in valid]
+    devices = [_devices(group) for group, _ in valid]
     return Reduced(
         seconds=math.fsum(walls),
         device_seconds=_all_or_none(math.fsum, (median(group) if group else None for group in devices)),
-        basis=f"total of {len(by_index)} timed samples",
+        basis=f"total of {len(by_index)} timed samples" + (f", {bad} of them tainted" if bad else ""),
         used=tuple(sorted(by_index)),
+        tainted=bad > 0,
     )
+
+
+def _valid(samples: Sequence[Sample]) -> tuple[Sequence[Sample], bool]:
+    """Return the samples that nothing disturbed, or all of them (and True) where each one was."""
+    valid = [s for s in samples if s.taint is None]
+    return (valid, False) if valid else (samples, bool(samples))
+
+
+def _counted(timed: int, used: int, *, tainted: bool) -> str:
+    if tainted:
+        return f"{timed} timed samples, all tainted"
+    return f"{used} timed samples" if used == timed else f"the {used} valid of {timed} timed samples"
 
 
 def _unusable(samples: Sequence[Sample]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import json
 import os
 import re
@@ -17,18 +18,26 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import InfrastructureError, UsageError
 from orchestrator.record import PhaseTime, Provenance, Record, Status
 from orchestrator.references import ENDING as REFERENCE_ENDING
+from orchestrator.repeats import Question
 from orchestrator.spec import write_spec
 from orchestrator.store import read_record
+from orchestrator.telemetry import watch_gpu
+from orchestrator.validity import judged, taints, to_repeat
+from orchestrator.workload import MEASURED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared, Seen
     from orchestrator.plan import Cell
+    from orchestrator.telemetry import Sampler, Series
+    from orchestrator.validity import Span
 
 RECORD_FILE, EVENTS_FILE = "record.json", "events.jsonl"
-TICK_S = 0.5
+TELEMETRY_FILE = "telemetry.jsonl"
+"""Beside the log, where the process cannot write."""
+TICK_S = 0.1
 """How often the events are looked at; the end of the process is noticed at once."""
 EVENTS_READ_BYTES = 65_536
 PHASES_KEPT = 32
@@ -78,10 +87,12 @@ def supervise(
     *,
     deadline_s: float | None = None,
     threads: int | None = None,
+    gpu: str | None = None,
     on_event: Callable[[Event], None] = lambda _event: None,
 ) -> Record:
     """Run one round of a cell in `job.work` and return its record; `deadline_s` stands in for the cell's own deadline.
 
+    `gpu` is the UUID of the GPU to be watched meanwhile; what was seen of it is left in TELEMETRY_FILE beside the log.
     Whatever goes wrong with the process, the engine or the disk is a record too. Only an interruption gets out, and
     a disk that cannot even take the cell's spec (UsageError); the process has ended in every case.
     """
@@ -97,14 +108,20 @@ def supervise(
         checkpoint=seen.checkpoint,
         reference=_reference(seen, task),
         reference_sha256=task.reference_sha256,
+        repeats=task.cell.role == "row" and task.cell.benchmark in MEASURED,
     )
     deadline = deadline_s or task.cell.timeout_s
     watch = Watch(job.work / EVENTS_FILE, on_event)
     started_utc, began = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic_ns()
-    ended, verdict = None, None
+    ended, verdict, sampler = None, None, None
+
+    def tick() -> None:
+        watch.look()
+        watch.question.answer(job.work, lambda samples: _disturbed(samples, sampler, task.cell))
+
     try:
-        with launcher.start(prepared, job) as handle:
-            ended, in_time = _watch_until(handle, watch, began, deadline)
+        with launcher.start(prepared, job) as handle, watch_gpu(gpu, handle.pids) as sampler:
+            ended, in_time = _watch_until(handle, tick, began, deadline)
             wall_ns = time.monotonic_ns() - began
             with contextlib.suppress(InfrastructureError, OSError):
                 handle.collect()
@@ -133,6 +150,8 @@ def supervise(
     elif verdict is not None and verdict.status == "crashed":
         # The samples are whole, but a process that fell over at its end is not fine.
         record = record.model_copy(update={"status": "crashed", "reason": verdict.reason})
+    series = sampler.series() if sampler else None
+    record = _leave_series(judged(record, series), series, job)
     reason = scrub(record.reason) if record.reason else None
     # What a cell is for is the orchestrator's to say, whatever its process wrote.
     return record.model_copy(update={"provenance": provenance, "reason": reason, "role": task.cell.role})
@@ -144,7 +163,25 @@ def _reference(seen: Seen, task: Task) -> str | None:
     return f"{seen.references}/{task.cell.workload.workload_id}{REFERENCE_ENDING}"
 
 
-def _watch_until(handle: Handle, watch: Watch, began: int, deadline_s: float) -> tuple[Exit | None, bool]:
+def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> list[int]:
+    """Return the indices of the samples that are to be measured again."""
+    series = sampler.series() if sampler else None
+    return to_repeat(samples, taints(samples, series, cell.benchmark, cell.device))
+
+
+def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
+    """Leave the series that the record's telemetry was made of as a file; return the record with its hash."""
+    if series is None or record.telemetry is None:
+        return record
+    content = series.content()
+    with contextlib.suppress(OSError):
+        job.log.with_name(TELEMETRY_FILE).write_bytes(content)
+        telemetry = record.telemetry.model_copy(update={"series_sha256": hashlib.sha256(content).hexdigest()})
+        return record.model_copy(update={"telemetry": telemetry})
+    return record
+
+
+def _watch_until(handle: Handle, tick: Callable[[], None], began: int, deadline_s: float) -> tuple[Exit | None, bool]:
     """Return how the process ended, and whether it did before the deadline (by the monotonic clock)."""
     while True:
         left = deadline_s - (time.monotonic_ns() - began) / 1e9
@@ -154,7 +191,7 @@ def _watch_until(handle: Handle, watch: Watch, began: int, deadline_s: float) ->
         ended = handle.wait(min(left, TICK_S))
         if ended is not None:
             return ended, True
-        watch.look()
+        tick()
 
 
 def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, watch: Watch) -> Verdict | None:
@@ -191,7 +228,9 @@ def believe(path: Path, task: Task) -> tuple[Record | None, str]:
     ours = (task.cell_id, task.round, cell.stack, cell.method, cell.device, cell.workload.workload_id)
     if told != ours or record.workload != cell.workload or record.bench_source != task.bench_source:
         return None, "what was written as its record is another cell's"
-    if record.written_by != "bench" or record.provenance is not None or record.log_sha256 is not None:
+    claimed: list[object] = [record.provenance, record.log_sha256, record.telemetry]
+    claimed += [claim for sample in record.samples for claim in (sample.taint, sample.energy_joules)]
+    if record.written_by != "bench" or any(claim is not None for claim in claimed):
         return None, "what was written as its record claims what only the orchestrator says"
     return record, ""
 
@@ -233,6 +272,7 @@ class Watch:
         self._path, self._on_event = path, on_event
         self._offset, self._rest = 0, b""
         self.phases: list[PhaseTime] = []
+        self.question = Question()
         self._sample: tuple[int, int] | None = None
 
     def where(self) -> str:
@@ -281,6 +321,8 @@ class Watch:
         elif told["event"] == "sample":
             self._sample = (int(told["index"]), int(told["of"]))
             return Event(self.phases[-1].name if self.phases else "", *self._sample)
+        elif told["event"] == "samples":
+            self.question.take(told)
         return None
 
 

@@ -134,6 +134,8 @@ class EndedHandle:
     def wait(self, timeout_s: float) -> Exit:
         return self.ended
 
+    def pids(self) -> None: ...
+
     def cancel(self) -> None: ...
 
     def collect(self) -> None:

@@ -88,6 +88,9 @@ class Handle(Protocol):
     def wait(self, timeout_s: float) -> Exit | None:
         """Sleep until it ends, `timeout_s` seconds at most; return as `poll`."""
 
+    def pids(self) -> frozenset[int] | None:
+        """Return the numbers, on this host, of its processes that run now; None where that cannot be told."""
+
     def cancel(self) -> None:
         """Kill it, with everything that it started; return when that is done."""
 

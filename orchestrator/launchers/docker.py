@@ -294,6 +294,14 @@ class DockerHandle:
         self._ended.wait(timeout_s)
         return self._exit
 
+    def pids(self) -> frozenset[int] | None:
+        """Return the numbers of the container's processes as the engine's host has them."""
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException, ValueError, KeyError):
+            told = self._client.api.top(self._container)
+            column = told["Titles"].index("PID")
+            return frozenset(int(row[column]) for row in told["Processes"])
+        return None
+
     def cancel(self) -> None:
         """Kill the container and wait until the engine says that it has ended."""
         with engine.engine_errors():

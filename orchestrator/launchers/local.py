@@ -134,6 +134,10 @@ class LocalHandle:
         self._ended.wait(timeout_s)
         return self._exit
 
+    def pids(self) -> frozenset[int] | None:
+        """Return the numbers of all processes in its session."""
+        return None if self._ended.is_set() else _session(self._process.pid)
+
     def cancel(self) -> None:
         """Kill the process and all that it started; InfrastructureError where the kernel cannot."""
         if not self._ended.is_set():
@@ -204,6 +208,18 @@ def sweep_processes() -> int:
 def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return our variables without those that would lead another Python astray."""
     return {name: value for name, value in variables.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+
+def _session(leader: int) -> frozenset[int]:
+    found = set()
+    for place in PROC.iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # After the name, which may hold anything: state, parent, group, session.
+                fields = (place / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                if int(fields[3]) == leader:
+                    found.add(int(place.name))
+    return frozenset(found)
 
 
 def _kill_group(group: int) -> None:
