@@ -16,7 +16,8 @@ BREAKS = 10
 REASONS = 2
 REASON_CHARACTERS = 300
 ALL_CHARACTERS = 10_000
-PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
+PLACE = re.compile(r"\S*/(?=[^\s/]+\.py\b)|(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
+"""Folders, also of a source file whose path Dynamo has cut at its beginning."""
 
 
 class Ledger:
@@ -28,7 +29,7 @@ class Ledger:
         self._entries: list[dict[str, Any]] = []
         self._recompiles = 0
         self._before, self._lookups = graph_count(), lookups()
-        self._attempts = frame_attempts()
+        self._attempts, self._breaks = frame_attempts(), Counter(counters("graph_break"))
         self._failures = {code: len(failures) for code, failures in guard_failures().items()}
         self._characters = 0
         keep_reasons()
@@ -54,12 +55,13 @@ class Ledger:
         if not self.graphs or not self.graphs[-1]:
             return None
         hits, misses = (after - before for after, before in zip(lookups(), self._lookups))  # noqa: B905
+        cut = Counter(counters("graph_break")) - self._breaks
         looked = hits + misses > 0  # None where this torch looks into no cache
         return {
             "graphs": self.graphs[-1],
             "recompiles": self._recompiles,
             "ledger": self._entries,
-            "breaks": [plain(reason) for reason in list(counters("graph_break"))[:BREAKS]],
+            "breaks": [plain(reason) for reason in list(cut)[:BREAKS]],
             "cache_hits": hits if looked else None,
             "cache_misses": misses if looked else None,
         }
