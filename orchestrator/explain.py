@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import explain_proof
+from orchestrator.against import EAGER
 from orchestrator.errors import UsageError
+from orchestrator.evidence import graphs_of
 from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, scaled, significant
 from orchestrator.protocol import first_call_seconds
 from orchestrator.reading import closest
-from orchestrator.reduce import Reduction, ceiling, graphs_of
+from orchestrator.record import is_row
+from orchestrator.reduce import Reduction, ceiling
 from orchestrator.store import Run, read_record, record_files, stem_of
 from orchestrator.tables.text import printable
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.record import Environment, Record, Sample
     from orchestrator.rows import Row
 
+PROBE = "probe-"
 SHOWN_CANDIDATES = 12
 SHOWN_TOKENS = 24
 DRIFT_FEWEST = 4
@@ -36,13 +41,19 @@ def explain(run_folder: Path, cell: str) -> str:
     header = Run.open(run_folder).header
     records = find_records(run_folder, cell)
     reduction = Reduction()
-    for record in _with_ceilings(run_folder, records):
+    others = list(_others(run_folder, records[-1]))
+    for record in (*records, *others):
         reduction.add(record)
     last = records[-1]
     parts = [_title(last, len(records)), *(_round(record) for record in records)]
-    if last.workload.benchmark != "ceilings":
+    if is_row(last):
         rows = [row for row in (*reduction.rows("steady"), *reduction.rows("note")) if row.cell_id == last.cell_id]
         parts.append(_section("Figures", [line for row in rows for line in _figure(row)]))
+        standing = explain_proof.standing(rows[0])
+        parts += [_section("Beside others", standing)] if standing else []
+        probes = [record for record in others if record.role == "probe" and record.method == last.method]
+        on_probe = explain_proof.probe(rows[0], probes)
+        parts += [_section("On the probe", on_probe)] if on_probe else []
     parts.append(_section("What ran", _what_ran(last)))
     parts.append(_section("Workload", _workload(last)))
     parts.append(_section("Run it again", [_command(header.suite, last)]))
@@ -53,10 +64,12 @@ def candidates(run_folder: Path) -> dict[str, tuple[str, str]]:
     """Return (title, cell_id) of every record of the run by its file's stem; only names are read."""
     found = {}
     for path in record_files(run_folder):
-        # benchmark-method@stack-cell_id-rN: a stack's name may hold dashes, the rest does not.
-        benchmark, _, rest = path.stem.partition("-")
+        # [probe-]benchmark-method@stack-cell_id-rN: a stack's name may hold dashes, the rest does not.
+        stem = path.stem.removeprefix(PROBE)
+        benchmark, _, rest = stem.partition("-")
         name, _, tail = rest.rpartition("-r")[0].rpartition("-")
-        found[path.stem] = (f"{benchmark} {name}", tail)
+        of = "probe of " if stem != path.stem else ""
+        found[path.stem] = (f"{of}{benchmark} {name}", tail)
     return found
 
 
@@ -90,16 +103,21 @@ def _no_such_cell(cell: str, matching: Sequence[str], known: dict[str, tuple[str
     return UsageError(f"no such cell in this run{near}", where=where, remedy=f"known: {listed or 'none yet'}")
 
 
-def _with_ceilings(run_folder: Path, records: Sequence[Record]) -> Iterator[Record]:
-    yield from records
-    if records[0].workload.benchmark != "ceilings":
-        for path in record_files(run_folder):
-            if path.name.startswith("ceilings-"):
-                yield read_record(path)
+def _others(run_folder: Path, record: Record) -> Iterator[Record]:
+    """Yield the records that a row's figures are laid beside: the ceilings, its probe, eager on its stack."""
+    if not is_row(record):
+        return
+    benchmark, stack = record.workload.benchmark, record.stack
+    names = ["ceilings-", f"{PROBE}{benchmark}-{record.method}@{stack}-"]
+    names += [f"{benchmark}-{EAGER}@{stack}-"] if record.method != EAGER else []
+    for path in record_files(run_folder):
+        if path.name.startswith(tuple(names)):
+            yield read_record(path)
 
 
 def _title(record: Record, rounds: int) -> str:
-    title = f"{record.workload.benchmark} {record.method}@{record.stack}"
+    of = "probe of " if record.role == "probe" else ""
+    title = f"{of}{record.workload.benchmark} {record.method}@{record.stack}"
     return f"{title}\ncell {record.cell_id}, workload {record.workload_id}, {counted(rounds, 'round')}"
 
 
@@ -117,6 +135,8 @@ def _round(record: Record) -> str:
     lines += _rates(record)
     lines += _memory(record)
     lines += _proof(record)
+    lines += [*explain_proof.dispatch(record), *explain_proof.compiles(record.compiles)]
+    lines += explain_proof.telemetry(record)
     lines += [f"{key}: {_plain(value)}" for key, value in record.detail.items() if key != "graphs"]
     return _section(f"Round {record.round}", lines)
 
@@ -204,7 +224,7 @@ def _proof(record: Record) -> list[str]:
         lines.append(f"tokens made: {shown}{' …' if len(proof.generated) > SHOWN_TOKENS else ''}")
     if proof.text is not None:
         lines.append(f"text: {proof.text}")
-    return lines
+    return lines + explain_proof.checks(record)
 
 
 def _figure(row: Row) -> list[str]:
@@ -263,13 +283,14 @@ def _environment(environment: Environment) -> list[str]:
 
 
 def _workload(record: Record) -> list[str]:
-    content = record.workload.model_dump(mode="json", exclude_none=True)
-    return [f"{name}: {_plain(value)}" for name, value in content.items()]
+    content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects"})
+    subjects = [f"reference for: {s.benchmark}, workload {s.workload_id}" for s in record.workload.subjects or ()]
+    return [*(f"{name}: {_plain(value)}" for name, value in content.items()), *subjects]
 
 
 def _command(suite: str, record: Record) -> str:
     words = ["orchestrator", "run-all", "--suite", suite, "--stack", record.stack]
-    if record.workload.benchmark != "ceilings":
+    if record.role != "reference" and record.workload.benchmark != "ceilings":
         words += ["--method", record.method, "--benchmark", record.workload.benchmark]
     if record.workload.weights is not None and record.workload.weights.source == "checkpoint":
         words += ["--checkpoint", "FOLDER"]

@@ -53,6 +53,6 @@ def scaled(value: float | None, unit: str) -> str:
     return f"{significant(value / 1000**power, 3)} {prefixes[power]}{unit}"
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return `1 sample`, `2 samples`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or f'{noun}s'}"

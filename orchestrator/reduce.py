@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from orchestrator.against import beside_eager, beside_probes, eager_of
+from orchestrator.evidence import evidence, units_in
 from orchestrator.protocol import Figure, combine, first_call_seconds, note, steady, unit_of
-from orchestrator.record import Flag, Status
+from orchestrator.record import Flag, Role, Status
 from orchestrator.rows import Ceiling, Hardware, Row, Share, Versions, share_of_ceiling
+from orchestrator.what_ran import hardware_of, versions_of
 from orchestrator.workload import MEASURED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from orchestrator.against import ProbeKey
+    from orchestrator.evidence import Evidence
     from orchestrator.protocol import Protocol, Reduced
-    from orchestrator.record import Environment, Memory, Rate, Record, Work
+    from orchestrator.record import Memory, Rate, Record, Work
     from orchestrator.workload import Workload
 
 SEVERITY: tuple[Status, ...] = (
@@ -36,25 +41,6 @@ SEVERITY: tuple[Status, ...] = (
 FLAG_ORDER: tuple[Flag, ...] = get_args(Flag)
 BENCHMARK_ORDER = {benchmark: place for place, benchmark in enumerate(MEASURED)}
 
-KERNEL_PACKAGES = (
-    "apex",
-    "flash-attn",
-    "flash-attn-3",
-    "flashinfer-python",
-    "liger-kernel",
-    "lightning-thunder",
-    "nvfuser",
-    "sglang",
-    "tensorrt",
-    "torchao",
-    "transformer-engine",
-    "transformers",
-    "triton",
-    "vllm",
-    "xformers",
-)
-KERNEL_PREFIXES = ("nvfuser-", "nvidia-cublas", "nvidia-cudnn", "pytorch-triton")
-
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -63,6 +49,7 @@ class Round:
     cell_id: str
     workload_id: str
     round: int
+    role: Role
     stack: str
     method: str
     workload: Workload
@@ -76,8 +63,8 @@ class Round:
     first_call_seconds: float | None
     memory: Memory | None
     work: Work | None
-    graphs: tuple[int, ...]
     versions: Versions
+    evidence: Evidence
 
 
 class Reduction:
@@ -86,6 +73,7 @@ class Reduction:
     def __init__(self) -> None:
         self._rounds: dict[tuple[str, int], Round] = {}
         self._ceilings: dict[tuple[str, int], Ceiling] = {}
+        self._references: dict[tuple[str, int], tuple[Status, str | None]] = {}
         self._workloads: dict[str, Workload] = {}
         self._versions: dict[tuple[str | None, str | None], Versions] = {}
         self._hardware: dict[Hardware, Hardware] = {}
@@ -96,10 +84,22 @@ class Reduction:
         if record.workload.benchmark == "ceilings":
             self._ceilings[key] = ceiling(record)
             return
+        if record.workload.benchmark == "reference":
+            self._references[key] = (record.status, record.reason)
+            return
         found = self._condense(record)
         before = self._rounds.get(key)
         if before is None or _age(before) <= _age(found):
             self._rounds[key] = found
+
+    @property
+    def failed_references(self) -> list[str]:
+        """A line for each reference cell that came to nothing: its rows are unchecked."""
+        return [
+            f"{status}: {reason}" if reason else status
+            for status, reason in self._references.values()
+            if status != "ok"
+        ]
 
     @property
     def ceilings(self) -> list[Ceiling]:
@@ -107,12 +107,31 @@ class Reduction:
         return [self._ceilings[key] for key in sorted(self._ceilings)]
 
     def rows(self, protocol: Protocol) -> list[Row]:
-        """Return a row for each cell: by benchmark, workload, status (ok first), best first, name."""
+        """Return a row for each cell: by benchmark, workload, status (ok first), best first, name.
+
+        Probes are no rows: what they found is in those that they belong to.
+        """
+        ceilings = self.ceilings
+        probes: dict[ProbeKey, list[Row]] = {}
+        for rounds in self._cells("probe"):
+            row = _row(rounds, protocol, ceilings)
+            probes.setdefault((row.benchmark, row.method, row.stack, row.hardware.device), []).append(row)
+        cells = self._cells("row")
+        losses = {rounds[-1].cell_id: rounds[-1].evidence.losses for rounds in cells}
+        found = [beside_probes(_row(rounds, protocol, ceilings), probes) for rounds in cells]
+        beside: dict[tuple[str, str], list[Row]] = {}
+        for row in found:
+            beside.setdefault((row.workload_id, row.stack), []).append(row)
+        placed = [beside_eager(row, eager_of(row, beside[row.workload_id, row.stack]), losses) for row in found]
+        return sorted(placed, key=place)
+
+    def _cells(self, role: Role) -> list[list[Round]]:
+        """Return the rounds of each cell that is there for `role`."""
         cells: dict[str, list[Round]] = {}
         for key in sorted(self._rounds):
-            cells.setdefault(key[0], []).append(self._rounds[key])
-        ceilings = self.ceilings
-        return sorted((_row(rounds, protocol, ceilings) for rounds in cells.values()), key=place)
+            if self._rounds[key].role == role:
+                cells.setdefault(key[0], []).append(self._rounds[key])
+        return list(cells.values())
 
     def _condense(self, record: Record) -> Round:
         """Keep what a row needs; equal values are kept once, for most records of a run share them."""
@@ -121,6 +140,11 @@ class Reduction:
             workload = record.workload
         hardware = hardware_of(record)
         environment, image = record.environment, record.provenance.image_id if record.provenance else None
+        found = evidence(record)
+        status, reason = record.status, record.reason
+        if status == "ok" and found.checks is not None and found.checks.failed:
+            # A record that says ok beside a check that failed is not taken at its word.
+            status, reason = "incorrect", found.checks.why
         software = (environment.fingerprint if environment else None, image)
         if software not in self._versions:
             self._versions[software] = versions_of(environment, image)
@@ -128,12 +152,13 @@ class Reduction:
             cell_id=record.cell_id,
             workload_id=record.workload_id,
             round=record.round,
+            role=record.role,
             stack=record.stack,
             method=record.method,
             workload=workload,
             hardware=self._hardware.setdefault(hardware, hardware),
-            status=record.status,
-            reason=record.reason,
+            status=status,
+            reason=reason,
             flags=record.flags,
             started_utc=record.started_utc,
             note=note(record),
@@ -141,8 +166,8 @@ class Reduction:
             first_call_seconds=first_call_seconds(record),
             memory=record.memory,
             work=record.work,
-            graphs=graphs_of(record),
             versions=self._versions[software],
+            evidence=found,
         )
 
 
@@ -173,48 +198,6 @@ def ceiling(record: Record) -> Ceiling:
     )
 
 
-def graphs_of(record: Record) -> tuple[int, ...]:
-    """Return how many graphs the compiler had made after each sample, or nothing where the record does not say."""
-    told = record.detail.get("graphs")
-    if not isinstance(told, list) or not all(isinstance(count, int) for count in told):
-        return ()
-    return tuple(told)
-
-
-def hardware_of(record: Record) -> Hardware:
-    """Return what the record says it ran on."""
-    environment = record.environment
-    if record.device == "cpu":
-        threads = environment.threads if environment else None
-        return Hardware(device="cpu", name=environment.cpu if environment else None, threads=threads)
-    gpu = environment.gpu if environment else None
-    if gpu is None:
-        return Hardware(device="cuda")
-    return Hardware(device="cuda", name=gpu.name, uuid=gpu.uuid, driver=gpu.driver, memory_bytes=gpu.memory_bytes)
-
-
-def versions_of(environment: Environment | None, image_id: str | None) -> Versions:
-    """Return the versions that decide most; of the packages those that bring kernels or compilers."""
-    if environment is None:
-        return Versions(image_id=image_id)
-    return Versions(
-        python=environment.python,
-        torch=environment.torch,
-        torch_git=environment.torch_git,
-        cuda=environment.cuda,
-        cudnn=environment.cudnn,
-        triton=environment.triton,
-        compiler=environment.compiler,
-        fingerprint=environment.fingerprint,
-        image_id=image_id,
-        packages={
-            name: version
-            for name, version in sorted(environment.packages.items())
-            if name in KERNEL_PACKAGES or name.startswith(KERNEL_PREFIXES)
-        },
-    )
-
-
 def _best_rate(
     rates: Iterable[Rate], kind: Literal["matrix_product", "device_copy"]
 ) -> tuple[float | None, int | None]:
@@ -239,7 +222,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         figure = combine(protocol, workload.benchmark, workload.new_tokens, reduced)
     first = [r.first_call_seconds for r in counted if r.first_call_seconds is not None]
     memory = [r.memory for r in rounds if r.memory is not None]
-    graphs = [r.graphs for r in counted if r.graphs]
+    compiled = [r.evidence.compilation for r in counted if r.evidence.compilation is not None]
     return Row(
         protocol=protocol,
         cell_id=shown.cell_id,
@@ -251,7 +234,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         hardware=shown.hardware,
         status=status,
         reason=_reason(rounds),
-        flags=tuple(flag for flag in FLAG_ORDER if any(flag in r.flags for r in rounds)),
+        flags=_flags(rounds, counted),
         rounds=len(rounds),
         rounds_ok=sum(r.status == "ok" for r in rounds),
         figure=figure.figure,
@@ -264,8 +247,10 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         interval_kind=figure.interval_kind,
         interval_level=figure.interval_level,
         round_figures=figure.round_figures,
+        round_seconds=figure.round_seconds,
         device_figure=figure.device_figure,
         seconds=figure.seconds,
+        units=units_in(workload, figure.samples),
         first_token_seconds=figure.first_token_seconds,
         next_token_seconds=figure.next_token_seconds,
         first_call_seconds=median(first) if first else None,
@@ -274,12 +259,40 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         steady_bytes=max((m.steady_bytes for m in memory if m.steady_bytes is not None), default=None),
         reserved_bytes=max((m.reserved_bytes for m in memory if m.reserved_bytes is not None), default=None),
         host_bytes=max((m.host_bytes for m in memory if m.host_bytes is not None), default=None),
-        graphs=max((g[-1] for g in graphs), default=None),
-        recompiled=max((g[-1] - g[0] for g in graphs), default=None),
+        graphs=max((c.graphs for c in compiled), default=None),
+        recompiled=max((c.recompiles for c in compiled), default=None),
         work=shown.work,
         share=_share(shown, figure, protocol, ceilings),
         versions=shown.versions,
+        **_evidence(shown.evidence, counted),
     )
+
+
+def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
+    """Return the row's fields of evidence: of the last round that counts, but what disturbed any round of all."""
+    ratio = shown.error / shown.eager_error if shown.error is not None and shown.eager_error else None
+    offs = [r.evidence.first_off for r in counted]
+    drifts = [r.evidence.drift for r in counted]
+    return {
+        "checks": shown.checks,
+        "error": shown.error,
+        "eager_error": shown.eager_error,
+        "error_ratio": ratio,
+        "resembles": shown.resembles,
+        "ran": shown.ran,
+        "compilation": shown.compilation,
+        "power": shown.power,
+        "tainted": sum(r.evidence.tainted for r in counted),
+        "taints": tuple(dict.fromkeys(taint for r in counted for taint in r.evidence.taints)),
+        "first_off": _in_most(offs),
+        "drift": _in_most(drifts),
+    }
+
+
+def _in_most(found: Sequence[float | None]) -> float | None:
+    """Return the median of what was found where more than half of the rounds have it."""
+    known = [value for value in found if value is not None]
+    return median(known) if 2 * len(known) > len(found) else None
 
 
 def _share(shown: Round, figure: Figure, protocol: Protocol, ceilings: Sequence[Ceiling]) -> Share:
@@ -287,6 +300,22 @@ def _share(shown: Round, figure: Figure, protocol: Protocol, ceilings: Sequence[
     if shown.workload.benchmark == "train_dynamic" and protocol == "note" and shown.note.used != shown.steady.used:
         return Share(share=None, reason="the work is counted over the timed samples, the note's are others")
     return share_of_ceiling(shown.work, figure.seconds, shown.hardware, shown.workload.dtype, ceilings)
+
+
+def _flags(rounds: Sequence[Round], counted: Sequence[Round]) -> tuple[Flag, ...]:
+    """Return the rounds' flags and those that follow from what is in the records, whatever these say themselves."""
+    found = {flag for r in rounds for flag in r.flags}
+    for r in counted:
+        checks = r.evidence.checks
+        if checks is None or checks.unchecked:
+            found.add("unchecked")
+        if r.steady.tainted:
+            found.add("tainted")
+        if r.evidence.ran is not None and r.evidence.ran.missing:
+            found.add("not_fused")
+    if _in_most([r.evidence.drift for r in counted]) is not None:
+        found.add("drift")
+    return tuple(flag for flag in FLAG_ORDER if flag in found)
 
 
 def _nothing(shown: Round, status: Status) -> Figure:

@@ -36,16 +36,18 @@ class Report:
 
     header: Header
     recorded: int
-    """Records read, ceilings included."""
+    """Records read, those of ceilings, references and probes included."""
     pairs: tuple[Pair, ...]
     ceilings: tuple[Ceiling, ...]
     published: tuple[Published, ...]
+    failed_references: tuple[str, ...]
+    """A line for each reference cell that made none: its rows are unchecked."""
     unreadable: tuple[str, ...]
     """A line for each record file that is none: it is left out, and every table says so."""
 
     @property
     def planned(self) -> int:
-        """Rounds that the plan asks for, ceilings included."""
+        """Rounds that the plan asks for, those of ceilings, references and probes included."""
         return sum(cell.rounds for cell in self.header.plan.cells)
 
 
@@ -69,7 +71,8 @@ def make_report(
         Pair(row, note[row.cell_id], find_figure(comparisons, row.workload, row.method))
         for row in reduction.rows("steady")
     )
-    return Report(header, count, pairs, tuple(reduction.ceilings), comparisons, tuple(unreadable))
+    failed = tuple(reduction.failed_references)
+    return Report(header, count, pairs, tuple(reduction.ceilings), comparisons, failed, tuple(unreadable))
 
 
 @contextlib.contextmanager

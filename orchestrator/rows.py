@@ -12,11 +12,14 @@ from pydantic import Field
 
 from orchestrator.frozen import Frozen
 from orchestrator.protocol import IntervalKind, Protocol, Unit
-from orchestrator.record import Flag, Status, Work
+from orchestrator.record import Flag, Group, Range, Status, Work
+from orchestrator.verdict import Verdict
 from orchestrator.workload import Benchmark, Workload
 
 Bound = Literal["compute", "memory"]
 CeilingOf = Literal["this device", "this model of device"]
+Piece = Literal["pass", "token", "step"]
+"""What a person counts: samples of the benchmark forward are passes."""
 
 
 class Hardware(Frozen):
@@ -78,6 +81,82 @@ class Versions(Frozen):
     packages: dict[str, str] = Field(default_factory=dict)
 
 
+class CheckCounts(Frozen):
+    """How a record's checks came out; `why` is of the first that did not pass, a failed one before others."""
+
+    passed: int
+    failed: int
+    unchecked: int
+    why: str | None = None
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.passed + self.failed + self.unchecked
+
+
+class ProbeResult(Frozen):
+    """How the row's method did on the probe: a tiny model in float32, with weights on which faults stand out."""
+
+    status: Status | None
+    """None: no probe was run."""
+    passed: bool
+    checks: CheckCounts | None = None
+    reason: str | None = None
+    """Why it did not pass."""
+
+
+class Ran(Frozen):
+    """Kernels (on a CPU: operators) of one call after timing, by kind; what the method says must be seen and is not."""
+
+    kind: Literal["kernels", "operators"]
+    what: str
+    launches: int
+    graph_replays: int | None
+    groups: tuple[Group, ...]
+    missing: tuple[str, ...]
+    instead: str | None = None
+
+
+class Compilation(Frozen):
+    """What the compiler did. Of older records only graphs and recompiles: those made after the first call."""
+
+    graphs: int
+    recompiles: int
+    breaks: tuple[str, ...] = ()
+    cache_hits: int | None = None
+    cache_misses: int | None = None
+    warm_first_seconds: float | None = None
+    """The first call of a second process over the same compile cache."""
+    warm_reason: str | None = None
+
+
+class Power(Frozen):
+    """What the GPU drew while the timed samples ran. `joules` are of one pass, token (of any sequence) or step."""
+
+    joules: float | None
+    per: Piece
+    watts: Range | None = None
+    sm_clock_mhz: Range | None = None
+    throttled: dict[str, float] = Field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+
+
+class Versus(Frozen):
+    """The row against another on the same workload, by the one rule."""
+
+    against: str
+    verdict: Verdict
+
+
+class BreakEven(Frozen):
+    """After how many passes, tokens or steps the first call's extra time is made up for against eager."""
+
+    count: int | None
+    of: Piece
+    reason: str | None = None
+
+
 class Row(Frozen):
     """A cell under one protocol. `figure` and `interval` are in `unit`; `headline` is what may be shown as a speed."""
 
@@ -106,9 +185,13 @@ class Row(Frozen):
     interval_kind: IntervalKind | None
     interval_level: float | None
     round_figures: tuple[float, ...]
+    round_seconds: tuple[float, ...]
+    """The same in seconds: what verdicts are made of."""
     device_figure: float | None
     """The same by the device's own clock."""
     seconds: float | None
+    units: int | None
+    """Passes, tokens (of one sequence) or steps that `seconds` are the time of."""
     first_token_seconds: float | None
     next_token_seconds: float | None
     first_call_seconds: float | None
@@ -121,10 +204,37 @@ class Row(Frozen):
     graphs: int | None
     """Graphs that the compiler made in all."""
     recompiled: int | None
-    """Those of them that it made after the first call."""
+    """Those of them that stand for one that was there already; of older records, those made after the first call."""
     work: Work | None
     share: Share
     versions: Versions
+
+    checks: CheckCounts | None = None
+    """Of the last round that counts."""
+    error: float | None = None
+    """Distance of what was timed from the reference, relative to the reference."""
+    eager_error: float | None = None
+    """That of eager in the same precision on the stack that made the reference."""
+    error_ratio: float | None = None
+    """`error` over `eager_error`. Of eager on another stack it is the drift between the stacks."""
+    resembles: str | None = None
+    probe: ProbeResult | None = None
+    """None where the row is its own probe."""
+    ran: Ran | None = None
+    compilation: Compilation | None = None
+    power: Power | None = None
+    tainted: int = 0
+    """Timed samples that something else disturbed, in all rounds."""
+    taints: tuple[str, ...] = ()
+    first_off: float | None = None
+    """By what share the first timed sample is off the others, where that is no chance."""
+    drift: float | None = None
+    """By what share the later half of the timed samples is off the earlier, where that is no chance."""
+    versus: Versus | None = None
+    """Against eager on the same stack."""
+    break_even: BreakEven | None = None
+    loss_distance: float | None = None
+    """Of a training row: the largest distance of a step's loss from that of eager on the same stack. Advice only."""
 
     @property
     def name(self) -> str:

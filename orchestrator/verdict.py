@@ -61,7 +61,7 @@ def verdict(a: Sequence[float], b: Sequence[float]) -> Verdict:
     logs_a, logs_b = [math.log(value) for value in a], [math.log(value) for value in b]
     difference = fmean(logs_a) - fmean(logs_b)
     ratio = bounded_exp(difference)
-    few = f"{min(rounds)} round{'s' if min(rounds) > 1 else ''} of at least {FEWEST_ROUNDS}"
+    few = f"{min(rounds)} of at least {FEWEST_ROUNDS} rounds"
     if min(rounds) < FEWEST_FOR_INTERVAL:
         return Verdict(outcome="inconclusive", ratio=ratio, interval=None, rounds=rounds, reason=few)
     half = _half_width(logs_a, logs_b)

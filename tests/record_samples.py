@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import Cell, Plan
+from orchestrator.proving import probe_workload
 from orchestrator.record import Record
 from orchestrator.store import Run
 from orchestrator.workload import Workload
@@ -134,7 +135,13 @@ def save_run(folder: Path, records: list[Record], *, stacks: dict[str, Any] | No
     """A run with these records; its plan has each record's cell. Returns its folder."""
     cells = {
         r.cell_id: Cell(
-            stack=r.stack, method=r.method, device=r.device, workload=r.workload, timeout_s=60.0, rounds=r.round + 1
+            stack=r.stack,
+            method=r.method,
+            device=r.device,
+            workload=r.workload,
+            timeout_s=60.0,
+            rounds=r.round + 1,
+            role="ceilings" if r.workload.benchmark == "ceilings" else r.role,
         )
         for r in records
     }
@@ -146,8 +153,71 @@ def save_run(folder: Path, records: list[Record], *, stacks: dict[str, Any] | No
     return run.folder
 
 
+def check(name: str, status: str = "passed", **changes: Any) -> dict[str, Any]:
+    """One check of a proof."""
+    return {"name": name, "status": status, "value": 0.011, "limit": 0.025, "what": "logits of 4 rows", **changes}
+
+
+def proof(error: float = 0.0112, *more: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A proof of three checks that passed, and `more`; eager's error is 0.01."""
+    reference = {"sha256": "d" * 64, "stack": "cuda", "dtype": "float32", "error": error, "eager_error": 0.01}
+    checks = [check("reference"), check("rows", value=2.5, limit=4.0), check("repeat", value=None, limit=None), *more]
+    return {
+        "weights_checksum": "0" * 16,
+        "inputs_checksum": "1" * 16,
+        "parameters": 6_738_415_616,
+        "finite": True,
+        "checks": checks,
+        "reference": reference,
+        "seconds": 12.5,
+        **changes,
+    }
+
+
+def dispatch(*missing: str, **changes: Any) -> dict[str, Any]:
+    """Three groups of kernels in one CUDA graph."""
+    groups = [("matrix product", 224, 0.62), ("attention flash", 32, 0.25), ("Triton", 128, 0.13)]
+    return {
+        "kind": "kernels",
+        "what": "one call",
+        "launches": 384,
+        "graph_replays": 1,
+        "listing_sha256": "e" * 64,
+        "groups": [{"name": name, "launches": count, "share": share} for name, count, share in groups],
+        "top": [{"name": "nvjet_hsh_128x256", "group": "matrix product", "launches": 96, "share": 0.4}],
+        "expected": ["attention flash", *missing],
+        "missing": list(missing),
+        "instead": None,
+        **changes,
+    }
+
+
+COMPILES = {
+    "graphs": 2,
+    "recompiles": 1,
+    "cache_hits": 0,
+    "cache_misses": 2,
+    "breaks": ["print() in forward"],
+    "ledger": [
+        {"sample": 0, "shape": [10, 2048], "graphs": 1, "recompiles": 0, "reasons": []},
+        {"sample": 9, "shape": [10, 2048], "graphs": 1, "recompiles": 1, "reasons": ["size mismatch at index 0"]},
+    ],
+    "warm": {"first_ns": 9_500_000_000, "cache_hits": 2, "cache_misses": 0, "reason": None},
+}
+TELEMETRY = {
+    "readings": 120,
+    "interval_ms": 50.0,
+    "throttled": {"sw_power_cap": 0.4},
+    "foreign": [],
+    "sm_clock_mhz": {"low": 1605.0, "median": 1755.0, "high": 1980.0},
+    "power_watts": {"low": 640.0, "median": 690.0, "high": 702.0},
+    "energy_joules": 2480.0,
+    "series_sha256": "a" * 64,
+}
+
+
 def small_run() -> list[Record]:
-    """Records of every kind of row: fast, slower, wrong, refused, crashed, of one round and of three."""
+    """Records of every kind of row: fast, slower, wrong, refused, crashed, of one round, of three, and probes."""
     memory = {"process_bytes": 15_345_678_901, "steady_bytes": 15_145_678_901, "host_bytes": 4 * 10**9}
     work = {"flops": 281_600_000_000_000, "bytes": None, "tokens": 20480}
     slow = [641.0, 642.5, 640.5, 641.5, 643.0, 640.0, 644.0, 641.2]
@@ -160,6 +230,10 @@ def small_run() -> list[Record]:
             samples=samples(1900.0, 645.0, *slow),
             memory=memory,
             work=work,
+            flags=["cold"],
+            proof=proof(0.01),
+            dispatch=dispatch(graph_replays=0),
+            telemetry=TELEMETRY,
             detail={"graphs": [0] * 10},
         )
     )
@@ -171,17 +245,28 @@ def small_run() -> list[Record]:
                 samples=samples(61_000.0, 455.0, *(t + shift for t in fast)),
                 memory=memory,
                 work=work,
+                flags=["not_fused", "cold"],
+                proof=proof(),
+                dispatch=dispatch("kernel:^cudnn", instead="attention flash"),
+                compiles=COMPILES,
+                telemetry=TELEMETRY,
                 detail={"method": {"mode": "default"}, "graphs": [1] * 9 + [2]},
             )
         )
     reason = "forward: 3 of 10 | rows are <b>wrong</b>\nsee the log"
-    found.append(record(cell_id="2" * 16, method="thunder", status="incorrect", reason=reason, samples=samples(*fast)))
+    wrong = proof(0.3, check("causality", "failed", value=3.0, limit=0.0, what="row 3"))
+    said = {"status": "incorrect", "reason": reason, "proof": wrong}
+    found.append(record(cell_id="2" * 16, method="thunder", samples=samples(*fast), **said))
     refused = "the package flash-attn is not installed in this stack"
     found.append(record(cell_id="3" * 16, method="tinyllama", status="unsupported", reason=refused))
     token = {"first_token_ns": 25_000_000, "shape": [1, 206]}
     made = [sample(i, 1180.0 + i, "timed" if i > 1 else "warmup" if i else "first", **token) for i in range(10)]
     decode = {"flops": 2 * 6_607_077_376 * 205, "bytes": 13_214_154_752 * 200, "tokens": 200}
     found.append(record("generation", cell_id="4" * 16, samples=made, memory=memory, work=decode))
+    for number, method in enumerate(("eager", "inductor")):
+        tiny = probe_workload(workload())
+        small = {"cell_id": f"b{number}" * 8, "role": "probe", "workload": tiny, "method": method, "flags": ["cold"]}
+        found.append(record(**small, samples=samples(9.0, 1.0, 1.0, 1.0, 1.0), proof=proof()))
     crashed = {"status": "crashed", "reason": "exit code 139 (signal 11)", "written_by": "orchestrator", "flags": []}
     found.append(record("generation", cell_id="5" * 16, method="thunder", environment=None, **crashed))
     return found

@@ -72,7 +72,7 @@ def test_json_keeps_every_digit_and_the_wrong_figure_but_no_headline(run: Path) 
     assert best["published"]["figure"] == 1.19
     assert best["share"]["share"] == pytest.approx(281.6 / 781 / 0.45135, rel=1e-6)
     assert set(document["workloads"]) == {r["workload_id"] for r in document["rows"]}
-    assert document["run"]["rounds_recorded"] == document["run"]["rounds_planned"] == 9
+    assert document["run"]["rounds_recorded"] == document["run"]["rounds_planned"] == 11
 
 
 def test_one_protocol_alone(run: Path) -> None:

@@ -34,6 +34,8 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
 def _line(row: Row, pair: Pair) -> dict[str, Any]:
     workload, hardware, versions, published = row.workload, row.hardware, row.versions, pair.published
     low, high = row.interval or (None, None)
+    verdict, compilation, power = row.versus and row.versus.verdict, row.compilation, row.power
+    ratio_low, ratio_high = (verdict.interval if verdict else None) or (None, None)
     return {
         "protocol": row.protocol,
         "benchmark": row.benchmark,
@@ -70,6 +72,33 @@ def _line(row: Row, pair: Pair) -> dict[str, Any]:
         "host_bytes": row.host_bytes,
         "graphs": row.graphs,
         "recompiled": row.recompiled,
+        "graph_breaks": len(compilation.breaks) if compilation else None,
+        "warm_first_call_seconds": compilation.warm_first_seconds if compilation else None,
+        "break_even": row.break_even.count if row.break_even else None,
+        "break_even_of": row.break_even.of if row.break_even else None,
+        "against": row.versus.against if row.versus else None,
+        "verdict": verdict.outcome if verdict else None,
+        "time_ratio": verdict.ratio if verdict else None,
+        "time_ratio_low": ratio_low,
+        "time_ratio_high": ratio_high,
+        "checks_passed": row.checks.passed if row.checks else None,
+        "checks_failed": row.checks.failed if row.checks else None,
+        "checks_unchecked": row.checks.unchecked if row.checks else None,
+        "probe": row.probe.status if row.probe else None,
+        "probe_passed": row.probe.passed if row.probe else None,
+        "error": row.error,
+        "eager_error": row.eager_error,
+        "error_ratio": row.error_ratio,
+        "launches": row.ran.launches if row.ran else None,
+        "graph_replays": row.ran.graph_replays if row.ran else None,
+        "not_fused": " ".join(row.ran.missing) if row.ran else None,
+        "joules": power.joules if power else None,
+        "joules_per": power.per if power else None,
+        "watts": power.watts.median if power and power.watts else None,
+        "tainted_samples": row.tainted,
+        "drift": row.drift,
+        "first_off": row.first_off,
+        "loss_distance": row.loss_distance,
         "flops": row.work.flops if row.work else None,
         "bytes": row.work.bytes if row.work else None,
         "share": row.share.share,

@@ -34,6 +34,7 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
             "stacks": header.stacks,
             "rounds_planned": report.planned,
             "rounds_recorded": report.recorded,
+            "failed_references": report.failed_references,
             "unreadable": report.unreadable,
         },
         "ceilings": [ceiling.model_dump(mode="json") for ceiling in report.ceilings],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, scaled, significant
 from orchestrator.protocol import LEVEL, higher_is_better, unit_of
 from orchestrator.reduce import place
-from orchestrator.tables import notes
+from orchestrator.tables import notes, proof
 from orchestrator.tables.text import code, escape, shortened
 from orchestrator.workload import GENERATING
 
@@ -38,6 +38,9 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
     ordered = report.pairs if first == "steady" else sorted(report.pairs, key=lambda pair: place(pair.note))
     parts = [f"# Suite {escape(report.header.suite)}: tables", _head(report)]
     parts += [f"**Could not be read, and is not in the tables:** {escape(line)}" for line in report.unreadable]
+    parts += [
+        f"**No reference could be made:** {escape(shortened(line, REASON_LENGTH))}" for line in report.failed_references
+    ]
     for _, group in groupby(ordered, key=lambda pair: (pair.steady.benchmark, pair.steady.workload_id)):
         pairs = list(group)
         parts += [_heading(pairs[0].steady.workload), _table(pairs, report, first), notes.below(pairs, report)]
@@ -118,22 +121,21 @@ def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
     benchmark = pairs[0].steady.benchmark
     unit, generating = unit_of(benchmark), benchmark in GENERATING
     published = notes.comparisons(pairs, report)
-    header = ["method@stack", f"steady, {unit}", f"as the note, {unit}"]
-    header += ["first token, ms", "each further, ms"] if generating else []
-    header += ["peak GB: process", "steady", "reserved", "first call, s", "of the ceiling"]
+    header = ["method@stack", f"steady, {unit}", "against eager", "checks", "error ÷ eager's", f"as the note, {unit}"]
+    header += ["first, further token, ms"] if generating else []
+    header += ["first call, s", "pays off after", "peak GB: process, steady, reserved", "of the ceiling"]
     header += [f"{escape(comparison.short)}, {unit}" for comparison in published]
     header += ["status"]
     alike = {name for name, count in Counter(pair.steady.name for pair in pairs).items() if count > 1}
     lines = []
     for pair in pairs:
-        line = [_name(pair.steady, alike), *_speeds(pair, first)]
-        line += (
-            [milliseconds(s) if pair.steady.status == "ok" else MISSING for s in _tokens(pair)] if generating else []
-        )
-        line += [_process_peak(pair.steady), gigabytes(pair.steady.steady_bytes)]
-        line += [gigabytes(pair.steady.reserved_bytes), _first_call(pair.steady), _share(pair.steady)]
+        row = pair.steady
+        speed, as_the_note = _speeds(pair, first)
+        line = [_name(row, alike), speed, proof.against_eager(row), proof.checks(row), proof.error_ratio(row)]
+        line += [as_the_note, *([_tokens(row)] if generating else [])]
+        line += [_first_call(row), proof.break_even(row), _peaks(row), _share(row)]
         line += [_published(pair.published, comparison.figures) for comparison in published]
-        lines.append([*line, _status(pair.steady)])
+        lines.append([*line, _status(row)])
     return columns(header, lines, left=(0, -1))
 
 
@@ -158,21 +160,26 @@ def _speed(row: Row, first: Protocol) -> str:
     return f"**{significant(row.headline)}**" if row.protocol == first else significant(row.headline)
 
 
-def _tokens(pair: Pair) -> tuple[float | None, float | None]:
-    return pair.steady.first_token_seconds, pair.steady.next_token_seconds
+def _tokens(row: Row) -> str:
+    if row.status != "ok" or row.first_token_seconds is None:
+        return MISSING
+    return f"{milliseconds(row.first_token_seconds)}, {milliseconds(row.next_token_seconds)}"
 
 
-def _process_peak(row: Row) -> str:
-    if row.process_bytes is not None or row.host_bytes is None or row.hardware.device == "cuda":
-        return gigabytes(row.process_bytes)
-    return f"{gigabytes(row.host_bytes)} (host)"
+def _peaks(row: Row) -> str:
+    peaks = (row.process_bytes, row.steady_bytes, row.reserved_bytes)
+    if any(count is not None for count in peaks):
+        return ", ".join(map(gigabytes, peaks))
+    return MISSING if row.host_bytes is None else f"{gigabytes(row.host_bytes)} (host)"
 
 
 def _first_call(row: Row) -> str:
     if row.first_call_seconds is None or row.status != "ok":
         return MISSING
     cache = " ".join(flag for flag in row.flags if flag in ("cold", "warm"))
-    return f"{significant(row.first_call_seconds, 3)}{f' ({cache})' if cache else ''}"
+    text = f"{significant(row.first_call_seconds, 3)}{f' {cache}' if cache else ''}"
+    warm = row.compilation.warm_first_seconds if row.compilation else None
+    return text if warm is None else f"{text}, {significant(warm, 3)} warm"
 
 
 def _share(row: Row) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.numbers import MISSING, counted, gigabytes, significant
+from orchestrator.numbers import MISSING, gigabytes, significant
+from orchestrator.tables import proof
 from orchestrator.tables.text import code, escape
 
 if TYPE_CHECKING:
@@ -20,19 +21,29 @@ HOW_TO_READ = """\
 
 - **steady**: the first call and the warm-up apart; the median of the rounds' medians with its 99 % interval (at
   the level that is named, where the samples are too few for 99 %).
+- **against eager**: how many times as fast as eager on the same stack, with the 99 % interval (Welch's, of the
+  logarithms of the rounds' medians) and the verdict: faster, slower, same (the whole interval within ±1 %), or
+  inconclusive (fewer than five rounds a side, or an interval that is wider than that and holds 1).
+- **checks**: passed of all, on the very callable that was timed, after timing. Tolerances are relative to what eager
+  in the same precision shows against the same float32 (tiny models: float64) reference.
+- **error ÷ eager's**: distance from that reference over the distance of eager on the stack that made it. Right methods
+  are near 1; of eager on another stack it is the drift between the stacks.
 - **as the note**: the Lit-GPT note's own reckoning of November 2023, by the samples' numbers, whatever is in them.
-- **peak GB**: 1e9 bytes; of the whole process, never reset, and from the end of the warm-up on. Reserved is what the
-  allocator held of the device: a CUDA graph's own memory counts there and not in the steady peak.
+- **peak GB**: 1e9 bytes; of the whole process, never reset; from the end of the warm-up on; and what the allocator
+  held of the device: a CUDA graph's own memory counts there and not in the steady peak.
 - **first call**: compilation included; cold: with an empty compile cache, warm: a second process over the same one.
+- **pays off after**: so many passes, tokens or steps until the first call's extra time is made up for against eager.
 - **of the ceiling**: the least time that the work can take at the rates measured on this device in this run, over the
   time that it took; compute or memory, whichever bounds more tightly.
-- **unchecked**: nothing beyond finite numbers was asked of the output.
+- **unchecked**: a check could not be made, of the row or of its method on the probe (a tiny model in float32, with
+  weights on which faults stand out); the reason stands below the table. **incorrect**: a check failed.
+- **not_fused**: kernels that the method promises were not seen. **drift**, **tainted**: see below the table.
 - A row's whole proof: `orchestrator explain 'BENCHMARK METHOD@STACK'`. All digits: tables.json, tables.csv."""
 
 
 def below(pairs: Sequence[Pair], report: Report) -> str:
     """Return the notes of one benchmark's table as a list."""
-    lines = [*_bases(pairs), *_intervals(pairs), *_shares(pairs), *_recompiled(pairs), *_versions(pairs)]
+    lines = [*_bases(pairs), *_intervals(pairs), *proof.lines(pairs), *_shares(pairs), *_versions(pairs)]
     lines += _deviations(pairs, report)
     if any(not pair.note.complete and pair.note.headline is not None for pair in pairs):
         lines.append("\\* The run has fewer samples than the note's.")
@@ -113,11 +124,6 @@ def _shares(pairs: Sequence[Pair]) -> list[str]:
     if any(row.share.share is not None and row.share.ceiling_of == "this model of device" for row in ok):
         lines.append("The ceilings were measured on another device of the same model.")
     return lines
-
-
-def _recompiled(pairs: Sequence[Pair]) -> list[str]:
-    rows = [pair.steady for pair in pairs if pair.steady.recompiled]
-    return [f"{code(row.name)}: {counted(row.recompiled or 0, 'graph')} compiled after the first call." for row in rows]
 
 
 def _versions(pairs: Sequence[Pair]) -> list[str]:
