@@ -5,27 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import traceback
-from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from bench import benchmarks, caches, ceilings, compiles, dispatch, hashing, methods, weights
+from bench import benchmarks, caches, ceilings, compiles, dispatch, hashing, methods, proof, reference, repeats, weights
 from bench.clock import Clock
 from bench.environment import environment
-from bench.gpt import GPT, build
 from bench.memory import Memory
+from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model
 from bench.record import Events, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify
-
-GRAD_MODES: dict[str, Callable[[], Any]] = {
-    "train": torch.enable_grad,
-    "inference": torch.inference_mode,
-    "no_grad": torch.no_grad,
-}
 
 
 def run(spec: Spec) -> dict[str, Any]:
@@ -39,10 +31,13 @@ def run(spec: Spec) -> dict[str, Any]:
         record["environment"] = environment(spec.device)
         if spec.workload.benchmark == "ceilings":
             record["rates"] = ceilings.measure(spec.workload, spec.device, Clock(spec.device), events)
+        elif spec.workload.benchmark == "reference":
+            reference.run(spec, record, events)
         else:
             record["flags"] = ["unchecked", flag]
             measure(spec, record, events)
-        record["status"], record["reason"] = "ok", None
+        reason = proof.verdict(spec.workload.benchmark, record.get("proof") or {})
+        record["status"], record["reason"] = ("incorrect", reason) if reason else ("ok", None)
     except Exception as error:  # noqa: BLE001  (whatever happens is a record with its status)
         traceback.print_exc()
         record["status"], record["reason"] = classify(error)
@@ -63,7 +58,7 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
 
     events.phase("model")
     model, tokenizer = make_model(spec, method)
-    record["proof"] = proof = {
+    record["proof"] = {
         "weights_checksum": weights.checksum(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
@@ -75,7 +70,8 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
 
     record["detail"]["grad_mode"] = mode = grad_mode(task.inference)
     with GRAD_MODES[mode]():
-        output = take_samples(task, spec, record, clock=clock, memory=memory, events=events)
+        # In a list, so that the proof can free it.
+        output = [take_samples(task, spec, record, clock=clock, memory=memory, events=events)]
         if spec.only_first:
             return
         events.phase("memory")
@@ -83,8 +79,9 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
         timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
         record["work"] = task.work(timed or [record["samples"][-1]["shape"]])
         events.phase("proof")
-        proof.update(task.proof(output))
-        del output
+        record["proof"].update(proof.gate(context, task, spec, output))
+        if proof.complete(record["proof"]):
+            record["flags"].remove("unchecked")
         events.phase("dispatch")
         dispatch.gather(task, spec, record, method.expects(workload, spec.device))
 
@@ -92,10 +89,26 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
 def take_samples(
     task: benchmarks.Task, spec: Spec, record: dict[str, Any], *, clock: Clock, memory: Memory, events: Events
 ) -> Any:
-    """Time every sample: the first call apart, then the warm-up, then the rest. Returns the last output."""
+    """Time every sample: the first call apart, then the warm-up, then the rest. Returns the last output.
+
+    Last come the repeats of those that something else disturbed, where somebody says which.
+    """
     workload = spec.workload
     inputs_hash, ledger = hashlib.sha256(), compiles.Ledger()
     record["detail"]["graphs"] = ledger.graphs
+
+    def sample(index: int, phase: str) -> Any:
+        inputs = task.inputs(index)
+        if phase != "repeat":
+            content = task.content(inputs)
+            inputs_hash.update(b"".join(hashing.checksum(part).to_bytes(8, "little") for part in content))
+        output, timing = clock.time(lambda: task.call(inputs))
+        told = {"index": index, "phase": phase, "shape": task.shape(inputs), **vars(timing), "loss": task.loss(output)}
+        record["samples"].append(told)
+        ledger.after(index, task.shape(inputs))
+        record["compiles"] = ledger.summary()
+        return output
+
     events.phase("first call")
     for index in range(1 if spec.only_first else workload.iterations):
         if index == 1:
@@ -104,60 +117,13 @@ def take_samples(
             memory.steady()
             events.phase("samples")
         output = None  # what the last sample returned is freed before the next
-        inputs = task.inputs(index)
-        content = task.content(inputs)
-        inputs_hash.update(b"".join(hashing.checksum(part).to_bytes(8, "little") for part in content))
-        output, timing = clock.time(lambda: task.call(inputs))  # noqa: B023  (called at once)
-        record["samples"].append(
-            {
-                "index": index,
-                "phase": "first" if index == 0 else "warmup" if index <= workload.warmup else "timed",
-                "shape": task.shape(inputs),
-                **vars(timing),
-                "loss": task.loss(output),
-            }
-        )
-        ledger.after(index, task.shape(inputs))
-        record["compiles"] = ledger.summary()
+        output = sample(index, "first" if index == 0 else "warmup" if index <= workload.warmup else "timed")
         events.sample(index, workload.iterations)
     record["proof"]["inputs_checksum"] = inputs_hash.hexdigest()[:16]
+    for index in repeats.asked(spec.folder, record, events) if spec.repeats else ():
+        output = None
+        output = sample(index, "repeat")
     return output
-
-
-def grad_mode(inference: bool) -> str:
-    """`train`; or `inference`, as `no_grad` under torch 2.1, which cannot compile in-place caches in inference mode."""
-    if not inference:
-        return "train"
-    return "no_grad" if torch.__version__.startswith("2.1.") else "inference"
-
-
-def make_model(spec: Spec, method: ModuleType) -> tuple[GPT, Any]:
-    """The filled model, and the checkpoint's tokenizer where there is one."""
-    workload = spec.workload
-    assert workload.model is not None
-    assert workload.weights is not None
-    model = build(workload.model, method.operators(), getattr(torch, workload.dtype), spec.device)
-    fill_model(spec, model)
-    if workload.weights["source"] != "checkpoint":
-        return model, None
-    from bench.checkpoint import find_tokenizer
-
-    return model, find_tokenizer(str(spec.checkpoint))
-
-
-def fill_model(spec: Spec, model: GPT) -> None:
-    """Give the model the workload's weights, in place; also once more after timing."""
-    workload = spec.workload
-    assert workload.model is not None
-    assert workload.weights is not None
-    if workload.weights["source"] == "hash":
-        weights.fill(model, workload.weights["seed"])
-        return
-    from bench.checkpoint import load_checkpoint
-
-    if spec.checkpoint is None:
-        raise ValueError("the weights are a checkpoint's, and the spec names no checkpoint folder")
-    load_checkpoint(spec.checkpoint, dict(model.named_parameters()), workload.model)
 
 
 def prepare_process(spec: Spec) -> None:

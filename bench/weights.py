@@ -14,6 +14,9 @@ NORM_LOW, NORM_SPREAD = 0.57, 0.86
 # Standard deviation of every linear and embedding weight, times sqrt(width): 0.02 at width 4096.
 GAIN = 1.28
 
+# Of queries and of keys on a probe: twice this makes deep models chaotic.
+PROBE_GAIN = 2.0
+
 
 def fill(model: GPT, seed: int) -> None:
     """Give every parameter its hash values, rounded to bfloat16 whatever the dtype that then holds them."""
@@ -30,6 +33,24 @@ def fill_tensor(tensor: torch.Tensor, name: str, seed: int, scale: float | None)
         x = hashing.words(start, length, key, flat.device)
         spread = hashing.unit(x).mul_(NORM_SPREAD).add_(NORM_LOW) if scale is None else hashing.bell(x).mul_(scale)
         flat[start : start + length].copy_(spread.to(torch.bfloat16))
+
+
+@torch.no_grad()
+def fill_probe(model: GPT, seed: int) -> None:
+    """The hash's values, times powers of two, so that they stay exact.
+
+    Queries and keys grow: attention is almost uniform otherwise, and neither rotary, mask nor scale matter much.
+    What goes into the residual stream shrinks until the norms' epsilon matters.
+    """
+    fill(model, seed)
+    config = model.config
+    # A tied head needs its size: the logits come from it.
+    embedding, branch = (1.0, 2.0**-2) if config.tied_head else (2.0**-4, 2.0**-6)
+    model.embedding.weight.mul_(embedding)
+    for block in model.blocks:
+        block.qkv.weight[: (config.heads + config.kv_heads) * config.head_size].mul_(PROBE_GAIN)
+        block.out.weight.mul_(branch)
+        block.down.weight.mul_(branch)
 
 
 def checksum(model: GPT) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench import hashing, work
 from bench.benchmarks import Context
+from bench.proof.observe import Seen, observe
 from bench.status import Incorrect
 
 
@@ -20,9 +21,12 @@ class Forward:
     def __init__(self, context: Context) -> None:
         self.context, self.workload = context, context.workload
         self.model = context.method.compile_model(context.model, context.workload)
+        self.index = 0
+        self.timed: tuple[int, Seen] | None = None
 
     def inputs(self, index: int) -> Tensor:
         """Ids over the whole vocabulary, others for each sample."""
+        self.index = index
         workload, config = self.workload, self.context.model.config
         assert workload.batch
         assert workload.sequence
@@ -57,10 +61,11 @@ class Forward:
         return {"flops": work.forward_flops(config, batch, time), "bytes": None, "tokens": batch * time}
 
     def proof(self, output: Tensor) -> dict[str, Any]:
-        """Every logit is finite; row by row, since a copy of all of them may not fit."""
+        """Every logit is finite; row by row, since a copy of all of them may not fit. Keeps what the gate looks at."""
+        self.timed = self.index, observe(output)
         for row, logits in enumerate(output):
             if not bool(torch.isfinite(logits).all()):
-                raise Incorrect(f"forward: a logit of batch row {row} is not finite")
+                raise Incorrect(f"a logit of batch row {row} is not finite")
         return {"finite": True}
 
 

@@ -36,6 +36,7 @@ class Generation:
         self.positions = torch.arange(self.prompt.shape[1], device=device)
         self.temperature = torch.tensor(workload.temperature, device=device)
         self.step = self.make_step()
+        self.made: dict[int, Tensor] = {}
 
     def make_step(self) -> Step:
         """(tokens [batch, time], positions [time], temperature) -> (token [batch, 1], logits [batch, vocabulary])."""
@@ -62,9 +63,11 @@ class Generation:
         """[batch, prompt + new tokens]."""
         return [self.prompt.shape[0], self.prompt.shape[1] + self.new_tokens]
 
-    def call(self, inputs: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """(tokens [batch, new tokens], the last step's logits)."""
-        return self.generate(self.new_tokens)
+    def call(self, inputs: int) -> tuple[Tensor, Tensor]:
+        """(tokens [batch, new tokens], the last step's logits); every sample's tokens are kept by its seed."""
+        tokens, logits = self.generate(self.new_tokens)
+        self.made[inputs] = tokens
+        return tokens, logits
 
     def brief(self, inputs: int) -> str:  # noqa: ARG002
         """Make the first few tokens alone; say so."""
@@ -101,7 +104,7 @@ class Generation:
         """The last sample's tokens (and text, with a tokenizer); its last logits are finite."""
         tokens, logits = output
         if not bool(torch.isfinite(logits).all()):
-            raise Incorrect("generation: a logit of the last step is not finite")
+            raise Incorrect("a logit of the last step is not finite")
         ids = tokens[0].tolist()
         tokenizer = self.context.tokenizer
         text = tokenizer.decode([*self.prompt[0].tolist(), *ids]) if tokenizer else None

@@ -5,7 +5,7 @@ Everything is written out in plain operations: no fused attention, whose inner p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -79,13 +79,13 @@ class Layerwise:
         return self.operators.norm(x, self.model.norm.weight.to(self.dtype), self.config.norm_eps)
 
     @torch.no_grad()
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, layers: Iterable[int] | None = None) -> Tensor:
         """[batch, time] -> hidden [batch, time, width] after the last norm, for `head`.
 
-        Each block is cast once and takes the batch row by row.
+        Each block is cast once and takes the batch row by row. `layers`: those to go through, else all.
         """
         x, (cos, sin), mask = self.embed(tokens), self.tables(tokens.shape[1]), self.mask(tokens.shape[1])
-        for index in range(self.config.layers):
+        for index in range(self.config.layers) if layers is None else layers:
             block = self.block(index)
             for row in range(x.shape[0]):
                 x[row : row + 1] = block(x[row : row + 1], cos, sin, mask, None)

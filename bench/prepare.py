@@ -1,0 +1,56 @@
+"""Makes a cell's model and says in which grad mode its samples run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from bench import weights
+from bench.gpt import GPT, build
+from bench.spec import Spec
+
+GRAD_MODES: dict[str, Callable[[], Any]] = {
+    "train": torch.enable_grad,
+    "inference": torch.inference_mode,
+    "no_grad": torch.no_grad,
+}
+
+
+def grad_mode(inference: bool) -> str:
+    """`train`; or `inference`, as `no_grad` under torch 2.1, which cannot compile in-place caches in inference mode."""
+    if not inference:
+        return "train"
+    return "no_grad" if torch.__version__.startswith("2.1.") else "inference"
+
+
+def make_model(spec: Spec, method: ModuleType) -> tuple[GPT, Any]:
+    """The filled model, and the checkpoint's tokenizer where there is one."""
+    workload = spec.workload
+    assert workload.model is not None
+    assert workload.weights is not None
+    model = build(workload.model, method.operators(), getattr(torch, workload.dtype), spec.device)
+    fill_model(spec, model)
+    if workload.weights["source"] != "checkpoint":
+        return model, None
+    from bench.checkpoint import find_tokenizer
+
+    return model, find_tokenizer(str(spec.checkpoint))
+
+
+def fill_model(spec: Spec, model: GPT) -> None:
+    """Give the model the workload's weights, in place; also once more after timing."""
+    workload = spec.workload
+    assert workload.model is not None
+    assert workload.weights is not None
+    if workload.weights["source"] != "checkpoint":
+        fill = weights.fill_probe if workload.weights["source"] == "probe" else weights.fill
+        fill(model, workload.weights["seed"])
+        return
+    from bench.checkpoint import load_checkpoint
+
+    if spec.checkpoint is None:
+        raise ValueError("the weights are a checkpoint's, and the spec names no checkpoint folder")
+    load_checkpoint(spec.checkpoint, dict(model.named_parameters()), workload.model)

@@ -1,0 +1,158 @@
+"""Known faults in the reference's precision, and the matched filter that finds their effect in an output's error.
+
+With d the effect of a fault and e the error of what was timed, beta = <e, d> / <d, d> is near 1 where the fault is
+there and near 0 where it is not, also where the effect is smaller than the precision's own rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (torch's own habit)
+from torch import Tensor
+
+from bench import operators
+from bench.proof import layerwise
+from bench.proof.layerwise import Layerwise
+
+# |beta| beyond this is a fault; right variants showed 0.39 at most, planted faults 0.93 at least.
+BETA = 0.5
+# A fault whose effect is below this share of eager's own error is not looked for.
+SMALLEST_EFFECT = 0.1
+# Rounding has a beta too: eager's own, twice, and this many standard errors of it are no fault.
+BIAS_FACTOR, STANDARD_ERRORS = 2.0, 8.0
+SCALE = 1.01
+
+
+@dataclass(frozen=True)
+class Match:
+    """A fault that the error resembles: `share` of the error's square is explained by it."""
+
+    name: str
+    beta: float
+    limit: float
+    share: float
+
+
+def hidden_states(model: Layerwise, tokens: Tensor, prompt: int | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(name, hidden [batch, time, width]) with each known fault in turn. `prompt`: cache faults too, from there on."""
+    config, first = model.config, (model.model.cos[1], model.model.sin[1])
+    other = 1e-6 if config.norm_eps > 3e-6 else 1e-5  # noqa: PLR2004  (the two values that Llama models have)
+    changes: dict[str, dict[str, Any]] = {
+        "attention scale off by 1 %": {"attention": _scaled},
+        f"norm epsilon {other:g} for {config.norm_eps:g}": {"norm": lambda x, w, _: operators.norm(x, w, other)},
+        "norm weights ignored": {"norm": lambda x, w, eps: operators.norm(x, torch.ones_like(w), eps)},
+        "rotary off by one in the queries alone": {"rotary": _Shift(*first, queries=True)},
+        "rotary off by one in the keys alone": {"rotary": _Shift(*first, queries=False)},
+        "rotary over neighbours instead of halves": {"rotary": _interleaved},
+        "one future token visible": {"attention": _future},
+        "no causal mask": {"attention": lambda q, k, v, _: layerwise.attention(q, k, v, q.new_zeros(()))},
+        "GELU for SiLU": {"swiglu": _gelu},
+    }
+    if config.kv_heads < config.heads:
+        changes["key heads tiled instead of repeated"] = {"attention": _tiled}
+    if prompt is not None:
+        changes["cache one step late"] = {"attention": _late(prompt)}
+        changes["cache mask open by one slot"] = {"attention": _open(prompt)}
+    for name, change in changes.items():
+        yield name, model.with_operators(**change).forward(tokens)
+    if config.layers > 1:
+        for dropped in sorted({0, config.layers // 2, config.layers - 1}):
+            layers = [index for index in range(config.layers) if index != dropped]
+            yield f"layer {dropped} dropped", model.forward(tokens, layers)
+
+
+def match(error: Tensor, eager: Tensor, effects: Mapping[str, Tensor], floor: float) -> Match | None:
+    """The fault that explains most of `error`, or None. All are [positions, n]; `floor` is a norm, eager's at least."""
+    found: list[Match] = []
+    level = max(float(eager.norm()), floor)
+    for name, effect in effects.items():
+        square = float(effect.square().sum())
+        if not square**0.5 > SMALLEST_EFFECT * level:
+            continue
+        noise = (eager * effect).sum(-1) / square
+        limit = max(BETA, BIAS_FACTOR * abs(float(noise.sum())) + STANDARD_ERRORS * float(noise.norm()))
+        along = float((error * effect).sum())
+        if abs(along / square) > limit:
+            share = along**2 / square / max(float(error.square().sum()), 1e-300)
+            found.append(Match(name, along / square, limit, share))
+    return max(found, key=lambda one: one.share, default=None)
+
+
+class _Shift:
+    """Turns one of queries and keys by one position more; a block turns its queries first, then its keys."""
+
+    def __init__(self, cos: Tensor, sin: Tensor, *, queries: bool) -> None:
+        self.cos, self.sin, self.now = cos, sin, queries
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if self.now:
+            cos, sin = cos * self.cos - sin * self.sin, sin * self.cos + cos * self.sin
+        self.now = not self.now
+        return operators.rotary(x, cos, sin)
+
+
+def _interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin, first, second = cos[:, None, :], sin[:, None, :], x[..., 0::2], x[..., 1::2]
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
+
+
+def _gelu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return F.linear(F.gelu(F.linear(x, gate)) * F.linear(x, up), down)
+
+
+def _scaled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return layerwise.attention(q * SCALE, k, v, mask)
+
+
+def _future(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        mask = torch.full((q.shape[1], k.shape[1]), float("-inf"), dtype=q.dtype, device=q.device).triu(2)
+    else:
+        mask = torch.cat([mask[1:], mask[-1:]])
+    return layerwise.attention(q, k, v, mask)
+
+
+def _tiled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    groups = q.shape[2] // k.shape[2]
+    return layerwise.attention(q, k.repeat(1, 1, groups, 1), v.repeat(1, 1, groups, 1), mask)
+
+
+def _late(prompt: int) -> Callable[..., Tensor]:
+    """From position `prompt` on, a token's own slot still holds zeros, and is seen."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return _with_zeros(q, k, v, mask, prompt, own=True)
+
+    return attend
+
+
+def _open(prompt: int) -> Callable[..., Tensor]:
+    """The slot after a token's own is seen: the next of the prompt, or one that still holds zeros."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return _with_zeros(q, k, v, mask, prompt, own=False)
+
+    return attend
+
+
+def _with_zeros(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prompt: int, *, own: bool) -> Tensor:
+    """Attention with one more slot, of zeros, which those see whose slot is not written yet."""
+    time = q.shape[1]
+    place = torch.arange(time, device=q.device)
+    visible = place <= place[:, None]
+    if own:
+        visible = visible & ((place != place[:, None]) | (place[:, None] < prompt))
+        zeros = place >= prompt
+    else:
+        visible = visible | ((place == place[:, None] + 1) & (place < prompt))
+        zeros = place >= prompt - 1
+    zero = q.new_zeros(())
+    opened = torch.where(torch.cat([visible, zeros[:, None]], dim=1), zero, zero - float("inf"))
+    if mask is not None:
+        opened[:, :time] += torch.where(mask.isinf() & (place <= place[:, None]), mask, zero)
+    nothing = k.new_zeros(k.shape[0], 1, *k.shape[2:])
+    return layerwise.attention(q, torch.cat([k, nothing], dim=1), torch.cat([v, nothing], dim=1), opened)

@@ -1,0 +1,195 @@
+"""Proves the logits of a forward pass: against the reference, and by what must and must not change them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import hashing, weights
+from bench.benchmarks import Context
+from bench.proof import faults, levels
+from bench.proof.checks import Checks
+from bench.proof.layerwise import Layerwise, highest, reference_dtype
+from bench.proof.levels import Level
+from bench.proof.observe import Seen, observe
+from bench.proof.reference import Reference
+from bench.proof.sketch import sketch
+
+ORDER = ("finite", "reference", "repeat", "changed input", "causality", "logits", "rows", "top-1", "known faults")
+# Effects of known faults are kept for whole batch rows, up to so many positions.
+FAULT_POSITIONS = 4096
+# Other tokens make other logits: at least by this many times eager's error, and visibly.
+CHANGED, CHANGED_LEAST = 3.0, 1e-3
+# Positions whose largest logit is another than the reference's: standard errors allowed beyond the scaled rate.
+TOP_SIGMAS = 5.0
+
+
+def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The reference of inputs(0), eager's error against it and the effects of known faults: (tensors, facts)."""
+    tokens = task.inputs(0)
+    dtype = reference_dtype(context.model.head.weight.dtype)
+    with highest():
+        model = Layerwise(context.model, dtype)
+        hidden = model.forward(tokens)
+        rows, norms, tops = [], [], []
+        for row in hidden:
+            logits = model.head(row)
+            rows.append(sketch(logits))
+            norms.append(logits.norm(dim=-1))
+            tops.append(logits.argmax(-1))
+        truth, norm, top = torch.stack(rows), torch.stack(norms), torch.stack(tops)
+        some = max(1, min(tokens.shape[0], FAULT_POSITIONS // tokens.shape[1]))
+        effects = {
+            name: torch.stack([sketch(model.head(row)) for row in wrong]) - truth[:some]
+            for name, wrong in faults.hidden_states(model, tokens[:some])
+        }
+    eager = observe(task.call(tokens))
+    error = (eager.sketch - truth).norm(dim=-1)
+    tensors = {
+        "sketch": truth,
+        "norm": norm,
+        "top": top,
+        "eager_error": error / norm,
+        "eager_top": eager.top,
+        "eager_difference": eager.sketch[:some] - truth[:some],
+        "effects": torch.stack(list(effects.values())),
+    }
+    facts = {
+        "faults": list(effects),
+        "eager_error": float(error.norm() / norm.norm()),
+        "inputs_checksum": hashing.checksum(tokens),
+    }
+    return tensors, facts
+
+
+class Same:
+    """Judges outputs that should be one: equal bits pass, else each position within SAME times eager's error."""
+
+    def __init__(self, checks: Checks, level: Level | None, norm: Tensor) -> None:
+        self.checks, self.level, self.norm = checks, level, norm
+
+    def judge(self, name: str, one: Seen, other: Seen, what: str, until: int | None = None) -> None:
+        """Compare the positions before `until`; without a known error only equal bits can pass."""
+        part = slice(None, until)
+        changed = int((one.bits[:, part] != other.bits[:, part]).sum())
+        if not changed:
+            self.checks.judge(name, passed=True, value=0.0, limit=levels.SAME, what=f"{what}: the same bits")
+            return
+        if self.level is None:
+            self.checks.unchecked(name, f"{what}: {changed} positions changed, and no reference says how far they may")
+            return
+        errors = levels.distance(one.sketch[:, part], other.sketch[:, part], self.norm[:, part])
+        ratios = torch.nan_to_num(errors.double() / self.level.rows[:, part], nan=float("inf"))
+        worst = float(ratios.max())
+        text = f"{what}: {changed} positions changed, most {place(ratios)}: {worst:.3g} times eager's error"
+        self.checks.at_most(name, worst, levels.SAME, text)
+
+
+def place(ratios: Tensor) -> str:
+    """Where the largest of [batch, time] is."""
+    row, position = divmod(int(ratios.argmax()), ratios.shape[1])
+    return f"batch row {row}, position {position}"
+
+
+def check(context: Context, task: Any, reference: Reference | None, checks: Checks) -> dict[str, Any]:
+    """Judge the callable that was timed; return more of the record's proof. `task.timed` is its last output, seen."""
+    index, timed = task.timed
+    other = index or context.workload.iterations
+    tokens, last = task.inputs(0), task.inputs(other)
+    first = observe(task.call(tokens))
+    facts = against(context, tokens, first, reference, checks) if reference else {}
+    level = Level(reference.tensors["eager_error"], context.model.head.weight.dtype) if reference else None
+    same = Same(checks, level, first.sketch.norm(dim=-1))
+    with checks.guard("repeat"):
+        again = observe(task.call(task.inputs(index)))
+        same.judge("repeat", again, timed, "the last sample's input once more")
+        same.judge("repeat", observe(task.call(tokens.clone())), first, "the first sample's input twice")
+    with checks.guard("causality"):
+        half = tokens.shape[1] // 2
+        mixed = torch.cat([tokens[:, :half], last[:, half:]], dim=1)
+        same.judge("causality", observe(task.call(mixed)), first, f"tokens from position {half} on changed", half)
+    with checks.guard("changed input"):
+        expected = timed if index else observe(task.call(last))
+        moved = levels.rms(levels.distance(expected.sketch, first.sketch, same.norm))
+        least = max(CHANGED_LEAST, CHANGED * level.overall) if level else CHANGED_LEAST
+        if moved > least:
+            tokens.copy_(last)
+            found = observe(task.call(tokens))
+            same.judge("changed input", found, expected, "other tokens written into the same tensor")
+        else:
+            what = "other tokens give the logits of an input that was there before"
+            checks.judge("changed input", passed=False, value=moved, limit=least, what=what)
+    return facts
+
+
+def against(context: Context, tokens: Tensor, found: Seen, reference: Reference, checks: Checks) -> dict[str, Any]:
+    """Judge logits of inputs(0) by the reference."""
+    tensors, dtype = reference.tensors, context.model.head.weight.dtype
+    judge_identity(context, reference, hashing.checksum(tokens), checks)
+    truth, norm = tensors["sketch"], tensors["norm"]
+    errors, level = levels.distance(found.sketch, truth, norm), Level(tensors["eager_error"], dtype)
+    with checks.guard("logits"):
+        limit = levels.OVERALL_PROBE if probe(context) else levels.OVERALL
+        ratio = level.ratio(errors)
+        checks.at_most("logits", ratio, limit, f"error of the logits is {ratio:.3g} times eager's")
+    with checks.guard("rows"):
+        worst, where = level.worst(errors)
+        row, position = divmod(where, tokens.shape[1])
+        what = f"batch row {row}, position {position}: {worst:.3g} times eager's error, the most of any position"
+        checks.at_most("rows", worst, levels.ROW, what)
+    with checks.guard("top-1"):
+        top, eager_top = tensors["top"].long(), tensors["eager_top"].long()
+        wrong, eager_wrong = int((found.top != top).sum()), int((eager_top != top).sum())
+        limit = top_limit(eager_wrong)
+        what = f"another largest logit at {wrong} of {top.numel()} positions, eager's at {eager_wrong}"
+        checks.at_most("top-1", wrong, limit, what)
+    error = float((errors * norm).norm() / norm.norm())
+    facts: dict[str, Any] = {"reference": record_reference(reference, error)}
+    with checks.guard("known faults"):
+        some = tensors["effects"].shape[1]
+        effects = dict(zip(reference.facts["faults"], tensors["effects"].flatten(1, 2)))  # noqa: B905
+        least = levels.floor(dtype) * float(norm[:some].norm())
+        difference = (found.sketch - truth)[:some].flatten(0, 1)
+        matched = faults.match(difference, tensors["eager_difference"].flatten(0, 1), effects, least)
+        facts["resembles"] = judge_match(matched, len(effects), checks)
+    return facts
+
+
+def top_limit(eager_wrong: int) -> float:
+    """Positions that may have another largest logit: twice eager's rate, both counts being random as Poisson's are."""
+    factor = levels.OVERALL
+    return factor * eager_wrong + TOP_SIGMAS * (factor * (factor + 1) * max(eager_wrong, 1)) ** 0.5
+
+
+def judge_match(matched: faults.Match | None, count: int, checks: Checks) -> str | None:
+    """Record whether the error resembles a known fault; return its name."""
+    if matched is None:
+        checks.judge("known faults", passed=True, what=f"the error has the effect of none of {count} known faults")
+        return None
+    what = f"the error has the effect of: {matched.name} ({matched.share:.2g} of its square)"
+    checks.judge("known faults", passed=False, value=matched.beta, limit=matched.limit, what=what)
+    return matched.name
+
+
+def judge_identity(context: Context, reference: Reference, inputs: int, checks: Checks) -> None:
+    """The reference is of these very weights, as they are now, and inputs."""
+    mine, theirs = weights.checksum(context.model), reference.facts["weights_checksum"]
+    right = mine == theirs and inputs == reference.facts["inputs_checksum"]
+    what = (
+        "made of the same weights and inputs" if right else f"weights {mine} or inputs differ from its own ({theirs})"
+    )
+    checks.judge("reference", right, what=what)
+
+
+def record_reference(reference: Reference, error: float | None) -> dict[str, Any]:
+    """The record's `reference`."""
+    facts = reference.facts
+    known = {"stack": facts.get("stack"), "dtype": facts["dtype"], "eager_error": facts["eager_error"]}
+    return {"sha256": reference.sha256, "error": error, **known}
+
+
+def probe(context: Context) -> bool:
+    """Whether the weights are a probe's."""
+    return bool(context.workload.weights and context.workload.weights["source"] == "probe")

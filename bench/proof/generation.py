@@ -1,0 +1,303 @@
+"""Proves generation: the step that was timed, called again, against full forwards without cache and across prompts.
+
+Cost in calls of the step, beside one generation's replay: STEPS forced by the reference, STEPS of another prompt, twice
+STEPS of the first again, and up to DRAWS at one position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import hashing
+from bench.benchmarks import Context
+from bench.operators import Operators
+from bench.proof import faults, levels, sampler
+from bench.proof.checks import Checks
+from bench.proof.forward import judge_identity, judge_match, probe, record_reference
+from bench.proof.layerwise import Layerwise, highest, reference_dtype
+from bench.proof.levels import Level
+from bench.proof.reference import Reference
+from bench.proof.sketch import sketch
+
+ORDER = (
+    "finite", "reference", "cache", "other prompt", "same seed", "logits", "worst step", "possible", "sampler",
+    "temperature", "known faults",
+)  # fmt: skip
+STEPS = 16
+DRAWS = 400
+TEMPERATURE = 0.7
+# What unused slots hold: finite, since 0 times NaN would be seen by a right mask too.
+POISON = 100.0
+# Texts whose draws are judged together.
+ROWS = 16
+# Times the eager error where the reference was made.
+EAGER = 4.0
+# A drawn token has at least this probability over (draws * vocabulary) in the reference, which has its own rounding.
+IMPOSSIBLE = 1e-7
+# Two samples that draw the same text although its probability is below this had the same random numbers.
+SAME_TEXT = 1e-9
+
+
+@dataclass(frozen=True)
+class Run:
+    """tokens [batch, steps], and each step's logits, [batch, steps, vocabulary]."""
+
+    tokens: Tensor
+    logits: Tensor
+
+
+class Runner:
+    """Calls the timed step as the benchmark's own loop does, keeping the logits."""
+
+    def __init__(self, context: Context, task: Any) -> None:
+        self.context, self.task, self.step = context, task, task.step
+
+    def run(self, prompt: Tensor, steps: int, forced: Tensor | None = None) -> Run:
+        """`forced` [batch, steps - 1 at least] goes in instead of what was drawn."""
+        task = self.task
+        token, logits = self.step(prompt, task.positions, task.temperature)
+        # Cloned as in the timed loop: a graph's next replay overwrites what the last one returned.
+        tokens, kept = [token.clone()], [logits.clone()]
+        position = task.positions[-1:] + 1
+        for index in range(1, steps):
+            given = tokens[-1] if forced is None else torch.empty_like(token).copy_(forced[:, index - 1 : index])
+            token, logits = self.step(given, position, task.temperature)
+            tokens.append(token.clone())
+            kept.append(logits.clone())
+            position = position + 1
+        return Run(torch.cat(tokens, dim=1), torch.stack(kept, dim=1))
+
+    def draw(self, token: Tensor, position: int, temperature: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The same step `count` times: (tokens [count, batch], logits [batch, vocabulary])."""
+        drawn, where = [], self.task.positions[-1:] + (position - self.task.positions.numel() + 1)
+        given = torch.empty_like(self.task.prompt[:, :1]).copy_(token)
+        for _ in range(count):
+            found, logits = self.step(given, where, temperature)
+            drawn.append(found[:, 0].clone())
+        return torch.stack(drawn), logits.clone()
+
+    def fill_caches(self, value: float) -> None:
+        """Every slot of every block, in place; the sign alternates from slot to slot."""
+        for block in self.context.model.blocks:
+            for buffer in (block.cache.k, block.cache.v):
+                buffer.fill_(value)
+                buffer[:, 1::2].neg_()
+
+
+def drawn_ids(context: Context, task: Any, name: str, count: int) -> Tensor:
+    """[batch, count] ids over the vocabulary, always the same, made as the benchmark's prompt is: a plain tensor."""
+    with torch.inference_mode(mode=False):  # an inference tensor is another kind of input to a compiler's guards
+        shape, vocabulary = (task.prompt.shape[0], count), context.model.config.vocabulary
+        return hashing.integers(f"proof/{name}", context.workload.seed, shape, vocabulary, context.device)
+
+
+def forced_ids(context: Context, task: Any) -> Tensor:
+    """The fixed continuation of the prompt that stands in the reference, [batch, new tokens]."""
+    return drawn_ids(context, task, "forced", task.new_tokens)
+
+
+def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reference of the fixed continuation, and eager's error with its cache at each of its steps: (tensors, facts)."""
+    dtype, forced = reference_dtype(context.model.head.weight.dtype), forced_ids(context, task)
+    runner = Runner(context, task)
+    runner.fill_caches(0.0)
+    eager = runner.run(task.prompt, task.new_tokens, forced)
+    with highest():
+        model = Layerwise(context.model, dtype)
+        truth = full(model, torch.cat([task.prompt, forced[:, :-1]], dim=1), task.prompt.shape[1])
+        norm = truth.norm(dim=-1)
+        error = levels.distance(sketch(eager.logits, dtype=dtype), sketch(truth), norm)
+    tensors = {"sketch": sketch(truth[:, :STEPS]), "norm": norm, "eager_error": error}
+    facts = {
+        "eager_error": float((error * norm).norm() / norm.norm()),
+        "inputs_checksum": hashing.checksum(torch.cat([task.prompt, forced], dim=1)),
+    }
+    return tensors, facts
+
+
+def full(model: Layerwise, ids: Tensor, prompt: int) -> Tensor:
+    """Logits of every step, [rows, steps, vocabulary], without cache: prompt and what followed, [rows, time]."""
+    return model.head(model.forward(ids)[:, prompt - 1 :])
+
+
+def check(context: Context, task: Any, reference: Reference | None, checks: Checks) -> dict[str, Any]:
+    """Judge the step that was timed; return more of the record's proof. `task.made` are the samples' texts."""
+    return Proof(context, task, reference, checks).judge()
+
+
+class Proof:
+    """The checks of one cell: first every run of the step, then what they are compared with."""
+
+    def __init__(self, context: Context, task: Any, reference: Reference | None, checks: Checks) -> None:
+        self.context, self.task, self.reference, self.checks = context, task, reference, checks
+        self.runner, self.weight = Runner(context, task), context.model.head.weight
+        self.steps, self.prompt = min(STEPS, task.new_tokens), task.prompt.shape[1]
+        dtype = reference_dtype(self.weight.dtype)
+        self.exact, self.eager = (
+            Layerwise(context.model, dtype),
+            Layerwise(context.model, self.weight.dtype, Operators()),
+        )
+        # Eager here judges the texts that were made here; it may not be far worse than where the reference was made.
+        self.worst_eager = EAGER * float(reference.facts["eager_error"]) if reference else float("inf")
+        self.facts: dict[str, Any] = {}
+
+    def judge(self) -> dict[str, Any]:
+        """All checks."""
+        checks, task, runner = self.checks, self.task, self.runner
+        last = task.inputs(self.context.workload.iterations - 1)
+        # Zeros, not the last sample's keys: the replay draws the same text, whose stale slots would be right.
+        runner.fill_caches(0.0)
+        replay = runner.run(task.prompt, task.new_tokens)
+        self.same_seed(task.made[last], replay.tokens)
+        with checks.guard("finite"):
+            checks.judge("finite", bool(torch.isfinite(replay.logits).all()), what="every step's logits")
+        if self.reference:
+            with checks.guard("reference"):
+                self.against_reference(self.reference)
+        with checks.guard("logits", "worst step", "known faults", "possible", "sampler", "other prompt", "cache"):
+            ids = torch.cat([task.prompt, replay.tokens[:, :-1]], dim=1)
+            with highest():
+                truth = full(self.exact, ids, self.prompt)
+            eager = full(self.eager, ids, self.prompt)
+            level = self.level(eager, truth)
+            self.bounded(("logits", "worst step"), replay.logits, truth, level, "against a forward without cache")
+            with checks.guard("other prompt", "cache"):
+                self.leaks(replay, level)
+            with checks.guard("possible", "sampler"), highest():
+                self.draws(last)
+            with checks.guard("known faults"), highest():
+                self.known_faults(replay, ids, truth, eager)
+        with checks.guard("temperature"):
+            self.temperature(replay)
+        return self.facts
+
+    def level(self, eager: Tensor, truth: Tensor) -> Level:
+        """Eager's error on the very same tokens."""
+        errors = levels.distance(eager, truth, truth.norm(dim=-1))
+        return Level(errors.clamp(max=self.worst_eager), self.weight.dtype)
+
+    def same_seed(self, timed: Tensor, again: Tensor) -> None:
+        """The same seed draws the same text."""
+        other = (timed != again).any(0).nonzero()
+        what = f"token {int(other[0])} is another in the second run" if len(other) else f"{again.shape[1]} tokens"
+        self.checks.judge("same seed", not len(other), value=len(other), limit=0, what=what)
+
+    def against_reference(self, reference: Reference) -> None:
+        """The reference's own continuation through the step: the same weights, the same logits."""
+        context, task, tensors = self.context, self.task, reference.tensors
+        forced = forced_ids(context, task)
+        judge_identity(context, reference, hashing.checksum(torch.cat([task.prompt, forced], dim=1)), self.checks)
+        self.runner.fill_caches(0.0)
+        found = self.runner.run(task.prompt, self.steps, forced)
+        norm, truth = tensors["norm"][:, : self.steps], tensors["sketch"]
+        errors = levels.distance(sketch(found.logits, dtype=self.exact.dtype), truth, norm)
+        self.facts["reference"] = record_reference(reference, float((errors * norm).norm() / norm.norm()))
+        level = Level(tensors["eager_error"][:, : self.steps], self.weight.dtype)
+        self.limited(("reference", "reference"), errors, level, "the reference's continuation")
+
+    def leaks(self, replay: Run, level: Level) -> None:
+        """Another prompt, then the first again, then once more over a poisoned cache: not a bit of it may show."""
+        task, runner, n = self.task, self.runner, self.steps
+        before = replay.logits[:, :n]
+        prompt, forced = drawn_ids(self.context, task, "other prompt", self.prompt), forced_ids(self.context, task)
+        other = runner.run(prompt, n, forced)
+        if bool((other.logits[:, 0] == before[:, 0]).all()) and not torch.equal(prompt, task.prompt):
+            self.checks.judge("other prompt", passed=False, what="another prompt has the first one's logits")
+        ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)
+        with highest():
+            truth = full(self.exact, ids, self.prompt)
+        names = ("other prompt", "other prompt")
+        self.bounded(
+            names, other.logits, truth, self.level(full(self.eager, ids, self.prompt), truth), "another prompt"
+        )
+        again = runner.run(task.prompt, n, replay.tokens).logits
+        self.same("other prompt", again, before, level, "after another prompt")
+        runner.fill_caches(POISON)
+        self.same("cache", runner.run(task.prompt, n, replay.tokens).logits, before, level, "unused slots poisoned")
+
+    def same(self, name: str, one: Tensor, other: Tensor, level: Level, what: str) -> None:
+        """Equal bits pass; else each step within SAME times eager's error."""
+        changed = int((one != other).any(-1).sum())
+        if not changed:
+            self.checks.judge(name, passed=True, value=0.0, limit=levels.SAME, what=f"{what}: the same bits")
+            return
+        errors = levels.distance(one.double(), other.double(), other.double().norm(dim=-1))
+        worst, step = level.worst(errors)
+        text = f"{what}: {changed} steps changed, most step {step}: {worst:.3g} times eager's error"
+        self.checks.at_most(name, worst, levels.SAME, text)
+
+    def bounded(self, names: tuple[str, str], logits: Tensor, truth: Tensor, level: Level, what: str) -> None:
+        """Judge logits [batch, steps, vocabulary], all together and the worst step."""
+        self.limited(names, levels.distance(logits, truth, truth.norm(dim=-1)), level, what)
+
+    def limited(self, names: tuple[str, str], errors: Tensor, level: Level, what: str) -> None:
+        """The same for relative errors [batch, steps]; both verdicts may be one check's."""
+        limit = levels.OVERALL_PROBE if probe(self.context) else levels.OVERALL
+        ratio, (worst, step) = level.ratio(errors), level.worst(errors)
+        what = f"{errors.shape[1]} steps, {what}"
+        self.checks.at_most(names[0], ratio, limit, f"{what}: error of the logits is {ratio:.3g} times eager's")
+        if names[1] != names[0] or not worst <= levels.ROW:
+            text = f"{what}: step {step} has {worst:.3g} times eager's error, the most of any"
+            self.checks.at_most(names[1], worst, levels.ROW, text)
+
+    def temperature(self, replay: Run) -> None:
+        """At one position the step draws, over another temperature, what its own logits say."""
+        task, candidates = self.task, range(1, self.steps)
+        needs = {step: sampler.draws_needed(replay.logits[0, step], TEMPERATURE) for step in candidates}
+        if not needs:
+            raise ValueError("one new token alone has no step to draw at")
+        step = min(needs, key=lambda one: needs[one])
+        batch = task.prompt.shape[0]
+        count = int(min(max(needs[step] / batch, DRAWS / 8), DRAWS)) + 1
+        with torch.inference_mode(mode=False):
+            temperature = torch.tensor(TEMPERATURE, device=self.context.device)
+        torch.manual_seed(self.context.workload.seed)
+        position = self.prompt + step - 1
+        tokens, logits = self.runner.draw(replay.tokens[:, step - 1 : step], position, temperature, count)
+        p, test = 2.0, ""
+        for row in range(batch):
+            found = sampler.look(logits[row : row + 1], tokens[:, row], TEMPERATURE, f"temperature/{row}").p_value
+            p, test = min((p, test), (found[0] * batch, found[1]))
+        what = f"{count * batch} draws at temperature {TEMPERATURE}: {test}"
+        if p >= sampler.ALARM and needs[step] > count * batch:
+            self.checks.unchecked(
+                "temperature", f"{what}: too few to tell it from 1, {needs[step]:.3g} would be needed"
+            )
+            return
+        self.checks.judge("temperature", p >= sampler.ALARM, value=p, limit=sampler.ALARM, what=what)
+
+    def draws(self, last: int) -> None:
+        """Every token is possible; together they follow the reference's distribution; no text was drawn twice."""
+        task, workload, checks = self.task, self.context.workload, self.checks
+        assert workload.temperature
+        kept = [task.made[last], *(tokens for seed, tokens in reversed(list(task.made.items())) if seed != last)]
+        texts = torch.cat(kept)[: max(ROWS, len(task.prompt))]
+        ids = torch.cat([task.prompt[:1].expand(len(texts), -1), texts[:, :-1]], dim=1)
+        truth = full(self.exact, ids, self.prompt)
+        found = sampler.look(truth.flatten(0, 1), texts.flatten(), workload.temperature, "texts")
+        limit = IMPOSSIBLE / (texts.numel() * truth.shape[-1])
+        least, what = float(found.log_p.min().exp()), f"the least likely of {texts.numel()} tokens, by the reference"
+        checks.judge("possible", least >= limit, value=least, limit=limit, what=what)
+        p, test = found.p_value
+        what = f"{texts.numel()} tokens of {len(texts)} texts: {test}"
+        checks.judge("sampler", p >= sampler.ALARM, value=p, limit=sampler.ALARM, what=what)
+        chances, seen = found.log_p.view(texts.shape).sum(-1).exp().tolist(), set()
+        for text, chance in zip(map(tuple, texts.tolist()), chances):  # noqa: B905  (Python 3.10's zip)
+            if text in seen and chance < SAME_TEXT:
+                checks.judge("sampler", passed=False, what=f"two samples drew one text of probability {chance:.2g}")
+            seen.add(text)
+
+    def known_faults(self, replay: Run, ids: Tensor, truth: Tensor, eager: Tensor) -> None:
+        """Which known fault, if any, explains the error of the replay's first row."""
+        effects = {
+            name: sketch(self.exact.head(hidden[:, self.prompt - 1 :]) - truth[:1])[0]
+            for name, hidden in faults.hidden_states(self.exact, ids[:1], self.prompt)
+        }
+        least = levels.floor(self.weight.dtype) * float(truth[:1].norm())
+        error, rounding = sketch(replay.logits[:1] - truth[:1])[0], sketch(eager[:1] - truth[:1])[0]
+        matched = faults.match(error, rounding, effects, least)
+        self.facts["resembles"] = judge_match(matched, len(effects), self.checks)

@@ -1,0 +1,54 @@
+"""How large an error may be: every limit is a multiple of what eager in the same precision shows.
+
+Errors are relative, position by position: the norm of the logits' difference over the norm of the reference's logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Of all positions together. Right variants showed 1.5 at most on random weights, 1.7 on bf16 probes of one layer.
+OVERALL, OVERALL_PROBE = 2.0, 1.6
+# Of one position, over eager's at the same position or eager's median, whichever is larger.
+ROW = 4.0
+# Two outputs that should be one and differ in their bits: each may have its own rounding.
+SAME = 2.0
+
+
+class Level:
+    """Eager's own error [positions], never below what the precision's last bit makes."""
+
+    def __init__(self, eager: Tensor, dtype: torch.dtype) -> None:
+        least = floor(dtype)
+        clean = torch.nan_to_num(eager.double(), nan=0.0)
+        self.overall = max(rms(clean), least)
+        self.rows = clean.clamp(min=max(float(clean.median()), least))
+
+    def ratio(self, errors: Tensor) -> float:
+        """Root of the mean squared error over eager's; NaN stays NaN."""
+        return rms(errors) / self.overall
+
+    def worst(self, errors: Tensor) -> tuple[float, int]:
+        """(Largest ratio of a position's error to eager's, its place); a NaN is the largest."""
+        ratios = (errors.double() / self.rows).flatten()
+        place = int(torch.nan_to_num(ratios, nan=float("inf")).argmax())
+        return float(ratios[place]), place
+
+
+def floor(dtype: torch.dtype) -> float:
+    """The least level: an eager that happens to hit the reference's own roundings must not make every other wrong.
+
+    In float64 the reference is no more exact than what it judges: both have errors of some 10 last bits.
+    """
+    return torch.finfo(dtype).eps * (32.0 if dtype == torch.float64 else 1.0)
+
+
+def rms(x: Tensor) -> float:
+    """Root of the mean square."""
+    return float(x.double().square().mean().sqrt())
+
+
+def distance(a: Tensor, b: Tensor, norm: Tensor) -> Tensor:
+    """Relative error of each position: a and b [..., n], norm [...]."""
+    return (a - b).norm(dim=-1) / norm.clamp(min=torch.finfo(norm.dtype).tiny)
