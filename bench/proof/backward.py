@@ -7,7 +7,6 @@ each parameter's gradient over before the next block is cast. Never at once: two
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own habit)
@@ -20,43 +19,33 @@ IGNORED = -1
 LOGITS_BYTES = 1 << 28
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Mean cross entropies of one batch: the true one, and what known mistakes would make of it."""
-
-    loss: float
-    all_counted: float
-    """As if an ignored target were the id 0."""
-    all_divided: float
-    """As if the sum were divided by all targets, ignored ones included."""
-
-
+@torch.enable_grad()
 def gradients(
     layerwise: Layerwise, tokens: Tensor, targets: Tensor, consume: Callable[[str, Tensor], None], chunk: int = 0
-) -> Losses:
+) -> float:
     """Call `consume(name, gradient)` once for each of the model's parameters; a tied head's is in the embedding's.
 
+    Returns the loss.
     Tokens and targets are [batch, time], targets of -1 do not count. A gradient is in the reference's precision and
     shaped as its parameter; it may be reused after `consume` returns. `chunk`: positions per chunk of logits.
     """
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        kept = _inputs(layerwise, tokens)
-        losses, dy, head = _head(layerwise, kept.pop(), targets, consume, chunk)
-        cos, sin = layerwise.tables(tokens.shape[1])
-        mask = layerwise.mask(tokens.shape[1])
-        for index in reversed(range(layerwise.config.layers)):
-            block, x = layerwise.block(index).requires_grad_(), kept.pop()
-            for row in range(x.shape[0]):
-                part = x[row : row + 1].requires_grad_()
-                block(part, cos, sin, mask, None).backward(dy[row : row + 1])
-                dy[row : row + 1] = part.grad
-            for name, parameter in block.named_parameters():
-                consume(f"blocks.{index}.{name}", parameter.grad)
-                parameter.grad = None
-        embedding = torch.zeros_like(layerwise.model.embedding.weight, dtype=layerwise.dtype) if head is None else head
-        embedding.index_add_(0, tokens.reshape(-1), dy.reshape(-1, dy.shape[-1]))
-        consume("embedding.weight", embedding)
-    return losses
+    kept = _inputs(layerwise, tokens)
+    loss, dy, head = _head(layerwise, kept.pop(), targets, consume, chunk)
+    cos, sin = layerwise.tables(tokens.shape[1])
+    mask = layerwise.mask(tokens.shape[1])
+    for index in reversed(range(layerwise.config.layers)):
+        block, x = layerwise.block(index).requires_grad_(), kept.pop()
+        for row in range(x.shape[0]):
+            part = x[row : row + 1].requires_grad_()
+            block(part, cos, sin, mask, None).backward(dy[row : row + 1])
+            dy[row : row + 1] = part.grad
+        for name, parameter in block.named_parameters():
+            consume(f"blocks.{index}.{name}", parameter.grad)
+            parameter.grad = None
+    embedding = torch.zeros_like(layerwise.model.embedding.weight, dtype=layerwise.dtype) if head is None else head
+    embedding.index_add_(0, tokens.reshape(-1), dy.reshape(-1, dy.shape[-1]))
+    consume("embedding.weight", embedding)
+    return loss
 
 
 @torch.no_grad()
@@ -72,14 +61,14 @@ def _inputs(layerwise: Layerwise, tokens: Tensor) -> list[Tensor]:
 
 def _head(
     layerwise: Layerwise, x: Tensor, targets: Tensor, consume: Callable[[str, Tensor], None], chunk: int
-) -> tuple[Losses, Tensor, Tensor | None]:
-    """Last norm, head and loss. Returns the losses, the gradient of x [batch, time, width], and a tied head's own."""
+) -> tuple[float, Tensor, Tensor | None]:
+    """Last norm, head and loss. Returns the loss, the gradient of x [batch, time, width], and a tied head's own."""
     model, config = layerwise.model, layerwise.config
     weight = model.head.weight.detach().to(layerwise.dtype).clone().requires_grad_()
     scale = model.norm.weight.detach().to(layerwise.dtype).clone().requires_grad_()
     flat, wanted = x.view(-1, config.width), targets.reshape(-1)
     dy, counted = torch.empty_like(flat), (wanted != IGNORED).sum()
-    total, mistaken = flat.new_zeros(()), flat.new_zeros(())
+    total = flat.new_zeros(())
     chunk = chunk or max(1, LOGITS_BYTES // (config.vocabulary * flat.element_size()))
     for start in range(0, flat.shape[0], chunk):
         part, goal = flat[start : start + chunk].clone().requires_grad_(), wanted[start : start + chunk]
@@ -88,9 +77,7 @@ def _head(
         (loss / counted).backward()
         dy[start : start + chunk] = part.grad
         total += loss.detach()
-        mistaken += F.cross_entropy(logits.detach(), goal.clamp(min=0), reduction="sum")
-    losses = Losses(float(total / counted), float(mistaken / wanted.numel()), float(total / wanted.numel()))
     consume("norm.weight", scale.grad)
     if not config.tied_head:
         consume("head.weight", weight.grad)
-    return losses, dy.view_as(x), weight.grad if config.tied_head else None
+    return float(total / counted), dy.view_as(x), weight.grad if config.tied_head else None

@@ -20,6 +20,8 @@ FACTOR = 2.5
 FLOOR_EPS = 4.0
 # Least distance of the loss that is granted, relative to it: in bfloat16 right losses are up to 1 % off.
 LOSS_FLOOR = {torch.bfloat16: 0.02, torch.float16: 0.02, torch.float32: 1e-5, torch.float64: 1e-12}
+# Relative: two scales that are one.
+NEAR = 0.01
 WHOLE = "the whole"
 
 
@@ -30,6 +32,8 @@ class Truth:
         self.facts, self.dtype = reference.facts, dtype
         self.names: list[str] = reference.facts["parameters"]
         self.gradients = {name: reference.tensors[f"gradient/{name}"].cpu().double() for name in self.names}
+        ignored = {name: reference.tensors.get(f"ignored/{name}") for name in self.names}
+        self.ignored = {name: part.cpu().double() for name, part in ignored.items() if part is not None}
         norms, errors = (reference.tensors[key].cpu().double() for key in ("norms", "errors"))
         self.norm, floor = float(norms.norm()), FLOOR_EPS * torch.finfo(dtype).eps
         self.alive = [name for name, norm in zip(self.names, norms.tolist(), strict=True) if norm > 0]
@@ -37,39 +41,37 @@ class Truth:
         least = torch.where(norms > 0, norms, norms.norm()) * floor
         self.granted = dict(zip(self.names, torch.maximum(errors, least).tolist(), strict=True))
 
-    def distances(self, found: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, float]:
-        """Norms of found / scale - true, by name."""
-        return {name: float((found[name].double() / scale - true).norm()) for name, true in self.gradients.items()}
+    def distances(self, found: Mapping[str, Tensor]) -> dict[str, float]:
+        """Norms of found - true, by name."""
+        return {name: float((found[name].double() - true).norm()) for name, true in self.gradients.items()}
 
-    def ratios(self, found: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, float]:
+    def ratios(self, found: Mapping[str, Tensor]) -> dict[str, float]:
         """Errors over what is granted: of all together (WHOLE), and by name."""
-        single = self.distances(found, scale)
+        single = self.distances(found)
         whole = length(single.values()) / length(self.granted.values())
         return {WHOLE: whole, **{name: error / self.granted[name] for name, error in single.items()}}
 
-    def explained(self, found: Mapping[str, Tensor], scale: float = 1.0) -> bool:
-        """Whether the gradients are right once they are divided by `scale`."""
-        return all(ratio <= FACTOR for ratio in self.ratios(found, scale).values())
+    def right(self, found: Mapping[str, Tensor]) -> bool:
+        """Whether all ratios are within FACTOR."""
+        return found.keys() >= self.gradients.keys() and all(ratio <= FACTOR for ratio in self.ratios(found).values())
 
-    def scale(self, found: Mapping[str, Tensor]) -> float:
-        """How many times the true gradients the found ones are, as far as they are alike."""
-        return sum(float((found[name].double() * true).sum()) for name, true in self.gradients.items()) / self.norm**2
+    def mistake(self, found: Mapping[str, Tensor]) -> str | None:
+        """The known mistake that makes these gradients of the true ones."""
+        if self.ignored:
+            shift = {name: self.ignored[name] - true for name, true in self.gradients.items()}
+            if self.right({name: found[name].double() - part for name, part in shift.items()}):
+                return "targets that are to be ignored count in the loss"
+        scale = sum(float((found[name].double() * true).sum()) for name, true in self.gradients.items()) / self.norm**2
+        if not scale or not math.isfinite(scale) or not self.right({name: found[name] / scale for name in found}):
+            return None
+        if self.ignored and abs(scale / self.facts["counted"] - 1) < NEAR:
+            return "the loss is divided by all targets, also by those that are to be ignored"
+        return f"they are {scale:.4g} times the right ones"
 
     def loss_limit(self) -> float:
         """Largest distance of a right loss."""
         loss, eager = self.facts["loss"], self.facts["eager_loss"]
         return max(FACTOR * abs(eager - loss), LOSS_FLOOR[self.dtype] * abs(loss))
-
-    def mistaken_loss(self, loss: float) -> str | None:
-        """The known mistake that makes this loss."""
-        off = abs(loss - self.facts["loss"])
-        if off <= self.loss_limit():
-            return None
-        if abs(loss - self.facts["all_counted"]) < off / 10:
-            return "targets that are to be ignored count in the loss"
-        if abs(loss - self.facts["all_divided"]) < off / 10:
-            return "the loss is divided by all targets, also by those that are to be ignored"
-        return None
 
 
 def length(parts: Iterable[float]) -> float:

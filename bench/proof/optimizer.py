@@ -127,7 +127,7 @@ class Watch:
     def __init__(self, model: GPT, rate: float, decay: float, dtype: torch.dtype | None) -> None:
         self.parameters = dict(model.named_parameters())
         self.rate, self.decay, self.dtype = rate, decay, dtype
-        self.steps = 0
+        self.steps, self._depth = 0, 0
         self.missing: list[str] = []
         self.moves: dict[str, Move] = {}
         self.sketches: dict[str, Tensor] = {}
@@ -136,6 +136,9 @@ class Watch:
     @torch.no_grad()
     def begin(self, *_: Any) -> None:
         """When a step begins: its gradients, and the weights before."""
+        self._depth += 1
+        if self._depth > 1:  # a step that calls its parent class's step is one step, and says so twice
+            return
         self.steps += 1
         self.missing = [name for name, parameter in self.parameters.items() if parameter.grad is None]
         self._before = {name: copy(parameter) for name, parameter in self.parameters.items()}
@@ -145,6 +148,9 @@ class Watch:
     @torch.no_grad()
     def end(self, *_: Any) -> None:
         """When it ends: the weights after."""
+        self._depth -= 1
+        if self._depth > 0:
+            return
         for name, parameter in self.parameters.items():
             before = self._before.pop(name)
             # Without a gradient SGD leaves a parameter alone; the missing gradient itself is named elsewhere.
