@@ -35,6 +35,8 @@ from orchestrator.source import bench_source
 from orchestrator.store import Run, newest_run, resumable, stem_of
 from orchestrator.supervise import TELEMETRY_FILE, Task, blank_record, supervise
 from orchestrator.tables import write_tables
+from orchestrator.todo import forget_replaced, interleave, remaining
+from orchestrator.warm import wanted, with_warm_start
 from orchestrator.workfolders import sweep_folders, work_area
 from orchestrator.workload import digest
 from orchestrator.writing import check_writable, make_folder
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from orchestrator.gpu import HostGpu
     from orchestrator.launchers import Launcher
     from orchestrator.options import RunOptions
-    from orchestrator.plan import Cell, Plan
+    from orchestrator.plan import Cell
     from orchestrator.progress import Progress
     from orchestrator.record import Record
     from orchestrator.workfolders import CellFolder, WorkArea
@@ -216,7 +218,16 @@ def run_cells(session: Session, launcher: Launcher, ready: Ready) -> bool:
     """Run what has no result yet, store each round at once, and return whether every one was run."""
     run, progress = session.run, session.progress
     assert run is not None
-    todo = _todo(session, run, ready)
+    assert session.references is not None
+    order = interleave(session.choice.plan)
+
+    def identity(cell: Cell) -> str:
+        return session.cell_id(cell, ready)
+
+    forget_replaced(run, {identity(cell) for cell, _ in order})
+    todo = order if session.options.rerun else remaining(order, run, session.references, identity)
+    if len(todo) < len(order):
+        progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
     titles = Counter(cell.title for cell in session.choice.plan.cells)
     for position, (cell, number) in enumerate(todo):
         if _out_of_time(session):
@@ -264,7 +275,13 @@ def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, numb
         if cell.role == "reference" and record.written_by == "bench":
             record = session.references.collect(folder.work, cell, record, session.progress.say)
         record = _keep_side_files(session.run, record, folder)
-        return session.run.save(record, folder.log)
+        stored = session.run.save(record, folder.log)
+        if wanted(cell, stored):
+            # Stored first: an interruption of the second start loses nothing.
+            prepared, show = ready.prepared[cell.stack], session.progress.event
+            warm = with_warm_start(launcher, prepared, task, job, stored, on_event=show)
+            stored = session.run.save(warm, folder.log)
+        return stored
     finally:
         session.area.discard(folder)
 
@@ -293,16 +310,6 @@ def _kept(
             return sha256
     (run.folder / part / f"{stem}{source.suffix}").unlink(missing_ok=True)
     return None
-
-
-def interleave(plan: Plan) -> list[tuple[Cell, int]]:
-    """Return (cell, round) in the order in which they run: A B C, C B A, …, so that a drift hits all cells alike."""
-    most = max((cell.rounds for cell in plan.cells), default=0)
-    order: list[tuple[Cell, int]] = []
-    for number in range(most):
-        cells = [cell for cell in plan.cells if cell.rounds > number]
-        order += [(cell, number) for cell in (reversed(cells) if number % 2 else cells)]
-    return order
 
 
 def finish(session: Session, *, complete: bool) -> int:
@@ -341,40 +348,6 @@ def host_facts(session: Session) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": memory,
     }
-
-
-def _todo(session: Session, run: Run, ready: Ready) -> list[tuple[Cell, int]]:
-    order = interleave(session.choice.plan)
-    _forget_replaced(session, run, ready)
-    if session.options.rerun:
-        return order
-    done = run.finished_keys() - _lacking_references(session, run)
-    todo = [(cell, number) for cell, number in order if (session.cell_id(cell, ready), number) not in done]
-    wanted = {cell.workload.workload_id for cell, _ in todo if cell.role != "reference"}
-    todo = [(cell, number) for cell, number in todo if cell.role != "reference" or _asked_for(cell, wanted)]
-    if len(todo) < len(order):
-        session.progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
-    return todo
-
-
-def _lacking_references(session: Session, run: Run) -> set[tuple[str, int]]:
-    """Return the reference records whose files are not here: they are in no commit, so not in every copy of a run."""
-    assert session.references is not None
-    return {(r.cell_id, r.round) for r in run.records() if not session.references.complete(r)}
-
-
-def _asked_for(cell: Cell, wanted: set[str]) -> bool:
-    return any(subject.workload_id in wanted for subject in cell.workload.subjects or ())
-
-
-def _forget_replaced(session: Session, run: Run, ready: Ready) -> None:
-    """Remove records that only say a stack could not run, where it can now: they would stand beside its results."""
-    current = {session.cell_id(cell, ready) for cell in session.choice.plan.cells}
-    for record in list(run.records()):
-        hollow = record.written_by == "orchestrator" and record.status in ("skipped", "infrastructure")
-        if hollow and record.cell_id not in current:
-            for part, ending in (("records", "json"), ("logs", "log")):
-                (run.folder / part / f"{stem_of(record)}.{ending}").unlink(missing_ok=True)
 
 
 def _shared_cache(session: Session, cell: Cell, ready: Ready) -> Any:

@@ -23,6 +23,8 @@ class Cell(Frozen):
     cache: Cache = "cold"
     rounds: int = 1
     role: Role = "row"
+    warm: bool = True
+    """Whether a row that compiles is started a second time over its own cache, for its first call alone."""
 
     @property
     def benchmark(self) -> Benchmark:

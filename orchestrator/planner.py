@@ -63,6 +63,7 @@ def make_plan(
             timeout_s=timeout_s or task.timeout_s,
             cache=cache,
             rounds=rounds or task.rounds,
+            warm=suite.file.warm,
         )
 
     rows: dict[str, Cell] = {}

@@ -142,6 +142,8 @@ class SuiteFile(Frozen):
     """Whether rows are checked against references in higher precision."""
     probes: bool = True
     """Whether each method is also run on a tiny model with weights that show faults."""
+    warm: bool = True
+    """Whether a row that compiles is started a second time over its own compile cache, for its first call alone."""
     defaults: Settings = Settings()
     models: dict[str, ModelEntry] = Field(default_factory=dict)
     ceilings: CeilingsEntry | None = None

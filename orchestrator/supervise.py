@@ -88,11 +88,13 @@ def supervise(
     deadline_s: float | None = None,
     threads: int | None = None,
     gpu: str | None = None,
+    only_first: bool = False,
     on_event: Callable[[Event], None] = lambda _event: None,
 ) -> Record:
     """Run one round of a cell in `job.work` and return its record; `deadline_s` stands in for the cell's own deadline.
 
     `gpu` is the UUID of the GPU to be watched meanwhile; what was seen of it is left in TELEMETRY_FILE beside the log.
+    `only_first`: the process is to make its first call and end.
     Whatever goes wrong with the process, the engine or the disk is a record too. Only an interruption gets out, and
     a disk that cannot even take the cell's spec (UsageError); the process has ended in every case.
     """
@@ -108,7 +110,8 @@ def supervise(
         checkpoint=seen.checkpoint,
         reference=_reference(seen, task),
         reference_sha256=task.reference_sha256,
-        repeats=task.cell.role == "row" and task.cell.benchmark in MEASURED,
+        repeats=task.cell.role == "row" and task.cell.benchmark in MEASURED and not only_first,
+        only_first=only_first,
     )
     deadline = deadline_s or task.cell.timeout_s
     watch = Watch(job.work / EVENTS_FILE, on_event)
