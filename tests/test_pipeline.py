@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from orchestrator.cli import run
 from orchestrator.plan import Plan
 from orchestrator.record import Record
 from orchestrator.supervise import Verdict, blank_record
+from orchestrator.todo import interleave
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,7 +135,7 @@ def test_a_stack_without_its_python_keeps_no_other_from_running_and_is_tried_aga
 def test_rounds_are_interleaved_there_and_back() -> None:
     cells = tuple(make_task(name).cell.model_copy(update={"rounds": rounds}) for name, rounds in
                   (("torch", 1), ("a", 3), ("b", 3)))  # fmt: skip
-    order = [(cell.method, number) for cell, number in pipeline.interleave(Plan(suite="x", cells=cells))]
+    order = [(cell.method, number) for cell, number in interleave(Plan(suite="x", cells=cells))]
     assert order == [("torch", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
 
 
@@ -234,3 +237,94 @@ def test_a_shared_cache_outlives_the_cell(place: Path) -> None:
     told = records(place)["looks_around-0"]["detail"]
     assert Path(told["cache"]).is_relative_to(place / "state" / "cache")
     assert (Path(told["cache"]) / "kept").exists()
+
+
+def files_of(place: Path) -> Path:
+    return next((place / "results").iterdir()) / "references"
+
+
+def by_role(place: Path) -> dict[str, dict[str, Any]]:
+    folder = next((place / "results").iterdir())
+    found = [json.loads(path.read_text()) for path in (folder / "records").iterdir()]
+    return {record["role"]: record for record in found}
+
+
+def test_references_and_probes_go_before_the_rows(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(place, proving=True, methods=["tells_spec"]) == 0
+    out = capsys.readouterr().out
+    titles = [line.partition(": started")[0] for line in out.splitlines() if ": started" in line]
+    assert [title.partition("] ")[2].partition(" (")[0] for title in titles] == [
+        "ceilings torch@fake",
+        "reference reference@fake",
+        "reference reference@fake",
+        "probe of forward tells_spec@fake",
+        "forward tells_spec@fake",
+    ]
+    found = by_role(place)
+    assert found["probe"]["workload"]["model"]["name"] == "probe"
+    row = found["row"]
+    spec = row["detail"]["spec"]
+    assert (spec["role"], row["role"]) == ("row", "row")
+    kept = files_of(place) / f"{row['workload_id']}.safetensors"
+    assert spec["reference"] == str(kept)
+    assert kept.read_bytes() == f"reference of {row['workload_id']}".encode()
+    assert spec["reference_sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert found["probe"]["detail"]["spec"]["reference"].endswith(f"{found['probe']['workload_id']}.safetensors")
+    told = found["reference"]["detail"]["references"]
+    assert all(facts["sha256"] and facts["seconds"] == 1.5 for facts in told.values())
+    page = (files_of(place).parent / "tables.md").read_text()
+    assert page.count("`tells_spec@fake` |") == 1
+
+
+@pytest.mark.parametrize("maker", ["reference_link", "reference_none", "reference_crash"])
+def test_rows_go_on_without_a_reference(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], maker: str
+) -> None:
+    monkeypatch.setattr("orchestrator.proving.REFERENCE", maker)
+    assert go(place, proving=True, methods=["tells_spec"]) == (1 if maker == "reference_crash" else 0)
+    found = by_role(place)
+    assert found["row"]["status"] == "ok"
+    assert found["row"]["detail"]["spec"]["reference"] is None
+    assert not list(files_of(place).iterdir() if files_of(place).exists() else [])
+    if maker == "reference_crash":
+        assert "**No reference could be made:** crashed" in capsys.readouterr().out
+    else:
+        assert "no reference for forward: no file was taken over" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_run_without_its_references_makes_again_those_it_needs(place: Path) -> None:
+    assert go(place, proving=True, methods=["tells_spec"]) == 0
+    folder = next((place / "results").iterdir())
+    began = {path.name: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+    shutil.rmtree(folder / "references")
+    next(path for path in (folder / "records").iterdir() if path.name.startswith("forward-")).unlink()
+    header = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**header, "finished_utc": None}))
+    assert go(place) == 0
+    now = {path.name: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+    again = sorted(name.partition("-")[0] for name in now if now[name] != began.get(name))
+    assert again == ["forward", "reference"]
+    assert by_role(place)["row"]["detail"]["spec"]["reference"] is not None
+    assert len(list(files_of(place).iterdir())) == 1
+
+
+def test_what_a_process_says_of_its_role_is_not_believed(place: Path) -> None:
+    assert go(place, methods=["says_probe"]) == 0
+    assert by_role(place)["row"]["method"] == "says_probe"
+
+
+def test_a_row_is_incorrect_where_its_probe_is(place: Path) -> None:
+    assert go(place, proving=True, methods=["wrong_on_the_probe"]) == 1
+    page = (files_of(place).parent / "tables.md").read_text()
+    assert "**incorrect** (unchecked): on the probe: forward: rows: row 3" in page
+    assert by_role(place)["row"]["status"] == "ok"
+
+
+def test_the_listing_of_what_ran_is_kept_where_it_is_the_one_that_the_record_names(place: Path) -> None:
+    assert go(place, methods=["lists", "lists_another"]) == 0
+    folder = next((place / "results").iterdir())
+    (kept,) = (folder / "dispatch").iterdir()
+    told = records(place)["lists-0"]["dispatch"]["listing_sha256"]
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == told
+    assert kept.name.startswith("forward-lists@fake-")
+    assert records(place)["lists_another-0"]["dispatch"]["listing_sha256"] is None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -75,6 +76,50 @@ def reference(folder: Path, spec: dict[str, Any]) -> int:
     for workload_id in spec["subject_ids"]:
         (folder / f"reference-{workload_id}.safetensors").write_bytes(f"reference of {workload_id}".encode())
     return write(folder, record(spec, detail={"references": {spec["subject_ids"][0]: {"seconds": 1.5}}}))
+
+
+def reference_link(folder: Path, spec: dict[str, Any]) -> int:
+    for workload_id in spec["subject_ids"]:
+        (folder / f"reference-{workload_id}.safetensors").symlink_to("/etc/passwd")
+    return write(folder, record(spec))
+
+
+def reference_none(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, detail={"references": {spec["subject_ids"][0]: {"sha256": "0" * 64}}}))
+
+
+def reference_crash(folder: Path, spec: dict[str, Any]) -> int:
+    return 3
+
+
+def tells_spec(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, detail={"spec": {k: spec[k] for k in ("role", "reference", "reference_sha256")}}))
+
+
+def says_probe(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, role="probe"))
+
+
+def wrong_on_the_probe(folder: Path, spec: dict[str, Any]) -> int:
+    if spec["role"] == "probe":
+        return write(folder, record(spec, status="incorrect", reason="forward: rows: row 3"))
+    return write(folder, record(spec))
+
+
+def dispatch(listing: bytes) -> dict[str, Any]:
+    empty = {"groups": [], "top": [], "expected": [], "missing": [], "graph_replays": None}
+    found = hashlib.sha256(listing).hexdigest()
+    return {"kind": "operators", "what": "a call", "launches": 1, "listing_sha256": found, **empty}
+
+
+def lists(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "dispatch.json").write_bytes(b"{}")
+    return write(folder, record(spec, dispatch=dispatch(b"{}")))
+
+
+def lists_another(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "dispatch.json").write_bytes(b"{}")
+    return write(folder, record(spec, dispatch=dispatch(b"[]")))
 
 
 def slow(folder: Path, spec: dict[str, Any]) -> int:
@@ -204,7 +249,8 @@ BEHAVIOURS = {
     function.__name__: function
     for function in (
         *(good, reference, slow, hang, hang_after_record, killed, fails, fails_after_record, silent, link, pipe, big),
-        *(garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
+        *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
+        *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
     )
 }
 BEHAVIOURS["torch"] = good
