@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bench import hashing, work
 from bench.benchmarks import Context
-from bench.status import Incorrect
 
 Batch = tuple[Tensor, Tensor]
 IGNORED = -1
@@ -23,6 +22,7 @@ class Training:
 
     def __init__(self, context: Context) -> None:
         self.context, self.workload = context, context.workload
+        self.lost: str | None = None
         workload = context.workload
         assert workload.learning_rate is not None
         assert workload.weight_decay is not None
@@ -82,13 +82,15 @@ class Training:
         return {"flops": work.training_flops(config, batch, time), "bytes": None, "tokens": batch * time}
 
     def proof(self, output: float) -> dict[str, Any]:
-        """The last loss is finite, and so is every parameter."""
-        if not math.isfinite(output):
-            raise Incorrect("training: the last step's loss is not finite")
+        """Whether the last loss and every parameter are finite; `lost` is the first that is not.
+
+        It does not raise: from the first weights it can be seen where it came from.
+        """
+        self.lost = None if math.isfinite(output) else "the loss"
         for name, parameter in self.context.model.named_parameters():
-            if not bool(torch.isfinite(parameter.detach()).all()):
-                raise Incorrect(f"training: {name} is not finite after the last step")
-        return {"finite": True}
+            if self.lost is None and not bool(torch.isfinite(parameter.detach()).all()):
+                self.lost = name
+        return {"finite": self.lost is None}
 
 
 def build(context: Context) -> Training:

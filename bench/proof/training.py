@@ -26,7 +26,7 @@ from bench.proof.layerwise import Layerwise, highest, reference_dtype
 from bench.proof.optimizer import Move, Watch, reduced, sketches, together, watching
 from bench.proof.reference import Reference
 
-NAMES = ("finite", "gradients", "optimizer", "steps", "loss")
+ORDER = ("finite", "gradients", "optimizer", "steps", "loss")
 STEPS = 4
 
 
@@ -38,7 +38,7 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     Tensors: `gradient/NAME`, sketches of up to 4096 numbers; `ignored/NAME`, the same as they would be if targets that
     are to be ignored were the id 0, where there are such; and in the order of `facts["parameters"]` the gradients'
     `norms` and eager's `errors`. Facts: eager's error over all parameters together, both losses, the share of targets
-    that count, which sample was taken, and the weights' checksum.
+    that count, and which sample was taken.
     """
     model, precision = context.model, reference_dtype(getattr(torch, context.workload.dtype))
     sample = chosen_sample(context, task)
@@ -66,8 +66,6 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     facts = {
         "sample": sample,
         "parameters": list(parameters),
-        "weights_checksum": weights.checksum(model),
-        "dtype": str(precision).removeprefix("torch."),
         "loss": finite(true_loss),
         "eager_loss": finite(float(loss.detach())),
         "eager_error": finite(float(errors.norm() / norms.norm())),
@@ -85,13 +83,13 @@ def chosen_sample(context: Context, task: Any) -> int:
 
 
 def check(context: Context, task: Any, reference: Reference | None, checks: Checks) -> dict[str, Any]:
-    """Judge NAMES; return the record's `reference` where the gradients were compared.
+    """Judge ORDER; return the record's `reference` where the gradients were compared.
 
     The weights are filled again in place, so that compiled code and CUDA graphs stay valid, and left wherever the
     last step takes them. Every shape that it uses was timed before. To be called in the grad mode of the timed steps.
     """
     result: dict[str, Any] = {}
-    with checks.guard(*NAMES):
+    with checks.guard(*ORDER):
         if context.refill is None:
             raise ValueError("the first weights cannot be filled in again")
         dtype = getattr(torch, context.workload.dtype)
@@ -119,6 +117,8 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
             judge_loss(steps[0], truth, checks)
         judge_optimizer(context, task, steps, checks)
         judge_steps(context, steps, truth, checks)
+    if task.lost is not None:
+        checks.judge("finite", passed=False, what=f"{task.lost} is not finite after the last timed step")
     return result
 
 
