@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 0.02
 SLOW_INTERVAL_S = 0.25
+LONGEST_S = 0.5
 REST = 50
-"""A reading is followed by at least this many times its own duration of rest."""
+"""A reading is followed by at least this many times its own duration of rest, up to LONGEST_S."""
 JOIN_S = 5.0
 MOST_READINGS = 65_536
 """Twenty minutes at the shortest interval; from then on two readings become one, and the interval doubles."""
@@ -81,7 +82,7 @@ class Sampler:
         while not self._stop.wait(pause):
             began = time.monotonic()
             reading = Reading(time.monotonic_ns(), self._gauge.quick())
-            pause = max(self._interval_s, REST * (time.monotonic() - began))
+            pause = max(self._interval_s, min(LONGEST_S, REST * (time.monotonic() - began)))
             if began >= slow_due:
                 reading = reading._replace(slow=self._gauge.slow(), foreign=self._foreign())
                 slow_due = began + max(SLOW_INTERVAL_S, REST * (time.monotonic() - began))

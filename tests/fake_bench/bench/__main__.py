@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -127,6 +128,53 @@ def slow(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec))
 
 
+def real(name: str) -> Any:
+    """A module of the real bench that needs no torch."""
+    place = Path(__file__).parents[3] / "bench" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"bench.{name}", place)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[f"bench.{name}"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def stalls(folder: Path, spec: dict[str, Any]) -> int:
+    """Samples of 20 ms (with seed 2 of 80), with seed 0 one of them held up; asks as bench does what to repeat."""
+    events, repeats = real("record").Events(folder), real("repeats")
+    (folder / "pid").write_text(str(os.getpid()))
+    seed, samples = spec["workload"]["seed"], []
+    held_up, taken = [0.3] if seed == 0 else [], 0.08 if seed == 2 else 0.02
+
+    def take(index: int, phase: str) -> None:
+        begin = time.monotonic_ns()
+        time.sleep(taken + (held_up.pop() if index == 4 and held_up else 0))
+        end = time.monotonic_ns()
+        told = {"index": index, "phase": phase, "shape": [2, 64], "begin_ns": begin, "end_ns": end, "device_ns": None}
+        samples.append(told)
+        events.sample(index, 10)
+
+    for index in range(10):
+        take(index, "first" if index == 0 else "warmup" if index == 1 else "timed")
+    whole = record(spec, samples=samples)
+    whole.setdefault("detail", {})
+    for index in repeats.asked(folder, whole, events) if spec["repeats"] else ():
+        take(index, "repeat")
+    return write(folder, whole)
+
+
+def plants_links(folder: Path, spec: dict[str, Any]) -> int:
+    """Asks, with a link where the answer will be: it must be replaced, and not written through."""
+    (folder / "victim").write_text("untouched")
+    (folder / "repeat-1.json").symlink_to(folder / "victim")
+    event(folder, "samples", ask=1, rows=[], more=False)
+    for _ in range(500):
+        if not (folder / "repeat-1.json").is_symlink():
+            break
+        time.sleep(0.01)
+    answer = (folder / "repeat-1.json").read_text()
+    return write(folder, record(spec, detail={"victim": (folder / "victim").read_text(), "answer": answer}))
+
+
 def hang(folder: Path, spec: dict[str, Any]) -> int:
     event(folder, "sample", index=2, of=10)
     # A grandchild that outlives its parent unless the whole group is killed.
@@ -192,12 +240,47 @@ def other_workload(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec, workload={**spec["workload"], "seed": 7}))
 
 
+def judges_itself(folder: Path, spec: dict[str, Any]) -> int:
+    told = record(spec)
+    told["samples"][2]["taint"] = "somebody else's fault"
+    return write(folder, told)
+
+
 def pretends(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec, written_by="orchestrator"))
 
 
 def not_able(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec, status="unsupported", reason="no C++ compiler", samples=[]))
+
+
+COMPILED = {"graphs": 1, "recompiles": 0, "ledger": [], "breaks": []}
+
+
+def compiles(folder: Path, spec: dict[str, Any]) -> int:
+    """Fills the cache in its first process; in one that makes the first call alone says what it found there."""
+    cache = folder / "cache"
+    if not spec["only_first"]:
+        cache.mkdir()
+        (cache / "graph").write_text("x")
+        return write(folder, record(spec, compiles={**COMPILED, "cache_hits": 0, "cache_misses": 3}))
+    print("second process", flush=True)
+    there = {"cache_hits": 3 if (cache / "graph").exists() else 0, "cache_misses": 0}
+    made = record(spec, compiles={**COMPILED, **there}, flags=["unchecked", "warm"])
+    return write(folder, {**made, "samples": made["samples"][:1]})
+
+
+def compiles_once(folder: Path, spec: dict[str, Any]) -> int:
+    return fails(folder, spec) if spec["only_first"] else compiles(folder, spec)
+
+
+def compiles_and_hides(folder: Path, spec: dict[str, Any]) -> int:
+    """Leaves its first record for the second process's."""
+    return 0 if spec["only_first"] else compiles(folder, spec)
+
+
+def compiles_then_hangs(folder: Path, spec: dict[str, Any]) -> int:
+    return hang(folder, spec) if spec["only_first"] else compiles(folder, spec)
 
 
 def takes_memory(folder: Path, spec: dict[str, Any]) -> int:
@@ -250,7 +333,9 @@ BEHAVIOURS = {
     for function in (
         *(good, reference, slow, hang, hang_after_record, killed, fails, fails_after_record, silent, link, pipe, big),
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
+        *(stalls, plants_links, judges_itself),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
+        *(compiles, compiles_once, compiles_and_hides, compiles_then_hangs),
     )
 }
 BEHAVIOURS["torch"] = good
