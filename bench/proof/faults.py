@@ -24,6 +24,8 @@ BETA = 0.5
 SMALLEST_EFFECT = 0.1
 # Rounding has a beta too: eager's own, twice, and this many standard errors of it are no fault.
 BIAS_FACTOR, STANDARD_ERRORS = 2.0, 8.0
+# What a fault leaves unexplained is no more than this many times eager's own error, or less than what it explains.
+REST = 3.0
 SCALE = 1.01
 
 
@@ -75,9 +77,10 @@ def match(error: Tensor, eager: Tensor, effects: Mapping[str, Tensor], floor: fl
             continue
         noise = (eager * effect).sum(-1) / square
         limit = max(BETA, BIAS_FACTOR * abs(float(noise.sum())) + STANDARD_ERRORS * float(noise.norm()))
-        along = float((error * effect).sum())
-        if abs(along / square) > limit:
-            share = along**2 / square / max(float(error.square().sum()), 1e-300)
+        along, whole = float((error * effect).sum()), max(float(error.square().sum()), 1e-300)
+        share = along**2 / square / whole
+        explained = share > 0.5 or (1 - share) * whole <= (REST * level) ** 2  # noqa: PLR2004  (more than the rest)
+        if abs(along / square) > limit and explained:
             found.append(Match(name, along / square, limit, share))
     return max(found, key=lambda one: one.share, default=None)
 
