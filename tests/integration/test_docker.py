@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAKE_BENCH, IMAGE, make_job, make_stack, make_task, write_stack, write_suite
+from fake_run import FAKE_BENCH, IMAGE, SOURCE, make_job, make_stack, make_task, write_stack, write_suite
 
 from orchestrator import engine, workfolders
 from orchestrator.errors import InfrastructureError, UsageError
@@ -25,6 +25,7 @@ from orchestrator.launchers.docker import DockerLauncher
 from orchestrator.launchers.gpu_access import find_access, try_ways
 from orchestrator.owner import Owner, boot, myself
 from orchestrator.record import Record
+from orchestrator.spec import write_spec
 from orchestrator.stack import Gpu, ReadyImage
 from orchestrator.supervise import supervise
 
@@ -57,6 +58,33 @@ def run(launcher: DockerLauncher, tmp_path: Path, method: str, timeout_s: float 
     prepared = launcher.prepare(make_stack(python="python3"))
     cache = "shared" if "cache" in job else "cold"
     return supervise(launcher, prepared, make_task(method, timeout_s, cache=cache), make_job(tmp_path / "cell", **job))
+
+
+def test_a_container_is_answered_and_a_link_in_the_answers_place_is_not_written_through(
+    launcher: DockerLauncher, tmp_path: Path
+) -> None:
+    record = run(launcher, tmp_path, "plants_links")
+    assert (record.reason, record.detail) == (None, {"victim": "untouched", "answer": '{"repeat": []}'})
+
+
+def test_a_containers_processes_are_told_by_their_numbers_on_this_host(
+    launcher: DockerLauncher, tmp_path: Path
+) -> None:
+    task, job = make_task("hang"), make_job(tmp_path / "cell")
+    prepared = launcher.prepare(make_stack(python="python3"))
+    write_spec(job.work, task.cell, cell_id=task.cell_id, round=0, bench_source=SOURCE)
+    with launcher.start(prepared, job) as handle:
+        for _ in range(100):
+            commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in handle.pids() or ()}
+            # The cell and what it started; the engine's own init may be a third.
+            if sum(b"python3" in command for command in commands.values()) >= 2:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail(str(commands))
+        assert os.getpid() not in commands
+        handle.cancel()
+        assert handle.pids() is None
 
 
 def test_a_cell_in_a_container(launcher: DockerLauncher, tmp_path: Path) -> None:
