@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.evidence import Evidence
     from orchestrator.protocol import Protocol, Reduced
     from orchestrator.record import Memory, Rate, Record, Work
+    from orchestrator.rows import Compilation
     from orchestrator.workload import Workload
 
 SEVERITY: tuple[Status, ...] = (
@@ -280,13 +281,22 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
         "error_ratio": ratio,
         "resembles": shown.resembles,
         "ran": shown.ran,
-        "compilation": shown.compilation,
+        "compilation": _compilation(shown, counted),
         "power": shown.power,
         "tainted": sum(r.evidence.tainted for r in counted),
         "taints": tuple(dict.fromkeys(taint for r in counted for taint in r.evidence.taints)),
         "first_off": _in_most(offs),
         "drift": _in_most(drifts),
     }
+
+
+def _compilation(shown: Evidence, counted: Sequence[Round]) -> Compilation | None:
+    """Return the last round's, with the warm start of the round that has one."""
+    warm = next((c for r in counted if (c := r.evidence.compilation) and (c.warm_first_seconds or c.warm_reason)), None)
+    if shown.compilation is None or warm is None:
+        return shown.compilation
+    told = {"warm_first_seconds": warm.warm_first_seconds, "warm_reason": warm.warm_reason}
+    return shown.compilation.model_copy(update=told)
 
 
 def _in_most(found: Sequence[float | None]) -> float | None:
