@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.plan import Cell, Device, Plan
     from orchestrator.record import Record
     from orchestrator.stack import Stack
-    from orchestrator.workload import ModelConfig
+    from orchestrator.workload import ModelConfig, Workload
 
 RECORDS_LOOKED_AT = 400
 NS = 1e9
@@ -36,6 +36,11 @@ COMPILE_S: dict[Device, dict[str, float]] = {
 }
 WARM_SHARE = 0.4
 """Of the time to compile, with everything in the cache: the tracing stays."""
+PROBE_SHARE = 0.35
+"""Of the time to compile a model of full depth: a probe has two layers."""
+EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
+"""Of float32 without TF32 on a GPU, of float64 on a CPU: what references are computed in."""
+REFERENCE_PASSES = {"forward": 1, "model_inference": 1, "generation": 1, "train_static": 4, "train_dynamic": 4}
 ELEMENT_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 
 
@@ -118,6 +123,8 @@ def guess_seconds(cell: Cell) -> float:
     count = parameters(work.model)
     weights = count * ELEMENT_BYTES[work.dtype]
     total += 2 * weights / BYTES[device]
+    if work.subjects is not None:
+        return total + sum(_reference_seconds(subject, count, device) for subject in work.subjects)
     if work.benchmark in GENERATING:
         token = max(weights / BYTES[device], work.model.layers * LAYER_S[device])
         once = token * (work.new_tokens or 1)
@@ -126,8 +133,16 @@ def guess_seconds(cell: Cell) -> float:
         passes = 3 if work.benchmark in TRAINING else 1
         once = max(2 * passes * count * tokens / FLOPS[device], passes * work.model.layers * LAYER_S[device])
     if cell.method != "eager":
-        total += COMPILE_S[device].get(work.benchmark, 60.0)
+        compiling = COMPILE_S[device].get(work.benchmark, 60.0)
+        total += compiling * (PROBE_SHARE if cell.role == "probe" else 1.0)
     return total + once * work.iterations
+
+
+def _reference_seconds(subject: Workload, count: int, device: Device) -> float:
+    """Return a guess for one reference; that of a generation is one forward over all its tokens."""
+    length = subject.sequence or len(subject.prompt or ()) + (subject.new_tokens or 0)
+    tokens = (subject.batch or 1) * length
+    return 2 * REFERENCE_PASSES.get(subject.benchmark, 1) * count * tokens / EXACT_FLOPS[device]
 
 
 def warm_seconds(cell: Cell) -> float:

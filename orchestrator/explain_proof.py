@@ -131,7 +131,7 @@ def _check(check: Check) -> str:
     text = f"check {check.name}: {check.status}"
     if check.value is not None:
         text += f", {significant(check.value)}"
-        text += f" of at most {significant(check.limit)}" if check.limit is not None else ""
+        text += f" (limit {significant(check.limit)})" if check.limit is not None else ""
     return f"{text}: {check.what}" if check.what else text
 
 

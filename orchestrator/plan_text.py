@@ -6,14 +6,20 @@ import json
 from typing import TYPE_CHECKING
 
 from orchestrator.estimate import estimate, expected, history, in_words, size_in_words
+from orchestrator.numbers import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from orchestrator.choose import Choice
     from orchestrator.estimate import Estimate, Key
+    from orchestrator.plan import Cell
+    from orchestrator.record import Role
     from orchestrator.workload import Workload
+
+
+Line = tuple[str, str, str, str, str, str]
 
 
 def render(choice: Choice, results: Path, form: str) -> str:
@@ -24,9 +30,17 @@ def render(choice: Choice, results: Path, form: str) -> str:
 
 
 def as_text(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
-    """Return a line of what and why, the cells, and what they cost."""
-    rows = [("cell", "workload", "device", "rounds", "expected", "computes")]
+    """Return a line of what and why, the cells (references and probes in a line each), and what they cost."""
+    rows: list[Line] = [("cell", "workload", "device", "rounds", "expected", "computes")]
+    proving: dict[Role, list[Cell]] = {"reference": [], "probe": []}
     for cell in choice.plan.cells:
+        if cell.role in proving:
+            proving[cell.role].append(cell)
+    for cell in choice.plan.cells:
+        if cell.role in proving:
+            if cell is proving[cell.role][0]:
+                rows.append(_together(proving[cell.role], known))
+            continue
         time = expected(cell, known)
         rows.append(
             (
@@ -34,13 +48,37 @@ def as_text(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
                 cell.workload.workload_id,
                 cell.device,
                 str(cell.rounds),
-                in_words(time.seconds) + ("" if time.source == "measured" else " ?"),
+                _time(time.seconds, guessed=time.source != "measured"),
                 describe(cell.workload),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([choice.line, "", *lines, "", cost_line(cost), f"plan {choice.plan.plan_id}"])
+
+
+def _together(cells: Sequence[Cell], known: Mapping[Key, float]) -> Line:
+    """Return one line for all references, or for all probes: what they are for, and how many."""
+    times = [expected(cell, known) for cell in cells]
+    if cells[0].role == "reference":
+        count = sum(len(cell.workload.subjects or ()) for cell in cells)
+        models = dict.fromkeys(cell.workload.model.name for cell in cells if cell.workload.model)
+        what = f"{count} references for {', '.join(models)}"
+    else:
+        what = f"{', '.join(dict.fromkeys(cell.benchmark for cell in cells))}: "
+        what += ", ".join(dict.fromkeys(f"{cell.method}@{cell.stack}" for cell in cells))
+    return (
+        counted(len(cells), f"{cells[0].role} cell"),
+        "",
+        ", ".join(dict.fromkeys(cell.device for cell in cells)),
+        "1",
+        _time(sum(time.seconds for time in times), guessed=any(time.source != "measured" for time in times)),
+        what,
+    )
+
+
+def _time(seconds: float, *, guessed: bool) -> str:
+    return in_words(seconds) + (" ?" if guessed else "")
 
 
 def cost_line(cost: Estimate) -> str:
@@ -82,6 +120,8 @@ def as_json(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
 
 def describe(workload: Workload) -> str:
     """Return the sizes in a few words: `open_llama_7b bfloat16 B=10 T=2048 x10`."""
+    if workload.subjects is not None:
+        return f"{workload.model.name if workload.model else '?'}, {counted(len(workload.subjects), 'workload')}"
     if workload.model is None:
         sizes = ", ".join(str(size) for size in workload.matrix_sizes or ())
         return f"matrices {sizes}; copy of {size_in_words(workload.copy_bytes)}"

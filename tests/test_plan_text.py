@@ -24,13 +24,26 @@ def test_a_line_for_every_cell_with_workload_time_and_cost() -> None:
     made = choice("smoke")
     lines = render(made, Path("/nonexistent"), "text").splitlines()
     assert lines[0] == "the reason"
-    for cell, line in zip(made.plan.cells, lines[3:], strict=False):
-        assert line.startswith(cell.title)
+    listed = [cell for cell in made.plan.cells if cell.role in ("ceilings", "row")]
+    for cell in listed:
+        (line,) = [line for line in lines if line.startswith(f"{cell.title} ")]
         assert cell.workload.workload_id in line
         assert " ? " in line
+    (references,) = [line for line in lines if "reference cell" in line]
+    assert references.endswith("5 references for tiny_1_layer")
     assert lines[-2].startswith("expected: ")
     assert "to download at most: 250 MB; disk: unknown" in lines[-2]
     assert lines[-1] == f"plan {made.plan.plan_id}"
+
+
+def test_references_and_probes_are_a_line_each() -> None:
+    lines = render(choice("note"), Path("/nonexistent"), "text").splitlines()
+    (references,) = [line for line in lines if "reference cell" in line]
+    assert references.startswith("3 reference cells")
+    assert references.endswith("10 references for probe, open_llama_7b, open_llama_3b")
+    (probes,) = [line for line in lines if "probe cell" in line]
+    assert probes.startswith("10 probe cells")
+    assert probes.endswith("forward, model_inference, generation, train_static, train_dynamic: eager@cpu, inductor@cpu")
 
 
 def test_the_same_for_programs() -> None:

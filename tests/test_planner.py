@@ -144,7 +144,7 @@ def test_every_offered_cell_is_planned_once_and_plan_ids_are_stable(
 def test_ids_are_pinned(smoke: Suite) -> None:
     cell = next(cell for cell in make_plan(smoke, {"cpu": stack()}, device="cpu").cells if cell.role == "row")
     identity = cell.cell_id(environment="e", bench_source="s", gpu=None)
-    assert (cell.key, identity) == ("4d77aff131030579", "f55da1aad566fe5d")
+    assert (cell.key, identity) == ("1d9e566c22b42d9b", "5cda0ee4f007b74b")
     others = {
         cell.cell_id(environment=environment, bench_source=source, gpu=gpu)
         for environment, source, gpu in (("x", "s", None), ("e", "x", None), ("e", "s", "H100|580"))

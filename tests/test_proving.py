@@ -125,6 +125,10 @@ def test_a_probe_is_no_row_of_the_same_workload() -> None:
     assert probe.key != probe.model_copy(update={"role": "row"}).key
 
 
-def test_plans_of_committed_runs_still_load() -> None:
+def test_plans_of_committed_runs_still_load_and_mean_the_same_workloads() -> None:
     for folder in sorted((REPOSITORY / "results").glob("h200-*")):
-        assert {cell.role for cell in Run.open(folder).plan.cells} == {"row"}
+        assert Run.open(folder).plan.cells
+    rows = {cell.workload.workload_id for cell in note().cells if cell.role in ("ceilings", "row")}
+    committed = list(Run.open(REPOSITORY / "results" / "h200-note").records())
+    assert {record.workload_id for record in committed} == rows
+    assert [record.workload_id for record in committed] == [record.workload.workload_id for record in committed]

@@ -40,7 +40,10 @@ def test_every_suite_of_the_repository_has_all_five_benchmarks(name: str) -> Non
     assert [task.workload.benchmark for task in tasks] == list(MEASURED)
     assert suite.ceilings("cuda").workload.benchmark == "ceilings"
     assert all(task.methods is None for task in tasks)
-    assert all(task.workload.dtype == "bfloat16" for task in tasks)
+    assert {task.workload.dtype for task in tasks} == {"float32" if name == "smoke" else "bfloat16"}
+    assert {task.workload.weights.source for task in tasks if task.workload.weights} == {
+        "probe" if name == "smoke" else "hash"
+    }
 
 
 def test_the_note_suite_is_the_published_comparison() -> None:

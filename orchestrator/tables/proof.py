@@ -75,8 +75,8 @@ def _facts(row: Row) -> list[str]:
 
 
 def _ran(ran: Ran) -> str:
-    """Return `412 kernels in 1 graph replay: matrix product 60.1 %, …`."""
-    text = counted(ran.launches, ran.kind.removesuffix("s"))
+    """Return `412 kernels in one step, 1 graph replay: matrix product 60 %, …`."""
+    text = f"{counted(ran.launches, ran.kind.removesuffix('s'))} in {escape(ran.what)}"
     if ran.graph_replays:
         text += f", {counted(ran.graph_replays, 'graph replay')}"
     shown = sorted((g for g in ran.groups if (g.share or 0) >= SHARE_SHOWN), key=lambda g: -(g.share or 0))
