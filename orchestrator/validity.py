@@ -40,8 +40,8 @@ OUTLIERS_AMONG = 4
 STALL_FACTOR, STALL_FACTOR_DYNAMIC = 1.25, 2.5
 STALL_SPREADS, FEW_SAMPLES = 5, 12
 """How many times the others' spread (their middle eight tenths) an outlier is away: 5, and for n samples 1 + 12/n times
-that, since a spread of few says little. By simulation of noise of any usual shape, with a tenth of the time as its
-standard deviation, under one cell of 7 samples in 20,000 has one by chance."""
+that, since a spread of few says little. By simulation, with normal, log-normal or uniform noise of a tenth of the time
+less than one cell of 7 samples in 20,000 has one by chance."""
 STALL_FLOOR_NS: dict[Device, int] = {"cuda": 10_000_000, "cpu": 100_000_000}
 """Less than this is what an ordinary host takes away now and then, and the median does not feel it."""
 NEIGHBOURS = 5

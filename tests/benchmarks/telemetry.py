@@ -1,0 +1,99 @@
+"""What watching the GPU costs a cell: pairs of rounds with and without telemetry, in turns, on the same GPU.
+
+    python tests/benchmarks/telemetry.py [PAIRS] [SUITE] [STACK] [BENCHMARK] [METHOD] [LAUNCHER]
+
+Prints each pair and the change of the steady figure with its interval. Bar: the median over the pairs changes by less
+than 0.3 %. Exit code 1 where it is missed. Without a GPU both sides are the same, which shows the noise alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from orchestrator import pipeline  # noqa: E402 - found by the line above
+from orchestrator.choose import choose  # noqa: E402
+from orchestrator.devices import hold_devices, pick_gpu  # noqa: E402
+from orchestrator.errors import InfrastructureError, StackbenchError  # noqa: E402
+from orchestrator.host import look  # noqa: E402
+from orchestrator.launchers import Job, Launcher, Prepared  # noqa: E402
+from orchestrator.options import RunOptions  # noqa: E402
+from orchestrator.plan import Cell  # noqa: E402
+from orchestrator.protocol import interval_across, steady  # noqa: E402
+from orchestrator.ready import make_ready  # noqa: E402
+from orchestrator.record import Telemetry  # noqa: E402
+from orchestrator.source import bench_source  # noqa: E402
+from orchestrator.supervise import Task, supervise  # noqa: E402
+from orchestrator.workfolders import WorkArea, work_area  # noqa: E402
+
+PAIRS = 15
+DEFAULTS = ("smoke", "cpu", "forward", "eager", "auto")
+LIMIT = 0.003
+
+
+def main(pairs: int, suite: str, stack: str, benchmark: str, *more: str) -> int:
+    """Print the pairs and the change; return 1 where the bar is missed. `more`: method, launcher."""
+    method, place = more
+    options = RunOptions(suite=suite, stacks=(stack,), benchmarks=(benchmark,), methods=(method,), launcher=place)  # type: ignore[arg-type]
+    host = look(options)
+    choice = choose(options, gpu=host.gpu, engine=host.engine)
+    cell = next(cell for cell in choice.plan.cells if cell.role == "row" and cell.benchmark == benchmark)
+    gpu = pick_gpu(host.found, options) if choice.uses_gpu else None
+    client = pipeline.reach_engine(choice)
+    changes = []
+    with hold_devices(choice.plan, gpu, print), work_area() as area:
+        launcher, ready = make_ready(choice, gpu, client, area.bench, print)
+        if stack in ready.refused:
+            raise InfrastructureError(ready.refused[stack].reason, where=stack)
+        for number in range(pairs):
+            turns = (True, False) if number % 2 else (False, True)
+            found = {
+                watched: measured(area, launcher, ready.prepared[stack], cell, gpu.uuid if gpu and watched else None)
+                for watched in turns
+            }
+            (plain, _), (watched, seen) = found[False], found[True]
+            changes.append(watched / plain)
+            line = f"pair {number}: without {plain * 1e3:.4f} ms, with {watched * 1e3:.4f} ms: {changes[-1] - 1:+.4%}"
+            apart = f", {seen.readings} readings {seen.interval_ms:.1f} ms apart" if seen and seen.interval_ms else ""
+            print(line + apart, flush=True)
+    change = statistics.median(changes) - 1
+    low, high = interval_across(changes) if len(changes) > 1 else (float("nan"), float("nan"))
+    interval = f"99 % interval of the mean {low - 1:+.4%} to {high - 1:+.4%}"
+    print(f"{cell.title}: telemetry changes it by {change:+.4%} ({interval})")
+    if abs(change) < LIMIT:
+        return 0
+    print(f"telemetry: bar missed: {LIMIT:.1%}", file=sys.stderr)
+    return 1
+
+
+def measured(
+    area: WorkArea, launcher: Launcher, prepared: Prepared, cell: Cell, gpu: str | None
+) -> tuple[float, Telemetry | None]:
+    """Run the cell once; return its steady seconds and what was seen of the GPU."""
+    folder = area.cell(f"telemetry-{time.monotonic_ns()}")
+    try:
+        task = Task(cell, 0, "0" * 16, bench_source(area.bench))
+        job = Job(folder.work, folder.log, run="telemetry", cell=task.cell_id, device=cell.device)
+        record = supervise(launcher, prepared, task, job, gpu=gpu)
+        seconds = steady(record).seconds
+        if seconds is None:
+            raise InfrastructureError(f"{record.status}: {record.reason}", where=cell.title)
+        return seconds, record.telemetry
+    finally:
+        area.discard(folder)
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    names = (*given[1:], *DEFAULTS[len(given[1:]) :])
+    try:
+        code = main(int(given[0]) if given else PAIRS, *names)
+    except StackbenchError as error:
+        print(f"telemetry: {error}", file=sys.stderr)
+        code = error.exit_code
+    sys.exit(code)
