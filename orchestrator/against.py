@@ -12,7 +12,7 @@ from orchestrator.rows import BreakEven, ProbeResult, Row, Versus
 from orchestrator.verdict import verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 EAGER = "eager"
 COMPUTED = ("ok", "incorrect")
@@ -44,21 +44,20 @@ def beside_eager(row: Row, eager: Row | None, losses: Mapping[str, Sequence[floa
     return row.model_copy(update=changes) if changes else row
 
 
-def eager_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Return eager's row on the same workload, stack and device among `rows`; the same packages go before others."""
-    found = [
-        other
-        for other in rows
-        if other.method == EAGER
-        and (other.workload_id, other.stack, other.hardware.device, other.hardware.name)
-        == (row.workload_id, row.stack, row.hardware.device, row.hardware.name)
-    ]
-    own = row.versions.fingerprint
-    return max(
-        found,
-        key=lambda other: (other.status == "ok", other.versions.fingerprint == own, other.cell_id),
-        default=None,
-    )
+class EagerRows:
+    """Eager's rows by what another row must share with them: workload, stack, device."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._found: dict[tuple[str | None, ...], Row] = {}
+        for row in sorted((row for row in rows if row.method == EAGER), key=_worth):
+            # The last one stays: an ok one, the same for every order of the rows.
+            exactly = (*_ground(row), row.versions.fingerprint)
+            self._found[exactly] = self._found[_ground(row)] = row
+
+    def of(self, row: Row) -> Row | None:
+        """Return eager's row beside `row`: with the very same packages where there is one, else with others."""
+        exact = self._found.get((*_ground(row), row.versions.fingerprint))
+        return exact if exact is not None and exact.status == "ok" else self._found.get(_ground(row))
 
 
 def break_even(row: Row, eager: Row) -> BreakEven:
@@ -113,6 +112,14 @@ def probe_result(probes: Sequence[Row]) -> ProbeResult:
 def with_flag(flags: Sequence[Flag], flag: Flag) -> tuple[Flag, ...]:
     """Return `flags` with one more, in the order of the closed list."""
     return tuple(one for one in get_args(Flag) if one in flags or one == flag)
+
+
+def _ground(row: Row) -> tuple[str | None, ...]:
+    return (row.workload_id, row.stack, row.hardware.device, row.hardware.name)
+
+
+def _worth(row: Row) -> tuple[bool, str]:
+    return (row.status == "ok", row.cell_id)
 
 
 def _passed(probe: Row) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from orchestrator.against import beside_eager, beside_probes, eager_of
+from orchestrator.against import EagerRows, beside_eager, beside_probes
 from orchestrator.evidence import evidence, units_in
 from orchestrator.protocol import Figure, combine, first_call_seconds, note, steady, unit_of
 from orchestrator.record import Flag, Role, Status
@@ -120,10 +120,8 @@ class Reduction:
         cells = self._cells("row")
         losses = {rounds[-1].cell_id: rounds[-1].evidence.losses for rounds in cells}
         found = [beside_probes(_row(rounds, protocol, ceilings), probes) for rounds in cells]
-        beside: dict[tuple[str, str], list[Row]] = {}
-        for row in found:
-            beside.setdefault((row.workload_id, row.stack), []).append(row)
-        placed = [beside_eager(row, eager_of(row, beside[row.workload_id, row.stack]), losses) for row in found]
+        eagers = EagerRows(found)
+        placed = [beside_eager(row, eagers.of(row), losses) for row in found]
         return sorted(placed, key=place)
 
     def _cells(self, role: Role) -> list[list[Round]]:
