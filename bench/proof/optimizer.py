@@ -127,18 +127,15 @@ class Watch:
     def __init__(self, model: GPT, rate: float, decay: float, dtype: torch.dtype | None) -> None:
         self.parameters = dict(model.named_parameters())
         self.rate, self.decay, self.dtype = rate, decay, dtype
-        self.steps, self._depth = 0, 0
+        self.steps = 0
         self.missing: list[str] = []
         self.moves: dict[str, Move] = {}
         self.sketches: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def begin(self, *_: Any) -> None:
-        """When a step begins: its gradients, and the weights before."""
-        self._depth += 1
-        if self._depth > 1:  # a step that calls its parent class's step is one step, and says so twice
-            return
+    def begin(self) -> None:
+        """Before a step: its gradients, and the weights."""
         self.steps += 1
         self.missing = [name for name, parameter in self.parameters.items() if parameter.grad is None]
         self._before = {name: copy(parameter) for name, parameter in self.parameters.items()}
@@ -146,11 +143,8 @@ class Watch:
             self.sketches = sketches(self.parameters, self.dtype)
 
     @torch.no_grad()
-    def end(self, *_: Any) -> None:
-        """When it ends: the weights after."""
-        self._depth -= 1
-        if self._depth > 0:
-            return
+    def end(self) -> None:
+        """After it: the weights again."""
         for name, parameter in self.parameters.items():
             before = self._before.pop(name)
             # Without a gradient SGD leaves a parameter alone; the missing gradient itself is named elsewhere.
@@ -164,14 +158,25 @@ class Watch:
 def watching(
     model: GPT, optimizer: torch.optim.Optimizer, rate: float, decay: float, dtype: torch.dtype | None = None
 ) -> Iterator[Watch]:
-    """Watch every step that `optimizer` takes inside, judged at learning rate `rate` and weight decay `decay`."""
+    """Watch every `optimizer.step()` inside, judged at learning rate `rate` and weight decay `decay`."""
     watch = Watch(model, rate, decay, dtype)
-    hooks = optimizer.register_step_pre_hook(watch.begin), optimizer.register_step_post_hook(watch.end)
+    step, own = optimizer.step, "step" in vars(optimizer)
+
+    def watched(*parts: Any, **named: Any) -> Any:
+        watch.begin()
+        result = step(*parts, **named)
+        watch.end()
+        return result
+
+    # Not torch's own step hooks: once torch 2.1 has compiled something, they are dead for optimizers made later.
+    optimizer.step = watched
     try:
         yield watch
     finally:
-        for hook in hooks:
-            hook.remove()
+        if own:
+            optimizer.step = step
+        else:
+            del optimizer.step
 
 
 def reduced(gradient: Tensor, dtype: torch.dtype) -> Tensor:
