@@ -180,11 +180,17 @@ def unsteadiness(samples: Sequence[Sample]) -> tuple[float | None, float | None]
     is_off = abs(off) > FIRST_OFF and abs(first - typical) > FIRST_SIGMAS * _sigma(others)
     half = len(walls) // 2
     early, late = walls[:half], walls[-half:]
-    shift = median(late) / median(early) - 1
-    residuals = [x - median(part) for part in (early, late) for x in part]
-    error = ERROR_OF_MEDIAN * _sigma(residuals) * math.sqrt(2 / half)
-    drifts = abs(shift) > DRIFT and abs(median(late) - median(early)) > DRIFT_SIGMAS * error
+    before, after = median(early), median(late)
+    shift = after / before - 1
+    drifts = abs(shift) > DRIFT and abs(after - before) > DRIFT_SIGMAS * _error_of_difference(early, late)
     return (off if is_off else None), (shift if drifts else None)
+
+
+def _error_of_difference(early: Sequence[float], late: Sequence[float]) -> float:
+    """Return the standard error of the difference of two medians of equally many values."""
+    before, after = median(early), median(late)
+    residuals = [*(x - before for x in early), *(x - after for x in late)]
+    return ERROR_OF_MEDIAN * _sigma(residuals) * math.sqrt(2 / len(early))
 
 
 def _sigma(values: Sequence[float]) -> float:
