@@ -197,7 +197,6 @@ def test_planted_a_fused_operator_replaced_by_eager_in_silence(tmp_path, monkeyp
 
 def test_planted_a_compiler_that_gives_up_in_silence(tmp_path, monkeypatch):
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", True)
 
     def broken(graph, inputs):
         raise RuntimeError("this backend cannot")
@@ -208,7 +207,8 @@ def test_planted_a_compiler_that_gives_up_in_silence(tmp_path, monkeypatch):
         expects=inductor.expects,
         settings=inductor.settings,
     )
-    record = run(tmp_path, method="planted")
+    with torch._dynamo.config.patch(suppress_errors=True):
+        record = run(tmp_path, method="planted")
     assert record["status"] == "ok"
     assert "not_fused" in record["flags"]
     assert record["dispatch"]["missing"] == ["compiled"]
