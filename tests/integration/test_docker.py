@@ -12,11 +12,12 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAKE_BENCH, IMAGE, SOURCE, make_job, make_stack, make_task, write_stack, write_suite
+from fake_run import FAKE_BENCH, IMAGE, SOURCE, WORKLOAD, make_job, make_stack, make_task, write_stack, write_suite
 
 from orchestrator import engine, workfolders
 from orchestrator.errors import InfrastructureError, UsageError
@@ -56,8 +57,10 @@ def ours(client: Any, label: str = engine.LABEL_OWNER) -> list[str]:
 
 def run(launcher: DockerLauncher, tmp_path: Path, method: str, timeout_s: float = 60.0, **job: object) -> Record:
     prepared = launcher.prepare(make_stack(python="python3"))
-    cache = "shared" if "cache" in job else "cold"
-    return supervise(launcher, prepared, make_task(method, timeout_s, cache=cache), make_job(tmp_path / "cell", **job))
+    task = make_task(method, timeout_s, cache="shared" if "cache" in job else "cold")
+    if "references" in job:
+        task = replace(task, reference_sha256="d" * 64)
+    return supervise(launcher, prepared, task, make_job(tmp_path / "cell", **job))
 
 
 def test_a_container_is_answered_and_a_link_in_the_answers_place_is_not_written_through(
@@ -102,6 +105,9 @@ def test_the_hardening_is_in_force(launcher: DockerLauncher, tmp_path: Path) -> 
     for folder in (tmp_path, tmp_path / "checkpoint", tmp_path / "checkpoint" / "inside"):
         folder.chmod(0o755)
     (tmp_path / "shared").mkdir()
+    (tmp_path / "references").mkdir()
+    (tmp_path / "references").chmod(0o777)  # read-only all the same
+    (tmp_path / "references" / f"{WORKLOAD.workload_id}.safetensors").write_text("truth")
     record = run(
         launcher,
         tmp_path,
@@ -109,6 +115,7 @@ def test_the_hardening_is_in_force(launcher: DockerLauncher, tmp_path: Path) -> 
         cache=tmp_path / "shared",
         checkpoint=tmp_path / "checkpoint",
         checkpoint_inside="inside",
+        references=tmp_path / "references",
     )
     assert record.status == "ok", record.reason
     told = record.detail
@@ -127,6 +134,7 @@ def test_the_hardening_is_in_force(launcher: DockerLauncher, tmp_path: Path) -> 
     assert told["caches"] == ["/cache/inductor", "/cache/triton"]
     assert told["cache"] == "/cache"
     assert told["checkpoint"] == ["config.json"]
+    assert told["reference"] == "truth"
     assert told["shm"] == 2**30
     assert (tmp_path / "shared" / "kept").read_text() == "x"
 

@@ -139,11 +139,11 @@ def real(name: str) -> Any:
 
 
 def stalls(folder: Path, spec: dict[str, Any]) -> int:
-    """Samples of 20 ms (with seed 2 of 80), with seed 0 one of them held up; asks as bench does what to repeat."""
+    """Samples of 20 ms (with seed 2 of 250), with seed 0 one of them held up; asks as bench does what to repeat."""
     events, repeats = real("record").Events(folder), real("repeats")
     (folder / "pid").write_text(str(os.getpid()))
     seed, samples = spec["workload"]["seed"], []
-    held_up, taken = [0.3] if seed == 0 else [], 0.08 if seed == 2 else 0.02
+    held_up, taken = [0.3] if seed == 0 else [], 0.25 if seed == 2 else 0.02
 
     def take(index: int, phase: str) -> None:
         begin = time.monotonic_ns()
@@ -293,7 +293,7 @@ def looks_around(folder: Path, spec: dict[str, Any]) -> int:
     """Tries everything that a container must not be able to do, and says in the record what it could."""
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     could = []
-    for place in ("/x", "/stackbench/bench/x", "/etc/x"):
+    for place in ("/x", "/stackbench/bench/x", "/etc/x", "/references/x", spec["reference"] or "/references/y"):
         try:
             Path(place).write_text("x")
             could.append(f"write {place}")
@@ -321,6 +321,7 @@ def looks_around(folder: Path, spec: dict[str, Any]) -> int:
         "caches": [os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"]],
         "checkpoint": sorted(path.name for path in Path(spec["checkpoint"]).iterdir()) if spec["checkpoint"] else None,
         "cache": spec["cache_folder"],
+        "reference": Path(spec["reference"]).read_text() if spec["reference"] else None,
         "shm": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
     }
     if spec["cache_folder"]:
