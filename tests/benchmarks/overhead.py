@@ -33,6 +33,7 @@ from orchestrator.options import RunOptions  # noqa: E402
 from orchestrator.plan import Cell  # noqa: E402
 from orchestrator.progress import Progress  # noqa: E402
 from orchestrator.ready import Ready, make_ready  # noqa: E402
+from orchestrator.references import References  # noqa: E402
 from orchestrator.source import bench_source  # noqa: E402
 from orchestrator.spec import write_spec  # noqa: E402
 from orchestrator.tables import write_tables  # noqa: E402
@@ -127,6 +128,7 @@ def session(results: Path) -> Iterator[tuple[pipeline.Session, DockerLauncher, R
         if ready.refused:
             raise StackbenchError(next(iter(ready.refused.values())).reason, where="cpu")
         one.run = pipeline.open_run(one, ready)
+        one.references = References.of_run(one.run.folder, ())
         try:
             yield one, launcher, ready
         finally:
