@@ -65,10 +65,10 @@ def test_without_nvml_and_without_that_gpu_there_is_nothing(monkeypatch: pytest.
 
 def test_what_a_driver_does_not_know_is_asked_once_and_what_fails_now_and_then_is_asked_again(monkeypatch) -> None:
     nvml = ScriptedNvml(energy=NVMLError_NotSupported(), thermal=NVMLError_NotSupported(), sm=NVMLError())
-    found = sampled(monkeypatch, nvml, 0.3)
+    found = sampled(monkeypatch, nvml, 1.5)
     assert {reading.quick for reading in found.readings} == {Quick(None, None, 2619, 0, None)}
     assert (nvml.asked["energy"], nvml.asked["thermal"]) == (1, 1)
-    assert nvml.asked["sm"] > 3
+    assert nvml.asked["sm"] > 1
 
 
 def test_a_slow_driver_is_asked_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
