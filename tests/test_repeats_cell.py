@@ -33,7 +33,7 @@ def sleepy(function):
     def call(*arguments, **more):
         CALLS.append(None)
         if len(CALLS) == {call}:
-            time.sleep(0.6)
+            time.sleep(3.0)
         return function(*arguments, **more)
     return call
 
@@ -69,5 +69,5 @@ def test_a_sleep_in_one_sample_is_found_and_measured_again(tmp_path: Path, bench
     assert "tainted" not in record.flags
     reduced = steady(record)
     assert reduced.seconds is not None
-    assert reduced.seconds < 0.6 or benchmark == "train_dynamic"
-    assert max(reduced.walls, default=0.0) < 0.6
+    assert reduced.seconds < 3.0 or benchmark == "train_dynamic"
+    assert max(reduced.walls, default=0.0) < 3.0
