@@ -49,7 +49,7 @@ def run(spec: Spec) -> dict[str, Any]:
 
 
 def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
-    """Fill the record of a benchmark: model, method, samples, memory, proof."""
+    """Fill the record of a benchmark: model, method, samples, memory, proof, dispatch."""
     workload, clock, memory = spec.workload, Clock(spec.device), Memory(spec.device)
     method = methods.load(spec.method)
     if reason := method.refuse(workload, spec.device):

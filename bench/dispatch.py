@@ -5,10 +5,12 @@ A method says what it expects to see there (`expects`, see `bench.methods`); wha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,29 +167,24 @@ def read_events(events: Sequence[Any], device: str) -> Seen:
     return seen
 
 
-class visible_graphs:  # noqa: N801  (a context manager in lower case, as torch has them)
-    """Calls of Inductor's graphs show as events of their own: later versions of torch do that themselves."""
+@contextlib.contextmanager
+def visible_graphs() -> Iterator[None]:
+    """Calls of Inductor's graphs show as events of their own; later versions of torch do that themselves."""
+    owner = getattr(sys.modules.get("torch._inductor.codecache"), "CompiledFxGraph", None)
+    if owner is None or owner.__module__ != "torch._inductor.codecache" or "__call__" not in vars(owner):
+        yield
+        return
+    before = owner.__call__
 
-    def __enter__(self) -> None:
-        self.owner: Any = None
-        try:
-            from torch._inductor.codecache import CompiledFxGraph
-        except ImportError:
-            return
-        if "__call__" not in vars(CompiledFxGraph) or CompiledFxGraph.__module__ != "torch._inductor.codecache":
-            return
-        self.owner, self.before = CompiledFxGraph, CompiledFxGraph.__call__
-        before = self.before
+    def call(graph: Any, inputs: Any) -> Any:
+        with torch.profiler.record_function(GRAPH_CALL):
+            return before(graph, inputs)
 
-        def call(graph: Any, inputs: Any) -> Any:
-            with torch.profiler.record_function(GRAPH_CALL):
-                return before(graph, inputs)
-
-        CompiledFxGraph.__call__ = call
-
-    def __exit__(self, *_: object) -> None:
-        if self.owner is not None:
-            self.owner.__call__ = self.before
+    owner.__call__ = call
+    try:
+        yield
+    finally:
+        owner.__call__ = before
 
 
 def by_group(seen: Seen) -> dict[str, Count]:
