@@ -47,8 +47,10 @@ def test_every_benchmark_is_ok_and_fits_the_schema(tmp_path, benchmark):
     assert len(record["proof"]["inputs_checksum"]) == 16
     assert record["work"]["flops"] > 0
     assert record["flags"] == ["cold"]
+    assert {check["status"] for check in record["proof"]["checks"]} == {"passed"}
     names = [p["name"] for p in record["phases"]]
-    assert names == ["environment", "model", "method", "first call", "warm-up", "samples", "memory", "proof", "record"]
+    before = ["environment", "model", "method", "first call", "warm-up", "samples"]
+    assert names == [*before, "memory", "proof", "dispatch", "record"]
 
 
 def test_ceilings_are_raw_durations(tmp_path):

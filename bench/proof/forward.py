@@ -19,7 +19,7 @@ from bench.proof.sketch import sketch
 
 ORDER = ("finite", "reference", "repeat", "changed input", "causality", "logits", "rows", "top-1", "known faults")
 # Effects of known faults are kept for whole batch rows, up to so many positions.
-FAULT_POSITIONS = 4096
+FAULT_POSITIONS = 2048
 # Other tokens make other logits: at least by this many times eager's error, and visibly.
 CHANGED, CHANGED_LEAST = 3.0, 1e-3
 # Positions whose largest logit is another than the reference's: standard errors allowed beyond the scaled rate.

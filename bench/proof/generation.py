@@ -74,7 +74,7 @@ class Runner:
     def draw(self, token: Tensor, position: int, temperature: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The same step `count` times: (tokens [count, batch], logits [batch, vocabulary])."""
         drawn, where = [], self.task.positions[-1:] + (position - self.task.positions.numel() + 1)
-        given = torch.empty_like(self.task.prompt[:, :1]).copy_(token)
+        given = torch.empty(token.shape, dtype=token.dtype, device=token.device).copy_(token)
         for _ in range(count):
             found, logits = self.step(given, where, temperature)
             drawn.append(found[:, 0].clone())

@@ -1,6 +1,16 @@
 """How large an error may be: every limit is a multiple of what eager in the same precision shows.
 
 Errors are relative, position by position: the norm of the logits' difference over the norm of the reference's logits.
+
+Measured on models of two layers of width 64, on a CPU, over 700 runs with seeds of their own (other orders of rounding
+in norm, rotary, attention and products; 32 positions or 6 steps): over eager's error right variants had at most
+
+                     float32 hash    float32 probe    bf16 hash    bf16 probe
+    all positions    1.1             1.8              1.3          1.4
+    worst position   2.0             3.5              2.4          4.8
+
+and in float32 on a probe the known faults had: attention scale off by 1 % 3,700; norm epsilon 1e-5 for 1e-6 47,000 (on
+the hash's own weights 400); GELU for SiLU 120,000; everything else at least 400,000.
 """
 
 from __future__ import annotations
@@ -12,7 +22,7 @@ from torch import Tensor
 OVERALL = 2.0
 # Of one position, over eager's at the same position or eager's median, whichever is larger.
 ROW = 4.0
-# Over few positions both errors scatter: at 6 steps in bf16, on a probe, right variants reached 2.2 and 4.7.
+# Over few positions both errors scatter: at 6 steps in bf16, on a probe, once 2.2 and 4.7 were seen.
 FEW = 3.0
 # Two outputs that should be one and differ in their bits: each may have its own rounding.
 SAME = 2.0
