@@ -41,7 +41,7 @@ SCRIPTS = (
     "keys.js",
     "main.js",
 )
-ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+ESCAPES = {c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def render(content: Mapping[str, Any], drawers: Sequence[Mapping[str, Any]]) -> str:
@@ -69,7 +69,9 @@ def embedded(value: Any) -> Markup:
     Characters that steer a terminal or turn the direction of text become spaces; what is no number is null.
     """
     text = json.dumps(_clean(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.translate(ESCAPES))  # noqa: S704 - the escaping is the line above
+    for character, escape in ESCAPES.items():
+        text = text.replace(character, escape)
+    return Markup(text)  # noqa: S704 - escaped by the lines above
 
 
 def _clean(value: Any) -> Any:

@@ -43,7 +43,9 @@ class Index:
         """Return it as JSON; `environments` are those that the drawers refer to by number."""
         number = {id(source): place for place, source in enumerate(self.sources)}
         group = {key: place for place, key in enumerate(self.groups)}
-        by_note = {id(pair): n for n, pair in enumerate(sorted((p for _, p in self.pairs), key=lambda p: place(p.note)))}
+        by_note = {
+            id(pair): n for n, pair in enumerate(sorted((p for _, p in self.pairs), key=lambda p: place(p.note)))
+        }
         rows = [
             {
                 "run": number[id(source)],

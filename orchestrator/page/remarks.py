@@ -25,12 +25,16 @@ def remarks(found: Sequence[tuple[Source, Pair]]) -> list[str]:
     if any(not row.complete for row in notes):
         lines.append("* The run has fewer samples than the note's.")
     if any(row.interval_kind == "within-process" for row in shown):
-        lines.append("One round: within-process interval, which knows nothing of how processes differ from one another.")
+        lines.append(
+            "One round: within-process interval, which knows nothing of how processes differ from one another."
+        )
     lines += _told("No share of the ceiling", ((row.share.reason, row) for row in shown if row.share.reason))
     if any(row.share.share is not None and row.share.ceiling_of == "this model of device" for row in shown):
         lines.append("The ceilings were measured on another device of the same model.")
     lines += [
-        f"{row.name}: {counted(row.recompiled, 'graph')} compiled after the first call." for row in steady if row.recompiled
+        f"{row.name}: {counted(row.recompiled, 'graph')} compiled after the first call."
+        for row in steady
+        if row.recompiled
     ]
     return lines + _versions(steady)
 
