@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from record_samples import ENVIRONMENT, ceilings, record, sample, save_run, workload
 
+from orchestrator.proving import probe_workload
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -182,6 +184,20 @@ def full_run(slower: float = 1.0) -> list[Record]:
             work=WORK,
         )
     )
+    found += [
+        record(
+            cell_id=f"d{number:015x}",
+            role="probe",
+            workload=probe_workload(workload()),
+            method=method,
+            flags=["cold"],
+            samples=timed(50 + number, 1.0),
+            proof=proof(
+                checks=[{"name": "rotary", "status": "passed", "value": 1e-7, "limit": 1e-5, "what": "64 positions"}]
+            ),
+        )
+        for number, method in enumerate(("eager", "inductor", "thunder"))
+    ]
     for number, method in enumerate(("eager", "inductor")):
         steps = [{**one, "shape": [2, 2048]} for one in timed(70 + number, 548.0 - 96 * number, count=50, losses=True)]
         found.append(

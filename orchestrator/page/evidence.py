@@ -29,7 +29,8 @@ def dispatch_section(record: Record) -> Section | None:
         text(missing, warning=True),
         facts(
             [
-                ("launches in a call", f"{told.launches:,}"),
+                ("profiled", told.what),
+                ("launches", f"{told.launches:,}"),
                 ("CUDA graph replays", told.graph_replays),
                 ("expected", ", ".join(told.expected) or None),
             ]

@@ -15,6 +15,7 @@ from orchestrator.page.runs import run_card
 from orchestrator.page.verdicts import verdicts
 from orchestrator.protocol import LEVEL, higher_is_better, unit_of
 from orchestrator.reduce import place
+from orchestrator.tables import proof
 from orchestrator.tables.markdown import WHAT, describe
 from orchestrator.tables.notes import published_text
 from orchestrator.workload import GENERATING, TRAINING
@@ -51,7 +52,7 @@ class Index:
                 "run": number[id(source)],
                 "workload": group[_group(pair)],
                 "noteOrder": by_note[id(pair)],
-                **_row(source, pair),
+                **_row(pair),
             }
             for source, pair in self.pairs
         ]
@@ -101,12 +102,9 @@ def _group(pair: Pair) -> tuple[str, ...]:
     return (pair.steady.benchmark, pair.steady.workload_id)
 
 
-def _row(source: Source, pair: Pair) -> dict[str, Any]:
+def _row(pair: Pair) -> dict[str, Any]:
     row = pair.steady
     ok = row.status == "ok"
-    rounds = source.records[row.cell_id]
-    tainted = sum(sample.taint is not None for record in rounds for sample in record.samples)
-    dispatch = next((record.dispatch for record in reversed(rounds) if record.dispatch is not None), None)
     content: dict[str, Any] = {
         "name": row.name,
         "method": row.method,
@@ -122,11 +120,15 @@ def _row(source: Source, pair: Pair) -> dict[str, Any]:
         "tokens": [milliseconds(s) if ok else MISSING for s in (row.first_token_seconds, row.next_token_seconds)],
         "first": _first_call(row) if ok else None,
         "memory": _memory(row),
-        "tainted": tainted,
+        "checks": proof.checks(row),
+        "ratio": proof.error_ratio(row),
+        "even": proof.break_even(row),
+        "versus": _versus(row),
+        "energy": _energy(row),
     }
-    if dispatch is not None and row.status in COMPUTED:
-        content["kinds"] = dispatch.kind
-        content["groups"] = [[group.name, group.share, group.launches] for group in dispatch.groups]
+    if row.ran is not None and row.status in COMPUTED:
+        content["kinds"] = row.ran.kind
+        content["groups"] = [[group.name, group.share, group.launches] for group in row.ran.groups]
     if pair.published is not None:
         content["published"] = published_text(pair.published).replace("~~", "")
     return {key: value for key, value in content.items() if value is not None}
@@ -165,7 +167,27 @@ def _first_call(row: Row) -> dict[str, Any] | None:
     if row.first_call_seconds is None:
         return None
     cache = " ".join(flag for flag in row.flags if flag in ("cold", "warm"))
-    return {"seconds": row.first_call_seconds, "text": significant(row.first_call_seconds, 3), "cache": cache}
+    content = {"seconds": row.first_call_seconds, "text": significant(row.first_call_seconds, 3), "cache": cache}
+    warm = row.compilation.warm_first_seconds if row.compilation else None
+    if warm is not None:
+        content |= {"warm": warm, "warmText": significant(warm, 3)}
+    return content
+
+
+def _versus(row: Row) -> list[str] | None:
+    """Return how many times as fast as eager the row is, the verdict, and its interval."""
+    if row.versus is None or row.versus.verdict.speedup is None:
+        return None
+    told = row.versus.verdict
+    interval = "" if told.speedup_interval is None else between(*told.speedup_interval, 3)
+    return [f"{significant(told.speedup, 3)}×", told.outcome, interval]  # noqa: RUF001 - times
+
+
+def _energy(row: Row) -> list[str] | None:
+    """Return the energy of one pass, token or step with what it is of."""
+    if row.power is None or row.power.joules is None or row.status != "ok":
+        return None
+    return [significant(row.power.joules, 3), f"J a {row.power.per}"]
 
 
 def _memory(row: Row) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.again import command
 from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, scaled, significant
-from orchestrator.page.blocks import code, environment, facts, kept, samples, section, shares, table, text
+from orchestrator.page.blocks import code, environment, facts, kept, samples, section, shares, text
+from orchestrator.page.checks import beside_section, checks_of
 from orchestrator.page.evidence import compile_section, dispatch_section, telemetry_section
 from orchestrator.page.source import read_log
 from orchestrator.store import stem_of
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from orchestrator.rows import Row
 
 SHOWN_TOKENS = 40
-UNCHECKED = "Unchecked: nothing beyond finite numbers was asked of the output."
 
 
 class Proofs:
@@ -36,10 +36,11 @@ class Proofs:
         again = command(source.report.header.suite, last, len(rounds))
         return {
             "about": f"cell {last.cell_id}, workload {last.workload_id}, {counted(len(rounds), 'round')}",
-            "top": kept([section("Figures", *_figures(pair))]),
+            "top": kept([section("Figures", *_figures(pair)), beside_section(pair.steady)]),
             "rounds": [self._round(source, record) for record in rounds],
             "bottom": kept(
                 [
+                    self._probe(source, pair.steady),
                     section("Workload", facts(_workload(last)), folded=True),
                     section("Run it again", code(again, copied=True)),
                 ]
@@ -49,7 +50,7 @@ class Proofs:
     def _round(self, source: Source, record: Record) -> dict[str, Any]:
         proof = record.proof
         found = [
-            section("Checks", *_checks(record)),
+            section("Checks", *checks_of(record)),
             section("Samples", samples(_samples(record)), facts(_memory(record))),
             dispatch_section(record),
             compile_section(record),
@@ -68,6 +69,17 @@ class Proofs:
             "began": record.started_utc,
             "sections": kept(found),
         }
+
+    def _probe(self, source: Source, row: Row) -> Section | None:
+        result = row.probe
+        if result is None:
+            return None
+        found = source.probes.get((row.benchmark, row.method, row.stack), ())
+        how = "passed" if result.passed else result.status if result.status not in (None, "ok") else "unchecked"
+        lines = [text(f"{how}{f': {result.reason}' if result.reason else ''}", warning=not result.passed)]
+        for record in found:
+            lines += [text(f"records/{stem_of(record)}.json, {record.status}"), *checks_of(record)]
+        return section("On the probe", *lines, folded=result.passed)
 
     def _what_ran(self, record: Record) -> Section | None:
         made = record.provenance
@@ -134,42 +146,6 @@ def _share(row: Row) -> str:
     if share.share is None:
         return f"{MISSING} ({share.reason})"
     return f"{percent(share.share)} ({share.bound} bound, ceilings of {share.ceiling_of})"
-
-
-def _checks(record: Record) -> list[Block | None]:
-    proof = record.proof
-    if proof is None:
-        return [text("There is no proof: the cell did not get that far.")]
-    rows = [(c.status, c.name, _number(c.value), _number(c.limit), c.what) for c in proof.checks]
-    blocks = [table(("", "check", "value", "limit", "what"), rows, numeric=(2, 3), state=0)]
-    blocks.append(None if rows else text(UNCHECKED))
-    if proof.resembles:
-        blocks.append(text(f"The error looks like this fault: {proof.resembles}.", warning=True))
-    reference = proof.reference
-    if reference is not None:
-        error, eager = reference.error, reference.eager_error
-        ratio = f", {significant(error / eager, 3)} times eager's" if error is not None and eager else ""
-        blocks.append(
-            facts(
-                [
-                    ("reference", f"{reference.dtype}, {_made_by(reference.stack)}"),
-                    ("error", None if error is None else f"{_number(error)} of the reference{ratio}"),
-                    ("eager's error", None if eager is None else f"{_number(eager)} in the same precision"),
-                    ("SHA-256", reference.sha256),
-                ]
-            )
-        )
-    if proof.seconds is not None:
-        blocks.append(text(f"The checks took {significant(proof.seconds, 3)} s."))
-    return blocks
-
-
-def _made_by(stack: str | None) -> str:
-    return "computed in the cell itself" if stack is None else f"made on the stack {stack}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else significant(value)
 
 
 def _samples(record: Record) -> list[list[Any]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.advice import warnings
 from orchestrator.numbers import counted
+from orchestrator.tables.proof import not_fused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,12 +33,8 @@ def remarks(found: Sequence[tuple[Source, Pair]]) -> list[str]:
     lines += _told("No share of the ceiling", ((row.share.reason, row) for row in shown if row.share.reason))
     if any(row.share.share is not None and row.share.ceiling_of == "this model of device" for row in shown):
         lines.append("The ceilings were measured on another device of the same model.")
-    lines += [
-        f"{row.name}: {counted(row.recompiled, 'graph')} compiled after the first call."
-        for row in steady
-        if row.recompiled
-    ]
-    return lines + _versions(steady)
+    lines += [f"{row.name}: {counted(row.recompiled, 'recompile')}." for row in steady if row.recompiled]
+    return lines + _unproved(steady) + _warned(shown) + _versions(steady)
 
 
 def published_caveats(comparison: Published, figures: Iterable[PublishedFigure]) -> list[str]:
@@ -45,6 +43,31 @@ def published_caveats(comparison: Published, figures: Iterable[PublishedFigure])
     own = dict.fromkeys(key for figure in figures for key in figure.caveats)
     keys = [*own, *(key for key in comparison.caveats if key not in named)]
     return [f"{key.replace('_', ' ')}: {comparison.caveats[key]}" for key in keys]
+
+
+def _unproved(rows: Iterable[Row]) -> list[str]:
+    """Return why rows are unchecked or not fused, each reason once."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status not in ("ok", "incorrect"):
+            continue
+        if row.checks is not None and row.checks.unchecked:
+            told.setdefault(f"not checked: {row.checks.why}", []).append(row.name)
+        if row.probe is not None and not row.probe.passed and row.probe.status != "incorrect":
+            how = f"{row.probe.status}: " if row.probe.status not in (None, "ok") else ""
+            told.setdefault(f"not checked on the probe: {how}{row.probe.reason}", []).append(row.name)
+        if row.ran is not None and row.ran.missing:
+            told.setdefault(f"not fused: {not_fused(row.ran)}", []).append(row.name)
+        if row.resembles:
+            told.setdefault(f"its error has the effect of a known fault: {row.resembles}", []).append(row.name)
+    return [f"{', '.join(dict.fromkeys(names))}: {text}." for text, names in told.items()]
+
+
+def _warned(rows: Sequence[Row]) -> list[str]:
+    """Return what the samples warn of, and why verdicts against eager are none."""
+    lines = [f"{row.name}: {warning}." for row in rows for warning in warnings(row)]
+    reasons = {row.versus.verdict.reason for row in rows if row.versus is not None and row.versus.verdict.reason}
+    return lines + [f"Inconclusive against eager: {reason} (`--rounds 5` or more)." for reason in sorted(reasons)]
 
 
 def _told(what: str, told: Iterable[tuple[str | None, Row]]) -> list[str]:

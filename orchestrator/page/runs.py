@@ -39,6 +39,7 @@ def run_card(source: Source) -> dict[str, Any]:
         "finished": header.finished_utc is not None,
         "facts": facts,
         "unreadable": list(source.unreadable),
+        "failed": list(report.failed_references),
     }
 
 

@@ -32,6 +32,8 @@ class Source:
     folder: Path
     report: Report
     records: dict[str, tuple[Record, ...]]
+    probes: dict[tuple[str, str, str], tuple[Record, ...]]
+    """By benchmark, method and stack."""
     unreadable: tuple[str, ...]
 
     @property
@@ -45,11 +47,15 @@ def read_source(folder: Path) -> Source:
     unreadable: list[str] = []
     records = list(read_all(folder, unreadable))
     by_cell: dict[str, list[Record]] = {}
+    probes: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         if is_row(record):
             by_cell.setdefault(record.cell_id, []).append(record)
+        elif record.role == "probe":
+            probes.setdefault((record.workload.benchmark, record.method, record.stack), []).append(record)
     rounds = {cell: tuple(sorted(found, key=lambda r: r.round)) for cell, found in by_cell.items()}
-    return Source(folder, make_report(folder, records), rounds, tuple(unreadable))
+    probed = {key: tuple(found) for key, found in probes.items()}
+    return Source(folder, make_report(folder, records), rounds, probed, tuple(unreadable))
 
 
 @dataclass(frozen=True)

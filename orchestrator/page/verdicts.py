@@ -22,23 +22,18 @@ def verdicts(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Return `"A:B"` → (outcome, text) for rows A and B by their places: A against B, of one workload and method."""
     alike: dict[tuple[str, str, str], list[int]] = {}
     for place, row in enumerate(rows):
-        if row.headline is not None and len(row.round_figures) >= FEWEST_ROUNDS:
+        if row.headline is not None and len(row.round_seconds) >= FEWEST_ROUNDS:
             alike.setdefault((row.benchmark, row.workload_id, row.method), []).append(place)
     found: dict[str, list[str]] = {}
     for places in alike.values():
         for one, other in combinations(places[:MOST_ROWS], 2):
-            result = verdict(_seconds(rows[one]), _seconds(rows[other]))
+            result = verdict(rows[one].round_seconds, rows[other].round_seconds)
             if result.speedup_interval is None:
                 continue
             low, high = result.speedup_interval
             found[f"{one}:{other}"] = [result.outcome, _text(low, high)]
             found[f"{other}:{one}"] = [OPPOSITE.get(result.outcome, result.outcome), _text(1 / high, 1 / low)]
     return found
-
-
-def _seconds(row: Row) -> list[float]:
-    """Return the rounds' medians in a measure that is proportional to time: a verdict asks for no more."""
-    return [1 / figure if row.unit == "tokens/s" else figure for figure in row.round_figures]
 
 
 def _text(low: float, high: float) -> str:

@@ -131,7 +131,7 @@ function firstCallChart(workload, all, width) {
   const lane = lanes(shown, width, (row) => row.legend);
   const top = 4;
   const bottom = top + shown.length * lane.height + 4;
-  const times = shown.flatMap((row) => [row.first.seconds, perCall(row)]);
+  const times = shown.flatMap((row) => [row.first.seconds, perCall(row), row.first.warm || row.first.seconds]);
   const low = 10 ** Math.floor(Math.log10(Math.min(...times)));
   const high = Math.max(10 ** Math.ceil(Math.log10(Math.max(...times))), low * 10);
   const x = logarithmic(low, high, lane.left + 8, width - 10);
@@ -141,17 +141,18 @@ function firstCallChart(workload, all, width) {
     const times_ = row.first.seconds / perCall(row);
     const text = `${row.first.text} s${row.first.cache ? ` ${row.first.cache}` : ""}, ${short(times_).replace(/\.0+$/, "")}×`;
     return shape(
-      "g", { "data-row": row.id, "data-tip": `${row.legend}\nfirst call ${row.first.text} s ${row.first.cache}\nafterwards ${short(perCall(row))} s a call` },
+      "g", { "data-row": row.id, "data-tip": `${row.legend}\nfirst call ${row.first.text} s ${row.first.cache}\n${row.first.warm ? `${row.first.warmText} s warm, in a second process over the same cache\n` : ""}afterwards ${short(perCall(row))} s a call` },
       shape("line", { class: `line ${colour(row)}`, x1: from, x2: to, y1: y, y2: y }),
       shape("circle", { class: `hollow ${colour(row)}`, cx: from, cy: y, r: 5 }),
       shape("circle", { class: `mark ${colour(row)}`, cx: to, cy: y, r: 6 }),
+      row.first.warm ? shape("rect", { class: `mark ${colour(row)}`, x: x(row.first.warm) - 2.5, y: y - 7, width: 5, height: 14 }) : null,
       firstCallText(text, lane, [from, to], y, width),
     );
   });
   const told = shown.map((row) => `${row.legend} ${row.first.text} s against ${short(perCall(row))} s`).join(", ");
   return chart(
     "First call against steady",
-    `Seconds of one call: ring steady, dot first call, compilation included. Logarithmic.${capped(rows, "row")}`,
+    `Seconds of one call: ring steady, dot first call, compilation included${shown.some((row) => row.first.warm) ? ", bar first call over a warm cache" : ""}. Logarithmic.${capped(rows, "row")}`,
     picture(
       width, bottom + AXIS_HEIGHT, `First call against steady: ${told}`,
       xGrid(x, top, bottom), lines, shown.map((row, n) => lane.name(row, n, top)),

@@ -52,10 +52,10 @@ async function copy(content, node, button) {
 function sharesBlock(block) {
   const lines = block.rows.map(([name, share, text]) => [
     el("span", null, name),
+    el("span", { class: "muted" }, text),
     shape("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
       shape("rect", { class: "track", width: 100, height: 10 }),
       shape("rect", { class: "fill c0", width: Math.max(0, Math.min(share || 0, 1)) * 100, height: 10 })),
-    el("span", { class: "muted" }, text),
   ]);
   return el("div", { class: "block share-bars" }, lines);
 }
@@ -89,7 +89,8 @@ function allSamples(samples, row, width) {
   const left = yAxisWidth(y) + 2;
   const last = Math.max(...samples.map((sample) => sample[0]));
   const x = linear(0, Math.max(last, 1), left + 6, width - 12);
-  const marks = samples.filter((sample) => sample[3] > 0).map(([index, phase, , wall, , , taint, shapeText]) => {
+  const drawn = samples.filter((sample) => sample[3] > 0);
+  const marks = [...drawn.filter((sample) => !sample[6]), ...drawn.filter((sample) => sample[6])].map(([index, phase, , wall, , , taint, shapeText]) => {
     const at = [x(index), y(wall)];
     const tip = `sample ${index}, ${PHASE_NAMES[phase] || phase}\n${short(wall)} s, ${shapeText}${taint ? `\ntainted: ${taint}` : ""}`;
     const timed = phase === "timed" || phase === "repeat";

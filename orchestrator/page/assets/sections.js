@@ -33,6 +33,7 @@ function runCard(run) {
     "section", { class: "run" },
     el("h1", null, several ? run.name : `Suite ${run.suite}`),
     run.unreadable.map((line) => el("p", { class: "warning" }, `Could not be read, and is not on this page: ${line}`)),
+    run.failed.map((line) => el("p", { class: "warning" }, `A reference could not be made, and its rows are unchecked: ${line}`)),
     run.finished ? null : el("p", { class: "warning" }, "This run was not finished."),
     factList(run.facts.map(([name, lines]) => [name, lines])),
   );
@@ -56,10 +57,11 @@ function buildSection(section, n) {
   section.body = el("tbody");
   section.more = el("button", { type: "button", class: "plain more-rows", on: { click: () => showAll(section) } });
   section.charts = el("div", { class: "charts" });
+  section.wrap = el("div", { class: "scroll" }, el("table", { class: "rows sticky", "aria-labelledby": `heading-${n}` }, section.head, section.body));
   section.node = el(
     "section", { class: "workload", id: `workload-${n}`, "data-section": n, "aria-labelledby": `heading-${n}` },
     el("header", null, el("h2", { id: `heading-${n}` }, workload.benchmark, el("span", null, ` ${workload.what}`)), el("p", null, workload.about)),
-    el("div", { class: "scroll" }, el("table", { class: "rows sticky", "aria-labelledby": `heading-${n}` }, section.head, section.body)),
+    section.wrap,
     section.more,
     remarkList(workload),
     section.charts,
@@ -125,6 +127,8 @@ function drawSoon(section) {
 
 function drawCharts(section) {
   const width = section.charts.isConnected ? chartWidth(section.charts) : 0;
+  // A table that is too wide for the window may be pushed sideways; its head then goes with it.
+  section.wrap.classList.toggle("pushed", section.wrap.scrollWidth > section.wrap.clientWidth);
   const stamp = `${state.protocol} ${width}`;
   if (!width || section.drawn === stamp) return;
   section.drawn = stamp;

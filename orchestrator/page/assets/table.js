@@ -15,17 +15,13 @@ function columnsOf(workload, rows) {
     { head: `${protocolName()}, ${unit}`, cell: speedCell },
     { head: "of the ceiling", cell: shareCell, name: "share" },
   ];
-  if (workload.tokens) {
-    found.push({ head: "first token, ms", cell: (row) => [row.tokens[0]], name: "mid wide" });
-    found.push({ head: "each further, ms", cell: (row) => [row.tokens[1]], name: "mid wide" });
-  }
+  const has = (told) => rows.some(told);
+  if (has((row) => row.versus)) found.push({ head: "against eager", cell: versusCell, name: "wide" });
+  if (has((row) => row.checks !== MISSING && row.checks !== "none")) found.push({ head: "checks", cell: checksCell, name: "wide" });
+  if (workload.tokens) found.push({ head: "first, further token, ms", cell: tokensCell, name: "mid wide" });
   found.push({ head: "peak GB", cell: memoryCell, name: "wide" });
-  found.push({ head: "steady", cell: (row) => [row.memory.steady], name: "mid wide" });
-  found.push({ head: "reserved", cell: (row) => [row.memory.reserved], name: "mid wide" });
   found.push({ head: "first call, s", cell: firstCell, name: "wide" });
-  if (rows.some((row) => row.versus)) found.push({ head: "against eager", cell: versusCell, name: "mid wide" });
-  if (rows.some((row) => row.energy)) found.push({ head: rows.find((row) => row.energy).energy[1], cell: (row) => [row.energy ? row.energy[0] : MISSING], name: "mid wide" });
-  if (published) found.push({ head: `${published.short}, ${unit}`, cell: (row) => [row.published || MISSING], name: "mid wide" });
+  if (published) found.push({ head: `${published.short}, ${unit}`, cell: publishedCell, name: "mid wide" });
   found.push({ head: "status", cell: statusCell, name: "status left" });
   return found;
 }
@@ -75,17 +71,36 @@ function shareCell(row) {
 }
 
 function memoryCell(row) {
-  return [row.memory.process, row.memory.host ? el("small", null, "host") : null];
+  const { process, steady, reserved, host } = row.memory;
+  const others = [steady !== MISSING ? `steady ${steady}` : null, reserved !== MISSING ? `reserved ${reserved}` : null].filter(Boolean);
+  return [process, host ? el("small", null, "host") : null, others.map((text) => el("small", { class: "mid" }, text))];
+}
+
+function tokensCell(row) {
+  return [row.tokens[0] === MISSING ? MISSING : `${row.tokens[0]}, ${row.tokens[1]}`];
+}
+
+function checksCell(row) {
+  const [counts] = row.checks.split(/[,;] /);
+  return [el("span", { title: row.checks }, counts), row.ratio === MISSING ? null : el("small", null, `error ÷ eager's ${row.ratio}`)];
 }
 
 function firstCell(row) {
   if (!row.first) return [MISSING];
-  return [row.first.text, row.first.cache ? el("small", null, row.first.cache) : null];
+  const { text, cache, warmText } = row.first;
+  const even = row.even === MISSING ? null : row.even === "never" ? "never pays off" : `pays off after ${row.even}`;
+  const below = [[cache, warmText ? `${warmText} warm` : null].filter(Boolean).join(", "), even].filter(Boolean);
+  return [text, below.map((line) => el("small", null, line))];
+}
+
+function publishedCell(row) {
+  const [figure, ...rest] = (row.published || MISSING).split(" (");
+  return [figure, rest.length ? el("small", null, rest.join(" (").replace(/\)$/, "")) : null];
 }
 
 function versusCell(row) {
   if (!row.versus) return [MISSING];
-  return [row.versus[0], el("small", { class: `verdict ${row.versus[1]}` }, row.versus[1])];
+  return [row.versus[0], el("small", { class: `verdict ${row.versus[1]}`, title: row.versus[2] }, row.versus[1])];
 }
 
 function statusCell(row) {
