@@ -55,7 +55,7 @@ LOCKS = (
         ("pyproject.toml",),
         "the orchestrator with what its tests and checks need",
         constraints=("images/cpu/requirements.lock", "images/cpu/orchestrator.lock"),
-        arguments=("--extra", "dev"),
+        arguments=("--extra", "dev", "--extra", "browser"),
     ),
     Lock(
         "tests/torch.lock",

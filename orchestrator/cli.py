@@ -156,6 +156,26 @@ def table_command(run: str | None, protocol: Protocol | None, form: str, results
     click.echo(render_tables(found.folder, list(found.records()), protocol=protocol, form=form), nl=False)
 
 
+@orchestrator.command("report", short_help="Write runs as one HTML page.")
+@click.argument("names", metavar="[RUN]...", nargs=-1)
+@click.option(
+    "-o", "--output", type=FOLDER, metavar="FILE", help="Where to (default: report.html in the run's folder)."
+)
+@click.option("--results", type=FOLDER, default=RESULTS, metavar="FOLDER", help="Where runs are kept.")
+def report_command(names: tuple[str, ...], output: Path | None, results: Path) -> None:
+    """Write one HTML page over the RUNs (names or folders; the newest without): it needs nothing but a browser.
+
+    Of several runs it has every row, and shows them side by side; without -o it lies in the first one's folder.
+    """
+    from orchestrator.page import PAGE_FILE, write_page
+    from orchestrator.store import find_run
+
+    folders = [find_run(results, name).folder for name in dict.fromkeys(names)] or [find_run(results, None).folder]
+    target = output or folders[0] / PAGE_FILE
+    size = write_page(folders, target)
+    click.echo(f"{target} ({size / 1e6:.2f} MB)")
+
+
 @orchestrator.command("doctor", short_help="Check this host.")
 @click.option("--stacks", "stack_folders", multiple=True, type=FOLDER, metavar="FOLDER", help="More stacks.")
 def doctor_command(stack_folders: tuple[Path, ...]) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import explain_proof
+from orchestrator.again import command
 from orchestrator.against import EAGER
 from orchestrator.errors import UsageError
 from orchestrator.evidence import graphs_of
@@ -56,7 +56,7 @@ def explain(run_folder: Path, cell: str) -> str:
         parts += [_section("On the probe", on_probe)] if on_probe else []
     parts.append(_section("What ran", _what_ran(last)))
     parts.append(_section("Workload", _workload(last)))
-    parts.append(_section("Run it again", [_command(header.suite, last)]))
+    parts.append(_section("Run it again", [command(header.suite, last, len(records))]))
     return "\n\n".join(parts)
 
 
@@ -286,15 +286,6 @@ def _workload(record: Record) -> list[str]:
     content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects"})
     subjects = [f"reference for: {s.benchmark}, workload {s.workload_id}" for s in record.workload.subjects or ()]
     return [*(f"{name}: {_plain(value)}" for name, value in content.items()), *subjects]
-
-
-def _command(suite: str, record: Record) -> str:
-    words = ["orchestrator", "run-all", "--suite", suite, "--stack", record.stack]
-    if record.role != "reference" and record.workload.benchmark != "ceilings":
-        words += ["--method", record.method, "--benchmark", record.workload.benchmark]
-    if record.workload.weights is not None and record.workload.weights.source == "checkpoint":
-        words += ["--checkpoint", "FOLDER"]
-    return " ".join(shlex.quote(word) for word in (*words, "--fresh"))
 
 
 def _plain(value: Any) -> str:

@@ -63,7 +63,7 @@ def make_report(
     reduction, unreadable = Reduction(), list[str]()
     count = 0
     with _no_search_for_cycles():
-        for record in _read(run_folder, unreadable) if records is None else records:
+        for record in read_all(run_folder, unreadable) if records is None else records:
             reduction.add(record)
             count += 1
     note = {row.cell_id: row for row in reduction.rows("note")}
@@ -87,7 +87,8 @@ def _no_search_for_cycles() -> Iterator[None]:
             gc.enable()
 
 
-def _read(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
+def read_all(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
+    """Yield the run's records; a line for each file that is none goes to `unreadable`."""
     for path in record_files(run_folder):
         try:
             yield read_record(path)

@@ -1,0 +1,194 @@
+// Side by side: a column for each stack of each run and for what others published, a line for each method.
+
+const MOST_LINES = 100;
+const TABLES_AT_ONCE = 25;
+
+function compareColumns() {
+  const found = new Map();
+  for (const row of data.rows) {
+    const key = `${row.run} ${row.stack}`;
+    if (!found.has(key)) found.set(key, { key, name: several ? `${row.runName} · ${row.stack}` : row.stack, gpus: new Set(), rows: new Map() });
+    const column = found.get(key);
+    if (row.gpu) column.gpus.add(row.gpu);
+    const place = lineKey(row.workload, row.method);
+    if (!column.rows.has(place)) column.rows.set(place, []);
+    column.rows.get(place).push(row);
+  }
+  const columns = [...found.values()];
+  data.workloads.forEach((workload, n) => {
+    for (const published of workload.published) {
+      let column = columns.find((other) => other.published === published.name);
+      if (!column) {
+        column = { key: `published ${published.name}`, name: `${published.short}, published`, published: published.name, gpus: new Set([published.gpu]), figures: new Map() };
+        columns.push(column);
+      }
+      for (const figure of published.figures) column.figures.set(lineKey(n, figure.method), figure);
+    }
+  });
+  return columns;
+}
+
+function lineKey(workload, method) {
+  return `${workload} ${method}`;
+}
+
+const columns = { all: null, tables: TABLES_AT_ONCE };
+
+function buildCompare() {
+  columns.all = compareColumns();
+  const own = columns.all.filter((column) => !column.published);
+  const known = own.length > 1 ? own[0] : columns.all[columns.all.length - 1];
+  state.base = known ? known.key : null;
+  const select = el("select", { id: "base", on: { change: () => { state.base = select.value; drawCompare(); } } }, columns.all.map((column) =>
+    el("option", { value: column.key, selected: column.key === state.base }, column.name)));
+  byId("compare").append(
+    el("h1", null, "Side by side"),
+    el("div", { class: "compare-head" }, el("label", null, "Against ", select), el("span", { class: "muted", id: "compare-mean" })),
+    el("div", { id: "compare-tables" }),
+  );
+}
+
+// What stands in a cell: the best row of that method there, or a published figure.
+function cellOf(column, workload, method) {
+  const place = lineKey(workload, method);
+  if (column.figures) {
+    const figure = column.figures.get(place);
+    return figure ? { value: figure.value, text: figure.text, status: figure.status } : null;
+  }
+  const rows = ordered((column.rows.get(place) || []).filter(fits));
+  if (!rows.length) return null;
+  const speed = speedOf(rows[0]);
+  return { row: rows[0], value: speed.value, text: speed.value === undefined ? rows[0].status : speed.text, interval: speed.interval, status: rows[0].status };
+}
+
+function timesAsFast(cell, base, workload) {
+  if (!cell || !base || !cell.value || !base.value) return null;
+  return workload.better === "higher" ? cell.value / base.value : base.value / cell.value;
+}
+
+function drawCompare() {
+  const base = columns.all.find((column) => column.key === state.base);
+  const ratios = new Map(columns.all.map((column) => [column.key, []]));
+  const found = data.workloads.map((workload, n) => compareLines(workload, n, base, ratios)).filter(Boolean);
+  const more = found.length > columns.tables
+    ? el("button", { type: "button", class: "plain", on: { click: () => { columns.tables = Infinity; drawCompare(); } } }, `Show all ${found.length} workloads`)
+    : "";
+  byId("compare-tables").replaceChildren(...found.slice(0, columns.tables).map((lines) => compareTable(lines, base)), more);
+  const means = columns.all.filter((column) => column !== base && ratios.get(column.key).length).map((column) => {
+    const found = ratios.get(column.key);
+    const mean = Math.exp(found.reduce((sum, ratio) => sum + Math.log(ratio), 0) / found.length);
+    return `${column.name} ${mean.toFixed(2)}× (${plural(found.length, "cell")})`;
+  });
+  byId("compare-mean").textContent = means.length ? `Geometric mean, times as fast: ${means.join("; ")}` : "";
+}
+
+// A workload's lines: for each method what stands in each column, and its ratio to the base. Null: no row fits.
+function compareLines(workload, n, base, ratios) {
+  const own = sections[n].rows.filter(fits).map((row) => row.method);
+  if (!own.length) return null;
+  const methods = [...new Set([...own, ...publishedMethods(workload)])].slice(0, MOST_LINES);
+  const lines = methods.map((method) => {
+    const against = base ? cellOf(base, n, method) : null;
+    const cells = columns.all.map((column) => {
+      const cell = cellOf(column, n, method);
+      const ratio = column === base ? null : timesAsFast(cell, against, workload);
+      if (ratio) ratios.get(column.key).push(ratio);
+      return { column, cell, ratio };
+    });
+    return { method, against, cells };
+  });
+  return { workload, lines };
+}
+
+function compareTable({ workload, lines: found }, base) {
+  const shown = columns.all.filter((column, n) => found.some((line) => line.cells[n].cell));
+  const lines = found.map((line) => {
+    const cells = line.cells.filter((item) => shown.includes(item.column));
+    return el("tr", null, el("th", { scope: "row" }, line.method), cells.map((item) => compareCell(item, line.against, item.column === base)));
+  });
+  const gpus = new Set(shown.flatMap((column) => [...column.gpus]));
+  const head = el("tr", null, el("th", { scope: "col" }, "method"), shown.map((column) =>
+    el("th", { scope: "col", class: column === base ? "base" : null }, column.name, gpus.size > 1 ? el("small", null, [...column.gpus].join(", ")) : null)));
+  return el(
+    "section", { class: "workload" },
+    el("header", null, el("h2", null, workload.benchmark, el("span", null, ` ${workload.what}`)), el("p", null, `${protocolName()}, in ${workload.unit}; ${workload.better} is better.`)),
+    el("div", { class: "beside" },
+      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${workload.benchmark} side by side` }, el("table", { class: "matrix" }, el("thead", null, head), el("tbody", null, lines))),
+      compareChart(workload, found, shown, base)),
+    cautions(shown, gpus).map((line) => el("p", { class: "remarks" }, line)),
+    compareCaveats(workload),
+  );
+}
+
+function cautions(shown, gpus) {
+  const lines = [];
+  if (gpus.size > 1) lines.push("The columns are of different GPUs: their ratios are of the hardware too, not of the software alone.");
+  if (state.protocol === "steady" && shown.some((column) => column.published)) lines.push("Published figures were made by the note's protocol: switch to “as the note” to compare like with like.");
+  return lines;
+}
+
+function publishedMethods(workload) {
+  const chosen = state.chosen.method;
+  if (state.words.length) return [];
+  const all = workload.published.flatMap((found) => found.figures.map((figure) => figure.method));
+  return chosen.size ? all.filter((method) => chosen.has(method)) : all;
+}
+
+function compareCell({ cell, ratio }, against, isBase) {
+  const place = { class: isBase ? "base" : null };
+  if (!cell) return el("td", place, MISSING);
+  const open = cell.row ? el("button", { type: "button", "data-row": cell.row.id, "aria-haspopup": "dialog" }, cell.text) : cell.text;
+  return el(
+    "td", place, open,
+    cell.interval ? el("small", null, cell.interval) : null,
+    ratio ? el("span", { class: "times" }, `${ratio.toFixed(2)}×`) : null,
+    ratio ? verdictNote(cell, against) : null,
+  );
+}
+
+function verdictNote(cell, against) {
+  if (!cell.row || !against.row) return null;
+  const found = data.verdicts[`${cell.row.id}:${against.row.id}`];
+  if (!found || state.protocol !== "steady") return el("small", null, "inconclusive: under 5 rounds");
+  return el("small", { class: `verdict ${found[0]}`, title: found[1] }, found[0]);
+}
+
+function compareChart(workload, found, shown, base) {
+  if (!base) return null;
+  const items = found.flatMap((line) => line.cells.map((item) => ({ ...item, method: line.method }))).filter((item) => item.ratio).slice(0, MOST_BARS);
+  if (!items.length) return null;
+  const room = byId("main").clientWidth;
+  const width = room > 1100 && shown.length < 4 ? 560 : Math.min(Math.max(room - 70, 240), 860);
+  const many = new Set(items.map((item) => item.column)).size > 1;
+  // Colours stand for columns here, unless there is but one: then for methods, as everywhere.
+  const rows = items.map(({ column, cell, method }) => (many
+    ? { id: cell.row ? cell.row.id : "", series: shown.indexOf(column), legend: `${method} · ${column.name}` }
+    : { id: cell.row ? cell.row.id : "", series: cell.row ? cell.row.series : 0, legend: method }));
+  const lane = lanes(rows, width, (row) => row.legend);
+  const top = 18;
+  const bottom = top + items.length * lane.height + 4;
+  const x = linear(0, niceTop(Math.max(1, ...items.map((item) => item.ratio))), lane.left, width - 60);
+  const bars = items.map((item, k) => {
+    const y = lane.bar(k, top);
+    return shape(
+      "g", { "data-row": rows[k].id, "data-tip": `${rows[k].legend}\n${item.cell.text} ${workload.unit}, ${item.ratio.toFixed(2)} times as fast as ${base.name}` },
+      shape("rect", { class: `fill ${colour(rows[k])}`, x: x(0), y, width: Math.max(x(item.ratio) - x(0), 1), height: 16 }),
+      words(x(item.ratio) + 6, y + 12, `${item.ratio.toFixed(2)}×`, null),
+    );
+  });
+  const told = items.map((item, k) => `${rows[k].legend} ${item.ratio.toFixed(2)}`).join(", ");
+  const drawn = picture(
+    width, bottom + AXIS_HEIGHT, `Times as fast as ${base.name}: ${told}`,
+    xGrid(x, top, bottom, 4), bars, rows.map((row, k) => lane.name(row, k, top)),
+    shape("line", { class: "ceiling", x1: x(1), x2: x(1), y1: top - 2, y2: bottom }),
+    words(x(1), top - 6, shortened(base.name, Math.max(width - 60 - x(1) + 40, 80)), { class: "dim", "text-anchor": "middle" }),
+    xAxis(x, lane.left, width - 60, bottom, `times as fast as ${base.name}`),
+  );
+  return el("figure", { class: "chart" }, drawn);
+}
+
+function compareCaveats(workload) {
+  const lines = workload.published.flatMap((found) => [`${found.short}: ${found.about}.`, ...found.caveats.map((line) => `${found.short}, ${line}`)]);
+  if (!lines.length) return null;
+  return el("details", { class: "remarks" }, el("summary", null, "What to know of the published figures"), el("ul", null, lines.map((line) => el("li", null, line))));
+}

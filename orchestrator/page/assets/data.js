@@ -1,0 +1,86 @@
+// What the page knows, and what its reader chose.
+
+const MISSING = "–";
+const COLOURS = 8;
+const MARKERS = 6;
+const DASHES = 4;
+const data = JSON.parse(byId("data").textContent);
+const several = data.runs.length > 1;
+const state = {
+  view: "results",
+  protocol: "steady",
+  words: [],
+  chosen: { run: new Set(), benchmark: new Set(), stack: new Set(), method: new Set(), status: new Set(), flag: new Set() },
+  base: null,
+};
+const series = new Map();
+
+data.rows.forEach((row, place) => {
+  row.id = place;
+  row.of = data.workloads[row.workload];
+  row.runName = data.runs[row.run].name;
+  row.legend = several ? `${row.name} · ${row.runName}` : row.name;
+  if (!series.has(row.legend)) series.set(row.legend, series.size);
+  row.series = series.get(row.legend);
+});
+
+const proofs = new Map();
+
+// A row's proof is parsed when it is first asked for: a page of thousands opens at once.
+function proofOf(row) {
+  if (!proofs.has(row.id)) proofs.set(row.id, JSON.parse(byId("p" + row.id).textContent));
+  return proofs.get(row.id);
+}
+
+// [index, phase, since_s, wall_s, device_s, loss, taint, shape] of each sample of each round.
+function samplesOf(row) {
+  return proofOf(row).rounds.map((round) => {
+    for (const section of round.sections) {
+      for (const block of section.blocks) if (block.kind === "samples") return block.rows;
+    }
+    return [];
+  });
+}
+
+function speedOf(row) {
+  return row[state.protocol];
+}
+
+function hasSpeed(row) {
+  return speedOf(row).value !== undefined;
+}
+
+function protocolName() {
+  return state.protocol === "note" ? "as the note" : "steady";
+}
+
+function titleOf(row) {
+  return `${row.of.benchmark} ${row.legend}`;
+}
+
+function valuesOf(row, facet) {
+  if (facet === "run") return [row.runName];
+  if (facet === "benchmark") return [row.of.benchmark];
+  if (facet === "flag") return row.flags;
+  return [row[facet]];
+}
+
+function haystack(row) {
+  if (row.haystack === undefined) {
+    const parts = [row.of.benchmark, row.name, row.status, ...row.flags, row.runName, row.reason || "", row.of.what, row.gpu || "", row.cell];
+    row.haystack = parts.join(" ").toLowerCase();
+  }
+  return row.haystack;
+}
+
+function fits(row) {
+  for (const [facet, chosen] of Object.entries(state.chosen)) {
+    if (chosen.size && !valuesOf(row, facet).some((value) => chosen.has(value))) return false;
+  }
+  return state.words.every((word) => haystack(row).includes(word));
+}
+
+// Rows in the order of the protocol: the best of a table first.
+function ordered(rows) {
+  return state.protocol === "note" ? [...rows].sort((a, b) => a.noteOrder - b.noteOrder) : rows;
+}

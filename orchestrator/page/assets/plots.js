@@ -1,0 +1,159 @@
+// Charts with two axes: speed against memory, samples over time, loss curves.
+
+const MOST_SERIES = 8;
+const MOST_POINTS = 150;
+
+function memoryChart(workload, all, width) {
+  const rows = all.filter((row) => hasSpeed(row) && row.memory.bytes);
+  if (!rows.length) return null;
+  const shown = rows.slice(0, MOST_POINTS);
+  const height = 260;
+  const [top, bottom] = [12, height - AXIS_HEIGHT];
+  const yTop = niceTop(Math.max(...shown.map((row) => speedOf(row).value)) * 1.04);
+  const probe = linear(0, yTop, bottom, top);
+  const left = yAxisWidth(probe) + 2;
+  const x = linear(0, niceTop(Math.max(...shown.map((row) => row.memory.bytes / 1e9)) * 1.04), left, width - 12);
+  const points = shown.map((row) => ({ row, x: x(row.memory.bytes / 1e9), y: probe(speedOf(row).value) }));
+  const marks = points.map(({ row, x: px, y: py }) =>
+    marker(row, px, py, 6, { "data-row": row.id, "data-tip": `${row.legend}\n${speedOf(row).text} ${workload.unit}\n${row.memory.process} GB` }));
+  const told = shown.map((row) => `${row.legend} ${speedOf(row).text} ${workload.unit} at ${row.memory.process} GB`).join(", ");
+  return chart(
+    "Speed against memory",
+    `${protocolName()}, in ${workload.unit} (${workload.better} is better); peak of the whole process.${rows.length > MOST_POINTS ? ` The best ${MOST_POINTS} of ${plural(rows.length, "row")}.` : ""}`,
+    picture(
+      width, height, `Speed against memory: ${told}`,
+      yAxis(probe, left, width - 12), xAxis(x, left, width - 12, bottom, "peak memory, GB"), marks, pointLabels(points, width, left, bottom),
+    ),
+    legend(shown),
+  );
+}
+
+// Names beside the points where they do not run into one another or out of the chart; the legend has all.
+function pointLabels(points, width, left, bottom) {
+  if (points.length > 12) return [];
+  const taken = points.map((p) => ({ x: p.x - 8, y: p.y - 8, w: 16, h: 16 }));
+  const overlaps = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+  return points.map((p) => {
+    const w = textWidth(p.row.name);
+    const places = [
+      { x: p.x + 11, y: p.y - 7, anchor: "start", at: p.x + 11, base: p.y + 4 },
+      { x: p.x - 11 - w, y: p.y - 7, anchor: "end", at: p.x - 11, base: p.y + 4 },
+      { x: p.x - w / 2, y: p.y - 24, anchor: "middle", at: p.x, base: p.y - 12 },
+      { x: p.x - w / 2, y: p.y + 10, anchor: "middle", at: p.x, base: p.y + 21 },
+    ];
+    const free = places.find((place) => {
+      const box = { x: place.x, y: place.y, w, h: 14 };
+      return box.x > left && box.x + w < width && box.y > 0 && box.y + 14 < bottom && !taken.some((other) => overlaps(box, other));
+    });
+    if (!free) return null;
+    taken.push({ x: free.x, y: free.y, w, h: 14 });
+    return words(free.at, free.base, p.row.name, { "text-anchor": free.anchor, class: "dim", "data-row": p.row.id });
+  });
+}
+
+// One strip for each row, so that rows of different speed show their own unrest at the same scale.
+function samplesChart(workload, all, width) {
+  const rows = all.filter((row) => row.status === "ok" && hasSpeed(row));
+  const shown = rows.slice(0, MOST_SERIES).map((row) => strip(row, workload)).filter((item) => item.points.length > 1);
+  if (!shown.length) return null;
+  const relative = !workload.manyShapes;
+  const values = shown.flatMap((item) => item.points.map((point) => point.value));
+  let [low, high] = [Math.min(...values), Math.max(...values)];
+  if (relative) [low, high] = [Math.min(low, -0.01), Math.max(high, 0.01)];
+  else low = 0;
+  const stripHeight = shown.length > 4 ? 64 : 78;
+  const above = 18;
+  const format = relative ? (v) => `${v > 0 ? "+" : v < 0 ? "−" : ""}${label(Number(Math.abs(v * 100).toPrecision(2)))} %` : label;
+  const left = yAxisWidth(linear(low, high, 0, 1), 2, format);
+  const x = linear(0, Math.max(...shown.flatMap((item) => item.points.map((point) => point.at))) || 1, left, width - 12);
+  const height = shown.length * stripHeight + AXIS_HEIGHT + 4;
+  const strips = shown.map((item, n) => drawStrip(item, n, { x, low, high, left, width, stripHeight, above, format }));
+  const tainted = shown.reduce((sum, item) => sum + item.tainted, 0);
+  const told = shown.map((item) => `${item.row.legend} ${plural(item.points.length, "sample")}, ${item.tainted} tainted`).join("; ");
+  const rest = rows.length > MOST_SERIES ? ` The best ${MOST_SERIES} of ${plural(rows.length, "row")}.` : "";
+  const how = relative ? "each as its distance from the row's median" : "in seconds, each at its own shape";
+  return chart(
+    "Samples over time",
+    `Timed samples, ${how}; ${tainted ? "tainted ones are crossed out" : "none is tainted"}.${rest}`,
+    picture(width, height, `Samples over time: ${told}`, strips, xAxis(x, left, width - 12, height - AXIS_HEIGHT, "seconds since the round's first timed sample")),
+  );
+}
+
+function strip(row, workload) {
+  const rounds = samplesOf(row).map((round) => round.filter((sample) => sample[1] === "timed" || sample[1] === "repeat"));
+  const walls = rounds.flat().map((sample) => sample[3]).sort((a, b) => a - b);
+  const median = walls.length ? (walls[(walls.length - 1) >> 1] + walls[walls.length >> 1]) / 2 : 0;
+  const points = rounds.flatMap((round, number) => {
+    const start = round.length ? Math.min(...round.map((sample) => sample[2])) : 0;
+    return round.map((sample) => ({
+      at: sample[2] - start,
+      value: workload.manyShapes ? sample[3] : sample[3] / median - 1,
+      sample,
+      number,
+    }));
+  });
+  return { row, points, median, rounds: rounds.length, tainted: points.filter((point) => point.sample[6]).length };
+}
+
+function drawStrip(item, n, { x, low, high, left, width, stripHeight, above, format }) {
+  const top = n * stripHeight + above;
+  const bottom = (n + 1) * stripHeight - 6;
+  const y = linear(low, high, bottom, top + 4);
+  const { row } = item;
+  const dots = item.points.map((point) => {
+    const [px, py] = [x(point.at), y(point.value)];
+    const [index, phase, , wall, , , taint, shapeText] = point.sample;
+    const tip = `${row.legend}\nsample ${index}${item.rounds > 1 ? `, round ${point.number}` : ""}${phase === "repeat" ? ", repeated" : ""}, ${shapeText}\n${short(wall)} s${taint ? `\ntainted: ${taint}` : ""}`;
+    return shape(
+      "g", { "data-row": row.id, "data-tip": tip },
+      taint
+        ? shape("path", { class: "taint", d: `M${px - 4},${py - 4}l8,8M${px + 4},${py - 4}l-8,8` })
+        : marker(row, px, py, 3.2, phase === "repeat" ? { class: `hollow ${colour(row)}` } : null),
+      shape("circle", { cx: px, cy: py, r: 8, fill: "transparent" }),
+    );
+  });
+  const middle = low < 0 && high > 0 ? [0] : [];
+  return [
+    words(left, top - 5, shortened(row.legend, width - left - 90, true), { class: "mono-text" }),
+    words(width - 12, top - 5, `median ${short(item.median)} s`, { class: "dim", "text-anchor": "end" }),
+    [low, ...middle, high].map((tick) => shape("line", { class: "grid", x1: left, x2: width - 12, y1: y(tick), y2: y(tick) })),
+    [low, high].map((tick) => words(left - 6, y(tick) + 4, format(tick), { class: "dim", "text-anchor": "end" })),
+    dots,
+  ];
+}
+
+function lossChart(workload, all, width) {
+  if (!workload.training) return null;
+  const rows = all.filter((row) => row.status === "ok");
+  const found = rows.slice(0, MOST_SERIES).map((row) => ({ row, curves: curvesOf(row) })).filter((item) => item.curves.length);
+  if (!found.length) return null;
+  const points = found.flatMap((item) => item.curves.flat());
+  const height = 260;
+  const [top, bottom] = [12, height - AXIS_HEIGHT];
+  const values = points.map((point) => point[1]);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const pad = (high - low || Math.abs(high) || 1) * 0.06;
+  const y = linear(low - pad, high + pad, bottom, top);
+  const left = yAxisWidth(y) + 2;
+  const x = linear(Math.min(...points.map((p) => p[0])), Math.max(...points.map((p) => p[0])), left, width - 12);
+  const lines = found.map(({ row, curves }) =>
+    curves.map((curve) =>
+      shape(
+        "g", { "data-row": row.id, "data-tip": `${row.legend}\nloss ${short(curve[0][1])} at first, ${short(curve[curve.length - 1][1])} at last` },
+        shape("path", { class: `line ${colour(row)} ${dash(row)}`, d: "M" + curve.map(([px, py]) => `${x(px).toFixed(1)},${y(py).toFixed(1)}`).join("L") }),
+        marker(row, x(curve[curve.length - 1][0]), y(curve[curve.length - 1][1]), 4.5),
+      )));
+  const told = found.map(({ row, curves }) => `${row.legend} from ${short(curves[0][0][1])} to ${short(curves[0][curves[0].length - 1][1])}`).join("; ");
+  return chart(
+    "Loss",
+    `Of each training step. Rows of one workload see the same data and weights: their curves should lie together.${rows.length > MOST_SERIES ? ` The best ${MOST_SERIES} of ${plural(rows.length, "row")}.` : ""}`,
+    picture(width, height, `Loss by step: ${told}`, yAxis(y, left, width - 12), lines, xAxis(x, left, width - 12, bottom, "step")),
+    legend(found.map((item) => item.row)),
+  );
+}
+
+function curvesOf(row) {
+  return samplesOf(row)
+    .map((round) => round.filter((sample) => sample[5] !== null && sample[1] !== "repeat").map((sample) => [sample[0] + 1, sample[5]]))
+    .filter((curve) => curve.length > 1);
+}

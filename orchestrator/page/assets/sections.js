@@ -1,0 +1,164 @@
+// The results: a section for each workload with its table and charts. Charts are drawn when they come into view.
+
+const CHARTS = [ceilingChart, memoryChart, samplesChart, firstCallChart, kernelChart, lossChart];
+const sections = [];
+let shownRows = [];
+
+const inView = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const section = sections[Number(entry.target.dataset.section)];
+    section.visible = entry.isIntersecting;
+    if (section.visible) drawCharts(section);
+  }
+}, { rootMargin: "400px 0px" });
+
+function buildResults() {
+  const place = byId("results");
+  place.append(el("div", { class: several ? "runs several" : "runs" }, data.runs.map(runCard)));
+  data.workloads.forEach((workload, n) => {
+    const rows = data.rows.filter((row) => row.workload === n);
+    const names = new Map();
+    rows.forEach((row) => names.set(row.legend, (names.get(row.legend) || 0) + 1));
+    rows.forEach((row) => { row.alike = names.get(row.legend) > 1; });
+    sections.push({ workload, rows, list: null, limit: ROWS_AT_ONCE, visible: false, drawn: null });
+  });
+  if (sections.length > 1 && sections.length <= 24) place.append(jumpList());
+  if (!sections.length) place.append(el("p", { class: "nothing" }, "No cell has a record yet."));
+  sections.forEach((section, n) => place.append(buildSection(section, n)));
+  place.classList.toggle("many", data.rows.length > 300);
+}
+
+function runCard(run) {
+  return el(
+    "section", { class: "run" },
+    el("h1", null, several ? run.name : `Suite ${run.suite}`),
+    run.unreadable.map((line) => el("p", { class: "warning" }, `Could not be read, and is not on this page: ${line}`)),
+    run.failed.map((line) => el("p", { class: "warning" }, `A reference could not be made, and its rows are unchecked: ${line}`)),
+    run.finished ? null : el("p", { class: "warning" }, "This run was not finished."),
+    factList(run.facts.map(([name, lines]) => [name, lines])),
+  );
+}
+
+function factList(facts) {
+  return el("dl", { class: "facts" }, facts.map(([name, value]) => [
+    el("dt", null, name),
+    el("dd", null, Array.isArray(value) ? value.map((line) => el("div", null, line)) : value),
+  ]));
+}
+
+function jumpList() {
+  return el("nav", { class: "jump", "aria-label": "Workloads" }, sections.map((section, n) =>
+    el("a", { href: `#workload-${n}`, "data-jump": n }, `${section.workload.benchmark}: ${section.workload.what}`)));
+}
+
+function buildSection(section, n) {
+  const { workload } = section;
+  section.head = el("thead");
+  section.body = el("tbody");
+  section.more = el("button", { type: "button", class: "plain more-rows", on: { click: () => showAll(section) } });
+  section.charts = el("div", { class: "charts" });
+  section.wrap = el("div", { class: "scroll" }, el("table", { class: "rows sticky", "aria-labelledby": `heading-${n}` }, section.head, section.body));
+  section.node = el(
+    "section", { class: "workload", id: `workload-${n}`, "data-section": n, "aria-labelledby": `heading-${n}` },
+    el("header", null, el("h2", { id: `heading-${n}` }, workload.benchmark, el("span", null, ` ${workload.what}`)), el("p", null, workload.about)),
+    section.wrap,
+    section.more,
+    remarkList(workload),
+    section.charts,
+  );
+  return section.node;
+}
+
+function remarkList(workload) {
+  const published = workload.published.flatMap((found) => [`${found.short}: ${found.about}.`, ...found.caveats.map((line) => `${found.short}, ${line}`)]);
+  const lines = [...workload.remarks, ...othersPublished(workload), ...published];
+  if (!lines.length) return null;
+  return el("details", { class: "remarks" }, el("summary", null, "How these figures were made, and what to know of them"), el("ul", null, lines.map((line) => el("li", null, line))));
+}
+
+function othersPublished(workload) {
+  const own = new Set(data.rows.filter((row) => row.of === workload).map((row) => row.method));
+  return workload.published.map((found) => {
+    const others = found.figures.filter((figure) => !own.has(figure.method)).map((figure) => `${figure.label} ${figure.text}`);
+    return others.length ? `Published for methods that are not in this table: ${others.join("; ")}.` : null;
+  }).filter(Boolean);
+}
+
+function showAll(section) {
+  section.limit = Infinity;
+  section.list = null;
+  applyFilters();
+}
+
+// Put the rows that fit on the page: called whenever a filter or the protocol changes.
+function applyFilters() {
+  const fitting = data.rows.filter(fits);
+  const wanted = sections.map(() => []);
+  for (const row of fitting) wanted[row.workload].push(row);
+  shownRows = [];
+  sections.forEach((section, n) => showRows(section, ordered(wanted[n])));
+  byId("count").textContent = fitting.length === data.rows.length
+    ? plural(data.rows.length, "row")
+    : `${fitting.length.toLocaleString("en")} of ${plural(data.rows.length, "row")}`;
+  byId("nothing").hidden = fitting.length > 0 || data.rows.length === 0;
+  if (state.view === "compare") drawCompare();
+  makeOneRowReachable();
+}
+
+function showRows(section, list) {
+  section.node.hidden = list.length === 0;
+  const shown = list.slice(0, section.limit);
+  shownRows.push(...shown);
+  const same = section.list && section.list.length === list.length && list.every((row, n) => row === section.list[n]);
+  if (same) return;
+  section.list = list;
+  const columns = columnsOf(section.workload, section.rows);
+  section.head.replaceChildren(headOf(columns));
+  section.body.replaceChildren(...shown.map((row) => rowNode(row, columns)));
+  section.more.hidden = list.length <= section.limit;
+  section.more.textContent = `Show all ${list.length.toLocaleString("en")} rows`;
+  section.drawn = null;
+  if (section.visible) drawSoon(section);
+}
+
+function drawSoon(section) {
+  requestAnimationFrame(() => setTimeout(() => section.visible && drawCharts(section), 0));
+}
+
+function drawCharts(section) {
+  const width = section.charts.isConnected ? chartWidth(section.charts) : 0;
+  // A table that is too wide for the window may be pushed sideways; its head then goes with it.
+  section.wrap.classList.toggle("pushed", section.wrap.scrollWidth > section.wrap.clientWidth);
+  const stamp = `${state.protocol} ${width}`;
+  if (!width || section.drawn === stamp) return;
+  section.drawn = stamp;
+  const drawn = CHARTS.map((draw) => draw(section.workload, section.list || [], width)).filter(Boolean);
+  section.charts.replaceChildren(...drawn, absent(section));
+}
+
+const measured = { at: 0, width: 0 };
+
+// The width of a column of charts, the same in all sections: measured once for each width of the window.
+function chartWidth(place) {
+  if (measured.at !== innerWidth || !measured.width) {
+    if (!place.firstElementChild) place.append(el("div", { class: "chart" }), el("div", { class: "chart" }));
+    const first = place.querySelector(".chart");
+    measured.width = first ? Math.floor(first.getBoundingClientRect().width) : 0;
+    measured.at = innerWidth;
+  }
+  return measured.width;
+}
+
+function absent(section) {
+  const ok = (section.list || []).filter((row) => row.status === "ok");
+  if (!ok.length) return el("p", { class: "absent" }, "No row here has a speed: there is nothing to draw.");
+  const without = ok.filter((row) => !row.groups).map((row) => row.legend);
+  if (!without.length) return "";
+  const whose = without.length === ok.length ? "these rows" : without.slice(0, 6).join(", ") + (without.length > 6 ? " and others" : "");
+  return el("p", { class: "absent" }, `No kernels were recorded of ${whose}.`);
+}
+
+function redraw() {
+  for (const section of sections) if (section.visible) drawCharts(section);
+  if (state.view === "compare") drawCompare();
+}

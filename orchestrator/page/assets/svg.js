@@ -1,0 +1,122 @@
+// Scales, axes, markers and the legend: what all charts share. Charts are drawn at the width that they have.
+
+const AXIS_HEIGHT = 34;
+
+function linear(low, high, from, to) {
+  const scale = (value) => from + ((value - low) / (high - low || 1)) * (to - from);
+  scale.ticks = (wanted) => niceTicks(low, high, wanted);
+  return scale;
+}
+
+function logarithmic(low, high, from, to) {
+  const scale = (value) => from + (Math.log(value / low) / Math.log(high / low || 10)) * (to - from);
+  scale.ticks = () => {
+    const found = [];
+    for (let power = Math.ceil(Math.log10(low) - 1e-9); power <= Math.log10(high) + 1e-9; power += 1) found.push(10 ** power);
+    return found;
+  };
+  return scale;
+}
+
+function niceTicks(low, high, wanted) {
+  const rough = (high - low) / Math.max(wanted, 1) || 1;
+  const magnitude = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * magnitude).find((value) => value >= rough * 0.999);
+  const found = [];
+  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n += 1) found.push(n * step);
+  return found;
+}
+
+function niceTop(value) {
+  const ticks = niceTicks(0, value, 4);
+  const step = ticks.length > 1 ? ticks[1] - ticks[0] : value || 1;
+  return Math.ceil(value / step - 1e-9) * step || 1;
+}
+
+function label(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e5 || size < 1e-3) return value.toExponential(0).replace("e+", "e");
+  return String(Number(value.toPrecision(6)));
+}
+
+function short(value) {
+  const size = Math.abs(value);
+  if (!size) return "0";
+  if (size < 1e-3 || size >= 1e6) return value.toExponential(2);
+  return size >= 1000 ? String(Math.round(value)) : value.toPrecision(4);
+}
+
+function picture(width, height, description, ...children) {
+  const box = { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": description };
+  return shape("svg", box, ...children);
+}
+
+function words(x, y, content, attributes) {
+  return shape("text", { x, y, ...attributes }, content);
+}
+
+function xAxis(scale, left, right, y, name, format) {
+  const room = Math.max(2, Math.floor((right - left) / 75));
+  const ticks = scale.ticks(room);
+  const marks = ticks.map((tick) => words(scale(tick), y + 15, (format || label)(tick), { class: "dim", "text-anchor": "middle" }));
+  return [
+    shape("line", { class: "axis", x1: left, x2: right, y1: y, y2: y }),
+    marks,
+    words((left + right) / 2, y + 30, name, { class: "dim", "text-anchor": "middle" }),
+  ];
+}
+
+function xGrid(scale, top, bottom, wanted) {
+  return scale.ticks(wanted || 5).map((tick) => shape("line", { class: "grid", x1: scale(tick), x2: scale(tick), y1: top, y2: bottom }));
+}
+
+function yAxis(scale, left, right, wanted, format) {
+  return scale.ticks(wanted || 4).map((tick) => [
+    shape("line", { class: "grid", x1: left, x2: right, y1: scale(tick), y2: scale(tick) }),
+    words(left - 6, scale(tick) + 4, (format || label)(tick), { class: "dim", "text-anchor": "end" }),
+  ]);
+}
+
+function yAxisWidth(scale, wanted, format) {
+  return Math.ceil(Math.max(...scale.ticks(wanted || 4).map((tick) => textWidth((format || label)(tick))), 10)) + 12;
+}
+
+function colour(row) {
+  return "c" + (row.series % COLOURS);
+}
+
+function dash(row) {
+  return "d" + (row.series % DASHES);
+}
+
+// A marker of the row's own form: colour is never the only thing that tells two series apart.
+function marker(row, x, y, size, extra) {
+  const s = size || 5;
+  const attributes = { class: `mark ${colour(row)}`, ...extra };
+  const polygon = (points) => shape("polygon", { points: points.map(([dx, dy]) => `${x + dx * s},${y + dy * s}`).join(" "), ...attributes });
+  switch (row.series % MARKERS) {
+    case 1: return shape("rect", { x: x - s * 0.88, y: y - s * 0.88, width: s * 1.76, height: s * 1.76, ...attributes });
+    case 2: return polygon([[0, -1.15], [1.1, 0.85], [-1.1, 0.85]]);
+    case 3: return polygon([[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]]);
+    case 4: return polygon([[0, 1.15], [1.1, -0.85], [-1.1, -0.85]]);
+    case 5: return polygon([[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4], [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]]);
+    default: return shape("circle", { cx: x, cy: y, r: s, ...attributes });
+  }
+}
+
+function keyOf(row) {
+  return shape("svg", { class: "key", width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" }, marker(row, 7, 7, 5));
+}
+
+const MOST_KEYS = 24;
+
+function legend(rows) {
+  const once = [...new Map(rows.map((row) => [row.legend, row])).values()];
+  const rest = once.length > MOST_KEYS ? el("li", { class: "muted" }, `and ${once.length - MOST_KEYS} others`) : null;
+  return el("ul", { class: "legend" }, once.slice(0, MOST_KEYS).map((row) => el("li", null, keyOf(row), row.legend)), rest);
+}
+
+function chart(title, about, drawn, ...below) {
+  return el("figure", { class: "chart" }, el("h3", null, title), el("p", null, about), drawn, ...below);
+}

@@ -1,0 +1,78 @@
+"""A headless Chromium for the tests of the page: the system's own, driven by Playwright. Nothing is downloaded.
+
+STACKBENCH_TEST_CHROMIUM names the program; where it is set, a browser that cannot be had is an error and no reason to
+skip.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    wanted = os.environ.get("STACKBENCH_TEST_CHROMIUM")
+    program = wanted or next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium on this host (STACKBENCH_TEST_CHROMIUM names one)")
+    if not wanted:
+        pytest.importorskip("playwright", reason="Playwright is not installed (it is in tests/dev.lock)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open a file in a window of its own; afterwards nothing may have been complained of or asked of any network."""
+    contexts: list[Any] = []
+    told: list[str] = []
+
+    def opened(path: Path, *, mark: str = "", wide: int = 1440, high: int = 900, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": wide, "height": high}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: told.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: told.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (told.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "request", lambda request: None if request.url.startswith(("file:", "data:")) else told.append(request.url)
+        )
+        page.goto(path.as_uri() + mark)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert told == []
