@@ -40,8 +40,8 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
 
     Tensors: `gradient/NAME`, sketches of up to 4096 numbers; `ignored/NAME`, the same as they would be if targets that
     are to be ignored were the id 0, where there are such; and in the order of `facts["parameters"]` the gradients'
-    `norms` and eager's `errors`, the larger of two draws. Facts: eager's error over all parameters together, both
-    losses, the share of targets that count, and which sample was taken.
+    `norms` and eager's `errors`, the larger of two draws where memory allows them. Facts: eager's error over all
+    parameters together, both losses, the share of targets that count, and which sample was taken.
     """
     model, precision = context.model, reference_dtype(getattr(torch, context.workload.dtype))
     sample = chosen_sample(context, task)
@@ -60,15 +60,21 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
         truth("ignored", targets.clamp(min=0))
     parameters = dict(model.named_parameters())
     norms = torch.stack([tensors[f"gradient/{name}"].double().norm() for name in parameters])
-    draws, losses = [], []
-    for again in (False, True):
-        with other_rounding(model) if again else nullcontext():
-            loss = model.operators.loss(model(tokens), targets)
-            loss.backward()
-        eager = sketches(parameters, precision)
-        found = [(eager[name] - tensors[f"gradient/{name}"]).double().norm() for name in parameters]
-        draws.append(torch.stack(found))
-        losses.append(float(loss.detach()))
+    draws: list[Tensor] = []
+    losses: list[float] = []
+    for rounding in (nullcontext, other_rounding):
+        try:
+            with rounding(model):
+                loss = model.operators.loss(model(tokens), targets)
+                loss.backward()
+        except torch.cuda.OutOfMemoryError:
+            if not draws:
+                raise
+        else:
+            eager = sketches(parameters, precision)
+            found = [(eager[name] - tensors[f"gradient/{name}"]).double().norm() for name in parameters]
+            draws.append(torch.stack(found))
+            losses.append(float(loss.detach()))
         for parameter in parameters.values():
             parameter.grad = None
     facts = {
@@ -79,7 +85,7 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
         "eager_error": finite(float(draws[0].norm() / norms.norm())),
         "counted": float(counted.double().mean()),
     }
-    return {**tensors, "norms": norms, "errors": torch.maximum(*draws)}, facts
+    return {**tensors, "norms": norms, "errors": torch.stack(draws).amax(0)}, facts
 
 
 @contextmanager
