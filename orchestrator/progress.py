@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator.estimate import in_words
+from orchestrator.evidence import check_counts
 from orchestrator.numbers import significant
 from orchestrator.reduce import Reduction
 
@@ -130,8 +131,10 @@ def outcome(record: Record) -> str:
         return f"{record.status}{reason}"
     reduction = Reduction()
     reduction.add(record)
-    rows = reduction.rows("note")
+    rows, counts = reduction.rows("note"), check_counts(record)
+    proved = f", {counts.passed} of {counts.total} checks passed" if counts else ""
     if not rows:
-        return "ok"
+        return f"ok{proved}"
     figure, unit = rows[0].headline, rows[0].unit
-    return f"{significant(figure)} {unit}" if figure is not None else f"ok ({rows[0].figure_reason or 'no figure'})"
+    shown = f"{significant(figure)} {unit}" if figure is not None else f"ok ({rows[0].figure_reason or 'no figure'})"
+    return f"{shown}{proved}"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 from fake_run import make_task
+from record_samples import check, proof, record, samples
 
 from orchestrator.progress import LiveProgress, Progress, outcome
 from orchestrator.record import Sample
@@ -43,3 +44,8 @@ def test_a_terminal_gets_a_live_line() -> None:
         progress.begin("forward good@fake", 1, 2, 10)
         progress.event(Event("samples", 1, 5))
         progress.end(good(), 0)
+
+
+def test_the_end_of_a_round_says_how_many_checks_passed() -> None:
+    proved = proof(0.01, check("sampler", "unchecked", what="no draws"))
+    assert outcome(record(samples=samples(9000.0, *[450.0] * 4), proof=proved)) == "0.4500 s, 3 of 4 checks passed"
