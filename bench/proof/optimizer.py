@@ -16,11 +16,11 @@ from torch import Tensor
 
 from bench import hashing
 from bench.gpt import GPT
-from bench.operators import widen
 from bench.proof import sketch
 
-# Roundings of the arithmetic inside one step, in units of its precision: each of its four operations gives half a one.
-SLACK = 2.0
+# Roundings to the weights' precision in one step, beside the last. A GPU rounds the sum of g and wd w alone; a CPU also
+# both coefficients first, and in the last elements of a row both products.
+ROUNDINGS = {"cuda": 1, "cpu": 5}
 BUCKETS = 4096
 
 
@@ -38,7 +38,7 @@ class Move:
     first: int | None
     """Place of the first illegal element in the flattened parameter."""
     sums: tuple[float, ...]
-    """gg, gw, ww, ug, uw: products of gradient g, weight w and update u = w - w', in float64."""
+    """gg, gw, ww, ug, uw: products of gradient g, weight w and update u = w - w'."""
 
     @property
     def finite(self) -> bool:
@@ -71,49 +71,41 @@ def together(moves: Mapping[str, Move]) -> Move:
 def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[Tensor, Tensor]:
     """Lowest and highest legal w' of each element, in the weight's dtype; mostly one value or two neighbours.
 
-    What lies between them: every product and sum rounded to the dtype or kept exact, and the coefficients as they are
-    or rounded first. torch does the one on a GPU, on a CPU another, and there a third in the last elements of a row.
+    Between them lies whatever comes of making any of the device's ROUNDINGS or leaving it out. `rate` and `decay` are
+    not negative.
     """
-    dtype, eps = weight.dtype, torch.finfo(widen(weight[:0]).dtype).eps * SLACK
-    w, g = weight.to(torch.float64), gradient.to(torch.float64)
-    low, high = _times(w, w, decay, dtype)
-    slack = (g.abs() + low.abs()) * eps
-    low, high = _rounded(g + low - slack, g + high + slack, dtype)
-    low, high = _times(low, high, rate, dtype)
-    slack = (w.abs() + torch.maximum(low.abs(), high.abs())) * eps
-    return (w - high - slack).to(dtype), (w - low + slack).to(dtype)
+    dtype, exact = weight.dtype, working(weight.dtype)
+    w, g = weight.to(exact), gradient.to(exact)
+    roundings = ROUNDINGS[weight.device.type] * torch.finfo(dtype).eps / 2
+    size = g.abs().add_(w.abs(), alpha=decay).mul_(rate * roundings)
+    size.add_(w.abs(), alpha=2 * torch.finfo(exact).eps)
+    middle = w - g.add(w, alpha=decay).mul_(rate)
+    return (middle - size).to(dtype), (middle + size).to(dtype)
 
 
-def _times(low: Tensor, high: Tensor, factor: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Range of a product; `factor` is positive, and may have been rounded to `dtype` first."""
-    factors = factor, float(torch.tensor(factor, dtype=dtype))
-    products = [tensor * value for tensor in (low, high) for value in factors]
-    return _rounded(torch.minimum(*products[:2]), torch.maximum(*products[2:]), dtype)
-
-
-def _rounded(low: Tensor, high: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A range together with the roundings of its ends."""
-    return torch.minimum(low, low.to(dtype).to(low)), torch.maximum(high, high.to(dtype).to(high))
+def working(dtype: torch.dtype) -> torch.dtype:
+    """What steps in `dtype` are judged in: float32 has no roundings of its own that bfloat16 would show."""
+    return torch.float64 if dtype in {torch.float32, torch.float64} else torch.float32
 
 
 def compare(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay: float) -> Move:
     """Judge one parameter's step; `before` may lie in the host's memory. Works piece by piece."""
-    flat = [tensor.detach().reshape(-1) for tensor in (before, gradient, after)]
+    flat, exact = [tensor.detach().reshape(-1) for tensor in (before, gradient, after)], working(after.dtype)
     counts, sums = [], []
-    starts = list(hashing.chunks(after.numel(), after.device))
-    for start, length in starts:
+    pieces = list(hashing.chunks(after.numel(), after.device))
+    for start, length in pieces:
         w, g, new = (tensor[start : start + length].to(after.device) for tensor in flat)
         low, high = legal(w, g, rate, decay)
-        illegal = ~((new >= low) & (new <= high))
-        marks = (new != w), ~((w >= low) & (w <= high)), illegal
-        counts.append(torch.stack([mark.sum() for mark in marks] + [illegal.to(torch.int8).argmax()]))
-        g, w, new = g.to(torch.float64), w.to(torch.float64), new.to(torch.float64)
-        update = w - new
-        sums.append(torch.stack([g @ g, g @ w, w @ w, update @ g, update @ w]))
+        illegal = ((new >= low) & (new <= high)).logical_not_()
+        bound = ((w >= low) & (w <= high)).logical_not_()
+        counts.append(torch.stack([(new != w).sum(), bound.sum(), illegal.sum(), illegal.to(torch.int8).argmax()]))
+        g, w = g.to(exact), w.to(exact)
+        update = w - new.to(exact)
+        sums.append(torch.stack([g @ g, g @ w, w @ w, update @ g, update @ w]).to(torch.float64))
     table = torch.stack(counts).tolist()
-    changed, bound, illegal_count = (sum(row[column] for row in table) for column in range(3))
-    first = next((start + row[3] for (start, _), row in zip(starts, table, strict=True) if row[2]), None)
-    return Move(after.numel(), changed, bound, illegal_count, first, tuple(torch.stack(sums).sum(0).tolist()))
+    changed, bound_count, illegal_count = (sum(row[column] for row in table) for column in range(3))
+    first = next((start + row[3] for (start, _), row in zip(pieces, table, strict=True) if row[2]), None)
+    return Move(after.numel(), changed, bound_count, illegal_count, first, tuple(torch.stack(sums).sum(0).tolist()))
 
 
 class Watch:
