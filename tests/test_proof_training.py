@@ -11,16 +11,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench import benchmarks, config, methods, weights  # noqa: E402
+from bench_specs import write_spec  # noqa: E402
+
+from bench import benchmarks, cell, config, methods, weights  # noqa: E402
 from bench.clock import Clock  # noqa: E402
 from bench.gpt import build  # noqa: E402
 from bench.operators import Operators, loss, widen  # noqa: E402
-from bench.proof import backward, optimizer, training  # noqa: E402
+from bench.proof import backward, training  # noqa: E402
 from bench.proof import layerwise as layerwise_module  # noqa: E402
 from bench.proof.checks import Checks  # noqa: E402
 from bench.proof.layerwise import Layerwise  # noqa: E402
 from bench.proof.reference import Reference  # noqa: E402
-from bench.spec import Workload  # noqa: E402
+from bench.spec import Workload, read_spec  # noqa: E402
 
 PLAIN = dataclasses.replace(
     config.named("tiny"), layers=2, width=48, heads=4, kv_heads=4, head_size=12, mlp_width=96, vocabulary=211
@@ -129,59 +131,6 @@ def test_gradients_work_in_inference_mode_and_leave_the_model_alone():
         training.make(context, task)
     assert before == weights.checksum(context.model)
     assert all(parameter.grad is None for parameter in context.model.parameters())
-
-
-# The optimizer's arithmetic
-
-
-def sgd(dtype, learning_rate, decay, *, foreach=False, size=50_007):
-    generator = torch.Generator().manual_seed(1)
-    weight, gradient = (torch.randn(size, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
-    weight.mul_(0.02)
-    parameter = torch.nn.Parameter(weight.clone())
-    parameter.grad = gradient
-    torch.optim.SGD([parameter], lr=learning_rate, weight_decay=decay, foreach=foreach).step()
-    return weight, gradient, parameter.detach()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize(("learning_rate", "decay"), [(1.0, 0.1), (6e-4, 0.1), (0.01, 0.0)])
-@pytest.mark.parametrize("foreach", [False, True])
-def test_every_step_of_sgd_is_legal(dtype, learning_rate, decay, foreach):
-    move = optimizer.compare(*sgd(dtype, learning_rate, decay, foreach=foreach), learning_rate, decay)
-    assert (move.illegal, move.first, move.finite) == (0, None, True)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_single_rounding_is_legal(dtype):
-    weight, gradient, _ = sgd(dtype, 1.0, 0.1)
-    fused = (weight.double() - (gradient.double() + 0.1 * weight.double())).to(dtype)
-    assert optimizer.compare(weight, gradient, fused, 1.0, 0.1).illegal == 0
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_an_element_that_is_off_is_found_in_its_place(dtype):
-    weight, gradient, after = sgd(dtype, 1.0, 0.1)
-    after[40_000] *= 1.05
-    move = optimizer.compare(weight, gradient, after, 1.0, 0.1)
-    assert (move.illegal, move.first) == (1, 40_000)
-
-
-def test_coefficients_are_learning_rate_and_decay():
-    move = optimizer.compare(*sgd(torch.float32, 0.5, 0.1), 0.5, 0.1)
-    assert move.coefficients == pytest.approx((0.5, 0.05), rel=1e-4)
-    assert (move.changed, move.bound) == (50_007, pytest.approx(50_007, abs=20))
-
-
-def test_weights_before_may_lie_elsewhere_when_the_device_is_full(monkeypatch):
-    class Full(torch.nn.Parameter):
-        def detach(self):
-            return SimpleNamespace(clone=self.full, to=lambda device, copy: ("copied to", device, copy))
-
-        def full(self):
-            raise torch.cuda.OutOfMemoryError
-
-    assert optimizer.copy(Full(torch.ones(2))) == ("copied to", "cpu", True)
 
 
 # Right methods
@@ -442,3 +391,21 @@ def test_a_loss_that_is_not_the_steps_own():
     checks, _ = check(context, task)
     assert_named(checks, "loss", "the reference's is")
     assert [name for name, status in verdicts(checks).items() if status == "failed"] == ["loss"]
+
+
+@pytest.mark.parametrize("benchmark", ["train_static", "train_dynamic"])
+def test_a_cell_with_a_fault_leaves_an_incorrect_record(tmp_path, monkeypatch, benchmark):
+    plain = torch.optim.SGD
+    monkeypatch.setattr(torch.optim, "SGD", lambda p, weight_decay, **named: plain(p, **named))
+    record = cell.run(read_spec(write_spec(tmp_path, benchmark)))
+    assert record["status"] == "incorrect"
+    assert record["reason"].startswith(f"{benchmark}: optimizer: ")
+    assert record["reason"].endswith("weight decay was dropped")
+    assert {item["name"] for item in record["proof"]["checks"]} == ALL
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_cell_without_a_fault_is_fully_checked(tmp_path, dtype):
+    record = cell.run(read_spec(write_spec(tmp_path, "train_dynamic", dtype=dtype)))
+    assert (record["status"], record["reason"], record["flags"]) == ("ok", None, ["cold"])
+    assert [item["name"] for item in record["proof"]["checks"]] == list(training.ORDER)

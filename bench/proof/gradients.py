@@ -1,8 +1,9 @@
 """One step's gradients against the reference's, parameter by parameter, and what known mistakes look like.
 
-An error is judged in units of the error that eager makes in the same precision on the same weights and inputs. Over
-400 right runs (float64, float32, bfloat16; eager with other rounding orders, and Inductor) it was at most 1.9 for a
-single parameter and 1.4 for all together.
+An error is judged in units of the error that eager makes in the same precision on the same weights and inputs, the
+larger of two draws. Worst of 1,500 right runs on tiny models (ten other rounding orders, and Inductor): 1.5 in
+bfloat16, 1.4 in float32 and 0.9 in float64, the last two on probes where attention is sharp. bfloat16 there, which is
+not what probes are run in, reached 2.6 once in 300.
 """
 
 from __future__ import annotations
