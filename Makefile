@@ -16,7 +16,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-torch test-oldtorch overhead scaling lock wheels clean python
+.PHONY: help run test check test-plain test-torch test-oldtorch overhead scaling alarms lock wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -48,6 +48,9 @@ overhead: $(VENV)/.dev  ## what the orchestrator costs: a cell under it against 
 
 scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 100,000 records
 	@$(VENV)/bin/python tests/benchmarks/scaling.py $(ARGS)
+
+alarms: $(TORCH_ENV)/.installed  ## how often the proof calls a right method wrong: 200 tiny cells, each with its own seed
+	@$(TORCH_ENV)/bin/python tests/benchmarks/alarms.py $(ARGS)
 
 lock: | python  ## pin every requirements file anew
 	@test -x $(ENVS)/lock/bin/uv || { $(PYTHON) -m venv $(ENVS)/lock && $(ENVS)/lock/bin/$(PIP_INSTALL) uv; }

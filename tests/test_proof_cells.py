@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import planted  # noqa: E402
+import right_methods  # noqa: E402
 from bench_specs import workload, write_spec  # noqa: E402
 
 from bench import cell, dispatch, methods, operators, proof  # noqa: E402
@@ -187,23 +188,11 @@ def test_the_first_failed_check_says_what_is_wrong(tmp_path, monkeypatch, benchm
     assert record["reason"].startswith(f"{benchmark}: {check}: ")
 
 
-def rounded(x, weight, eps):
-    wide = operators.widen(x)
-    root = torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)
-    return (wide * operators.widen(weight) / root).to(x.dtype)
-
-
-def halves(x, gate, up, down):
-    hidden = F.silu(operators.widen(F.linear(x, gate))) * operators.widen(F.linear(x, up))
-    hidden, half = hidden.to(x.dtype), hidden.shape[-1] // 2
-    return F.linear(hidden[..., :half], down[:, :half]) + F.linear(hidden[..., half:], down[:, half:])
-
-
 @pytest.mark.parametrize("benchmark", ["forward", "generation"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("source", ["hash", "probe"])
 def test_other_rounding_orders_raise_no_alarm(tmp_path, monkeypatch, benchmark, dtype, source):
-    monkeypatch.setattr(methods, "load", lambda _: planted.method(operators=Operators(norm=rounded, swiglu=halves)))
+    monkeypatch.setattr(methods, "load", lambda _: right_methods.METHODS["all others"])
     for seed, model in enumerate(("tiny", "tiny_gqa")):
         some = {"dtype": dtype, "seed": seed, "weights": {"source": source, "seed": seed, "fingerprint": None}}
         record = run(tmp_path / model, benchmark, model=model, **some)
