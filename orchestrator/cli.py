@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from orchestrator import cli_records
 from orchestrator.errors import EXIT_OK, EXIT_WRONG_USAGE, StackbenchError
 from orchestrator.folders import RESULTS
 from orchestrator.options import RunOptions
@@ -198,6 +199,10 @@ def explain_command(cell: str, run: str | None, results: Path) -> None:
     from orchestrator.store import find_run
 
     click.echo(explain(find_run(results, run).folder, cell))
+
+
+for _command in cli_records.COMMANDS:
+    orchestrator.add_command(_command)
 
 
 def _choose(options: RunOptions) -> Choice:

@@ -1,0 +1,49 @@
+"""Commands over records that exist: compare them, send them, take them in, run one again, look back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.folders import RESULTS
+
+FOLDER = click.Path(path_type=Path)
+RESULTS_OPTION = click.option(
+    "--results", type=FOLDER, default=RESULTS, metavar="FOLDER", help="Where runs are kept (default: results)."
+)
+
+
+@click.command("compare", short_help="Compare two runs, methods or stacks.")
+@click.argument("a")
+@click.argument("b")
+@click.option("--benchmark", "benchmarks", multiple=True, metavar="NAME", help="Only this benchmark. Repeatable.")
+@click.option("--across-gpus", is_flag=True, help="Give verdicts although the GPU's model differs.")
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@RESULTS_OPTION
+def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus: bool, form: str, results: Path) -> int:
+    """Compare B with A, cell by cell: how many times as fast, with interval and verdict.
+
+    A and B are each RUN, RUN:method, RUN:@stack or RUN:method@stack, where RUN is a run's name or folder, and nothing
+    before the colon means the other's run (or the newest): `compare RUN:eager :inductor`. `published` is what others
+    printed. Rows are matched by workload, method and stack; by method only where not both sides name one, by stack
+    likewise.
+
+    Exit code: 0 fine, 1 a row of B is slower, wrong or lost, 2 a cell is inconclusive, refused or not in B,
+    3 nothing in common.
+    """
+    from orchestrator.compare import compare
+    from orchestrator.reading import unknown
+    from orchestrator.sides import read_sides
+    from orchestrator.tables.comparison import render
+    from orchestrator.workload import MEASURED
+
+    for name in benchmarks:
+        if name not in MEASURED:
+            raise unknown("benchmark", name, MEASURED)
+    comparison = compare(*read_sides(a, b, results, benchmarks), across_devices=across_gpus)
+    click.echo(render(comparison, form), nl=False)
+    return comparison.exit_code
+
+
+COMMANDS = (compare_command,)
