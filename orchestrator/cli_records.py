@@ -46,4 +46,41 @@ def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus:
     return comparison.exit_code
 
 
-COMMANDS = (compare_command,)
+@click.command("bundle", short_help="Pack a run into one file.")
+@click.argument("run", required=False)
+@click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Where to (default: the run's name, .tar.gz).")
+@click.option("--references", is_flag=True, help="References too: large, and made again where they are missing.")
+@RESULTS_OPTION
+def bundle_command(run: str | None, *, output: Path | None, references: bool, results: Path) -> None:
+    """Pack RUN (a run's name or folder; the newest without) into one file to send: records, logs, tables.
+
+    Logs go as they are: look into them before you send them to strangers.
+    """
+    from orchestrator.bundle import ENDING, pack
+    from orchestrator.numbers import counted
+    from orchestrator.store import find_run
+    from orchestrator.tables.text import printable
+
+    found = find_run(results, run)
+    target = output or Path(f"{found.folder.resolve().name}{ENDING}")
+    manifest, left_out = pack(found, target, references=references)
+    size = target.stat().st_size / 1e6
+    click.echo(f"{target}: {counted(len(manifest.files), 'file')}, {size:.2f} MB")
+    for path in left_out:
+        click.echo(f"left out: {printable(path)}")
+
+
+@click.command("import", short_help="Take in a bundled run.")
+@click.argument("file", type=FOLDER)
+@RESULTS_OPTION
+def import_command(file: Path, *, results: Path) -> None:
+    """Check the bundle FILE and put its run into the results. Nothing there is overwritten."""
+    from orchestrator.store import record_files
+    from orchestrator.unpack import unpack
+
+    run = unpack(file, results)
+    unfinished = "" if run.finished else "; not finished: run-all would go on with it where plan and bench are the same"
+    click.echo(f"{run.folder}: {len(record_files(run.folder))} records{unfinished}")
+
+
+COMMANDS = (compare_command, bundle_command, import_command)
