@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from orchestrator.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
 from orchestrator.errors import UsageError
@@ -41,6 +41,13 @@ class Choice:
     def uses_gpu(self) -> bool:
         """Whether any cell runs on the GPU."""
         return any(cell.device == "cuda" for cell in self.plan.cells)
+
+
+class Choosing(Protocol):
+    """What says what the options mean on this host, as `choose` does."""
+
+    def __call__(self, options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+        """Return what will be run."""
 
 
 def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -83,4 +84,32 @@ def import_command(file: Path, *, results: Path) -> None:
     click.echo(f"{run.folder}: {len(record_files(run.folder))} records{unfinished}")
 
 
-COMMANDS = (compare_command, bundle_command, import_command)
+@click.command("reproduce", short_help="Run a recorded cell again.")
+@click.argument("row")
+@click.option("--run", metavar="NAME|FOLDER", help="The run that has the cell; the newest without.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rounds to run.")
+@click.option(
+    "--stacks", "stack_folders", multiple=True, type=FOLDER, metavar="FOLDER", help="More stacks. Repeatable."
+)
+@click.option("--gpu", metavar="UUID", help="The GPU to run on.")
+@click.option("--launcher", type=click.Choice(["auto", "docker", "local"]), default="auto", show_default=True)
+@click.option("--checkpoint", type=FOLDER, metavar="FOLDER", help="The weights, where the record is of a checkpoint.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(1), metavar="SECONDS", help="Deadline of the cell.")
+@click.option("--allow-busy", is_flag=True, help="Run although something else uses the GPU.")
+@RESULTS_OPTION
+def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any) -> int:
+    """Run the cell of ROW again, in a run of its own, and say whether its figure came out again and what differs.
+
+    ROW is a record's file, also one that somebody sent, or a cell as `explain` names it. The stack and the method are
+    this host's, by the record's names; the image is the record's own where this host has built it.
+
+    With five rounds on both sides the verdict is given; with fewer, whether the new figure lies inside the old
+    interval. Exit code: 0 came out again, 1 did not, 2 cannot be told, 3 nothing ran.
+    """
+    from orchestrator.options import RunOptions
+    from orchestrator.reproduce import reproduce
+
+    return reproduce(row, run, RunOptions(results=results, fresh=True, **chosen))
+
+
+COMMANDS = (compare_command, bundle_command, import_command, reproduce_command)

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.choose import choose
+from orchestrator.choose import Choosing, choose
 from orchestrator.devices import hold_devices, pick_gpu
 from orchestrator.errors import (
     EXIT_BAD_ROWS,
@@ -86,24 +86,25 @@ class Session:
         )
 
 
-def run_all(options: RunOptions) -> int:
+def run_all(options: RunOptions, choosing: Choosing = choose, kept: list[Run] | None = None) -> int:
     """Run everything that the options ask for and return the exit code; what comes out is a folder of `results`.
 
+    `choosing` says what the options mean on this host; the run is put into `kept` as soon as there is one.
     Ctrl-C ends it with 130 after the running cell was killed; everything finished is kept.
     """
-    kept: list[Run] = []
+    kept = [] if kept is None else kept
     try:
         with interruptible(), make_progress() as progress:
-            return _run_all(options, progress, kept)
+            return _run_all(options, choosing, progress, kept)
     except Interrupted as stop:
         print(_how_to_go_on(kept[0] if kept else None), flush=True)
         return stop.exit_code
 
 
-def _run_all(options: RunOptions, progress: Progress, kept: list[Run]) -> int:
+def _run_all(options: RunOptions, choosing: Choosing, progress: Progress, kept: list[Run]) -> int:
     began = time.monotonic()
     host = look(options)
-    choice = choose(options, gpu=host.gpu, engine=host.engine)
+    choice = choosing(options, gpu=host.gpu, engine=host.engine)
     progress.say(choice.line)
     check_writable(options.results)
     known = history(options.results)

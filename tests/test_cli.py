@@ -22,7 +22,7 @@ from orchestrator.suite import load_suite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = ("plan", "build", "run-all", "table", "doctor", "explain")
+COMMANDS = ("plan", "build", "run-all", "table", "doctor", "explain", "compare", "bundle", "import", "reproduce")
 HEAVY = ("torch", "docker", "scipy", "pydantic", "rich", "jinja2", "requests", "numpy", "pynvml")
 
 
