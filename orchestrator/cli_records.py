@@ -112,4 +112,17 @@ def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any
     return reproduce(row, run, RunOptions(results=results, fresh=True, **chosen))
 
 
-COMMANDS = (compare_command, bundle_command, import_command, reproduce_command)
+@click.command("history", short_help="Show figures over many runs.")
+@click.option("--since", metavar="WHEN", help="Only since then: 30d, 12h, 2w, or a date.")
+@click.option("--cell", metavar="WORDS", help="Only lines with these words: 'forward inductor@cpu', a model, a device.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@RESULTS_OPTION
+def history_command(*, since: str | None, cell: str | None, form: str, results: Path) -> None:
+    """Show the figures of all runs by time: a line for each workload, method, stack and model of device."""
+    from orchestrator.history import as_json, as_text, history
+
+    lines = history(results, since=since, cell=cell)
+    click.echo(as_json(lines) if form == "json" else as_text(lines))
+
+
+COMMANDS = (compare_command, bundle_command, import_command, reproduce_command, history_command)

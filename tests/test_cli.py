@@ -22,7 +22,19 @@ from orchestrator.suite import load_suite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = ("plan", "build", "run-all", "table", "doctor", "explain", "compare", "bundle", "import", "reproduce")
+COMMANDS = (
+    "plan",
+    "build",
+    "run-all",
+    "table",
+    "doctor",
+    "explain",
+    "compare",
+    "bundle",
+    "import",
+    "reproduce",
+    "history",
+)
 HEAVY = ("torch", "docker", "scipy", "pydantic", "rich", "jinja2", "requests", "numpy", "pynvml")
 
 
