@@ -34,6 +34,14 @@ def _above_zero(ctx: click.Context, param: click.Parameter, value: float | None)
     return value
 
 
+def _duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    from orchestrator.budget import seconds_in
+
+    return seconds_in(value)
+
+
 FOLDER = click.Path(path_type=Path)
 
 SELECTION = [
@@ -53,6 +61,13 @@ SELECTION = [
         help="Where cells run: containers, or plain processes.",
     ),
     click.option("--rounds", type=click.IntRange(1, 1000), help="Rounds of each cell, interleaved."),
+    click.option(
+        "--budget",
+        "budget_s",
+        callback=_duration,
+        metavar="TIME",
+        help="As many rounds as fit into it: 45m, 1h30m. One at least.",
+    ),
     click.option(
         "--cache",
         type=click.Choice(["cold", "shared"]),
@@ -91,8 +106,10 @@ def orchestrator() -> None:
 def plan_command(form: str, **chosen: Any) -> None:
     """Show what run-all would run, how long it would take and what it would download. Runs nothing."""
     options = RunOptions(**chosen)
-    choice = _choose(options)
+    from orchestrator.budget import fitted
     from orchestrator.plan_text import render
+
+    choice = fitted(_choose(options), options)
 
     click.echo(render(choice, options.results, form))
 

@@ -44,5 +44,7 @@ class RunOptions:
     """Deadline of every cell; None: the suite's."""
     max_minutes: float | None = None
     """Start no new cell after that; the run stays unfinished and can go on later."""
+    budget_s: float | None = None
+    """Time for all cells: decides the rounds in place of `rounds`."""
     yes: bool = False
     """Ask nothing."""

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.budget import fitted, used_up
 from orchestrator.choose import Choosing, choose
 from orchestrator.devices import hold_devices, pick_gpu
 from orchestrator.errors import (
@@ -33,9 +34,10 @@ from orchestrator.record import is_row
 from orchestrator.references import References
 from orchestrator.source import bench_source
 from orchestrator.store import Run, newest_run, resumable, stem_of
-from orchestrator.supervise import TELEMETRY_FILE, Task, blank_record, supervise
+from orchestrator.supervise import TELEMETRY_FILE, Task, Verdict, blank_record, supervise
 from orchestrator.tables import write_tables
 from orchestrator.todo import forget_replaced, interleave, remaining
+from orchestrator.too_large import too_large
 from orchestrator.warm import wanted, with_warm_start
 from orchestrator.workfolders import sweep_folders, work_area
 from orchestrator.workload import digest
@@ -105,9 +107,10 @@ def _run_all(options: RunOptions, choosing: Choosing, progress: Progress, kept: 
     began = time.monotonic()
     host = look(options)
     choice = choosing(options, gpu=host.gpu, engine=host.engine)
-    progress.say(choice.line)
     check_writable(options.results)
     known = history(options.results)
+    choice = fitted(choice, options, known)
+    progress.say(choice.line)
     progress.say(cost_line(estimate(choice.plan, choice.stacks, known)))
     client = reach_engine(choice)
     sweep(client, progress)
@@ -229,10 +232,14 @@ def run_cells(session: Session, launcher: Launcher, ready: Ready) -> bool:
     todo = order if session.options.rerun else remaining(order, run, session.references, identity)
     if len(todo) < len(order):
         progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
+    began = time.monotonic()
     titles = Counter(cell.title for cell in session.choice.plan.cells)
     for position, (cell, number) in enumerate(todo):
-        if _out_of_time(session):
-            progress.say(f"{session.options.max_minutes:g} minutes are over: {_how_to_go_on(run)}")
+        over = _out_of_time(session)
+        if used_up(session.options, began, cell, number, session.known):
+            over = "the budget is used up"
+        if over:
+            progress.say(f"{over}: {_how_to_go_on(run)}")
             return False
         left = sum(expected(later, session.known).seconds for later, _ in todo[position:])
         title = cell.title if titles[cell.title] == 1 else f"{cell.title} ({describe(cell.workload)})"
@@ -256,6 +263,9 @@ def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, numb
     task = Task(cell, number, session.cell_id(cell, ready), session.source, bench_source(ORCHESTRATOR), known)
     if cell.stack in ready.refused:
         return session.run.save(blank_record(task, ready.refused[cell.stack]))
+    reason = too_large(cell, session.run.records())
+    if reason is not None:
+        return session.run.save(blank_record(task, Verdict("skipped", reason)))
     folder = session.area.cell(f"{cell.benchmark}-{cell.method}-{cell.stack}")
     try:
         weights = cell.workload.weights
@@ -365,9 +375,10 @@ def _learn(session: Session, cell: Cell, record: Record) -> None:
         session.known[cell.workload.workload_id, cell.method, cell.device] = seconds
 
 
-def _out_of_time(session: Session) -> bool:
+def _out_of_time(session: Session) -> str:
     limit = session.options.max_minutes
-    return limit is not None and time.monotonic() - session.began > limit * 60
+    over = limit is not None and time.monotonic() - session.began > limit * 60
+    return f"{limit:g} minutes are over" if over else ""
 
 
 def _engine_lives(session: Session) -> bool:

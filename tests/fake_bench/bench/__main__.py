@@ -123,6 +123,12 @@ def lists_another(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec, dispatch=dispatch(b"[]")))
 
 
+def small_memory(folder: Path, spec: dict[str, Any]) -> int:
+    if spec["workload"].get("sequence") == 64:
+        return write(folder, record(spec, status="out_of_memory", reason="no room", samples=[]))
+    return write(folder, record(spec))
+
+
 def slow(folder: Path, spec: dict[str, Any]) -> int:
     time.sleep(1.5)
     return write(folder, record(spec))
@@ -332,7 +338,21 @@ def looks_around(folder: Path, spec: dict[str, Any]) -> int:
 BEHAVIOURS = {
     function.__name__: function
     for function in (
-        *(good, reference, slow, hang, hang_after_record, killed, fails, fails_after_record, silent, link, pipe, big),
+        *(
+            good,
+            reference,
+            slow,
+            small_memory,
+            hang,
+            hang_after_record,
+            killed,
+            fails,
+            fails_after_record,
+            silent,
+            link,
+            pipe,
+            big,
+        ),
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
         *(stalls, plants_links, judges_itself),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
