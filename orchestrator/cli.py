@@ -163,7 +163,9 @@ def run_all_command(**chosen: Any) -> int:
     type=click.Choice(["note", "steady"]),
     help="Order Markdown by it; only its rows in JSON and CSV. Both without.",
 )
-@click.option("--format", "form", type=click.Choice(["markdown", "json", "csv"]), default="markdown", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "json", "csv", "latex"]), default="markdown", show_default=True
+)
 @click.option("--results", type=FOLDER, default=RESULTS, metavar="FOLDER", help="Where runs are kept.")
 def table_command(run: str | None, protocol: Protocol | None, form: str, results: Path) -> None:
     """Print the tables of RUN (a run's name or folder; the newest without)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.report import make_report
-from orchestrator.tables import csv, json, markdown
+from orchestrator.tables import csv, json, latex, markdown
 from orchestrator.writing import write_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.record import Record
     from orchestrator.report import Report
 
-EXPORTERS = {"markdown": markdown.render, "json": json.render, "csv": csv.render}
+EXPORTERS = {"markdown": markdown.render, "json": json.render, "csv": csv.render, "latex": latex.render}
 FILES = {"tables.md": "markdown", "tables.json": "json", "tables.csv": "csv"}
 
 
