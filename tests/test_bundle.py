@@ -231,7 +231,11 @@ def test_a_bundle_cut_short(bundle: Path, tmp_path: Path, part: float) -> None:
     refused(target, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", gzip.compress(b""), gzip.compress(b"hello" * 1000)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", gzip.compress(b""), gzip.compress(b"hello" * 1000)],
+    ids=["empty", "text", "empty in gzip", "text in gzip"],
+)
 def test_files_that_are_no_bundles(tmp_path: Path, content: bytes) -> None:
     target = tmp_path / "x"
     target.write_bytes(content)
