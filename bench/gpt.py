@@ -86,7 +86,8 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig, operators: Operators | None = None) -> None:
         super().__init__()
         self.config, self.operators = config, operators or Operators()
-        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        # Given empty: torch's own initialisation on `meta` imports the whole compiler, a second in every process.
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocabulary, config.width), freeze=False)
         self.blocks = nn.ModuleList(Block(config, self.operators) for _ in range(config.layers))
         self.norm = Norm(config, self.operators)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
@@ -147,7 +148,11 @@ def build(config: ModelConfig, operators: Operators, dtype: torch.dtype, device:
     """Make the model with uninitialised parameters straight on the device, so that a 7B never exists twice."""
     with torch.device("meta"):
         model = GPT(config, operators)
-    model = model.to(dtype).to_empty(device=device)
+    # One by one: torch's own `to_empty` imports much of the compiler where it meets `meta`.
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        whole = torch.empty(parameter.shape, dtype=dtype, device=device)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(whole))
     if config.tied_head:
         model.head.weight = model.embedding.weight
     model.make_tables(device)
