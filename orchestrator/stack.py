@@ -17,6 +17,10 @@ class BuiltImage(Frozen):
 
     dockerfile: str = "Dockerfile"
     base: str | None = None
+    builder: str | None = None
+    """The image of a stage that compiles (build argument BUILDER_IMAGE), where the Dockerfile has one."""
+    arguments: tuple[str, ...] = ()
+    """Further build arguments, which take the values of variables of these names where they are set."""
     python: str = "/opt/stack/bin/python"
     lock: str = "requirements.lock"
     lock_cuda: str | None = None
