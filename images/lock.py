@@ -2,10 +2,11 @@
 
 Needs uv on PATH; asks the package index that uv is set up with, and downloads no wheel. A lock has the hash of every
 file of each release and no address of any index. Most hold for Python 3.10 and later, on every platform; those of CUDA
-stacks for the Python that their libraries have wheels for, on Linux. In the stack `cpu` torch is special: the index's
-Linux build is the CUDA build and asks for a dozen libraries, others (such as a CPU build in a local folder) have the same
-version and ask for none. So torch's own libraries stand in a lock beside it, which is installed only where
-`import torch` fails without them.
+stacks for the Python that their libraries have wheels for, on Linux.
+
+In the stack `cpu` torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others
+(such as a CPU build in a local folder) have the same version and ask for none. So torch's own libraries stand in a lock
+beside it, which is installed only where `import torch` fails without them.
 """
 
 from __future__ import annotations
@@ -61,9 +62,7 @@ class Broken:
 def of_stack(name: str, title: str, pythons: tuple[str, ...]) -> Lock:
     """Return the lock of a CUDA stack."""
     folder = f"images/{name}"
-    return Lock(
-        f"{folder}/requirements.lock", (f"{folder}/requirements.in",), title, pythons=pythons, platform=LINUX
-    )
+    return Lock(f"{folder}/requirements.lock", (f"{folder}/requirements.in",), title, pythons=pythons, platform=LINUX)
 
 
 CUDA_STACKS = ("thunder", "tinyllama", "thunder-next", "fused-next")
@@ -196,7 +195,9 @@ def compiled(lock: Lock, python: str | None = None, constraints: list[str] | Non
             command += ["--python-platform", lock.platform, "--only-binary", ":all:"]
         for constraint in (*lock.constraints, *(constraints or ())):
             command += ["--constraint", constraint]
-        run = subprocess.run([*command, *lock.arguments, *lock.sources], cwd=ROOT, capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            [*command, *lock.arguments, *lock.sources], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         if run.returncode:
             if constraints is None:
                 sys.exit(f"lock: {lock.target}: {run.stderr.strip()}")

@@ -1,8 +1,8 @@
 """stack.lock.json: what a stack was made of when it was built; and drift, what it is made of now if that differs.
 
 A lock of requirements says what is to be installed. This says what was: every package with its build string, the image,
-torch's own build. It is written when a stack first runs after its build (a ready image: when it is first seen, and again by
-`orchestrator build`), and every start is compared with it.
+torch's own build. It is written when a stack first runs after its build (a ready image: when it is first seen, and
+again by `orchestrator build`), and every start is compared with it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from orchestrator.errors import UsageError
 from orchestrator.frozen import Frozen
 from orchestrator.reading import read_bytes
 from orchestrator.store import utc
@@ -68,7 +69,7 @@ class StackLock(Frozen):
 def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
     """Return the lock of a stack on this host, written now where it has none that can be read."""
     path = lock_path(prepared.stack, prepared.image or prepared.python, state)
-    with contextlib.suppress(OSError, ValidationError):
+    with contextlib.suppress(UsageError, ValidationError):
         return StackLock.model_validate_json(read_bytes(path, limit=LIMIT_BYTES))
     told = facts_of(launcher.facts(prepared))
     lock = StackLock(
@@ -158,8 +159,20 @@ def drift_of(lock: StackLock, prepared: Prepared) -> str | None:
     )
 
 
+def remarks(lock: StackLock, prepared: Prepared) -> list[str]:
+    """Return lines on what a stack was built without, and on how it differs from what was built."""
+    name = prepared.stack.name
+    lines = [f"{name}: built without {part}" for part in lock.left_out]
+    found = drift_of(lock, prepared)
+    if found:
+        lines.append(
+            f"{name}: drift {found}; its rows say so; `orchestrator build --stack {name} --again` makes it anew"
+        )
+    return lines
+
+
 def mark_drift(record: Record, lock: StackLock | None) -> Record:
-    """Return the record with the flag `drift`, and what it is in `detail`, where what it ran in differs from the lock."""
+    """Return the record, where what it ran in differs from the lock with the flag `drift` and the difference told."""
     environment, provenance = record.environment, record.provenance
     if lock is None or environment is None:
         return record

@@ -25,10 +25,10 @@ export MAX_JOBS="${MAX_JOBS:-4}"
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends git g++ python3-dev python3-venv >/dev/null
 
-python3 -m venv /opt/build
-/opt/build/bin/pip install --quiet --require-hashes --no-deps -r "$build/requirements.lock"
-/opt/build/bin/pip install --quiet --require-hashes --no-deps -r "$build/builder.lock"
-PATH="/opt/build/bin:$PATH"
+python3 -m venv /tmp/build
+/tmp/build/bin/pip install --quiet --require-hashes --no-deps -r "$build/requirements.lock"
+/tmp/build/bin/pip install --quiet --require-hashes --no-deps -r "$build/builder.lock"
+PATH="/tmp/build/bin:$PATH"
 
 # To be unpacked its setup is run once, without compiling.
 FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE pip download --quiet --require-hashes --no-deps --no-build-isolation \
@@ -39,5 +39,5 @@ cd /tmp/source/flash_attn-*/
 FLASH_ATTENTION_FORCE_BUILD=TRUE FLASH_ATTENTION_FORCE_SINGLE_THREAD=TRUE python setup.py --quiet bdist_wheel --dist-dir "$out"
 python "$build/operators.py" --quiet bdist_wheel --dist-dir "$out"
 cd /
-rm -rf /tmp/source /opt/build
+rm -rf /tmp/source /tmp/build
 ls -l "$out"

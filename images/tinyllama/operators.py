@@ -1,8 +1,8 @@
 """Compile flash-attn's own operators beside it: its source has them, and no setup for them.
 
 A setup script, run in flash-attn's source folder: `python operators.py bdist_wheel`. Needs torch and nvcc, and follows
-TORCH_CUDA_ARCH_LIST and MAX_JOBS. LAYER_NORM_SIZES names the widths to compile the fused norm for: a width is rounded up to
-one of flash-attn's own (to a multiple of 256 up to 1536, of 512 up to 3072, of 1024 above), so 4096 serves the
+TORCH_CUDA_ARCH_LIST and MAX_JOBS. LAYER_NORM_SIZES names the widths to compile the fused norm for. A width is rounded
+up to one of flash-attn's own (to a multiple of 256 up to 1536, of 512 up to 3072, of 1024 above): 4096 serves the
 3B model's 3200 and the 7B model's 4096, and 256 serves the tests' tiny ones.
 """
 
