@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.10"
 LINUX = "x86_64-manylinux_2_28"
 REASON_CHARACTERS = 500
+UNPRINTABLE = re.compile(r"[^ -~]+")
 TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton$")
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)")
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
@@ -155,7 +156,7 @@ def check(lock: Lock) -> list[Broken]:
         try:
             blocks = compiled(lock, python, constraints=own)
         except subprocess.CalledProcessError as error:
-            reason = " ".join(str(error.stderr).split())[-REASON_CHARACTERS:]
+            reason = " ".join(UNPRINTABLE.sub(" ", str(error.stderr)).split())[-REASON_CHARACTERS:]
             broken.append(Broken(lock.target, f"does not resolve for Python {python}: {reason}"))
             continue
         found = {pin_of(block): set(HASH.findall("\n".join(block))) for block in blocks}

@@ -32,6 +32,8 @@ BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
 BUILDER_VARIABLE = "STACKBENCH_BUILDER_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
+"""Steps that take no time and are not worth a line."""
 # What the engine says when it cannot fetch the image of the Dockerfile's FROM.
 NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
 BUILD_LABEL = "stackbench.build"
@@ -245,7 +247,7 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Callable
         log.flush()
         lines = [*lines, *text.splitlines()][-8:]
         step = STEP.match(text)
-        if step:
+        if step and not AT_ONCE.match(step[3]):
             say(f"{name}: build step {step[1]} of {step[2]}: {' '.join(step[3].split())[:90]}")
         if part.get("error"):
             log.write(f"{part['error']}\n")

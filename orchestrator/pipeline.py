@@ -277,7 +277,8 @@ def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, numb
         record = supervise(launcher, ready.prepared[cell.stack], task, job, gpu=gpu, on_event=session.progress.event)
         if cell.role == "reference" and record.written_by == "bench":
             record = session.references.collect(folder.work, cell, record, session.progress.say)
-        record = mark_drift(_keep_side_files(session.run, record, folder), ready.locks.get(cell.stack))
+        record = mark_drift(record, ready.locks[cell.stack], ready.prepared[cell.stack])
+        record = _keep_side_files(session.run, record, folder)
         stored = session.run.save(record, folder.log)
         if wanted(cell, stored):
             # Stored first: an interruption of the second start loses nothing.

@@ -171,18 +171,19 @@ def remarks(lock: StackLock, prepared: Prepared) -> list[str]:
     return lines
 
 
-def mark_drift(record: Record, lock: StackLock | None) -> Record:
+def mark_drift(record: Record, lock: StackLock, prepared: Prepared) -> Record:
     """Return the record, where what it ran in differs from the lock with the flag `drift` and the difference told."""
-    environment, provenance = record.environment, record.provenance
-    if lock is None or environment is None:
-        return record
-    found = drift(
-        lock,
-        fingerprint=environment.fingerprint,
-        python=environment.python,
-        packages=environment.packages,
-        image_id=provenance.image_id if provenance else None,
-    )
+    environment = record.environment
+    if environment is None:  # It did not live to say so.
+        found = drift_of(lock, prepared)
+    else:
+        found = drift(
+            lock,
+            fingerprint=environment.fingerprint,
+            python=environment.python,
+            packages=environment.packages,
+            image_id=prepared.image_id,
+        )
     if found is None:
         return record
     flags = tuple(dict.fromkeys((*record.flags, "drift")))
