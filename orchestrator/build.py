@@ -36,6 +36,8 @@ AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
 """Steps that take no time and are not worth a line."""
 # What the engine says when it cannot fetch the image of the Dockerfile's FROM.
 NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
+FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BUILD_LABEL = "stackbench.build"
 
 
@@ -251,7 +253,9 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Callable
             say(f"{name}: build step {step[1]} of {step[2]}: {' '.join(step[3].split())[:90]}")
         if part.get("error"):
             log.write(f"{part['error']}\n")
-            return " ".join(" ".join([*lines[-4:], str(part["error"])]).split())[-600:]
+            # The engine repeats the whole command, behind which what it said would not be seen.
+            error = FAILED_COMMAND.sub(r"exit code \1", COLOUR.sub("", " ".join([*lines[-4:], str(part["error"])])))
+            return " ".join(error.split())[-600:]
     return None
 
 
