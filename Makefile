@@ -33,6 +33,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/hadolint images/*/Dockerfile
 
 test-plain: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
