@@ -37,6 +37,8 @@ tar -xzf /tmp/source/flash_attn-*.tar.gz -C /tmp/source
 cd /tmp/source/flash_attn-*/
 # Else it would first try to download a wheel that somebody compiled; and each nvcc would be four.
 FLASH_ATTENTION_FORCE_BUILD=TRUE FLASH_ATTENTION_FORCE_SINGLE_THREAD=TRUE python setup.py --quiet bdist_wheel --dist-dir "$out"
+# Else what lies there already would be packed once more.
+rm -rf build
 python "$build/operators.py" --quiet bdist_wheel --dist-dir "$out"
 cd /
 rm -rf /tmp/source /tmp/build
