@@ -26,6 +26,13 @@ class BuiltImage(Frozen):
     lock_cuda: str | None = None
     download_bytes: int | None = None
     disk_bytes: int | None = None
+    builder_disk_bytes: int | None = None
+    """On top of it, while there is a stage that compiles."""
+
+    @property
+    def most_disk_bytes(self) -> int | None:
+        """What a build takes at most; None where the stack does not say."""
+        return None if self.disk_bytes is None else self.disk_bytes + (self.builder_disk_bytes or 0)
 
 
 class ReadyImage(Frozen):

@@ -84,10 +84,36 @@ def test_another_base_compiles_too_unless_a_builder_is_named(tmp_path: Path, mon
         monkeypatch.setenv(name, value)
         assert build.build_arguments(stack)["BUILDER_IMAGE"] == value
         tags.add(build.image_tag(stack))
-    monkeypatch.setenv("MAX_JOBS", "2")
-    assert build.build_arguments(stack)["MAX_JOBS"] == "2"
+    monkeypatch.setenv("OTHER", "2")
+    assert build.build_arguments(stack)["OTHER"] == "2"
     tags.add(build.image_tag(stack))
     assert len(tags) == 4
+    # How many compilers run at once makes no other image.
+    monkeypatch.setenv("MAX_JOBS", "2")
+    assert build.build_arguments(stack)["MAX_JOBS"] == "2"
+    assert build.image_tag(stack) in tags
+
+
+class FullDisk:
+    """An engine whose disk has 10 GB left."""
+
+    def info(self) -> dict[str, str]:
+        return {"DockerRootDir": "/"}
+
+
+def test_the_disk_is_looked_at_before_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STACKBENCH_BASE_IMAGE", "STACKBENCH_BUILDER_IMAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda _root: type("Usage", (), {"free": 10 * 10**9}))
+    sizes = {"builder": "devel:1", "disk_bytes": 9 * 10**9, "builder_disk_bytes": 12 * 10**9}
+    stack = make(tmp_path / "s").model_copy(update={"build": BuiltImage.model_validate(sizes)})
+    with pytest.raises(InfrastructureError, match=r"10\.0 GB free .*, 21\.0 GB needed; make room"):
+        build._check_disk(FullDisk(), stack)
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine:1")
+    build._check_disk(FullDisk(), stack)
+    monkeypatch.setenv("STACKBENCH_BUILDER_IMAGE", "devel:2")
+    with pytest.raises(InfrastructureError, match="21"):
+        build._check_disk(FullDisk(), stack)
 
 
 @pytest.fixture
