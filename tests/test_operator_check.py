@@ -108,7 +108,9 @@ def test_ligers_kernels_in_tritons_interpreter(monkeypatch):
 
     monkeypatch.setattr(interpreter, "_implicit_cvt", with_floats)
     # Of the CUDA library's functions the interpreter has none.
-    monkeypatch.setattr(importlib.import_module("liger_kernel.ops.rms_norm"), "rsqrt", language.rsqrt)
+    library = importlib.import_module("liger_kernel.ops.rms_norm")
+    semantic = interpreter.interpreter_semantic
+    monkeypatch.setattr(library, "rsqrt", lambda x: language.rsqrt(x, _semantic=semantic))
     found = list(operator_check.check(fused, "cpu", ["float32"]))
     told = {item["operator"]: item["dispatched"].partition(" (")[0] for item in found}
     assert (told["norm"], told["rotary"], told["swiglu"], told["loss"]) == (

@@ -106,7 +106,7 @@ def executor(name: str) -> Any:
 
 
 def cache(workload: Workload) -> str:
-    """Compile for each shape, as Thunder does by itself; for sizes it does not know where every sample has others."""
+    """Compile for each shape, as Thunder does by itself; but once for all sizes where every sample has others."""
     symbolic = workload.benchmark == "train_dynamic" and version_of("lightning-thunder") >= SYMBOLIC
     return "symbolic values" if symbolic else "constant values"
 
