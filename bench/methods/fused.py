@@ -82,8 +82,11 @@ def liger_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def liger_swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """silu(gate) * up in one kernel, between matrix products of torch's."""
-    return F.linear(LIGER["silu"].apply(F.linear(x, gate), F.linear(x, up)), down)
+    """silu(gate) * up in one kernel, between matrix products of torch's.
+
+    Its two factors are given though they are 1: with dynamic shapes Dynamo takes defaults for numbers that may change.
+    """
+    return F.linear(LIGER["silu"].apply(F.linear(x, gate), F.linear(x, up), 1.0, 1.0), down)
 
 
 def liger_loss(logits: Tensor, targets: Tensor) -> Tensor:
