@@ -41,6 +41,7 @@ ONLY_SPEED = ("MAX_JOBS",)
 FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BUILD_LABEL = "stackbench.build"
+CONTENT_LABEL = "stackbench.content"
 
 
 def build_stacks(
@@ -120,8 +121,12 @@ def image_tag(stack: Stack) -> str:
     """Return the name of the stack's image, decided by what goes into the build: a changed stack is another image."""
     chosen = {name: value for name, value in chosen_arguments(stack).items() if name not in ONLY_SPEED}
     more = chosen.pop("BASE_IMAGE", "") + "".join(f"\0{name}={value}" for name, value in sorted(chosen.items()))
-    content = hash_files(stack.folder, context_files(stack), more.encode())
-    return f"stackbench/{stack.name}:{content[:16]}"
+    return f"stackbench/{stack.name}:{hash_files(stack.folder, context_files(stack), more.encode())[:16]}"
+
+
+def content(stack: Stack) -> str:
+    """Return sixteen hex digits over the files that the stack's image is built from, whatever the base."""
+    return hash_files(stack.folder, context_files(stack))[:16]
 
 
 def base_image(stack: Stack) -> str | None:
@@ -223,7 +228,7 @@ def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], stat
             dockerfile=stack.build.dockerfile,
             tag=tag,
             buildargs=build_arguments(stack),
-            labels={BUILD_LABEL: stack.name},
+            labels={BUILD_LABEL: stack.name, CONTENT_LABEL: content(stack)},
             rm=True,
             forcerm=True,
             decode=True,

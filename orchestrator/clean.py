@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import stack_lock
-from orchestrator.build import BUILD_LABEL, image_tag
+from orchestrator.build import BUILD_LABEL, CONTENT_LABEL, content, image_tag
 from orchestrator.errors import EXIT_OK
 from orchestrator.estimate import size_in_words
 from orchestrator.folders import STATE
@@ -23,21 +23,24 @@ IN_USE = 409
 def clean_images(stacks: Mapping[str, Stack], *, state: Path = STATE) -> int:
     """Remove old images of `stacks`, print a line for each, and return the exit code.
 
-    Kept are the image that a stack has now, an image that a container uses, and those of stacks that are not among
-    `stacks`: whether theirs are old is not known here. What somebody named otherwise keeps that name.
+    Kept are images of a stack's files as they are now (on whatever base), an image that a container uses, and those of
+    stacks that are not among `stacks`: whether theirs are old is not known here. What somebody named otherwise keeps
+    that name.
     """
     from orchestrator import engine
 
     client = engine.connect()
-    present = {image_tag(stack) for stack in stacks.values() if stack.build}
+    present = {stack.name: content(stack) for stack in stacks.values() if stack.build}
+    tagged = {image_tag(stack) for stack in stacks.values() if stack.build}
     removed = 0
     with engine.engine_errors():
         for image in client.api.images(filters={"label": BUILD_LABEL}):
             tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
-            stack = stacks.get((image.get("Labels") or {}).get(BUILD_LABEL, ""))
+            labels = image.get("Labels") or {}
+            stack = stacks.get(labels[BUILD_LABEL])
             size = size_in_words(int(image["Size"]))
             title = ", ".join(tags) or image["Id"].removeprefix("sha256:")[:12]
-            if present & set(tags):
+            if tagged & set(tags) or (tags and present.get(labels[BUILD_LABEL]) == labels.get(CONTENT_LABEL, "")):
                 continue
             if stack is None:
                 print(f"kept {title} ({size}): its stack is not chosen here (--stack, --stacks)")

@@ -135,7 +135,7 @@ def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Pat
     try:
         tag = build.ensure_image(client, good, say=said.append, state=tmp_path)
         assert tag in images(client)
-        assert "testonly: build step 3 of 4: RUN echo from the build" in said
+        assert "testonly: build step 3 of 5: RUN echo from the build" in said
         assert "from the build" in (tmp_path / "logs" / "build-testonly.log").read_text()
         said.clear()
         assert build.ensure_image(client, good, say=said.append, state=tmp_path) == tag
@@ -156,14 +156,21 @@ def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Pat
 
 @pytest.mark.docker
 def test_old_images_go_on_request_and_no_others(
-    client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delenv("STACKBENCH_BASE_IMAGE", raising=False)
+
     def built(content: str, name: str = "testonly") -> str:
         stack = make(tmp_path / name, f"FROM {IMAGE}\nCOPY *.lock /\nRUN echo {content} > /content\n", name)
         return build.ensure_image(client, stack, say=lambda _line: None, state=tmp_path)
 
     try:
-        old, used, present, other = built("old"), built("used"), built("present"), built("x", "testonly-other")
+        old, used, other = built("old"), built("used"), built("x", "testonly-other")
+        client.api.tag(IMAGE, "mine-base", "1")
+        monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine-base:1")
+        elsewhere = built("present")
+        monkeypatch.delenv("STACKBENCH_BASE_IMAGE")
+        present = built("present")
         client.api.tag(old, "mine-alone", "1")
         holder = client.api.create_container(used, ["true"])["Id"]
         stack = make(tmp_path / "testonly", (tmp_path / "testonly" / "Dockerfile").read_text())
@@ -175,13 +182,14 @@ def test_old_images_go_on_request_and_no_others(
         assert "something uses it" in out
         assert f"kept {other} (" in out
         assert present not in out
-        assert set(images(client)) == {used, present}
+        assert elsewhere != present  # the same files on another base are no old image
+        assert set(images(client)) == {used, present, elsewhere}
         assert client.images.get("mine-alone:1")
         client.api.remove_container(holder)
         assert clean_images({"testonly": stack}, state=tmp_path) == 0
-        assert set(images(client)) == {present}
+        assert set(images(client)) == {present, elsewhere}
     finally:
-        for tag in (*images(client), other, "mine-alone:1"):
+        for tag in (*images(client), other, "mine-alone:1", "mine-base:1"):
             client.images.remove(tag, force=True)
 
 
