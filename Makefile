@@ -5,6 +5,7 @@ VENV := .venv
 ENVS := .stackbench/envs
 TORCH_ENV := $(ENVS)/test
 OLD_ENV := $(ENVS)/oldtorch
+UV := $(ENVS)/lock/bin/uv
 CPU_LOCKS := images/cpu/requirements.lock images/cpu/requirements.cuda.lock
 PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
 PINNED := $(PIP_INSTALL) --require-hashes --no-deps
@@ -16,7 +17,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-torch test-oldtorch overhead scaling alarms lock wheels clean python
+.PHONY: help run test check test-plain test-torch test-oldtorch overhead scaling alarms lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -32,6 +33,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/hadolint images/*/Dockerfile
 
 test-plain: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
@@ -52,9 +54,14 @@ scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 10
 alarms: $(TORCH_ENV)/.installed  ## how often the proof calls a right method wrong: 200 tiny cells, each with its own seed
 	@$(TORCH_ENV)/bin/python tests/benchmarks/alarms.py $(ARGS)
 
-lock: | python  ## pin every requirements file anew
-	@test -x $(ENVS)/lock/bin/uv || { $(PYTHON) -m venv $(ENVS)/lock && $(ENVS)/lock/bin/$(PIP_INSTALL) uv; }
-	@PATH="$(CURDIR)/$(ENVS)/lock/bin:$$PATH" $(PYTHON) images/lock.py
+lock: $(UV)  ## pin every requirements file anew
+	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) images/lock.py
+
+lock-check: $(UV)  ## see that every lock still resolves, for its Python, to its own pins and hashes (downloads no wheel)
+	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) images/lock.py --check
+
+$(UV): | python
+	@$(PYTHON) -m venv $(ENVS)/lock && $(ENVS)/lock/bin/$(PIP_INSTALL) uv
 
 wheels: | python  ## bring wheels from local folders of PIP_FIND_LINKS to where `docker compose build` sees them
 	@$(PYTHON) -m orchestrator.wheels copy images/*/

@@ -1,4 +1,4 @@
-"""`python -m bench SPEC` runs one cell; `python -m bench --fingerprint` says what is installed."""
+"""`python -m bench SPEC` runs one cell; `--fingerprint` says what is installed, `--facts` also how torch was built."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Run one cell of a Stackbench plan.")
     parser.add_argument("spec", nargs="?", type=Path, help="the cell's spec.json; the record is written beside it")
     parser.add_argument("--fingerprint", action="store_true", help="print Python and packages as one JSON line")
+    parser.add_argument("--facts", action="store_true", help="the same with torch's build; imports torch")
     options = parser.parse_args()
     if options.fingerprint:
         print(json.dumps(fingerprint()))
         return 0
+    if options.facts:
+        from bench.facts import facts
+
+        print(json.dumps(facts()))
+        return 0
     if options.spec is None:
-        parser.error("give the path of a spec.json, or --fingerprint")
+        parser.error("give the path of a spec.json, or --fingerprint or --facts")
     try:
         spec = read_spec(options.spec)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -72,6 +72,8 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
     with GRAD_MODES[mode]():
         # In a list, so that the proof can free it.
         output = [take_samples(task, spec, record, clock=clock, memory=memory, events=events)]
+        if report := getattr(method, "report", None):
+            record["detail"].update(report())  # what the method really ran: known only now
         if spec.only_first:
             return
         events.phase("memory")

@@ -9,6 +9,7 @@ import contextlib
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 ENTRIES = 40
@@ -16,6 +17,8 @@ BREAKS = 10
 REASONS = 2
 REASON_CHARACTERS = 300
 ALL_CHARACTERS = 10_000
+OTHERS: list[Callable[[], int]] = []
+"""Of a compiler that is not Dynamo, a function that says how many programs it has made; its method puts it here."""
 PLACE = re.compile(r"\S*/(?=[^\s/]+\.py\b)|(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
 """Folders, also of a source file whose path Dynamo has cut at its beginning."""
 
@@ -86,8 +89,8 @@ def plain(reason: object) -> str:
 
 
 def graph_count() -> int:
-    """How many graphs Dynamo has made so far in this process."""
-    return int(counters("stats").get("unique_graphs", 0))
+    """How many graphs Dynamo, and programs other compilers, have made so far in this process."""
+    return int(counters("stats").get("unique_graphs", 0)) + sum(made() for made in OTHERS)
 
 
 def lookups() -> tuple[int, int]:
@@ -107,9 +110,10 @@ def counters(kind: str) -> Any:
 
 
 def frame_attempts() -> Counter[Any]:
-    """How often each function was compiled."""
+    """How often each function was compiled; what another compiler compiles counts as one function."""
     frames = sys.modules.get("torch._dynamo.convert_frame")
-    return Counter(getattr(frames, "FRAME_COMPILE_COUNTER", {}))
+    others = {f"compiler {place}": made() for place, made in enumerate(OTHERS)}
+    return Counter({**getattr(frames, "FRAME_COMPILE_COUNTER", {}), **others})
 
 
 def guard_failures() -> dict[Any, list[Any]]:

@@ -19,7 +19,8 @@ KERNELS = (
     (
         "hand-written",
         (
-            r"rotary_kernel|apply_rotary|fused_rope|(layer|rms)_norm_(fwd|bwd|forward|backward)|\bln_(fwd|bwd)|cuApplyRMS"
+            r"rotary_kernel|apply_rotary|fused_rope|_triton_rope|SoftMaxXEntropy"
+            r"|(layer|rms)_norm_(fwd|bwd|forward|backward)|\bln_(fwd|bwd)|cuApplyRMS"
             r"|cuCompute\w*Norm|swiglu|silu_and_mul|silu_bw_fused|dual_gemm|DualGemm|liger|xformers|transformer_engine"
             r"|flashinfer|vllm::|apex|cross_entropy_(fwd|bwd|forward|backward)|element_mul_kernel"
         ),

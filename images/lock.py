@@ -1,7 +1,10 @@
-"""Pin every requirements file: `make lock`. Needs uv on PATH; asks the package index that uv is set up with.
+"""Pin every requirements file: `make lock`; see that every lock still holds: `make lock-check`.
 
-Each lock holds for Python 3.10 and later, on every platform, with the hash of every file of each release and no
-address of any index. Torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others
+Needs uv on PATH; asks the package index that uv is set up with, and downloads no wheel. A lock has the hash of every
+file of each release and no address of any index. Most hold for Python 3.10 and later, on every platform; those of CUDA
+stacks for the Python that their libraries have wheels for, on Linux.
+
+In the stack `cpu` torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others
 (such as a CPU build in a local folder) have the same version and ask for none. So torch's own libraries stand in a lock
 beside it, which is installed only where `import torch` fails without them.
 """
@@ -12,12 +15,16 @@ import hashlib
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.10"
+LINUX = "x86_64-manylinux_2_28"
+REASON_CHARACTERS = 500
+UNPRINTABLE = re.compile(r"[^ -~]+")
 TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton$")
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)")
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
@@ -33,8 +40,33 @@ class Lock:
     libraries: str | None = None
     """The lock that takes torch's own libraries, where they stand apart."""
     constraints: tuple[str, ...] = ()
-    python: str = OLDEST_PYTHON
+    pythons: tuple[str, ...] = (OLDEST_PYTHON,)
+    """It is made for the first and holds for all of them; with no platform, for later ones too."""
+    platform: str | None = None
+    """None: every platform, and wheels that lie in a local folder beside the index's. Else that one's wheels alone."""
     arguments: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+    """Files that are the same: a Dockerfile sees no more than its own folder."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Why a lock does not hold any more."""
+
+    target: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.target}: {self.reason}"
+
+
+def of_stack(name: str, title: str, pythons: tuple[str, ...]) -> Lock:
+    """Return the lock of a CUDA stack."""
+    folder = f"images/{name}"
+    return Lock(f"{folder}/requirements.lock", (f"{folder}/requirements.in",), title, pythons=pythons, platform=LINUX)
+
+
+CUDA_STACKS = ("thunder", "tinyllama", "thunder-next", "fused-next")
 
 
 LOCKS = (
@@ -49,7 +81,27 @@ LOCKS = (
         ("pyproject.toml",),
         "the orchestrator",
         constraints=("images/cpu/requirements.lock",),
+        copies=tuple(f"images/{stack}/orchestrator.lock" for stack in CUDA_STACKS),
     ),
+    of_stack("thunder", "the stack `thunder`", ("3.10",)),
+    of_stack("tinyllama", "the stack `tinyllama`, but for what is compiled", ("3.10", "3.11")),
+    Lock(
+        "images/tinyllama/flash-attn.lock",
+        ("images/tinyllama/flash-attn.in",),
+        "flash-attn, which there is as source only; its dependencies are in requirements.lock",
+        pythons=("3.10", "3.11"),
+        arguments=("--no-deps",),
+    ),
+    Lock(
+        "images/tinyllama/builder.lock",
+        ("images/tinyllama/builder.in",),
+        "what compiling flash-attn needs besides the stack `tinyllama`",
+        constraints=("images/tinyllama/requirements.lock",),
+        pythons=("3.10", "3.11"),
+        platform=LINUX,
+    ),
+    of_stack("thunder-next", "the stack `thunder-next`", ("3.12",)),
+    of_stack("fused-next", "the stack `fused-next`", ("3.12",)),
     Lock(
         "tests/dev.lock",
         ("pyproject.toml",),
@@ -69,40 +121,88 @@ LOCKS = (
 
 
 def main() -> None:
-    """Write every lock anew."""
+    """Write every lock anew, or with `--check` say which no longer holds."""
+    if sys.argv[1:] == ["--check"]:
+        broken = [found for lock in LOCKS for found in check(lock)]
+        for found in broken:
+            print(f"lock: {found}", file=sys.stderr)
+        sys.exit(1 if broken else 0)
+    if sys.argv[1:]:
+        sys.exit("usage: python images/lock.py [--check]")
     for lock in LOCKS:
         blocks = compiled(lock)
         apart = [block for block in blocks if lock.libraries and TORCH_LIBRARY.match(name_of(block))]
-        write(ROOT / lock.target, [block for block in blocks if block not in apart], lock.title)
+        kept = [block for block in blocks if block not in apart]
+        write(ROOT / lock.target, kept, lock.title, local=lock.platform is None)
         if lock.libraries:
             write(ROOT / lock.libraries, apart, "the libraries that torch's CUDA build cannot be imported without")
+        for copy in lock.copies:
+            (ROOT / copy).write_bytes((ROOT / lock.target).read_bytes())
+            print(f"{copy}: the same")
 
 
-def compiled(lock: Lock) -> list[list[str]]:
+def check(lock: Lock) -> list[Broken]:
+    """Return what is wrong with a lock: it is not what the index resolves to with the lock's own pins and hashes."""
+    broken = [
+        Broken(copy, f"differs from {lock.target}; run `make lock`")
+        for copy in lock.copies
+        if (ROOT / copy).read_bytes() != (ROOT / lock.target).read_bytes()
+    ]
+    own = [lock.target, *([lock.libraries] if lock.libraries else [])]
+    locked: dict[tuple[str, str], set[str]] = {}
+    for name in own:
+        locked.update({pin: hashes for pin, hashes in hashes_by_pin((ROOT / name).read_text()).items() if pin[0]})
+    for python in lock.pythons:
+        try:
+            blocks = compiled(lock, python, constraints=own)
+        except subprocess.CalledProcessError as error:
+            reason = " ".join(UNPRINTABLE.sub(" ", str(error.stderr)).split())[-REASON_CHARACTERS:]
+            broken.append(Broken(lock.target, f"does not resolve for Python {python}: {reason}"))
+            continue
+        found = {pin_of(block): set(HASH.findall("\n".join(block))) for block in blocks}
+        complaint = difference(locked, found)
+        if complaint:
+            broken.append(Broken(lock.target, f"for Python {python}: {complaint}"))
+        else:
+            print(f"{lock.target}: {len(found)} pins hold for Python {python}", flush=True)
+    return broken
+
+
+def difference(locked: dict[tuple[str, str], set[str]], found: dict[tuple[str, str], set[str]]) -> str | None:
+    """Return how a lock differs from what the index offers, or None: the same pins, and files with its hashes."""
+    missing = [f"{name}=={version}" for name, version in found if (name, version) not in locked]
+    if missing:
+        return f"it lacks {', '.join(missing)}; run `make lock`"
+    idle = [f"{name}=={version}" for name, version in locked if (name, version) not in found]
+    if idle:
+        return f"nothing asks for {', '.join(idle)}; run `make lock`"
+    changed = [f"{name}=={version}" for (name, version), hashes in found.items() if not hashes & locked[name, version]]
+    return f"the index has no file with the lock's hash of {', '.join(changed)}" if changed else None
+
+
+def compiled(lock: Lock, python: str | None = None, constraints: list[str] | None = None) -> list[list[str]]:
     """Return uv's answer as blocks: a line with the pin, then lines with its hashes."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.txt"
-        command = [
-            "uv",
-            "pip",
-            "compile",
-            "--quiet",
-            "--universal",
-            "--python-version",
-            lock.python,
-            "--generate-hashes",
-        ]
-        command += [
-            "--no-header",
-            "--no-annotate",
-            "--no-emit-index-url",
-            "--no-emit-find-links",
-            "--output-file",
-            str(answer),
-        ]
-        for constraint in lock.constraints:
+        command = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-annotate"]
+        # uv looks for a Python of the version asked for, and does without where there is none.
+        command.append("--no-python-downloads")
+        command += ["--no-emit-index-url", "--no-emit-find-links", "--output-file", str(answer)]
+        command += ["--python-version", python or lock.pythons[0]]
+        if lock.platform is None:
+            command.append("--universal")
+        else:
+            # A release without a wheel for this Python is no answer, and none is built to be asked.
+            command += ["--python-platform", lock.platform, "--only-binary", ":all:"]
+        for constraint in (*lock.constraints, *(constraints or ())):
             command += ["--constraint", constraint]
-        subprocess.run([*command, *lock.arguments, *lock.sources], cwd=ROOT, check=True)
+        run = subprocess.run(
+            [*command, *lock.arguments, *lock.sources], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if run.returncode:
+            if constraints is None:
+                sys.exit(f"lock: {lock.target}: {run.stderr.strip()}")
+            raise subprocess.CalledProcessError(run.returncode, command, stderr=run.stderr)
         blocks: list[list[str]] = []
         for line in answer.read_text().splitlines():
             if line.startswith(" "):
@@ -112,13 +212,13 @@ def compiled(lock: Lock) -> list[list[str]]:
     return blocks
 
 
-def write(path: Path, blocks: list[list[str]], title: str) -> None:
+def write(path: Path, blocks: list[list[str]], title: str, *, local: bool = True) -> None:
     """Write the blocks, each with the further hashes that are known of its version, sorted."""
     before = hashes_by_pin(path.read_text()) if path.exists() else {}
     lines = [f"# Made by `make lock`: {title}."]
     for block in blocks:
         pin = pin_of(block)
-        hashes = {*HASH.findall("\n".join(block)), *before.get(pin, ()), *local_hashes(*pin)}
+        hashes = {*HASH.findall("\n".join(block)), *before.get(pin, ()), *(local_hashes(*pin) if local else ())}
         lines.append(block[0].removesuffix("\\").strip() + " \\")
         lines.append(" \\\n".join(f"    --hash=sha256:{value}" for value in sorted(hashes)))
     path.write_text("\n".join(lines) + "\n")

@@ -12,51 +12,90 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator import wheels
+from orchestrator import stack_lock, wheels
 from orchestrator.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError
 from orchestrator.folders import STATE
 from orchestrator.launchers.environments import PIP_SOURCES, find_python, local_folder, local_sources
 from orchestrator.reading import os_error
 from orchestrator.source import hash_files
 from orchestrator.stacks import STACK_FILE
+from orchestrator.workfolders import work_area
 from orchestrator.writing import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from orchestrator.launchers import Launcher
     from orchestrator.stack import Stack
 
 BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
+BUILDER_VARIABLE = "STACKBENCH_BUILDER_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
+"""Steps that take no time and are not worth a line."""
 # What the engine says when it cannot fetch the image of the Dockerfile's FROM.
 NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
+ONLY_SPEED = ("MAX_JOBS",)
+"""Build arguments that change nothing of what is built."""
+FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BUILD_LABEL = "stackbench.build"
+CONTENT_LABEL = "stackbench.content"
 
 
-def build_stacks(stacks: Mapping[str, Stack], *, launcher: str = "auto") -> int:
+def build_stacks(
+    stacks: Mapping[str, Stack], *, launcher: str = "auto", again: bool = False, state: Path = STATE
+) -> int:
     """Make every stack ready for `launcher` (auto: images where an engine answers); return the exit code.
 
-    A stack that fails does not keep the others from being built.
+    A stack that fails does not keep the others from being built. `again`: also where it is ready already.
     """
     from orchestrator import engine
 
     client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
     failures = {}
-    for stack in stacks.values():
-        try:
-            if client is not None:
-                print(f"{stack.name}: {ensure_image(client, stack, say=print)}")
-            else:
-                print(f"{stack.name}: {find_python(stack, say=print)}")
-        except InfrastructureError as error:  # noqa: PERF203
-            failures[stack.name] = error
-            print(f"{stack.name}: failed: {error}")
+    with work_area(state) as area:
+        for stack in stacks.values():
+            try:
+                print(f"{stack.name}: {_build_one(client, stack, area.bench, again=again, state=state)}", flush=True)
+            except InfrastructureError as error:  # noqa: PERF203
+                failures[stack.name] = error
+                print(f"{stack.name}: failed: {error}", flush=True)
     return EXIT_BAD_ROWS if failures else EXIT_OK
 
 
-def ensure_image(client: Any, stack: Stack, *, say: Callable[[str], None], state: Path = STATE) -> str:
-    """Return the stack's image, built or pulled where the engine does not have it; InfrastructureError if it fails."""
+def _build_one(client: Any, stack: Stack, bench: Path, *, again: bool, state: Path) -> str:
+    """Make one stack ready, write what it was made of, and return its image's name or its Python's path."""
+    from orchestrator.launchers.docker import DockerLauncher
+    from orchestrator.launchers.local import LocalLauncher
+
+    launcher: Launcher
+    if client is not None:
+        place = ensure_image(client, stack, say=_say, again=again, state=state)
+        launcher = DockerLauncher(client, bench, images={stack.name: place})
+    else:
+        python = find_python(stack, say=_say, again=again, state=state)
+        place, launcher = str(python), LocalLauncher(bench, lambda _stack: python)
+    if again or stack.ready:
+        stack_lock.forget(stack, place, state)
+    prepared = launcher.prepare(stack)
+    for line in stack_lock.remarks(stack_lock.lock_of(launcher, prepared, state), prepared):
+        _say(line)
+    return place
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def ensure_image(
+    client: Any, stack: Stack, *, say: Callable[[str], None], again: bool = False, state: Path = STATE
+) -> str:
+    """Return the stack's image, built or pulled where the engine does not have it; InfrastructureError if it fails.
+
+    `again`: built although it is there.
+    """
     import docker
 
     from orchestrator.engine import engine_errors
@@ -64,26 +103,56 @@ def ensure_image(client: Any, stack: Stack, *, say: Callable[[str], None], state
     name = stack.ready.name if stack.ready else image_tag(stack)
     with engine_errors():
         try:
-            client.images.get(name)
+            there = client.images.get(name) is not None
         except docker.errors.ImageNotFound:
-            if stack.ready:
-                say(f"{stack.name}: pulling {name}")
-                client.images.pull(name)
-            else:
-                _build(client, stack, name, say, state)
+            there = False
+        if there and (stack.ready or not again):
+            return name
+        if stack.ready:
+            say(f"{stack.name}: pulling {name}")
+            client.images.pull(name)
+        else:
+            _build(client, stack, name, say, state)
+    stack_lock.forget(stack, name, state)
     return name
 
 
 def image_tag(stack: Stack) -> str:
     """Return the name of the stack's image, decided by what goes into the build: a changed stack is another image."""
-    content = hash_files(stack.folder, context_files(stack), (base_image(stack) or "").encode())
-    return f"stackbench/{stack.name}:{content[:16]}"
+    chosen = {name: value for name, value in chosen_arguments(stack).items() if name not in ONLY_SPEED}
+    more = chosen.pop("BASE_IMAGE", "") + "".join(f"\0{name}={value}" for name, value in sorted(chosen.items()))
+    return f"stackbench/{stack.name}:{hash_files(stack.folder, context_files(stack), more.encode())[:16]}"
+
+
+def content(stack: Stack) -> str:
+    """Return sixteen hex digits over the files that the stack's image is built from, whatever the base."""
+    return hash_files(stack.folder, context_files(stack))[:16]
 
 
 def base_image(stack: Stack) -> str | None:
     """Return the base that the environment names for this stack or for all, or None: the Dockerfile's own."""
-    own = f"STACKBENCH_BASE_{stack.name.upper().replace('-', '_')}"
-    return os.environ.get(own) or os.environ.get(BASE_VARIABLE) or None
+    return _named(BASE_VARIABLE, stack)
+
+
+def builder_image(stack: Stack) -> str | None:
+    """Return the image that compiles, where the environment names one: for this stack, for all, or its base.
+
+    What it compiles has to fit the base, so another base is the builder too unless another builder is named.
+    """
+    return _named(BUILDER_VARIABLE, stack) or base_image(stack)
+
+
+def _named(variable: str, stack: Stack) -> str | None:
+    own = f"{variable.removesuffix('_IMAGE')}_{stack.name.upper().replace('-', '_')}"
+    return os.environ.get(own) or os.environ.get(variable) or None
+
+
+def chosen_arguments(stack: Stack) -> dict[str, str]:
+    """Return the build's images and further arguments, as far as the environment names them."""
+    assert stack.build is not None
+    chosen = {"BASE_IMAGE": base_image(stack), "BUILDER_IMAGE": builder_image(stack) if stack.build.builder else None}
+    chosen |= {name: os.environ.get(name) for name in stack.build.arguments}
+    return {name: value for name, value in chosen.items() if value}
 
 
 def context_files(stack: Stack) -> list[Path]:
@@ -133,14 +202,13 @@ def local_wheels(stack: Stack) -> list[Path]:
 
 
 def build_arguments(stack: Stack) -> dict[str, str]:
-    """Return the build's arguments: the base image, and pip's sources that a container can reach."""
+    """Return the build's arguments: what the environment chose, and pip's sources that a container can reach."""
     arguments = {}
     for name in PIP_SOURCES:
         parts = [part for part in os.environ.get(name, "").split() if local_folder(part) is None]
         if parts:
             arguments[name] = " ".join(parts)
-    base = base_image(stack)
-    return {**arguments, "BASE_IMAGE": base} if base else arguments
+    return {**arguments, **chosen_arguments(stack)}
 
 
 def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], state: Path) -> None:
@@ -160,7 +228,7 @@ def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], stat
             dockerfile=stack.build.dockerfile,
             tag=tag,
             buildargs=build_arguments(stack),
-            labels={BUILD_LABEL: stack.name},
+            labels={BUILD_LABEL: stack.name, CONTENT_LABEL: content(stack)},
             rm=True,
             forcerm=True,
             decode=True,
@@ -188,18 +256,23 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Callable
         log.flush()
         lines = [*lines, *text.splitlines()][-8:]
         step = STEP.match(text)
-        if step:
+        if step and not AT_ONCE.match(step[3]):
             say(f"{name}: build step {step[1]} of {step[2]}: {' '.join(step[3].split())[:90]}")
         if part.get("error"):
             log.write(f"{part['error']}\n")
-            return " ".join(" ".join([*lines[-4:], str(part["error"])]).split())[-600:]
+            # The engine repeats the whole command, behind which what it said would not be seen.
+            error = FAILED_COMMAND.sub(r"exit code \1", COLOUR.sub("", " ".join([*lines[-4:], str(part["error"])])))
+            return " ".join(error.split())[-600:]
     return None
 
 
 def _check_disk(client: Any, stack: Stack) -> None:
     assert stack.build is not None
     root = Path(str(client.info().get("DockerRootDir") or ""))
-    need = stack.build.disk_bytes or LEAST_FREE_BYTES
+    base, builder = base_image(stack), builder_image(stack)
+    # A base that stands in for the builder has no compiler for GPUs: then that stage is nearly empty.
+    nothing_compiled = base is not None and base == builder
+    need = (stack.build.disk_bytes if nothing_compiled else stack.build.most_disk_bytes) or LEAST_FREE_BYTES
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(root).free
         if free < need:

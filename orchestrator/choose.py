@@ -122,8 +122,13 @@ def _stacks(
         chosen = named or able
         why = "it is the GPU here" if not options.gpu else "it was named"
     else:
-        # A stack that needs a GPU runs here only when it was named: its rows then say that this host can't.
-        chosen = named or {name: stack for name, stack in found.items() if not stack.gpu.required}
+        # A stack made for a GPU runs here only when it was named, itself or its folder: on the CPU, unless it needs
+        # a GPU; then its rows say that this host can't.
+        chosen = named or {
+            name: stack
+            for name, stack in found.items()
+            if stack.gpu.access == "none" or (not stack.gpu.required and stack.folder.parent != IMAGES)
+        }
         why = "no stack chosen uses the GPU" if gpu else "no GPU is here"
     if not chosen:
         raise UsageError("no stack here runs without a GPU", remedy=f"known: {', '.join(found)}")

@@ -124,12 +124,22 @@ def plan_command(form: str, **chosen: Any) -> None:
     show_default=True,
     help="Build images, or environments for plain processes.",
 )
-def build_command(stacks: tuple[str, ...], stack_folders: tuple[Path, ...], launcher: str) -> int:
+@click.option("--again", is_flag=True, help="Build also what is there already.")
+@click.option("--clean", is_flag=True, help="Build nothing; remove images that no stack is built as any more.")
+def build_command(
+    stacks: tuple[str, ...], stack_folders: tuple[Path, ...], launcher: str, *, again: bool, clean: bool
+) -> int:
     """Build the stacks' images (or, without Docker, their environments)."""
-    from orchestrator.build import build_stacks
     from orchestrator.choose import select_stacks
 
-    return build_stacks(select_stacks(stacks, stack_folders), launcher=launcher)
+    chosen = select_stacks(stacks, stack_folders)
+    if clean:
+        from orchestrator.clean import clean_images
+
+        return clean_images(chosen)
+    from orchestrator.build import build_stacks
+
+    return build_stacks(chosen, launcher=launcher, again=again)
 
 
 @orchestrator.command("run-all", short_help="Run everything and write the tables.")

@@ -100,7 +100,7 @@ def estimate(plan: Plan, stacks: Mapping[str, Stack], known: Mapping[Key, float]
         guessed=sum(time.source == "guess" for _, time in times),
         cells=len(times),
         download_bytes=_total(0 if stack.build is None else stack.build.download_bytes for stack in used),
-        disk_bytes=_total(0 if stack.build is None else stack.build.disk_bytes for stack in used),
+        disk_bytes=_total(0 if stack.build is None else stack.build.most_disk_bytes for stack in used),
     )
 
 

@@ -33,6 +33,7 @@ from orchestrator.ready import Ready, make_ready
 from orchestrator.record import is_row
 from orchestrator.references import References
 from orchestrator.source import bench_source
+from orchestrator.stack_lock import mark_drift
 from orchestrator.store import Run, newest_run, resumable, stem_of
 from orchestrator.supervise import TELEMETRY_FILE, Task, Verdict, blank_record, supervise
 from orchestrator.tables import write_tables
@@ -119,7 +120,7 @@ def _run_all(options: RunOptions, choosing: Choosing, progress: Progress, kept: 
         if gpu is not None and not options.allow_busy:
             refuse_busy(gpu.uuid)
         session = Session(options, choice, progress, area, gpu, client, bench_source(area.bench), began, known)
-        launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say)
+        launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say, state=STATE)
         session.run = open_run(session, ready)
         session.references = References.of_run(session.run.folder, session.run.records())
         kept.append(session.run)
@@ -192,8 +193,10 @@ def open_run(session: Session, ready: Ready) -> Run:
         )
         run.claim()
         session.progress.say(f"run {run.folder.name}")
+        ready.copy_locks(run.folder)
         return run
     run.update(stacks={**run.header.stacks, **stacks})
+    ready.copy_locks(run.folder)
     session.progress.say(f"going on with run {run.folder.name} (--fresh starts over)")
     return run
 
@@ -285,6 +288,7 @@ def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, numb
         record = supervise(launcher, ready.prepared[cell.stack], task, job, gpu=gpu, on_event=session.progress.event)
         if cell.role == "reference" and record.written_by == "bench":
             record = session.references.collect(folder.work, cell, record, session.progress.say)
+        record = mark_drift(record, ready.locks[cell.stack], ready.prepared[cell.stack])
         record = _keep_side_files(session.run, record, folder)
         stored = session.run.save(record, folder.log)
         if wanted(cell, stored):

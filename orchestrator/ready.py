@@ -6,12 +6,14 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import able
+from orchestrator import able, stack_lock
 from orchestrator.build import ensure_image
 from orchestrator.errors import InfrastructureError
+from orchestrator.folders import STATE
 from orchestrator.launchers.environments import find_python
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.supervise import Verdict
+from orchestrator.writing import make_folder, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.choose import Choice
     from orchestrator.gpu import HostGpu
     from orchestrator.launchers import Launcher, Prepared
+    from orchestrator.stack_lock import StackLock
 
 NO_ENVIRONMENT = "unknown"
 """Stands for the environment of a stack that could not be asked; such a record is never a result."""
@@ -31,6 +34,8 @@ class Ready:
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
     refused: dict[str, Verdict] = field(default_factory=dict)
+    locks: dict[str, StackLock] = field(default_factory=dict)
+    """What the prepared ones were made of when they were built."""
 
     def environment(self, stack: str) -> str:
         """Return the fingerprint of what is installed in a stack."""
@@ -50,11 +55,25 @@ class Ready:
             "fingerprint": prepared.fingerprint,
             "python": prepared.python_version,
             "deviations": [deviation.model_dump() for deviation in prepared.stack.deviations],
+            **self._built(prepared),
         }
+
+    def copy_locks(self, folder: Path) -> None:
+        """Put a copy of each stack.lock.json into the run's folder: it says what the rows' stacks were made of."""
+        place = folder / stack_lock.FOLDER
+        make_folder(place)
+        for name, lock in self.locks.items():
+            write_text(place / f"{name}.lock.json", stack_lock.as_text(lock))
+
+    def _built(self, prepared: Prepared) -> dict[str, Any]:
+        lock = self.locks.get(prepared.stack.name)
+        if lock is None:
+            return {}
+        return {"left_out": list(lock.left_out), "drift": stack_lock.drift_of(lock, prepared)}
 
 
 def make_ready(
-    choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Callable[[str], None]
+    choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Callable[[str], None], *, state: Path = STATE
 ) -> tuple[Launcher, Ready]:
     """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too."""
     ready = Ready()
@@ -70,14 +89,18 @@ def make_ready(
         for name, stack in wanted.items():
             if name not in ready.refused:
                 with _refusing(ready, name, say):
-                    images[name] = ensure_image(client, stack, say=say)
-    launcher = _launcher(choice, gpu, client, bench, images, say=say)
+                    images[name] = ensure_image(client, stack, say=say, state=state)
+    launcher = _launcher(choice, gpu, client, bench, images, say=say, state=state)
     for name, stack in wanted.items():
         if name not in ready.refused:
             with _refusing(ready, name, say):
                 if choice.launcher == "docker" and devices[name] == "cuda" and stack.gpu.access == "auto":
                     _find_access(launcher, stack, say)
-                ready.prepared[name] = launcher.prepare(stack)
+                prepared = launcher.prepare(stack)
+                ready.locks[name] = stack_lock.lock_of(launcher, prepared, state)
+                ready.prepared[name] = prepared
+                for line in stack_lock.remarks(ready.locks[name], prepared):
+                    say(line)
     return launcher, ready
 
 
@@ -89,12 +112,13 @@ def _launcher(
     images: dict[str, str],
     *,
     say: Callable[[str], None],
+    state: Path,
 ) -> Any:
     if choice.launcher == "docker":
         from orchestrator.launchers.docker import DockerLauncher
 
         return DockerLauncher(client, bench, gpu, images=images)
-    return LocalLauncher(bench, lambda stack: find_python(stack, say=say), gpu)
+    return LocalLauncher(bench, lambda stack: find_python(stack, say=say, state=state), gpu)
 
 
 def _find_access(launcher: Any, stack: Any, say: Callable[[str], None]) -> None:

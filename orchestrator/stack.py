@@ -17,11 +17,22 @@ class BuiltImage(Frozen):
 
     dockerfile: str = "Dockerfile"
     base: str | None = None
+    builder: str | None = None
+    """The image of a stage that compiles (build argument BUILDER_IMAGE), where the Dockerfile has one."""
+    arguments: tuple[str, ...] = ()
+    """Further build arguments, which take the values of variables of these names where they are set."""
     python: str = "/opt/stack/bin/python"
     lock: str = "requirements.lock"
     lock_cuda: str | None = None
     download_bytes: int | None = None
     disk_bytes: int | None = None
+    builder_disk_bytes: int | None = None
+    """On top of it, while there is a stage that compiles."""
+
+    @property
+    def most_disk_bytes(self) -> int | None:
+        """What a build takes at most; None where the stack does not say."""
+        return None if self.disk_bytes is None else self.disk_bytes + (self.builder_disk_bytes or 0)
 
 
 class ReadyImage(Frozen):

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import IMAGE, make_stack
+from fake_run import FAKE_BENCH, IMAGE, make_stack
 
-from orchestrator import build, engine
+from orchestrator import build, engine, stack_lock
+from orchestrator.clean import clean_images
 from orchestrator.errors import InfrastructureError
 from orchestrator.stack import BuiltImage, Stack
 
@@ -67,6 +68,54 @@ def test_wheels_of_the_lock_go_along_and_no_others(tmp_path: Path, monkeypatch: 
         assert build.build_arguments(stack)["PIP_FIND_LINKS"] == "https://wheels.invalid/simple"
 
 
+def test_another_base_compiles_too_unless_a_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STACKBENCH_BASE_IMAGE", "STACKBENCH_BUILDER_IMAGE", "STACKBENCH_BUILDER_TESTONLY", "MAX_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    plain = make(tmp_path / "s")
+    assert plain.build is not None
+    stack = plain.model_copy(update={"build": BuiltImage(builder="devel:1", arguments=("MAX_JOBS", "OTHER"))})
+    assert build.build_arguments(stack) == build.build_arguments(plain) == {}
+    assert build.image_tag(stack) == build.image_tag(plain)
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine:1")
+    assert build.chosen_arguments(plain) == {"BASE_IMAGE": "mine:1"}
+    assert build.chosen_arguments(stack) == {"BASE_IMAGE": "mine:1", "BUILDER_IMAGE": "mine:1"}
+    tags = {build.image_tag(stack)}
+    for name, value in (("STACKBENCH_BUILDER_IMAGE", "all:1"), ("STACKBENCH_BUILDER_TESTONLY", "own:1")):
+        monkeypatch.setenv(name, value)
+        assert build.build_arguments(stack)["BUILDER_IMAGE"] == value
+        tags.add(build.image_tag(stack))
+    monkeypatch.setenv("OTHER", "2")
+    assert build.build_arguments(stack)["OTHER"] == "2"
+    tags.add(build.image_tag(stack))
+    assert len(tags) == 4
+    # How many compilers run at once makes no other image.
+    monkeypatch.setenv("MAX_JOBS", "2")
+    assert build.build_arguments(stack)["MAX_JOBS"] == "2"
+    assert build.image_tag(stack) in tags
+
+
+class FullDisk:
+    """An engine whose disk has 10 GB left."""
+
+    def info(self) -> dict[str, str]:
+        return {"DockerRootDir": "/"}
+
+
+def test_the_disk_is_looked_at_before_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STACKBENCH_BASE_IMAGE", "STACKBENCH_BUILDER_IMAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda _root: type("Usage", (), {"free": 10 * 10**9}))
+    sizes = {"builder": "devel:1", "disk_bytes": 9 * 10**9, "builder_disk_bytes": 12 * 10**9}
+    stack = make(tmp_path / "s").model_copy(update={"build": BuiltImage.model_validate(sizes)})
+    with pytest.raises(InfrastructureError, match=r"10\.0 GB free .*, 21\.0 GB needed; make room"):
+        build._check_disk(FullDisk(), stack)
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine:1")
+    build._check_disk(FullDisk(), stack)
+    monkeypatch.setenv("STACKBENCH_BUILDER_IMAGE", "devel:2")
+    with pytest.raises(InfrastructureError, match="21"):
+        build._check_disk(FullDisk(), stack)
+
+
 @pytest.fixture
 def client() -> Any:
     found = engine.answers()
@@ -86,7 +135,7 @@ def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Pat
     try:
         tag = build.ensure_image(client, good, say=said.append, state=tmp_path)
         assert tag in images(client)
-        assert "testonly: build step 3 of 4: RUN echo from the build" in said
+        assert "testonly: build step 3 of 5: RUN echo from the build" in said
         assert "from the build" in (tmp_path / "logs" / "build-testonly.log").read_text()
         said.clear()
         assert build.ensure_image(client, good, say=said.append, state=tmp_path) == tag
@@ -100,6 +149,81 @@ def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Pat
             build.ensure_image(client, unknown, say=said.append, state=tmp_path)
         with pytest.raises(InfrastructureError):
             build.ensure_image(client, make_stack(image="stackbench/nowhere:1"), say=said.append, state=tmp_path)
+    finally:
+        for tag in images(client):
+            client.images.remove(tag, force=True)
+
+
+@pytest.mark.docker
+def test_old_images_go_on_request_and_no_others(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("STACKBENCH_BASE_IMAGE", raising=False)
+
+    def built(content: str, name: str = "testonly") -> str:
+        stack = make(tmp_path / name, f"FROM {IMAGE}\nCOPY *.lock /\nRUN echo {content} > /content\n", name)
+        return build.ensure_image(client, stack, say=lambda _line: None, state=tmp_path)
+
+    try:
+        old, used, other = built("old"), built("used"), built("x", "testonly-other")
+        client.api.tag(IMAGE, "mine-base", "1")
+        monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine-base:1")
+        elsewhere = built("present")
+        monkeypatch.delenv("STACKBENCH_BASE_IMAGE")
+        present = built("present")
+        client.api.tag(old, "mine-alone", "1")
+        holder = client.api.create_container(used, ["true"])["Id"]
+        stack = make(tmp_path / "testonly", (tmp_path / "testonly" / "Dockerfile").read_text())
+        assert build.image_tag(stack) == present
+        assert clean_images({"testonly": stack}, state=tmp_path) == 0
+        out = capsys.readouterr().out
+        assert f"removed {old}" in out.replace("mine-alone:1, ", "").replace(", mine-alone:1", "")
+        assert f"kept {used} (" in out
+        assert "something uses it" in out
+        assert f"kept {other} (" in out
+        assert present not in out
+        assert elsewhere != present  # the same files on another base are no old image
+        assert set(images(client)) == {used, present, elsewhere}
+        assert client.images.get("mine-alone:1")
+        client.api.remove_container(holder)
+        assert clean_images({"testonly": stack}, state=tmp_path) == 0
+        assert set(images(client)) == {present, elsewhere}
+    finally:
+        for tag in (*images(client), other, "mine-alone:1", "mine-base:1"):
+            client.images.remove(tag, force=True)
+
+
+@pytest.mark.docker
+def test_build_writes_what_was_built_and_again_builds_it_anew(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("orchestrator.workfolders.BENCH", FAKE_BENCH)
+    dockerfile = f"FROM {IMAGE}\nCOPY *.lock /\nRUN date +%N > /made\n"
+    stack = make(tmp_path / "good", dockerfile)
+    assert stack.build is not None
+    stack = stack.model_copy(update={"build": stack.build.model_copy(update={"python": "python3"})})
+    bad = make(tmp_path / "bad", f"FROM {IMAGE}\nRUN echo why it failed && exit 7\n", "testonly-bad")
+    try:
+        assert build.build_stacks({"testonly-bad": bad, "testonly": stack}, launcher="docker", state=tmp_path) == 1
+        out = capsys.readouterr().out
+        assert "testonly-bad: failed: " in out
+        assert f"testonly: {build.image_tag(stack)}\n" in out
+        path = stack_lock.lock_path(stack, build.image_tag(stack), tmp_path)
+        first = stack_lock.StackLock.model_validate_json(path.read_text())
+        assert first.image_id == client.images.get(first.image).id
+        assert build.build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
+        assert "build step" not in capsys.readouterr().out
+        # What somebody put in its place under the same name is found out, and built away.
+        changed = client.containers.run(first.image, ["touch", "/changed"], detach=True)
+        changed.wait()
+        changed.commit(first.image)
+        changed.remove()
+        assert build.build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
+        assert f"testonly: drift since it was built ({first.written_utc[:10]}): image " in capsys.readouterr().out
+        assert build.build_stacks({"testonly": stack}, launcher="docker", again=True, state=tmp_path) == 0
+        out = capsys.readouterr().out
+        assert "build step" in out
+        assert "drift" not in out
     finally:
         for tag in images(client):
             client.images.remove(tag, force=True)

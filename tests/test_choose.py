@@ -83,6 +83,31 @@ def test_what_is_named_wins(with_cuda: Path, tmp_path: Path) -> None:
     assert {cell.timeout_s for cell in choice.plan.cells} == {9.0}
 
 
+@pytest.fixture
+def for_either(images: Path) -> Path:
+    """A stack that is made for a GPU and also runs without one, beside the one for the CPU."""
+    write_stack(images, "either", access="auto")
+    return images
+
+
+def test_without_a_gpu_only_stacks_that_use_none_run_by_themselves(for_either: Path) -> None:
+    assert list(made(engine=DOCKER).stacks) == ["cpu"]
+    assert list(made(gpu=H100, engine=DOCKER).stacks) == ["either"]
+
+
+def test_a_stack_that_needs_no_gpu_runs_on_the_cpu_where_it_is_named(for_either: Path) -> None:
+    choice = made(engine=DOCKER, stacks=("either",))
+    assert {(cell.stack, cell.device) for cell in choice.plan.cells} == {("either", "cpu")}
+
+
+def test_stacks_in_a_named_folder_run_beside_the_cpus(for_either: Path, tmp_path: Path) -> None:
+    mine = write_stack(tmp_path / "stacks", "mine", access="auto").parent
+    write_stack(mine, "needs", access="auto", required=True)
+    choice = made(engine=DOCKER, stack_folders=(mine,))
+    assert list(choice.stacks) == ["cpu", "mine"]
+    assert {cell.device for cell in choice.plan.cells} == {"cpu"}
+
+
 def test_a_gpu_stack_named_without_a_gpu_keeps_its_rows(with_cuda: Path) -> None:
     # They will say `skipped`: what could not be run is a row too.
     choice = made(engine=DOCKER, stacks=("cuda",), suite="smoke")

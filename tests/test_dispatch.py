@@ -53,6 +53,8 @@ KERNELS = {
     "rotary_kernel": "hand-written",
     "void layer_norm::ln_fwd_kernel<layer_norm::Kernel_traits<float>>": "hand-written",
     "_rms_norm_forward_kernel": "hand-written",
+    "_triton_rope": "hand-written",
+    "void cunn_SoftMaxXEntropyForward<4, c10::BFloat16, float, long>": "hand-written",
     "something_new": "other",
 }
 OPERATORS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.build import build_arguments
 from orchestrator.planner import make_plan
 from orchestrator.stacks import find_stacks, load_stack
 from orchestrator.suite import load_suite
@@ -56,6 +58,40 @@ def test_the_cpu_stack():
         assert (stack.folder / name).is_file()
 
 
+CUDA_STACKS = {
+    "thunder": (("eager", "inductor", "thunder"), "torch==2.2.2"),
+    "tinyllama": (("eager", "inductor", "tinyllama", "tinyllama_full"), "torch==2.1.0"),
+    "thunder-next": (("eager", "inductor", "thunder", "thunder_dynamo"), "torch==2.10.0"),
+    "fused-next": (("eager", "inductor", "fused", "fused_inductor"), "torch==2.13.0"),
+}
+
+
+@pytest.mark.parametrize("name", CUDA_STACKS)
+def test_the_cuda_stacks(name: str):
+    stack, (methods, torch) = STACKS[name], CUDA_STACKS[name]
+    assert stack.methods == methods
+    assert stack.build is not None
+    pins = {pin.removesuffix(" \\") for pin in blocks(stack.folder / stack.build.lock)}
+    assert torch in pins
+    # What deviates is what the note had, and each says why.
+    assert stack.deviations
+    assert all(len(deviation.reason) > 20 and not deviation.reason.endswith(".") for deviation in stack.deviations)
+    # Used where there is a GPU, and on the CPU only where it is named.
+    assert stack.gpu.access == "auto"
+    assert not stack.gpu.required
+    assert (stack.gpu.driver, stack.gpu.compute_capability) != (None, None)
+    assert (stack.build.download_bytes or 0) < (stack.build.most_disk_bytes or 0)
+    ours = ROOT / "images" / "cpu" / "orchestrator.lock"
+    assert (stack.folder / "orchestrator.lock").read_bytes() == ours.read_bytes()
+
+
+def test_what_is_compiled_is_pinned_too():
+    folder = STACKS["tinyllama"].folder
+    assert list(blocks(folder / "flash-attn.lock")) == ["flash-attn==2.2.2 \\"]
+    assert [pin.split("==")[0] for pin in blocks(folder / "builder.lock")] == ["ninja", "packaging", "wheel"]
+    assert "-march=native" not in re.sub(r"#.*", "", (folder / "operators.py").read_text())
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_every_line_of_a_lock_is_a_pin_or_a_hash(lock: Path):
     lines = lock.read_text().splitlines()
@@ -94,6 +130,9 @@ def test_dockerfiles_build_with_either_builder(stack: Any):
         assert f"ARG {name}=" in text
     assert f"ARG BASE_IMAGE={stack.build.base}\n" in text
     assert "--require-hashes" in text
+    assert f"ARG BUILDER_IMAGE={stack.build.builder}\n" in text if stack.build.builder else "BUILDER" not in text
+    for name in stack.build.arguments:
+        assert f"ARG {name}=" in text
 
 
 def test_no_package_host_and_no_machine_path_is_tracked():
@@ -138,6 +177,40 @@ def test_compose_has_a_service_for_every_stack_that_is_built():
             "/stackbench-locks",
         ]
         assert "docker.sock" not in json.dumps(service)
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+        gpu = [{"capabilities": ["gpu"], "driver": "nvidia", "device_ids": ["0"]}]
+        assert devices == ([] if STACKS[name].gpu.access == "none" else gpu)
+
+
+def test_compose_gives_the_gpu_that_is_named():
+    service = compose(STACKBENCH_GPU="GPU-1234")["services"]["thunder"]
+    assert service["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["GPU-1234"]
+
+
+@pytest.mark.parametrize("stack", [stack for stack in STACKS.values() if stack.build], ids=lambda stack: stack.name)
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"STACKBENCH_BASE_IMAGE": "one"},
+        {"STACKBENCH_BASE_IMAGE": "one", "STACKBENCH_BUILDER_IMAGE": "two", "MAX_JOBS": "1"},
+        {"STACKBENCH_BASE_TINYLLAMA": "one", "STACKBENCH_BASE_THUNDER_NEXT": "two"},
+        {"STACKBENCH_BUILDER_TINYLLAMA": "one", "BUILD_EXTENSIONS": "0"},
+    ],
+)
+def test_compose_builds_as_the_orchestrator_does(
+    stack: Any, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    names = [name for name in os.environ if name.startswith(("STACKBENCH_", "PIP_"))]
+    for name in (*names, "BUILD_EXTENSIONS", "TORCH_CUDA_ARCH_LIST", "MAX_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    given = {
+        name: value for name, value in compose(**environment)["services"][stack.name]["build"]["args"].items() if value
+    }
+    defaults = {"BASE_IMAGE": stack.build.base, **({"BUILDER_IMAGE": b} if (b := stack.build.builder) else {})}
+    assert given == {**defaults, **build_arguments(stack)}
 
 
 def test_compose_takes_the_same_variables_as_the_orchestrator():
@@ -190,7 +263,7 @@ def test_wheels_are_copied_beside_the_dockerfile(tmp_path: Path, monkeypatch: py
 
 def test_every_target_of_the_makefile_is_explained():
     text = (ROOT / "Makefile").read_text()
-    promised = {"run", "test", "overhead", "scaling", "lock", "clean", "help", "test-oldtorch", "wheels"}
+    promised = {"run", "test", "overhead", "scaling", "lock", "lock-check", "clean", "help", "test-oldtorch", "wheels"}
     assert promised <= set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
 
 

@@ -9,6 +9,10 @@ A method module has six functions:
     settings(workload) -> dict                  what it will set, for the record
     expects(workload, device) -> tuple          what a profiled call must show, or the row is flagged `not_fused`
 
+One more is optional:
+
+    report() -> dict                            what it really ran, asked after the samples, for the record's detail
+
 Each expectation is one of these, or several joined by " or ", any of which will do:
 
     a group of bench/kernels.py                 Triton, attention flash, matrix product, compiled, ...

@@ -35,6 +35,8 @@ class Prepared:
     packages: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
     image_id: str | None = None
+    image_digest: str | None = None
+    """The registry's, for an image that came from one."""
     lock: str | None = None
     """SHA-256 of the lock file."""
 
@@ -114,6 +116,9 @@ class Launcher(Protocol):
 
     def prepare(self, stack: Stack) -> Prepared:
         """Make `stack` ready on this host and ask it what is installed. InfrastructureError where that fails."""
+
+    def facts(self, prepared: Prepared) -> str:
+        """Return what `python -m bench --facts` prints there: how torch was built, and what was left out."""
 
     def seen(self, job: Job) -> Seen:
         """Return where the job's folders are for its process."""

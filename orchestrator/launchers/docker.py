@@ -32,7 +32,7 @@ from orchestrator.launchers import (
 from orchestrator.launchers.gpu_access import GpuGrant, gpu_grant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from orchestrator.gpu import HostGpu
@@ -103,8 +103,20 @@ class DockerLauncher:
             raise InfrastructureError(f"its Python does not run bench (exit code {code}): {end}", where=name)
         fingerprint, version, packages = told
         return Prepared(
-            stack, stack.python, fingerprint, version, packages, image=name, image_id=image.id, lock=lock_digest(stack)
+            stack,
+            stack.python,
+            fingerprint,
+            version,
+            packages,
+            image=name,
+            image_id=image.id,
+            image_digest=digest_of(image.attrs.get("RepoDigests") or ()),
+            lock=lock_digest(stack),
         )
+
+    def facts(self, prepared: Prepared) -> str:
+        """Return what `python -m bench --facts` prints in the stack's image."""
+        return self.ask(prepared.stack, ("-m", "bench", "--facts"))[1]
 
     def seen(self, job: Job) -> Seen:
         """Return the folders' places in the container."""
@@ -253,6 +265,11 @@ def container_arguments(
             "log_config": LogConfig(type="json-file", config={"max-size": LOG_BYTES, "max-file": LOG_FILES}),
         },
     }
+
+
+def digest_of(names: Sequence[str]) -> str | None:
+    """Return the digest in an image's RepoDigests (`registry/name@sha256:…`), without the registry's name."""
+    return next((name.rpartition("@")[2] for name in names if "@" in name), None)
 
 
 def container_user(uid: int, gid: int, *, rootless: bool = False) -> str:

@@ -31,16 +31,19 @@ LOG_END_CHARACTERS = 600
 HEARTBEAT_S = 15.0
 
 
-def find_python(stack: Stack, *, say: Callable[[str], None], state: Path = STATE) -> Path:
+def find_python(stack: Stack, *, say: Callable[[str], None], again: bool = False, state: Path = STATE) -> Path:
     """Return the stack's Python on this host, making a virtual environment from its lock file where needed.
 
-    `say` gets a line of progress now and then. InfrastructureError where there is none and none can be made.
+    `say` gets a line of progress now and then; `again` makes it although it is there. InfrastructureError where there
+    is none and none can be made.
     """
     given = os.environ.get(PYTHON_VARIABLE)
     if given:
         return _existing(given, f"{PYTHON_VARIABLE}")
     if stack.ready is not None:
         return _existing(stack.ready.python, f"{stack.name}: ready.python")
+    if again:
+        shutil.rmtree(environment_folder(stack, state), ignore_errors=True)
     return make_environment(stack, say=say, state=state)
 
 

@@ -58,20 +58,17 @@ class LocalLauncher:
     def prepare(self, stack: Stack) -> Prepared:
         """Find the stack's Python and ask it what is installed; InfrastructureError where it cannot run bench."""
         python = self.python(stack)
-        environment = self._environment(stack, "cpu", Path(os.devnull).parent)
-        command = [str(python), "-m", "bench", "--fingerprint"]
-        try:
-            done = subprocess.run(  # noqa: S603  (the stack's own Python)
-                command, env=environment, capture_output=True, text=True, timeout=FINGERPRINT_S, check=False, cwd="/"
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise InfrastructureError(f"this Python does not start: {error}", where=str(python)) from error
+        done = self._ask(stack, python, "--fingerprint")
         told = fingerprint_of(done.stdout)
         if done.returncode != 0 or told is None:
             end = " ".join((done.stderr or done.stdout).split())[-300:]
             raise InfrastructureError(f"it does not run bench (exit code {done.returncode}): {end}", where=str(python))
         fingerprint, version, packages = told
         return Prepared(stack, str(python), fingerprint, version, packages, lock=lock_digest(stack))
+
+    def facts(self, prepared: Prepared) -> str:
+        """Return what `python -m bench --facts` prints with the stack's Python."""
+        return self._ask(prepared.stack, Path(prepared.python), "--facts").stdout
 
     def seen(self, job: Job) -> Seen:
         """Return the folders where they are."""
@@ -102,6 +99,16 @@ class LocalLauncher:
         except (OSError, subprocess.SubprocessError) as error:
             raise InfrastructureError(f"the process could not be started: {error}", where=prepared.python) from error
         return LocalHandle(process)
+
+    def _ask(self, stack: Stack, python: Path, what: str) -> subprocess.CompletedProcess[str]:
+        environment = self._environment(stack, "cpu", Path(os.devnull).parent)
+        command = [str(python), "-m", "bench", what]
+        try:
+            return subprocess.run(  # noqa: S603  (the stack's own Python)
+                command, env=environment, capture_output=True, text=True, timeout=FINGERPRINT_S, check=False, cwd="/"
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InfrastructureError(f"this Python does not start: {error}", where=str(python)) from error
 
     def _environment(self, stack: Stack, device: str, cache: Path) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}

@@ -140,8 +140,12 @@ def _versions(pairs: Sequence[Pair]) -> list[str]:
 def _deviations(pairs: Sequence[Pair], report: Report) -> list[str]:
     lines = []
     for stack in sorted({pair.steady.stack for pair in pairs}):
-        told = report.header.stacks.get(stack, {}).get("deviations") or ()
+        facts = report.header.stacks.get(stack, {})
+        told = facts.get("deviations") or ()
         lines += [_deviation(stack, deviation) for deviation in told if isinstance(deviation, dict)]
+        lines += [f"{code(stack)} was built without {escape(str(part))}." for part in facts.get("left_out") or ()]
+        if facts.get("drift"):
+            lines.append(f"{code(stack)} has drifted {escape(str(facts['drift']))}.")
     return lines
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import engine
+from orchestrator import engine, locks
 from orchestrator.store import read_record
 from orchestrator.wheels import copy_wheels
 from orchestrator.workload import MEASURED
@@ -73,6 +73,51 @@ def test_up_runs_the_smoke_suite_as_the_owner_of_results(project: Path):
         assert f"## {benchmark}" in tables
     owner = (project / "results").stat().st_uid
     assert {path.stat().st_uid for path in run.rglob("*")} == {owner}
+
+
+IS_FREE = "from orchestrator import locks; print(locks.is_free('GPU-test'))"
+HOLDS = """
+import time
+from orchestrator import locks
+with locks.hold("GPU-test", purpose="a test", say=print):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line of what a service printed; before it stands the build of its image."""
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def inside(code: str) -> list[str]:
+    """Return the end of a compose command that runs code in a service as it would be run there."""
+    return ["--entrypoint", "/opt/orchestrator/bin/python", "cpu", "-c", code]
+
+
+def test_services_take_turns_by_the_hosts_lock_folder(project: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = project / "locks"
+    monkeypatch.setenv("STACKBENCH_LOCKS", str(folder))
+    with locks.hold("GPU-test", purpose="a test", say=print):
+        held = compose(project, "run", "--rm", "-T", *inside(IS_FREE))
+    free = compose(project, "run", "--rm", "-T", *inside(IS_FREE))
+    assert (told(held), told(free)) == ("False", "True")
+    command = ["docker", "compose", "run", "--rm", "-T", "--name", f"{name_of(project)}-holds", *inside(HOLDS)]
+    environment = {**os.environ, "COMPOSE_PROJECT_NAME": name_of(project), "STACKBENCH_BASE_IMAGE": LOCAL_BASE}
+    service = subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert service.stdout is not None
+        assert "held\n" in iter(service.stdout.readline, "")
+        assert not locks.is_free("GPU-test", folder)
+        # Another service sees it too, and goes on when the first is gone, however it ended.
+        assert told(compose(project, "run", "--rm", "-T", *inside(IS_FREE))) == "False"
+    finally:
+        subprocess.run(["docker", "kill", f"{name_of(project)}-holds"], capture_output=True, check=False)
+        service.communicate(timeout=60)
+    assert locks.is_free("GPU-test", folder)
 
 
 def test_a_mistake_in_the_command_is_one_line_and_exit_4(project: Path):

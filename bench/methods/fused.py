@@ -1,0 +1,197 @@
+"""The operators that one would take today: liger-kernel's in Triton, and torch's own attention by flash or cuDNN.
+
+Nothing compiles the model: the same operators under torch.compile are `fused_inductor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bench import dispatched
+from bench.dispatched import Dispatched, DispatchedAttention, Given, Implementation
+from bench.gpt import GPT
+from bench.methods import FUSED_ATTENTION
+from bench.operators import Operators
+from bench.spec import Workload
+
+OLDEST = (2, 5)
+"""The first torch whose attention shares keys among groups of queries."""
+FLASH_FIRST = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+# cuDNN makes a plan for each new shape: it comes first where the shape stays and has no mask.
+CUDNN_FIRST = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+
+
+LIGER: dict[str, Any] = {}
+"""Its autograd functions, once they were asked for: a compiler that traces an operator must meet no import."""
+
+
+def liger_refuses(given: Given) -> str | None:
+    """Triton's own limits; its interpreter, for tests, takes a CPU's tensors."""
+    if given.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "Triton runs on no CPU"
+    if given.dtype == torch.float64:
+        return "takes no float64"
+    reason = dispatched.missing("liger_kernel.ops")
+    if reason is None and not LIGER:
+        LIGER["norm"] = function_of("rms_norm", "LigerRMSNormFunction")
+        LIGER["rotary"] = function_of("rope", "LigerRopeFunction")
+        LIGER["silu"] = function_of("swiglu", "LigerSiLUMulFunction")
+        LIGER["loss"] = function_of("cross_entropy", "LigerCrossEntropyFunction")
+    return reason
+
+
+def function_of(module: str, name: str) -> Any:
+    """An autograd function, by its submodule: no setting of the package's own replaces it there."""
+    return getattr(importlib.import_module(f"liger_kernel.ops.{module}"), name)
+
+
+def liger_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Its mean square is in float32, its weight is applied in x's dtype; backward overwrites the gradient it gets."""
+    return LIGER["norm"].apply(x, weight, eps, 0.0, "llama", True, None)
+
+
+def torch_norm_refuses(given: Given) -> str | None:  # noqa: ARG001
+    """It came with torch 2.4."""
+    return None if hasattr(F, "rms_norm") else "torch is older than 2.4"
+
+
+def torch_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The one of torch itself."""
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def liger_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """It turns queries and keys in one launch: here all of x as queries, beside one head that nobody reads.
+
+    It takes [batch, heads, time, size], which it turns back, and it works in place, on a copy where x is part of a
+    larger tensor. Half-width tables need the rotated size told.
+    """
+    batch, time, _, size = x.shape
+    unread = x.new_empty(batch, time, 1, size)
+    arguments = (cos, sin, None, 1, size)
+    turned, _ = LIGER["rotary"].apply(x.transpose(1, 2), unread.transpose(1, 2), *arguments)
+    return turned.transpose(1, 2)
+
+
+def liger_swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """silu(gate) * up in one kernel, between matrix products of torch's.
+
+    Its two factors are given though they are 1: with dynamic shapes Dynamo takes defaults for numbers that may change.
+    """
+    return F.linear(LIGER["silu"].apply(F.linear(x, gate), F.linear(x, up), 1.0, 1.0), down)
+
+
+def liger_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over targets that are not -1; forward already writes the gradient over the logits, where one is wanted."""
+    flat = logits.view(-1, logits.shape[-1])
+    nothing_else = (0.0, 0.0, "mean", None, False, False, False)
+    return LIGER["loss"].apply(flat, targets.reshape(-1), None, -1, *nothing_else)[0]
+
+
+def grouped_refuses(given: Given) -> str | None:  # noqa: ARG001
+    """Old torches repeat the keys instead."""
+    return None if version() >= OLDEST else f"torch is older than {OLDEST[0]}.{OLDEST[1]}"
+
+
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention by torch; groups of queries share their keys without a copy."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    return mixed.transpose(1, 2)
+
+
+def version() -> tuple[int, ...]:
+    """torch's, as (major, minor)."""
+    return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
+
+SDPA = [Implementation("scaled_dot_product_attention", grouped_refuses, grouped_attention)]
+OPERATORS = Operators(
+    norm=Dispatched(
+        "norm",
+        [
+            Implementation("liger RMSNorm", liger_refuses, liger_norm, needs_trial=True),
+            Implementation("torch rms_norm", torch_norm_refuses, torch_norm),
+        ],
+    ),
+    rotary=Dispatched("rotary", [Implementation("liger rope", liger_refuses, liger_rotary, needs_trial=True)]),
+    attention=DispatchedAttention(causal=SDPA, masked=SDPA),
+    swiglu=Dispatched("swiglu", [Implementation("liger SiLUMul", liger_refuses, liger_swiglu, needs_trial=True)]),
+    loss=Dispatched("loss", [Implementation("liger CrossEntropy", liger_refuses, liger_loss, needs_trial=True)]),
+)
+
+
+def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
+    """The torch here must be new enough to be told which attention to prefer."""
+    if version() < OLDEST:
+        return f"torch {torch.__version__} is too old: its attention cannot be told what to prefer before 2.5"
+    return None
+
+
+def operators() -> Operators:
+    """liger-kernel's where they run."""
+    return dispatched.forget(OPERATORS)
+
+
+def report() -> dict[str, Any]:
+    """What each operator dispatched to, for the record's detail."""
+    return {"operators": dispatched.report(OPERATORS)}
+
+
+def settings(workload: Workload) -> dict[str, Any]:
+    """The order in which attention is asked for, and liger-kernel's version."""
+    return {"attention": list(backends(workload)), "liger-kernel": dispatched.version_of("liger-kernel")}
+
+
+def expects(workload: Workload, device: str) -> tuple[str, ...]:  # noqa: ARG001
+    """One sign of each operator."""
+    if workload.dtype == "float64":
+        return ("matrix product",)
+    wanted = [
+        "matrix product",
+        FUSED_ATTENTION,
+        "kernel:rms_norm_forward",
+        "kernel:triton_rope",
+        "kernel:swiglu_forward",
+    ]
+    if workload.learning_rate is not None:
+        wanted.append("kernel:liger_cross_entropy")
+    return tuple(wanted)
+
+
+def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
+    """The model itself, with attention's preferences around it."""
+    return preferring(model, workload)
+
+
+def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """The step itself, with attention's preferences around it."""
+    return preferring(step, workload)
+
+
+def backends(workload: Workload) -> tuple[str, ...]:
+    """Attention's implementations, the preferred one first."""
+    return CUDNN_FIRST if workload.benchmark in ("forward", "train_static") else FLASH_FIRST
+
+
+def preferring(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """Call `target` with attention's implementations in the order of `backends`; backward follows forward's choice."""
+    from torch.nn import attention
+
+    wanted = [getattr(attention.SDPBackend, name) for name in backends(workload)]
+    order: dict[str, Any] = {"set_priority": True} if version() >= (2, 6) else {}
+
+    def call(tokens: Tensor, *arguments: Any) -> Any:
+        with attention.sdpa_kernel(wanted, **order) if tokens.is_cuda else contextlib.nullcontext():
+            return target(tokens, *arguments)
+
+    return call

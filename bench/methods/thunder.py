@@ -1,0 +1,202 @@
+"""Thunder: nvFuser's fusions, torch's attention by its `sdpa` executor, and torch for what is left; no CUDA graphs.
+
+`thunder.jit` from 0.1.0 on. What Thunder refuses is `unsupported`, with its own message.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from bench import compiles, dispatched
+from bench.gpt import GPT
+from bench.methods import FUSED_ATTENTION
+from bench.operators import Operators
+from bench.spec import Workload
+from bench.status import Unsupported
+
+EXECUTORS = ("sdpa", "nvfuser")
+"""In the order in which they are asked; those of torch and of plain Python always come last."""
+BUILT_FOR = re.compile(r"^nvfuser[-_]cu\d+[-_]torch(\d)(\d+)$")
+ANY_TORCH = "NVFUSER_ANY_TORCH"
+SYMBOLIC = (0, 2)
+"""The first version that can compile for sizes that it does not know."""
+REFUSALS = ("not support", "unsupported", "not yet", "not implement", "nyi", "no method", "no attribute", "no executor")
+REASON_CHARACTERS = 500
+
+jitted: list[Callable[..., Any]] = []
+"""What was compiled in this process, for the report."""
+
+
+def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
+    """Thunder must be there, and nvFuser's build must be for this torch: with another its behaviour is undefined."""
+    if reason := dispatched.missing("thunder"):
+        return reason
+    built = built_for()
+    if device == "cuda" and built not in (None, torch_version()) and os.environ.get(ANY_TORCH) != "1":
+        return (
+            f"nvFuser is built for torch {built}, and this is torch {torch.__version__}: install the build for it, "
+            f"or set {ANY_TORCH}=1 to try it all the same"
+        )
+    return None
+
+
+def operators() -> Operators:
+    """Plain PyTorch's: Thunder fuses them itself."""
+    return Operators()
+
+
+def settings(workload: Workload) -> dict[str, Any]:
+    """The executors found, and what `thunder.jit` is told."""
+    found = [name for name in EXECUTORS if executor(name) is not None]
+    return {
+        "executors": found,
+        "without": [name for name in EXECUTORS if name not in found],
+        "cache": cache(workload),
+        "thunder": metadata.version("lightning-thunder"),
+        "nvfuser": nvfuser(),
+        "nvfuser_built_for_torch": built_for(),
+    }
+
+
+def expects(workload: Workload, device: str) -> tuple[str, ...]:
+    """Kernels of nvFuser on a GPU, and one of torch's own fused attentions, none of which takes float64."""
+    if device == "cpu":
+        return ("matrix product",)
+    attention = () if workload.dtype == "float64" else (FUSED_ATTENTION,)
+    return ("matrix product", "nvFuser", *attention)
+
+
+def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
+    """Compile the model's forward, and its backward where gradients are asked for."""
+    return jit(model, workload)
+
+
+def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """Compile the step that makes one token: it draws inside, from torch's own generator."""
+    return jit(step, workload)
+
+
+def jit(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """thunder.jit; nothing is compiled before the first call."""
+    thunder = importlib.import_module("thunder")
+    compiled = thunder.jit(target, executors=executors(), cache=cache(workload))
+    jitted[:] = [compiled]
+    compiles.OTHERS[:] = [lambda: int(thunder.cache_misses(compiled))]
+    return saying_why(compiled)
+
+
+def executors() -> list[Any]:
+    """Thunder's objects of the executors that there are."""
+    return [found for name in EXECUTORS if (found := executor(name)) is not None]
+
+
+def executor(name: str) -> Any:
+    """Thunder's object, or None where it has none: nvFuser only registers itself beside a GPU."""
+    importlib.import_module("thunder")
+    return importlib.import_module("thunder.extend").get_executor(name)
+
+
+def cache(workload: Workload) -> str:
+    """Compile for each shape, as Thunder does by itself; but once for all sizes where every sample has others."""
+    symbolic = workload.benchmark == "train_dynamic" and version_of("lightning-thunder") >= SYMBOLIC
+    return "symbolic values" if symbolic else "constant values"
+
+
+def saying_why(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what Thunder raises for want of support into Unsupported."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except Exception as error:
+            if reason := refusal(error):
+                raise Unsupported(reason) from error
+            raise
+
+    return call
+
+
+def refusal(error: BaseException) -> str | None:
+    """Thunder's own words, where one in the chain of exceptions was raised in Thunder and speaks of missing support."""
+    for each in chain(error):
+        frames = traceback.extract_tb(each.__traceback__)
+        inside = bool(frames) and "thunder" in re.split(r"[\\/]", frames[-1].filename)[:-1] and not ours(frames[-1])
+        text = " ".join(str(each).split())
+        refused = isinstance(each, NotImplementedError) or any(sign in text.lower() for sign in REFUSALS)
+        if inside and refused:
+            return f"Thunder {metadata.version('lightning-thunder')}: {type(each).__name__}: {text}"[:REASON_CHARACTERS]
+    return None
+
+
+def ours(frame: traceback.FrameSummary) -> bool:
+    """Whether a frame is of this very file or of its neighbours."""
+    return os.path.dirname(frame.filename) == os.path.dirname(__file__)  # noqa: PTH120  (a string is all there is)
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those that it came from."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def report() -> dict[str, Any]:
+    """How often Thunder compiled, and how many operations of its last traces each executor took."""
+    thunder = importlib.import_module("thunder")
+    found: dict[str, Any] = {}
+    for compiled in jitted:
+        took: Counter[str] = Counter()
+        for last in (thunder.last_traces, thunder.last_backward_traces):
+            traces = last(compiled)
+            if traces:
+                took.update(taker(symbol) for symbol in traces[-1].bound_symbols)
+        found["thunder"] = {
+            "compiled": thunder.cache_misses(compiled),
+            "reused": thunder.cache_hits(compiled),
+            "executors": {str(name): count for name, count in sorted(took.items())},
+        }
+    return found
+
+
+def taker(symbol: Any) -> str:
+    """Which executor took one operation of a trace."""
+    chosen = getattr(symbol.sym, "executor", None)
+    return str(getattr(chosen, "name", None) or "python")
+
+
+def nvfuser() -> str | None:
+    """The version of nvFuser, whatever build it is of."""
+    return next((found.version for found in nvfuser_builds()), None)
+
+
+def built_for() -> str | None:
+    """The torch (2.10) that nvFuser was built for, by its package's name."""
+    for found in nvfuser_builds():
+        if match := BUILT_FOR.match(found.metadata["Name"].lower()):
+            return f"{match[1]}.{match[2]}"
+    return None
+
+
+def nvfuser_builds() -> Iterator[metadata.Distribution]:
+    """What is installed under a name of nvFuser's."""
+    return (found for found in metadata.distributions() if str(found.metadata["Name"]).lower().startswith("nvfuser"))
+
+
+def torch_version() -> str:
+    """torch's, as 2.10."""
+    return ".".join(torch.__version__.split("+")[0].split(".")[:2])
+
+
+def version_of(package: str) -> tuple[int, ...]:
+    """A package's version, as (major, minor)."""
+    return tuple(int(part) for part in metadata.version(package).split(".")[:2])

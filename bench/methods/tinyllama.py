@@ -1,0 +1,175 @@
+"""TinyLlama's fused operators as the note of November 2023 really ran them: attention and rotary, and no more.
+
+Attention is flash-attn's, rotary its CUDA extension `rotary_emb`, in place. SwiGLU is called through xformers, which
+decides by itself: for bfloat16 weights that lie apart, 0.0.22.post7 takes its plain operator without a word. Norm and
+loss are plain, since the note's two configurations asked for no others. `tinyllama_full` has everything fused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import dispatched
+from bench.dispatched import HALF, Dispatched, DispatchedAttention, Given, Implementation
+from bench.gpt import GPT
+from bench.operators import Operators
+from bench.spec import Workload
+
+FLASH, ROTARY, XFORMERS = "flash_attn.flash_attn_interface", "rotary_emb", "xformers.ops"
+
+
+def flash_refuses(given: Given) -> str | None:
+    """flash-attn's own limits."""
+    if given.device != "cuda":
+        return "runs on CUDA only"
+    if given.dtype not in HALF:
+        return f"takes no {name_of(given.dtype)}"
+    return dispatched.missing(FLASH)
+
+
+def flash_takes_no_mask(given: Given) -> str | None:  # noqa: ARG001
+    """Why a cache, whose slots are masked, is not read by it."""
+    return "takes no mask"
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:  # noqa: ARG001
+    """Causal attention; flash-attn pads a head of 100 to 104 by itself, and shares keys among groups of queries."""
+    return importlib.import_module(FLASH).flash_attn_func(q, k, v, causal=True)
+
+
+def rotary_refuses(given: Given) -> str | None:
+    """The limits of `rotary_emb`."""
+    return "runs on CUDA only" if given.device != "cuda" else dispatched.missing(ROTARY)
+
+
+class RotaryInPlace(torch.autograd.Function):
+    """Turns x where it lies. Autograd is not told that x changed: it would copy the whole of q, k and v in backward.
+
+    That is safe since x is a part of a linear layer's result, which no gradient asks for. Backward makes a new tensor:
+    the gradient that comes in is not ours to change.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turn x [batch, time, heads, size]; tables [time, size / 2] in x's dtype."""
+        first, second = x.chunk(2, dim=-1)
+        apply_rotary(first, second, cos[:, None], sin[:, None], first, second, False)
+        ctx.save_for_backward(cos, sin)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Turn the gradient the other way."""
+        cos, sin = ctx.saved_tensors
+        turned = torch.empty_like(gradient)
+        apply_rotary(*gradient.chunk(2, dim=-1), cos[:, None], sin[:, None], *turned.chunk(2, dim=-1), True)
+        return turned, None, None
+
+
+def apply_rotary(*arguments: Any) -> None:
+    """The extension's one function: halves, cosine, sine, where the turned halves go, and whether to turn back."""
+    importlib.import_module(ROTARY).apply_rotary(*arguments)
+
+
+class Rotary:
+    """`rotary_emb` wants tables in the dtype of what it turns: they are rounded once, not in every layer again."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Tensor, torch.dtype, Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """As `operators.rotary`; x is changed."""
+        if self.last is None or self.last[0] is not cos or self.last[1] != x.dtype:
+            self.last = cos, x.dtype, cos.to(x.dtype), sin.to(x.dtype)
+        turned: Tensor = RotaryInPlace.apply(x, self.last[2], self.last[3])
+        return turned
+
+
+def xformers_refuses(given: Given) -> str | None:  # noqa: ARG001
+    """Xformers takes whatever comes; what it then dispatches to is another matter."""
+    return dispatched.missing(XFORMERS)
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """SwiGLU by xformers, which chooses its operator for each call."""
+    return importlib.import_module(XFORMERS).swiglu(x, gate, None, up, None, down, None)
+
+
+def swiglu_called(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> str:
+    """Name what xformers dispatches to, by asking its own dispatch object with the arguments of a call."""
+    dispatch = importlib.import_module(f"{XFORMERS}.swiglu_op").SwiGLUOpDispatch
+    flat = x.reshape(-1, x.shape[-1])
+    return f"xformers {dispatch.from_arguments(flat, gate, None, up, None, down, None).op}"
+
+
+ATTENTION = DispatchedAttention(
+    causal=[Implementation("flash_attn_func", flash_refuses, flash, needs_trial=True)],
+    masked=[Implementation("flash_attn_func", flash_takes_no_mask, flash)],
+)
+ROTARY_IN_PLACE = Dispatched(
+    "rotary", [Implementation("rotary_emb, in place", rotary_refuses, Rotary(), needs_trial=True)]
+)
+SWIGLU = Dispatched("swiglu", [Implementation("xformers swiglu", xformers_refuses, swiglu, swiglu_called)])
+OPERATORS = Operators(attention=ATTENTION, rotary=ROTARY_IN_PLACE, swiglu=SWIGLU)
+PACKAGES = {"attention": FLASH, "rotary": ROTARY, "swiglu": XFORMERS}
+
+
+def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
+    """On a GPU at least one of the operators must be there; on a CPU the plain ones stand in and the record says so."""
+    return refuse_without(PACKAGES, device)
+
+
+def refuse_without(packages: dict[str, str], device: str) -> str | None:
+    """Why none of `packages` can be used, operator by operator."""
+    reasons = {name: dispatched.missing(module) for name, module in packages.items()}
+    if device == "cpu" or None in reasons.values():
+        return None
+    return "none of its operators is there: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+def operators() -> Operators:
+    """Those of the note."""
+    return dispatched.forget(OPERATORS)
+
+
+def report() -> dict[str, Any]:
+    """What each operator dispatched to, for the record's detail."""
+    return {"operators": dispatched.report(OPERATORS)}
+
+
+def settings(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
+    """What is wanted of each operator, and which packages there are."""
+    return {"operators": {**PACKAGES, "norm": None, "loss": None}, "packages": versions()}
+
+
+def expects(workload: Workload, device: str) -> tuple[str, ...]:  # noqa: ARG001
+    """flash-attn's own kernel and the rotary extension's; SwiGLU as it comes."""
+    rotary = "kernel:apply_rotary"
+    if getattr(torch, workload.dtype) not in HALF:
+        return "matrix product", rotary
+    return "matrix product", rotary, r"kernel:(?<!pytorch_flash::)\bflash_fwd"
+
+
+def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
+    """Return the model itself."""
+    return model
+
+
+def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
+    """Return the step itself."""
+    return step
+
+
+def versions() -> dict[str, str | None]:
+    """The packages' versions; None for what is not installed."""
+    return {package: dispatched.version_of(package) for package in ("flash-attn", "xformers")}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """bfloat16 rather than torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,108 @@
+"""TinyLlama's operators with everything fused: beside attention and rotary also RMSNorm, cross entropy and SwiGLU.
+
+For SwiGLU each block's gate and up weights are laid side by side, as xformers' own module has them: then 0.0.22.post7
+can take its packed operator in bfloat16 too, where weights that lie apart make it fall back to plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import dispatched
+from bench.dispatched import HALF, Dispatched, Given, Implementation
+from bench.gpt import GPT
+from bench.methods import tinyllama
+from bench.operators import Operators
+from bench.spec import Workload
+
+NORM, LOSS = "flash_attn.ops.rms_norm", "flash_attn.losses.cross_entropy"
+
+
+def on_cuda(module: str) -> Callable[[Given], str | None]:
+    """Refuses other devices, float64, and a module that is not there."""
+
+    def refuses(given: Given) -> str | None:
+        if given.device != "cuda":
+            return "runs on CUDA only"
+        if given.dtype == torch.float64:
+            return "takes no float64"
+        return dispatched.missing(module)
+
+    return refuses
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The extension `dropout_layer_norm`, which is compiled for some widths only."""
+    return importlib.import_module(NORM).rms_norm(x, weight, eps)
+
+
+def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The extension `xentropy_cuda_lib`; backward writes the gradient over the logits."""
+    function = importlib.import_module(LOSS).CrossEntropyLoss(ignore_index=-1, inplace_backward=True)
+    return function(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+
+
+OPERATORS = Operators(
+    attention=tinyllama.ATTENTION,
+    rotary=tinyllama.ROTARY_IN_PLACE,
+    swiglu=tinyllama.SWIGLU,
+    norm=Dispatched("norm", [Implementation("dropout_layer_norm", on_cuda(NORM), norm, needs_trial=True)]),
+    loss=Dispatched("loss", [Implementation("xentropy_cuda_lib", on_cuda(LOSS), loss, needs_trial=True)]),
+)
+PACKAGES = {**tinyllama.PACKAGES, "norm": NORM, "loss": LOSS}
+
+
+def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
+    """As `tinyllama`."""
+    return tinyllama.refuse_without(PACKAGES, device)
+
+
+def operators() -> Operators:
+    """All five."""
+    return dispatched.forget(OPERATORS)
+
+
+def report() -> dict[str, Any]:
+    """What each operator dispatched to, for the record's detail."""
+    return {"operators": dispatched.report(OPERATORS)}
+
+
+def settings(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
+    """What is wanted of each operator, and which packages there are."""
+    return {"operators": PACKAGES, "packages": tinyllama.versions(), "gate_and_up": "side by side"}
+
+
+def expects(workload: Workload, device: str) -> tuple[str, ...]:
+    """One sign of each operator."""
+    wanted = [*tinyllama.expects(workload, device), r"kernel:\bln_fwd"]
+    if getattr(torch, workload.dtype) in HALF:
+        wanted.append("operator:^xformers::(swiglu|dual_gemm)")
+    if workload.learning_rate is not None:
+        wanted.append("kernel:SoftMaxXEntropy")
+    return tuple(wanted)
+
+
+def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
+    """Lay gate and up side by side; the values stay, and so do the parameters themselves."""
+    if dispatched.missing(tinyllama.XFORMERS) is None:
+        for block in model.blocks:
+            lay_side_by_side(block.gate.weight, block.up.weight)
+    return model
+
+
+def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
+    """Return the step itself."""
+    return step
+
+
+@torch.no_grad()
+def lay_side_by_side(*parameters: Tensor) -> None:
+    """Move parameters of one shape into one piece of memory, one after the other."""
+    together = torch.stack([parameter.data for parameter in parameters])
+    for parameter, part in zip(parameters, together):  # noqa: B905  (as many as were stacked)
+        parameter.data = part

@@ -1,0 +1,163 @@
+"""`python -m bench.operator_check METHOD` compares a method's operators with the plain ones in float64.
+
+Random inputs, forward and backward, each operator at the sizes of the note's two models (on a CPU: tiny ones), in
+bfloat16 and float32. Prints one JSON list; exits 1 when an operator is further off than its limit, or fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import methods
+from bench.dispatched import PLAIN, Dispatched, DispatchedAttention, Fill, Given, differentiable, example, one_line
+
+LIMITS = {"bfloat16": 1e-2, "float32": 1e-5}
+"""Of the relative error, in the sense of Euclid's norm over a whole tensor."""
+SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "cuda": {
+        "norm": (3200, 4096),
+        "rotary": (100, 128),
+        "attention": (100, 128),
+        "swiglu": (3200, 4096),
+        "loss": (32000,),
+    },
+    "cpu": {"norm": (64,), "rotary": (16,), "attention": (16,), "swiglu": (64,), "loss": (512,)},
+}
+TIMES = {"cuda": 256, "cpu": 16}
+HEADS = 4
+
+
+def main() -> int:
+    """Exit 0 when all passed, 1 when one did not, 4 where there is nothing to check."""
+    parser = argparse.ArgumentParser(prog="python -m bench.operator_check", description=__doc__.splitlines()[0])
+    parser.add_argument("method", help="eager, tinyllama, tinyllama_full, fused, ...")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", action="append", choices=sorted(LIMITS), help="may be given again; default: all")
+    parser.add_argument("--compiled", action="store_true", help="each operator under torch.compile, the loss apart")
+    options = parser.parse_args()
+    try:
+        method = methods.load(options.method)
+    except Exception as error:  # noqa: BLE001  (one line is all that a person needs)
+        print(f"bench: {one_line(error)}", file=sys.stderr)
+        return 4
+    found = list(check(method, options.device, options.dtype or sorted(LIMITS), compiled=options.compiled))
+    print(json.dumps(found, indent=1))
+    return 1 if any(item["status"] == "failed" for item in found) else 0
+
+
+def check(method: Any, device: str, dtypes: list[str], *, compiled: bool = False) -> Iterator[dict[str, Any]]:
+    """One finding for each operator, size and dtype."""
+    for dtype in dtypes:
+        for kind, sizes in SIZES[device].items():
+            for size in sizes:
+                given = Given(device, getattr(torch, dtype), size)
+                for variant in ("", "with a mask") if kind == "attention" else ("",):
+                    yield check_one(method, kind, given, variant, LIMITS[dtype], compiled=compiled and kind != "loss")
+
+
+def check_one(
+    method: Any, kind: str, given: Given, variant: str, limit: float, *, compiled: bool = False
+) -> dict[str, Any]:
+    """Compare one operator; an exception is a failure with its line."""
+    operator = getattr(method.operators(), kind)
+    finding: dict[str, Any] = {
+        "operator": f"{kind} {variant}".strip(),
+        "dtype": str(given.dtype).removeprefix("torch."),
+        "size": given.size,
+        "compiled": compiled,
+        "limit": limit,
+        "forward": None,
+        "backward": None,
+    }
+    try:
+        arguments = example(kind, given, time=TIMES[given.device], fill=random(kind, given.size))
+        if variant:
+            arguments[-1] = causal_mask(arguments[0])
+        direction = random("direction", given.size)
+        expected = outcome(PLAIN[kind], kind, [exact(x) for x in arguments], direction, given.dtype)
+        run = operator
+        if compiled:
+            if isinstance(operator, (Dispatched, DispatchedAttention)):
+                operator.settle(given)
+            run = torch.compile(operator, fullgraph=True)
+        side_by_side = kind == "swiglu" and hasattr(method, "lay_side_by_side")
+        direction = random("direction", given.size)
+        result = outcome(run, kind, arguments, direction, given.dtype, side_by_side=side_by_side)
+        finding["forward"] = relative(result[0], expected[0])
+        finding["backward"] = max(relative(a, b) for a, b in zip(result[1:], expected[1:]))  # noqa: B905
+        passed = finding["forward"] < limit and finding["backward"] < limit
+        finding["status"] = "passed" if passed else "failed"
+    except Exception as error:  # noqa: BLE001  (it is a finding)
+        finding["status"], finding["error"] = "failed", one_line(error)
+    finding["dispatched"] = dispatched_to(operator, variant)
+    return finding
+
+
+def outcome(
+    run: Callable[..., Tensor],
+    kind: str,
+    arguments: list[Any],
+    direction: Fill,
+    dtype: torch.dtype,
+    *,
+    side_by_side: bool = False,
+) -> list[Tensor]:
+    """The result, and the gradient in one direction, rounded to `dtype`, of each argument that has one."""
+    leaves = [x.clone().requires_grad_() if differentiable(kind, i) else x for i, x in enumerate(arguments)]
+    if side_by_side:
+        gate_and_up = torch.stack([leaves[1].detach(), leaves[2].detach()])
+        leaves[1], leaves[2] = (part.requires_grad_() for part in gate_and_up.unbind())
+    given = list(leaves)
+    if kind == "rotary":
+        # As in the model: part of a larger tensor, the rest of which must stay as it is.
+        whole = torch.cat([leaves[0], arguments[0][:, :, :2]], dim=2)
+        given[0] = whole[:, :, :HEADS]
+    elif kind == "loss":
+        given[0] = leaves[0] * 1  # it may be overwritten
+    result = run(*given)
+    if kind == "rotary" and not torch.equal(whole[:, :, HEADS:], arguments[0][:, :, :2]):
+        raise ValueError("what lies beside the turned heads was changed")
+    toward = direction(result.shape).to(result.device, dtype).to(result.dtype)
+    gradients = torch.autograd.grad(result, [x for i, x in enumerate(leaves) if differentiable(kind, i)], toward)
+    return [result.detach(), *gradients]
+
+
+def random(kind: str, size: int) -> Fill:
+    """Normal numbers, the same in every run."""
+    generator = torch.Generator().manual_seed(sum(map(ord, kind)) + size)
+    return lambda shape: torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+def causal_mask(q: Tensor) -> Tensor:
+    """0 where a slot may be seen, -inf where not, [time, slots], as the model makes it for its cache."""
+    time = q.shape[1]
+    return torch.full((time, time), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+
+
+def exact(x: Any) -> Any:
+    """Floating point as float64: the same numbers, computed with in more digits."""
+    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """How far off, over how large."""
+    difference = torch.linalg.vector_norm(found.double() - expected) / torch.linalg.vector_norm(expected)
+    return float(difference) if bool(torch.isfinite(difference)) else float("inf")
+
+
+def dispatched_to(operator: Any, variant: str) -> str:
+    """What it dispatched to; a plain function is plain."""
+    if isinstance(operator, DispatchedAttention):
+        operator = operator.masked if variant else operator.causal
+    return operator.report() if isinstance(operator, Dispatched) else "eager"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

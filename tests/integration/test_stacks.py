@@ -1,0 +1,168 @@
+"""Stacks from build to row on a real engine: one that cannot be built, one that drifts, and a user's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import IMAGE, write_suite
+
+from orchestrator import engine
+from orchestrator.build import ensure_image
+from orchestrator.gpu import gpus
+from orchestrator.stacks import find_stacks
+
+pytestmark = pytest.mark.docker
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    found = engine.answers()
+    if found is None or not found.images.list(IMAGE):
+        pytest.skip("no Docker Engine answers, or no image to build on")
+    yield found
+    for image in found.images.list(filters={"label": "stackbench.build"}):
+        for tag in image.tags:
+            if tag.startswith("stackbench/test-"):
+                found.images.remove(tag, force=True)
+
+
+def write_built_stack(folder: Path, name: str, step: str) -> None:
+    place = folder / "stacks" / name
+    place.mkdir(parents=True)
+    (place / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN {step}\n")
+    (place / "requirements.lock").write_text("")
+    (place / "stack.toml").write_text(
+        f'schema_version = 1\nname = "{name}"\ndescription = "for a test"\nmethods = ["good"]\n'
+        '[build]\npython = "python3"\n[gpu]\naccess = "none"\n'
+    )
+
+
+def run_all(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run every stack of the folder with the bench that does as it is told."""
+    if not (folder / "mine.toml").exists():
+        write_suite(folder)
+    names = [path.name for path in sorted((folder / "stacks").iterdir())]
+    command = [
+        *(sys.executable, str(ROOT / "tests" / "fake_run.py"), str(folder / "state"), "run-all"),
+        *("--suite", str(folder / "mine.toml"), "--stacks", str(folder / "stacks")),
+        *(word for name in names for word in ("--stack", name)),
+        *("--launcher", "docker", "--results", str(folder / "results"), *more),
+    ]
+    return called(command, folder)
+
+
+def called(command: list[str], folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    # Locks of its own: whatever else runs on this host is not waited for.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STACKBENCH_LOCKS": str(folder / "locks"), **more}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "results").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def records(run: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows' records by stack."""
+    found = [json.loads(path.read_text()) for path in (run / "records").iterdir()]
+    return {record["stack"]: record for record in found if record["workload"]["benchmark"] == "forward"}
+
+
+def test_a_stack_that_cannot_be_built_is_rows_and_the_others_go_on(client: Any, tmp_path: Path) -> None:
+    write_built_stack(tmp_path, "test-broken", "echo the compiler is gone && exit 7")
+    write_built_stack(tmp_path, "test-fine", "true")
+    done = run_all(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = records(newest(tmp_path))
+    assert (found["test-fine"]["status"], found["test-broken"]["status"]) == ("ok", "infrastructure")
+    assert "the compiler is gone" in found["test-broken"]["reason"]
+    assert "the compiler is gone" in (tmp_path / "state" / "logs" / "build-test-broken.log").read_text()
+    assert "**infrastructure**" in (newest(tmp_path) / "tables.md").read_text()
+
+
+def test_drift_is_shown_in_the_row(client: Any, tmp_path: Path) -> None:
+    write_built_stack(tmp_path, "test-drifts", "true")
+    done = run_all(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = newest(tmp_path)
+    assert "drift" not in records(first)["test-drifts"]["flags"]
+    lock = json.loads((first / "stacks" / "test-drifts.lock.json").read_text())
+    assert lock["image_id"] == client.images.get(lock["image"]).id
+    # Somebody installs something and keeps the name.
+    changed = client.containers.run(lock["image"], ["touch", "/installed"], detach=True)
+    changed.wait()
+    other = changed.commit(lock["image"]).id
+    changed.remove()
+    done = run_all(tmp_path, "--fresh")
+    assert done.returncode == 0, done.stdout + done.stderr
+    short = [image.removeprefix("sha256:")[:12] for image in (lock["image_id"], other)]
+    says = f"image {short[0]} is now {short[1]}"
+    assert f"test-drifts: drift since it was built ({lock['written_utc'][:10]}): {says}" in done.stdout
+    record = records(newest(tmp_path))["test-drifts"]
+    assert "drift" in record["flags"]
+    assert says in record["detail"]["drift"]
+    tables = (newest(tmp_path) / "tables.md").read_text()
+    assert re.search(r"\| ok \([^|]*drift", tables)
+    assert f"`test-drifts` has drifted since it was built ({lock['written_utc'][:10]}): {says}." in tables
+    # The lock stays the build's until the stack is built again.
+    assert json.loads((newest(tmp_path) / "stacks" / "test-drifts.lock.json").read_text()) == lock
+
+
+def example(kind: str) -> str:
+    """Return the README's first block of that kind."""
+    found = re.search(rf"```{kind} stack\n(.*?)```", README, re.DOTALL)
+    assert found, kind
+    return found[1]
+
+
+def test_a_stack_of_a_users_own_written_from_the_readme_runs_beside_the_others(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gpus():
+        pytest.skip("the base image that stands in for a published one has torch for the CPU alone")
+    mine = tmp_path / "stacks" / "mine"
+    mine.mkdir(parents=True)
+    files = {"Dockerfile": example("dockerfile"), "requirements.in": example("text"), "stack.toml": example("toml")}
+    assert sum(len(text.splitlines()) for text in files.values()) < 30
+    for name, text in files.items():
+        (mine / name).write_text(text)
+    # What the README's command makes of requirements.in: a pin with its hashes.
+    pinned = (ROOT / "images" / "tinyllama" / "requirements.lock").read_text()
+    (mine / "requirements.lock").write_text(re.search(r"^einops==.*?(?=^\S)", pinned, re.MULTILINE | re.DOTALL)[0])  # type: ignore[index]
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", os.environ.get("STACKBENCH_BASE_IMAGE", IMAGE))
+    # The stack `cpu` stands in for the published image with torch that the example starts from.
+    cpu = ensure_image(client, find_stacks([ROOT / "images"])["cpu"], say=print)
+    base = "stackbench-test/torch:1"
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "Dockerfile").write_text(f"FROM {cpu}\nENV PATH=/opt/stack/bin:/usr/bin:/bin\n")
+    client.images.build(path=str(tmp_path / "base"), tag=base, rm=True)
+    command = [
+        *(sys.executable, "-m", "orchestrator", "run-all", "--launcher", "docker", "--stacks", str(mine.parent)),
+        *("--suite", "smoke", "--benchmark", "forward", "--method", "eager", "--results", str(tmp_path / "results")),
+        *("--timeout", "600"),
+    ]
+    try:
+        done = called(command, tmp_path, STACKBENCH_BASE_MINE=base)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        assert "stacks cpu, mine, in Docker" in done.stdout
+        found = records(newest(tmp_path))
+        assert {name: record["status"] for name, record in found.items()} == {"cpu": "ok", "mine": "ok"}
+        packages = {name: record["environment"]["packages"] for name, record in found.items()}
+        assert "einops" in packages["mine"]
+        assert "einops" not in packages["cpu"]
+        tables = (newest(tmp_path) / "tables.md").read_text()
+        assert "`eager@mine`" in tables
+        assert "`eager@cpu`" in tables
+    finally:
+        for tag in [tag for image in client.images.list("stackbench/mine") for tag in image.tags]:
+            client.images.remove(tag, force=True)
+        client.images.remove(base, force=True)
