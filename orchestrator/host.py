@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import StackbenchError
 from orchestrator.gpu import HostGpu, choose_gpu, gpus
@@ -27,6 +28,16 @@ def look(options: RunOptions) -> Host:
     gpu = choose_gpu(found, options.gpu, allow_busy=True).name if found or options.gpu else None
     engine = None if options.launcher == "local" else engine_version(needed=options.launcher == "docker")
     return Host(gpu=gpu, engine=engine, found=found)
+
+
+def facts(gpu: HostGpu | None) -> dict[str, Any]:
+    """Return what hardware this is, `gpu` being the one that is used; no host name, no path."""
+    shown = ("name", "uuid", "driver", "memory_bytes")
+    return {
+        "gpu": None if gpu is None else {name: getattr(gpu, name) for name in shown},
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
 
 
 def engine_version(*, needed: bool) -> str | None:

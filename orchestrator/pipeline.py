@@ -23,7 +23,7 @@ from orchestrator.errors import (
 from orchestrator.estimate import estimate, expected, history, in_words, wall_seconds
 from orchestrator.folders import REPOSITORY, STATE
 from orchestrator.gpu import refuse_busy
-from orchestrator.host import look
+from orchestrator.host import facts, look
 from orchestrator.interrupt import Interrupted, interruptible
 from orchestrator.launchers import Job
 from orchestrator.launchers.local import sweep_processes
@@ -187,7 +187,7 @@ def open_run(session: Session, ready: Ready) -> Run:
             options.results,
             plan,
             session.source,
-            host=host_facts(session),
+            host=facts(session.gpu),
             stacks=stacks,
             note=session.choice.line,
         )
@@ -350,19 +350,6 @@ def exit_code(records: Sequence[Record]) -> int:
     if not any(record.status in MEASURED for record in rows):
         return EXIT_NOTHING_MEASURED
     return EXIT_BAD_ROWS if any(record.status in BAD for record in records) else EXIT_OK
-
-
-def host_facts(session: Session) -> dict[str, Any]:
-    """Return what hardware this is; no host name, no path."""
-    gpu = session.gpu
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "gpu": None
-        if gpu is None
-        else {"name": gpu.name, "uuid": gpu.uuid, "driver": gpu.driver, "memory_bytes": gpu.memory_bytes},
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": memory,
-    }
 
 
 def _shared_cache(session: Session, cell: Cell, ready: Ready) -> Any:
