@@ -110,7 +110,7 @@ def describe(workload: Workload) -> str:
         workload.model.name if workload.model else None,
         f"batch {workload.batch}" if workload.batch is not None else None,
         sequence if workload.sequence is not None else None,
-        f"{len(workload.prompt)} prompt tokens" if workload.prompt is not None else None,
+        counted(len(workload.prompt), "prompt token") if workload.prompt is not None else None,
         f"{workload.new_tokens} new tokens" if workload.new_tokens is not None else None,
         workload.dtype,
     ]
