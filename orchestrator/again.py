@@ -1,4 +1,4 @@
-"""The command that runs a record's cell again."""
+"""The commands that run a record's cell again."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def command(suite: str, record: Record, rounds: int = 1) -> str:
     if rounds > 1:
         words += ["--rounds", str(rounds)]
     return " ".join(shlex.quote(word) for word in (*words, "--fresh"))
+
+
+def reproduction(run_id: str, record: Record, rounds: int = 1) -> str:
+    """Return the command line that runs a row's cell again from its record and says whether its figure came out."""
+    words = ["orchestrator", "reproduce", record.cell_id, "--run", run_id]
+    return " ".join(shlex.quote(word) for word in (*words, *(["--rounds", str(rounds)] if rounds > 1 else [])))

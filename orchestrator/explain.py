@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import explain_proof
-from orchestrator.again import command
+from orchestrator.again import command, reproduction
 from orchestrator.against import EAGER
 from orchestrator.errors import UsageError
 from orchestrator.evidence import graphs_of
@@ -56,7 +56,9 @@ def explain(run_folder: Path, cell: str) -> str:
         parts += [_section("On the probe", on_probe)] if on_probe else []
     parts.append(_section("What ran", _what_ran(last)))
     parts.append(_section("Workload", _workload(last)))
-    parts.append(_section("Run it again", [command(header.suite, last, len(records))]))
+    again = [command(header.suite, last, len(records))]
+    again += [reproduction(header.run_id, last, len(records))] if is_row(last) else []
+    parts.append(_section("Run it again", again))
     return "\n\n".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.again import command
+from orchestrator.again import command, reproduction
 from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, scaled, significant
 from orchestrator.page.blocks import code, environment, facts, kept, samples, section, shares, text
 from orchestrator.page.checks import beside_section, checks_of
@@ -33,16 +33,20 @@ class Proofs:
         """Return a row's drawer: figures, what each round says, the workload, and how to run it again."""
         rounds = source.records[pair.steady.cell_id]
         last = rounds[-1]
-        again = command(source.report.header.suite, last, len(rounds))
+        header, count = source.report.header, len(rounds)
         return {
-            "about": f"cell {last.cell_id}, workload {last.workload_id}, {counted(len(rounds), 'round')}",
+            "about": f"cell {last.cell_id}, workload {last.workload_id}, {counted(count, 'round')}",
             "top": kept([section("Figures", *_figures(pair)), beside_section(pair.steady)]),
             "rounds": [self._round(source, record) for record in rounds],
             "bottom": kept(
                 [
                     self._probe(source, pair.steady),
                     section("Workload", facts(_workload(last)), folded=True),
-                    section("Run it again", code(again, copied=True)),
+                    section(
+                        "Run it again",
+                        code(command(header.suite, last, count), copied=True),
+                        code(reproduction(header.run_id, last, count), copied=True),
+                    ),
                 ]
             ),
         }
