@@ -80,6 +80,12 @@ class Versions(Frozen):
     image_id: str | None = None
     packages: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def in_short(self) -> str:
+        """What decides most, for a line."""
+        parts = (("torch", self.torch), ("CUDA", self.cuda), ("Triton", self.triton), ("Python", self.python))
+        return ", ".join(f"{name} {version}" for name, version in parts if version)
+
 
 class CheckCounts(Frozen):
     """How a record's checks came out; `why` is of the first that did not pass, a failed one before others."""

@@ -45,6 +45,16 @@ def strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
+def test_what_a_stack_is_and_is_not_stands_below_its_rows(tmp_path: Path) -> None:
+    deviation = {"package": "torch", "wanted": "2.2", "here": "2.13.0", "reason": "2.2 knows no such GPU"}
+    facts = {"deviations": [deviation], "left_out": ["flash-attn (no nvcc)"], "drift": "since it was built: numpy"}
+    stack = record().stack
+    told = strings(content(render_page([save_run(tmp_path, [record(), ceilings()], stacks={stack: facts})])))
+    assert f"{stack} has torch 2.13.0, not 2.2: 2.2 knows no such GPU." in told
+    assert f"{stack} was built without flash-attn (no nvcc)." in told
+    assert f"{stack} has drifted since it was built: numpy." in told
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

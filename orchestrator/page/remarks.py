@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.advice import warnings
 from orchestrator.numbers import counted
-from orchestrator.tables.proof import not_fused
+from orchestrator.tables.proof import unproved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.page.source import Source
     from orchestrator.published import Published, PublishedFigure
     from orchestrator.report import Pair
-    from orchestrator.rows import Row, Versions
+    from orchestrator.rows import Row
 
 
 def remarks(found: Sequence[tuple[Source, Pair]]) -> list[str]:
@@ -34,7 +34,8 @@ def remarks(found: Sequence[tuple[Source, Pair]]) -> list[str]:
     if any(row.share.share is not None and row.share.ceiling_of == "this model of device" for row in shown):
         lines.append("The ceilings were measured on another device of the same model.")
     lines += [f"{row.name}: {counted(row.recompiled, 'recompile')}." for row in steady if row.recompiled]
-    return lines + _unproved(steady) + _warned(shown) + _versions(steady)
+    lines += [f"{', '.join(dict.fromkeys(names))}: {text}." for text, names in unproved(steady).items()]
+    return lines + _warned(shown) + _versions(steady) + _stacks(found)
 
 
 def published_caveats(comparison: Published, figures: Iterable[PublishedFigure]) -> list[str]:
@@ -43,24 +44,6 @@ def published_caveats(comparison: Published, figures: Iterable[PublishedFigure])
     own = dict.fromkeys(key for figure in figures for key in figure.caveats)
     keys = [*own, *(key for key in comparison.caveats if key not in named)]
     return [f"{key.replace('_', ' ')}: {comparison.caveats[key]}" for key in keys]
-
-
-def _unproved(rows: Iterable[Row]) -> list[str]:
-    """Return why rows are unchecked or not fused, each reason once."""
-    told: dict[str, list[str]] = {}
-    for row in rows:
-        if row.status not in ("ok", "incorrect"):
-            continue
-        if row.checks is not None and row.checks.unchecked:
-            told.setdefault(f"not checked: {row.checks.why}", []).append(row.name)
-        if row.probe is not None and not row.probe.passed and row.probe.status != "incorrect":
-            how = f"{row.probe.status}: " if row.probe.status not in (None, "ok") else ""
-            told.setdefault(f"not checked on the probe: {how}{row.probe.reason}", []).append(row.name)
-        if row.ran is not None and row.ran.missing:
-            told.setdefault(f"not fused: {not_fused(row.ran)}", []).append(row.name)
-        if row.resembles:
-            told.setdefault(f"its error has the effect of a known fault: {row.resembles}", []).append(row.name)
-    return [f"{', '.join(dict.fromkeys(names))}: {text}." for text, names in told.items()]
 
 
 def _warned(rows: Sequence[Row]) -> list[str]:
@@ -85,18 +68,23 @@ def _versions(rows: Sequence[Row]) -> list[str]:
     known = [row for row in rows if row.versions.python is not None]
     stacks: dict[str, set[str]] = {}
     for row in known:
-        stacks.setdefault(_short(row.versions), set()).add(row.stack)
+        stacks.setdefault(row.versions.in_short, set()).add(row.stack)
     lines = [f"{', '.join(sorted(names))}: {text}." for text, names in stacks.items()]
     if len({row.versions.torch for row in known}) > 1:
         lines.append("The rows of this table ran on different versions of torch.")
     return lines
 
 
-def _short(versions: Versions) -> str:
-    parts = (
-        ("torch", versions.torch),
-        ("CUDA", versions.cuda),
-        ("Triton", versions.triton),
-        ("Python", versions.python),
-    )
-    return ", ".join(f"{name} {version}" for name, version in parts if version)
+def _stacks(found: Sequence[tuple[Source, Pair]]) -> list[str]:
+    """Return where stacks differ from the note's pins, what they were built without, and what changed since."""
+    lines = []
+    for source, pair in found:
+        stack = pair.steady.stack
+        facts = source.report.header.stacks.get(stack, {})
+        for told in facts.get("deviations") or ():
+            package, wanted, here, reason = (told.get(key) for key in ("package", "wanted", "here", "reason"))
+            lines.append(f"{stack} has {package} {here}, not {wanted}: {reason}.")
+        lines += [f"{stack} was built without {part}." for part in facts.get("left_out") or ()]
+        if facts.get("drift"):
+            lines.append(f"{stack} has drifted {facts['drift']}.")
+    return list(dict.fromkeys(lines))

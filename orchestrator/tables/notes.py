@@ -130,7 +130,7 @@ def _versions(pairs: Sequence[Pair]) -> list[str]:
     rows = [pair.steady for pair in pairs if pair.steady.versions.python is not None]
     stacks_of: dict[str, set[str]] = {}
     for row in rows:
-        stacks_of.setdefault(_short(row.versions), set()).add(row.stack)
+        stacks_of.setdefault(row.versions.in_short, set()).add(row.stack)
     lines = [f"{', '.join(map(code, sorted(names)))}: {escape(text)}." for text, names in stacks_of.items()]
     if len({row.versions.torch for row in rows}) > 1:
         lines.append("**The rows of this table ran on different versions of torch.**")
@@ -180,16 +180,6 @@ def _by_text(told: Iterable[tuple[str | None, Row]]) -> dict[str, list[str]]:
 def _whose(names: Sequence[str], told: dict[str, list[str]]) -> str:
     """Name the rows only where they differ."""
     return "" if len(told) == 1 else f" ({', '.join(map(code, names))})"
-
-
-def _short(versions: Versions) -> str:
-    parts = (
-        ("torch", versions.torch),
-        ("CUDA", versions.cuda),
-        ("Triton", versions.triton),
-        ("Python", versions.python),
-    )
-    return ", ".join(f"{name} {version}" for name, version in parts if version)
 
 
 def _long(versions: Versions) -> str:

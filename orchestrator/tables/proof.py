@@ -9,7 +9,7 @@ from orchestrator.numbers import MISSING, between, counted, significant
 from orchestrator.tables.text import code, escape, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from orchestrator.report import Pair
     from orchestrator.rows import CheckCounts, Compilation, Power, Ran, Row
@@ -118,7 +118,15 @@ def _power(power: Power) -> str:
 
 
 def _unproved(rows: Sequence[Row]) -> list[str]:
-    """Return why rows are unchecked or not fused, each reason once."""
+    """Return a line for each reason why rows are unchecked or not fused."""
+    told = unproved(rows)
+    return [
+        f"{', '.join(map(code, names))}: {escape(shortened(text, 2 * REASON_LENGTH))}." for text, names in told.items()
+    ]
+
+
+def unproved(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Return why rows are unchecked or not fused, and by each reason the names of its rows."""
     told: dict[str, list[str]] = {}
     for row in rows:
         if row.status not in ("ok", "incorrect"):
@@ -132,9 +140,7 @@ def _unproved(rows: Sequence[Row]) -> list[str]:
             told.setdefault(f"not fused: {not_fused(row.ran)}", []).append(row.name)
         if row.resembles:
             told.setdefault(f"its error has the effect of a known fault: {row.resembles}", []).append(row.name)
-    return [
-        f"{', '.join(map(code, names))}: {escape(shortened(text, 2 * REASON_LENGTH))}." for text, names in told.items()
-    ]
+    return told
 
 
 def _inconclusive(rows: Sequence[Row]) -> list[str]:
