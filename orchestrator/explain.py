@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator import explain_proof
 from orchestrator.again import command, reproduction
@@ -17,7 +17,7 @@ from orchestrator.reading import closest
 from orchestrator.record import is_row
 from orchestrator.reduce import Reduction, ceiling
 from orchestrator.store import Run, read_record, record_files, stem_of
-from orchestrator.tables.text import printable
+from orchestrator.tables.text import plain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +139,7 @@ def _round(record: Record) -> str:
     lines += _proof(record)
     lines += [*explain_proof.dispatch(record), *explain_proof.compiles(record.compiles)]
     lines += explain_proof.telemetry(record)
-    lines += [f"{key}: {_plain(value)}" for key, value in record.detail.items() if key != "graphs"]
+    lines += [f"{key}: {plain(value)}" for key, value in record.detail.items() if key != "graphs"]
     return _section(f"Round {record.round}", lines)
 
 
@@ -220,7 +220,7 @@ def _proof(record: Record) -> list[str]:
         "parameters": MISSING if proof.parameters is None else proof.parameters,
         "finite": {None: "not looked at", True: "yes", False: "no"}[proof.finite],
     }
-    lines = [f"proof: {_plain(facts)}"]
+    lines = [f"proof: {plain(facts)}"]
     if proof.generated:
         shown = " ".join(map(str, proof.generated[:SHOWN_TOKENS]))
         lines.append(f"tokens made: {shown}{' …' if len(proof.generated) > SHOWN_TOKENS else ''}")
@@ -273,7 +273,7 @@ def _what_ran(record: Record) -> list[str]:
 
 def _environment(environment: Environment) -> list[str]:
     lines = [
-        f"{name}: {_plain(value)}"
+        f"{name}: {plain(value)}"
         for name, value in environment
         if value is not None and name not in ("packages", "settings", "gpu")
     ]
@@ -287,15 +287,7 @@ def _environment(environment: Environment) -> list[str]:
 def _workload(record: Record) -> list[str]:
     content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects"})
     subjects = [f"reference for: {s.benchmark}, workload {s.workload_id}" for s in record.workload.subjects or ()]
-    return [*(f"{name}: {_plain(value)}" for name, value in content.items()), *subjects]
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items()) or "none"
-    if isinstance(value, (list, tuple)):
-        return " ".join(_plain(inner) for inner in value) or "none"
-    return str(value)
+    return [*(f"{name}: {plain(value)}" for name, value in content.items()), *subjects]
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

@@ -98,12 +98,7 @@ def standing(row: Row) -> list[str]:
     """Return how the row stands beside eager, when its first call pays off, and what its samples warn of."""
     lines = []
     if row.versus is not None:
-        told = row.versus.verdict
-        text = f"against {row.versus.against}: {told.outcome}, {significant(told.speedup)} times as fast"
-        if told.speedup_interval is not None:
-            text += f" {between(*told.speedup_interval)} at {told.level * 100:g} %"
-        rounds = f"{counted(told.rounds[0], 'round')} against {told.rounds[1]}"
-        lines.append(f"{text}, {rounds}{f' ({told.reason})' if told.reason else ''}")
+        lines.append(f"against {row.versus.against}: {row.versus.verdict.in_words}")
     if row.break_even is not None:
         even = row.break_even
         text = "never" if even.count is None else f"after {counted(even.count, even.of, PLURALS.get(even.of))}"

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.budget import fitted, used_up
@@ -38,7 +38,7 @@ from orchestrator.store import Run, newest_run, resumable, stem_of
 from orchestrator.supervise import TELEMETRY_FILE, Task, Verdict, blank_record, supervise
 from orchestrator.tables import write_tables
 from orchestrator.todo import forget_replaced, interleave, remaining
-from orchestrator.too_large import too_large
+from orchestrator.too_large import OUT_OF_MEMORY, too_large
 from orchestrator.warm import wanted, with_warm_start
 from orchestrator.workfolders import sweep_folders, work_area
 from orchestrator.workload import digest
@@ -79,6 +79,8 @@ class Session:
     known: dict[Key, float]
     run: Run | None = None
     references: References | None = None
+    exhausted: list[Record] = field(default_factory=list)
+    """Records of the run that ran out of memory: larger shapes need not be tried."""
 
     def cell_id(self, cell: Cell, ready: Ready) -> str:
         """Return the identity of `cell` on this host with what is installed in its stack."""
@@ -235,6 +237,7 @@ def run_cells(session: Session, launcher: Launcher, ready: Ready) -> bool:
     todo = order if session.options.rerun else remaining(order, run, session.references, identity)
     if len(todo) < len(order):
         progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
+    session.exhausted = [record for record in run.records() if record.status == OUT_OF_MEMORY]
     began = time.monotonic()
     titles = Counter(cell.title for cell in session.choice.plan.cells)
     for position, (cell, number) in enumerate(todo):
@@ -250,6 +253,7 @@ def run_cells(session: Session, launcher: Launcher, ready: Ready) -> bool:
         progress.begin(title, position + 1, len(todo), left)
         record = run_one(session, launcher, ready, cell, number)
         _learn(session, cell, record)
+        session.exhausted += [record] if record.status == OUT_OF_MEMORY else []
         write_tables(run.folder)
         progress.end(record, sum(expected(later, session.known).seconds for later, _ in todo[position + 1 :]))
         if record.status == "infrastructure" and not _engine_lives(session):
@@ -266,7 +270,7 @@ def run_one(session: Session, launcher: Launcher, ready: Ready, cell: Cell, numb
     task = Task(cell, number, session.cell_id(cell, ready), session.source, bench_source(ORCHESTRATOR), known)
     if cell.stack in ready.refused:
         return session.run.save(blank_record(task, ready.refused[cell.stack]))
-    reason = too_large(cell, session.run.records())
+    reason = too_large(cell, session.exhausted)
     if reason is not None:
         return session.run.save(blank_record(task, Verdict("skipped", reason)))
     folder = session.area.cell(f"{cell.benchmark}-{cell.method}-{cell.stack}")

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from orchestrator.frozen import Frozen
+from orchestrator.numbers import counted, scaled
 from orchestrator.protocol import IntervalKind, Protocol, Unit
 from orchestrator.record import Flag, Group, Range, Status, Work
 from orchestrator.verdict import Verdict
@@ -31,6 +32,15 @@ class Hardware(Frozen):
     driver: str | None = None
     memory_bytes: int | None = None
     threads: int | None = None
+
+    @property
+    def in_words(self) -> str:
+        """Name, and what else a reader has to know of it; empty where nothing is known."""
+        if self.name is None:
+            return ""
+        if self.device == "cuda":
+            return f"{self.name}, driver {self.driver or 'not known'}"
+        return self.name if self.threads is None else f"{self.name}, {counted(self.threads, 'thread')}"
 
     def is_same_model(self, other: Hardware) -> bool:
         """Whether a ceiling measured on the other holds here: same GPU model and driver, or same CPU and threads."""
@@ -55,6 +65,16 @@ class Ceiling(Frozen):
     bytes_per_second: float | None
     """Device copy, bytes read and bytes written both counted, the largest of the sizes' median rates."""
     copy_size: int | None
+
+    @property
+    def in_words(self) -> str:
+        """The rates, or why there are none."""
+        if self.status != "ok":
+            return f"{self.status}: {self.reason or 'no reason given'}"
+        return (
+            f"{self.dtype} matrix product {scaled(self.flops_per_second, 'FLOP/s')} "
+            f"(size {self.matrix_size}), device copy {scaled(self.bytes_per_second, 'B/s')} (read + written)"
+        )
 
 
 class Share(Frozen):

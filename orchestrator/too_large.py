@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestrator.plan import Cell
-    from orchestrator.record import Record
+    from orchestrator.record import Record, Status
     from orchestrator.workload import Workload
+
+
+OUT_OF_MEMORY: Status = "out_of_memory"
 
 
 def too_large(cell: Cell, records: Iterable[Record]) -> str | None:
@@ -19,7 +22,7 @@ def too_large(cell: Cell, records: Iterable[Record]) -> str | None:
     if cell.role != "row":
         return None
     for record in records:
-        if record.status != "out_of_memory" or not is_row(record):
+        if record.status != OUT_OF_MEMORY or not is_row(record):
             continue
         alike = (record.method, record.stack, record.device) == (cell.method, cell.stack, cell.device)
         if alike and _is_smaller(record.workload, cell.workload):

@@ -18,6 +18,7 @@ from statistics import fmean, variance
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.frozen import Frozen
+from orchestrator.numbers import between, counted, significant
 from orchestrator.protocol import LEVEL, bounded_exp, student_t
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ class Verdict(Frozen):
     rounds: tuple[int, int]
     reason: str | None = None
     """Why it is inconclusive."""
+
+    @property
+    def in_words(self) -> str:
+        """Outcome, speedup with its interval, rounds, and the reason where there is one."""
+        text = f"{self.outcome}, {significant(self.speedup)} times as fast"
+        if self.speedup_interval is not None:
+            text += f" {between(*self.speedup_interval)} at {self.level * 100:g} %"
+        rounds = f"{counted(self.rounds[0], 'round')} against {self.rounds[1]}"
+        return f"{text}, {rounds}{f' ({self.reason})' if self.reason else ''}"
 
     @property
     def speedup(self) -> float | None:

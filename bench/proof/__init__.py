@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from bench.benchmarks import Context, Task
-from bench.proof.checks import Checks
+from bench.proof.checks import Checks, first_failed
 from bench.proof.reference import Reference, read
 from bench.spec import Spec
 
@@ -77,7 +77,7 @@ def find_reference(context: Context, spec: Spec) -> Reference | None:
 
 def verdict(benchmark: str, proof: dict[str, Any]) -> str | None:
     """Why the cell is incorrect: its first failed check; None where none failed."""
-    failed = next((item for item in proof.get("checks", ()) if item["status"] == "failed"), None)
+    failed = first_failed(proof.get("checks", ()))
     if failed is None:
         return None
     resembles = f"; resembles {proof['resembles']}" if proof.get("resembles") else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,12 +58,7 @@ class Checks:
     @property
     def first_failure(self) -> dict[str, Any] | None:
         """The first check that failed, or None."""
-        return next((item for item in self.items if item["status"] == "failed"), None)
-
-    @property
-    def any_unchecked(self) -> bool:
-        """Whether something could not be said; also where there is no check at all."""
-        return not self.items or any(item["status"] == "unchecked" for item in self.items)
+        return first_failed(self.items)
 
     def _left(self, names: tuple[str, ...]) -> list[str]:
         judged = {item["name"] for item in self.items}
@@ -79,6 +74,11 @@ class Checks:
                     self.items[place] = item
                 return
         self.items.append(item)
+
+
+def first_failed(items: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first of a record's checks that failed, or None."""
+    return next((item for item in items if item["status"] == "failed"), None)
 
 
 def finite(value: float | None) -> float | None:

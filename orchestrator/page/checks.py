@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.advice import loss_advice, taint_note, warnings
-from orchestrator.numbers import between, counted, significant
+from orchestrator.numbers import counted, significant
 from orchestrator.page.blocks import facts, section, table, text
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ def beside_section(row: Row) -> Section | None:
         return None
     told: list[tuple[str, str]] = []
     if row.versus is not None:
-        found = row.versus.verdict
-        words = f"{found.outcome}, {significant(found.speedup)} times as fast"
-        if found.speedup_interval is not None:
-            words += f" {between(*found.speedup_interval)} at {found.level * 100:g} %"
-        rounds = f"{counted(found.rounds[0], 'round')} against {found.rounds[1]}"
-        told.append((f"against {row.versus.against}", f"{words}, {rounds}{_why(found.reason)}"))
+        told.append((f"against {row.versus.against}", row.versus.verdict.in_words))
     if row.break_even is not None:
         even = row.break_even
         after = "never" if even.count is None else f"after {counted(even.count, even.of, PLURALS.get(even.of))}"

@@ -11,6 +11,7 @@ from orchestrator.page.checks import beside_section, checks_of
 from orchestrator.page.evidence import compile_section, dispatch_section, telemetry_section
 from orchestrator.page.source import read_log
 from orchestrator.store import stem_of
+from orchestrator.tables.text import plain
 
 if TYPE_CHECKING:
     from orchestrator.page.blocks import Block, Section
@@ -62,7 +63,7 @@ class Proofs:
             section("Output", facts(_output(record)), code(proof.text or "") if proof else None),
             section("Phases", shares(_phases(record)), folded=True),
             self._what_ran(record),
-            section("Further detail", facts((k, _plain(v)) for k, v in record.detail.items()), folded=True),
+            section("Further detail", facts((k, plain(v)) for k, v in record.detail.items()), folded=True),
             _log(source, record),
         ]
         return {
@@ -221,7 +222,7 @@ def _environment(found: Environment) -> dict[str, Any]:
 
 def _workload(record: Record) -> list[tuple[str, str]]:
     content = record.workload.model_dump(mode="json", exclude_none=True)
-    return [(name.replace("_", " "), _plain(value)) for name, value in content.items()]
+    return [(name.replace("_", " "), plain(value)) for name, value in content.items()]
 
 
 def _log(source: Source, record: Record) -> Section | None:
@@ -238,11 +239,3 @@ def _log(source: Source, record: Record) -> Section | None:
         code(log.text),
         folded=record.status == "ok" and log.remark is None,
     )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items()) or "none"
-    if isinstance(value, (list, tuple)):
-        return " ".join(_plain(inner) for inner in value) or "none"
-    return str(value)

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, scaled, significant
+from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, significant
 from orchestrator.protocol import LEVEL, higher_is_better, unit_of
 from orchestrator.reduce import place
 from orchestrator.tables import notes, proof
@@ -60,7 +60,9 @@ def columns(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequenc
 def _head(report: Report) -> str:
     header = report.header
     unfinished = "" if header.finished_utc else ", **not finished**"
-    hardware = sorted({_hardware(pair.steady) for pair in report.pairs} | {_hardware(c) for c in report.ceilings})
+    hardware = sorted(
+        {pair.steady.hardware.in_words for pair in report.pairs} | {c.hardware.in_words for c in report.ceilings}
+    )
     facts = [
         ("Ran on", "<br>".join(escape(text) for text in hardware if text) or MISSING),
         ("Measured ceilings", "<br>".join(dict.fromkeys(_ceiling(c) for c in report.ceilings)) or "none in this run"),
@@ -78,22 +80,10 @@ def _counts(report: Report) -> str:
     return ", ".join(f"{count} {status}" for status, count in found.most_common()) or "none"
 
 
-def _hardware(row: Row | Ceiling) -> str:
-    hardware = row.hardware
-    if hardware.name is None:
-        return ""
-    if hardware.device == "cuda":
-        return f"{hardware.name}, driver {hardware.driver or 'not known'}"
-    return hardware.name if hardware.threads is None else f"{hardware.name}, {counted(hardware.threads, 'thread')}"
-
-
 def _ceiling(ceiling: Ceiling) -> str:
     if ceiling.status != "ok":
         return escape(f"{ceiling.status}: {shortened(ceiling.reason or 'no reason given', REASON_LENGTH)}")
-    return escape(
-        f"{ceiling.dtype} matrix product {scaled(ceiling.flops_per_second, 'FLOP/s')} "
-        f"(size {ceiling.matrix_size}), device copy {scaled(ceiling.bytes_per_second, 'B/s')} (read + written)"
-    )
+    return escape(ceiling.in_words)
 
 
 def _heading(workload: Workload) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
 MARKUP = re.compile(r"([\\`*\[\]|~$])")
 NAME = re.compile(r"[A-Za-z0-9_@.+-]+")
@@ -35,3 +36,12 @@ def printable(text: str) -> str:
 def shortened(text: str, length: int) -> str:
     """Return at most `length` characters of `text`, marked where some were left out."""
     return text if len(text) <= length else text[: length - 2].rstrip() + " …"
+
+
+def plain(value: Any) -> str:
+    """Return a value of a record's JSON in words, what is nested too."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return " ".join(plain(inner) for inner in value) or "none"
+    return str(value)
