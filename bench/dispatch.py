@@ -19,6 +19,7 @@ import torch
 from torch.autograd import DeviceType
 
 from bench.benchmarks import Task
+from bench.environment import torch_version
 from bench.kernels import group_of
 from bench.record import write_json
 from bench.spec import Spec
@@ -131,18 +132,24 @@ def examine(call: Callable[[], str], expected: Sequence[str], device: str, folde
 
 def profile(call: Callable[[], str], device: str) -> tuple[Seen, str]:
     """Run `call` once under torch's profiler; return what ran and what `call` says."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
         # A profiler that is torn down, or loaded anew, crashes later replays of CUDA graphs (CUDA before 12.6).
         os.environ.setdefault("DISABLE_CUPTI_LAZY_REINIT", "1")
         os.environ.setdefault("TEARDOWN_CUPTI", "0")
         torch.cuda.synchronize()
-    with visible_graphs(), torch.profiler.profile(activities=activities) as profiler:
+    with visible_graphs(), profiler(device) as seen:
         what = call()
         if device == "cuda":
             torch.cuda.synchronize()
-    return read_events(profiler.events() or [], device), what
+    return read_events(seen.function_events or [], device), what
+
+
+def profiler(device: str) -> Any:
+    """Kineto's, without `torch.profiler.profile` around it, which imports the compiler for seconds on end."""
+    told: dict[str, Any] = {}
+    if device == "cuda":
+        told = {"use_device": "cuda"} if torch_version() >= (2, 3) else {"use_cuda": True}
+    return torch.autograd.profiler.profile(use_kineto=True, **told)
 
 
 def read_events(events: Sequence[Any], device: str) -> Seen:

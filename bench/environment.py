@@ -67,6 +67,14 @@ def settings() -> dict[str, str]:
     return dict(sorted(chosen.items()))
 
 
+def torch_version() -> tuple[int, int]:
+    """torch's, as (major, minor)."""
+    import torch
+
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
 def compiler() -> str | None:
     """The C++ compiler that Inductor would take on a CPU, or None."""
     return next((path for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if (path := _which(name))), None)

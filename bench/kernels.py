@@ -29,12 +29,15 @@ KERNELS = (
         "matrix product",
         r"gemm|gemv|cutlass|xmma|nvjet|cublas|split_?k|wgmma|hopper_|ampere_|turing_|volta_|\bKernel2\b|dot_kernel",
     ),
-    ("reduction", r"reduce|softmax|layer_norm|LayerNorm|RowwiseMoments|nll_loss|argm(ax|in)|cub::|sort|scan|cumsum"),
+    (
+        "reduction",
+        r"reduce|[sS]oft[mM]ax|layer_norm|LayerNorm|RowwiseMoments|nll_loss|argm(ax|in)|cub::|sort|scan|cumsum",
+    ),
     (
         "elementwise",
         (
             r"elementwise|unrolled|vectorized|index|gather|scatter|embedding|distribution|multi_tensor|fill|arange"
-            r"|triu_tril|fused_dropout|multinomial"
+            r"|triu_tril|fused_dropout|multinomial|assert_async|compute_grad_weight|krn_partial|partial_segments"
         ),
     ),
 )

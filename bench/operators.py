@@ -40,9 +40,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     groups = q.shape[2] // k.shape[2]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    q, k, v = heads_first(q), k.transpose(1, 2), v.transpose(1, 2)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     return mixed.transpose(1, 2)
+
+
+def heads_first(q: Tensor) -> Tensor:
+    """[batch, time, heads, size] as [batch, heads, time, size], a view.
+
+    Of a single token, whose time has any stride, it gets one that kernels accept: compilers may choose 1 for it, which
+    torch's efficient attention refuses as not aligned.
+    """
+    return q.squeeze(1).unsqueeze(2) if q.shape[1] == 1 else q.transpose(1, 2)
 
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from bench import benchmarks, proof, weights
 from bench.clock import Clock
+from bench.memory import Memory
 from bench.methods import eager
 from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model
 from bench.proof.layerwise import reference_dtype
@@ -53,6 +54,7 @@ def run(spec: Spec, record: dict[str, Any], events: Events) -> None:
         if spec.device == "cuda":
             torch.cuda.empty_cache()
         events.sample(place, len(subjects))
+    record["memory"] = Memory(spec.device).peaks()
     if found and all(entry["sha256"] is None for entry in found.values()):
         raise Unsupported("no reference could be made: " + next(iter(found.values()))["reason"])
 

@@ -12,11 +12,12 @@ from bench_specs import SHAPES, workload, write_spec  # noqa: E402
 
 from bench import cell, dispatched, operators  # noqa: E402
 from bench.dispatched import Given  # noqa: E402
+from bench.environment import torch_version  # noqa: E402
 from bench.methods import fused, fused_inductor  # noqa: E402
 from bench.spec import read_spec, read_workload  # noqa: E402
 
 MEASURED = [name for name in SHAPES if name != "ceilings"]
-NEW = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= fused.OLDEST
+NEW = torch_version() >= fused.OLDEST
 new = pytest.mark.skipif(not NEW, reason=f"torch {torch.__version__} is older than 2.5")
 
 
@@ -39,7 +40,7 @@ def test_on_a_cpu_every_benchmark_runs_and_says_what_stood_in(tmp_path, benchmar
 
 
 def test_a_torch_that_cannot_be_told_its_attention_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(fused, "version", lambda: (2, 4))
+    monkeypatch.setattr(fused, "torch_version", lambda: (2, 4))
     for method in ("fused", "fused_inductor"):
         record = run(tmp_path / method, "forward", method)
         assert record["status"] == "unsupported"

@@ -202,7 +202,7 @@ def test_compose_builds_as_the_orchestrator_does(
     stack: Any, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     names = [name for name in os.environ if name.startswith(("STACKBENCH_", "PIP_"))]
-    for name in (*names, "BUILD_EXTENSIONS", "TORCH_CUDA_ARCH_LIST", "MAX_JOBS"):
+    for name in (*names, "BUILD_EXTENSIONS", "TORCH_CUDA_ARCH_LIST", "ATTENTION_HEAD_SIZES", "MAX_JOBS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

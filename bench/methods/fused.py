@@ -17,9 +17,10 @@ from torch import Tensor
 
 from bench import dispatched
 from bench.dispatched import Dispatched, DispatchedAttention, Given, Implementation
+from bench.environment import torch_version
 from bench.gpt import GPT
 from bench.methods import FUSED_ATTENTION
-from bench.operators import Operators
+from bench.operators import Operators, heads_first
 from bench.spec import Workload
 
 OLDEST = (2, 5)
@@ -98,20 +99,15 @@ def liger_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def grouped_refuses(given: Given) -> str | None:  # noqa: ARG001
     """Old torches repeat the keys instead."""
-    return None if version() >= OLDEST else f"torch is older than {OLDEST[0]}.{OLDEST[1]}"
+    return None if torch_version() >= OLDEST else f"torch is older than {OLDEST[0]}.{OLDEST[1]}"
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention by torch; groups of queries share their keys without a copy."""
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    q, k, v = heads_first(q), k.transpose(1, 2), v.transpose(1, 2)
     grouped = q.shape[1] != k.shape[1]
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
     return mixed.transpose(1, 2)
-
-
-def version() -> tuple[int, ...]:
-    """torch's, as (major, minor)."""
-    return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
 
 SDPA = [Implementation("scaled_dot_product_attention", grouped_refuses, grouped_attention)]
@@ -132,7 +128,7 @@ OPERATORS = Operators(
 
 def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
     """The torch here must be new enough to be told which attention to prefer."""
-    if version() < OLDEST:
+    if torch_version() < OLDEST:
         return f"torch {torch.__version__} is too old: its attention cannot be told what to prefer before 2.5"
     return None
 
@@ -188,7 +184,7 @@ def preferring(target: Callable[..., Any], workload: Workload) -> Callable[..., 
     from torch.nn import attention
 
     wanted = [getattr(attention.SDPBackend, name) for name in backends(workload)]
-    order: dict[str, Any] = {"set_priority": True} if version() >= (2, 6) else {}
+    order: dict[str, Any] = {"set_priority": True} if torch_version() >= (2, 6) else {}
 
     def call(tokens: Tensor, *arguments: Any) -> Any:
         with attention.sdpa_kernel(wanted, **order) if tokens.is_cuda else contextlib.nullcontext():

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.environment import compiler
+from bench.environment import compiler, torch_version
 from bench.gpt import GPT
 from bench.methods import FUSED_ATTENTION
 from bench.operators import Operators
@@ -22,8 +22,7 @@ from bench.spec import Workload
 
 def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
     """Say which part of the compiler is missing here."""
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2] if part.isdigit())
-    if sys.version_info >= (3, 12) and version < (2, 4):
+    if sys.version_info >= (3, 12) and torch_version() < (2, 4):
         return f"torch {torch.__version__} cannot compile on Python {sys.version_info.major}.{sys.version_info.minor}"
     if device == "cpu" and compiler() is None:
         return "Inductor needs a C++ compiler on a CPU, and no g++, clang++ or c++ is on the path; install g++"

@@ -18,9 +18,10 @@ from bench import hashing
 from bench.gpt import GPT
 from bench.proof import sketch
 
-# Roundings to the weights' precision in one step, beside the last. A GPU rounds the sum of g and wd w alone; a CPU also
-# both coefficients first, and in the last elements of a row both products.
+# Roundings to the weights' precision in one step, beside the last: the sum of g and wd w, and wherever one computes in
+# that very precision also both coefficients and both products. A GPU computes half precisions' steps in float32.
 ROUNDINGS = {"cuda": 1, "cpu": 5}
+FULL = (torch.float32, torch.float64)
 BUCKETS = 4096
 
 
@@ -76,7 +77,9 @@ def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[
     """
     dtype, exact = weight.dtype, working(weight.dtype)
     w, g = weight.to(exact), gradient.to(exact)
-    roundings = ROUNDINGS[weight.device.type] * torch.finfo(dtype).eps / 2
+    roundings = (
+        (max(ROUNDINGS.values()) if dtype in FULL else ROUNDINGS[weight.device.type]) * torch.finfo(dtype).eps / 2
+    )
     size = g.abs().add_(w.abs(), alpha=decay).mul_(rate * roundings)
     size.add_(w.abs(), alpha=2 * torch.finfo(exact).eps)
     middle = w - g.add(w, alpha=decay).mul_(rate)
@@ -85,7 +88,7 @@ def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[
 
 def working(dtype: torch.dtype) -> torch.dtype:
     """What steps in `dtype` are judged in: float32 has no roundings of its own that bfloat16 would show."""
-    return torch.float64 if dtype in {torch.float32, torch.float64} else torch.float32
+    return torch.float64 if dtype in FULL else torch.float32
 
 
 def compare(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay: float) -> Move:

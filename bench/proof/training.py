@@ -351,5 +351,6 @@ def cause(move: Move, rate: float, decay: float) -> str | None:
     if decay and abs(b) < near < abs(a):
         return "weight decay was dropped" + ("" if abs(a - 1) < near else f", and the learning rate is {a * rate:.4g}")
     if abs(a - b) < near * abs(a) or not decay:
-        return f"the learning rate is {a * rate:.4g}, not {rate:.4g}"
+        told, wanted = f"{a * rate:.4g}", f"{rate:.4g}"
+        return f"the learning rate is {told}, not {wanted}" if told != wanted else None
     return f"the update is {a * rate:.4g} g + {b * rate * decay:.4g} w, not {rate:.4g} g + {rate * decay:.4g} w"

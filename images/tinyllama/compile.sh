@@ -1,6 +1,6 @@
 #!/bin/sh
 # Compiles flash-attn and its operators into wheels in the folder $1, or writes there what is left out and why.
-# Variables: BUILD_EXTENSIONS (1: yes), TORCH_CUDA_ARCH_LIST, MAX_JOBS, and pip's.
+# Variables: BUILD_EXTENSIONS (1: yes), TORCH_CUDA_ARCH_LIST, MAX_JOBS, ATTENTION_HEAD_SIZES (operators.py), and pip's.
 set -eu
 out=$1
 build=$(cd "$(dirname "$0")" && pwd)
@@ -36,6 +36,8 @@ FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE pip download --quiet --require-hashes --no-
 tar -xzf /tmp/source/flash_attn-*.tar.gz -C /tmp/source
 cd /tmp/source/flash_attn-*/
 # Else it would first try to download a wheel that somebody compiled; and each nvcc would be four.
+# Where head sizes are named, operators.py compiles those, and this is Python alone.
+[ -z "${ATTENTION_HEAD_SIZES:-}" ] || export FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE ATTENTION_HEAD_SIZES
 FLASH_ATTENTION_FORCE_BUILD=TRUE FLASH_ATTENTION_FORCE_SINGLE_THREAD=TRUE python setup.py --quiet bdist_wheel --dist-dir "$out"
 # Else what lies there already would be packed once more.
 rm -rf build
