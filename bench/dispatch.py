@@ -10,7 +10,8 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ USER_SCOPE = 7
 """at::RecordScope of `record_function`."""
 REPLAY = "graph replay"
 REPLAYS = ("cudaGraphLaunch", "cuGraphLaunch")
+OPERATOR = re.compile(r"\w+::")
 ALTERNATIVE = " or "
 GRAPH_CALL = "## Call CompiledFxGraph ##"
 
@@ -64,12 +66,13 @@ def gather(task: Task, spec: Spec, record: dict[str, Any], expected: Sequence[st
     workload = spec.workload
     timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
     changing = any(shape != timed[0] for shape in timed)
-    # Where shapes change, one more sample as they were; else the last one again, when all is settled once more: the
+    # Where shapes change, one more sample as they were; else the last one again. What was compiled settles before: the
     # proof may have called for other things meanwhile, and a CUDA graph is replayed from the third call on.
+    settle = SETTLE if record["compiles"] and not changing else 0
     inputs = task.inputs(workload.iterations if changing else workload.iterations - 1)
     flag: str | None = None
     try:
-        for _ in range(0 if changing else SETTLE):
+        for _ in range(settle):
             task.brief(inputs)
         record["dispatch"] = found = examine(lambda: task.brief(inputs), expected, spec.device, spec.folder)
     except Exception as error:  # noqa: BLE001  (a row without evidence is a row, and says so)
@@ -141,7 +144,9 @@ def profile(call: Callable[[], str], device: str) -> tuple[Seen, str]:
         what = call()
         if device == "cuda":
             torch.cuda.synchronize()
-    return read_events(seen.function_events or [], device), what
+    return (
+        read_kernels(seen.kineto_results.events()) if device == "cuda" else read_operators(seen.function_events)
+    ), what
 
 
 def profiler(device: str) -> Any:
@@ -152,23 +157,35 @@ def profiler(device: str) -> Any:
     return torch.autograd.profiler.profile(use_kineto=True, **told)
 
 
-def read_events(events: Sequence[Any], device: str) -> Seen:
-    """Count the profiler's events. On a GPU kernels and copies count, on a CPU every operator with its own time."""
-    seen = Seen("kernels" if device == "cuda" else "operators", replays=0 if device == "cuda" else None)
-    host = [event for event in events if event.device_type == DeviceType.CPU]
+def read_kernels(events: Iterable[Any]) -> Seen:
+    """Count kernels and copies among Kineto's own events: torch's list of them costs seconds for a decode step's."""
+    seen, spans, launched, others = Seen("kernels", replays=0), set(), Counter[str](), []
+    for event in events:
+        name = event.name()
+        if event.device_type() == DeviceType.CUDA:
+            if not (hasattr(event, "is_user_annotation") and event.is_user_annotation()):
+                ns = event.duration_ns() if hasattr(event, "duration_ns") else event.duration_us() * 1000
+                others.append((name, ns))
+        elif name in REPLAYS:
+            launched[name] += 1
+        elif event.scope() == USER_SCOPE:
+            spans.add(name)
+        elif OPERATOR.match(name):
+            seen.operators.add(name)
     # The span of a `record_function` is shown on the device too, beside the kernels within it.
-    spans = {event.name for event in host if event.scope == USER_SCOPE}
-    launched = [sum(event.name == name for event in host) for name in REPLAYS]
-    seen.operators = {event.name for event in host if re.match(r"\w+::", event.name)}
-    if device == "cuda":
-        seen.replays = max(launched)  # the runtime's call may show the driver's within it
-        for event in events:
-            if event.device_type != DeviceType.CUDA or getattr(event, "is_user_annotation", False):
-                continue
-            if event.name not in spans or event.name.startswith("triton_"):
-                seen.names.setdefault(event.name, Count()).add(event.time_range.elapsed_us() * 1e3)
-        return seen
-    for event in host:
+    for name, ns in others:
+        if name not in spans or name.startswith("triton_"):
+            seen.names.setdefault(name, Count()).add(ns)
+    seen.replays = max(launched.values(), default=0)  # the runtime's call may show the driver's within it
+    return seen
+
+
+def read_operators(events: Iterable[Any]) -> Seen:
+    """Count every operator of a CPU with its own time, which torch's list of events has worked out."""
+    seen = Seen("operators")
+    for event in events:
+        if OPERATOR.match(event.name):
+            seen.operators.add(event.name)
         name = GRAPH_CALL if "CompiledFxGraph" in event.name else event.name
         seen.names.setdefault(name, Count()).add(event.self_cpu_time_total * 1e3)
     return seen

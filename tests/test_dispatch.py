@@ -86,9 +86,9 @@ def test_operators_are_known_by_name(name, group):
     assert group_of(name, "operators") == group
 
 
-def event(name, device=DeviceType.CUDA, us=10, scope=0):
-    span = SimpleNamespace(elapsed_us=lambda: us)
-    return SimpleNamespace(name=name, device_type=device, time_range=span, scope=scope, self_cpu_time_total=us)
+def event(name, device=DeviceType.CUDA, us=10, scope=0, **more):
+    told = {"name": name, "device_type": device, "scope": scope, "duration_ns": us * 1000, **more}
+    return SimpleNamespace(**{key: lambda value=value: value for key, value in told.items()})
 
 
 def test_on_a_gpu_kernels_count_and_the_spans_around_them_do_not():
@@ -97,8 +97,9 @@ def test_on_a_gpu_kernels_count_and_the_spans_around_them_do_not():
         event("cudaGraphLaunch", host), event("cudaGraphLaunch", host), event("aten::mm", host),
         event("Optimizer.step#SGD.step", host, scope=7), event("Optimizer.step#SGD.step", us=900),
         event("triton_poi_fused_add_0", host, scope=7), event("triton_poi_fused_add_0"), event("nvjet_x", us=30),
+        event("a person's own range", is_user_annotation=True),
     ]  # fmt: skip
-    seen = dispatch.read_events(events, "cuda")
+    seen = dispatch.read_kernels(events)
     assert {name: (count.launches, count.ns) for name, count in seen.names.items()} == {
         "triton_poi_fused_add_0": (1, 10_000),
         "nvjet_x": (1, 30_000),

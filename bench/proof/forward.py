@@ -27,8 +27,8 @@ TOP_SIGMAS = 5.0
 
 
 def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The reference of inputs(0), eager's error against it and the effects of known faults: (tensors, facts)."""
-    tokens = task.inputs(0)
+    """The last sample's reference, eager's error against it and the effects of known faults: (tensors, facts)."""
+    tokens = task.inputs(last_sample(context))
     dtype = reference_dtype(context.model.head.weight.dtype)
     with highest():
         model = Layerwise(context.model, dtype)
@@ -93,38 +93,42 @@ def place(ratios: Tensor) -> str:
     return f"batch row {row}, position {position}"
 
 
+def last_sample(context: Context) -> int:
+    """The sample whose own output is judged by the reference; repeats of disturbed samples may come after it."""
+    return context.workload.iterations - 1
+
+
 def check(context: Context, task: Any, reference: Reference | None, checks: Checks) -> dict[str, Any]:
-    """Judge the callable that was timed; return more of the record's proof. `task.timed` is its last output, seen."""
-    index, timed = task.timed
-    tokens, other = task.inputs(0), task.inputs(index or context.workload.iterations)
-    first = observe(task.call(tokens))
+    """Judge the callable that was timed, by three more calls; `task.timed` is the last output that was timed, seen."""
+    (index, timed), last = task.timed, last_sample(context)
+    tokens = task.inputs(last)
+    half = tokens.shape[1] // 2
+    mixed = torch.cat([tokens[:, :half], task.inputs(last + 1)[:, half:]], dim=1)
+    again = observe(task.call(tokens))
     # At once, so that nothing stands between: what is kept by an input's identity would still be there.
-    written = observe(task.call(tokens.copy_(other)))
-    tokens = task.inputs(0)
-    facts = against(context, tokens, first, reference, checks) if reference else {}
+    written = observe(task.call(tokens.copy_(mixed)))
+    found = timed if index == last else again
+    facts = against(context, task.inputs(last), found, reference, checks) if reference else {}
     level = Level(reference.tensors["eager_error"], context.model.head.weight.dtype) if reference else None
-    same = Same(checks, level, first.sketch.norm(dim=-1))
+    same = Same(checks, level, found.sketch.norm(dim=-1))
     with checks.guard("repeat"):
-        same.judge("repeat", observe(task.call(task.inputs(index))), timed, "the last sample's input once more")
-        same.judge("repeat", observe(task.call(tokens)), first, "the first sample's input twice")
-    with checks.guard("changed input"):
-        moved = levels.rms(levels.distance(written.sketch, first.sketch, same.norm))
+        again = again if index == last else observe(task.call(task.inputs(index)))
+        same.judge("repeat", again, timed, "the last sample's input once more")
+    with checks.guard("changed input", "causality"):
+        fresh = observe(task.call(mixed))
+        moved = levels.rms(levels.distance(written.sketch, found.sketch, same.norm)[:, half:])
         least = max(CHANGED_LEAST, CHANGED * level.overall) if level else CHANGED_LEAST
-        what = "other tokens, written into the same tensor, give the logits of those that were there before"
         if moved > least:
-            fresh = timed if index else observe(task.call(other))
             same.judge("changed input", written, fresh, "other tokens written into the same tensor")
         else:
+            what = "other tokens, written into the same tensor, give the logits of those that were there before"
             checks.judge("changed input", passed=False, value=moved, limit=least, what=what)
-    with checks.guard("causality"):
-        half = tokens.shape[1] // 2
-        mixed = torch.cat([tokens[:, :half], other[:, half:]], dim=1)
-        same.judge("causality", observe(task.call(mixed)), first, f"tokens from position {half} on changed", half)
+        same.judge("causality", fresh, found, f"tokens from position {half} on changed", half)
     return facts
 
 
 def against(context: Context, tokens: Tensor, found: Seen, reference: Reference, checks: Checks) -> dict[str, Any]:
-    """Judge logits of inputs(0) by the reference."""
+    """Judge the logits of `tokens`, the last sample's, by the reference."""
     tensors, dtype = reference.tensors, context.model.head.weight.dtype
     judge_identity(context, reference, hashing.checksum(tokens), checks)
     truth, norm = tensors["sketch"], tensors["norm"]
