@@ -52,6 +52,8 @@ class StackLock(Frozen):
     written_utc: str
     image: str | None
     image_id: str | None
+    image_content: str | None = None
+    """A hash of its layers and settings: the same where an image was made again of the same, under another id."""
     image_digest: str | None
     """The registry's; an image built here has none."""
     requirements: str | None
@@ -78,6 +80,7 @@ def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
         written_utc=utc(),
         image=prepared.image,
         image_id=prepared.image_id,
+        image_content=prepared.image_content,
         image_digest=prepared.image_digest,
         requirements=prepared.lock,
         fingerprint=prepared.fingerprint,
@@ -129,6 +132,7 @@ def drift(
     python: str | None,
     packages: Mapping[str, str],
     image_id: str | None,
+    image_content: str | None = None,
 ) -> str | None:
     """Return in words how a stack differs from its lock, or None where it does not."""
     changes = []
@@ -140,7 +144,8 @@ def drift(
             if before != now:
                 changes.append(_change(name, before, now))
         changes = changes or ["its fingerprint is another"]
-    if image_id != lock.image_id:
+    same_image = image_id == lock.image_id or (image_content is not None and image_content == lock.image_content)
+    if not same_image:
         changes.append(f"image {_short(lock.image_id)} is now {_short(image_id)}")
     if not changes:
         return None
@@ -156,6 +161,7 @@ def drift_of(lock: StackLock, prepared: Prepared) -> str | None:
         python=prepared.python_version,
         packages=prepared.packages,
         image_id=prepared.image_id,
+        image_content=prepared.image_content,
     )
 
 
@@ -183,6 +189,7 @@ def mark_drift(record: Record, lock: StackLock, prepared: Prepared) -> Record:
             python=environment.python,
             packages=environment.packages,
             image_id=prepared.image_id,
+            image_content=prepared.image_content,
         )
     if found is None:
         return record

@@ -118,6 +118,15 @@ def test_drift_is_told_in_words(tmp_path: Path, changes: dict[str, Any], says: s
     assert any("`orchestrator build --stack fake --again`" in line for line in remarks(lock, prepared(**changes)))
 
 
+def test_an_image_that_was_made_again_of_the_same_is_no_drift(tmp_path: Path) -> None:
+    lock = made(tmp_path, image_content="c" * 64)
+    again = prepared(image_id="sha256:" + "2" * 64, image_content="c" * 64)
+    assert drift_of(lock, again) is None
+    assert drift_of(lock, prepared(image_id="sha256:" + "2" * 64, image_content="d" * 64)) is not None
+    # A lock from before the content was known.
+    assert drift_of(lock.model_copy(update={"image_content": None}), again) is not None
+
+
 def environment(**changes: Any) -> Environment:
     fields = {"fingerprint": "aaaa", "python": "3.10.12", "platform": "Linux", "packages": PACKAGES}
     return Environment.model_validate({**fields, **changes})
@@ -144,7 +153,8 @@ def test_a_record_of_something_else_says_so(tmp_path: Path) -> None:
 
 def test_a_lock_has_no_key_that_could_hold_a_path_or_a_host() -> None:
     assert set(StackLock.model_fields) == {
-        *("schema_version", "stack", "written_utc", "image", "image_id", "image_digest", "requirements"),
+        *("schema_version", "stack", "written_utc", "image", "image_id", "image_content"),
+        *("image_digest", "requirements"),
         *("fingerprint", "python", "packages", "torch", "left_out"),
     }
     assert stack_lock.FOLDER == "stacks"

@@ -35,6 +35,8 @@ class Prepared:
     packages: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
     image_id: str | None = None
+    image_content: str | None = None
+    """A hash of its layers and settings, whenever they were put together."""
     image_digest: str | None = None
     """The registry's, for an image that came from one."""
     lock: str | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import threading
 import time
@@ -110,6 +112,7 @@ class DockerLauncher:
             packages,
             image=name,
             image_id=image.id,
+            image_content=content_of(image.attrs),
             image_digest=digest_of(image.attrs.get("RepoDigests") or ()),
             lock=lock_digest(stack),
         )
@@ -265,6 +268,19 @@ def container_arguments(
             "log_config": LogConfig(type="json-file", config={"max-size": LOG_BYTES, "max-file": LOG_FILES}),
         },
     }
+
+
+def content_of(attributes: Mapping[str, Any]) -> str | None:
+    """Return a hash of what is in an image: its layers, and what it tells a container; None where they are not known.
+
+    The id is also of the time at which the image was made: one that was made again of the same is another by its id.
+    """
+    layers = (attributes.get("RootFS") or {}).get("Layers")
+    if not layers:
+        return None
+    config = attributes.get("Config") or {}
+    told = {key: config.get(key) or None for key in ("Env", "Entrypoint", "Cmd", "WorkingDir", "User")}
+    return hashlib.sha256(json.dumps([layers, told], sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(names: Sequence[str]) -> str | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from fake_run import IMAGE, write_suite
 from orchestrator import engine
 from orchestrator.build import ensure_image
 from orchestrator.gpu import gpus
+from orchestrator.launchers.docker import content_of
 from orchestrator.stacks import find_stacks
 
 pytestmark = pytest.mark.docker
@@ -115,6 +119,25 @@ def test_drift_is_shown_in_the_row(client: Any, tmp_path: Path) -> None:
     assert f"`test-drifts` has drifted since it was built ({lock['written_utc'][:10]}): {says}." in tables
     # The lock stays the build's until the stack is built again.
     assert json.loads((newest(tmp_path) / "stacks" / "test-drifts.lock.json").read_text()) == lock
+
+
+def test_an_image_made_again_of_the_same_is_the_same_by_its_content(client: Any) -> None:
+    def imported(name: str) -> Any:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.addfile(tarfile.TarInfo(name))
+        told = client.api.import_image_from_data(packed.getvalue(), repository="stackbench/test-again", tag="1")
+        return client.images.get(json.loads(told.splitlines()[-1])["status"])
+
+    first = imported("one")
+    time.sleep(1.1)  # the id holds the second
+    again, other = imported("one"), imported("two")
+    try:
+        assert again.id != first.id
+        assert content_of(again.attrs) == content_of(first.attrs) != content_of(other.attrs)
+    finally:
+        for image in {first.id, again.id, other.id}:
+            client.images.remove(image, force=True)
 
 
 def example(kind: str) -> str:
