@@ -72,7 +72,7 @@ function shareCell(row) {
 
 function memoryCell(row) {
   const { process, steady, reserved, host } = row.memory;
-  const others = [steady !== MISSING ? `steady ${steady}` : null, reserved !== MISSING ? `reserved ${reserved}` : null].filter(Boolean);
+  const others = [steady !== MISSING ? `steady\u00a0${steady}` : null, reserved !== MISSING ? `reserved\u00a0${reserved}` : null].filter(Boolean);
   return [process, host ? el("small", null, "host") : null, others.map((text) => el("small", { class: "mid" }, text))];
 }
 
@@ -89,7 +89,7 @@ function firstCell(row) {
   if (!row.first) return [MISSING];
   const { text, cache, warmText } = row.first;
   const even = row.even === MISSING ? null : row.even === "never" ? "never pays off" : `pays off after ${row.even}`;
-  const below = [[cache, warmText ? `${warmText} warm` : null].filter(Boolean).join(", "), even].filter(Boolean);
+  const below = [[cache, warmText ? `${warmText}\u00a0warm` : null].filter(Boolean).join(", "), even].filter(Boolean);
   return [text, below.map((line) => el("small", null, line))];
 }
 
