@@ -1,7 +1,8 @@
 """`python -m bench.operator_check METHOD` compares a method's operators with the plain ones in float64.
 
 Random inputs, forward and backward, each operator at the sizes of the note's two models (on a CPU: tiny ones), in
-bfloat16 and float32. Prints one JSON list; exits 1 when an operator is further off than its limit, or fails.
+bfloat16 and float32. Prints one JSON object, what it ran in and one finding each; exits 1 when an operator is further
+off than its limit, or fails.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from bench import methods
 from bench.dispatched import PLAIN, Dispatched, DispatchedAttention, Fill, Given, differentiable, example, one_line
+from bench.environment import environment
 
 LIMITS = {"bfloat16": 1e-2, "float32": 1e-5}
 """Of the relative error, in the sense of Euclid's norm over a whole tensor."""
@@ -48,7 +50,8 @@ def main() -> int:
         print(f"bench: {one_line(error)}", file=sys.stderr)
         return 4
     found = list(check(method, options.device, options.dtype or sorted(LIMITS), compiled=options.compiled))
-    print(json.dumps(found, indent=1))
+    told = {"method": options.method, "environment": environment(options.device), "findings": found}
+    print(json.dumps({"schema_version": 1, **told}, indent=1))
     return 1 if any(item["status"] == "failed" for item in found) else 0
 
 

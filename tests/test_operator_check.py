@@ -74,7 +74,9 @@ def test_the_command_prints_json():
         command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)) == 6
+    told = json.loads(done.stdout)
+    assert len(told["findings"]) == 6
+    assert told["environment"]["packages"]["torch"]
     done = subprocess.run([*command[:3], "warp_drive"], capture_output=True, text=True, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == 4

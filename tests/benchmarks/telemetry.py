@@ -1,6 +1,7 @@
 """What watching the GPU costs a cell: pairs of rounds with and without telemetry, in turns, on the same GPU.
 
-    python tests/benchmarks/telemetry.py [PAIRS] [SUITE] [STACK] [BENCHMARK] [METHOD] [LAUNCHER]
+    python tests/benchmarks/telemetry.py [PAIRS] [--suite NAME|FILE] [--stack NAME] [--stacks FOLDER]
+        [--benchmark NAME] [--method NAME] [--launcher NAME]
 
 Prints each pair and the change of the steady figure with its interval. Bar: the median over the pairs changes by less
 than 0.3 %. Exit code 1 where it is missed. Without a GPU both sides are the same, which shows the noise alone.
@@ -8,6 +9,7 @@ than 0.3 %. Exit code 1 where it is missed. Without a GPU both sides are the sam
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -32,17 +34,15 @@ from orchestrator.supervise import Task, supervise  # noqa: E402
 from orchestrator.workfolders import WorkArea, work_area  # noqa: E402
 
 PAIRS = 15
-DEFAULTS = ("smoke", "cpu", "forward", "eager", "auto")
 LIMIT = 0.003
 
 
-def main(pairs: int, suite: str, stack: str, benchmark: str, *more: str) -> int:
-    """Print the pairs and the change; return 1 where the bar is missed. `more`: method, launcher."""
-    method, place = more
-    options = RunOptions(suite=suite, stacks=(stack,), benchmarks=(benchmark,), methods=(method,), launcher=place)  # type: ignore[arg-type]
+def main(pairs: int, options: RunOptions) -> int:
+    """Print the pairs and the change of the plan's first row; return 1 where the bar is missed."""
     host = look(options)
     choice = choose(options, gpu=host.gpu, engine=host.engine)
-    cell = next(cell for cell in choice.plan.cells if cell.role == "row" and cell.benchmark == benchmark)
+    cell = next(cell for cell in choice.plan.cells if cell.role == "row")
+    stack = cell.stack
     gpu = pick_gpu(host.found, options) if choice.uses_gpu else None
     client = pipeline.reach_engine(choice)
     changes = []
@@ -88,11 +88,28 @@ def measured(
         area.discard(folder)
 
 
+def asked() -> tuple[int, RunOptions]:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(prog="telemetry.py")
+    parser.add_argument("pairs", type=int, nargs="?", default=PAIRS)
+    parser.add_argument("--stacks", type=Path, default=None)
+    defaults = {"suite": "smoke", "stack": "cpu", "benchmark": "forward", "method": "eager", "launcher": "auto"}
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", default=value)
+    given = parser.parse_args()
+    return given.pairs, RunOptions(
+        suite=given.suite,
+        stacks=(given.stack,),
+        stack_folders=(given.stacks,) if given.stacks else (),
+        benchmarks=(given.benchmark,),
+        methods=(given.method,),
+        launcher=given.launcher,
+    )
+
+
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    names = (*given[1:], *DEFAULTS[len(given[1:]) :])
     try:
-        code = main(int(given[0]) if given else PAIRS, *names)
+        code = main(*asked())
     except StackbenchError as error:
         print(f"telemetry: {error}", file=sys.stderr)
         code = error.exit_code
