@@ -24,12 +24,6 @@ class UsageError(StackbenchError):
     """Wrong option, bad file, folder that cannot be used: exit 4."""
 
 
-class NothingMeasuredError(StackbenchError):
-    """No cell could be measured at all: exit 3."""
-
-    exit_code = EXIT_NOTHING_MEASURED
-
-
 class InfrastructureError(StackbenchError):
     """The engine, the disk or the node failed; nothing is said about the stack."""
 

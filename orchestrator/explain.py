@@ -11,7 +11,16 @@ from orchestrator.again import command, reproduction
 from orchestrator.against import EAGER
 from orchestrator.errors import UsageError
 from orchestrator.evidence import graphs_of
-from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, scaled, significant
+from orchestrator.numbers import (
+    MISSING,
+    counted,
+    gigabytes,
+    milliseconds,
+    percent,
+    scaled,
+    significant,
+    with_interval,
+)
 from orchestrator.protocol import first_call_seconds
 from orchestrator.reading import closest
 from orchestrator.record import is_row
@@ -232,9 +241,9 @@ def _proof(record: Record) -> list[str]:
 def _figure(row: Row) -> list[str]:
     if row.figure is None:
         return [f"{row.protocol}: none ({row.figure_reason})"]
-    text = f"{row.protocol}: {significant(row.figure)} {row.unit}"
-    if row.interval is not None and row.interval_level is not None:
-        text += f" {between(*row.interval)} at {row.interval_level * 100:.3g} %, {row.interval_kind}"
+    text = with_interval(
+        f"{row.protocol}: {significant(row.figure)} {row.unit}", row.interval, row.interval_level, row.interval_kind
+    )
     text += f"; {row.basis}"
     text += "" if row.headline is not None else f"; not shown as a speed, for the row is {row.status}"
     lines = [text]

@@ -29,6 +29,13 @@ def between(low: float, high: float, digits: int = DIGITS) -> str:
     return f"[{significant(low, digits)}, {significant(high, digits)}]"
 
 
+def with_interval(figure: str, interval: tuple[float, float] | None, level: float | None, kind: str | None) -> str:
+    """Return a figure, its unit included, and what interval it has, if any: `1.02 s [1.00, 1.05] at 98.4 %, kind`."""
+    if interval is None or level is None:
+        return figure
+    return f"{figure} {between(*interval)} at {level * 100:.3g} %, {kind}"
+
+
 def gigabytes(count: int | None) -> str:
     """Return bytes as GB (1e9 bytes), without the unit."""
     return MISSING if count is None else significant(count / 1e9, 3)

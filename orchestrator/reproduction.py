@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.differences import Difference, differences, ground_of, same_device
 from orchestrator.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.frozen import Frozen
-from orchestrator.numbers import MISSING, between, counted, significant
+from orchestrator.numbers import MISSING, counted, significant, with_interval
 from orchestrator.reduce import rows
 from orchestrator.rows import Row
 from orchestrator.tables.comparison import difference_lines, speedup
@@ -127,8 +127,6 @@ def _shown(records: Sequence[Record]) -> Record:
 def _figure(row: Row) -> str:
     if row.headline is None:
         return f"{MISSING} ({row.status}{f': {row.reason}' if row.reason else ''})"
-    text = f"{significant(row.headline)} {row.unit}"
-    if row.interval is not None and row.interval_level is not None:
-        text += f" {between(*row.interval)} at {row.interval_level * 100:.3g} %, {row.interval_kind}"
+    text = with_interval(f"{significant(row.headline)} {row.unit}", row.interval, row.interval_level, row.interval_kind)
     flags = f", {', '.join(row.flags)}" if row.flags else ""
     return f"{text}, {counted(row.rounds_ok, 'round')}, on {row.hardware.name or 'an unknown device'}{flags}"

@@ -12,7 +12,7 @@ import pytest
 from plan_samples import SUITE, record, stack, write_stack, write_suite
 
 from orchestrator import cli
-from orchestrator.errors import InfrastructureError, NothingMeasuredError, UsageError
+from orchestrator.errors import InfrastructureError, UsageError
 from orchestrator.folders import REPOSITORY
 from orchestrator.options import RunOptions
 from orchestrator.planner import make_plan
@@ -263,7 +263,6 @@ def test_options_arrive_as_they_were_given(tmp_path: Path, monkeypatch: pytest.M
     ("error", "code", "says"),
     [
         (UsageError("bad", where="x", remedy="mend it"), 4, "x: bad; mend it"),
-        (NothingMeasuredError("nothing"), 3, "nothing"),
         (InfrastructureError("engine\nfell over"), 1, "engine fell over"),
         (KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 4, "/x: no space left on device; make room"),

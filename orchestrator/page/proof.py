@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.again import command, reproduction
-from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, scaled, significant
+from orchestrator.numbers import (
+    MISSING,
+    counted,
+    gigabytes,
+    milliseconds,
+    percent,
+    scaled,
+    significant,
+    with_interval,
+)
 from orchestrator.page.blocks import code, environment, facts, kept, samples, section, shares, text
 from orchestrator.page.checks import beside_section, checks_of
 from orchestrator.page.evidence import compile_section, dispatch_section, telemetry_section
@@ -140,9 +149,9 @@ def _figures(pair: Pair) -> list[Block | None]:
 def _figure(row: Row) -> str:
     if row.headline is None:
         return f"none ({row.figure_reason})"
-    words = f"{significant(row.headline)} {row.unit}"
-    if row.interval is not None and row.interval_level is not None:
-        words += f" {between(*row.interval)} at {row.interval_level * 100:.3g} %, {row.interval_kind}"
+    words = with_interval(
+        f"{significant(row.headline)} {row.unit}", row.interval, row.interval_level, row.interval_kind
+    )
     return f"{words}; {row.basis}"
 
 
