@@ -144,9 +144,8 @@ def profile(call: Callable[[], str], device: str) -> tuple[Seen, str]:
         what = call()
         if device == "cuda":
             torch.cuda.synchronize()
-    return (
-        read_kernels(seen.kineto_results.events()) if device == "cuda" else read_operators(seen.function_events)
-    ), what
+    found = read_kernels(seen.kineto_results.events()) if device == "cuda" else read_operators(seen.function_events)
+    return found, what
 
 
 def profiler(device: str) -> Any:

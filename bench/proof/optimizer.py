@@ -18,8 +18,8 @@ from bench import hashing
 from bench.gpt import GPT
 from bench.proof import sketch
 
-# Roundings to the weights' precision in one step, beside the last: the sum of g and wd w, and wherever one computes in
-# that very precision also both coefficients and both products. A GPU computes half precisions' steps in float32.
+# Roundings to the weights' precision in one step, beside the last: the sum of g and wd w, and where that precision is
+# computed in also both coefficients and both products. A GPU computes the steps of half precisions in float32.
 ROUNDINGS = {"cuda": 1, "cpu": 5}
 FULL = (torch.float32, torch.float64)
 BUCKETS = 4096
@@ -77,9 +77,7 @@ def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[
     """
     dtype, exact = weight.dtype, working(weight.dtype)
     w, g = weight.to(exact), gradient.to(exact)
-    roundings = (
-        (max(ROUNDINGS.values()) if dtype in FULL else ROUNDINGS[weight.device.type]) * torch.finfo(dtype).eps / 2
-    )
+    roundings = ROUNDINGS["cpu" if dtype in FULL else weight.device.type] * torch.finfo(dtype).eps / 2
     size = g.abs().add_(w.abs(), alpha=decay).mul_(rate * roundings)
     size.add_(w.abs(), alpha=2 * torch.finfo(exact).eps)
     middle = w - g.add(w, alpha=decay).mul_(rate)
