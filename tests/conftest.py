@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from bench_specs import write_spec
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item.module, "torch"):
             item.add_marker(pytest.mark.torch)
+
+
+@pytest.fixture(scope="session")
+def inductor_cell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Folder and record of a cell that bench's command compiled for real: once for all tests, for it takes long."""
+    folder = tmp_path_factory.mktemp("inductor")
+    write_spec(folder, "forward", "inductor")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "spec.json"], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads((folder / "record.json").read_text())

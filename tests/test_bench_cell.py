@@ -146,15 +146,12 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_command_runs_inductor(tmp_path):
-    write_spec(tmp_path, "forward", "inductor")
-    done = command(tmp_path, "spec.json")
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "record.json").read_text())
+def test_the_command_runs_inductor(inductor_cell):
+    folder, record = inductor_cell
     assert (record["status"], record["reason"]) == ("ok", None)
     assert record["detail"]["graphs"] == [1] * 5
     assert record["detail"]["method"]["compile"]["mode"] == "default"
-    assert (tmp_path / "cache" / "inductor").is_dir()
+    assert (folder / "cache" / "inductor").is_dir()
 
 
 def test_the_command_refuses_a_bad_spec_in_one_line(tmp_path):

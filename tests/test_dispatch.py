@@ -240,8 +240,8 @@ def command(folder: Path, **more: str) -> dict:
     return json.loads((folder / "record.json").read_text())
 
 
-def test_inductor_that_runs_is_believed_and_one_switched_off_is_not(tmp_path):
-    honest = command(tmp_path / "on")
+def test_inductor_that_runs_is_believed_and_one_switched_off_is_not(tmp_path, inductor_cell):
+    honest = inductor_cell[1]
     assert honest["dispatch"]["missing"] == []
     assert "not_fused" not in honest["flags"]
     assert "compiled" in {group["name"] for group in honest["dispatch"]["groups"]}
