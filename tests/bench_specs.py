@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-MODELS = json.loads((Path(__file__).parent.parent / "bench" / "models.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[1]
+MODELS = json.loads((ROOT / "bench" / "models.json").read_text(encoding="utf-8"))
 UNUSED = """batch sequence shortest ids_below prompt prompt_text new_tokens temperature learning_rate weight_decay
 matrix_sizes copy_bytes"""
 EMPTY: dict[str, Any] = dict.fromkeys(UNUSED.split())
@@ -39,3 +43,11 @@ def write_spec(folder: Path, benchmark: str, method: str = "eager", **changes: A
     path = folder / "spec.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
     return path
+
+
+def run_bench(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m bench` in `folder` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip

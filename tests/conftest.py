@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_specs import write_spec
-
-ROOT = Path(__file__).parents[1]
+from bench_specs import run_bench, write_spec
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +28,6 @@ def inductor_cell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
     """Folder and record of a cell that bench's command compiled for real: once for all tests, for it takes long."""
     folder = tmp_path_factory.mktemp("inductor")
     write_spec(folder, "forward", "inductor")
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "spec.json"], cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = run_bench(folder, "spec.json")
     assert done.returncode == 0, done.stderr
     return folder, json.loads((folder / "record.json").read_text())

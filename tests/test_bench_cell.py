@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench_specs import SHAPES, write_spec  # noqa: E402
+from bench_specs import SHAPES, run_bench, write_spec  # noqa: E402
 
 from bench import cell, weights  # noqa: E402
 from bench.benchmarks import train_dynamic  # noqa: E402
@@ -139,13 +136,6 @@ def test_a_crash_is_a_record(tmp_path):
     check_schema(record)
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
 def test_the_command_runs_inductor(inductor_cell):
     folder, record = inductor_cell
     assert (record["status"], record["reason"]) == ("ok", None)
@@ -156,13 +146,13 @@ def test_the_command_runs_inductor(inductor_cell):
 
 def test_the_command_refuses_a_bad_spec_in_one_line(tmp_path):
     (tmp_path / "spec.json").write_text("{")
-    done = command(tmp_path, "spec.json")
+    done = run_bench(tmp_path, "spec.json")
     assert done.returncode == 4
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_fingerprint_needs_no_torch(tmp_path):
-    done = command(tmp_path, "--fingerprint")
+    done = run_bench(tmp_path, "--fingerprint")
     content = json.loads(done.stdout)
     assert content["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert len(content["fingerprint"]) == 16

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench_specs import write_spec  # noqa: E402
+from bench_specs import run_bench, write_spec  # noqa: E402
 from torch.autograd import DeviceType  # noqa: E402
 
 from bench import cell, dispatch  # noqa: E402
@@ -229,23 +227,15 @@ def test_planted_a_compiler_that_gives_up_in_silence(tmp_path, monkeypatch):
     torch._dynamo.reset()
 
 
-def command(folder: Path, **more: str) -> dict:
-    write_spec(folder, "forward", "inductor", iterations=3, warmup=1)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "spec.json"], cwd=folder, env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "record.json").read_text())
-
-
 def test_inductor_that_runs_is_believed_and_one_switched_off_is_not(tmp_path, inductor_cell):
     honest = inductor_cell[1]
     assert honest["dispatch"]["missing"] == []
     assert "not_fused" not in honest["flags"]
     assert "compiled" in {group["name"] for group in honest["dispatch"]["groups"]}
-    off = command(tmp_path / "off", TORCHDYNAMO_DISABLE="1")
+    write_spec(tmp_path, "forward", "inductor", iterations=3, warmup=1)
+    done = run_bench(tmp_path, "spec.json", TORCHDYNAMO_DISABLE="1")
+    assert done.returncode == 0, done.stderr
+    off = json.loads((tmp_path / "record.json").read_text())
     assert off["status"] == "ok"
     assert "not_fused" in off["flags"]
     assert off["compiles"] is None
