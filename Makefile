@@ -38,8 +38,9 @@ check: $(VENV)/.dev
 test-plain: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
 
+# One thread: the models are tiny, and several kinds of tests run beside one another.
 test-torch: $(TORCH_ENV)/.installed
-	$(TORCH_ENV)/bin/python -m pytest -m torch $(ARGS) $(SOME_TESTS)
+	OMP_NUM_THREADS=1 $(TORCH_ENV)/bin/python -m pytest -m torch $(ARGS) $(SOME_TESTS)
 
 test-oldtorch: $(VENV)/.dev $(TORCH_ENV)/.installed $(OLD_ENV)/.installed  ## the same cells under torch 2.1.0 (downloads 2.5 GB)
 	STACKBENCH_TEST_PYTHON=$(TORCH_ENV)/bin/python STACKBENCH_TEST_OLD_PYTHON=$(OLD_ENV)/bin/python \
