@@ -45,9 +45,29 @@ def test_an_element_that_is_off_is_found_in_its_place(dtype):
 
 
 def test_coefficients_are_learning_rate_and_decay():
-    move = optimizer.compare(*sgd(torch.float32, 0.5, 0.1), 0.5, 0.1)
-    assert move.coefficients == pytest.approx((0.5, 0.05), rel=1e-4)
-    assert (move.changed, move.bound) == (50_007, pytest.approx(50_007, abs=20))
+    step = sgd(torch.float32, 0.5, 0.1)
+    right, wrong = optimizer.compare(*step, 0.5, 0.1), optimizer.compare(*step, 0.25, 0.1)
+    assert (right.changed, right.bound) == (50_007, pytest.approx(50_007, abs=20))
+    assert right.coefficients is None
+    assert wrong.coefficients == pytest.approx((0.5, 0.05), rel=1e-4)
+    assert (wrong.first, wrong.illegal) == (0, pytest.approx(50_007, abs=20))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_whatever_is_not_finite_is_illegal(dtype, value, place):
+    step = [tensor.clone() for tensor in sgd(dtype, 1.0, 0.1)]
+    step[place][7] = value
+    move = optimizer.compare(*step, 1.0, 0.1)
+    assert (move.illegal, move.first, move.finite) == (1, 7, False)
+
+
+def test_a_gradient_of_zeros_is_told_apart():
+    weight, gradient, _ = sgd(torch.float32, 1.0, 0.0)
+    assert not optimizer.compare(weight, torch.zeros_like(weight), weight, 1.0, 0.0).fed
+    gradient[:-1] = 0
+    assert optimizer.compare(weight, gradient, weight, 1.0, 0.0).fed
 
 
 def test_weights_before_may_lie_elsewhere_when_the_device_is_full(monkeypatch):

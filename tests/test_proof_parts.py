@@ -59,6 +59,14 @@ def test_a_sketch_is_linear_and_keeps_the_norm(take):
     assert 0.6 < float(flat(one).norm() / one.norm()) < 1.5  # a single column does not fall into one bucket
 
 
+def test_a_sketch_of_several_pieces_at_once_is_that_of_one_after_another(monkeypatch):
+    x = torch.randn(11 * 1024 + 7, dtype=torch.float64)
+    monkeypatch.setattr("bench.proof.sketch.PIECE", 1024)
+    one = flat(x)
+    monkeypatch.setattr("bench.proof.sketch.PIECES", {"cpu": 8})
+    assert torch.allclose(flat(x), one, rtol=1e-12)
+
+
 def test_short_axes_are_kept():
     x = torch.randn(3, 256)
     assert torch.equal(sketch(x), x)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import hashing
 from bench.gpt import GPT
 from bench.proof import sketch
 
@@ -23,6 +22,8 @@ from bench.proof import sketch
 ROUNDINGS = {"cuda": 1, "cpu": 5}
 FULL = (torch.float32, torch.float64)
 BUCKETS = 4096
+# Elements judged at once: what a CPU's cache holds, and so many that a GPU need not wait for launches.
+PIECE = {"cuda": 1 << 24, "cpu": 1 << 17}
 
 
 @dataclass(frozen=True)
@@ -31,41 +32,46 @@ class Move:
 
     elements: int
     changed: int
-    """Elements whose bits are others now."""
+    """Elements whose value is another now."""
     bound: int
     """Elements that had to change: no legal rounding leaves them as they were."""
     illegal: int
-    """Elements that are no legal rounding."""
-    first: int | None
+    """Elements that are no legal rounding; whatever is not finite, gradient or weight, makes one."""
+    fed: bool
+    """Whether any element of the gradient is not zero."""
+    first: int | None = None
     """Place of the first illegal element in the flattened parameter."""
-    sums: tuple[float, ...]
-    """gg, gw, ww, ug, uw: products of gradient g, weight w and update u = w - w'."""
+    sums: tuple[float, ...] | None = None
+    """gg, gw, ww, ug, uw: products of gradient g, weight w and update u = w - w'; None where nothing is illegal."""
 
     @property
     def finite(self) -> bool:
         """Whether gradient, weight and new weight are all numbers."""
-        return all(abs(value) < float("inf") for value in self.sums)
+        return self.sums is None or all(abs(value) < float("inf") for value in self.sums)
 
     @property
     def coefficients(self) -> tuple[float, float] | None:
-        """(a, b) for which a g + b w is closest to the update: (lr, lr * weight decay) when right."""
+        """(a, b) for which a g + b w is closest to an illegal update; a right one's are (lr, lr * weight decay)."""
+        if self.sums is None or not self.finite:
+            return None
         gg, gw, ww, ug, uw = self.sums
         determinant = gg * ww - gw * gw
-        if not self.finite or determinant <= 1e-9 * gg * ww:
+        if determinant <= 1e-9 * gg * ww:
             return None
         return (ug * ww - uw * gw) / determinant, (uw * gg - ug * gw) / determinant
 
 
 def together(moves: Mapping[str, Move]) -> Move:
-    """All parameters' moves as one."""
+    """All parameters' moves as one; its sums are of the parameters in which something is illegal."""
     every = list(moves.values())
+    sums = [move.sums for move in every if move.sums is not None]
     return Move(
         elements=sum(move.elements for move in every),
         changed=sum(move.changed for move in every),
         bound=sum(move.bound for move in every),
         illegal=sum(move.illegal for move in every),
-        first=None,
-        sums=tuple(sum(move.sums[place] for move in every) for place in range(5)),
+        fed=any(move.fed for move in every),
+        sums=tuple(map(sum, zip(*sums, strict=True))) if sums else None,
     )
 
 
@@ -75,13 +81,14 @@ def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[
     Between them lies whatever comes of making any of the device's ROUNDINGS or leaving it out. `rate` and `decay` are
     not negative.
     """
+    # Five steps of every row are judged so, whole models each time: no pass over the elements more than it takes.
     dtype, exact = weight.dtype, working(weight.dtype)
     w, g = weight.to(exact), gradient.to(exact)
     roundings = ROUNDINGS["cpu" if dtype in FULL else weight.device.type] * torch.finfo(dtype).eps / 2
-    size = g.abs().add_(w.abs(), alpha=decay).mul_(rate * roundings)
-    size.add_(w.abs(), alpha=2 * torch.finfo(exact).eps)
-    middle = w - g.add(w, alpha=decay).mul_(rate)
-    return (middle - size).to(dtype), (middle + size).to(dtype)
+    size = g.abs().mul_(rate * roundings)
+    size.add_(w.abs(), alpha=rate * roundings * decay + 2 * torch.finfo(exact).eps)
+    middle = w.sub(g.add(w, alpha=decay), alpha=rate)
+    return (middle - size).to(dtype), middle.add_(size).to(dtype)
 
 
 def working(dtype: torch.dtype) -> torch.dtype:
@@ -91,22 +98,48 @@ def working(dtype: torch.dtype) -> torch.dtype:
 
 def compare(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay: float) -> Move:
     """Judge one parameter's step; `before` may lie in the host's memory. Works piece by piece."""
-    flat, exact = [tensor.detach().reshape(-1) for tensor in (before, gradient, after)], working(after.dtype)
-    counts, sums = [], []
-    pieces = list(hashing.chunks(after.numel(), after.device))
-    for start, length in pieces:
-        w, g, new = (tensor[start : start + length].to(after.device) for tensor in flat)
+    counts = []
+    for w, g, new in pieces(before, gradient, after):
+        low, high = legal(w, g, rate, decay)
+        right, may_stay = (new >= low).logical_and_(new <= high), (w >= low).logical_and_(w <= high)
+        counts.append(torch.stack([(new != w).sum(), may_stay.sum(), right.sum(), g.any().long()]))
+    changed, may_stay_count, right_count, fed = torch.stack(counts).sum(0).tolist()
+    elements = after.numel()
+    illegal, bound = elements - right_count, elements - may_stay_count
+    if not illegal:
+        return Move(elements, changed, bound, illegal, bool(fed))
+    first = first_illegal(before, gradient, after, rate, decay)
+    return Move(elements, changed, bound, illegal, bool(fed), first, products(before, gradient, after))
+
+
+def pieces(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Parallel pieces of flattened tensors, on the last one's device."""
+    flat, device = [tensor.detach().reshape(-1) for tensor in tensors], tensors[-1].device
+    size = PIECE[device.type]
+    for start in range(0, flat[-1].numel(), size):
+        yield [tensor[start : start + size].to(device) for tensor in flat]
+
+
+def first_illegal(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay: float) -> int:
+    """Place of the first element that is no legal rounding; there must be one."""
+    start = 0
+    for w, g, new in pieces(before, gradient, after):
         low, high = legal(w, g, rate, decay)
         illegal = ((new >= low) & (new <= high)).logical_not_()
-        bound = ((w >= low) & (w <= high)).logical_not_()
-        counts.append(torch.stack([(new != w).sum(), bound.sum(), illegal.sum(), illegal.to(torch.int8).argmax()]))
-        g, w = g.to(exact), w.to(exact)
-        update = w - new.to(exact)
+        if bool(illegal.any()):
+            return start + int(illegal.to(torch.int8).argmax())
+        start += new.numel()
+    raise ValueError("every element is a legal rounding")
+
+
+def products(before: Tensor, gradient: Tensor, after: Tensor) -> tuple[float, ...]:
+    """`Move.sums` of a step."""
+    exact, sums = working(after.dtype), []
+    for piece in pieces(before, gradient, after):
+        w, g, new = (tensor.to(exact) for tensor in piece)
+        update = w - new
         sums.append(torch.stack([g @ g, g @ w, w @ w, update @ g, update @ w]).to(torch.float64))
-    table = torch.stack(counts).tolist()
-    changed, bound_count, illegal_count = (sum(row[column] for row in table) for column in range(3))
-    first = next((start + row[3] for (start, _), row in zip(pieces, table, strict=True) if row[2]), None)
-    return Move(after.numel(), changed, bound_count, illegal_count, first, tuple(torch.stack(sums).sum(0).tolist()))
+    return tuple(torch.stack(sums).sum(0).tolist())
 
 
 class Watch:

@@ -209,7 +209,7 @@ def judge_finite(steps: list[Step], checks: Checks) -> None:
     for number, step in enumerate(steps, 1):
         for name, move in step.watch.moves.items():
             if not move.finite:
-                kind = "new weight" if finite(move.sums[0]) is not None else "gradient"
+                kind = "new weight" if move.sums and finite(move.sums[0]) is not None else "gradient"
                 bad.append(f"the {kind} of {name} at step {number} of {len(steps)}")
         if step.loss is None:
             bad.append(f"the loss at step {number} of {len(steps)}")
@@ -299,7 +299,7 @@ def judge_steps(context: Context, steps: list[Step], truth: Truth | None, checks
     workload, first = context.workload, steps[:STEPS]
     assert workload.learning_rate is not None
     assert workload.weight_decay is not None
-    alive = {name for step in steps for name, move in step.watch.moves.items() if move.sums[0] > 0}
+    alive = {name for step in steps for name, move in step.watch.moves.items() if move.fed}
     alive.update(truth.alive if truth else ())
     faults, changed, hidden = [], [], False
     for number, step in enumerate(first):
@@ -308,7 +308,7 @@ def judge_steps(context: Context, steps: list[Step], truth: Truth | None, checks
         changed.append(whole.changed)
         hidden |= whole.bound == 0
         place = f"at step {number + 1} of {len(steps)}"
-        still = [name for name, move in moves.items() if name in alive and move.sums[0] == 0]
+        still = [name for name, move in moves.items() if name in alive and not move.fed]
         if step.watch.steps != 1 or step.skipped:
             faults.append(stepped(steps, number))
         elif still:
