@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import StackbenchError, UsageError
 from orchestrator.verdict import FEWEST_ROUNDS, Outcome, verdict
 
 if TYPE_CHECKING:
@@ -66,12 +67,16 @@ def simulated() -> list[str]:
 
 
 def measured(run_folder: Path, cell: str) -> list[str]:
-    """Return the same for the rounds of one cell of a run; a name that leads nowhere is a UsageError."""
+    """Return the same for the rounds of one cell of a run; UsageError for a name that leads nowhere, or too few."""
     from orchestrator.explain import find_records
     from orchestrator.protocol import steady
 
     reduced = [steady(record) for record in find_records(run_folder, cell) if record.status == "ok"]
     pool = [round_.seconds for round_ in reduced if round_.seconds is not None]
+    if len(pool) < 2 * FEWEST_ROUNDS:
+        raise UsageError(
+            f"{len(pool)} rounds", where=cell, remedy=f"two sides need {2 * FEWEST_ROUNDS}, `run-all --rounds`"
+        )
     lines = [f"{len(pool)} rounds"]
     for side in dict.fromkeys((len(pool) // 2, FEWEST_ROUNDS)):
         if FEWEST_ROUNDS <= side <= len(pool) // 2:
@@ -83,11 +88,24 @@ def measured(run_folder: Path, cell: str) -> list[str]:
     return lines
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the figures."""
-    lines = measured(Path(arguments[0]), arguments[1]) if arguments else simulated()
+def main(arguments: Sequence[str]) -> int:
+    """Print the figures, or what is wrong in one line; return the exit code."""
+    from orchestrator.store import find_run
+
+    try:
+        match arguments:
+            case []:
+                lines = simulated()
+            case [run, cell]:
+                lines = measured(find_run(Path("results"), run).folder, cell)
+            case _:
+                raise UsageError("give none, or a RUN and a CELL", where="arguments")
+    except StackbenchError as error:
+        sys.stderr.write(f"alike: {error}\n")
+        return error.exit_code
     sys.stdout.write("\n".join(lines) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,8 @@ import math
 import pytest
 from record_samples import record, samples, save_run
 
-from orchestrator.alike import called_different, drawn_pool, measured, shares
+from orchestrator.alike import called_different, drawn_pool, main, measured, shares
+from orchestrator.errors import EXIT_WRONG_USAGE
 from orchestrator.verdict import BAND, verdict
 
 ALIKE = [1.0, 1.001, 0.999, 1.0005, 0.9995]
@@ -89,3 +90,19 @@ def test_rounds_that_were_measured(tmp_path) -> None:
     lines = measured(save_run(tmp_path, taken), "forward inductor@cuda")
     assert lines[0] == "12 rounds"
     assert [line.split(",")[0] for line in lines[1:]] == ["6 a side", "5 a side"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere", "forward inductor@cuda"], 'no run "nowhere"'),
+        (["RUN", "forward eager@cuda"], "no such cell"),
+        (["RUN", "forward inductor@cuda"], "9 rounds; two sides need 10"),
+        (["RUN"], "give none, or a RUN and a CELL"),
+    ],
+)
+def test_what_cannot_be_split_is_one_line(tmp_path, capsys, arguments, told) -> None:
+    folder = save_run(tmp_path, [record(round=i, samples=samples(9e3, *[450.0] * 4)) for i in range(9)])
+    assert main([str(folder) if word == "RUN" else word for word in arguments]) == EXIT_WRONG_USAGE
+    assert told in (line := capsys.readouterr().err)
+    assert line.count("\n") == 1
