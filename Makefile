@@ -10,14 +10,14 @@ CPU_LOCKS := images/cpu/requirements.lock images/cpu/requirements.cuda.lock
 PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
 PINNED := $(PIP_INSTALL) --require-hashes --no-deps
 
-# With ARGS a selection of tests may be empty in one of the two environments; without, that is an error.
+# With ARGS a selection may leave no test of some kind; without, that is an error.
 SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-torch test-oldtorch overhead scaling alarms lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-torch test-oldtorch overhead scaling alarms lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -26,7 +26,7 @@ help:  ## this list
 run: $(VENV)/.installed  ## plan, build, run every cell and print the tables: what suits this machine
 	@$(VENV)/bin/orchestrator run-all $(ARGS)
 
-test: check test-plain test-torch  ## lint, types, import contracts, and all tests
+test: check test-docker test-plain test-torch  ## lint, types, import contracts, and all tests
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -35,8 +35,12 @@ check: $(VENV)/.dev
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/hadolint images/*/Dockerfile
 
+# Apart from the others, beside which `make --jobs` can run them: they wait for containers most of the time.
+test-docker: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m "docker and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+
 test-plain: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "not docker and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
 
 # One thread: the models are tiny, and several kinds of tests run beside one another.
 test-torch: $(TORCH_ENV)/.installed
