@@ -17,7 +17,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-torch test-oldtorch overhead scaling alarms lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch overhead scaling alarms lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -26,7 +26,7 @@ help:  ## this list
 run: $(VENV)/.installed  ## plan, build, run every cell and print the tables: what suits this machine
 	@$(VENV)/bin/orchestrator run-all $(ARGS)
 
-test: check test-docker test-plain test-torch  ## lint, types, import contracts, and all tests
+test: check test-compose test-docker test-plain test-torch  ## lint, types, import contracts, and all tests
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -35,9 +35,12 @@ check: $(VENV)/.dev
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/hadolint images/*/Dockerfile
 
-# Apart from the others, beside which `make --jobs` can run them: they wait for containers most of the time.
+# What needs an engine is apart, so that `make --jobs` runs it beside the others: it waits for containers most of the time.
+test-compose: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m "compose" $(ARGS) $(SOME_TESTS)
+
 test-docker: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "docker and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "docker and not compose and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
 
 test-plain: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not docker and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)

@@ -16,7 +16,7 @@ from orchestrator.store import read_record
 from orchestrator.wheels import copy_wheels
 from orchestrator.workload import MEASURED
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.compose]
 ROOT = Path(__file__).parents[2]
 LOCAL_BASE = "local/debian:bookworm"
 OWNER = 4321
