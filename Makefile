@@ -96,9 +96,8 @@ $(VENV)/.dev: $(VENV)/.installed tests/dev.lock
 	@$(VENV)/bin/$(PINNED) -r tests/dev.lock
 	@touch $@
 
-# Cells write no bytecode, so that each would read torch's sources anew; one import writes what they need, pip all there is.
-WITH_BYTECODE = PYTHONDONTWRITEBYTECODE=
-IMPORTED = -c 'import torch, torch._inductor.compile_fx, torch._inductor.codegen.cpp, torch.testing'
+# Cells write no bytecode: without any, each would compile torch's sources anew. One import writes what they need.
+write_bytecode = PYTHONDONTWRITEBYTECODE= $(1)/bin/python -c 'import torch._inductor.compile_fx, torch._inductor.codegen.cpp, torch.testing'
 
 # The stack's own pins, with the tests' beside them: what needs torch is tested on the torch that is measured.
 $(TORCH_ENV)/.installed: $(CPU_LOCKS) tests/torch.lock | python
@@ -107,7 +106,7 @@ $(TORCH_ENV)/.installed: $(CPU_LOCKS) tests/torch.lock | python
 	@$(PYTHON) -m orchestrator.wheels links $(TORCH_ENV)/links.html $(CPU_LOCKS)
 	@$(TORCH_ENV)/bin/$(PINNED) --no-compile --find-links $(TORCH_ENV)/links.html -r images/cpu/requirements.lock -r tests/torch.lock
 	@$(TORCH_ENV)/bin/python -c 'import torch' 2>/dev/null || $(TORCH_ENV)/bin/$(PINNED) -r images/cpu/requirements.cuda.lock
-	@$(WITH_BYTECODE) $(TORCH_ENV)/bin/python $(IMPORTED)
+	@$(call write_bytecode,$(TORCH_ENV))
 	@touch $@
 
 # torch 2.1.0 has wheels for Python 3.10 and 3.11 alone. A name of Python on PATH may be a mere shim: each is tried.
@@ -118,5 +117,5 @@ $(OLD_ENV)/.installed: tests/oldtorch.lock
 	  $$python -c 'import sys; sys.exit((3, 10) > sys.version_info[:2] or sys.version_info[:2] > (3, 11))' 2>/dev/null \
 	    && $$python -m venv $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
 	@$(OLD_ENV)/bin/$(PINNED) --no-compile -r tests/oldtorch.lock
-	@$(WITH_BYTECODE) $(OLD_ENV)/bin/python $(IMPORTED)
+	@$(call write_bytecode,$(OLD_ENV))
 	@touch $@

@@ -79,12 +79,11 @@ def measured(run_folder: Path, cell: str) -> list[str]:
         )
     lines = [f"{len(pool)} rounds"]
     for side in dict.fromkeys((len(pool) // 2, FEWEST_ROUNDS)):
-        if FEWEST_ROUNDS <= side <= len(pool) // 2:
-            alike, found = shares(pool, side), shares(pool, side, SHIFT)
-            lines.append(
-                f"{side} a side, {SPLITS} splits: called different {called_different(alike):.2%}; "
-                f"1 % found {found['slower']:.1%}"
-            )
+        alike, found = shares(pool, side), shares(pool, side, SHIFT)
+        lines.append(
+            f"{side} a side, {SPLITS} splits: called different {called_different(alike):.2%}; "
+            f"1 % found {found['slower']:.1%}"
+        )
     return lines
 
 

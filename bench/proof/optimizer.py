@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import hashing
 from bench.gpt import GPT
 from bench.proof import sketch
 
@@ -23,7 +24,7 @@ ROUNDINGS = {"cuda": 1, "cpu": 5}
 FULL = (torch.float32, torch.float64)
 BUCKETS = 4096
 # Elements judged at once: what a CPU's cache holds, and so many that a GPU need not wait for launches.
-PIECE = {"cuda": 1 << 24, "cpu": 1 << 17}
+PIECE = {"cuda": 1 << 24, "cpu": hashing.CHUNK_CPU}
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[
     return (middle - size).to(dtype), middle.add_(size).to(dtype)
 
 
+def within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Whether each element lies between its bounds; what is no number does not."""
+    return (x >= low).logical_and_(x <= high)
+
+
 def working(dtype: torch.dtype) -> torch.dtype:
     """What steps in `dtype` are judged in: float32 has no roundings of its own that bfloat16 would show."""
     return torch.float64 if dtype in FULL else torch.float32
@@ -101,8 +107,8 @@ def compare(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay:
     counts = []
     for w, g, new in pieces(before, gradient, after):
         low, high = legal(w, g, rate, decay)
-        right, may_stay = (new >= low).logical_and_(new <= high), (w >= low).logical_and_(w <= high)
-        counts.append(torch.stack([(new != w).sum(), may_stay.sum(), right.sum(), g.any().long()]))
+        may_stay, right = within(w, low, high).sum(), within(new, low, high).sum()
+        counts.append(torch.stack([(new != w).sum(), may_stay, right, g.any().long()]))
     changed, may_stay_count, right_count, fed = torch.stack(counts).sum(0).tolist()
     elements = after.numel()
     illegal, bound = elements - right_count, elements - may_stay_count
@@ -125,7 +131,7 @@ def first_illegal(before: Tensor, gradient: Tensor, after: Tensor, rate: float, 
     start = 0
     for w, g, new in pieces(before, gradient, after):
         low, high = legal(w, g, rate, decay)
-        illegal = ((new >= low) & (new <= high)).logical_not_()
+        illegal = within(new, low, high).logical_not_()
         if bool(illegal.any()):
             return start + int(illegal.to(torch.int8).argmax())
         start += new.numel()
