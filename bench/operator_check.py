@@ -89,7 +89,10 @@ def check_one(
         if compiled:
             if isinstance(operator, (Dispatched, DispatchedAttention)):
                 operator.settle(given)
-            run = torch.compile(operator, fullgraph=True)
+            # All operators of a method share one `__call__`: what was compiled for the one before would otherwise make
+            # every size of this one a symbol, as it is in no model.
+            torch.compiler.reset()
+            run = torch.compile(operator, fullgraph=True, dynamic=False)
         side_by_side = kind == "swiglu" and hasattr(method, "lay_side_by_side")
         direction = random("direction", given.size)
         result = outcome(run, kind, arguments, direction, given.dtype, side_by_side=side_by_side)

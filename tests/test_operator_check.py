@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench import methods, operator_check, operators  # noqa: E402
+from bench import dispatched, methods, operator_check, operators  # noqa: E402
 from bench.methods import fused  # noqa: E402
 from bench.operators import Operators  # noqa: E402
 
@@ -45,6 +45,15 @@ PLANTED = {
     "swiglu": lambda x, gate, up, down: operators.swiglu(x, up, gate, down),
     "loss": lambda logits, targets: operators.loss(logits, targets.clamp(min=0)),
 }
+
+
+def test_each_operator_is_compiled_at_its_own_sizes():
+    # The second of them would meet symbols in place of sizes if what was compiled for the first were kept.
+    found = [
+        operator_check.check_one(fused, kind, dispatched.Given("cpu", torch.float32, 16), "", 1e-5, compiled=True)
+        for kind in ("norm", "rotary", "attention")
+    ]
+    assert [(item["status"], item.get("error")) for item in found] == [("passed", None)] * 3
 
 
 @pytest.mark.parametrize("kind", sorted(PLANTED))
