@@ -17,7 +17,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch overhead scaling alarms lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead scaling alarms lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -52,6 +52,8 @@ test-torch: $(TORCH_ENV)/.installed
 test-oldtorch: $(VENV)/.dev $(TORCH_ENV)/.installed $(OLD_ENV)/.installed  ## the same cells under torch 2.1.0 (downloads 2.5 GB)
 	STACKBENCH_TEST_PYTHON=$(TORCH_ENV)/bin/python STACKBENCH_TEST_OLD_PYTHON=$(OLD_ENV)/bin/python \
 	  $(VENV)/bin/python -m pytest -m oldtorch $(ARGS)
+
+test-environments: $(VENV)/.dev $(TORCH_ENV)/.installed $(OLD_ENV)/.installed
 
 overhead: $(VENV)/.dev  ## what the orchestrator costs: a cell under it against the same `docker run` by hand
 	@$(VENV)/bin/python tests/benchmarks/overhead.py $(ARGS)
