@@ -12,6 +12,7 @@ from orchestrator.against import EAGER
 from orchestrator.errors import UsageError
 from orchestrator.evidence import graphs_of
 from orchestrator.numbers import (
+    DIGITS,
     MISSING,
     counted,
     gigabytes,
@@ -26,6 +27,7 @@ from orchestrator.reading import closest
 from orchestrator.record import is_row
 from orchestrator.reduce import Reduction, ceiling
 from orchestrator.store import Run, read_record, record_files, stem_of
+from orchestrator.tables import proof
 from orchestrator.tables.text import plain, printable
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def explain(run_folder: Path, cell: str) -> str:
     parts = [_title(last, len(records)), *(_round(record) for record in records)]
     if is_row(last):
         rows = [row for row in (*reduction.rows("steady"), *reduction.rows("note")) if row.cell_id == last.cell_id]
-        parts.append(_section("Figures", [line for row in rows for line in _figure(row)]))
+        parts.append(_section("Figures", [*(line for row in rows for line in _figure(row)), *_first_call(rows[0])]))
         standing = explain_proof.standing(rows[0])
         parts += [_section("Beside others", standing)] if standing else []
         probes = [record for record in others if record.role == "probe" and record.method == last.method]
@@ -259,6 +261,14 @@ def _figure(row: Row) -> list[str]:
     why = f"{share.bound} bound, ceilings of {share.ceiling_of}" if share.share is not None else share.reason
     lines.append(f"  of the ceiling: {percent(share.share)} ({why})")
     return lines
+
+
+def _first_call(row: Row) -> list[str]:
+    if row.first_call_seconds is None or row.status != "ok":
+        return []
+    later = proof.later_compiles(row)
+    more = "" if later is None else f"; compiles in the warm-up: {significant(later)} s"
+    return [f"first call: {proof.first_call(row, ' s', DIGITS)}{more}"]
 
 
 def _what_ran(record: Record) -> list[str]:
