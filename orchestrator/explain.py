@@ -104,6 +104,16 @@ def find_records(run_folder: Path, cell: str) -> list[Record]:
     return sorted((read_record(path) for path in paths), key=lambda record: record.round)
 
 
+def probes_of(run_folder: Path, record: Record) -> list[Record]:
+    """Return the run's records of the probe that a row's method was checked by, none where it was run without."""
+    prefix = _probe_prefix(record)
+    return [read_record(path) for path in record_files(run_folder) if path.name.startswith(prefix)]
+
+
+def _probe_prefix(record: Record) -> str:
+    return f"{PROBE}{record.workload.benchmark}-{record.method}@{record.stack}-"
+
+
 def _no_such_cell(cell: str, matching: Sequence[str], known: dict[str, tuple[str, str]]) -> UsageError:
     where = f'cell "{printable(cell)}"'
     cells = sorted({known[name] for name in matching or known})
@@ -121,7 +131,7 @@ def _others(run_folder: Path, record: Record) -> Iterator[Record]:
     if not is_row(record):
         return
     benchmark, stack = record.workload.benchmark, record.stack
-    names = ["ceilings-", f"{PROBE}{benchmark}-{record.method}@{stack}-"]
+    names = ["ceilings-", _probe_prefix(record)]
     names += [f"{benchmark}-{EAGER}@{stack}-"] if record.method != EAGER else []
     for path in record_files(run_folder):
         if path.name.startswith(tuple(names)):

@@ -108,10 +108,11 @@ class Reduction:
         """The ceilings of the run, in the order of their identities."""
         return [self._ceilings[key] for key in sorted(self._ceilings)]
 
-    def rows(self, protocol: Protocol) -> list[Row]:
+    def rows(self, protocol: Protocol, *, probed: bool = True) -> list[Row]:
         """Return a row for each cell: by benchmark, workload, status (ok first), best first, name.
 
-        Probes are no rows: what they found is in those that they belong to.
+        Probes are no rows: what they found is in those that they belong to. Without `probed` a row says what its own
+        records do: for records whose run, and so whose probe, is not at hand.
         """
         ceilings = self.ceilings
         probes: dict[ProbeKey, list[Row]] = {}
@@ -120,7 +121,8 @@ class Reduction:
             probes.setdefault((row.benchmark, row.method, row.stack, row.hardware.device), []).append(row)
         cells = self._cells("row")
         losses = {rounds[-1].cell_id: rounds[-1].evidence.losses for rounds in cells}
-        found = [beside_probes(_row(rounds, protocol, ceilings), probes) for rounds in cells]
+        found = [_row(rounds, protocol, ceilings) for rounds in cells]
+        found = [beside_probes(row, probes) for row in found] if probed else found
         eagers = EagerRows(found)
         placed = [beside_eager(row, eagers.of(row), losses) for row in found]
         return sorted(placed, key=place)
@@ -171,12 +173,15 @@ class Reduction:
         )
 
 
-def rows(records: Iterable[Record], protocol: Protocol) -> list[Row]:
-    """Return the rows of the five benchmarks' records; ceilings serve for the shares and have no row."""
+def rows(records: Iterable[Record], protocol: Protocol, *, probed: bool = True) -> list[Row]:
+    """Return the rows of the five benchmarks' records; ceilings serve for the shares and have no row.
+
+    `probed`: as for `Reduction.rows`.
+    """
     reduction = Reduction()
     for record in records:
         reduction.add(record)
-    return reduction.rows(protocol)
+    return reduction.rows(protocol, probed=probed)
 
 
 def ceiling(record: Record) -> Ceiling:
