@@ -100,8 +100,9 @@ def import_command(file: Path, *, results: Path) -> None:
 def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any) -> int:
     """Run the cell of ROW again, in a run of its own, and say whether its figure came out again and what differs.
 
-    ROW is a record's file, also one that somebody sent, or a cell as `explain` names it. The stack and the method are
-    this host's, by the record's names; the image is the record's own where this host has built it.
+    ROW is a record's file, also one that somebody sent, or a cell as `explain` names it. A file in a run stands for its
+    row there, with all of its rounds. The stack and the method are this host's, by the record's names; the image is the
+    record's own where this host has built it.
 
     With five rounds on both sides the verdict is given; with fewer, whether the new figure lies inside the old
     interval. Exit code: 0 came out again, 1 did not, 2 cannot be told, 3 nothing ran.

@@ -12,6 +12,7 @@ from orchestrator.against import EAGER
 from orchestrator.errors import UsageError
 from orchestrator.evidence import graphs_of
 from orchestrator.numbers import (
+    DIGITS,
     MISSING,
     counted,
     gigabytes,
@@ -26,6 +27,7 @@ from orchestrator.reading import closest
 from orchestrator.record import is_row
 from orchestrator.reduce import Reduction, ceiling
 from orchestrator.store import Run, read_record, record_files, stem_of
+from orchestrator.tables import proof
 from orchestrator.tables.text import plain, printable
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def explain(run_folder: Path, cell: str) -> str:
     parts = [_title(last, len(records)), *(_round(record) for record in records)]
     if is_row(last):
         rows = [row for row in (*reduction.rows("steady"), *reduction.rows("note")) if row.cell_id == last.cell_id]
-        parts.append(_section("Figures", [line for row in rows for line in _figure(row)]))
+        parts.append(_section("Figures", [*(line for row in rows for line in _figure(row)), *_first_call(rows[0])]))
         standing = explain_proof.standing(rows[0])
         parts += [_section("Beside others", standing)] if standing else []
         probes = [record for record in others if record.role == "probe" and record.method == last.method]
@@ -102,6 +104,16 @@ def find_records(run_folder: Path, cell: str) -> list[Record]:
     return sorted((read_record(path) for path in paths), key=lambda record: record.round)
 
 
+def probes_of(run_folder: Path, record: Record) -> list[Record]:
+    """Return the run's records of the probe that a row's method was checked by, none where it was run without."""
+    prefix = _probe_prefix(record)
+    return [read_record(path) for path in record_files(run_folder) if path.name.startswith(prefix)]
+
+
+def _probe_prefix(record: Record) -> str:
+    return f"{PROBE}{record.workload.benchmark}-{record.method}@{record.stack}-"
+
+
 def _no_such_cell(cell: str, matching: Sequence[str], known: dict[str, tuple[str, str]]) -> UsageError:
     where = f'cell "{printable(cell)}"'
     cells = sorted({known[name] for name in matching or known})
@@ -119,7 +131,7 @@ def _others(run_folder: Path, record: Record) -> Iterator[Record]:
     if not is_row(record):
         return
     benchmark, stack = record.workload.benchmark, record.stack
-    names = ["ceilings-", f"{PROBE}{benchmark}-{record.method}@{stack}-"]
+    names = ["ceilings-", _probe_prefix(record)]
     names += [f"{benchmark}-{EAGER}@{stack}-"] if record.method != EAGER else []
     for path in record_files(run_folder):
         if path.name.startswith(tuple(names)):
@@ -259,6 +271,14 @@ def _figure(row: Row) -> list[str]:
     why = f"{share.bound} bound, ceilings of {share.ceiling_of}" if share.share is not None else share.reason
     lines.append(f"  of the ceiling: {percent(share.share)} ({why})")
     return lines
+
+
+def _first_call(row: Row) -> list[str]:
+    if row.first_call_seconds is None or row.status != "ok":
+        return []
+    later = proof.later_compiles(row)
+    more = "" if later is None else f"; compiles in the warm-up: {significant(later)} s"
+    return [f"first call: {proof.first_call(row, ' s', DIGITS)}{more}"]
 
 
 def _what_ran(record: Record) -> list[str]:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 PLURALS = {"pass": "passes"}
 
 
-PLURALS = {"pass": "passes"}
-
-
 def checks(record: Record) -> list[str]:
     """Return a line for each check, the reference, and the fault that the error resembles."""
     proof = record.proof
@@ -95,14 +92,14 @@ def telemetry(record: Record) -> list[str]:
 
 
 def standing(row: Row) -> list[str]:
-    """Return how the row stands beside eager, when its first call pays off, and what its samples warn of."""
+    """Return how the row stands beside eager, when it pays off, and what its samples warn of."""
     lines = []
     if row.versus is not None:
         lines.append(f"against {row.versus.against}: {row.versus.verdict.in_words}")
     if row.break_even is not None:
         even = row.break_even
         text = "never" if even.count is None else f"after {counted(even.count, even.of, PLURALS.get(even.of))}"
-        lines.append(f"first call pays off: {text}{f' ({even.reason})' if even.reason else ''}")
+        lines.append(f"pays off: {text}{f' ({even.reason})' if even.reason else ''}")
     if row.power is not None and row.power.joules is not None:
         lines.append(f"energy: {significant(row.power.joules)} J a {row.power.per}")
     lines += [f"warning: {warning}" for warning in warnings(row)]

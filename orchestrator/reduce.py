@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orchestrator.against import EagerRows, beside_eager, beside_probes
 from orchestrator.evidence import evidence, units_in
-from orchestrator.protocol import Figure, combine, first_call_seconds, note, steady, unit_of
+from orchestrator.first_call import FirstCall, first_call, over_rounds
+from orchestrator.protocol import Figure, combine, note, steady, unit_of
 from orchestrator.record import Flag, Role, Status
 from orchestrator.rows import Ceiling, Hardware, Row, Share, Versions, share_of_ceiling
 from orchestrator.what_ran import hardware_of, versions_of
@@ -61,7 +62,7 @@ class Round:
     started_utc: str | None
     note: Reduced
     steady: Reduced
-    first_call_seconds: float | None
+    first_call: FirstCall
     memory: Memory | None
     work: Work | None
     versions: Versions
@@ -107,10 +108,11 @@ class Reduction:
         """The ceilings of the run, in the order of their identities."""
         return [self._ceilings[key] for key in sorted(self._ceilings)]
 
-    def rows(self, protocol: Protocol) -> list[Row]:
+    def rows(self, protocol: Protocol, *, probed: bool = True) -> list[Row]:
         """Return a row for each cell: by benchmark, workload, status (ok first), best first, name.
 
-        Probes are no rows: what they found is in those that they belong to.
+        Probes are no rows: what they found is in those that they belong to. Without `probed` a row says what its own
+        records do: for records whose run, and so whose probe, is not at hand.
         """
         ceilings = self.ceilings
         probes: dict[ProbeKey, list[Row]] = {}
@@ -119,7 +121,8 @@ class Reduction:
             probes.setdefault((row.benchmark, row.method, row.stack, row.hardware.device), []).append(row)
         cells = self._cells("row")
         losses = {rounds[-1].cell_id: rounds[-1].evidence.losses for rounds in cells}
-        found = [beside_probes(_row(rounds, protocol, ceilings), probes) for rounds in cells]
+        found = [_row(rounds, protocol, ceilings) for rounds in cells]
+        found = [beside_probes(row, probes) for row in found] if probed else found
         eagers = EagerRows(found)
         placed = [beside_eager(row, eagers.of(row), losses) for row in found]
         return sorted(placed, key=place)
@@ -139,7 +142,7 @@ class Reduction:
             workload = record.workload
         hardware = hardware_of(record)
         environment, image = record.environment, record.provenance.image_id if record.provenance else None
-        found = evidence(record)
+        found, steadily = evidence(record), steady(record)
         status, reason = record.status, record.reason
         if status == "ok" and found.checks is not None and found.checks.failed:
             # A record that says ok beside a check that failed is not taken at its word.
@@ -161,8 +164,8 @@ class Reduction:
             flags=record.flags,
             started_utc=record.started_utc,
             note=note(record),
-            steady=steady(record),
-            first_call_seconds=first_call_seconds(record),
+            steady=steadily,
+            first_call=first_call(record, steadily),
             memory=record.memory,
             work=record.work,
             versions=self._versions[software],
@@ -170,12 +173,15 @@ class Reduction:
         )
 
 
-def rows(records: Iterable[Record], protocol: Protocol) -> list[Row]:
-    """Return the rows of the five benchmarks' records; ceilings serve for the shares and have no row."""
+def rows(records: Iterable[Record], protocol: Protocol, *, probed: bool = True) -> list[Row]:
+    """Return the rows of the five benchmarks' records; ceilings serve for the shares and have no row.
+
+    `probed`: as for `Reduction.rows`.
+    """
     reduction = Reduction()
     for record in records:
         reduction.add(record)
-    return reduction.rows(protocol)
+    return reduction.rows(protocol, probed=probed)
 
 
 def ceiling(record: Record) -> Ceiling:
@@ -219,9 +225,10 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
     figure = _nothing(shown, status)
     if reduced:
         figure = combine(protocol, workload.benchmark, workload.new_tokens, reduced)
-    first = [r.first_call_seconds for r in counted if r.first_call_seconds is not None]
     memory = [r.memory for r in rounds if r.memory is not None]
     compiled = [r.evidence.compilation for r in counted if r.evidence.compilation is not None]
+    compilation = _compilation(shown.evidence, counted)
+    second_process = compilation.warm_first_seconds if compilation else None
     return Row(
         protocol=protocol,
         cell_id=shown.cell_id,
@@ -252,8 +259,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         units=units_in(workload, figure.samples),
         first_token_seconds=figure.first_token_seconds,
         next_token_seconds=figure.next_token_seconds,
-        first_call_seconds=median(first) if first else None,
-        first_call_rounds=tuple(first),
+        **over_rounds([r.first_call for r in counted], second_process),
         process_bytes=max((m.process_bytes for m in memory if m.process_bytes is not None), default=None),
         steady_bytes=max((m.steady_bytes for m in memory if m.steady_bytes is not None), default=None),
         reserved_bytes=max((m.reserved_bytes for m in memory if m.reserved_bytes is not None), default=None),
@@ -263,6 +269,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         work=shown.work,
         share=_share(shown, figure, protocol, ceilings),
         versions=shown.versions,
+        compilation=compilation,
         **_evidence(shown.evidence, counted),
     )
 
@@ -279,7 +286,6 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
         "error_ratio": ratio,
         "resembles": shown.resembles,
         "ran": shown.ran,
-        "compilation": _compilation(shown, counted),
         "power": shown.power,
         "tainted": sum(r.evidence.tainted for r in counted),
         "taints": tuple(dict.fromkeys(taint for r in counted for taint in r.evidence.taints)),

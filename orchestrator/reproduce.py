@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.choose import FULL_SUITE, SMALL_SUITE, Choice
 from orchestrator.errors import StackbenchError, UsageError
-from orchestrator.explain import find_records
+from orchestrator.explain import find_records, probes_of
 from orchestrator.folders import IMAGES
 from orchestrator.plan import Cell, Plan
 from orchestrator.planner import CEILINGS_METHOD
@@ -19,7 +19,7 @@ from orchestrator.record import is_row
 from orchestrator.reproduction import as_text, reproduction
 from orchestrator.stack import ReadyImage
 from orchestrator.stacks import find_stacks
-from orchestrator.store import Run, find_run, read_record
+from orchestrator.store import Run, find_run, read_record, run_of
 from orchestrator.suite import load_suite
 from orchestrator.tables.text import printable
 
@@ -44,7 +44,7 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
     """
     from orchestrator.pipeline import run_all
 
-    then = original(row, run, options.results)
+    then, folder = original(row, run, options.results)
     kept: list[Run] = []
 
     def choosing(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
@@ -53,29 +53,38 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
     code = run_all(options, choosing, kept)
     if not kept:
         return code
-    now = [record for record in kept[0].records() if is_row(record)]
-    if len(now) < (options.rounds or 1):
+    now = list(kept[0].records())
+    if sum(map(is_row, now)) < (options.rounds or 1):
         return code  # It was stopped before the first round was done, and said so.
-    found = reproduction(then, now)
+    probes = [] if folder is None else probes_of(folder, then[-1])
+    found = reproduction([*then, *probes], now, alone=folder is None)
     print(f"\n{as_text(found)}", flush=True)
     return found.exit_code
 
 
-def original(row: str, run: str | None, results: Path) -> list[Record]:
-    """Return the records of the one row that `row` names: a file, or a cell of a run. Nothing in them is believed."""
+def original(row: str, run: str | None, results: Path) -> tuple[list[Record], Path | None]:
+    """Return the records of the one row that `row` names, a file or a cell of a run, and the folder of their run.
+
+    A record's file that lies in a run stands for its row there, with all of its rounds; of one that lies elsewhere the
+    run is not known. Nothing in the records is believed.
+    """
     place = Path(row)
     if run is None and "/" in row and not place.is_file():
         raise UsageError("no such record", where=row, remedy="name a record's file, or a cell as `explain` does")
+    folder: Path | None
     if run is None and place.is_file():
         records = [read_record(place)]
+        folder = run_of(place, records[0])
+        records = records if folder is None else find_records(folder, place.name)
     else:
-        records = find_records(find_run(results, run).folder, row)
+        folder = find_run(results, run).folder
+        records = find_records(folder, row)
     last = records[-1]
     if not is_row(last):
         raise UsageError(f"is a record of {last.role}, and no row", where=row, remedy="name a row's record")
     if any(record.workload.workload_id != record.workload_id for record in records):
         raise UsageError("its workload is not the one that its workload_id names", where=row, remedy="it was changed")
-    return records
+    return records, folder
 
 
 def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.against import COMPUTED
 from orchestrator.differences import Difference, differences, ground_of, same_device
 from orchestrator.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.frozen import Frozen
 from orchestrator.numbers import MISSING, counted, significant, with_interval
+from orchestrator.proving import is_own_probe
+from orchestrator.record import is_row
 from orchestrator.reduce import rows
 from orchestrator.rows import Row
+from orchestrator.tables import proof
 from orchestrator.tables.comparison import difference_lines, speedup
 from orchestrator.tables.text import printable
 from orchestrator.verdict import FEWEST_ROUNDS, Verdict, verdict
@@ -49,6 +53,8 @@ class Reproduction(Frozen):
     verdict: Verdict | None
     """Of now against then, wherever both have a figure."""
     differences: tuple[Difference, ...]
+    alone: bool = False
+    """The old record came without its run: what its probe found is not known."""
 
     @property
     def exit_code(self) -> int:
@@ -56,9 +62,13 @@ class Reproduction(Frozen):
         return EXIT_CODES[self.answer]
 
 
-def reproduction(then: Sequence[Record], now: Sequence[Record]) -> Reproduction:
-    """Return how the rounds of one cell `now` stand to those `then`. Both must be of one row; else a UsageError."""
-    old, new = _row(then), _row(now)
+def reproduction(then: Sequence[Record], now: Sequence[Record], *, alone: bool = False) -> Reproduction:
+    """Return how the rounds of one cell `now` stand to those `then`, each with the records of its run's probes.
+
+    Both must be of one row; else a UsageError. `alone`: the old ones came without their run, so that `then` says what
+    its own checks found and nothing of a probe.
+    """
+    old, new = _row(then, probed=not alone), _row(now)
     told = None
     if old.headline is not None and new.headline is not None:
         told = verdict(new.round_seconds, old.round_seconds)
@@ -67,14 +77,22 @@ def reproduction(then: Sequence[Record], now: Sequence[Record]) -> Reproduction:
     if told is not None and not same_device(before, after):
         devices = f"{before.hardware.name or 'not known'} then, {after.hardware.name or 'not known'} now"
         answer, why = "refused", f"measured on another device: {devices}"
-    return Reproduction(then=old, now=new, answer=answer, why=why, verdict=told, differences=differences(before, after))
+    return Reproduction(
+        then=old,
+        now=new,
+        answer=answer,
+        why=why,
+        verdict=told,
+        differences=differences(before, after),
+        alone=alone and not is_own_probe(old.workload),
+    )
 
 
 def as_text(found: Reproduction) -> str:
     """Return a few lines for a terminal."""
     lines = [
         f"{found.then.title}, workload {found.then.workload_id}",
-        f"then: {_figure(found.then)}",
+        f"then: {_figure(found.then, alone=found.alone)}",
         f"now:  {_figure(found.now)}",
     ]
     if found.verdict is not None:
@@ -113,20 +131,26 @@ def _without_figure(old: Row, new: Row) -> tuple[Answer, str]:
     return "lost", f"{new.status} now" + (f": {new.reason}" if new.reason else "")
 
 
-def _row(records: Sequence[Record]) -> Row:
-    found = rows(records, "steady")
+def _row(records: Sequence[Record], *, probed: bool = True) -> Row:
+    found = rows(records, "steady", probed=probed)
     if len(found) != 1:
         raise UsageError(f"{len(found)} rows where there should be one", where="reproduce", remedy="name one cell")
     return found[0]
 
 
 def _shown(records: Sequence[Record]) -> Record:
-    return next((record for record in reversed(records) if record.environment is not None), records[-1])
+    own = [record for record in records if is_row(record)]
+    return next((record for record in reversed(own) if record.environment is not None), own[-1])
 
 
-def _figure(row: Row) -> str:
+def _figure(row: Row, *, alone: bool = False) -> str:
     if row.headline is None:
-        return f"{MISSING} ({row.status}{f': {row.reason}' if row.reason else ''})"
-    text = with_interval(f"{significant(row.headline)} {row.unit}", row.interval, row.interval_level, row.interval_kind)
-    flags = f", {', '.join(row.flags)}" if row.flags else ""
-    return f"{text}, {counted(row.rounds_ok, 'round')}, on {row.hardware.name or 'an unknown device'}{flags}"
+        parts = [f"{MISSING} ({row.status}{f': {row.reason}' if row.reason else ''})"]
+    else:
+        figure = f"{significant(row.headline)} {row.unit}"
+        parts = [with_interval(figure, row.interval, row.interval_level, row.interval_kind)]
+        parts += [counted(row.rounds_ok, "round"), f"on {row.hardware.name or 'an unknown device'}"]
+    if row.status in COMPUTED:
+        parts.append(f"checks {proof.checks(row)}")
+        parts += ["its probe is not in the record"] if alone else []
+    return ", ".join([*parts, *(row.flags if row.headline is not None else ())])

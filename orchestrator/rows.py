@@ -176,7 +176,7 @@ class Versus(Frozen):
 
 
 class BreakEven(Frozen):
-    """After how many passes, tokens or steps the first call's extra time is made up for against eager."""
+    """After how many passes, tokens or steps the row's longer `upfront_seconds` are made up for against eager's."""
 
     count: int | None
     of: Piece
@@ -221,7 +221,17 @@ class Row(Frozen):
     first_token_seconds: float | None
     next_token_seconds: float | None
     first_call_seconds: float | None
+    """The median of the rounds that began with an empty compile cache; where none did, of all."""
+    first_call_cache: Literal["cold", "warm"] | None
+    """What `first_call_seconds` is of; null where it is not known of every round."""
     first_call_rounds: tuple[float, ...]
+    """Of every round, whatever its compile cache held."""
+    warm_first_call_seconds: float | None
+    """Over a filled compile cache: a second process's, else the median of the rounds that began with one."""
+    upfront_seconds: float | None
+    """The first call and what later compiles cost: of each round the first call, and the wall time of the warm-up
+    samples in which the compiler worked, less that of a steady sample each; the median of the rounds that
+    `first_call_seconds` is of."""
 
     process_bytes: int | None
     steady_bytes: int | None

@@ -208,6 +208,13 @@ def record_files(folder: Path) -> list[Path]:
         raise os_error(error, folder / "records") from error
 
 
+def run_of(path: Path, record: Record) -> Path | None:
+    """Return the folder of the run that the record's file lies in, by the name that the run gave it; else None."""
+    records = path.parent.resolve()
+    kept = records.name == "records" and (records.parent / RUN_FILE).is_file()
+    return records.parent if kept and path.stem == stem_of(record) else None
+
+
 def stem_of(record: Record) -> str:
     """Return the name, without ending, of the record's files: `forward-inductor@cpu-0123456789abcdef-r0`."""
     prefix = "probe-" if record.role == "probe" else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
-from record_samples import check, proof, record, samples, workload
+from record_samples import check, compiled_in, proof, record, samples, shared_cache, workload
 
 from orchestrator.proving import probe_workload
 from orchestrator.record import Record
@@ -87,6 +88,30 @@ def test_break_even() -> None:
     row = row_of([*rounds("inductor", 100.0, first=500.0), *eager])
     assert row.break_even is not None
     assert row.break_even.count == 0
+
+
+def test_break_even_counts_every_compile_that_is_not_in_the_speed() -> None:
+    def count(*compiled: int) -> int | None:
+        taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
+        mine = record("train_dynamic", cell_id="d" * 16, samples=taken, compiles=compiled_in(*compiled))
+        row = row_of([mine, *rounds("eager", 400.0, first=2000.0, count=1, benchmark="train_dynamic")])
+        assert row.break_even is not None
+        return row.break_even.count
+
+    assert count(0) == 200
+    assert count(0, 1) == 300, "30 s more at 0.3 s a step"
+    assert count(0, 1, 3) == 300, "a timed step is in the speed already"
+
+
+def test_break_even_is_of_the_cold_rounds_where_there_are_any() -> None:
+    eager = rounds("eager", 750.0, first=2000.0)
+    row = row_of([*shared_cache(62_000.0, 7000.0, 7000.0), *eager])
+    assert row.break_even is not None
+    assert row.seconds == pytest.approx(0.451)
+    assert row.break_even.count == math.ceil(60.0 / (row_of(eager, "eager").seconds - row.seconds))
+    warm = row_of([*shared_cache(7000.0, 7000.0, 7000.0, cold=0), *eager]).break_even
+    assert warm is not None
+    assert warm.count == math.ceil(5.0 / (row_of(eager, "eager").seconds - row.seconds))
 
 
 def test_break_even_counts_tokens_and_steps() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
-from record_samples import ENVIRONMENT, GPU, TELEMETRY, record, samples, save_run, workload
+from record_samples import ENVIRONMENT, GPU, TELEMETRY, proof, record, samples, save_run, workload
 
 from orchestrator.cli import run
 from orchestrator.compare import Comparison, compare
 from orchestrator.errors import UsageError
+from orchestrator.proving import probe_workload
 from orchestrator.record import Record
 from orchestrator.sides import parse_side, read_sides
 from orchestrator.tables.comparison import render
@@ -87,6 +88,22 @@ def test_rows_that_are_not_ok_have_no_ratio(tmp_path: Path, a: str, b: str, resu
     assert (results(told), told.exit_code) == ([result], code)
     assert told.cells[0].verdict is None
     assert told.mean is None
+
+
+def test_each_side_is_reduced_with_its_probes(tmp_path: Path) -> None:
+    def side(seed: int, **changes: Any) -> list[Record]:
+        fields: dict[str, Any] = {"proof": proof(), "flags": [], "samples": samples(9.0, 1.0, 1.0), **changes}
+        of = record(cell_id="b" * 16, role="probe", method="eager", workload=probe_workload(workload()), **fields)
+        return [*rounds(seed=seed, proof=proof()), of]
+
+    told = two(tmp_path / "right", side(1), side(2))
+    (cell,) = told.cells
+    assert (cell.result, told.exit_code) == ("same", 0)
+    assert "unchecked" not in render(told, "text")
+    told = two(tmp_path / "wrong", side(1), side(2, status="incorrect", reason="rows: row 3"))
+    assert (results(told), told.exit_code) == (["bad"], 1)
+    assert "B is incorrect: on the probe: rows: row 3" in render(told, "text")
+    assert "B unchecked" in render(two(tmp_path / "none", side(1), side(2)[:-1]), "text")
 
 
 def test_unmeasured_rows_beside_good_ones_do_not_gate(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from record_samples import ceilings, record, samples, save_run, small_run
+from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run
 from test_tables import golden
 
 from orchestrator.errors import UsageError
@@ -33,6 +33,15 @@ def test_names_of_a_cell(run: Path, name: str) -> None:
 def test_one_rounds_file_explains_the_whole_cell(run: Path) -> None:
     text = explain(run, f"forward-inductor@cuda-{'1' * 16}-r2.json")
     assert all(f"Round {number}" in text for number in range(3))
+
+
+def test_the_first_call_cold_and_warm_and_the_compiles_after_it(tmp_path: Path) -> None:
+    run = save_run(tmp_path, shared_cache(39_600.0, 8593.0, 7336.0, 6182.0, 6870.0))
+    assert "  first call: 39.60 s cold, 7.103 s warm\n" in explain(run, "forward inductor@cuda")
+    taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
+    run = save_run(tmp_path / "more", [record(samples=taken, compiles=compiled_in(0, 1))])
+    text = explain(run, "forward inductor@cuda")
+    assert "  first call: 62.00 s cold; compiles in the warm-up: 30.00 s\n" in text
 
 
 def test_wrong_row(run: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from page_samples import NASTY, full_run, nasty_run, timed
-from record_samples import ceilings, record, save_run, small_run, workload
+from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run, workload
 
 from orchestrator.again import command
 from orchestrator.cli import run
@@ -118,6 +118,26 @@ def test_rows_are_the_tables_rows_in_their_order(tmp_path: Path) -> None:
     assert first["published"] == "1.19 (17.3 GB)"
     assert (first["first"]["text"], first["first"]["cache"], first["first"]["warmText"]) == ("61.0", "cold", "9.50")
     assert data["runs"][0]["facts"][0] == ["Ran on", ["NVIDIA H100 80GB HBM3, driver 580.159.04"]]
+
+
+def test_first_calls_of_rounds_that_share_a_cache(tmp_path: Path) -> None:
+    def shown(*first: float, cold: int = 1) -> tuple[dict[str, Any], list[str]]:
+        found = page_of(tmp_path, shared_cache(*first, cold=cold, compiles=compiled_in(0, 1)))
+        drawer = dict(found["p0"]["top"][0]["blocks"][0]["facts"])
+        return found["data"]["rows"][0]["first"], [drawer["first call"], drawer.get("compiles in the warm-up")]
+
+    first, drawer = shown(39_600.0, 8593.0, 7336.0, 6182.0, 6870.0)
+    assert first == {"seconds": 39.6, "text": "39.6", "cache": "cold", "warm": pytest.approx(7.103), "warmText": "7.10"}
+    assert drawer == ["39.60 s cold, 7.103 s warm", None]
+    first, drawer = shown(115_000.0, 117_000.0, cold=0)
+    assert first == {"seconds": 116.0, "text": "116", "cache": "warm"}
+    assert drawer[0] == "116.0 s warm"
+
+
+def test_compiles_in_the_warm_up_stand_in_the_drawer(tmp_path: Path) -> None:
+    taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
+    found = page_of(tmp_path, [record(samples=taken, compiles=compiled_in(0, 1))])
+    assert ["compiles in the warm-up", "30.00 s"] in found["p0"]["top"][0]["blocks"][0]["facts"]
 
 
 def test_an_incorrect_row_has_no_speed_at_all(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from record_samples import ceilings, record, samples, small_run, workload
+from record_samples import COMPILES, ceilings, compiled_in, record, samples, shared_cache, small_run, workload
 
 from orchestrator.record import Record
 from orchestrator.reduce import Reduction, ceiling, rows
@@ -26,6 +26,61 @@ def test_a_row_carries_its_proof() -> None:
     assert (row.graphs, row.recompiled) == (3, 2)
     assert (row.versions.torch, row.versions.packages) == ("2.13.0+cu130", {"triton": "3.5.0"})
     assert (row.interval_kind, row.interval_level) == ("within-process", 1 - 2 / 16)
+
+
+def test_the_first_call_is_that_of_the_cold_rounds_where_there_are_any() -> None:
+    (row,) = rows(shared_cache(39_600.0, 8593.0, 7336.0, 6182.0, 6870.0), "steady")
+    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(39.6), "cold")
+    assert row.warm_first_call_seconds == pytest.approx(7.103)
+    assert row.first_call_rounds == pytest.approx((39.6, 8.593, 7.336, 6.182, 6.87))
+    (row,) = rows(shared_cache(39_600.0, 41_600.0, 7000.0, cold=2), "steady")
+    assert (row.first_call_seconds, row.warm_first_call_seconds) == (pytest.approx(40.6), pytest.approx(7.0))
+    (row,) = rows(shared_cache(115_000.0, 117_000.0, cold=0), "steady")
+    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(116.0), "warm")
+    assert row.warm_first_call_seconds == pytest.approx(116.0)
+    (row,) = rows(shared_cache(39_600.0, 41_600.0, cold=2), "steady")
+    assert (row.first_call_seconds, row.warm_first_call_seconds) == (pytest.approx(40.6), None)
+
+
+def test_a_second_process_tells_the_warm_first_call_before_other_rounds_do() -> None:
+    (row,) = rows(shared_cache(39_600.0, 7000.0, compiles=COMPILES), "steady")
+    assert row.warm_first_call_seconds == 9.5
+    failed = {**COMPILES, "warm": {"first_ns": None, "reason": "timeout"}}
+    (row,) = rows(shared_cache(39_600.0, 7000.0, compiles=failed), "steady")
+    assert row.warm_first_call_seconds == pytest.approx(7.0)
+
+
+def test_rounds_that_do_not_say_what_their_cache_held_are_neither_cold_nor_warm() -> None:
+    unknown = record(round=1, samples=TAKEN, flags=[])
+    (row,) = rows([*shared_cache(115_000.0, cold=0), unknown], "steady")
+    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(62.0), None)
+    (row,) = rows([*shared_cache(115_000.0), unknown], "steady")
+    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(115.0), "cold")
+
+
+def test_a_round_that_does_not_count_says_nothing_of_the_first_call() -> None:
+    lost = record(round=0, samples=[], status="infrastructure", reason="disk full", flags=["cold"])
+    (row,) = rows([lost, *shared_cache(0.0, 7000.0, cold=0)[1:]], "steady")
+    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(7.0), "warm")
+
+
+def test_compiles_in_the_warm_up_are_paid_up_front() -> None:
+    def upfront(*compiled: int, benchmark: str = "train_dynamic", **changes: object) -> float | None:
+        taken = samples(60_000.0, 200.0, 51_000.0, 77_000.0, *[100.0, 300.0] * 3, warmup=4)
+        changes = {"compiles": compiled_in(*compiled), "samples": taken, **changes}
+        return rows([record(benchmark, **changes)], "steady")[0].upfront_seconds
+
+    # Less a step of 0.22 s each: five timed steps took 1.1 s.
+    assert upfront(0, 2, 3) == pytest.approx(60.0 + 51.0 + 77.0 - 2 * 0.22)
+    assert upfront(0, 2) == pytest.approx(60.0 + 51.0 - 0.22)
+    assert upfront(0) == pytest.approx(60.0)
+    assert upfront(0, 5, 6) == pytest.approx(60.0), "timed samples are in the speed already"
+    assert upfront(0, 1) == pytest.approx(60.0), "no less than nothing"
+    assert upfront(0, 2, benchmark="generation") == pytest.approx(60.0 + 51.0 - 0.3), "a sample, not a token"
+    older = {"compiles": None, "detail": {"graphs": [1, 1, 2, 3, 3, 3, 4, 4, 4, 4]}}
+    assert upfront(**older) == pytest.approx(60.0 + 51.0 + 77.0 - 2 * 0.22)
+    assert upfront(compiles=None) == pytest.approx(60.0)
+    assert upfront(0, 2, samples=samples(60_000.0, 200.0, 51_000.0, warmup=2)) is None, "no speed to subtract"
 
 
 def test_an_incorrect_round_takes_the_headline_and_keeps_the_figure() -> None:

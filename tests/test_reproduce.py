@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 from fake_run import FAKE_BENCH, write_stack, write_suite
-from record_samples import ENVIRONMENT, GPU, record, samples
+from record_samples import ENVIRONMENT, GPU, check, proof, record, samples, save_run, workload
 
 from orchestrator import pipeline, reproduce, workfolders
 from orchestrator.choose import Choice
 from orchestrator.cli import run
 from orchestrator.errors import UsageError
+from orchestrator.explain import probes_of
 from orchestrator.options import RunOptions
+from orchestrator.proving import probe_workload
 from orchestrator.record import Record
 from orchestrator.reproduction import Reproduction, as_text, reproduction
 from orchestrator.stack import Stack
@@ -101,6 +103,80 @@ def test_what_differs_is_named_and_another_device_refused() -> None:
 def test_nothing_in_a_record_steers_a_terminal() -> None:
     bad = rounds(450.0, status="crashed", reason=NASTY, environment={**ENVIRONMENT, "packages": {NASTY: NASTY}})
     assert "\x1b" not in as_text(reproduction(bad, rounds(450.0)))
+
+
+def probe(**changes: Any) -> Record:
+    fields: dict[str, Any] = {"samples": samples(9.0, 1.0, 1.0), "proof": proof(), "flags": [], **changes}
+    return record(cell_id="b" * 16, role="probe", workload=probe_workload(workload()), **fields)
+
+
+def checked(**changes: Any) -> list[Record]:
+    return rounds(450.0, **{"proof": proof(), "flags": ["cold"], **changes})
+
+
+def told(*sides: list[Record], alone: bool = False) -> tuple[str, str]:
+    """What comes after the device in the lines on then and now."""
+    found = reproduction(*sides, alone=alone)
+    then, now = (line.partition("NVIDIA H100 80GB HBM3, ")[2] for line in as_text(found).splitlines()[1:3])
+    return then, now
+
+
+def test_each_line_says_how_many_checks_passed_with_the_probe_of_its_run() -> None:
+    both = [*checked(), probe()]
+    assert told(both, both) == ("checks 3/3, cold", "checks 3/3, cold")
+    assert told(both, checked()) == ("checks 3/3, cold", "checks 3/3; probe unchecked, unchecked, cold")
+    partly = checked(proof=proof(0.01, check("sampler", "unchecked", what="no draws")))
+    assert told(both, [*partly, probe()])[1] == "checks 3/4, 1 unchecked, unchecked, cold"
+    wrong = [*checked(), probe(status="incorrect", reason="rows: row 3")]
+    found = reproduction(both, wrong)
+    assert (found.answer, found.exit_code) == ("lost", 1)
+    assert "now: – (incorrect: on the probe: rows: row 3), checks 3/3; probe incorrect" in as_text(found)  # noqa: RUF001
+
+
+def test_of_a_lone_record_nothing_is_said_about_its_probe() -> None:
+    now = [*checked(), probe()]
+    alone = "its probe is not in the record"
+    assert told(checked(), now, alone=True) == (f"checks 3/3, {alone}, cold", "checks 3/3, cold")
+    assert told(checked(proof=None), now, alone=True)[0] == f"checks none, {alone}, unchecked, cold"
+    assert told(checked(flags=["unchecked"]), now, alone=True)[0] == f"checks 3/3, {alone}, unchecked"
+    own = checked(workload=probe_workload(workload()))
+    assert told(own, own, alone=True) == ("checks 3/3, cold", "checks 3/3, cold")
+
+
+def test_a_records_file_in_a_run_stands_for_its_row(tmp_path: Path) -> None:
+    records = [*rounds(*STEADY, proof=proof(), flags=["cold"]), probe()]
+    folder = save_run(tmp_path, records)
+    file = folder / "records" / f"forward-inductor@cuda-{'a' * 16}-r3.json"
+    for name, of in ((str(file), None), ("forward inductor@cuda", str(folder)), (file.stem, str(folder))):
+        found, run_folder = reproduce.original(name, of, tmp_path)
+        assert [one.round for one in found] == [0, 1, 2, 3, 4]
+        assert run_folder is not None
+        assert run_folder.samefile(folder)
+        assert probes_of(run_folder, found[-1]) == [records[-1]]
+    for sent in (tmp_path / file.name, folder / "records" / "sent.json", folder / file.name):
+        shutil.copy(file, sent)
+        found, run_folder = reproduce.original(str(sent), None, tmp_path)
+        assert ([one.round for one in found], run_folder) == ([3], None)
+
+
+def test_what_the_lines_say_of_a_row_by_name_by_its_file_and_sent(
+    tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(place / "stacks")
+    shutil.rmtree(place / "results")
+    write_suite(tmp_path, proving=True)
+    write_stack(tmp_path, ["checked"])
+    assert go(place, "run-all", "--suite", str(place / "mine.toml"), "--stack", "fake") == 0
+    file, sent = the_record(place), place / "sent.json"
+    shutil.copy(file, sent)
+    named = ("--run", file.parents[1].name)
+    for row, more in (("forward checked@fake", named), (str(file), ()), (str(sent), ())):
+        capsys.readouterr()
+        assert go(place, "reproduce", row, *more) == 2
+        then, now = (line for line in capsys.readouterr().out.splitlines() if line.startswith(("then: ", "now: ")))
+        between = ", its probe is not in the record" if row == str(sent) else ""
+        assert then.endswith(f", checks 2/2{between}, cold")
+        assert now.endswith(", checks 2/2, cold")
 
 
 def test_by_name_and_by_a_file_that_was_sent(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

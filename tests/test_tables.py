@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
-from record_samples import ceilings, record, samples, save_run, small_run, workload
+from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run, workload
 
 from orchestrator.errors import UsageError
+from orchestrator.record import Record
 from orchestrator.report import make_report
 from orchestrator.tables import FILES, markdown, render_tables, write_tables
 from orchestrator.tables.text import code, escape, shortened
@@ -151,6 +152,43 @@ def test_a_cpu_row_shows_the_hosts_memory(tmp_path: Path) -> None:
     assert "**not finished**" in page
     assert "A100" not in page  # another workload than the published one
     assert "\\*" in page  # fewer samples than the note's
+
+
+ROUNDS = (39_600.0, 8593.0, 7336.0, 6182.0, 6870.0)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "shown", "cells"),
+    [
+        (shared_cache(*ROUNDS), "39.6 cold, 7.10 warm", ("39.6", "cold", "7.103")),
+        (shared_cache(115_000.0, 117_000.0, cold=0), "116 warm", ("116.0", "warm", "116.0")),
+        (shared_cache(39_600.0), "39.6 cold", ("39.6", "cold", "")),
+        (shared_cache(1646.0, 778.0, 764.0, method="eager"), "1.65 cold, 0.771 warm", ("1.646", "cold", "0.771")),
+    ],
+)
+def test_first_calls_of_rounds_that_share_a_cache(
+    tmp_path: Path, rounds: list[Record], shown: str, cells: tuple[str, ...]
+) -> None:
+    run = save_run(tmp_path, rounds)
+    page = render_tables(run)
+    assert f"| {shown} |" in page
+    assert "cold warm" not in page
+    assert f"& {shown} &" in render_tables(run, form="latex")
+    names = ("first_call_seconds", "first_call_cache", "warm_first_call_seconds")
+    for line in csv.DictReader(io.StringIO(render_tables(run, form="csv"))):
+        assert tuple(line[name] for name in names) == cells
+    for row in json.loads(render_tables(run, form="json"))["rows"]:
+        assert tuple("" if row[name] is None else str(row[name]) for name in names) == cells
+
+
+def test_later_compiles_are_told(tmp_path: Path) -> None:
+    taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
+    run = save_run(tmp_path, [record(samples=taken, compiles=compiled_in(0, 1))])
+    assert "2 graphs compiled, 30.0 s for compiles in the warm-up" in render_tables(run)
+    line = next(csv.DictReader(io.StringIO(render_tables(run, form="csv"))))
+    assert (line["first_call_seconds"], line["upfront_seconds"]) == ("62.0", "92.0")
+    run = save_run(tmp_path / "none", [record(samples=taken, compiles=compiled_in(0))])
+    assert "in the warm-up;" not in render_tables(run)
 
 
 def test_an_empty_run_has_a_page(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ PLURALS = {"pass": "passes"}
 
 
 def beside_section(row: Row) -> Section | None:
-    """Return how an ok row stands beside eager, when its first call pays off, and what its samples warn of."""
+    """Return how an ok row stands beside eager, when it pays off, and what its samples warn of."""
     if row.status != "ok":
         return None
     told: list[tuple[str, str]] = []
@@ -27,7 +27,7 @@ def beside_section(row: Row) -> Section | None:
     if row.break_even is not None:
         even = row.break_even
         after = "never" if even.count is None else f"after {counted(even.count, even.of, PLURALS.get(even.of))}"
-        told.append(("first call pays off", f"{after}{_why(even.reason)}"))
+        told.append(("pays off", f"{after}{_why(even.reason)}"))
     if row.power is not None and row.power.joules is not None:
         told.append(("energy", f"{significant(row.power.joules)} J a {row.power.per}"))
     warned = [f"{warning[:1].upper()}{warning[1:]}." for warning in warnings(row)]

@@ -166,10 +166,10 @@ def _speed(row: Row) -> dict[str, Any]:
 def _first_call(row: Row) -> dict[str, Any] | None:
     if row.first_call_seconds is None:
         return None
-    cache = " ".join(flag for flag in row.flags if flag in ("cold", "warm"))
+    cache = row.first_call_cache or ""
     content = {"seconds": row.first_call_seconds, "text": significant(row.first_call_seconds, 3), "cache": cache}
-    warm = row.compilation.warm_first_seconds if row.compilation else None
-    if warm is not None:
+    warm = row.warm_first_call_seconds
+    if warm is not None and cache != "warm":
         content |= {"warm": warm, "warmText": significant(warm, 3)}
     return content
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.again import command, reproduction
 from orchestrator.numbers import (
+    DIGITS,
     MISSING,
     counted,
     gigabytes,
@@ -20,6 +21,7 @@ from orchestrator.page.checks import beside_section, checks_of
 from orchestrator.page.evidence import compile_section, dispatch_section, telemetry_section
 from orchestrator.page.source import read_log
 from orchestrator.store import stem_of
+from orchestrator.tables.proof import first_call, later_compiles
 from orchestrator.tables.text import plain
 
 if TYPE_CHECKING:
@@ -138,7 +140,10 @@ def _figures(pair: Pair) -> list[Block | None]:
         further = milliseconds(row.next_token_seconds)
         told.append(("tokens", f"first {milliseconds(row.first_token_seconds)} ms, each further one {further} ms"))
     if row.first_call_seconds is not None:
-        told.append(("first call", f"{significant(row.first_call_seconds)} s"))
+        told.append(("first call", first_call(row, " s", DIGITS)))
+    later = later_compiles(row)
+    if later is not None:
+        told.append(("compiles in the warm-up", f"{significant(later)} s"))
     told.append(("of the ceiling", _share(row)))
     if row.work is not None:
         least = "" if row.work.bytes is None else f", at least {scaled(row.work.bytes, 'B')} read"

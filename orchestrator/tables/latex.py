@@ -116,8 +116,7 @@ def _line(row: Row) -> list[str]:
         line += [_interval(row), proof.against_eager(row)]
     ok = row.status == "ok"
     share = f"{percent(row.share.share)} {row.share.bound}" if ok and row.share.share is not None else MISSING
-    first = significant(row.first_call_seconds, 3) if ok else MISSING
-    return [*line, proof.error_ratio(row), first, gigabytes(row.process_bytes), share, _status(row)]
+    return [*line, proof.error_ratio(row), proof.first_call(row), gigabytes(row.process_bytes), share, _status(row)]
 
 
 def _interval(row: Row) -> str:

@@ -123,7 +123,7 @@ def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
         speed, as_the_note = _speeds(pair, first)
         line = [_name(row, alike), speed, proof.against_eager(row), proof.checks(row), proof.error_ratio(row)]
         line += [as_the_note, *([_tokens(row)] if generating else [])]
-        line += [_first_call(row), proof.break_even(row), _peaks(row), _share(row)]
+        line += [proof.first_call(row), proof.break_even(row), _peaks(row), _share(row)]
         line += [_published(pair.published, comparison.figures) for comparison in published]
         lines.append([*line, _status(row)])
     return columns(header, lines, left=(0, -1))
@@ -161,15 +161,6 @@ def _peaks(row: Row) -> str:
     if any(count is not None for count in peaks):
         return ", ".join(map(gigabytes, peaks))
     return MISSING if row.host_bytes is None else f"{gigabytes(row.host_bytes)} (host)"
-
-
-def _first_call(row: Row) -> str:
-    if row.first_call_seconds is None or row.status != "ok":
-        return MISSING
-    cache = " ".join(flag for flag in row.flags if flag in ("cold", "warm"))
-    text = f"{significant(row.first_call_seconds, 3)}{f' {cache}' if cache else ''}"
-    warm = row.compilation.warm_first_seconds if row.compilation else None
-    return text if warm is None else f"{text}, {significant(warm, 3)} warm"
 
 
 def _share(row: Row) -> str:

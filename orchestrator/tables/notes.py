@@ -31,8 +31,10 @@ HOW_TO_READ = """\
 - **as the note**: the Lit-GPT note's own reckoning of November 2023, by the samples' numbers, whatever is in them.
 - **peak GB**: 1e9 bytes; of the whole process, never reset; from the end of the warm-up on; and what the allocator
   held of the device: a CUDA graph's own memory counts there and not in the steady peak.
-- **first call**: compilation included; cold: with an empty compile cache, warm: a second process over the same one.
-- **pays off after**: so many passes, tokens or steps until the first call's extra time is made up for against eager.
+- **first call**: compilation included; cold: with an empty compile cache, warm: a second process over the same one. Of
+  several rounds the median of the cold ones, and of the warm ones where there was no such second process.
+- **pays off after**: so many passes, tokens or steps until the extra time of the first call, and of compiles in the
+  warm-up, is made up for against eager; of the cold rounds where there are any.
 - **of the ceiling**: the least time that the work can take at the rates measured on this device in this run, over the
   time that it took; compute or memory, whichever bounds more tightly.
 - **unchecked**: a check could not be made, of the row or of its method on the probe (a tiny model in float32, with

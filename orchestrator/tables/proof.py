@@ -46,8 +46,29 @@ def checks(row: Row) -> str:
     return f"{text}; probe {row.probe.status if row.probe.status not in (None, 'ok') else 'unchecked'}"
 
 
+def first_call(row: Row, unit: str = "", digits: int = SECONDS_DIGITS) -> str:
+    """Return an ok row's first call in seconds, cold and warm as far as each was measured: `39.6 cold, 7.31 warm`.
+
+    `unit` goes after each number.
+    """
+    if row.first_call_seconds is None or row.status != "ok":
+        return MISSING
+    told = [(row.first_call_seconds, row.first_call_cache)]
+    if row.warm_first_call_seconds is not None and row.first_call_cache != "warm":
+        told.append((row.warm_first_call_seconds, "warm"))
+    return ", ".join(f"{significant(seconds, digits)}{unit}{f' {cache}' if cache else ''}" for seconds, cache in told)
+
+
+def later_compiles(row: Row) -> float | None:
+    """Return the seconds that compiles in the warm-up, after the first call, cost; null where there were none."""
+    if row.upfront_seconds is None or row.first_call_seconds is None:
+        return None
+    later = row.upfront_seconds - row.first_call_seconds
+    return later if later > 0 else None
+
+
 def break_even(row: Row) -> str:
-    """Return after how many passes, tokens or steps the first call has paid off."""
+    """Return after how many passes, tokens or steps the first call and later compiles have paid off."""
     if row.break_even is None:
         return MISSING
     if row.break_even.count is None:
@@ -69,7 +90,7 @@ def lines(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _facts(row: Row) -> list[str]:
-    parts = [_ran(row.ran) if row.ran else "", _compiled(row.compilation) if row.compilation else ""]
+    parts = [_ran(row.ran) if row.ran else "", _compiled(row, row.compilation) if row.compilation else ""]
     parts += [_power(row.power) if row.power else "", escape(loss_advice(row) or ""), escape(taint_note(row) or "")]
     return [part for part in parts if part]
 
@@ -91,12 +112,15 @@ def not_fused(ran: Ran) -> str:
     return f"{text}; ran instead: {ran.instead}" if ran.instead else text
 
 
-def _compiled(compilation: Compilation) -> str:
+def _compiled(row: Row, compilation: Compilation) -> str:
     if not compilation.graphs:
         return ""
     parts = [f"{counted(compilation.graphs, 'graph')} compiled"]
     if compilation.recompiles:
         parts.append(counted(compilation.recompiles, "recompile"))
+    later = later_compiles(row)
+    if later is not None:
+        parts.append(f"{significant(later, SECONDS_DIGITS)} s for compiles in the warm-up")
     if compilation.breaks:
         reason = escape(shortened(compilation.breaks[0], REASON_LENGTH))
         parts.append(f"{counted(len(compilation.breaks), 'graph break')} ({reason})")

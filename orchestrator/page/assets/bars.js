@@ -141,7 +141,7 @@ function firstCallChart(workload, all, width) {
     const times_ = row.first.seconds / perCall(row);
     const text = `${row.first.text} s${row.first.cache ? ` ${row.first.cache}` : ""}, ${short(times_).replace(/\.0+$/, "")}×`;
     return shape(
-      "g", { "data-row": row.id, "data-tip": `${row.legend}\nfirst call ${row.first.text} s ${row.first.cache}\n${row.first.warm ? `${row.first.warmText} s warm, in a second process over the same cache\n` : ""}afterwards ${short(perCall(row))} s a call` },
+      "g", { "data-row": row.id, "data-tip": `${row.legend}\nfirst call ${row.first.text} s ${row.first.cache}\n${row.first.warm ? `${row.first.warmText} s warm, over a filled compile cache\n` : ""}afterwards ${short(perCall(row))} s a call` },
       shape("line", { class: `line ${colour(row)}`, x1: from, x2: to, y1: y, y2: y }),
       shape("circle", { class: `hollow ${colour(row)}`, cx: from, cy: y, r: 5 }),
       shape("circle", { class: `mark ${colour(row)}`, cx: to, cy: y, r: 6 }),

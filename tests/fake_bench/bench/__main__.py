@@ -73,6 +73,11 @@ def good(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec))
 
 
+def checked(folder: Path, spec: dict[str, Any]) -> int:
+    checks = [{"name": name, "status": "passed", "what": "all of it"} for name in ("rows", "repeat")]
+    return write(folder, record(spec, flags=["cold"], proof={"checks": checks}))
+
+
 def reference(folder: Path, spec: dict[str, Any]) -> int:
     for workload_id in spec["subject_ids"]:
         (folder / f"reference-{workload_id}.safetensors").write_bytes(f"reference of {workload_id}".encode())
@@ -354,7 +359,7 @@ BEHAVIOURS = {
             big,
         ),
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
-        *(stalls, plants_links, judges_itself),
+        *(stalls, plants_links, judges_itself, checked),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
         *(compiles, compiles_once, compiles_and_hides, compiles_then_hangs),
     )
