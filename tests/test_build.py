@@ -229,9 +229,11 @@ def test_build_writes_what_was_built_and_again_builds_it_anew(
             client.images.remove(tag, force=True)
 
 
+# A shell's background job ignores SIGINT, and what it starts does too, until told otherwise.
 INTERRUPTED = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = sys.argv[2:]
 from orchestrator import build, engine
 from test_build import IMAGE, make
