@@ -61,22 +61,22 @@ def test_groups_of_queries_share_their_keys(heads, masked):
 @new
 def test_settled_operators_make_no_choice_while_traced(monkeypatch):
     told = read_workload(workload("forward"))
-    fused.operators()
+    fused_inductor.operators()
     seen = []
     monkeypatch.setattr(fused_inductor.inductor, "compile_with", lambda target, _: target)
 
     def target(tokens):
-        seen.extend(name for name, each in vars(fused.OPERATORS).items() if getattr(each, "settled", None))
-        assert fused.OPERATORS.attention.causal.settled
+        seen.extend(name for name, each in vars(fused_inductor.OPERATORS).items() if getattr(each, "settled", None))
+        assert fused_inductor.OPERATORS.attention.causal.settled
         return tokens
 
     fused_inductor.compile_step(target, told)(torch.zeros(1))
     assert seen == ["norm", "rotary", "swiglu"]
     monkeypatch.setattr(dispatched.Dispatched, "decide", lambda *_: pytest.fail("a choice while traced"))
     x, weight, eps = dispatched.example("norm", Given("cpu", torch.bfloat16, 64))
-    fused.OPERATORS.norm(x, weight, eps)
-    fused.OPERATORS.norm.forget()
-    assert fused.OPERATORS.norm.settled is None
+    fused_inductor.OPERATORS.norm(x, weight, eps)
+    fused_inductor.OPERATORS.norm.forget()
+    assert fused_inductor.OPERATORS.norm.settled is None
 
 
 def test_attention_asks_for_cudnn_first_only_where_the_shape_stays():

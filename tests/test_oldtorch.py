@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.folders import SUITES
 from orchestrator.record import Record
 from orchestrator.store import read_record
 from orchestrator.workload import MEASURED
@@ -19,8 +20,8 @@ OLD, NEW = "STACKBENCH_TEST_OLD_PYTHON", "STACKBENCH_TEST_PYTHON"
 
 
 def cells(python: str, folder: Path, *options: str) -> dict[tuple[str, str], Record]:
-    """Run the suite smoke's cells in plain processes of `python`; return their records by benchmark and method."""
-    command = [sys.executable, "-m", "orchestrator", "run-all", "--suite", "smoke", "--stack", "cpu"]
+    """Run cells in plain processes of `python`; return their records by benchmark and method."""
+    command = [sys.executable, "-m", "orchestrator", "run-all", "--stack", "cpu"]
     command += ["--launcher", "local", "--results", str(folder), *options]
     environment = {**os.environ, "STACKBENCH_PYTHON": str((ROOT / python).absolute())}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -32,8 +33,8 @@ def cells(python: str, folder: Path, *options: str) -> dict[tuple[str, str], Rec
 
 @pytest.mark.skipif(not {OLD, NEW} <= os.environ.keys(), reason="run by `make test-oldtorch`")
 def test_the_same_cells_under_the_oldest_torch_and_todays(tmp_path: Path):
-    old = cells(os.environ[OLD], tmp_path / "old", "--method", "eager")
-    new = cells(os.environ[NEW], tmp_path / "new", "--method", "eager")
+    old = cells(os.environ[OLD], tmp_path / "old", "--suite", "smoke", "--method", "eager")
+    new = cells(os.environ[NEW], tmp_path / "new", "--suite", "smoke", "--method", "eager")
     assert {(benchmark, "eager") for benchmark in MEASURED} <= set(new)
     assert set(old) == set(new)
     for key, mine in old.items():
@@ -53,7 +54,20 @@ def test_the_same_cells_under_the_oldest_torch_and_todays(tmp_path: Path):
 
 
 @pytest.mark.skipif(OLD not in os.environ, reason="run by `make test-oldtorch`")
-def test_the_oldest_torch_compiles(tmp_path: Path):
+def test_the_oldest_torch_compiles_and_starts_again_over_its_cache(tmp_path: Path):
     # One benchmark: compiling takes nearly all of a cell's time.
-    found = cells(os.environ[OLD], tmp_path, "--method", "inductor", "--benchmark", "train_static")
-    assert found["train_static", "inductor"].status == "ok"
+    suite = tmp_path / "warm.toml"
+    suite.write_text((SUITES / "smoke.toml").read_text().replace("warm = false", "warm = true"))
+    found = cells(
+        os.environ[OLD], tmp_path, "--suite", str(suite), "--method", "inductor", "--benchmark", "train_static"
+    )
+    record = found["train_static", "inductor"]
+    assert record.status == "ok"
+    assert "not_fused" not in record.flags
+    assert record.compiles
+    warm = record.compiles.warm
+    assert warm
+    assert warm.reason is None
+    assert warm.first_ns
+    # It keeps code by its source, and counts no lookups.
+    assert (record.compiles.cache_hits, warm.cache_hits) == (None, None)

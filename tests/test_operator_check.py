@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bench import dispatched, methods, operator_check, operators  # noqa: E402
-from bench.methods import fused  # noqa: E402
+from bench.methods import fused, fused_inductor  # noqa: E402
 from bench.operators import Operators  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -104,13 +104,24 @@ def test_on_a_gpu(name):
     assert [item for item in found if item["status"] == "failed"] == []
 
 
-def test_ligers_kernels_in_tritons_interpreter(monkeypatch):
+@pytest.mark.parametrize(("method", "compiled"), [(fused, False), (fused_inductor, False), (fused_inductor, True)])
+def test_ligers_kernels_in_tritons_interpreter(monkeypatch, method, compiled):
     pytest.importorskip("liger_kernel")
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("Triton interprets only when it is told before it is imported: TRITON_INTERPRET=1")
+    make_the_interpreter_work(monkeypatch)
+    found = list(operator_check.check(method, "cpu", ["float32"], compiled=compiled))
+    told = {item["operator"]: item["dispatched"].partition(" (")[0] for item in found}
+    assert (told["norm"], told["rotary"], told["swiglu"], told["loss"]) == (
+        "liger RMSNorm", "liger rope", "liger SiLUMul", "liger CrossEntropy",
+    )  # fmt: skip
+    assert [item for item in found if item["status"] == "failed"] == []
+
+
+def make_the_interpreter_work(monkeypatch):
     numpy, language = pytest.importorskip("numpy"), pytest.importorskip("triton.language")
     interpreter = pytest.importorskip("triton.runtime.interpreter")
-    convert = interpreter._implicit_cvt
+    convert, patch = interpreter._implicit_cvt, interpreter._patch_lang_tensor
 
     def with_floats(value):
         # A compiled kernel's float arguments are scalars of Triton's; the interpreter forgets to make them so.
@@ -119,14 +130,14 @@ def test_ligers_kernels_in_tritons_interpreter(monkeypatch):
         handle = interpreter.TensorHandle(numpy.array([value], dtype=numpy.float32), language.float32)
         return language.tensor(handle, language.float32)
 
+    def with_indices(tensor, scope):
+        # It makes numbers of arrays of one element, which NumPy no longer does.
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     monkeypatch.setattr(interpreter, "_implicit_cvt", with_floats)
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_indices)
     # Of the CUDA library's functions the interpreter has none.
     library = importlib.import_module("liger_kernel.ops.rms_norm")
     semantic = interpreter.interpreter_semantic
     monkeypatch.setattr(library, "rsqrt", lambda x: language.rsqrt(x, _semantic=semantic))
-    found = list(operator_check.check(fused, "cpu", ["float32"]))
-    told = {item["operator"]: item["dispatched"].partition(" (")[0] for item in found}
-    assert (told["norm"], told["rotary"], told["swiglu"], told["loss"]) == (
-        "liger RMSNorm", "liger rope", "liger SiLUMul", "liger CrossEntropy",
-    )  # fmt: skip
-    assert [item for item in found if item["status"] == "failed"] == []

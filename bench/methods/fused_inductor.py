@@ -1,19 +1,74 @@
-"""The operators of `fused` under torch.compile: whole graph, no tuning, CUDA graphs for generation alone."""
+"""The operators of `fused` under torch.compile: whole graph, no tuning, CUDA graphs for generation alone.
+
+liger-kernel's are the same kernels, each as one operator of torch's that the compiler does not look into.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bench.dispatched import Given
+from bench import dispatched, liger
+from bench.dispatched import Dispatched, Given, Implementation
 from bench.gpt import GPT
 from bench.methods import fused, inductor, inductor_default
+from bench.operators import Operators
 from bench.spec import Workload
 
-operators, report = fused.operators, fused.report
+LIGER: dict[str, Callable[..., Tensor]] = {}
+"""Its operators, once they were asked for: a compiler that traces one must meet no import."""
+
+
+def refuses(given: Given) -> str | None:
+    """As for `fused`."""
+    reason = fused.liger_refuses(given)
+    if reason is None and not LIGER:
+        LIGER.update(liger.opaque()._asdict())
+    return reason
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As `fused.liger_norm`."""
+    return LIGER["norm"](x, weight, eps)
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `fused.liger_rotary`, on a copy."""
+    return LIGER["rotary"](x, cos, sin)
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """As `fused.liger_swiglu`."""
+    return F.linear(LIGER["product"](F.linear(x, gate), F.linear(x, up)), down)
+
+
+OPERATORS = replace(
+    fused.OPERATORS,
+    norm=Dispatched(
+        "norm",
+        [
+            Implementation("liger RMSNorm", refuses, norm, needs_trial=True),
+            Implementation("torch rms_norm", fused.torch_norm_refuses, fused.torch_norm),
+        ],
+    ),
+    rotary=Dispatched("rotary", [Implementation("liger rope", refuses, rotary, needs_trial=True)]),
+    swiglu=Dispatched("swiglu", [Implementation("liger SiLUMul", refuses, swiglu, needs_trial=True)]),
+)
+
+
+def operators() -> Operators:
+    """liger-kernel's where they run."""
+    return dispatched.forget(OPERATORS)
+
+
+def report() -> dict[str, Any]:
+    """What each operator dispatched to, for the record's detail."""
+    return {"operators": dispatched.report(OPERATORS)}
 
 
 def refuse(workload: Workload, device: str) -> str | None:
@@ -57,7 +112,7 @@ def settled(compiled: Callable[..., Any], workload: Workload) -> Callable[..., A
         nonlocal chosen
         if not chosen:
             for name, size in sizes.items():
-                getattr(fused.OPERATORS, name).settle(Given(tokens.device.type, dtype, size))
+                getattr(OPERATORS, name).settle(Given(tokens.device.type, dtype, size))
             chosen = True
         return preferring(tokens, *arguments)
 
