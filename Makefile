@@ -26,7 +26,7 @@ help:  ## this list
 run: $(VENV)/.installed  ## plan, build, run every cell and print the tables: what suits this machine
 	@$(VENV)/bin/orchestrator run-all $(ARGS)
 
-test: check test-compose test-docker test-plain test-torch  ## lint, types, import contracts, and all tests
+test: check test-torch test-plain test-docker test-compose  ## lint, types, import contracts, and all tests
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -112,12 +112,12 @@ $(TORCH_ENV)/.installed: $(CPU_LOCKS) tests/torch.lock | python
 	@touch $@
 
 # torch 2.1.0 has wheels for Python 3.10 and 3.11 alone. A name of Python on PATH may be a mere shim: each is tried.
-$(OLD_ENV)/.installed: tests/oldtorch.lock
+$(OLD_ENV)/.installed: tests/oldtorch.lock | $(UV)
 	@echo "making $(OLD_ENV), with torch 2.1.0"
 	@rm -rf $(OLD_ENV) && mkdir -p $(ENVS)
 	@for python in $(OLD_PYTHON) python3.10 python3.11 $(PYTHON); do \
 	  $$python -c 'import sys; sys.exit((3, 10) > sys.version_info[:2] or sys.version_info[:2] > (3, 11))' 2>/dev/null \
-	    && $$python -m venv $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
-	@$(OLD_ENV)/bin/$(PINNED) --no-compile -r tests/oldtorch.lock
+	    && $$python -m venv --without-pip $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
+	@$(UV) pip install --quiet --python $(OLD_ENV)/bin/python --require-hashes --no-deps -r tests/oldtorch.lock
 	@$(call write_bytecode,$(OLD_ENV))
 	@touch $@

@@ -12,7 +12,7 @@ log=/var/log/dockerd.log
 missing_packages() {
   command -v dockerd >/dev/null || echo docker.io
   command -v iptables >/dev/null || echo iptables
-  command -v debootstrap >/dev/null || echo debootstrap
+  command -v mmdebstrap >/dev/null || echo mmdebstrap
 }
 
 install_packages() {
@@ -58,7 +58,7 @@ make_image() {
   docker image inspect $image >/dev/null 2>&1 && return
   local root certificates=/etc/ssl/certs/ca-certificates.crt
   root=$(mktemp -d)
-  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates $suite "$root" >/var/log/debootstrap.log
+  mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates $suite "$root"
   # A build reaches the package sources as this machine does, with the certificates that it trusts.
   cp $certificates "$root$certificates"
   rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import engine, locks
+from orchestrator.build import image_tag
+from orchestrator.stacks import load_stack
 from orchestrator.store import read_record
 from orchestrator.wheels import copy_wheels
 from orchestrator.workload import MEASURED
@@ -53,11 +55,26 @@ def name_of(folder: Path) -> str:
 
 
 def compose(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COMPOSE_PROJECT_NAME": name_of(folder)}
-    if subprocess.run(["docker", "image", "inspect", LOCAL_BASE], capture_output=True, check=False).returncode == 0:
-        environment.setdefault("STACKBENCH_BASE_IMAGE", LOCAL_BASE)
     command = ["docker", "compose", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=environment_of(folder), capture_output=True, text=True, check=False)
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """Return what compose is run with.
+
+    Where the orchestrator has built the stack's image already, compose's own builder starts from it: each step of the
+    Dockerfile is run, and what it would install is there.
+    """
+    environment = {**os.environ, "COMPOSE_PROJECT_NAME": name_of(folder)}
+    if is_there(LOCAL_BASE):
+        environment.setdefault("STACKBENCH_BASE_IMAGE", LOCAL_BASE)
+    if is_there(built := image_tag(load_stack(ROOT / "images" / "cpu"))):
+        environment.setdefault("STACKBENCH_BASE_CPU", built)
+    return environment
+
+
+def is_there(image: str) -> bool:
+    return subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
 
 
 def test_up_runs_the_smoke_suite_as_the_owner_of_results(project: Path):
@@ -111,9 +128,8 @@ def test_services_take_turns_by_the_hosts_lock_folder(project: Path, monkeypatch
     free = compose(project, "run", "--rm", "-T", *inside(IS_FREE))
     assert (told(held), told(free)) == ("False", "True")
     command = ["docker", "compose", "run", "--rm", "-T", "--name", f"{name_of(project)}-holds", *inside(HOLDS)]
-    environment = {**os.environ, "COMPOSE_PROJECT_NAME": name_of(project), "STACKBENCH_BASE_IMAGE": LOCAL_BASE}
     service = subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=project, env=environment_of(project), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         assert service.stdout is not None
