@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
     from orchestrator.workload import Benchmark
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Raised whenever the index holds something else, or the same reckoned otherwise: an older one is made anew."""
 COLUMNS = (
-    "path TEXT PRIMARY KEY, mtime_ns INTEGER, size INTEGER, run TEXT, began REAL, status TEXT, benchmark TEXT,"
-    " workload_id TEXT, workload TEXT, method TEXT, stack TEXT, device TEXT, driver TEXT, fingerprint TEXT,"
-    " seconds REAL, new_tokens INTEGER"
+    "path TEXT PRIMARY KEY, mtime_ns INTEGER, size INTEGER, run TEXT, role TEXT, began REAL, status TEXT,"
+    " benchmark TEXT, workload_id TEXT, workload TEXT, method TEXT, stack TEXT, device TEXT, driver TEXT,"
+    " fingerprint TEXT, seconds REAL, new_tokens INTEGER"
 )
 WINDOW = re.compile(r"(\d{1,5})([hdw])")
 UNITS = {"h": 1, "d": 24, "w": 168}
@@ -90,12 +90,17 @@ def history(
     with _index(results, state or STATE) as index:
         _refresh(index, results)
         found = index.execute(
-            "SELECT * FROM records WHERE status = 'ok' AND seconds > 0 AND (? IS NULL OR began >= ?)"
+            "SELECT * FROM records WHERE role = 'row' AND status = 'ok' AND seconds > 0 AND (? IS NULL OR began >= ?)"
             " ORDER BY run, path",
             (start, start),
         ).fetchall()
+        probes: dict[tuple[Any, ...], list[sqlite3.Row]] = {}
+        for probe in index.execute("SELECT * FROM records WHERE role = 'probe'"):
+            probes.setdefault(_place(probe), []).append(probe)
     groups: dict[tuple[Any, ...], list[sqlite3.Row]] = {}
     for row in found:
+        if _wrong(probes.get(_place(row), ()), row["fingerprint"]):
+            continue
         key = (row["benchmark"], row["workload_id"], row["method"], row["stack"], row["device"])
         groups.setdefault(key, []).append(row)
     lines = [_line(group) for group in groups.values()]
@@ -206,17 +211,18 @@ def _refresh(index: sqlite3.Connection, results: Path) -> None:
 
 
 def _facts(path: Path) -> tuple[Any, ...]:
-    """Return began to new_tokens of COLUMNS; of what is no row, or no record at all, nothing but that."""
-    nothing = (None,) * 11
+    """Return role to new_tokens of COLUMNS; of what is neither row nor probe, or no record at all, nothing but that."""
+    nothing = (None,) * 12
     try:
         record = read_record(path)
     except StackbenchError:
-        return (None, "unreadable", *nothing[1:])
-    if not is_row(record):
-        return (None, record.role, *nothing[1:])
+        return ("unreadable", *nothing)
+    if record.role != "probe" and not is_row(record):
+        return (record.role, *nothing)
     checks, hardware = check_counts(record), hardware_of(record)
     right = record.status == "ok" and not (checks and checks.failed)
     return (
+        record.role,
         _timestamp(record.started_utc or ""),
         "ok" if right else record.status if record.status != "ok" else "incorrect",
         record.workload.benchmark,
@@ -230,6 +236,17 @@ def _facts(path: Path) -> tuple[Any, ...]:
         steady(record).seconds if right else None,
         record.workload.new_tokens,
     )
+
+
+def _place(row: sqlite3.Row) -> tuple[Any, ...]:
+    """Return what a row and the probe of its method share."""
+    return tuple(row[name] for name in ("run", "benchmark", "method", "stack", "device"))
+
+
+def _wrong(probes: Sequence[sqlite3.Row], fingerprint: str | None) -> bool:
+    """Return whether a probe is incorrect, of those with the same packages where there are any."""
+    own = [probe for probe in probes if probe["fingerprint"] == fingerprint]
+    return any(probe["status"] == "incorrect" for probe in own or probes)
 
 
 def _line(group: Sequence[sqlite3.Row]) -> Line:

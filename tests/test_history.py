@@ -113,6 +113,13 @@ def test_a_wrong_row_has_no_line_whatever_it_says(tmp_path: Path) -> None:
     assert as_text([]) == "no row that is ok"
 
 
+@pytest.mark.parametrize(("found", "lines"), [("passed", 1), ("failed", 0)])
+def test_a_row_whose_method_is_wrong_on_the_probe_has_no_line(tmp_path: Path, found: str, lines: int) -> None:
+    probe = record(role="probe", cell_id="9" * 16, proof=proof(0.3, check("causality", found)))
+    saved(tmp_path / "r", "20261101-100000-note", [*rounds(1.0, "2026-11-01"), probe])
+    assert len(history(tmp_path / "r")) == lines
+
+
 def test_the_index_follows_the_files(results: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     real = module.read_record
