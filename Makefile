@@ -117,7 +117,7 @@ $(OLD_ENV)/.installed: tests/oldtorch.lock | $(UV)
 	@rm -rf $(OLD_ENV) && mkdir -p $(ENVS)
 	@for python in $(OLD_PYTHON) python3.10 python3.11 $(PYTHON); do \
 	  $$python -c 'import sys; sys.exit((3, 10) > sys.version_info[:2] or sys.version_info[:2] > (3, 11))' 2>/dev/null \
-	    && $$python -m venv --without-pip $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
+	    && $$python -m venv $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
 	@$(UV) pip install --quiet --python $(OLD_ENV)/bin/python --require-hashes --no-deps -r tests/oldtorch.lock
 	@$(call write_bytecode,$(OLD_ENV))
 	@touch $@
