@@ -12,8 +12,9 @@ from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, make_task
 from test_supervise import gone
 
 from orchestrator.errors import InfrastructureError
+from orchestrator.launchers import local
 from orchestrator.launchers.environments import environment_folder, find_python
-from orchestrator.launchers.local import OWNER_VARIABLE, LocalLauncher, sweep_processes
+from orchestrator.launchers.local import LocalLauncher, sweep_processes
 from orchestrator.owner import Owner, boot, myself
 from orchestrator.spec import write_spec
 from orchestrator.stack import BuiltImage, Stack
@@ -80,9 +81,12 @@ def test_nothing_of_ours_leaks_into_a_cell(monkeypatch: pytest.MonkeyPatch) -> N
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_processes_of_a_dead_orchestrator_are_swept() -> None:
+def test_processes_of_a_dead_orchestrator_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A name of their own: an orchestrator that starts just now, beside this test, would sweep them too.
+    monkeypatch.setattr(local, "OWNER_VARIABLE", f"STACKBENCH_TEST_{os.getpid()}")
+
     def child(owner: Owner) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, OWNER_VARIABLE: str(owner)}
+        environment = {**os.environ, local.OWNER_VARIABLE: str(owner)}
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=environment)
         time.sleep(0.3)
         return process

@@ -111,19 +111,35 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
 
 
 SDPA = [Implementation("scaled_dot_product_attention", grouped_refuses, grouped_attention)]
-OPERATORS = Operators(
-    norm=Dispatched(
-        "norm",
-        [
-            Implementation("liger RMSNorm", liger_refuses, liger_norm, needs_trial=True),
-            Implementation("torch rms_norm", torch_norm_refuses, torch_norm),
-        ],
-    ),
-    rotary=Dispatched("rotary", [Implementation("liger rope", liger_refuses, liger_rotary, needs_trial=True)]),
-    attention=DispatchedAttention(causal=SDPA, masked=SDPA),
-    swiglu=Dispatched("swiglu", [Implementation("liger SiLUMul", liger_refuses, liger_swiglu, needs_trial=True)]),
-    loss=Dispatched("loss", [Implementation("liger CrossEntropy", liger_refuses, liger_loss, needs_trial=True)]),
-)
+
+
+def with_liger(
+    refuses: Callable[[Given], str | None],
+    norm: Callable[..., Tensor],
+    rotary: Callable[..., Tensor],
+    swiglu: Callable[..., Tensor],
+) -> Operators:
+    """The operators, with liger-kernel's norm, rotary embedding and SwiGLU as they are given.
+
+    `refuses`: why they cannot take something, or None. Attention is torch's and is told what to prefer elsewhere; the
+    loss is never compiled, and so liger-kernel's as it is.
+    """
+    return Operators(
+        norm=Dispatched(
+            "norm",
+            [
+                Implementation("liger RMSNorm", refuses, norm, needs_trial=True),
+                Implementation("torch rms_norm", torch_norm_refuses, torch_norm),
+            ],
+        ),
+        rotary=Dispatched("rotary", [Implementation("liger rope", refuses, rotary, needs_trial=True)]),
+        attention=DispatchedAttention(causal=SDPA, masked=SDPA),
+        swiglu=Dispatched("swiglu", [Implementation("liger SiLUMul", refuses, swiglu, needs_trial=True)]),
+        loss=Dispatched("loss", [Implementation("liger CrossEntropy", liger_refuses, liger_loss, needs_trial=True)]),
+    )
+
+
+OPERATORS = with_liger(liger_refuses, liger_norm, liger_rotary, liger_swiglu)
 
 
 def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001

@@ -6,7 +6,6 @@ liger-kernel's are the same kernels, each as one operator of torch's that the co
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bench import dispatched, liger
-from bench.dispatched import Dispatched, Given, Implementation
+from bench.dispatched import Given
 from bench.gpt import GPT
 from bench.methods import fused, inductor, inductor_default
 from bench.operators import Operators
@@ -47,18 +46,7 @@ def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return F.linear(LIGER["product"](F.linear(x, gate), F.linear(x, up)), down)
 
 
-OPERATORS = replace(
-    fused.OPERATORS,
-    norm=Dispatched(
-        "norm",
-        [
-            Implementation("liger RMSNorm", refuses, norm, needs_trial=True),
-            Implementation("torch rms_norm", fused.torch_norm_refuses, fused.torch_norm),
-        ],
-    ),
-    rotary=Dispatched("rotary", [Implementation("liger rope", refuses, rotary, needs_trial=True)]),
-    swiglu=Dispatched("swiglu", [Implementation("liger SiLUMul", refuses, swiglu, needs_trial=True)]),
-)
+OPERATORS = fused.with_liger(refuses, norm, rotary, swiglu)
 
 
 def operators() -> Operators:
