@@ -85,33 +85,9 @@ def norm_with(rms_norm: Any) -> Callable[[Tensor, Tensor, float], Tensor]:
 
 
 def rotary_with(rope: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The rotary embedding; its derivative is the turn back.
-
-    The kernel turns queries and keys in one launch: here all of x as queries, beside one head that nobody reads.
-    """
-
-    def turn(function: Callable[..., Any], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        batch, time, _, size = x.shape
-        whole = x.clone(memory_format=torch.contiguous_format)  # it turns in place
-        unread = x.new_empty(batch, time, 1, size)
-        turned = function(whole.transpose(1, 2), unread.transpose(1, 2), cos, sin, None, 1, size)[0]
-        return turned.transpose(1, 2)
-
-    @torch.library.custom_op("stackbench::liger_rotary", mutates_args=())
-    def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return turn(rope.rope_forward, x, cos, sin)
-
-    @rotary.register_fake
-    def _(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # noqa: ARG001
-        return x.new_empty(x.shape)
-
-    @torch.library.custom_op("stackbench::liger_rotary_backward", mutates_args=())
-    def backward(gradient: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return turn(rope.rope_backward, gradient, cos, sin)
-
-    @backward.register_fake
-    def _(gradient: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # noqa: ARG001
-        return gradient.new_empty(gradient.shape)
+    """The rotary embedding; its derivative is the turn back."""
+    rotary = turning("stackbench::liger_rotary", rope.rope_forward)
+    backward = turning("stackbench::liger_rotary_backward", rope.rope_backward)
 
     def keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001
         ctx.save_for_backward(inputs[1], inputs[2])
@@ -121,6 +97,27 @@ def rotary_with(rope: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
     rotary.register_autograd(derive, setup_context=keep)
     return rotary
+
+
+def turning(name: str, function: Callable[..., Any]) -> Any:
+    """An operator that turns x one way.
+
+    The kernel turns queries and keys in one launch: here all of x as queries, beside one head that nobody reads.
+    """
+
+    @torch.library.custom_op(name, mutates_args=())
+    def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, time, _, size = x.shape
+        whole = x.clone(memory_format=torch.contiguous_format)  # it turns in place
+        unread = x.new_empty(batch, time, 1, size)
+        turned = function(whole.transpose(1, 2), unread.transpose(1, 2), cos, sin, None, 1, size)[0]
+        return turned.transpose(1, 2)
+
+    @turn.register_fake
+    def _(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # noqa: ARG001
+        return x.new_empty(x.shape)
+
+    return turn
 
 
 def product_with(swiglu: Any) -> Callable[[Tensor, Tensor], Tensor]:

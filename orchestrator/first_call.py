@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.evidence import graphs_of
-from orchestrator.protocol import first_call_seconds
+from orchestrator.protocol import first_call_seconds, samples_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,8 @@ def first_call(record: Record, steady: Reduced) -> FirstCall:
     seconds = first_call_seconds(record)
     compiled = _compiled_samples(record)
     walls = [(s.end_ns - s.begin_ns) / 1e9 for s in record.samples if s.phase == "warmup" and s.index in compiled]
-    return FirstCall(seconds, _upfront(seconds, walls, _sample_seconds(record, steady)), _cache(record))
+    usual = None if steady.seconds is None else steady.seconds / samples_in(record.workload.benchmark, steady)
+    return FirstCall(seconds, _upfront(seconds, walls, usual), _cache(record))
 
 
 def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> dict[str, Any]:
@@ -66,12 +67,6 @@ def _compiled_samples(record: Record) -> set[int]:
         return {entry.sample for entry in record.compiles.ledger}
     graphs = graphs_of(record)
     return {index for index in range(1, len(graphs)) if graphs[index] > graphs[index - 1]}
-
-
-def _sample_seconds(record: Record, steady: Reduced) -> float | None:
-    if steady.seconds is None or record.workload.benchmark != "train_dynamic":
-        return steady.seconds
-    return steady.seconds / len(steady.used)  # There the figure is a total.
 
 
 def _upfront(first: float | None, walls: Sequence[float], usual: float | None) -> float | None:

@@ -196,10 +196,15 @@ def combine(protocol: Protocol, benchmark: Benchmark, new_tokens: int | None, ro
         interval_level=level,
         round_figures=tuple(convert(s) for s in seconds),
         round_seconds=tuple(seconds),
-        samples=len(good[0].used) if benchmark == "train_dynamic" else 1,
+        samples=samples_in(benchmark, good[0]),
         first_token_seconds=_all_or_none(median, (r.first_token_seconds for r in good)),
         next_token_seconds=_all_or_none(median, (r.next_token_seconds for r in good)),
     )
+
+
+def samples_in(benchmark: Benchmark, round_: Reduced) -> int:
+    """Return how many samples' time a round's figure is: of train_dynamic the total of all that it used."""
+    return len(round_.used) if benchmark == "train_dynamic" else 1
 
 
 def interval_across(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
