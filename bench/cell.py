@@ -97,7 +97,7 @@ def take_samples(
     """
     workload = spec.workload
     inputs_hash, ledger = hashlib.sha256(), compiles.Ledger()
-    record["detail"]["graphs"] = ledger.graphs
+    record["detail"].update(graphs=ledger.graphs, kernels=ledger.kernels)
 
     def sample(index: int, phase: str) -> Any:
         inputs = task.inputs(index)

@@ -1,6 +1,8 @@
 """What the compiler did, sample by sample: graphs made, made anew and why, cut and why, and what its caches gave.
 
-Dynamo keeps all of it in counters, and the reasons in a list of failed guards: they are read between samples.
+Dynamo keeps all of it in counters, and the reasons in a list of failed guards: they are read between samples. Triton
+compiles a kernel when it is launched with arguments of a kind that it has not seen (a size that 16 divides, a 1): that
+is a method's own cost too, and is counted by a hook of Triton's.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ REASON_CHARACTERS = 300
 ALL_CHARACTERS = 10_000
 OTHERS: list[Callable[[], int]] = []
 """Of a compiler that is not Dynamo, a function that says how many programs it has made; its method puts it here."""
+TRITON = {"kernels": 0}
+"""How many kernels Triton has compiled, or loaded from its cache, at their launch; not those inside a graph."""
 PLACE = re.compile(r"\S*/(?=[^\s/]+\.py\b)|(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
 """Folders, also of a source file whose path Dynamo has cut at its beginning."""
 
@@ -29,9 +33,12 @@ class Ledger:
     def __init__(self) -> None:
         self.graphs: list[int] = []
         """How many graphs there were after each sample."""
+        self.kernels: list[int] = []
+        """How many kernels Triton had compiled at their launch after each sample."""
         self._entries: list[dict[str, Any]] = []
         self._recompiles = 0
-        self._before, self._lookups = graph_count(), lookups()
+        count_kernels()
+        self._before, self._kernels, self._lookups = graph_count(), TRITON["kernels"], lookups()
         self._attempts, self._breaks = frame_attempts(), Counter(counters("graph_break"))
         self._failures = {code: len(failures) for code, failures in guard_failures().items()}
         self._characters = 0
@@ -40,22 +47,25 @@ class Ledger:
     def after(self, sample: int, shape: list[int]) -> None:
         """Note what was compiled in `sample`."""
         keep_reasons()  # a compiler may be loaded in the first call only
+        count_kernels()
         count, before = graph_count() - self._before, self.graphs[-1] if self.graphs else 0
         self.graphs.append(count)
+        kernels = TRITON["kernels"] - self._kernels - (self.kernels[-1] if self.kernels else 0)
+        self.kernels.append(TRITON["kernels"] - self._kernels)
         attempts = frame_attempts()
         again = sum(made - max(self._attempts[frame], 1) for frame, made in attempts.items())
         self._attempts = attempts
         reasons = self._new_reasons()
-        if count == before and not again:
+        if count == before and not again and not kernels:
             return
         self._recompiles += again
         if len(self._entries) < ENTRIES:
-            entry = {"sample": sample, "shape": shape, "graphs": count - before, "recompiles": again}
-            self._entries.append({**entry, "reasons": reasons if again else []})
+            made = {"graphs": count - before, "recompiles": again, "kernels": kernels}
+            self._entries.append({"sample": sample, "shape": shape, **made, "reasons": reasons if again else []})
 
     def summary(self) -> dict[str, Any] | None:
         """None where nothing was compiled."""
-        if not self.graphs or not self.graphs[-1]:
+        if not self.graphs or not self.graphs[-1] + self.kernels[-1]:
             return None
         hits, misses = (after - before for after, before in zip(lookups(), self._lookups))  # noqa: B905
         cut = Counter(counters("graph_break")) - self._breaks
@@ -63,6 +73,7 @@ class Ledger:
         return {
             "graphs": self.graphs[-1],
             "recompiles": self._recompiles,
+            "kernels": self.kernels[-1],
             "ledger": self._entries,
             "breaks": [plain(reason) for reason in list(cut)[:BREAKS]],
             "cache_hits": hits if looked else None,
@@ -119,6 +130,34 @@ def frame_attempts() -> Counter[Any]:
 def guard_failures() -> dict[Any, list[Any]]:
     """Why each function was compiled again, by its code."""
     return getattr(sys.modules.get("torch._dynamo.utils"), "guard_failures", {})
+
+
+def worked(detail: dict[str, Any], place: int) -> bool:
+    """Whether a compiler worked in a sample other than the first, by the lists that stand in the record's `detail`."""
+    kinds = [detail.get("graphs", []), detail.get("kernels", [])]
+    return any(0 < place < len(counts) and counts[place] != counts[place - 1] for counts in kinds)
+
+
+def count_kernels() -> None:
+    """Have Triton, once it is loaded, tell of each kernel that it compiles at a launch.
+
+    Called before the compilation; a true answer would keep Triton from it. Whoever had hooked in before is asked too.
+    """
+    knobs, jit = sys.modules.get("triton.knobs"), sys.modules.get("triton.runtime.jit")
+    holder: Any = getattr(knobs, "runtime", None)  # Triton 3.4 and newer
+    name = "jit_cache_hook"
+    if holder is None or not hasattr(holder, name):
+        holder, name = getattr(jit, "JITFunction", None), "cache_hook"
+    before = getattr(holder, name, None)
+    if holder is None or not hasattr(holder, name) or getattr(before, "counts", False):
+        return
+
+    def hook(*arguments: Any, **named: Any) -> Any:
+        TRITON["kernels"] += 1
+        return before(*arguments, **named) if before else None
+
+    hook.counts = True  # type: ignore[attr-defined]
+    setattr(holder, name, hook if holder is not getattr(jit, "JITFunction", None) else staticmethod(hook))
 
 
 def keep_reasons() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.compiles import worked
 from bench.record import Events
 
 ROUNDS = 3
@@ -47,11 +48,10 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[int]
 
 def tell(record: dict[str, Any], ask: int, events: Events) -> None:
     """Write the question: a row [index, phase, begin, end, device, shape, compiled] for every sample so far."""
-    graphs = record["detail"].get("graphs", [])
     rows = [
         [
             *(sample[key] for key in ("index", "phase", "begin_ns", "end_ns", "device_ns", "shape")),
-            0 < place < len(graphs) and graphs[place] != graphs[place - 1],
+            worked(record["detail"], place),
         ]
         for place, sample in enumerate(record["samples"])
     ]

@@ -160,7 +160,7 @@ def _round(record: Record) -> str:
     lines += _proof(record)
     lines += [*explain_proof.dispatch(record), *explain_proof.compiles(record.compiles)]
     lines += explain_proof.telemetry(record)
-    lines += [f"{key}: {plain(value)}" for key, value in record.detail.items() if key != "graphs"]
+    lines += [f"{key}: {plain(value)}" for key, value in record.detail.items() if key not in ("graphs", "kernels")]
     return _section(f"Round {record.round}", lines)
 
 

@@ -65,10 +65,13 @@ def compiles(told: Compiles | None) -> list[str]:
     if told is None:
         return []
     lines = [f"compiled: {counted(told.graphs, 'graph')}, {counted(told.recompiles, 'recompile')} among them"]
+    if told.kernels:
+        lines.append(f"compiled by Triton at launch: {counted(told.kernels, 'kernel')}")
     for entry in told.ledger:
         shape = "x".join(map(str, entry.shape))
         why = f": {'; '.join(entry.reasons)}" if entry.reasons else ""
         made = f"{counted(entry.graphs, 'graph')}, {counted(entry.recompiles, 'recompile')}"
+        made += f", {counted(entry.kernels, 'kernel')}" if entry.kernels else ""
         lines.append(f"  in sample {entry.sample} ({shape}): {made}{why}")
     lines += [f"graph break: {reason}" for reason in told.breaks]
     lines += _cache("compile cache", told.cache_hits, told.cache_misses)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from orchestrator.protocol import Reduced
     from orchestrator.record import Record
 
-CacheState = Literal["cold", "warm"]
-"""Whether the compile cache was empty when the process began."""
+CacheState = Literal["cold", "partly warm", "warm"]
+"""Whether the compile cache was empty when the process began; partly warm: it was not, and lacked something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,11 @@ def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> di
     known = [one for one in rounds if one.seconds is not None]
     cold, warm = ([one for one in known if one.cache == state] for state in ("cold", "warm"))
     chosen = cold or known
+    states = {one.cache for one in chosen}
     over_filled = _median([one.seconds for one in warm])
     return {
         "first_call_seconds": _median([one.seconds for one in chosen]),
-        "first_call_cache": "cold" if cold else "warm" if warm and len(warm) == len(known) else None,
+        "first_call_cache": states.pop() if len(states) == 1 else None,
         "first_call_rounds": tuple(one.seconds for one in known),
         "warm_first_call_seconds": over_filled if second_process is None else second_process,
         "upfront_seconds": _median([one.upfront_seconds for one in chosen]),
@@ -76,8 +77,9 @@ def _upfront(first: float | None, walls: Sequence[float], usual: float | None) -
 
 
 def _cache(record: Record) -> CacheState | None:
-    states: tuple[CacheState, ...] = ("cold", "warm")
-    return next((state for state in states if state in record.flags), None)
+    if "warm" in record.flags:
+        return "partly warm" if record.compiles is not None and record.compiles.cache_misses else "warm"
+    return "cold" if "cold" in record.flags else None
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -131,7 +131,7 @@ def outcome(record: Record) -> str:
         return f"{record.status}{reason}"
     reduction = Reduction()
     reduction.add(record)
-    rows, counts = reduction.rows("note"), check_counts(record)
+    rows, counts = reduction.rows("steady"), check_counts(record)
     proved = f", {counts.passed} of {counts.total} checks passed" if counts else ""
     if not rows:
         return f"ok{proved}"

@@ -152,6 +152,8 @@ class Compiled(Frozen):
     graphs: Count
     recompiles: Count
     """Those of the graphs that stand for a graph that was there already."""
+    kernels: Count = 0
+    """Kernels that Triton compiled, or loaded from its cache, at their launch."""
     reasons: tuple[str, ...]
 
 
@@ -169,6 +171,8 @@ class Compiles(Frozen):
 
     graphs: Count
     recompiles: Count
+    kernels: Count = 0
+    """Those that Triton compiled at their launch, outside of graphs. Older records do not count them."""
     ledger: tuple[Compiled, ...]
     breaks: tuple[str, ...]
     """Reasons for which a graph was cut in two."""

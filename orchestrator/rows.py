@@ -149,6 +149,10 @@ class Compilation(Frozen):
 
     graphs: int
     recompiles: int
+    kernels: int = 0
+    """Those that Triton compiled at their launch, outside of graphs."""
+    later_kernels: int = 0
+    """Those of them that were compiled after the first call."""
     breaks: tuple[str, ...] = ()
     cache_hits: int | None = None
     cache_misses: int | None = None
@@ -222,7 +226,7 @@ class Row(Frozen):
     next_token_seconds: float | None
     first_call_seconds: float | None
     """The median of the rounds that began with an empty compile cache; where none did, of all."""
-    first_call_cache: Literal["cold", "warm"] | None
+    first_call_cache: Literal["cold", "partly warm", "warm"] | None
     """What `first_call_seconds` is of; null where it is not known of every round."""
     first_call_rounds: tuple[float, ...]
     """Of every round, whatever its compile cache held."""

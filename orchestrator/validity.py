@@ -117,9 +117,8 @@ def judged(record: Record, series: Series | None) -> Record:
 
 def spans_of(record: Record) -> list[Span]:
     """Return the record's samples, in their order."""
-    graphs = record.detail.get("graphs")
-    graphs = graphs if isinstance(graphs, list) else []
-    grew = {place for place in range(1, len(graphs)) if graphs[place] != graphs[place - 1]}
+    counted = [told for told in map(record.detail.get, ("graphs", "kernels")) if isinstance(told, list)]
+    grew = {place for told in counted for place in range(1, len(told)) if told[place] != told[place - 1]}
     return [
         Span(s.index, s.phase, s.begin_ns, s.end_ns, s.device_ns, s.shape, place in grew)
         for place, s in enumerate(record.samples)

@@ -194,18 +194,24 @@ def dispatch(*missing: str, **changes: Any) -> dict[str, Any]:
 
 def compiled_in(*indices: int) -> dict[str, Any]:
     """What a record says of compiles in these samples, one graph in each."""
-    entry = {"shape": [10, 2048], "graphs": 1, "recompiles": 0, "reasons": []}
+    entry = {"shape": [10, 2048], "graphs": 1, "recompiles": 0, "kernels": 0, "reasons": []}
     ledger = [{**entry, "sample": index} for index in indices]
     return {**COMPILES, "graphs": len(indices), "recompiles": 0, "ledger": ledger, "breaks": [], "warm": None}
 
 
-def shared_cache(*first: float, cold: int = 1, **changes: Any) -> list[Record]:
-    """Rounds over one compile cache whose first calls took so many milliseconds; the first `cold` of them are cold."""
+def shared_cache(*first: float, cold: int = 1, lacking: int = 0, **changes: Any) -> list[Record]:
+    """Rounds over one compile cache whose first calls took so many milliseconds; the first `cold` of them are cold.
+
+    The others, where `changes` have compiles, did not find `lacking` of the two things that they looked up.
+    """
+    compiles = changes.pop("compiles", None)
+    later = compiles and {**compiles, "cache_hits": 2 - lacking, "cache_misses": lacking}
     return [
         record(
             round=number,
             samples=samples(taken, 450.0, *[450.0 + number] * 8),
             flags=["cold" if number < cold else "warm"],
+            compiles=compiles if number < cold else later,
             **changes,
         )
         for number, taken in enumerate(first)

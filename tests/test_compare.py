@@ -133,6 +133,13 @@ def test_another_gpu_gets_no_verdict_unless_asked_for(tmp_path: Path) -> None:
     assert results(two(tmp_path, *sides, across_devices=True)) == ["slower"]
 
 
+def test_another_specimen_of_the_same_model_is_named(tmp_path: Path) -> None:
+    other = environment(gpu={**GPU, "uuid": "GPU-27c61449"})
+    told = two(tmp_path, rounds(), rounds(seed=2, environment=other))
+    assert [(d.what, d.a, d.b) for d in told.cells[0].differences] == [("the GPU's UUID", GPU["uuid"], "GPU-27c61449")]
+    assert results(told) == ["same"]
+
+
 def test_what_differs_is_named(tmp_path: Path) -> None:
     packages = {**ENVIRONMENT["packages"], "triton": "3.6.0", "xformers": "0.0.31"}
     other = environment(packages=packages, fingerprint="e" * 16, python="3.12.1", gpu={**GPU, "driver": "590.1"})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,8 @@ from bench.methods import eager  # noqa: E402
 from bench.spec import read_spec  # noqa: E402
 
 dynamo = pytest.importorskip("torch._dynamo")
+with contextlib.suppress(ImportError):
+    import triton.language as tl
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +153,78 @@ def test_a_long_ledger_stays_small(monkeypatch):
     assert len(text) < 20_000
     assert "guard 1 in .../file.py" in text
     assert "somebody" not in text
+
+
+@pytest.fixture
+def triton(monkeypatch):
+    """Modules with the places that Triton of either kind asks for a hook: 3.4's and later, then the older."""
+    monkeypatch.setattr(compiles, "TRITON", {"kernels": 0})
+
+    def load(*, knobs, earlier=None):
+        function = type("JITFunction", (), {"cache_hook": None if knobs else earlier})
+        runtime = SimpleNamespace(jit_cache_hook=earlier)
+        monkeypatch.setitem(sys.modules, "triton.runtime.jit", SimpleNamespace(JITFunction=function))
+        monkeypatch.setitem(sys.modules, "triton.knobs", SimpleNamespace(runtime=runtime) if knobs else None)
+        holder, name = (runtime, "jit_cache_hook") if knobs else (function, "cache_hook")
+
+        def launch(**told):
+            return getattr(holder, name)(**told)
+
+        return launch
+
+    return load
+
+
+@pytest.mark.parametrize("knobs", [True, False])
+def test_kernels_that_triton_compiles_at_launch_are_counted(triton, knobs):
+    launch = triton(knobs=knobs)
+    ledger = compiles.Ledger()
+    for sample, kernels in enumerate([5, 0, 2, 0]):
+        for _ in range(kernels):
+            assert (
+                launch(key="k", repr="r", fn=None, compile={}, is_manual_warmup=False, already_compiled=False) is None
+            )
+        ledger.after(sample, [2, 16 + sample])
+    found = ledger.summary()
+    assert (found["graphs"], found["kernels"], ledger.kernels) == (0, 7, [5, 5, 7, 7])
+    assert [(entry["sample"], entry["kernels"]) for entry in found["ledger"]] == [(0, 5), (2, 2)]
+    detail = {"graphs": ledger.graphs, "kernels": ledger.kernels}
+    assert [compiles.worked(detail, place) for place in range(5)] == [False, False, True, False, False]
+    fresh = compiles.Ledger()
+    fresh.after(0, [2, 16])
+    assert fresh.summary() is None, "those of a ledger before are not its own"
+
+
+@pytest.mark.parametrize("knobs", [True, False])
+def test_whoever_listens_to_triton_already_goes_on_listening(triton, knobs):
+    heard = []
+    launch = triton(knobs=knobs, earlier=lambda **told: heard.append(told["key"]) or "skip")
+    for _ in range(3):
+        compiles.count_kernels()
+    assert launch(key="k") == "skip"
+    assert (heard, compiles.TRITON["kernels"]) == (["k"], 1)
+
+
+def test_triton_itself_tells_of_each_kind_of_arguments(monkeypatch, tmp_path):
+    triton = pytest.importorskip("triton", minversion="3.4")
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.driver import driver
+
+    named = {"device": lambda: 0, "stream": lambda _: 0, "target": lambda: GPUTarget("cuda", 90, 32)}
+    nowhere = SimpleNamespace(**{f"get_current_{name}": tell for name, tell in named.items()})
+    monkeypatch.setattr(compiles, "TRITON", {"kernels": 0})
+    monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", None)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiles.count_kernels()
+    monkeypatch.setattr(driver, "_active", nowhere)
+    kernel, counts = triton.jit(add_one), []
+    for size in (17, 19, 32, 48, 1, 21):  # nothing known of it; 16 divides it; it is 1
+        kernel.warmup(torch.float32, size, BLOCK=16, grid=(1,))
+        counts.append(compiles.TRITON["kernels"])
+    assert counts == [1, 1, 2, 2, 3, 3]
+
+
+def add_one(x, size, BLOCK: tl.constexpr):  # noqa: N803
+    """A kernel for Triton to compile; it is never launched."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + at, tl.load(x + at, mask=at < size) + 1, mask=at < size)

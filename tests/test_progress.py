@@ -38,6 +38,10 @@ def test_an_outcome_is_one_line() -> None:
     assert outcome(good()) == "0.1235 s"
 
 
+def test_the_figure_is_that_which_the_tables_show_first() -> None:
+    assert outcome(record(samples=samples(9000.0, *[450.0] * 4, 400.0, 500.0, 460.0, warmup=2))) == "0.4500 s"
+
+
 def test_a_terminal_gets_a_live_line() -> None:
     with LiveProgress() as progress:
         progress.say("[red]no markup[/red]")

@@ -42,6 +42,16 @@ def test_the_first_call_is_that_of_the_cold_rounds_where_there_are_any() -> None
     assert (row.first_call_seconds, row.warm_first_call_seconds) == (pytest.approx(40.6), None)
 
 
+def test_a_first_call_over_a_cache_that_lacked_something_is_partly_warm() -> None:
+    (row,) = rows(shared_cache(115_000.0, cold=0, lacking=1, compiles=compiled_in(0)), "steady")
+    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(115.0), "partly warm")
+    assert row.warm_first_call_seconds is None
+    half_filled = shared_cache(39_600.0, 20_000.0, lacking=1, compiles={**compiled_in(0), "warm": None})
+    (row,) = rows(half_filled, "steady")
+    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(39.6), "cold")
+    assert row.warm_first_call_seconds is None, "no figure of a warm start is made of it"
+
+
 def test_a_second_process_tells_the_warm_first_call_before_other_rounds_do() -> None:
     (row,) = rows(shared_cache(39_600.0, 7000.0, compiles=COMPILES), "steady")
     assert row.warm_first_call_seconds == 9.5

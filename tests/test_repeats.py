@@ -131,6 +131,14 @@ def bench_record(count: int = 12, taken_ns: int = 10**6) -> dict:
     return {"samples": rows, "detail": {"graphs": [1, 1, 1, 2, *[2] * (count - 4)]}}
 
 
+def test_bench_tells_in_which_samples_a_compiler_worked(tmp_path: Path) -> None:
+    record = bench_record()
+    record["detail"]["kernels"] = [5, 5, 6, *[6] * 9]
+    measured(tmp_path, record, {1: []})
+    (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [at for at, row in enumerate(json.loads(line)["rows"]) if row[-1]] == [2, 3]
+
+
 def measured(folder: Path, record: dict, answers: dict[int, list[int]], taken_ns: int = 10**6) -> list[int]:
     """The indices that bench measures again where `answers` lie ready."""
     for ask, indices in answers.items():

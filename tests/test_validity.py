@@ -163,6 +163,20 @@ def test_a_recompile_is_the_methods_own_and_few_samples_say_nothing() -> None:
     assert found(None, slept(spans(6), 4, 900)) == {}
 
 
+def test_a_kernel_that_triton_compiled_in_a_sample_is_the_methods_own() -> None:
+    kernels = [7, 7, 7, 7, 7, 9, *[9] * 6]
+    detail: dict[str, object] = {"graphs": [0] * 12, "kernels": kernels}
+    taken = samples(9000.0, *[450.0] * 4, 1900.0, *[450.0] * 6)
+    assert [span.compiled for span in spans_of(record(samples=taken, detail=detail))] == [
+        *[False] * 5,
+        True,
+        *[False] * 6,
+    ]
+    assert steady(judged(record(samples=taken, detail=detail), None)).tainted == 0
+    unknown = judged(record(samples=taken, detail={"graphs": [0] * 12}), None)
+    assert [s.index for s in unknown.samples if s.taint] == [5]
+
+
 def dynamic(seed: int = 0, count: int = 50, new_ms: float = 0.0) -> list[Span]:
     """Steps over batches of any length; each token costs the same beyond a fixed part, a new shape `new_ms` more."""
     draw, made, before = random.Random(seed), [], set()

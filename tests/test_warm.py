@@ -101,6 +101,7 @@ def test_a_suite_can_do_without(place: Path) -> None:
         ({}, {"status": "crashed"}, False),
         ({}, {"compiles": None}, False),
         ({}, {"compiles": COMPILES.model_copy(update={"graphs": 0})}, False),
+        ({}, {"compiles": COMPILES.model_copy(update={"graphs": 0, "kernels": 3})}, True),
     ],
 )
 def test_which_cells_are_started_again(cell: dict[str, Any], record: dict[str, Any], answer: bool) -> None:

@@ -47,8 +47,8 @@ def compile_section(record: Record) -> Section | None:
     if told is None:
         return None
     ledger = [
-        (entry.sample, "x".join(map(str, entry.shape)), entry.graphs, entry.recompiles, "; ".join(entry.reasons))
-        for entry in told.ledger
+        (e.sample, "x".join(map(str, e.shape)), e.graphs, e.recompiles, e.kernels, "; ".join(e.reasons))
+        for e in told.ledger
     ]
     hits = None
     if told.cache_hits is not None or told.cache_misses is not None:
@@ -59,11 +59,12 @@ def compile_section(record: Record) -> Section | None:
             [
                 ("graphs", told.graphs),
                 ("recompiles", told.recompiles),
+                ("kernels compiled by Triton at launch", told.kernels),
                 ("compile cache", hits),
                 ("warm start", _warm(told.warm)),
             ]
         ),
-        table(("sample", "shape", "graphs", "recompiles", "reasons"), ledger, numeric=(0, 2, 3)),
+        table(("sample", "shape", "graphs", "recompiles", "kernels", "reasons"), ledger, numeric=(0, 2, 3, 4)),
         table(("graph breaks",), [(reason,) for reason in told.breaks]),
     )
 

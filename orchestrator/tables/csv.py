@@ -74,6 +74,7 @@ def _line(row: Row, pair: Pair) -> dict[str, Any]:
         "host_bytes": row.host_bytes,
         "graphs": row.graphs,
         "recompiled": row.recompiled,
+        "launch_compiles": compilation.kernels if compilation else None,
         "graph_breaks": len(compilation.breaks) if compilation else None,
         "warm_first_call_seconds": row.warm_first_call_seconds,
         "break_even": row.break_even.count if row.break_even else None,

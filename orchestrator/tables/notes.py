@@ -32,7 +32,8 @@ HOW_TO_READ = """\
 - **peak GB**: 1e9 bytes; of the whole process, never reset; from the end of the warm-up on; and what the allocator
   held of the device: a CUDA graph's own memory counts there and not in the steady peak.
 - **first call**: compilation included; cold: with an empty compile cache, warm: a second process over the same one. Of
-  several rounds the median of the cold ones, and of the warm ones where there was no such second process.
+  several rounds the median of the cold ones, and of the warm ones where there was no such second process. Partly
+  warm: over a cache that lacked something.
 - **pays off after**: so many passes, tokens or steps until the extra time of the first call, and of compiles in the
   warm-up, is made up for against eager; of the cold rounds where there are any.
 - **of the ceiling**: the least time that the work can take at the rates measured on this device in this run, over the

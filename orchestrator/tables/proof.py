@@ -113,11 +113,14 @@ def not_fused(ran: Ran) -> str:
 
 
 def _compiled(row: Row, compilation: Compilation) -> str:
-    if not compilation.graphs:
+    if not compilation.graphs + compilation.kernels:
         return ""
-    parts = [f"{counted(compilation.graphs, 'graph')} compiled"]
+    parts = [f"{counted(compilation.graphs, 'graph')} compiled"] if compilation.graphs else []
     if compilation.recompiles:
         parts.append(counted(compilation.recompiles, "recompile"))
+    if compilation.kernels:
+        after = f", {compilation.later_kernels} of them after the first call" if compilation.later_kernels else ""
+        parts.append(f"{counted(compilation.kernels, 'kernel')} compiled by Triton at launch{after}")
     later = later_compiles(row)
     if later is not None:
         parts.append(f"{significant(later, SECONDS_DIGITS)} s for compiles in the warm-up")

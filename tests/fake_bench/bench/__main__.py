@@ -151,6 +151,7 @@ def real(name: str) -> Any:
 
 def stalls(folder: Path, spec: dict[str, Any]) -> int:
     """Samples of 20 ms (with seed 2 of 250), with seed 0 one of them held up; asks as bench does what to repeat."""
+    real("compiles")  # which the last of these imports
     events, repeats = real("record").Events(folder), real("repeats")
     (folder / "pid").write_text(str(os.getpid()))
     seed, samples = spec["workload"]["seed"], []
