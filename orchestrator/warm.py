@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StackbenchError
+from orchestrator.launchers import CACHE_FOLDER
 from orchestrator.record import WarmStart
 from orchestrator.supervise import EVENTS_FILE, RECORD_FILE, supervise
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 WARM_LOG = "warm.txt"
 LOG_HEADING = b"\n--- warm start: a second process over the same compile cache ---\n"
+NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compiles anew"
 REASON_CHARACTERS = 500
 
 
@@ -52,10 +55,20 @@ def with_warm_start(
     """
     assert record.compiles is not None
     try:
-        found = _measure(launcher, prepared, task, job, on_event)
+        if _left_nothing(job):
+            found = WarmStart(first_ns=None, reason=NOTHING_LEFT)
+        else:
+            found = _measure(launcher, prepared, task, job, on_event)
     except (StackbenchError, OSError) as error:
         found = WarmStart(first_ns=None, reason=str(error)[:REASON_CHARACTERS])
     return record.model_copy(update={"compiles": record.compiles.model_copy(update={"warm": found})})
+
+
+def _left_nothing(job: Job) -> bool:
+    """Whether the first process left no file in its cache; no where that cannot be seen."""
+    hidden: list[OSError] = []
+    files = any(names for _, _, names in os.walk(job.work / CACHE_FOLDER, onerror=hidden.append))
+    return not files and not any(isinstance(error, PermissionError) for error in hidden)
 
 
 def _measure(

@@ -15,7 +15,7 @@ from orchestrator.cli import run
 from orchestrator.record import Compiles, Record
 from orchestrator.reduce import rows
 from orchestrator.supervise import Verdict, blank_record
-from orchestrator.warm import LOG_HEADING, wanted
+from orchestrator.warm import LOG_HEADING, NOTHING_LEFT, wanted
 
 ROOT = Path(__file__).parents[1]
 NEW = "STACKBENCH_TEST_PYTHON"
@@ -83,6 +83,12 @@ def test_a_second_process_that_fails_loses_nothing(place: Path, method: str, rea
     assert warm["first_ns"] is None
     assert warm["reason"].startswith(reason)
     assert list((place / "state" / "work").iterdir()) == []
+
+
+def test_where_nothing_was_left_no_second_process_is_started(place: Path) -> None:
+    warm = go(place, "compiles_and_keeps_nothing")["compiles_and_keeps_nothing-0"]["compiles"]["warm"]
+    assert (warm["first_ns"], warm["reason"]) == (None, NOTHING_LEFT)
+    assert LOG_HEADING not in log_of(place, "compiles_and_keeps_nothing")
 
 
 def test_a_suite_can_do_without(place: Path) -> None:

@@ -286,6 +286,12 @@ def compiles_once(folder: Path, spec: dict[str, Any]) -> int:
     return fails(folder, spec) if spec["only_first"] else compiles(folder, spec)
 
 
+def compiles_and_keeps_nothing(folder: Path, spec: dict[str, Any]) -> int:
+    """Has folders for a cache, and no file in them."""
+    (folder / "cache" / "empty").mkdir(parents=True)
+    return write(folder, record(spec, compiles={**COMPILED, "cache_hits": None, "cache_misses": None}))
+
+
 def compiles_and_hides(folder: Path, spec: dict[str, Any]) -> int:
     """Leaves its first record for the second process's."""
     return 0 if spec["only_first"] else compiles(folder, spec)
@@ -362,7 +368,7 @@ BEHAVIOURS = {
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
         *(stalls, plants_links, judges_itself, checked),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
-        *(compiles, compiles_once, compiles_and_hides, compiles_then_hangs),
+        *(compiles, compiles_once, compiles_and_keeps_nothing, compiles_and_hides, compiles_then_hangs),
     )
 }
 BEHAVIOURS["torch"] = good
