@@ -302,6 +302,22 @@ def test_nothing_runs_out_of_the_window(pages: dict[str, Path], visit: Visit, wi
             )
 
 
+OUTSIDE = """
+() => [...document.querySelectorAll('svg text')].map((text) => {
+  const [own, whole] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
+  return [Math.round(Math.max(whole.left - own.left, own.right - whole.right)), text.textContent];
+}).filter(([beyond]) => beyond > 1)
+"""
+
+
+@pytest.mark.parametrize("wide", [390, 1440])
+def test_no_label_runs_out_of_its_chart(pages: dict[str, Path], visit: Visit, wide: int) -> None:
+    for name in ("one", "two"):
+        page = visit(pages[name], wide=wide)
+        draw_all(page)
+        assert page.evaluate(OUTSIDE) == []
+
+
 def test_on_a_phone(pages: dict[str, Path], visit: Visit) -> None:
     page = visit(pages["one"], wide=390, high=844, has_touch=True)
     assert not page.locator("#filters").is_visible()

@@ -63,8 +63,9 @@ function samplesChart(workload, all, width) {
   else low = 0;
   const stripHeight = shown.length > 4 ? 64 : 78;
   const above = 18;
-  const format = relative ? (v) => `${v > 0 ? "+" : v < 0 ? "−" : ""}${label(Number(Math.abs(v * 100).toPrecision(2)))} %` : label;
-  const left = yAxisWidth(linear(low, high, 0, 1), 2, format);
+  const brief = (v) => label(Number(Math.abs(v).toPrecision(2)));
+  const format = relative ? (v) => `${v > 0 ? "+" : v < 0 ? "−" : ""}${brief(v * 100)} %` : brief;
+  const left = labelsWidth([low, high], format);
   const x = linear(0, Math.max(...shown.flatMap((item) => item.points.map((point) => point.at))) || 1, left, width - 12);
   const height = shown.length * stripHeight + AXIS_HEIGHT + 4;
   const strips = shown.map((item, n) => drawStrip(item, n, { x, low, high, left, width, stripHeight, above, format }));

@@ -59,7 +59,12 @@ function words(x, y, content, attributes) {
 function xAxis(scale, left, right, y, name, format) {
   const room = Math.max(2, Math.floor((right - left) / 75));
   const ticks = scale.ticks(room);
-  const marks = ticks.map((tick) => words(scale(tick), y + 15, (format || label)(tick), { class: "dim", "text-anchor": "middle" }));
+  const marks = ticks.map((tick) => {
+    const [at, text] = [scale(tick), (format || label)(tick)];
+    const half = textWidth(text) / 2;
+    const anchor = at < half ? "start" : at + half > right + 10 ? "end" : "middle";
+    return words(at, y + 15, text, { class: "dim", "text-anchor": anchor });
+  });
   return [
     shape("line", { class: "axis", x1: left, x2: right, y1: y, y2: y }),
     marks,
@@ -79,7 +84,11 @@ function yAxis(scale, left, right, wanted, format) {
 }
 
 function yAxisWidth(scale, wanted, format) {
-  return Math.ceil(Math.max(...scale.ticks(wanted || 4).map((tick) => textWidth((format || label)(tick))), 10)) + 12;
+  return labelsWidth(scale.ticks(wanted || 4), format || label);
+}
+
+function labelsWidth(ticks, format) {
+  return Math.ceil(Math.max(...ticks.map((tick) => textWidth(format(tick))), 10)) + 12;
 }
 
 function colour(row) {
