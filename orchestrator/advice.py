@@ -25,6 +25,11 @@ def warnings(row: Row) -> list[str]:
             f"the later half of the samples is {_signed(row.drift)} off the earlier: let the device settle, that is, "
             f"raise `iterations` or `--rounds`, or {remedy}"
         )
+    if row.one_compile:
+        lines.append(
+            "its rounds share a compile cache, so that the interval knows nothing of how compiles differ (one that "
+            "tunes by measuring finds another kernel each time): leave `--cache shared` out to have that in it"
+        )
     if row.tainted and "tainted" in row.flags:
         lines.append(
             f"{counted(row.tainted, 'timed sample')} tainted ({'; '.join(row.taints)}): run the cell again with the "

@@ -270,6 +270,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         share=_share(shown, figure, protocol, ceilings),
         versions=shown.versions,
         compilation=compilation,
+        one_compile=_one_compile(counted, compilation),
         **_evidence(shown.evidence, counted),
     )
 
@@ -292,6 +293,12 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
         "first_off": _in_most(offs),
         "drift": _in_most(drifts),
     }
+
+
+def _one_compile(counted: Sequence[Round], compilation: Compilation | None) -> bool:
+    """Whether a compiled row has several rounds, and some did not compile it anew."""
+    compiled = compilation is not None and compilation.graphs + compilation.kernels > 0
+    return compiled and len(counted) > 1 and any(r.first_call.cache in ("warm", "partly warm") for r in counted)
 
 
 def _compilation(shown: Evidence, counted: Sequence[Round]) -> Compilation | None:

@@ -262,6 +262,8 @@ class Row(Frozen):
     """None where the row is its own probe."""
     ran: Ran | None = None
     compilation: Compilation | None = None
+    one_compile: bool = False
+    """Rounds of it began over what an earlier one had compiled: its interval knows nothing of how compiles differ."""
     power: Power | None = None
     tainted: int = 0
     """Timed samples that something else disturbed, in all rounds."""

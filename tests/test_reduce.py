@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_samples import COMPILES, ceilings, compiled_in, record, samples, shared_cache, small_run, workload
 
+from orchestrator.advice import warnings
 from orchestrator.record import Record
 from orchestrator.reduce import Reduction, ceiling, rows
 from orchestrator.rows import Share
@@ -50,6 +51,19 @@ def test_a_first_call_over_a_cache_that_lacked_something_is_partly_warm() -> Non
     (row,) = rows(half_filled, "steady")
     assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(39.6), "cold")
     assert row.warm_first_call_seconds is None, "no figure of a warm start is made of it"
+
+
+def test_rounds_over_one_compile_cache_say_so() -> None:
+    (row,) = rows(shared_cache(39_600.0, 7000.0, 7000.0, compiles=compiled_in(0)), "steady")
+    assert row.one_compile
+    (warning,) = warnings(row)
+    assert warning.startswith("its rounds share a compile cache")
+    (row,) = rows(shared_cache(39_600.0, 39_000.0, cold=2, compiles=compiled_in(0)), "steady")
+    assert not row.one_compile
+    (row,) = rows(shared_cache(39_600.0, compiles=compiled_in(0)), "steady")
+    assert not row.one_compile
+    (row,) = rows(shared_cache(39_600.0, 7000.0), "steady")
+    assert not row.one_compile, "nothing was compiled"
 
 
 def test_a_second_process_tells_the_warm_first_call_before_other_rounds_do() -> None:
