@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, get_args
 
 from orchestrator.evidence import piece
-from orchestrator.proving import is_own_probe
+from orchestrator.proving import is_own_probe, with_its_packages
 from orchestrator.record import Flag
 from orchestrator.rows import BreakEven, ProbeResult, Row, Versus
 from orchestrator.verdict import verdict
@@ -89,8 +89,7 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     if is_own_probe(row.workload) or row.status not in COMPUTED:
         return row
     found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
-    own = [probe for probe in found if probe.versions.fingerprint == row.versions.fingerprint]
-    result = probe_result(own or found)
+    result = probe_result(with_its_packages(found, row.versions.fingerprint, lambda probe: probe.versions.fingerprint))
     changes: dict[str, object] = {"probe": result}
     if result.status == "incorrect":
         if row.status == "ok":

@@ -21,6 +21,7 @@ from orchestrator.folders import STATE
 from orchestrator.frozen import Frozen
 from orchestrator.numbers import MISSING, counted, significant
 from orchestrator.protocol import Unit, in_unit, steady, unit_of
+from orchestrator.proving import with_its_packages
 from orchestrator.record import is_row
 from orchestrator.store import read_record, record_files, runs
 from orchestrator.tables.markdown import describe
@@ -99,7 +100,8 @@ def history(
             probes.setdefault(_place(probe), []).append(probe)
     groups: dict[tuple[Any, ...], list[sqlite3.Row]] = {}
     for row in found:
-        if _wrong(probes.get(_place(row), ()), row["fingerprint"]):
+        beside = with_its_packages(probes.get(_place(row), ()), row["fingerprint"], lambda probe: probe["fingerprint"])
+        if any(probe["status"] == "incorrect" for probe in beside):
             continue
         key = (row["benchmark"], row["workload_id"], row["method"], row["stack"], row["device"])
         groups.setdefault(key, []).append(row)
@@ -241,12 +243,6 @@ def _facts(path: Path) -> tuple[Any, ...]:
 def _place(row: sqlite3.Row) -> tuple[Any, ...]:
     """Return what a row and the probe of its method share."""
     return tuple(row[name] for name in ("run", "benchmark", "method", "stack", "device"))
-
-
-def _wrong(probes: Sequence[sqlite3.Row], fingerprint: str | None) -> bool:
-    """Return whether a probe is incorrect, of those with the same packages where there are any."""
-    own = [probe for probe in probes if probe["fingerprint"] == fingerprint]
-    return any(probe["status"] == "incorrect" for probe in own or probes)
 
 
 def _line(group: Sequence[sqlite3.Row]) -> Line:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.plan import Cell
 from orchestrator.workload import GENERATING, ModelConfig, Weights, Workload, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+ProbeOf = TypeVar("ProbeOf")
+"""A probe's row, or what an index holds of its record."""
 REFERENCE = "reference"
 """Benchmark and method of a cell that makes references."""
 SUBJECTS_AT_MOST = 16
@@ -29,6 +31,13 @@ PROBE_MODEL = ModelConfig(
 def is_own_probe(workload: Workload) -> bool:
     """Whether a row on this workload shows a fault by itself: sharp weights, and no rounding to hide behind."""
     return workload.weights is not None and workload.weights.source == "probe" and workload.dtype in EXACT
+
+
+def with_its_packages(
+    probes: Sequence[ProbeOf], fingerprint: str | None, fingerprint_of: Callable[[ProbeOf], str | None]
+) -> Sequence[ProbeOf]:
+    """Return those of a method's probes that ran with the same packages as a row, or all where none did."""
+    return [probe for probe in probes if fingerprint_of(probe) == fingerprint] or probes
 
 
 def probe_workload(workload: Workload) -> Workload:
