@@ -50,8 +50,8 @@ class Ledger:
         count_kernels()
         count, before = graph_count() - self._before, self.graphs[-1] if self.graphs else 0
         self.graphs.append(count)
-        kernels = TRITON["kernels"] - self._kernels - (self.kernels[-1] if self.kernels else 0)
         self.kernels.append(TRITON["kernels"] - self._kernels)
+        kernels = self.kernels[-1] - (self.kernels[-2] if len(self.kernels) > 1 else 0)
         attempts = frame_attempts()
         again = sum(made - max(self._attempts[frame], 1) for frame, made in attempts.items())
         self._attempts = attempts
@@ -144,12 +144,13 @@ def count_kernels() -> None:
     Called before the compilation; a true answer would keep Triton from it. Whoever had hooked in before is asked too.
     """
     knobs, jit = sys.modules.get("triton.knobs"), sys.modules.get("triton.runtime.jit")
-    holder: Any = getattr(knobs, "runtime", None)  # Triton 3.4 and newer
-    name = "jit_cache_hook"
-    if holder is None or not hasattr(holder, name):
-        holder, name = getattr(jit, "JITFunction", None), "cache_hook"
+    places: list[tuple[Any, str]] = [
+        (getattr(knobs, "runtime", None), "jit_cache_hook"),  # Triton 3.4 and newer
+        (getattr(jit, "JITFunction", None), "cache_hook"),
+    ]
+    holder, name = next((place for place in places if hasattr(*place)), (None, ""))
     before = getattr(holder, name, None)
-    if holder is None or not hasattr(holder, name) or getattr(before, "counts", False):
+    if holder is None or getattr(before, "counts", False):
         return
 
     def hook(*arguments: Any, **named: Any) -> Any:
@@ -157,7 +158,7 @@ def count_kernels() -> None:
         return before(*arguments, **named) if before else None
 
     hook.counts = True  # type: ignore[attr-defined]
-    setattr(holder, name, hook if holder is not getattr(jit, "JITFunction", None) else staticmethod(hook))
+    setattr(holder, name, staticmethod(hook) if isinstance(holder, type) else hook)
 
 
 def keep_reasons() -> None:

@@ -19,8 +19,6 @@ SAME_CLOCK = 0.01
 """Medians of the clock this near to each other are one clock."""
 VENDOR = "NVIDIA "
 SHOWN_CHARACTERS = 40
-SPECIMEN = "the GPU's UUID"
-"""Two GPUs of one model differ by a percent or so in what they do at their power limit."""
 
 
 class Ground(Frozen):
@@ -61,7 +59,6 @@ def ground_of(record: Record) -> Ground:
         )
         limit = environment.gpu.power_limit_watts if environment.gpu else None
         facts["power limit"] = None if limit is None else f"{limit:g} W"
-        facts[SPECIMEN] = environment.gpu.uuid if environment.gpu else None
     if provenance is not None:
         facts.update(launcher=provenance.launcher, image=provenance.image_id, lock=provenance.lock)
         facts["compile cache"] = provenance.cache
@@ -90,12 +87,12 @@ def _differences(a: Ground, b: Ground) -> Iterator[Difference]:
     other_model = None not in (a.hardware.name, b.hardware.name) and not same_device(a, b)
     if other_model:
         yield Difference(what="device", a=_model(a.hardware), b=_model(b.hardware))
-    shared = [name for name in a.facts if name in b.facts and not (other_model and name == SPECIMEN)]
+    # Two GPUs of one model differ by a percent or so in what they do at their power limit.
     pairs = [
-        *((name, a.facts[name], b.facts[name]) for name in shared if name == SPECIMEN),
+        ("the GPU's UUID", *((None, None) if other_model else (a.hardware.uuid, b.hardware.uuid))),
         ("driver", a.hardware.driver, b.hardware.driver),
         ("threads", a.hardware.threads, b.hardware.threads),
-        *((name, a.facts[name], b.facts[name]) for name in shared if name != SPECIMEN),
+        *((name, a.facts[name], b.facts[name]) for name in a.facts if name in b.facts),
     ]
     for what, mine, other in pairs:
         if mine is not None and other is not None and mine != other:

@@ -107,7 +107,7 @@ def compilation(record: Record) -> Compilation | None:
         graphs=told.graphs,
         recompiles=told.recompiles,
         kernels=told.kernels,
-        later_kernels=sum(entry.kernels for entry in told.ledger if entry.sample > 0),
+        later_kernels=told.kernels - sum(entry.kernels for entry in told.ledger if entry.sample == 0),
         breaks=told.breaks,
         cache_hits=told.cache_hits,
         cache_misses=told.cache_misses,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.evidence import graphs_of
 from orchestrator.protocol import first_call_seconds, samples_in
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from orchestrator.protocol import Reduced
     from orchestrator.record import Record
-
-CacheState = Literal["cold", "partly warm", "warm"]
-"""Whether the compile cache was empty when the process began; partly warm: it was not, and lacked something."""
+    from orchestrator.rows import CacheState
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,11 @@ class Compiles(Frozen):
     cache_misses: Count | None
     warm: WarmStart | None = None
 
+    @property
+    def made(self) -> int:
+        """How many graphs and kernels."""
+        return self.graphs + self.kernels
+
 
 class Range(Frozen):
     """Of one quantity over the timed samples."""

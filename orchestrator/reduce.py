@@ -297,7 +297,7 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
 
 def _one_compile(counted: Sequence[Round], compilation: Compilation | None) -> bool:
     """Whether a compiled row has several rounds, and some did not compile it anew."""
-    compiled = compilation is not None and compilation.graphs + compilation.kernels > 0
+    compiled = compilation is not None and compilation.made > 0
     return compiled and len(counted) > 1 and any(r.first_call.cache in ("warm", "partly warm") for r in counted)
 
 

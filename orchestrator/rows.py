@@ -21,6 +21,8 @@ Bound = Literal["compute", "memory"]
 CeilingOf = Literal["this device", "this model of device"]
 Piece = Literal["pass", "token", "step"]
 """What a person counts: samples of the benchmark forward are passes."""
+CacheState = Literal["cold", "partly warm", "warm"]
+"""Whether the compile cache was empty when a process began; partly warm: it was not, and lacked something."""
 
 
 class Hardware(Frozen):
@@ -160,6 +162,11 @@ class Compilation(Frozen):
     """The first call of a second process over the same compile cache."""
     warm_reason: str | None = None
 
+    @property
+    def made(self) -> int:
+        """How many graphs and kernels."""
+        return self.graphs + self.kernels
+
 
 class Power(Frozen):
     """What the GPU drew while the timed samples ran. `joules` are of one pass, token (of any sequence) or step."""
@@ -226,7 +233,7 @@ class Row(Frozen):
     next_token_seconds: float | None
     first_call_seconds: float | None
     """The median of the rounds that began with an empty compile cache; where none did, of all."""
-    first_call_cache: Literal["cold", "partly warm", "warm"] | None
+    first_call_cache: CacheState | None
     """What `first_call_seconds` is of; null where it is not known of every round."""
     first_call_rounds: tuple[float, ...]
     """Of every round, whatever its compile cache held."""

@@ -35,7 +35,7 @@ def wanted(cell: Cell, record: Record) -> bool:
         and record.round == 0
         and record.status in ("ok", "incorrect")
         and record.compiles is not None
-        and record.compiles.graphs + record.compiles.kernels > 0
+        and record.compiles.made > 0
     )
 
 

@@ -113,7 +113,7 @@ def not_fused(ran: Ran) -> str:
 
 
 def _compiled(row: Row, compilation: Compilation) -> str:
-    if not compilation.graphs + compilation.kernels:
+    if not compilation.made:
         return ""
     parts = [f"{counted(compilation.graphs, 'graph')} compiled"] if compilation.graphs else []
     if compilation.recompiles:

@@ -76,15 +76,17 @@ function xGrid(scale, top, bottom, wanted) {
   return scale.ticks(wanted || 5).map((tick) => shape("line", { class: "grid", x1: scale(tick), x2: scale(tick), y1: top, y2: bottom }));
 }
 
-function yAxis(scale, left, right, wanted, format) {
-  return scale.ticks(wanted || 4).map((tick) => [
+const Y_TICKS = 4;
+
+function yAxis(scale, left, right) {
+  return scale.ticks(Y_TICKS).map((tick) => [
     shape("line", { class: "grid", x1: left, x2: right, y1: scale(tick), y2: scale(tick) }),
-    words(left - 6, scale(tick) + 4, (format || label)(tick), { class: "dim", "text-anchor": "end" }),
+    words(left - 6, scale(tick) + 4, label(tick), { class: "dim", "text-anchor": "end" }),
   ]);
 }
 
-function yAxisWidth(scale, wanted, format) {
-  return labelsWidth(scale.ticks(wanted || 4), format || label);
+function yAxisWidth(scale) {
+  return labelsWidth(scale.ticks(Y_TICKS), label);
 }
 
 function labelsWidth(ticks, format) {
