@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from bench_specs import SHAPES, workload, write_spec  # noqa: E402
 
-from bench import cell, compiles  # noqa: E402
+from bench import cell, compiles, operators  # noqa: E402
 from bench.methods import thunder, thunder_dynamo  # noqa: E402
 from bench.spec import read_spec, read_workload  # noqa: E402
 
@@ -58,6 +58,24 @@ def fake(tmp_path, monkeypatch):
     yield make
     for name in [name for name in sys.modules if name.split(".")[0] == "thunder"]:
         del sys.modules[name]
+
+
+@pytest.mark.parametrize("method", [thunder, thunder_dynamo])
+def test_its_mask_has_batch_and_heads_and_says_the_same(method, monkeypatch):
+    q, k, v = (torch.randn(3, time, 4, 8) for time in (2, 5, 5))
+    mask = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf, -torch.inf], [0.0, 0.0, 0.0, -torch.inf, -torch.inf]])
+    seen = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*tensors, attn_mask, **options):
+        seen.append(attn_mask if attn_mask is None else tuple(attn_mask.shape))
+        return real(*tensors, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    attention = method.operators().attention
+    assert torch.equal(attention(q, k, v, mask), operators.attention(q, k, v, mask))
+    assert torch.equal(attention(k, k, v, None), operators.attention(k, k, v, None))
+    assert seen == [(3, 1, 2, 5), (2, 5), None, None]
 
 
 @pytest.mark.parametrize("method", ["thunder", "thunder_dynamo"])

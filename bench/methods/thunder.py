@@ -15,8 +15,10 @@ from importlib import metadata
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench import compiles, dispatched
+from bench import operators as plain
 from bench.gpt import GPT
 from bench.methods import FUSED_ATTENTION
 from bench.operators import Operators
@@ -51,7 +53,12 @@ def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
 
 def operators() -> Operators:
     """Plain PyTorch's: Thunder fuses them itself."""
-    return Operators()
+    return Operators(attention=attention)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The plain one; a mask [time, slots] gets the batch and the heads without which Thunder's `sdpa` raises."""
+    return plain.attention(q, k, v, None if mask is None else mask.expand(q.shape[0], 1, *mask.shape))
 
 
 def settings(workload: Workload) -> dict[str, Any]:
