@@ -30,6 +30,10 @@ def warnings(row: Row) -> list[str]:
             "its rounds share a compile cache, so that the interval knows nothing of how compiles differ (one that "
             "tunes by measuring finds another kernel each time): leave `--cache shared` out to have that in it"
         )
+    if len(row.gpus) > 1:
+        lines.append(
+            f"its rounds ran on {len(row.gpus)} GPUs, whose difference is in the interval: run it with `--fresh` on one"
+        )
     if row.tainted and "tainted" in row.flags:
         lines.append(
             f"{counted(row.tainted, 'timed sample')} tainted ({'; '.join(row.taints)}): run the cell again with the "

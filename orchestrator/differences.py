@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -11,13 +12,15 @@ from orchestrator.rows import Hardware
 from orchestrator.what_ran import hardware_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from orchestrator.record import Record
 
 SAME_CLOCK = 0.01
 """Medians of the clock this near to each other are one clock."""
 VENDOR = "NVIDIA "
+AND = " and "
+"""Between what differs from round to round on one side."""
 SHOWN_CHARACTERS = 40
 
 
@@ -25,6 +28,8 @@ class Ground(Frozen):
     """What a cell ran on and in. Everything but `hardware` is text by name, so that two can be laid side by side."""
 
     hardware: Hardware
+    gpus: tuple[str, ...] = ()
+    """UUIDs, in the order of the rounds."""
     facts: dict[str, str] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
     clock_mhz: float | None = None
@@ -63,11 +68,31 @@ def ground_of(record: Record) -> Ground:
         facts.update(launcher=provenance.launcher, image=provenance.image_id, lock=provenance.lock)
         facts["compile cache"] = provenance.cache
     clock = telemetry.sm_clock_mhz if telemetry else None
+    hardware = hardware_of(record)
     return Ground(
-        hardware=hardware_of(record),
+        hardware=hardware,
+        gpus=() if hardware.uuid is None else (hardware.uuid,),
         facts={name: value for name, value in facts.items() if value is not None},
         packages=environment.packages if environment else {},
         clock_mhz=clock.median if clock else None,
+    )
+
+
+def joined(rounds: Sequence[Ground]) -> Ground:
+    """Return one ground for a cell's rounds: the last one's, with every GPU and fact that any of them had.
+
+    Rounds that did not live to say what they ran on count only where no other does. The clock is the median of medians.
+    """
+    known = [each for each in rounds if each.hardware.name is not None] or rounds
+    names = dict.fromkeys(name for each in known for name in each.facts)
+    values = {name: dict.fromkeys(each.facts[name] for each in known if name in each.facts) for name in names}
+    clocks = [each.clock_mhz for each in known if each.clock_mhz is not None]
+    return known[-1].model_copy(
+        update={
+            "gpus": tuple(dict.fromkeys(gpu for each in known for gpu in each.gpus)),
+            "facts": {name: AND.join(found) for name, found in values.items()},
+            "clock_mhz": median(clocks) if clocks else None,
+        }
     )
 
 
@@ -89,7 +114,7 @@ def _differences(a: Ground, b: Ground) -> Iterator[Difference]:
         yield Difference(what="device", a=_model(a.hardware), b=_model(b.hardware))
     # Two GPUs of one model differ by a percent or so in what they do at their power limit.
     pairs = [
-        ("the GPU's UUID", *((None, None) if other_model else (a.hardware.uuid, b.hardware.uuid))),
+        ("the GPU's UUID", *((None, None) if other_model else (AND.join(a.gpus) or None, AND.join(b.gpus) or None))),
         ("driver", a.hardware.driver, b.hardware.driver),
         ("threads", a.hardware.threads, b.hardware.threads),
         *((name, a.facts[name], b.facts[name]) for name in a.facts if name in b.facts),
@@ -108,7 +133,8 @@ def _differences(a: Ground, b: Ground) -> Iterator[Difference]:
 def _short(value: str | None) -> str:
     if value is None:
         return "none"
-    return value if len(value) <= SHOWN_CHARACTERS else f"{value[: SHOWN_CHARACTERS // 2]}…"
+    parts = value.split(AND)
+    return AND.join(part if len(part) <= SHOWN_CHARACTERS else f"{part[: SHOWN_CHARACTERS // 2]}…" for part in parts)
 
 
 def _model(hardware: Hardware) -> str:

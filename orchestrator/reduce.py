@@ -218,7 +218,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
     status = min((r.status for r in rounds), key=SEVERITY.index)
     # The figure is made of the rounds that went as the row says; a wrong row's is kept, but is no headline.
     counted = [r for r in rounds if r.status == ("incorrect" if status == "incorrect" else "ok")]
-    # Versions, hardware and work are the same in every round of a cell, where its record got that far.
+    # Versions, the model of the device and work are the same in every round of a cell, where its record got that far.
     shown = (counted or list(rounds))[-1]
     workload = shown.workload
     reduced = [r.note if protocol == "note" else r.steady for r in counted]
@@ -238,6 +238,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         stack=shown.stack,
         workload=workload,
         hardware=shown.hardware,
+        gpus=tuple(dict.fromkeys(r.hardware.uuid for r in counted if r.hardware.uuid is not None)),
         status=status,
         reason=_reason(rounds),
         flags=_flags(rounds, counted),

@@ -205,6 +205,9 @@ class Row(Frozen):
     stack: str
     workload: Workload
     hardware: Hardware
+    """Of the last round that counts."""
+    gpus: tuple[str, ...]
+    """The UUIDs of the GPUs that the rounds ran on which count: several where a run went on on another machine."""
     status: Status
     reason: str | None
     flags: tuple[Flag, ...]

@@ -6,7 +6,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.differences import Ground, ground_of
+from orchestrator.differences import Ground, ground_of, joined
 from orchestrator.errors import UsageError
 from orchestrator.frozen import Frozen
 from orchestrator.protocol import Protocol, Unit, higher_is_better
@@ -107,7 +107,7 @@ def read_side(
     `run` stands in where the name has none.
     """
     found = find_run(results, name.run or run)
-    reduction, grounds, unreadable = Reduction(), dict[str, Ground](), list[str]()
+    reduction, grounds, unreadable = Reduction(), dict[str, list[Ground]](), list[str]()
     for path in record_files(found.folder):
         try:
             record = read_record(path)
@@ -115,8 +115,8 @@ def read_side(
             unreadable.append(f"records/{path.name}: {error.what}")
             continue
         reduction.add(record)
-        if is_row(record) and (record.environment is not None or record.cell_id not in grounds):
-            grounds[record.cell_id] = ground_of(record)
+        if is_row(record):
+            grounds.setdefault(record.cell_id, []).append(ground_of(record))
     rows = reduction.rows(protocol)
     for kind, word, known in (
         ("method", name.method, [row.method for row in rows]),
@@ -140,7 +140,7 @@ def read_side(
         name=name,
         title=f"{found.folder.name}{f':{selected}' if selected else ''}",
         folder=str(found.folder),
-        entries=tuple(entry_of(row, grounds[row.cell_id]) for row in chosen),
+        entries=tuple(entry_of(row, joined(grounds[row.cell_id])) for row in chosen),
         unreadable=tuple(unreadable),
     )
 

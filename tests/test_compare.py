@@ -140,6 +140,23 @@ def test_another_specimen_of_the_same_model_is_named(tmp_path: Path) -> None:
     assert results(told) == ["same"]
 
 
+def test_rounds_on_several_gpus_and_their_clocks_are_all_named(tmp_path: Path) -> None:
+    clocks = [{**TELEMETRY, "sm_clock_mhz": {"low": 1200.0, "median": mhz, "high": 1900.0}} for mhz in (1410.0, 1500.0)]
+    other = environment(gpu={**GPU, "uuid": "GPU-27c61449"})
+    one, more = rounds(seed=2, telemetry=clocks[0]), rounds(seed=2, telemetry=clocks[1], environment=other)
+    told = two(tmp_path, rounds(telemetry=TELEMETRY), [*one[:4], more[4]])
+    found = {d.what: (d.a, d.b) for d in told.cells[0].differences}
+    assert found == {"the GPU's UUID": ("GPU-0", "GPU-0 and GPU-27c61449"), "clock": ("1755 MHz", "1410 MHz")}
+    assert "GPU-0 / GPU-0 and GPU-27c61449" in render(told, "text")
+
+
+def test_a_round_that_died_early_hides_nothing_of_the_others(tmp_path: Path) -> None:
+    dead = rounds(seed=2)[-1].model_copy(update={"environment": None, "status": "crashed", "samples": ()})
+    told = two(tmp_path, rounds(), [*rounds(seed=2)[:-1], dead])
+    assert told.cells[0].differences == ()
+    assert results(told) != ["refused"]
+
+
 def test_what_differs_is_named(tmp_path: Path) -> None:
     packages = {**ENVIRONMENT["packages"], "triton": "3.6.0", "xformers": "0.0.31"}
     other = environment(packages=packages, fingerprint="e" * 16, python="3.12.1", gpu={**GPU, "driver": "590.1"})

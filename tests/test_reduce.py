@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from record_samples import COMPILES, ceilings, compiled_in, record, samples, shared_cache, small_run, workload
+from record_samples import (
+    COMPILES,
+    ENVIRONMENT,
+    GPU,
+    ceilings,
+    compiled_in,
+    record,
+    samples,
+    shared_cache,
+    small_run,
+    workload,
+)
 
 from orchestrator.advice import warnings
 from orchestrator.record import Record
@@ -15,6 +27,10 @@ from orchestrator.reduce import Reduction, ceiling, rows
 from orchestrator.rows import Share
 
 TAKEN = samples(9000.0, 500.0, 410.0, 430.0, 420.0, 450.0)
+
+
+def on(uuid: str) -> dict[str, Any]:
+    return {**ENVIRONMENT, "gpu": {**GPU, "uuid": uuid}}
 
 
 def test_a_row_carries_its_proof() -> None:
@@ -64,6 +80,19 @@ def test_rounds_over_one_compile_cache_say_so() -> None:
     assert not row.one_compile
     (row,) = rows(shared_cache(39_600.0, 7000.0), "steady")
     assert not row.one_compile, "nothing was compiled"
+
+
+def test_rounds_on_several_gpus_say_so() -> None:
+    rounds = [record(samples=TAKEN, round=n, environment=on(f"GPU-{gpu}")) for n, gpu in enumerate((0, 0, 1))]
+    (row,) = rows(rounds, "steady")
+    assert row.gpus == ("GPU-0", "GPU-1")
+    (warning,) = warnings(row)
+    assert warning.startswith("its rounds ran on 2 GPUs")
+    (row,) = rows(rounds[:2], "steady")
+    assert (row.gpus, warnings(row)) == (("GPU-0",), [])
+    failed = record(round=2, status="crashed", reason="exit code 1", samples=[], environment=on("GPU-1"))
+    (row,) = rows([*rounds[:2], failed], "steady")
+    assert row.gpus == ("GPU-0",), "a round that gave no figure is not in the interval"
 
 
 def test_a_second_process_tells_the_warm_first_call_before_other_rounds_do() -> None:
