@@ -181,6 +181,9 @@ def test_the_real_thunder(tmp_path, benchmark):
     if old and benchmark in ("generation", "model_inference"):
         assert record["status"] == "unsupported"
         assert "index_copy_" in record["reason"]
+    elif benchmark == "train_dynamic" and record["status"] == "unsupported":
+        # Sizes that stay unknown are "highly experimental" to Thunder, and 0.2.6 may refuse them (its issue 2653).
+        assert record["reason"].startswith("Thunder 0.2.6: NotImplementedError: ")
     else:
         assert (record["status"], record["reason"]) == ("ok", None)
         assert record["detail"]["thunder"]["executors"]["torch"] > 0
