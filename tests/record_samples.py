@@ -218,6 +218,15 @@ def shared_cache(*first: float, cold: int = 1, lacking: int = 0, **changes: Any)
     ]
 
 
+def with_layers(layers: int, first: float, **changes: Any) -> Record:
+    """A cold round of the note's forward on a model of so many layers, its first call so many seconds long."""
+    model = {"name": f"model_of_{layers}", **MODELS["open_llama_7b"], "layers": layers}
+    what = workload(model=model)
+    taken = samples(first * 1e3, 14.0 * layers, *[14.0 * layers] * 4)
+    fields = {"cell_id": what.workload_id, "workload": what, "method": "thunder", "samples": taken, "flags": ["cold"]}
+    return record(**{**fields, "compiles": compiled_in(0), **changes})
+
+
 COMPILES = {
     "graphs": 2,
     "recompiles": 1,

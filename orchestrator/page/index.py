@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.growth import growths
 from orchestrator.numbers import MISSING, between, gigabytes, milliseconds, percent, significant
 from orchestrator.page.remarks import published_caveats, remarks
 from orchestrator.page.runs import run_card
@@ -47,12 +48,14 @@ class Index:
         by_note = {
             id(pair): n for n, pair in enumerate(sorted((p for _, p in self.pairs), key=lambda p: place(p.note)))
         }
+        grown = _grown(self.sources)
         rows = [
             {
                 "run": number[id(source)],
                 "workload": group[_group(pair)],
                 "noteOrder": by_note[id(pair)],
                 **_row(pair),
+                **grown.get((id(source), pair.steady.cell_id), {}),
             }
             for source, pair in self.pairs
         ]
@@ -100,6 +103,16 @@ def make_index(sources: Sequence[Source]) -> Index:
 
 def _group(pair: Pair) -> tuple[str, ...]:
     return (pair.steady.benchmark, pair.steady.workload_id)
+
+
+def _grown(sources: Sequence[Source]) -> dict[tuple[int, str], dict[str, Any]]:
+    """Return by source and cell which series of growing first calls the row is in, and its model's layers."""
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    series = [(source, g) for source in sources for g in growths(pair.steady for pair in source.report.pairs)]
+    for number, (source, growth) in enumerate(series):
+        for point in growth.points:
+            found[id(source), point.cell_id] = {"growth": number, "layers": point.layers}
+    return found
 
 
 def _row(pair: Pair) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.growth import growths
+
 if TYPE_CHECKING:
     from orchestrator.protocol import Protocol
     from orchestrator.report import Pair, Report
@@ -13,10 +15,11 @@ SCHEMA_VERSION = 1
 
 
 def render(report: Report, protocol: Protocol | None = None) -> str:
-    """Return the document: `run`, `ceilings`, `workloads` by identity, `published`, and `rows`, each under a protocol.
+    """Return the document: `run`, `ceilings`, `workloads` by identity, `published`, `rows`, each under a protocol.
 
     Rows are those of `protocol`; of both, one after the other, where it is null.
     A row whose status is not ok has a `headline` of null; its `figure`, where one was measured, stays.
+    Last comes `growth`: the first calls of rows that differ in the model's layers alone.
     """
     header = report.header
     rows = [row for pair in report.pairs for row in _rows(pair, protocol)]
@@ -44,6 +47,7 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
             for comparison in report.published
         ],
         "rows": rows,
+        "growth": [found.model_dump(mode="json") for found in growths(pair.steady for pair in report.pairs)],
     }
     return "{\n" + ",\n".join(f"{_dump(key)}: {_lines(value)}" for key, value in document.items()) + "\n}\n"
 

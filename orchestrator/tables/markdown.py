@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from orchestrator.growth import growths
 from orchestrator.numbers import MISSING, between, counted, gigabytes, milliseconds, percent, significant
 from orchestrator.protocol import LEVEL, higher_is_better, unit_of
 from orchestrator.reduce import place
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.workload import Benchmark, Workload
 
 REASON_LENGTH = 300
+FIRST_CALL_DIGITS = 3
 WHAT: dict[Benchmark, str] = {
     "forward": "One forward pass, in seconds",
     "model_inference": "Generation with a compiled model, in tokens per second",
@@ -46,7 +48,7 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
         parts += [_heading(pairs[0].steady.workload), _table(pairs, report, first), notes.below(pairs, report)]
     if not report.pairs:
         parts.append("No cell has a record yet.")
-    parts += [notes.stacks(report), notes.published(report), notes.HOW_TO_READ]
+    parts += [_growth(report), notes.stacks(report), notes.published(report), notes.HOW_TO_READ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -127,6 +129,24 @@ def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
         line += [_published(pair.published, comparison.figures) for comparison in published]
         lines.append([*line, _status(row)])
     return columns(header, lines, left=(0, -1))
+
+
+def _growth(report: Report) -> str:
+    rows = {pair.steady.cell_id: pair.steady for pair in report.pairs}
+    lines = []
+    for growth in growths(rows.values()):
+        for point in growth.points:
+            row = rows[point.cell_id]
+            what = f"{row.benchmark}: {describe(row.workload)}"
+            first = significant(point.first_call_seconds, FIRST_CALL_DIGITS)
+            further = point.further_layer_seconds
+            each = MISSING if further is None else significant(further, FIRST_CALL_DIGITS)
+            lines.append([code(growth.name), escape(what), str(point.layers), first, each])
+    if not lines:
+        return ""
+    header = ("method@stack", "what", "layers", "first call, s", "each further layer, s")
+    about = "From an empty compile cache, compilation included; a further layer: one more than in the line above."
+    return f"## How the first call grows with the layers\n\n{about}\n\n{columns(header, lines, left=(0, 1))}"
 
 
 def _name(row: Row, alike: set[str]) -> str:

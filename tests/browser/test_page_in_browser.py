@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from page_samples import full_run, many_rows, nasty_run
-from record_samples import save_run
+from record_samples import save_run, with_layers
 
 from orchestrator.numbers import MISSING
 from orchestrator.page import write_page
@@ -28,6 +28,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for name, slower in (("a", 1.0), ("b", 1.05))
     }
     made = {"one": [runs["a"]], "two": [runs["a"], runs["b"]], "nasty": [nasty_run(folder / "n")]}
+    made["grows"] = [save_run(folder / "g", [with_layers(n, 4.5 * n) for n in (2, 8, 16, 32)])]
     for name, folders in made.items():
         write_page(folders, folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in made}
@@ -67,6 +68,19 @@ def test_it_opens_with_tables_and_charts(pages: dict[str, Path], visit: Visit) -
         assert "inductor@cuda" in label
     assert page.locator("#workload-0 .taint").count() == 5
     assert page.locator("#workload-0 .legend").first.inner_text().startswith("inductor@cuda")
+
+
+def test_first_calls_by_layers_lead_to_their_rows(pages: dict[str, Path], visit: Visit) -> None:
+    page = visit(pages["grows"])
+    draw_all(page)
+    charts = page.locator(".chart", has_text="First call by layers")
+    assert charts.count() == 4, "one beside each of the four workloads"
+    told = charts.first.locator("svg[role=img]").get_attribute("aria-label")
+    assert "9.00 s at 2, 36.0 s at 8, 72.0 s at 16, 144 s at 32" in told
+    marks = charts.first.locator("svg[role=img] [data-row]")
+    assert marks.count() == 4
+    marks.last.click()
+    assert "model_of_32" in page.locator("#drawer").inner_text()
 
 
 def test_an_incorrect_row_shows_no_speed(pages: dict[str, Path], visit: Visit) -> None:
@@ -312,7 +326,7 @@ OUTSIDE = """
 
 @pytest.mark.parametrize("wide", [390, 1440])
 def test_no_label_runs_out_of_its_chart(pages: dict[str, Path], visit: Visit, wide: int) -> None:
-    for name in ("one", "two"):
+    for name in ("one", "two", "grows"):
         page = visit(pages[name], wide=wide)
         draw_all(page)
         assert page.evaluate(OUTSIDE) == []

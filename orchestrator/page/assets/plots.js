@@ -1,4 +1,4 @@
-// Charts with two axes: speed against memory, samples over time, loss curves.
+// Charts with two axes: speed against memory, samples over time, first call by layers, loss curves.
 
 const MOST_SERIES = 8;
 const MOST_POINTS = 150;
@@ -121,6 +121,32 @@ function drawStrip(item, n, { x, low, high, left, width, stripHeight, above, for
     [low, high].map((tick) => words(left - 6, y(tick) + 4, format(tick), { class: "dim", "text-anchor": "end" })),
     dots,
   ];
+}
+
+// First calls of a row here and of those that differ from it in the model's layers alone.
+function growthChart(workload, all, width) {
+  const rows = all.filter((row) => row.growth !== undefined).slice(0, MOST_SERIES);
+  if (!rows.length) return null;
+  const series = rows.map((row) => data.rows.filter((other) => other.growth === row.growth).sort((a, b) => a.layers - b.layers));
+  const height = 240;
+  const [top, bottom] = [12, height - AXIS_HEIGHT];
+  const y = linear(0, niceTop(Math.max(...series.flat().map((row) => row.first.seconds)) * 1.04), bottom, top);
+  const left = yAxisWidth(y) + 2;
+  const x = linear(0, niceTop(Math.max(...series.flat().map((row) => row.layers))), left, width - 12);
+  const lines = series.map((points, n) => {
+    const path = points.map((row) => `${x(row.layers).toFixed(1)},${y(row.first.seconds).toFixed(1)}`).join("L");
+    const marks = points.map((row) =>
+      shape("g", { "data-row": row.id, "data-tip": `${row.legend}\n${plural(row.layers, "layer")}\n${row.first.text} s ${row.first.cache}` },
+        marker(rows[n], x(row.layers), y(row.first.seconds), row === rows[n] ? 6 : 4.5)));
+    return [shape("path", { class: `line ${colour(rows[n])} ${dash(rows[n])}`, d: `M${path}` }), marks];
+  });
+  const told = series.map((points) => `${points[0].legend} ${points.map((row) => `${row.first.text} s at ${row.layers}`).join(", ")}`).join("; ");
+  return chart(
+    "First call by layers",
+    "Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.",
+    picture(width, height, `First call by layers: ${told}`, yAxis(y, left, width - 12), lines, xAxis(x, left, width - 12, bottom, "layers")),
+    legend(rows),
+  );
 }
 
 function lossChart(workload, all, width) {

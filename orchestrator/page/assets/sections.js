@@ -1,6 +1,6 @@
 // The results: a section for each workload with its table and charts. Charts are drawn when they come into view.
 
-const CHARTS = [ceilingChart, memoryChart, samplesChart, firstCallChart, kernelChart, lossChart];
+const CHARTS = [ceilingChart, memoryChart, samplesChart, firstCallChart, growthChart, kernelChart, lossChart];
 const sections = [];
 let shownRows = [];
 

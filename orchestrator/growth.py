@@ -1,0 +1,76 @@
+"""How the first call grows with a model's layers: rows of one run that differ in the layers alone, side by side."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from orchestrator.frozen import Frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator.rows import Row
+
+
+class GrowthPoint(Frozen):
+    """A first call from an empty compile cache, compilation included."""
+
+    cell_id: str
+    layers: int
+    first_call_seconds: float
+    further_layer_seconds: float | None
+    """What each layer more than in the point before took; null of the first one."""
+
+
+class Growth(Frozen):
+    """One method's first calls at several numbers of layers, the fewest first."""
+
+    name: str
+    """`method@stack`."""
+    points: tuple[GrowthPoint, ...]
+
+
+def growths(rows: Iterable[Row]) -> tuple[Growth, ...]:
+    """Return what of `rows` (of one run and protocol) shows a growth: compiled, cold, at two numbers of layers or more.
+
+    Two rows that agree in the layers too (the same workload twice) count once, the first of them.
+    """
+    found = sorted((row for row in rows if _counts(row)), key=lambda row: (row.benchmark, row.name, _else(row)))
+    series = []
+    for (_, name, _), group in groupby(found, key=lambda row: (row.benchmark, row.name, _else(row))):
+        by_layers: dict[int, Row] = {}
+        for row in group:
+            by_layers.setdefault(_layers(row), row)
+        if len(by_layers) > 1:
+            series.append(Growth(name=name, points=_points([by_layers[layers] for layers in sorted(by_layers)])))
+    return tuple(series)
+
+
+def _points(rows: list[Row]) -> tuple[GrowthPoint, ...]:
+    points: list[GrowthPoint] = []
+    for row in rows:
+        layers, seconds = _layers(row), row.first_call_seconds or 0.0
+        further = None
+        if points:
+            further = (seconds - points[-1].first_call_seconds) / (layers - points[-1].layers)
+        points.append(
+            GrowthPoint(cell_id=row.cell_id, layers=layers, first_call_seconds=seconds, further_layer_seconds=further)
+        )
+    return tuple(points)
+
+
+def _counts(row: Row) -> bool:
+    compiled = row.compilation is not None and row.compilation.made > 0
+    cold = row.first_call_seconds is not None and row.first_call_cache == "cold"
+    return row.status == "ok" and row.workload.model is not None and compiled and cold
+
+
+def _layers(row: Row) -> int:
+    return row.workload.model.layers if row.workload.model else 0
+
+
+def _else(row: Row) -> str:
+    """Return the workload but for the layers and the model's name."""
+    model = row.workload.model and row.workload.model.model_copy(update={"layers": 1, "name": ""})
+    return row.workload.model_copy(update={"model": model}).model_dump_json()
