@@ -9,6 +9,7 @@ import pytest
 from record_samples import compiled_in, record, samples, save_run, with_layers, workload
 
 from orchestrator.growth import growths
+from orchestrator.numbers import MISSING
 from orchestrator.record import Record
 from orchestrator.reduce import rows
 from orchestrator.tables import render_tables
@@ -56,7 +57,7 @@ def test_the_tables_show_it(tmp_path: Path) -> None:
     run = save_run(tmp_path, [with_layers(32, 160.0), with_layers(2, 10.0)])
     shown = render_tables(run).split("## How the first call grows with the layers")[1].split("##")[0]
     lines = [[cell.strip() for cell in line.split("|")[3:6]] for line in shown.splitlines() if "thunder" in line]
-    assert lines == [["2", "10.0", "–"], ["32", "160", "5.00"]]
+    assert lines == [["2", "10.0", MISSING], ["32", "160", "5.00"]]
     (growth,) = json.loads(render_tables(run, form="json"))["growth"]
     assert [point["layers"] for point in growth["points"]] == [2, 32]
     alone = save_run(tmp_path / "alone", [with_layers(2, 10.0)])
