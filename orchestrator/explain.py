@@ -28,6 +28,7 @@ from orchestrator.record import is_row
 from orchestrator.reduce import Reduction, ceiling
 from orchestrator.store import Run, read_record, record_files, stem_of
 from orchestrator.tables import proof
+from orchestrator.tables.markdown import describe
 from orchestrator.tables.text import plain, printable
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def find_records(run_folder: Path, cell: str) -> list[Record]:
         matching = matching if cell else []
     ids = {known[name][1] for name in matching}
     if len(ids) != 1:
-        raise _no_such_cell(cell, matching, known)
+        raise _no_such_cell(run_folder, cell, matching, known)
     paths = [run_folder / "records" / f"{name}.json" for name, (_, cell_id) in known.items() if cell_id in ids]
     return sorted((read_record(path) for path in paths), key=lambda record: record.round)
 
@@ -114,16 +115,28 @@ def _probe_prefix(record: Record) -> str:
     return f"{PROBE}{record.workload.benchmark}-{record.method}@{record.stack}-"
 
 
-def _no_such_cell(cell: str, matching: Sequence[str], known: dict[str, tuple[str, str]]) -> UsageError:
+def _no_such_cell(
+    run_folder: Path, cell: str, matching: Sequence[str], known: dict[str, tuple[str, str]]
+) -> UsageError:
     where = f'cell "{printable(cell)}"'
-    cells = sorted({known[name] for name in matching or known})
-    listed = ", ".join(f"{title} ({cell_id})" for title, cell_id in cells[:SHOWN_CANDIDATES])
-    if len(cells) > SHOWN_CANDIDATES:
-        listed += f" and {len(cells) - SHOWN_CANDIDATES} more"
+    cells = {known[name]: name for name in sorted(matching or known, reverse=True)}
+    shown = sorted(cells)[:SHOWN_CANDIDATES]
+    more = f" and {len(cells) - len(shown)} more" if len(cells) > len(shown) else ""
     if matching:
-        return UsageError(f"{len(cells)} cells have that name", where=where, remedy=f"give a cell_id: {listed}")
+        # They differ in what they compute, which is in the records alone.
+        told = [f"{cell_id} ({title}: {_what(run_folder, cells[title, cell_id])})" for title, cell_id in shown]
+        remedy = f"give a cell_id: {'; '.join(told)}{more}"
+        return UsageError(f"{len(cells)} cells have that name", where=where, remedy=remedy)
+    listed = ", ".join(f"{title} ({cell_id})" for title, cell_id in shown) + more
     near = closest(cell, sorted({title for title, _ in cells}))
     return UsageError(f"no such cell in this run{near}", where=where, remedy=f"known: {listed or 'none yet'}")
+
+
+def _what(run_folder: Path, stem: str) -> str:
+    try:
+        return printable(describe(read_record(run_folder / "records" / f"{stem}.json").workload))
+    except UsageError:
+        return "its record cannot be read"
 
 
 def _others(run_folder: Path, record: Record) -> Iterator[Record]:

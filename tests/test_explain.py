@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run
+from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run, workload
 from test_tables import golden
 
 from orchestrator.errors import UsageError
@@ -69,12 +69,13 @@ def test_unknown_names_list_what_there_is(run: Path) -> None:
 
 
 def test_ambiguous_names_list_the_cells(tmp_path: Path) -> None:
-    run = save_run(tmp_path, [record(), record(cell_id="ab" * 8), ceilings()])
+    run = save_run(tmp_path, [record(), record(cell_id="ab" * 8, workload=workload(batch=3)), ceilings()])
     for name in ("forward inductor@cuda", "a"):
         with pytest.raises(UsageError, match="2 cells have that name") as caught:
             explain(run, name)
-        assert "(aaaaaaaaaaaaaaaa)" in str(caught.value)
-        assert "(abababababababab)" in str(caught.value)
+        one = "aaaaaaaaaaaaaaaa (forward inductor@cuda: open_llama_7b, batch 10, sequence 2048, bfloat16)"
+        other = "abababababababab (forward inductor@cuda: open_llama_7b, batch 3, sequence 2048, bfloat16)"
+        assert f"{one}; {other}" in str(caught.value)
     assert explain(run, "aa")
 
 
