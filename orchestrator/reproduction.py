@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.against import COMPUTED
-from orchestrator.differences import Difference, differences, ground_of, same_device
+from orchestrator.differences import Difference, Ground, differences, ground_of, joined, same_device
 from orchestrator.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.frozen import Frozen
 from orchestrator.numbers import MISSING, counted, significant, with_interval
@@ -72,7 +72,7 @@ def reproduction(then: Sequence[Record], now: Sequence[Record], *, alone: bool =
     told = None
     if old.headline is not None and new.headline is not None:
         told = verdict(new.round_seconds, old.round_seconds)
-    before, after = ground_of(_shown(then)), ground_of(_shown(now))
+    before, after = _ground(then), _ground(now)
     answer, why = _answer(old, new, told)
     if told is not None and not same_device(before, after):
         devices = f"{before.hardware.name or 'not known'} then, {after.hardware.name or 'not known'} now"
@@ -138,9 +138,8 @@ def _row(records: Sequence[Record], *, probed: bool = True) -> Row:
     return found[0]
 
 
-def _shown(records: Sequence[Record]) -> Record:
-    own = [record for record in records if is_row(record)]
-    return next((record for record in reversed(own) if record.environment is not None), own[-1])
+def _ground(records: Sequence[Record]) -> Ground:
+    return joined([ground_of(record) for record in records if is_row(record)])
 
 
 def _figure(row: Row, *, alone: bool = False) -> str:

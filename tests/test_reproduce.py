@@ -89,6 +89,12 @@ def test_few_rounds_claim_no_more_than_inside_or_outside() -> None:
     assert "knows nothing of how processes differ; for a verdict both sides need 5 rounds" in text
 
 
+def test_every_gpu_of_the_rounds_is_named() -> None:
+    moved = rounds(*STEADY, environment={**ENVIRONMENT, "gpu": {**GPU, "uuid": "GPU-1"}})
+    text = as_text(reproduction([*rounds(*STEADY)[:2], *moved[2:]], rounds(*STEADY)))
+    assert "differs, then / now: the GPU's UUID GPU-0 and GPU-1 / GPU-0" in text
+
+
 def test_what_differs_is_named_and_another_device_refused() -> None:
     other = {**ENVIRONMENT, "packages": {**ENVIRONMENT["packages"], "triton": "3.6.0"}, "gpu": {**GPU, "driver": "590"}}
     text = as_text(reproduction(rounds(450.0), rounds(450.5, environment=other)))
