@@ -238,11 +238,20 @@ def runs(results: Path) -> list[Path]:
 
 
 def newest_run(results: Path) -> Run:
-    """Return the newest run; none at all is a UsageError."""
+    """Return the newest run; none at all is a UsageError.
+
+    Where all have been renamed their names tell no age: the one that was begun last, by its own account.
+    """
     found = runs(results)
     if not found:
         raise UsageError("no run here", where=str(results), remedy="start one with `orchestrator run-all`")
-    return Run.open(found[-1])
+    if RUN_NAME.fullmatch(found[-1].name):
+        return Run.open(found[-1])
+    renamed = []
+    for folder in found:
+        with contextlib.suppress(UsageError):
+            renamed.append(Run.open(folder))
+    return max(renamed, key=lambda run: run.header.started_utc) if renamed else Run.open(found[-1])
 
 
 def find_run(results: Path, name: str | None) -> Run:

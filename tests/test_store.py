@@ -125,6 +125,16 @@ def test_an_unfinished_run_goes_on_elsewhere_after_a_copy(run: Run, tmp_path: Pa
     assert found.finished_keys() == {("0" * 16, 0)}
 
 
+def test_of_renamed_runs_the_newest_is_the_one_begun_last(tmp_path: Path) -> None:
+    for name, second in (("late", 59), ("early", 1), ("middle", 30)):
+        folder = Run.create(tmp_path, PLAN, SOURCE).folder.rename(tmp_path / name)
+        header = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**header, "started_utc": f"2026-11-23T07:31:{second:02}Z"}))
+    assert newest_run(tmp_path).folder.name == "late"
+    (tmp_path / "late" / "run.json").write_text("{")
+    assert newest_run(tmp_path).folder.name == "middle", "one that cannot be read does not hide the others"
+
+
 def test_a_run_that_was_renamed_is_kept_and_not_gone_on_with(run: Run) -> None:
     kept = run.folder.rename(run.folder.parent / "h100")
     assert newest_unfinished(kept.parent) is None
