@@ -21,6 +21,8 @@ class GrowthPoint(Frozen):
     first_call_seconds: float
     further_layer_seconds: float | None
     """What each layer more than in the point before took; null of the first one."""
+    gpus: tuple[str, ...]
+    """UUIDs of what its rounds ran on: another GPU is mostly in another host, whose CPU compiles at another speed."""
 
 
 class Growth(Frozen):
@@ -29,6 +31,11 @@ class Growth(Frozen):
     name: str
     """`method@stack`."""
     points: tuple[GrowthPoint, ...]
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Those of all points."""
+        return tuple(dict.fromkeys(gpu for point in self.points for gpu in point.gpus))
 
 
 def growths(rows: Iterable[Row]) -> tuple[Growth, ...]:
@@ -55,7 +62,13 @@ def _points(rows: list[Row]) -> tuple[GrowthPoint, ...]:
         if points:
             further = (seconds - points[-1].first_call_seconds) / (layers - points[-1].layers)
         points.append(
-            GrowthPoint(cell_id=row.cell_id, layers=layers, first_call_seconds=seconds, further_layer_seconds=further)
+            GrowthPoint(
+                cell_id=row.cell_id,
+                layers=layers,
+                first_call_seconds=seconds,
+                further_layer_seconds=further,
+                gpus=row.gpus,
+            )
         )
     return tuple(points)
 

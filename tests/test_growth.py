@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from record_samples import compiled_in, record, samples, save_run, with_layers, workload
+from record_samples import ENVIRONMENT, GPU, compiled_in, record, samples, save_run, with_layers, workload
 
 from orchestrator.growth import growths
 from orchestrator.numbers import MISSING
@@ -60,5 +60,15 @@ def test_the_tables_show_it(tmp_path: Path) -> None:
     assert lines == [["2", "10.0", MISSING], ["32", "160", "5.00"]]
     (growth,) = json.loads(render_tables(run, form="json"))["growth"]
     assert [point["layers"] for point in growth["points"]] == [2, 32]
+    assert "hosts may compile" not in shown
     alone = save_run(tmp_path / "alone", [with_layers(2, 10.0)])
     assert "grows with the layers" not in render_tables(alone)
+
+
+def test_points_on_several_gpus_say_so(tmp_path: Path) -> None:
+    other = {**ENVIRONMENT, "gpu": {**GPU, "uuid": "GPU-1"}}
+    records = [with_layers(2, 10.0), with_layers(8, 34.0), with_layers(32, 160.0, environment=other)]
+    (growth,) = growths(rows(records, "steady"))
+    assert growth.gpus == ("GPU-0", "GPU-1")
+    shown = render_tables(save_run(tmp_path, records))
+    assert "- `thunder@cuda`: measured on 2 GPUs, whose hosts may compile at different speeds." in shown

@@ -133,8 +133,11 @@ def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
 
 def _growth(report: Report) -> str:
     rows = {pair.steady.cell_id: pair.steady for pair in report.pairs}
-    lines = []
+    lines, remarks = [], []
     for growth in growths(rows.values()):
+        if len(growth.gpus) > 1:
+            where = f"{len(growth.gpus)} GPUs, whose hosts may compile at different speeds"
+            remarks.append(f"- {code(growth.name)}: measured on {where}.")
         for point in growth.points:
             row = rows[point.cell_id]
             what = f"{row.benchmark}: {describe(row.workload)}"
@@ -146,7 +149,9 @@ def _growth(report: Report) -> str:
         return ""
     header = ("method@stack", "what", "layers", "first call, s", "each further layer, s")
     about = "From an empty compile cache, compilation included; a further layer: one more than in the line above."
-    return f"## How the first call grows with the layers\n\n{about}\n\n{columns(header, lines, left=(0, 1))}"
+    table = columns(header, lines, left=(0, 1))
+    parts = ["## How the first call grows with the layers", about, table, "\n".join(dict.fromkeys(remarks))]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _name(row: Row, alike: set[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from page_samples import full_run, many_rows, nasty_run
-from record_samples import save_run, with_layers
+from record_samples import ENVIRONMENT, GPU, save_run, with_layers
 
 from orchestrator.numbers import MISSING
 from orchestrator.page import write_page
@@ -28,7 +28,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for name, slower in (("a", 1.0), ("b", 1.05))
     }
     made = {"one": [runs["a"]], "two": [runs["a"], runs["b"]], "nasty": [nasty_run(folder / "n")]}
-    made["grows"] = [save_run(folder / "g", [with_layers(n, 4.5 * n) for n in (2, 8, 16, 32)])]
+    moved = {**ENVIRONMENT, "gpu": {**GPU, "uuid": "GPU-1"}}
+    grows = [with_layers(n, 4.5 * n, **({"environment": moved} if n == 32 else {})) for n in (2, 8, 16, 32)]
+    made["grows"] = [save_run(folder / "g", grows)]
     for name, folders in made.items():
         write_page(folders, folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in made}
@@ -77,6 +79,7 @@ def test_first_calls_by_layers_lead_to_their_rows(pages: dict[str, Path], visit:
     assert charts.count() == 4, "one beside each of the four workloads"
     told = charts.first.locator("svg[role=img]").get_attribute("aria-label")
     assert "9.00 s at 2, 36.0 s at 8, 72.0 s at 16, 144 s at 32" in told
+    assert "Measured on 2 GPUs, whose hosts" in charts.first.inner_text()
     marks = charts.first.locator("svg[role=img] [data-row]")
     assert marks.count() == 4
     marks.last.click()

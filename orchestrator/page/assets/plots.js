@@ -140,10 +140,11 @@ function growthChart(workload, all, width) {
         marker(rows[n], x(row.layers), y(row.first.seconds), row === rows[n] ? 6 : 4.5)));
     return [shape("path", { class: `line ${colour(rows[n])} ${dash(rows[n])}`, d: `M${path}` }), marks];
   });
+  const gpus = Math.max(...rows.map((row) => row.gpus));
   const told = series.map((points) => `${points[0].legend} ${points.map((row) => `${row.first.text} s at ${row.layers}`).join(", ")}`).join("; ");
   return chart(
     "First call by layers",
-    "Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.",
+    `Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.${gpus > 1 ? ` Measured on ${gpus} GPUs, whose hosts may compile at different speeds.` : ""}`,
     picture(width, height, `First call by layers: ${told}`, yAxis(y, left, width - 12), lines, xAxis(x, left, width - 12, bottom, "layers")),
     legend(rows),
   );
