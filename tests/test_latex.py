@@ -17,10 +17,26 @@ from orchestrator.tables import render_tables
 from orchestrator.tables.latex import escape
 
 NASTY = "\\input{/etc/passwd} \\write18{rm} $x$ & # % _ ^ ~ {} [x] \n\n\\end{tabular} \u202e\x1b ``'' --- é 中"
+SLIGHTLY_PT = 10.0
 COMMAND = re.compile(r"\\([A-Za-z]+|.)")
 OURS = {
-    *("begin", "end", "caption", "toprule", "midrule", "bottomrule", "textbackslash", "textasciicircum"),
+    *(
+        "begin",
+        "end",
+        "caption",
+        "centering",
+        "footnotesize",
+        "setlength",
+        "tabcolsep",
+        "multicolumn",
+        "toprule",
+        "midrule",
+        "bottomrule",
+        "textbackslash",
+        "textasciicircum",
+    ),
     *("textasciitilde", "textless", "textgreater", "textbar", "textquotedbl", "textquotesingle", "textasciigrave"),
+    "textsuperscript",
     *("times", "div", "pm", "dots", "\\", "{", "}", "$", "&", "#", "%", "_"),
 }
 
@@ -47,13 +63,31 @@ def test_a_run(tmp_path: Path) -> None:
     text = render_tables(folder, form="latex")
     assert commands(text) <= OURS
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
-    assert r"eager@cuda & 0.6413 & {[}0.6400, 0.6440{]} in one process" in text
-    assert "incorrect" in text
-    assert "0.4503" not in next(line for line in text.splitlines() if line.startswith("thunder@cuda"))
-    columns = {len(re.findall(r"(?<!\\)&", line)) for line in text.splitlines() if line.endswith(r"\\")}
-    assert columns == {8}
+    assert r"eager & 0.6413 & {[}0.6400, 0.6440{]}\textsuperscript{" in text
+    assert "of one process, which knows nothing of how processes differ." in text, "told once, in the caption"
+    assert re.search(r"^thunder(\\textsuperscript{\w})* & \\multicolumn\{7\}\{l\}\{incorrect: ", text, re.MULTILINE)
+    assert "0.4503" not in next(line for line in text.splitlines() if line.startswith("thunder"))
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines if "multicolumn" not in line} == {7}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines if "multicolumn" in line} == {1}
     note = render_tables(folder, protocol="note", form="latex")
     assert "interval" not in note
+
+
+def test_stacks_and_letters(tmp_path: Path) -> None:
+    timed = samples(9e3, 450.0, *[450.0, 451.0, 452.0] * 3)
+    alike = [record(samples=timed, method="eager"), record(samples=timed, cell_id="2" * 16)]
+    other = record(samples=timed, cell_id="3" * 16, stack="other", flags=["warm", "drift"])
+    text = render_tables(save_run(tmp_path / "one", alike), form="latex")
+    assert "method & " in text
+    assert re.search(r"^eager\\textsuperscript{a} & 0.4510", text, re.MULTILINE)
+    assert "stack cuda. (a) unchecked." in text
+    text = render_tables(save_run(tmp_path / "two", [*alike, other]), form="latex")
+    assert "method@stack & " in text
+    (row,) = [line for line in text.splitlines() if line.startswith("inductor@other")]
+    (caption,) = [line for line in text.splitlines() if line.startswith(r"\caption")]
+    told = dict(re.findall(r"\((\w)\) ([^.(]+)\.", caption))
+    assert {told[letter] for letter in re.findall(r"textsuperscript\{(\w)\}", row)} >= {"drift", "first call warm"}
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,3 +103,6 @@ def test_it_sets(tmp_path: Path) -> None:
     (tmp_path / "x.tex").write_text(head + render_tables(folder, form="latex") + "\\end{document}\n")
     words = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "x.tex"]
     assert subprocess.run(words, cwd=tmp_path, check=False).returncode == 0
+    log = (tmp_path / "x.log").read_text()
+    too_wide = [float(found) for found in re.findall(r"Overfull \\hbox \(([0-9.]+)pt", log)]
+    assert max(too_wide, default=0.0) < SLIGHTLY_PT, "in the narrow column of text that article has"

@@ -1,4 +1,7 @@
-"""The tables for a paper: one LaTeX table for each benchmark and workload; they need the package booktabs alone."""
+"""The tables for a paper: one LaTeX table for each benchmark and workload, narrow enough for a column of text.
+
+What is long and stands in many cells is told once, in the caption, and has a letter in the cells.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
     from orchestrator.report import Pair, Report
     from orchestrator.rows import Row
 
-STATUS_LENGTH = 60
+REASON_LENGTH = 60
+LETTERS = 26
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -83,24 +87,43 @@ def _ordered(report: Report, protocol: Protocol | None) -> Sequence[Pair]:
     return sorted(report.pairs, key=lambda pair: place(pair.note)) if protocol == "note" else report.pairs
 
 
+class Marks:
+    """Letters that stand raised in a table for texts that its caption tells once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, text: str) -> str:
+        """Return the raised letter for a plain text, a new one or the one that it has."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return rf"\textsuperscript{{{_letter(self.texts.index(text))}}}"
+
+    def told(self) -> str:
+        """Return what the letters stand for."""
+        return " ".join(f"({_letter(number)}) {text}." for number, text in enumerate(self.texts))
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number) if number < LETTERS else str(number)
+
+
 def _table(rows: Sequence[Row]) -> str:
-    first = rows[0]
-    unit = unit_of(first.benchmark)
-    better = "higher" if higher_is_better(first.benchmark) else "lower"
-    header = ["method@stack", unit]
-    header += [f"{LEVEL:.0%} interval", "against eager"] if first.protocol == "steady" else []
-    header += ["error ÷ eager's", "first call, s", "peak, GB", "of the ceiling", "status"]
-    devices = dict.fromkeys(row.hardware.name for row in rows if row.hardware.name)
-    caption = f"{first.benchmark}: {describe(first.workload)}; {better} is better."
-    caption += f" On {', '.join(devices) or 'an unknown device'}."
-    body = [" & ".join(escape(text) for text in _line(row)) + r" \\" for row in rows]
+    first, marks = rows[0], Marks()
+    stacks = dict.fromkeys(row.stack for row in rows)
+    header = [("method" if len(stacks) == 1 else "method@stack", ""), ("", unit_of(first.benchmark))]
+    header += [("interval", ""), ("times as fast", "as eager")] if first.protocol == "steady" else []
+    header += [("error ÷", "eager's"), ("first call, s", "cold, warm"), ("peak,", "GB"), ("ceiling,", "%")]
+    body = [_line(row, marks, alone=len(stacks) == 1, columns=len(header)) + r" \\" for row in rows]
+    heads = [" & ".join(escape(part) for part in line) + r" \\" for line in zip(*header, strict=True)]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{escape(caption)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(header) - 2)}l}}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escape(_caption(rows, list(stacks), marks))}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             r"\toprule",
-            " & ".join(escape(text) for text in header) + r" \\",
+            *heads,
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -110,26 +133,60 @@ def _table(rows: Sequence[Row]) -> str:
     )
 
 
-def _line(row: Row) -> list[str]:
-    line = [row.name, MISSING if row.headline is None else significant(row.headline)]
-    if row.protocol == "steady":
-        line += [_interval(row), proof.against_eager(row)]
-    ok = row.status == "ok"
-    share = f"{percent(row.share.share)} {row.share.bound}" if ok and row.share.share is not None else MISSING
-    return [*line, proof.error_ratio(row), proof.first_call(row), gigabytes(row.process_bytes), share, _status(row)]
+def _caption(rows: Sequence[Row], stacks: Sequence[str], marks: Marks) -> str:
+    first = rows[0]
+    better = "higher" if higher_is_better(first.benchmark) else "lower"
+    devices = ", ".join(dict.fromkeys(row.hardware.name for row in rows if row.hardware.name)) or "an unknown device"
+    where = f"{devices}, stack {stacks[0]}" if len(stacks) == 1 else devices
+    parts = [f"{first.benchmark}: {describe(first.workload)}; {better} is better.", f"On {where}.", marks.told()]
+    return " ".join(part for part in parts if part)
 
 
-def _interval(row: Row) -> str:
-    if row.headline is None or row.interval is None:
-        return MISSING
-    text = between(*row.interval)
+def _line(row: Row, marks: Marks, *, alone: bool, columns: int) -> str:
+    name = escape(row.method if alone else row.name)
+    if row.status in ("ok", "incorrect"):
+        name += "".join(marks(flag) for flag in row.flags if flag not in ("cold", "warm"))
+    if row.headline is None:
+        reason = row.reason or row.figure_reason
+        why = f"{row.status}: {shortened(reason, REASON_LENGTH)}" if reason else row.status
+        return rf"{name} & \multicolumn{{{columns - 1}}}{{l}}{{{escape(why)}}}"
+    cells = [name, escape(significant(row.headline))]
+    cells += [_interval(row, marks), _versus(row, marks)] if row.protocol == "steady" else []
+    cells += [escape(proof.error_ratio(row)), _first_call(row, marks), escape(gigabytes(row.process_bytes))]
+    return " & ".join([*cells, _share(row, marks)])
+
+
+def _interval(row: Row, marks: Marks) -> str:
+    if row.interval is None:
+        return escape(MISSING)
+    level = f"{int((row.interval_level or LEVEL) * 100)} %"
+    what = f"interval at {level}, {counted(row.rounds_ok, 'round')}"
     if row.interval_kind == "within-process":
-        level = row.interval_level or LEVEL
-        return f"{text} in one process" + ("" if level >= LEVEL else f" at {level:.0%}")
-    return f"{text}, {counted(row.rounds_ok, 'round')}"
+        what = f"interval at {level} of one process, which knows nothing of how processes differ"
+    return escape(between(*row.interval)) + marks(what)
 
 
-def _status(row: Row) -> str:
-    flags = [flag for flag in row.flags if flag not in ("cold", "warm") and row.status in ("ok", "incorrect")]
-    text = f"{row.status} ({', '.join(flags)})" if flags else row.status
-    return f"{text}: {shortened(row.reason, STATUS_LENGTH)}" if row.reason else text
+def _versus(row: Row, marks: Marks) -> str:
+    if row.versus is None or row.versus.verdict.speedup is None:
+        return escape(MISSING)
+    told = row.versus.verdict
+    interval = "" if told.speedup_interval is None else f" {between(*told.speedup_interval, 3)}"
+    why = f": {told.reason}" if told.reason else ""
+    return escape(f"{significant(told.speedup, 3)}{interval}") + marks(f"{told.outcome}{why}")
+
+
+def _first_call(row: Row, marks: Marks) -> str:
+    if row.first_call_seconds is None:
+        return escape(MISSING)
+    text = escape(significant(row.first_call_seconds, 3))
+    if row.first_call_cache != "cold":
+        text += marks(f"first call {row.first_call_cache or 'with a compile cache not known of'}")
+    if row.warm_first_call_seconds is not None and row.first_call_cache != "warm":
+        text += escape(f", {significant(row.warm_first_call_seconds, 3)}")
+    return text
+
+
+def _share(row: Row, marks: Marks) -> str:
+    if row.share.share is None or row.share.bound is None:
+        return escape(MISSING)
+    return escape(percent(row.share.share).removesuffix(" %")) + marks(f"share of the {row.share.bound} ceiling")
