@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from orchestrator.frozen import Frozen
@@ -43,15 +42,19 @@ def growths(rows: Iterable[Row]) -> tuple[Growth, ...]:
 
     Two rows that agree in the layers too (the same workload twice) count once, the first of them.
     """
-    found = sorted((row for row in rows if _counts(row)), key=lambda row: (row.benchmark, row.name, _else(row)))
-    series = []
-    for (_, name, _), group in groupby(found, key=lambda row: (row.benchmark, row.name, _else(row))):
-        by_layers: dict[int, Row] = {}
-        for row in group:
-            by_layers.setdefault(_layers(row), row)
-        if len(by_layers) > 1:
-            series.append(Growth(name=name, points=_points([by_layers[layers] for layers in sorted(by_layers)])))
-    return tuple(series)
+    found: dict[tuple[str, str, str], dict[int, Row]] = {}
+    but_for_layers: dict[str, str] = {}
+    for row in rows:
+        if _counts(row):
+            if row.workload_id not in but_for_layers:
+                but_for_layers[row.workload_id] = _but_for_layers(row)
+            key = (row.benchmark, row.name, but_for_layers[row.workload_id])
+            found.setdefault(key, {}).setdefault(_layers(row), row)
+    return tuple(
+        Growth(name=name, points=_points([by_layers[layers] for layers in sorted(by_layers)]))
+        for (_, name, _), by_layers in sorted(found.items())
+        if len(by_layers) > 1
+    )
 
 
 def _points(rows: list[Row]) -> tuple[GrowthPoint, ...]:
@@ -83,7 +86,7 @@ def _layers(row: Row) -> int:
     return row.workload.model.layers if row.workload.model else 0
 
 
-def _else(row: Row) -> str:
-    """Return the workload but for the layers and the model's name."""
+def _but_for_layers(row: Row) -> str:
+    """Return the workload without the layers and the model's name."""
     model = row.workload.model and row.workload.model.model_copy(update={"layers": 1, "name": ""})
     return row.workload.model_copy(update={"model": model}).model_dump_json()
