@@ -147,8 +147,12 @@ def test_a_cpu_row_shows_the_hosts_memory(tmp_path: Path) -> None:
     small = workload(batch=2, sequence=64)
     memory = {"process_bytes": None, "steady_bytes": None, "host_bytes": 412_000_000}
     got = record(device="cpu", workload=small, samples=samples(9.0, 5.0, 5.0, 5.0), memory=memory)
-    page = render_tables(save_run(tmp_path, [got], finish=False))
+    run = save_run(tmp_path, [got], finish=False)
+    page = render_tables(run)
     assert "0.412 (host)" in page
+    latex = render_tables(run, form="latex")
+    assert re.search(r"& 0\.412\\textsuperscript{\w} &", latex)
+    assert "of the host\\textquotesingle{}s memory." in latex
     assert "**not finished**" in page
     assert "A100" not in page  # another workload than the published one
     assert "\\*" in page  # fewer samples than the note's
@@ -158,22 +162,27 @@ ROUNDS = (39_600.0, 8593.0, 7336.0, 6182.0, 6870.0)
 
 
 @pytest.mark.parametrize(
-    ("rounds", "shown", "cells"),
+    ("rounds", "shown", "raised", "cells"),
     [
-        (shared_cache(*ROUNDS), "39.6 cold, 7.10 warm", ("39.6", "cold", "7.103")),
-        (shared_cache(115_000.0, 117_000.0, cold=0), "116 warm", ("116.0", "warm", "116.0")),
-        (shared_cache(39_600.0), "39.6 cold", ("39.6", "cold", "")),
-        (shared_cache(1646.0, 778.0, 764.0, method="eager"), "1.65 cold, 0.771 warm", ("1.646", "cold", "0.771")),
+        (shared_cache(*ROUNDS), "39.6 cold, 7.10 warm", "", ("39.6", "cold", "7.103")),
+        (shared_cache(115_000.0, 117_000.0, cold=0), "116 warm", "first call warm", ("116.0", "warm", "116.0")),
+        (shared_cache(39_600.0), "39.6 cold", "", ("39.6", "cold", "")),
+        (shared_cache(1646.0, 778.0, 764.0, method="eager"), "1.65 cold, 0.771 warm", "", ("1.646", "cold", "0.771")),
     ],
 )
 def test_first_calls_of_rounds_that_share_a_cache(
-    tmp_path: Path, rounds: list[Record], shown: str, cells: tuple[str, ...]
+    tmp_path: Path, rounds: list[Record], shown: str, raised: str, cells: tuple[str, ...]
 ) -> None:
     run = save_run(tmp_path, rounds)
     page = render_tables(run)
     assert f"| {shown} |" in page
     assert "cold warm" not in page
-    assert f"& {shown} &" in render_tables(run, form="latex")
+    latex = render_tables(run, form="latex")
+    assert " & cold, warm & " in latex, "the column's head says which is which"
+    letter = re.search(rf"\((\w)\) {raised}\.", latex) if raised else None
+    mark = rf"\textsuperscript{{{letter[1]}}}" if letter else ""
+    assert f"& {shown.replace(' cold', '').replace(' warm', '')}{mark} &" in latex
+    assert bool(mark) == bool(raised)
     names = ("first_call_seconds", "first_call_cache", "warm_first_call_seconds")
     for line in csv.DictReader(io.StringIO(render_tables(run, form="csv"))):
         assert tuple(line[name] for name in names) == cells

@@ -152,7 +152,7 @@ def _line(row: Row, marks: Marks, *, alone: bool, columns: int) -> str:
         return rf"{name} & \multicolumn{{{columns - 1}}}{{l}}{{{escape(why)}}}"
     cells = [name, escape(significant(row.headline))]
     cells += [_interval(row, marks), _versus(row, marks)] if row.protocol == "steady" else []
-    cells += [escape(proof.error_ratio(row)), _first_call(row, marks), escape(gigabytes(row.process_bytes))]
+    cells += [escape(proof.error_ratio(row)), _first_call(row, marks), _peak(row, marks)]
     return " & ".join([*cells, _share(row, marks)])
 
 
@@ -184,6 +184,12 @@ def _first_call(row: Row, marks: Marks) -> str:
     if row.warm_first_call_seconds is not None and row.first_call_cache != "warm":
         text += escape(f", {significant(row.warm_first_call_seconds, 3)}")
     return text
+
+
+def _peak(row: Row, marks: Marks) -> str:
+    if row.process_bytes is None and row.host_bytes is not None and row.hardware.device != "cuda":
+        return escape(gigabytes(row.host_bytes)) + marks("of the host's memory")
+    return escape(gigabytes(row.process_bytes))
 
 
 def _share(row: Row, marks: Marks) -> str:
