@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from orchestrator.evidence import piece
 from orchestrator.proving import is_own_probe, with_its_packages
-from orchestrator.record import Flag
+from orchestrator.record import COMPUTED, Flag
 from orchestrator.rows import BreakEven, ProbeResult, Row, Versus
 from orchestrator.verdict import verdict
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 EAGER = "eager"
-COMPUTED = ("ok", "incorrect")
 
 ProbeKey = tuple[str, str, str, str]
 """benchmark, method, stack, device"""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.frozen import Frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from orchestrator.rows import Row
 
@@ -42,25 +42,31 @@ def growths(rows: Iterable[Row]) -> tuple[Growth, ...]:
 
     Two rows that agree in the layers too (the same workload twice) count once, the first of them.
     """
-    found: dict[tuple[str, str, str], dict[int, Row]] = {}
+    found: dict[tuple[str, str, str], dict[int, tuple[float, Row]]] = {}
     but_for_layers: dict[str, str] = {}
     for row in rows:
-        if _counts(row):
-            if row.workload_id not in but_for_layers:
-                but_for_layers[row.workload_id] = _but_for_layers(row)
-            key = (row.benchmark, row.name, but_for_layers[row.workload_id])
-            found.setdefault(key, {}).setdefault(_layers(row), row)
+        model, seconds = row.workload.model, row.first_call_seconds
+        if model is None or seconds is None or row.first_call_cache != "cold" or not _compiled(row):
+            continue
+        if row.workload_id not in but_for_layers:
+            nameless = model.model_copy(update={"layers": 1, "name": ""})
+            but_for_layers[row.workload_id] = row.workload.model_copy(update={"model": nameless}).model_dump_json()
+        key = (row.benchmark, row.name, but_for_layers[row.workload_id])
+        found.setdefault(key, {}).setdefault(model.layers, (seconds, row))
     return tuple(
-        Growth(name=name, points=_points([by_layers[layers] for layers in sorted(by_layers)]))
+        Growth(name=name, points=_points(by_layers))
         for (_, name, _), by_layers in sorted(found.items())
         if len(by_layers) > 1
     )
 
 
-def _points(rows: list[Row]) -> tuple[GrowthPoint, ...]:
+def _compiled(row: Row) -> bool:
+    return row.status == "ok" and row.compilation is not None and row.compilation.made > 0
+
+
+def _points(by_layers: Mapping[int, tuple[float, Row]]) -> tuple[GrowthPoint, ...]:
     points: list[GrowthPoint] = []
-    for row in rows:
-        layers, seconds = _layers(row), row.first_call_seconds or 0.0
+    for layers, (seconds, row) in sorted(by_layers.items()):
         further = None
         if points:
             further = (seconds - points[-1].first_call_seconds) / (layers - points[-1].layers)
@@ -74,19 +80,3 @@ def _points(rows: list[Row]) -> tuple[GrowthPoint, ...]:
             )
         )
     return tuple(points)
-
-
-def _counts(row: Row) -> bool:
-    compiled = row.compilation is not None and row.compilation.made > 0
-    cold = row.first_call_seconds is not None and row.first_call_cache == "cold"
-    return row.status == "ok" and row.workload.model is not None and compiled and cold
-
-
-def _layers(row: Row) -> int:
-    return row.workload.model.layers if row.workload.model else 0
-
-
-def _but_for_layers(row: Row) -> str:
-    """Return the workload without the layers and the model's name."""
-    model = row.workload.model and row.workload.model.model_copy(update={"layers": 1, "name": ""})
-    return row.workload.model_copy(update={"model": model}).model_dump_json()

@@ -12,6 +12,8 @@ from orchestrator.workload import MEASURED, Count, Workload
 RECORD_LIMIT_BYTES = 50_000
 
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
+COMPUTED: tuple[Status, ...] = ("ok", "incorrect")
+"""With these an output was there: to be timed, checked and looked into."""
 Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 Role = Literal["row", "ceilings", "reference", "probe"]

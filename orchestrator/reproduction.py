@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.against import COMPUTED
 from orchestrator.differences import Difference, Ground, differences, ground_of, joined, same_device
 from orchestrator.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.frozen import Frozen
 from orchestrator.numbers import MISSING, counted, significant, with_interval
 from orchestrator.proving import is_own_probe
-from orchestrator.record import is_row
+from orchestrator.record import COMPUTED, is_row
 from orchestrator.reduce import rows
 from orchestrator.rows import Row
 from orchestrator.tables import proof

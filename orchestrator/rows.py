@@ -13,7 +13,7 @@ from pydantic import Field
 from orchestrator.frozen import Frozen
 from orchestrator.numbers import counted, scaled
 from orchestrator.protocol import IntervalKind, Protocol, Unit
-from orchestrator.record import Flag, Group, Range, Status, Work
+from orchestrator.record import COMPUTED, Flag, Group, Range, Status, Work
 from orchestrator.verdict import Verdict
 from orchestrator.workload import Benchmark, Workload
 
@@ -297,6 +297,12 @@ class Row(Frozen):
     def title(self) -> str:
         """How a person names the cell: `forward inductor@cpu`."""
         return f"{self.benchmark} {self.name}"
+
+    @property
+    def shown_flags(self) -> tuple[Flag, ...]:
+        """Those to stand by the status: cold and warm are with the first call, and no output is nothing to check."""
+        computed = self.status in COMPUTED
+        return tuple(f for f in self.flags if f not in ("cold", "warm") and (computed or f != "unchecked"))
 
 
 def share_of_ceiling(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import StackbenchError
 from orchestrator.launchers import CACHE_FOLDER
-from orchestrator.record import WarmStart
+from orchestrator.record import COMPUTED, WarmStart
 from orchestrator.supervise import EVENTS_FILE, RECORD_FILE, supervise
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def wanted(cell: Cell, record: Record) -> bool:
         and cell.role == "row"
         and cell.cache == "cold"
         and record.round == 0
-        and record.status in ("ok", "incorrect")
+        and record.status in COMPUTED
         and record.compiles is not None
         and record.compiles.made > 0
     )

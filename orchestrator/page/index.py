@@ -15,6 +15,7 @@ from orchestrator.page.remarks import published_caveats, remarks
 from orchestrator.page.runs import run_card
 from orchestrator.page.verdicts import verdicts
 from orchestrator.protocol import LEVEL, higher_is_better, unit_of
+from orchestrator.record import COMPUTED
 from orchestrator.reduce import place
 from orchestrator.tables import proof
 from orchestrator.tables.markdown import WHAT, describe
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from orchestrator.published import Published, PublishedFigure
     from orchestrator.report import Pair
     from orchestrator.rows import Row
-
-COMPUTED = ("ok", "incorrect")
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _row(pair: Pair) -> dict[str, Any]:
         "gpu": row.hardware.name,
         "status": row.status,
         "reason": row.reason,
-        "flags": _flags(row),
+        "flags": list(row.shown_flags),
         "rounds": [row.rounds, row.rounds_ok],
         "steady": _speed(row),
         "note": _speed(pair.note),
@@ -145,12 +144,6 @@ def _row(pair: Pair) -> dict[str, Any]:
     if pair.published is not None:
         content["published"] = published_text(pair.published).replace("~~", "")
     return {key: value for key, value in content.items() if value is not None}
-
-
-def _flags(row: Row) -> list[str]:
-    """Return the flags that stand by the status: cold and warm stand by the first call."""
-    computed = row.status in COMPUTED
-    return [flag for flag in row.flags if flag not in ("cold", "warm") and (computed or flag != "unchecked")]
 
 
 def _speed(row: Row) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.numbers import MISSING, between, counted, gigabytes, percent, significant
 from orchestrator.protocol import LEVEL, higher_is_better, unit_of
+from orchestrator.record import COMPUTED
 from orchestrator.reduce import place
 from orchestrator.tables import proof
 from orchestrator.tables.markdown import describe
@@ -144,8 +145,8 @@ def _caption(rows: Sequence[Row], stacks: Sequence[str], marks: Marks) -> str:
 
 def _line(row: Row, marks: Marks, *, alone: bool, columns: int) -> str:
     name = escape(row.method if alone else row.name)
-    if row.status in ("ok", "incorrect"):
-        name += "".join(marks(flag) for flag in row.flags if flag not in ("cold", "warm"))
+    if row.status in COMPUTED:
+        name += "".join(map(marks, row.shown_flags))
     if row.headline is None:
         reason = row.reason or row.figure_reason
         why = f"{row.status}: {shortened(reason, REASON_LENGTH)}" if reason else row.status
@@ -178,11 +179,11 @@ def _versus(row: Row, marks: Marks) -> str:
 def _first_call(row: Row, marks: Marks) -> str:
     if row.first_call_seconds is None:
         return escape(MISSING)
-    text = escape(significant(row.first_call_seconds, 3))
+    text = escape(significant(row.first_call_seconds, proof.SECONDS_DIGITS))
     if row.first_call_cache != "cold":
         text += marks(f"first call {row.first_call_cache or 'with a compile cache not known of'}")
     if row.warm_first_call_seconds is not None and row.first_call_cache != "warm":
-        text += escape(f", {significant(row.warm_first_call_seconds, 3)}")
+        text += escape(f", {significant(row.warm_first_call_seconds, proof.SECONDS_DIGITS)}")
     return text
 
 

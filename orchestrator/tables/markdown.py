@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from orchestrator.workload import Benchmark, Workload
 
 REASON_LENGTH = 300
-FIRST_CALL_DIGITS = 3
 WHAT: dict[Benchmark, str] = {
     "forward": "One forward pass, in seconds",
     "model_inference": "Generation with a compiled model, in tokens per second",
@@ -141,9 +140,9 @@ def _growth(report: Report) -> str:
         for point in growth.points:
             row = rows[point.cell_id]
             what = f"{row.benchmark}: {describe(row.workload)}"
-            first = significant(point.first_call_seconds, FIRST_CALL_DIGITS)
+            first = significant(point.first_call_seconds, proof.SECONDS_DIGITS)
             further = point.further_layer_seconds
-            each = MISSING if further is None else significant(further, FIRST_CALL_DIGITS)
+            each = MISSING if further is None else significant(further, proof.SECONDS_DIGITS)
             lines.append([code(growth.name), escape(what), str(point.layers), first, each])
     if not lines:
         return ""
@@ -201,9 +200,7 @@ def _published(figure: PublishedFigure | None, of: Sequence[PublishedFigure]) ->
 
 
 def _status(row: Row) -> str:
-    # Cold and warm stand by the first call; where nothing was computed there was nothing to check.
-    computed = row.status in ("ok", "incorrect")
-    flags = ", ".join(f for f in row.flags if f not in ("cold", "warm") and (computed or f != "unchecked"))
+    flags = ", ".join(row.shown_flags)
     status = row.status if row.status == "ok" else f"**{row.status}**"
     text = f"{status}{f' ({flags})' if flags else ''}"
     if row.rounds > 1 and row.rounds_ok < row.rounds:

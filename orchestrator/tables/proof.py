@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.advice import loss_advice, taint_note, warnings
 from orchestrator.numbers import MISSING, between, counted, significant
+from orchestrator.record import COMPUTED
 from orchestrator.tables.text import code, escape, shortened
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def error_ratio(row: Row) -> str:
 
 def checks(row: Row) -> str:
     """Return `9/9`, and what of the proof is missing; the reasons stand below the table."""
-    if row.status not in ("ok", "incorrect"):
+    if row.status not in COMPUTED:
         return MISSING
     text = _fraction(row.checks) if row.checks else "none"
     if row.probe is None or row.probe.passed:
@@ -80,7 +81,7 @@ def break_even(row: Row) -> str:
 def lines(pairs: Sequence[Pair]) -> list[str]:
     """Return a line for each row on what ran and what it cost, and lines on what is not proved or warns."""
     rows = [pair.steady for pair in pairs]
-    told = [(row, "; ".join(_facts(row))) for row in rows if row.status in ("ok", "incorrect")]
+    told = [(row, "; ".join(_facts(row))) for row in rows if row.status in COMPUTED]
     found = [f"{code(row.name)}: {text}." for row, text in told if text]
     found += _unproved(rows)
     found += [
@@ -156,7 +157,7 @@ def unproved(rows: Iterable[Row]) -> dict[str, list[str]]:
     """Return why rows are unchecked or not fused, and by each reason the names of its rows."""
     told: dict[str, list[str]] = {}
     for row in rows:
-        if row.status not in ("ok", "incorrect"):
+        if row.status not in COMPUTED:
             continue
         if row.checks is not None and row.checks.unchecked:
             told.setdefault(f"not checked: {row.checks.why}", []).append(row.name)
