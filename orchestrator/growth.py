@@ -19,9 +19,10 @@ class GrowthPoint(Frozen):
     layers: int
     first_call_seconds: float
     further_layer_seconds: float | None
-    """What each layer more than in the point before took; null of the first one."""
+    """What each layer more than in the point before took; null of the first one, and where that ran on another GPU:
+    it is mostly in another host, whose CPU compiles at another speed."""
     gpus: tuple[str, ...]
-    """UUIDs of what its rounds ran on: another GPU is mostly in another host, whose CPU compiles at another speed."""
+    """UUIDs of what its rounds ran on."""
 
 
 class Growth(Frozen):
@@ -68,7 +69,7 @@ def _points(by_layers: Mapping[int, tuple[float, Row]]) -> tuple[GrowthPoint, ..
     points: list[GrowthPoint] = []
     for layers, (seconds, row) in sorted(by_layers.items()):
         further = None
-        if points:
+        if points and points[-1].gpus == row.gpus:
             further = (seconds - points[-1].first_call_seconds) / (layers - points[-1].layers)
         points.append(
             GrowthPoint(

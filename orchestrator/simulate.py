@@ -2,22 +2,24 @@
 
 `python -m orchestrator.simulate` draws rounds of two rows whose true ratio is known, under several kinds of noise, in
 the interleaved order of `run-all` and one row after the other, and gives them to the rule of tables and `compare`.
+`--level` asks the same of intervals at another level.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.protocol import interval_across, interval_of_median
+import click
+
+from orchestrator.protocol import LEVEL, interval_across, interval_of_median
 from orchestrator.verdict import FEWEST_ROUNDS, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
 Order = Literal["interleaved", "sequential"]
 Noise = Callable[[random.Random, int], list[float]]
@@ -111,73 +113,94 @@ def two_rows(
     return [(1 + effect) * math.exp(value) for value in a], [math.exp(value) for value in b]
 
 
-def verdicts(noise: Noise, rounds: int, effect: float, order: Order, *, draws: int = DRAWS, seed: int = 0) -> Found:
+def verdicts(
+    noise: Noise,
+    rounds: int,
+    effect: float,
+    order: Order,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Found:
     """Return how the rule does over so many draws."""
     source = random.Random(seed)  # noqa: S311  (a simulation)
     held, counts = 0, {"slower": 0, "faster": 0, "same": 0, "inconclusive": 0}
     for _ in range(draws):
-        told = verdict(*two_rows(noise, rounds, effect, order, source))
+        told = verdict(*two_rows(noise, rounds, effect, order, source), level)
         assert told.interval is not None
         held += told.interval[0] <= 1 + effect <= told.interval[1]
         counts[told.outcome] += 1
     return Found(held / draws, counts["slower"] / draws, counts["faster"] / draws, counts["same"] / draws)
 
 
-def row_coverage(noise: Noise, rounds: int, *, draws: int = DRAWS, seed: int = 0) -> float:
+def row_coverage(noise: Noise, rounds: int, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> float:
     """Return how often a row's interval across rounds holds the truth: the mean of the noise, over a long series."""
     source = random.Random(seed)  # noqa: S311  (a simulation)
     long = noise(random.Random(seed + 1), 200_000)  # noqa: S311
     truth = math.exp(math.fsum(long) / len(long))
     held = 0
     for _ in range(draws):
-        low, high = interval_across([math.exp(value) for value in noise(source, rounds)])
+        low, high = interval_across([math.exp(value) for value in noise(source, rounds)], level)
         held += low <= truth <= high
     return held / draws
 
 
-def median_coverage(noise: Noise, samples: int = SAMPLES, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+def median_coverage(
+    noise: Noise, samples: int = SAMPLES, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> tuple[float, float]:
     """Return how often the interval within a process holds the true median, and the level that it says it has."""
     source = random.Random(seed)  # noqa: S311  (a simulation)
     long = sorted(noise(random.Random(seed + 1), 200_000))  # noqa: S311
-    truth, held, level = long[len(long) // 2], 0, 0.0
+    truth, held, reached = long[len(long) // 2], 0, 0.0
     for _ in range(draws):
-        low, high, level = interval_of_median(noise(source, samples))
+        low, high, reached = interval_of_median(noise(source, samples), level)
         held += low <= truth <= high
-    return held / draws, level
+    return held / draws, reached
 
 
-def report(draws: int = DRAWS) -> list[str]:
-    """Return all of it as lines of text."""
-    lines = [
-        f"{draws} draws each; noise of a round {SIZE:.1%}; level 99 %",
-        "",
-        "order, noise, rounds: coverage, false",
-    ]
+def report(draws: int = DRAWS, level: float = LEVEL) -> Iterator[str]:
+    """Yield all of it as lines of text, each as soon as it is reckoned."""
+    yield f"{draws} draws each; noise of a round {SIZE:.1%}; level {level * 100:g} %"
+    yield from ("", "order, noise, rounds: coverage, false")
     cases: list[tuple[Order, str, Noise]] = [
         ("interleaved", name, noise) for name, noise in {**STEADY, **MOVING}.items()
     ]
     cases += [("sequential", name, noise) for name, noise in MOVING.items()]
     for order, name, noise in cases:
         for rounds in ROUNDS:
-            found = verdicts(noise, rounds, 0.0, order, draws=draws)
-            lines.append(f"{order:<11}  {name:<11}  {rounds:>2}: {found.coverage:7.2%}, {found.different:7.2%}")
-    lines += ["", f"power, interleaved: found slower, by true difference ({', '.join(f'{e:.2%}' for e in EFFECTS)})"]
+            found = verdicts(noise, rounds, 0.0, order, draws=draws, level=level)
+            yield f"{order:<11}  {name:<11}  {rounds:>2}: {found.coverage:7.2%}, {found.different:7.2%}"
+    yield from ("", f"power, interleaved: found slower, by true difference ({', '.join(f'{e:.2%}' for e in EFFECTS)})")
+    fewer = math.ceil(draws / 5)
     for name, noise in {**STEADY, **MOVING}.items():
         for rounds in ROUNDS:
-            curve = [verdicts(noise, rounds, effect, "interleaved", draws=draws // 5).slower for effect in EFFECTS]
-            lines.append(f"{name:<11}  {rounds:>2}: {' '.join(f'{share:6.1%}' for share in curve)}")
-    lines += ["", "a row's own interval: coverage across rounds"]
+            curve = [
+                verdicts(noise, rounds, effect, "interleaved", draws=fewer, level=level).slower for effect in EFFECTS
+            ]
+            yield f"{name:<11}  {rounds:>2}: {' '.join(f'{share:6.1%}' for share in curve)}"
+    yield from ("", "a row's own interval: coverage across rounds")
     for name, noise in STEADY.items():
-        shares = ", ".join(f"{rounds} rounds {row_coverage(noise, rounds, draws=draws):.2%}" for rounds in ROUNDS)
-        held, level = median_coverage(noise, draws=draws)
-        lines.append(f"{name:<11}  {shares}; of the median of {SAMPLES} samples {held:.2%} (level {level:.2%})")
-    return lines
+        shares = [f"{rounds} rounds {row_coverage(noise, rounds, draws=draws, level=level):.2%}" for rounds in ROUNDS]
+        held, reached = median_coverage(noise, draws=draws, level=level)
+        median = f"of the median of {SAMPLES} samples {held:.2%} (level {reached:.2%})"
+        yield f"{name:<11}  {', '.join(shares)}; {median}"
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the figures, over as many draws as the first argument says."""
-    sys.stdout.write("\n".join(report(int(arguments[0]) if arguments else DRAWS)) + "\n")
+@click.command(name="python -m orchestrator.simulate", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--draws", type=click.IntRange(min=1), default=DRAWS, show_default=True, help="Pairs of rows each.")
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    default=LEVEL * 100,
+    show_default=True,
+    help="Of the intervals, in percent.",
+)
+def main(draws: int, level: float) -> None:
+    """Show how often intervals hold a known truth, how often verdicts are false, and what differences are found."""
+    for line in report(draws, level / 100):
+        click.echo(line)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

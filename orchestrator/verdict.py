@@ -63,8 +63,11 @@ class Verdict(Frozen):
         return None if self.interval is None else (1 / self.interval[1], 1 / self.interval[0])
 
 
-def verdict(a: Sequence[float], b: Sequence[float]) -> Verdict:
-    """Return how `a` does against `b`: the rounds' median times of two rows, in seconds, each above zero."""
+def verdict(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Verdict:
+    """Return how `a` does against `b`: the rounds' median times of two rows, in seconds, each above zero.
+
+    Tables and `compare` say it at 99 % alone; other levels are for `python -m orchestrator.simulate`.
+    """
     rounds = (len(a), len(b))
     if not a or not b:
         return Verdict(outcome="inconclusive", ratio=None, interval=None, rounds=rounds, reason="a side has no round")
@@ -74,7 +77,7 @@ def verdict(a: Sequence[float], b: Sequence[float]) -> Verdict:
     few = f"{min(rounds)} of at least {FEWEST_ROUNDS} rounds"
     if min(rounds) < FEWEST_FOR_INTERVAL:
         return Verdict(outcome="inconclusive", ratio=ratio, interval=None, rounds=rounds, reason=few)
-    half = _half_width(logs_a, logs_b)
+    half = _half_width(logs_a, logs_b, level)
     low, high = difference - half, difference + half
     outcome, reason = _outcome(low, high), None
     if min(rounds) < FEWEST_ROUNDS:
@@ -82,7 +85,7 @@ def verdict(a: Sequence[float], b: Sequence[float]) -> Verdict:
     elif outcome == "inconclusive":
         reason = "the interval holds 1 and is wider than ±1 %"
     interval = (bounded_exp(low), bounded_exp(high))
-    return Verdict(outcome=outcome, ratio=ratio, interval=interval, rounds=rounds, reason=reason)
+    return Verdict(outcome=outcome, ratio=ratio, interval=interval, level=level, rounds=rounds, reason=reason)
 
 
 def _outcome(low: float, high: float) -> Outcome:
@@ -93,11 +96,11 @@ def _outcome(low: float, high: float) -> Outcome:
     return "slower" if low > 0 else "inconclusive"
 
 
-def _half_width(a: Sequence[float], b: Sequence[float]) -> float:
+def _half_width(a: Sequence[float], b: Sequence[float], level: float) -> float:
     """Return half the width of Welch's interval of the difference of means."""
     parts = [variance(side) / len(side) for side in (a, b)]
     total = math.fsum(parts)
     if total == 0:
         return 0.0
     degrees = total**2 / math.fsum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
-    return student_t(degrees, LEVEL) * math.sqrt(total)
+    return student_t(degrees, level) * math.sqrt(total)

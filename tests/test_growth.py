@@ -70,5 +70,6 @@ def test_points_on_several_gpus_say_so(tmp_path: Path) -> None:
     records = [with_layers(2, 10.0), with_layers(8, 34.0), with_layers(32, 160.0, environment=other)]
     (growth,) = growths(rows(records, "steady"))
     assert growth.gpus == ("GPU-0", "GPU-1")
+    assert [point.further_layer_seconds for point in growth.points] == [None, pytest.approx(4.0), None]
     shown = render_tables(save_run(tmp_path, records))
     assert "- `thunder@cuda`: measured on 2 GPUs, whose hosts may compile at different speeds." in shown

@@ -7,6 +7,7 @@ import random
 from statistics import fmean
 
 import pytest
+from click.testing import CliRunner
 
 from orchestrator.compare import _round_means
 from orchestrator.simulate import (
@@ -113,8 +114,25 @@ def test_round_means_are_geometric() -> None:
     assert fmean(_round_means([[2.0]])) == pytest.approx(2.0)
 
 
-def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["20"])
-    out = capsys.readouterr().out
+@pytest.mark.parametrize("name", ["normal", "heavy tails", "skewed"])
+def test_another_level_is_met_too(name: str) -> None:
+    """95 %: low enough that a thousand draws tell an interval that is too narrow from one that is too wide."""
+    found = verdicts(STEADY[name], 5, 0.0, "interleaved", draws=4 * DRAWS, level=0.95)
+    assert 0.94 <= found.coverage <= 0.98
+
+
+def test_what_is_printed() -> None:
+    done = CliRunner().invoke(main, ["--draws", "20", "--level", "95"])
+    assert done.exit_code == 0
+    out = done.output
+    assert out.startswith("20 draws each; noise of a round 0.3%; level 95 %\n")
     assert "power, interleaved: found slower" in out
     assert out.count("sequential") == 9
+
+
+@pytest.mark.parametrize("arguments", [["--draws", "0"], ["--draws", "many"], ["--level", "100"], ["20"]])
+def test_bad_arguments_are_told_without_a_traceback(arguments: list[str]) -> None:
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert isinstance(done.exception, SystemExit)
+    assert "Error: " in done.output

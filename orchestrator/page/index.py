@@ -105,12 +105,18 @@ def _group(pair: Pair) -> tuple[str, ...]:
 
 
 def _grown(sources: Sequence[Source]) -> dict[tuple[int, str], dict[str, Any]]:
-    """Return by source and cell which series of growing first calls a row is in, its layers, and on how many GPUs."""
+    """Return by source and cell which series of growing first calls a row is in, and its place there."""
     found: dict[tuple[int, str], dict[str, Any]] = {}
     series = [(source, g) for source in sources for g in growths(pair.steady for pair in source.report.pairs)]
     for number, (source, growth) in enumerate(series):
         for point in growth.points:
-            found[id(source), point.cell_id] = {"growth": number, "layers": point.layers, "gpus": len(growth.gpus)}
+            further = point.further_layer_seconds
+            found[id(source), point.cell_id] = {
+                "growth": number,
+                "layers": point.layers,
+                "further": None if further is None else significant(further, proof.SECONDS_DIGITS),
+                "gpus": len(growth.gpus),
+            }
     return found
 
 

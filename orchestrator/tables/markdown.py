@@ -147,7 +147,10 @@ def _growth(report: Report) -> str:
     if not lines:
         return ""
     header = ("method@stack", "what", "layers", "first call, s", "each further layer, s")
-    about = "From an empty compile cache, compilation included; a further layer: one more than in the line above."
+    about = (
+        "From an empty compile cache, compilation included; a further layer: one more than in the line above, where"
+        " that ran on the same GPU."
+    )
     table = columns(header, lines, left=(0, 1))
     parts = ["## How the first call grows with the layers", about, table, "\n".join(dict.fromkeys(remarks))]
     return "\n\n".join(part for part in parts if part)

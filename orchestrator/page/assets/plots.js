@@ -134,17 +134,18 @@ function growthChart(workload, all, width) {
   const left = yAxisWidth(y) + 2;
   const x = linear(0, niceTop(Math.max(...series.flat().map((row) => row.layers))), left, width - 12);
   const lines = series.map((points, n) => {
-    const path = points.map((row) => `${x(row.layers).toFixed(1)},${y(row.first.seconds).toFixed(1)}`).join("L");
+    // Between two GPUs there is no line: their hosts compile at different speeds.
+    const path = points.map((row) => `${row.further ? "L" : "M"}${x(row.layers).toFixed(1)},${y(row.first.seconds).toFixed(1)}`).join("");
     const marks = points.map((row) =>
-      shape("g", { "data-row": row.id, "data-tip": `${row.legend}\n${plural(row.layers, "layer")}\n${row.first.text} s ${row.first.cache}` },
+      shape("g", { "data-row": row.id, "data-tip": `${row.legend}\n${plural(row.layers, "layer")}\n${row.first.text} s ${row.first.cache}${row.further ? `\n${row.further} s for each further layer` : ""}` },
         marker(rows[n], x(row.layers), y(row.first.seconds), row === rows[n] ? 6 : 4.5)));
-    return [shape("path", { class: `line ${colour(rows[n])} ${dash(rows[n])}`, d: `M${path}` }), marks];
+    return [shape("path", { class: `line ${colour(rows[n])} ${dash(rows[n])}`, d: path }), marks];
   });
   const gpus = Math.max(...rows.map((row) => row.gpus));
   const told = series.map((points) => `${points[0].legend} ${points.map((row) => `${row.first.text} s at ${row.layers}`).join(", ")}`).join("; ");
   return chart(
     "First call by layers",
-    `Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.${gpus > 1 ? ` Measured on ${gpus} GPUs, whose hosts may compile at different speeds.` : ""}`,
+    `Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.${gpus > 1 ? ` Measured on ${gpus} GPUs, whose hosts may compile at different speeds: no line leads from one to another.` : ""}`,
     picture(width, height, `First call by layers: ${told}`, yAxis(y, left, width - 12), lines, xAxis(x, left, width - 12, bottom, "layers")),
     legend(rows),
   );
