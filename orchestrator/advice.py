@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from orchestrator.numbers import counted, significant
 
 if TYPE_CHECKING:
+    from orchestrator.record import HostLoad
     from orchestrator.rows import Row
 
 LOSS_DIGITS = 2
+NOTABLE = 0.1
+"""The share of the host's CPUs that others may use before a row says so."""
 
 
 def warnings(row: Row) -> list[str]:
@@ -34,12 +37,28 @@ def warnings(row: Row) -> list[str]:
         lines.append(
             f"its rounds ran on {len(row.gpus)} GPUs, whose difference is in the interval: run it with `--fresh` on one"
         )
+    if row.host_load is not None and row.host_load.taken >= NOTABLE:
+        took = load_in_words(row.host_load)
+        lines.append(f"while it was timed, {took}: close what else runs here, and run the cell again")
     if row.tainted and "tainted" in row.flags:
         lines.append(
             f"{counted(row.tainted, 'timed sample')} tainted ({'; '.join(row.taints)}): run the cell again with the "
             "GPU to itself, cooled, its clocks locked"
         )
     return lines
+
+
+def load_in_words(load: HostLoad) -> str:
+    """Return what others took of the host's CPUs, and other machines of the hypervisor's."""
+    stolen = f" and other machines {significant(load.stolen, 2)}" if load.stolen >= NOTABLE else ""
+    return f"other processes took {significant(load.others, 2)}{stolen} of this host's {load.cpus} CPUs"
+
+
+def cpu_use(load: HostLoad) -> str:
+    """Return who used the host's CPUs, all of it."""
+    used = f"{significant(load.own, 3)} by the cell, {significant(load.others, 3)} by others"
+    stolen = f"{significant(load.stolen, 3)} by other machines"
+    return f"of {load.cpus}, {used}, {stolen}, over {significant(load.seconds, 3)} s"
 
 
 def taint_note(row: Row) -> str | None:

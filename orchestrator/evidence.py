@@ -13,7 +13,7 @@ from orchestrator.workload import GENERATING, TRAINING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.record import Record, Sample
+    from orchestrator.record import HostLoad, Record, Sample
     from orchestrator.workload import Workload
 
 FEWEST_FOR_WARNING = 4
@@ -36,6 +36,7 @@ class Evidence:
     ran: Ran | None
     compilation: Compilation | None
     power: Power | None
+    host_load: HostLoad | None
     tainted: int
     taints: tuple[str, ...]
     losses: tuple[float | None, ...]
@@ -57,6 +58,7 @@ def evidence(record: Record) -> Evidence:
         ran=ran(record),
         compilation=compilation(record),
         power=power(record),
+        host_load=record.host_load,
         tainted=len(taints),
         taints=tuple(dict.fromkeys(taints)),
         losses=tuple(s.loss for s in record.samples) if record.workload.benchmark in TRAINING else (),

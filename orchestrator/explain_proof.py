@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.advice import loss_advice, taint_note, warnings
+from orchestrator.advice import cpu_use, loss_advice, taint_note, warnings
 from orchestrator.numbers import MISSING, between, counted, percent, significant
 from orchestrator.store import stem_of
 
@@ -87,6 +87,8 @@ def telemetry(record: Record) -> list[str]:
     """Return what the host saw while the timed samples ran, and which samples it found disturbed."""
     told = record.telemetry
     lines = _series(told, record) if told is not None else []
+    if record.host_load is not None:
+        lines.append(f"the host's CPUs: {cpu_use(record.host_load)}")
     energies = [s.energy_joules for s in record.samples if s.phase == "timed" and s.energy_joules is not None]
     if energies:
         spread = between(min(energies), max(energies), 3)

@@ -215,6 +215,26 @@ class Telemetry(Frozen):
     series_sha256: str | None = None
 
 
+class HostLoad(Frozen):
+    """Who used the host's CPUs from the first timed sample to the last, in CPUs (1.5: one and a half all the time)."""
+
+    cpus: Count
+    """That the host has."""
+    seconds: float
+    """That the counters were read over: a little more than the samples took."""
+    own: float
+    """The cell's own processes."""
+    others: float
+    """All else that ran on this host."""
+    stolen: float
+    """What the hypervisor gave to other machines, where it says so."""
+
+    @property
+    def taken(self) -> float:
+        """The share of the CPUs that the cell could not have."""
+        return (self.others + self.stolen) / self.cpus
+
+
 class Gpu(Frozen):
     """The device as the container saw it."""
 
@@ -299,6 +319,7 @@ class Record(Frozen):
     dispatch: Dispatch | None = None
     compiles: Compiles | None = None
     telemetry: Telemetry | None = None
+    host_load: HostLoad | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
     log_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 

@@ -40,6 +40,8 @@ SEVERITY: tuple[Status, ...] = (
 )
 """The first that any round has is the row's status. After ok: what says nothing about the stack."""
 
+CROWDED = 0.25
+"""A row of the CPU is tainted where others took this share of the host's CPUs."""
 FLAG_ORDER: tuple[Flag, ...] = get_args(Flag)
 BENCHMARK_ORDER = {benchmark: place for place, benchmark in enumerate(MEASURED)}
 
@@ -281,6 +283,7 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
     ratio = shown.error / shown.eager_error if shown.error is not None and shown.eager_error else None
     offs = [r.evidence.first_off for r in counted]
     drifts = [r.evidence.drift for r in counted]
+    loads = [r.evidence.host_load for r in counted if r.evidence.host_load is not None]
     return {
         "checks": shown.checks,
         "error": shown.error,
@@ -289,6 +292,7 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
         "resembles": shown.resembles,
         "ran": shown.ran,
         "power": shown.power,
+        "host_load": max(loads, key=lambda load: load.taken, default=None),
         "tainted": sum(r.evidence.tainted for r in counted),
         "taints": tuple(dict.fromkeys(taint for r in counted for taint in r.evidence.taints)),
         "first_off": _in_most(offs),
@@ -331,7 +335,8 @@ def _flags(rounds: Sequence[Round], counted: Sequence[Round]) -> tuple[Flag, ...
         checks = r.evidence.checks
         if checks is None or checks.unchecked:
             found.add("unchecked")
-        if r.steady.tainted:
+        load = r.evidence.host_load
+        if r.steady.tainted or (load is not None and r.hardware.device == "cpu" and load.taken >= CROWDED):
             found.add("tainted")
         if r.evidence.ran is not None and r.evidence.ran.missing:
             found.add("not_fused")

@@ -13,7 +13,7 @@ from pydantic import Field
 from orchestrator.frozen import Frozen
 from orchestrator.numbers import counted, scaled
 from orchestrator.protocol import IntervalKind, Protocol, Unit
-from orchestrator.record import COMPUTED, Flag, Group, Range, Status, Work
+from orchestrator.record import COMPUTED, Flag, Group, HostLoad, Range, Status, Work
 from orchestrator.verdict import Verdict
 from orchestrator.workload import Benchmark, Workload
 
@@ -275,6 +275,8 @@ class Row(Frozen):
     one_compile: bool = False
     """Rounds of it began over what an earlier one had compiled: its interval knows nothing of how compiles differ."""
     power: Power | None = None
+    host_load: HostLoad | None = None
+    """Of the round in which others took most of the host's CPUs."""
     tainted: int = 0
     """Timed samples that something else disturbed, in all rounds."""
     taints: tuple[str, ...] = ()

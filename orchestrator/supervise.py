@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InfrastructureError, UsageError
+from orchestrator.host_load import watch_host
 from orchestrator.record import PhaseTime, Provenance, Record, Status
 from orchestrator.references import ENDING as REFERENCE_ENDING
 from orchestrator.repeats import Question
@@ -116,14 +117,18 @@ def supervise(
     deadline = deadline_s or task.cell.timeout_s
     watch = Watch(job.work / EVENTS_FILE, on_event)
     started_utc, began = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic_ns()
-    ended, verdict, sampler = None, None, None
+    ended, verdict, sampler, load = None, None, None, None
 
     def tick() -> None:
         watch.look()
         watch.question.answer(job.work, lambda samples: _disturbed(samples, sampler, task.cell))
 
     try:
-        with launcher.start(prepared, job) as handle, watch_gpu(gpu, handle.pids) as sampler:
+        with (
+            launcher.start(prepared, job) as handle,
+            watch_gpu(gpu, handle.pids) as sampler,
+            watch_host(handle.pids) as load,
+        ):
             ended, in_time = _watch_until(handle, tick, began, deadline)
             wall_ns = time.monotonic_ns() - began
             with contextlib.suppress(InfrastructureError, OSError):
@@ -155,9 +160,12 @@ def supervise(
         record = record.model_copy(update={"status": "crashed", "reason": verdict.reason})
     series = sampler.series() if sampler else None
     record = _leave_series(judged(record, series), series, job)
+    timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
+    host_load = load.load(timed) if load else None
     reason = scrub(record.reason) if record.reason else None
     # What a cell is for is the orchestrator's to say, whatever its process wrote.
-    return record.model_copy(update={"provenance": provenance, "reason": reason, "role": task.cell.role})
+    said = {"provenance": provenance, "reason": reason, "role": task.cell.role, "host_load": host_load}
+    return record.model_copy(update=said)
 
 
 def _reference(seen: Seen, task: Task) -> str | None:
@@ -231,7 +239,7 @@ def believe(path: Path, task: Task) -> tuple[Record | None, str]:
     ours = (task.cell_id, task.round, cell.stack, cell.method, cell.device, cell.workload.workload_id)
     if told != ours or record.workload != cell.workload or record.bench_source != task.bench_source:
         return None, "what was written as its record is another cell's"
-    claimed: list[object] = [record.provenance, record.log_sha256, record.telemetry]
+    claimed: list[object] = [record.provenance, record.log_sha256, record.telemetry, record.host_load]
     claimed += [claim for sample in record.samples for claim in (sample.taint, sample.energy_joules)]
     if record.written_by != "bench" or any(claim is not None for claim in claimed):
         return None, "what was written as its record claims what only the orchestrator says"

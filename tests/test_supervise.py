@@ -67,6 +67,7 @@ def test_a_whole_record_counts_although_the_process_hangs_afterwards(tmp_path: P
         ("other_workload", "another cell's"),
         ("pretends", "only the orchestrator says"),
         ("judges_itself", "only the orchestrator says"),
+        ("blames_others", "only the orchestrator says"),
     ],
 )
 def test_what_cannot_be_believed_is_crashed(tmp_path: Path, method: str, words: str) -> None:

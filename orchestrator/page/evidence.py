@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.advice import cpu_use
 from orchestrator.numbers import MISSING, percent, significant
 from orchestrator.page.blocks import facts, section, shares, table, text
 
@@ -70,10 +71,10 @@ def compile_section(record: Record) -> Section | None:
 
 
 def telemetry_section(record: Record) -> Section | None:
-    """Return the ranges of what the host read of the GPU while the timed samples ran."""
-    told = record.telemetry
+    """Return what the host read of the GPU and of its own CPUs while the timed samples ran."""
+    told, cpus = record.telemetry, ("host's CPUs", cpu_use(record.host_load) if record.host_load else None)
     if told is None:
-        return None
+        return section("Telemetry", facts([cpus]))
     ranges = [
         _range("SM clock, MHz", told.sm_clock_mhz),
         _range("memory clock, MHz", told.memory_clock_mhz),
@@ -92,6 +93,7 @@ def telemetry_section(record: Record) -> Section | None:
                 ("clock held back by", f"{throttled} of the readings" if throttled else "nothing"),
                 ("energy", None if told.energy_joules is None else f"{significant(told.energy_joules)} J"),
                 ("others on the GPU", ", ".join(told.foreign) or "none"),
+                cpus,
             ]
         ),
         text(f"The whole series: SHA-256 {told.series_sha256}" if told.series_sha256 else None),

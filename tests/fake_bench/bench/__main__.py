@@ -258,6 +258,11 @@ def judges_itself(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, told)
 
 
+def blames_others(folder: Path, spec: dict[str, Any]) -> int:
+    load = {"cpus": 4, "seconds": 1.0, "own": 0.1, "others": 3.9, "stolen": 0.0}
+    return write(folder, record(spec, host_load=load))
+
+
 def pretends(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec, written_by="orchestrator"))
 
@@ -366,7 +371,7 @@ BEHAVIOURS = {
             big,
         ),
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
-        *(stalls, plants_links, judges_itself, checked),
+        *(stalls, plants_links, judges_itself, blames_others, checked),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
         *(compiles, compiles_once, compiles_and_keeps_nothing, compiles_and_hides, compiles_then_hangs),
     )
