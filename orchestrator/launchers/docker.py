@@ -332,7 +332,8 @@ class DockerHandle:
         with contextlib.suppress(docker.errors.DockerException, requests.RequestException, ValueError, KeyError):
             told = self._client.api.top(self._container)
             column = told["Titles"].index("PID")
-            return frozenset(int(row[column]) for row in told["Processes"])
+            # Null where it has ended in the meantime.
+            return frozenset(int(row[column]) for row in told["Processes"] or ()) or None
         return None
 
     def cancel(self) -> None:

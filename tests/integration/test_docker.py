@@ -90,6 +90,19 @@ def test_a_containers_processes_are_told_by_their_numbers_on_this_host(
         assert handle.pids() is None
 
 
+def test_a_neighbour_of_a_container_on_the_hosts_cpus_is_told(launcher: DockerLauncher, tmp_path: Path) -> None:
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        found = run(launcher, tmp_path, "stalls").host_load
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    assert found is not None
+    assert found.cpus == os.cpu_count()
+    assert found.others > 0.2
+    assert found.own < found.others, "the cell sleeps most of the time"
+
+
 def test_a_cell_in_a_container(launcher: DockerLauncher, tmp_path: Path) -> None:
     record = run(launcher, tmp_path, "good")
     assert (record.status, record.written_by) == ("ok", "bench")
