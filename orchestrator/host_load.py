@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 INTERVAL_S, LONGEST_S = 0.1, 0.5
 REST = 100
 """A reading is followed by at least this many times its own duration of rest, up to LONGEST_S."""
-PIDS_S = (0.0, 0.5, 2.0)
-"""When, after the start, the cell's processes are asked for; then every PIDS_EVERY_S: it costs the engine a `ps`."""
-PIDS_EVERY_S = 10.0
+FIND_S, FIND_EVERY_S, PIDS_EVERY_S = 3.0, 0.2, 10.0
+"""The cell's processes are asked for every 0.2 s until its first one is there, for 3 s at most, and every 10 s from
+then on: it costs the engine a `ps`."""
 MOST_READINGS = 8_192
 """A quarter of an hour at the shortest interval; from then on every other one goes, and the interval doubles."""
 BENCH = (b"-m", b"bench")
@@ -80,14 +80,13 @@ class LoadSampler:
         return load_between(list(self._readings), self._cpus, (begin, end))
 
     def _run(self) -> None:
-        began, asked, interval = time.monotonic(), 0, INTERVAL_S
-        pause = 0.0
+        began = due = time.monotonic()
+        interval, pause = INTERVAL_S, 0.0
         while not self._stop.wait(pause):
-            now = time.monotonic()
-            due = PIDS_S[asked] if asked < len(PIDS_S) else PIDS_S[-1] + PIDS_EVERY_S * (asked - len(PIDS_S) + 1)
-            if now - began >= due:
+            if time.monotonic() >= due:
                 self._known = self._cells(self._pids()) or self._known
-                asked += 1
+                now = time.monotonic()
+                due = now + (PIDS_EVERY_S if self._known or now - began > FIND_S else FIND_EVERY_S)
             begun = time.monotonic()
             reading = self._read()
             if reading is None:

@@ -22,6 +22,7 @@ from fake_run import FAKE_BENCH, IMAGE, SOURCE, WORKLOAD, make_job, make_stack, 
 from orchestrator import engine, workfolders
 from orchestrator.errors import InfrastructureError, UsageError
 from orchestrator.gpu import HostGpu
+from orchestrator.host_load import watch_host
 from orchestrator.launchers.docker import DockerLauncher
 from orchestrator.launchers.gpu_access import find_access, try_ways
 from orchestrator.owner import Owner, boot, myself
@@ -91,16 +92,25 @@ def test_a_containers_processes_are_told_by_their_numbers_on_this_host(
 
 
 def test_a_neighbour_of_a_container_on_the_hosts_cpus_is_told(launcher: DockerLauncher, tmp_path: Path) -> None:
+    task, job = make_task("hang"), make_job(tmp_path / "cell")
+    prepared = launcher.prepare(make_stack(python="python3"))
+    write_spec(job.work, task.cell, cell_id=task.cell_id, round=0, bench_source=SOURCE)
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        found = run(launcher, tmp_path, "stalls").host_load
+        with launcher.start(prepared, job) as handle, watch_host(handle.pids) as sampler:
+            time.sleep(2)
+            begin = time.monotonic_ns()
+            time.sleep(1)
+            end = time.monotonic_ns()
+            time.sleep(0.5)
+            found = sampler.load([(begin, end)])
     finally:
         neighbour.kill()
         neighbour.wait()
     assert found is not None
     assert found.cpus == os.cpu_count()
     assert found.others > 0.2
-    assert found.own < found.others, "the cell sleeps most of the time"
+    assert found.own < found.others, "the cell sleeps"
 
 
 def test_a_cell_in_a_container(launcher: DockerLauncher, tmp_path: Path) -> None:
