@@ -59,7 +59,8 @@ class LoadSampler:
         self._pids, self._proc = pids, proc
         self._readings: list[Reading] = []
         self._cpus = 0
-        self._known: frozenset[int] = frozenset()
+        self._known: dict[int, int] = {}
+        """The cell's processes, each with the ticks that it had used before it was known."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="host load", daemon=True)
 
@@ -84,7 +85,7 @@ class LoadSampler:
         interval, pause = INTERVAL_S, 0.0
         while not self._stop.wait(pause):
             if time.monotonic() >= due:
-                self._known = self._cells(self._pids()) or self._known
+                self._look()
                 now = time.monotonic()
                 due = now + (PIDS_EVERY_S if self._known or now - began > FIND_S else FIND_EVERY_S)
             begun = time.monotonic()
@@ -108,8 +109,17 @@ class LoadSampler:
         return Reading(time.monotonic_ns(), busy, stolen, self._own())
 
     def _own(self) -> int | None:
-        found = [ticks for pid in self._known if (ticks := self._ticks(pid)) is not None]
+        found = [ticks - before for pid, before in self._known.items() if (ticks := self._ticks(pid)) is not None]
         return sum(found) if found else None
+
+    def _look(self) -> None:
+        """See which processes the cell has by now: what a later one did until then is not put on this moment."""
+        cells = self._cells(self._pids())
+        if not self._known:
+            self._known = dict.fromkeys(cells, 0)
+        elif cells:
+            known = self._known
+            self._known = {pid: known[pid] if pid in known else self._ticks(pid) or 0 for pid in cells}
 
     def _ticks(self, pid: int) -> int | None:
         with contextlib.suppress(OSError, ValueError):

@@ -96,10 +96,12 @@ def kernel(folder: Path) -> Callable[[float, float, float], None]:
     return write
 
 
-def sampled(folder: Path, pids: frozenset[int] | None, write: Callable[[float, float, float], None]) -> HostLoad | None:
+def sampled(
+    folder: Path, pids: Callable[[], frozenset[int] | None], write: Callable[[float, float, float], None]
+) -> HostLoad | None:
     """What a sampler says of a second in which the cell used half of it, others 0.3 and other machines 0.1."""
     write(0, 0, 0)
-    sampler = LoadSampler(lambda: pids, folder)
+    sampler = LoadSampler(pids, folder)
     sampler.start()
     time.sleep(0.5)
     begin = time.monotonic_ns()
@@ -114,7 +116,7 @@ def sampled(folder: Path, pids: frozenset[int] | None, write: Callable[[float, f
 
 def test_the_thread_reads_the_kernels_files(tmp_path: Path) -> None:
     threads = threading.active_count()
-    found = sampled(tmp_path, frozenset({7, 8}), kernel(tmp_path))
+    found = sampled(tmp_path, lambda: frozenset({7, 8}), kernel(tmp_path))
     assert threading.active_count() == threads
     assert found is not None
     assert found.cpus == 2
@@ -123,13 +125,24 @@ def test_the_thread_reads_the_kernels_files(tmp_path: Path) -> None:
     assert found.stolen * found.seconds == pytest.approx(0.1, abs=0.03)
 
 
+def test_what_a_later_process_did_before_it_was_known_is_not_put_on_that_moment(tmp_path: Path, monkeypatch) -> None:
+    """A compile worker that has worked for a minute, and is seen while the samples run."""
+    monkeypatch.setattr("orchestrator.host_load.PIDS_EVERY_S", 0.3)
+    write, seen = kernel(tmp_path), iter([frozenset({7})])
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "stat").write_text(f"9 (worker) S 7 1 1 0 -1 0 0 0 0 0 {60 * TICKS} 0 0 0 20\n")
+    found = sampled(tmp_path, lambda: next(seen, frozenset({7, 9})), write)
+    assert found is not None
+    assert found.own * found.seconds == pytest.approx(0.5, abs=0.06)
+
+
 @pytest.mark.parametrize("pids", [None, frozenset(), frozenset({8})], ids=["not told", "none", "another's"])
 def test_processes_that_are_not_the_cells_are_believed_nothing(tmp_path: Path, pids: frozenset[int] | None) -> None:
     write = kernel(tmp_path)
     (tmp_path / "8").mkdir()
     (tmp_path / "8" / "cmdline").write_bytes(b"/usr/bin/python3\0-m\0http.server\0")
     (tmp_path / "8" / "stat").write_text("8 (x) R 1 1 1 0 -1 0 0 0 0 0 5 0 0 0 20\n")
-    assert sampled(tmp_path, pids, write) is None
+    assert sampled(tmp_path, lambda: pids, write) is None
 
 
 def test_without_counters_nothing_is_told(tmp_path: Path) -> None:
