@@ -79,7 +79,8 @@ def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choic
     place = f"Docker ({engine})" if launcher == "docker" else "plain processes"
     if launcher == "local" and options.launcher == "auto":
         place += " (no Docker Engine answers)"
-    line = f"suite {suite.name} on {gpu if on_gpu else 'the CPU'}, stacks {', '.join(stacks)}, in {place}: {why}"
+    on = f"on {gpu}" if on_gpu and gpu else "without a GPU" if on_gpu else "on the CPU"
+    line = f"suite {suite.name} {on}, stacks {', '.join(stacks)}, in {place}: {why}"
     checkpoints = dict(suite.checkpoints) if own is None else {own.fingerprint: own}
     if launcher == "docker" and os.getuid() == 0:
         for checkpoint in checkpoints.values():
@@ -136,4 +137,7 @@ def _stacks(
         name: "cuda" if stack.gpu.required or (gpu and stack.gpu.access != "none") else "cpu"
         for name, stack in chosen.items()
     }
+    needing = [name for name, device in devices.items() if device == "cuda"]
+    if needing and not gpu:
+        why += f", so rows of {', '.join(needing)} will be skipped"
     return chosen, devices, why

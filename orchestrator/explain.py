@@ -47,8 +47,9 @@ DRIFT_FEWEST = 4
 def explain(run_folder: Path, cell: str) -> str:
     """Return everything the run's records say about one cell, all its rounds.
 
-    `cell` is a title (`forward inductor@cpu`), the name of a record's file, or the beginning of a cell_id. A name
-    that no cell or more than one has is a UsageError that lists the candidates.
+    `cell` is a title (`forward inductor@cpu`, or `forward inductor` of the only stack that has it), the name of a
+    record's file, or the beginning of a cell_id. A name that no cell or more than one has is a UsageError that lists
+    the candidates.
     """
     header = Run.open(run_folder).header
     records = find_records(run_folder, cell)
@@ -95,14 +96,18 @@ def find_records(run_folder: Path, cell: str) -> list[Record]:
     if stem in known:
         matching = [stem]
     else:
-        words = " ".join(cell.split())
-        matching = [name for name, (title, cell_id) in known.items() if words == title or cell_id.startswith(cell)]
-        matching = matching if cell else []
+        matching = [name for name, (title, cell_id) in known.items() if _names(cell, title, cell_id)] if cell else []
     ids = {known[name][1] for name in matching}
     if len(ids) != 1:
         raise _no_such_cell(run_folder, cell, matching, known)
     paths = [run_folder / "records" / f"{name}.json" for name, (_, cell_id) in known.items() if cell_id in ids]
     return sorted((read_record(path) for path in paths), key=lambda record: record.round)
+
+
+def _names(cell: str, title: str, cell_id: str) -> bool:
+    """Whether `cell` is the title, with its stack or without, or how the cell_id begins."""
+    words = " ".join(cell.split())
+    return words in (title, title.partition("@")[0]) or cell_id.startswith(cell)
 
 
 def probes_of(run_folder: Path, record: Record) -> list[Record]:

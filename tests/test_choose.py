@@ -112,6 +112,8 @@ def test_a_gpu_stack_named_without_a_gpu_keeps_its_rows(with_cuda: Path) -> None
     # They will say `skipped`: what could not be run is a row too.
     choice = made(engine=DOCKER, stacks=("cuda",), suite="smoke")
     assert {cell.device for cell in choice.plan.cells} == {"cuda"}
+    told = "no GPU is here, so rows of cuda will be skipped"
+    assert choice.line == f"suite smoke without a GPU, stacks cuda, in Docker ({DOCKER}): {told}"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def test_golden(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["forward eager@cuda", "  forward  eager@cuda ", "00000", f"forward-eager@cuda-{'0' * 16}-r0"]
+    "name",
+    ["forward eager@cuda", "  forward  eager@cuda ", "forward eager", "00000", f"forward-eager@cuda-{'0' * 16}-r0"],
 )
 def test_names_of_a_cell(run: Path, name: str) -> None:
     text = explain(run, name)
@@ -77,6 +78,18 @@ def test_ambiguous_names_list_the_cells(tmp_path: Path) -> None:
         other = "abababababababab (forward inductor@cuda: open_llama_7b, batch 3, sequence 2048, bfloat16)"
         assert f"{one}; {other}" in str(caught.value)
     assert explain(run, "aa")
+
+
+def test_a_name_without_a_stack_is_of_the_only_one_or_lists_them(tmp_path: Path) -> None:
+    run = save_run(
+        tmp_path, [record(), record(cell_id="ab" * 8, stack="other-cuda"), record(cell_id="cd" * 8, role="probe")]
+    )
+    with pytest.raises(UsageError, match="2 cells have that name") as caught:
+        explain(run, "forward inductor")
+    assert "(forward inductor@cuda: " in str(caught.value)
+    assert "(forward inductor@other-cuda: " in str(caught.value)
+    assert explain(run, "forward inductor@other-cuda").startswith("forward inductor@other-cuda\n")
+    assert explain(run, "probe of forward inductor").startswith("probe of forward inductor@cuda\n")
 
 
 def test_a_stack_with_dashes(tmp_path: Path) -> None:
