@@ -96,18 +96,12 @@ def ensure_image(
 
     `again`: built although it is there.
     """
-    import docker
-
     from orchestrator.engine import engine_errors
 
-    name = stack.ready.name if stack.ready else image_tag(stack)
+    name = image_name(stack)
+    if has_image(client, stack) and (stack.ready or not again):
+        return name
     with engine_errors():
-        try:
-            there = client.images.get(name) is not None
-        except docker.errors.ImageNotFound:
-            there = False
-        if there and (stack.ready or not again):
-            return name
         if stack.ready:
             say(f"{stack.name}: pulling {name}")
             client.images.pull(name)
@@ -115,6 +109,25 @@ def ensure_image(
             _build(client, stack, name, say, state)
     stack_lock.forget(stack, name, state)
     return name
+
+
+def has_image(client: Any, stack: Stack) -> bool:
+    """Whether the engine has the stack's image, as its folder and the environment's build arguments are now."""
+    import docker
+
+    from orchestrator.engine import engine_errors
+
+    with engine_errors():
+        try:
+            client.images.get(image_name(stack))
+        except docker.errors.ImageNotFound:
+            return False
+        return True
+
+
+def image_name(stack: Stack) -> str:
+    """Return the name of the stack's image, a ready one's or that of the one that is built."""
+    return stack.ready.name if stack.ready else image_tag(stack)
 
 
 def image_tag(stack: Stack) -> str:

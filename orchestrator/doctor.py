@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator import able, locks
-from orchestrator.build import image_tag
+from orchestrator.build import has_image, image_name
 from orchestrator.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.estimate import size_in_words
 from orchestrator.folders import IMAGES, RESULTS, STATE
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "warn", "fail"]
 COMPILERS = ("g++", "clang++", "c++")
 LITTLE_DISK_BYTES = 10 * 10**9
-WIDTH = 14
+WIDTH = 18
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Doctor:
     stacks: Mapping[str, Stack]
     found: tuple[HostGpu, ...]
     client: Any = None
-    lines: list[Line] = field(default_factory=list)
+    images: set[str] = field(default_factory=set)
+    """Stacks whose image the engine has."""
 
 
 def doctor(stack_folders: Sequence[Path] = ()) -> int:
@@ -105,12 +106,19 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
     for stack in doc.stacks.values():
         device: Literal["cuda", "cpu"] = "cuda" if stack.gpu.required or (gpu and stack.gpu.access != "none") else "cpu"
         reason = able.why_not(stack, gpu, device)
+        if doc.client is not None:
+            try:
+                if has_image(doc.client, stack):
+                    doc.images.add(stack.name)
+            except StackbenchError as error:
+                yield Line("fail", f"stack {stack.name}", str(error))
+                continue
         if reason:
             yield Line("warn", f"stack {stack.name}", reason, "its rows will say skipped")
         elif doc.client is None:
             yield Line("ok", f"stack {stack.name}", f"on the {device}, as a plain process")
-        elif _has_image(doc, stack):
-            yield Line("ok", f"stack {stack.name}", f"on the {device}, image {_image(stack)}")
+        elif stack.name in doc.images:
+            yield Line("ok", f"stack {stack.name}", f"on the {device}, image {image_name(stack)}")
         else:
             size = size_in_words(stack.build.download_bytes if stack.build else None)
             yield Line("ok", f"stack {stack.name}", f"on the {device}, image not here yet (download: {size})")
@@ -122,13 +130,13 @@ def _access(doc: Doctor) -> Iterator[Line]:
     from orchestrator.launchers.docker import DockerLauncher
     from orchestrator.launchers.gpu_access import try_ways
 
-    able_ones = [stack for stack in doc.stacks.values() if stack.gpu.access != "none" and _has_image(doc, stack)]
+    able_ones = [stack for stack in doc.stacks.values() if stack.gpu.access != "none" and stack.name in doc.images]
     if not able_ones:
         yield Line("warn", "GPU access", "no image of a stack for the GPU is here to try with", "`orchestrator build`")
         return
     for stack in able_ones:
         with work_area() as area:
-            launcher = DockerLauncher(doc.client, area.bench, doc.found[0], images={stack.name: _image(stack)})
+            launcher = DockerLauncher(doc.client, area.bench, doc.found[0], images={stack.name: image_name(stack)})
             answers = try_ways(launcher, stack, every=True)
         told = ", ".join(f"{way}: {'works' if answer is None else answer}" for way, answer in answers.items())
         wanted = stack.gpu.access
@@ -195,11 +203,3 @@ def _leftovers(doc: Doctor) -> Iterator[Line]:
         yield Line("warn", "containers", f"{len(found)} of cells are there", "run-all removes those of dead runs")
     else:
         yield Line("ok", "containers", "none left over")
-
-
-def _has_image(doc: Doctor, stack: Stack) -> bool:
-    return bool(doc.client.images.list(_image(stack)))
-
-
-def _image(stack: Stack) -> str:
-    return stack.ready.name if stack.ready else image_tag(stack)

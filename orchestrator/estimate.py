@@ -11,7 +11,7 @@ from orchestrator.store import FAILED, read_record, record_files, runs
 from orchestrator.workload import GENERATING, TRAINING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from orchestrator.plan import Cell, Device, Plan
@@ -91,16 +91,23 @@ def expected(cell: Cell, known: Mapping[Key, float]) -> Expected:
     return Expected(min(guess_seconds(cell), cell.timeout_s) + again, "guess")
 
 
-def estimate(plan: Plan, stacks: Mapping[str, Stack], known: Mapping[Key, float]) -> Estimate:
-    """Return the cost of running the whole plan. Sizes are those that the stacks state, before anything is cached."""
+def estimate(
+    plan: Plan, stacks: Mapping[str, Stack], known: Mapping[Key, float], made: Collection[str] = ()
+) -> Estimate:
+    """Return the cost of running the whole plan.
+
+    Sizes are what the stacks that are not `made` yet state, before anything is cached; of a ready image that is still
+    to be pulled they are unknown.
+    """
     times = [(cell, expected(cell, known)) for cell in plan.cells]
-    used = [stacks[name] for name in dict.fromkeys(cell.stack for cell in plan.cells) if name in stacks]
+    names = dict.fromkeys(cell.stack for cell in plan.cells)
+    used = [stacks[name] for name in names if name in stacks and name not in made]
     return Estimate(
         seconds=sum(time.seconds * cell.rounds for cell, time in times),
         guessed=sum(time.source == "guess" for _, time in times),
         cells=len(times),
-        download_bytes=_total(0 if stack.build is None else stack.build.download_bytes for stack in used),
-        disk_bytes=_total(0 if stack.build is None else stack.build.most_disk_bytes for stack in used),
+        download_bytes=_total(stack.build.download_bytes if stack.build else None for stack in used),
+        disk_bytes=_total(stack.build.most_disk_bytes if stack.build else None for stack in used),
     )
 
 

@@ -29,7 +29,7 @@ from orchestrator.launchers import Job
 from orchestrator.launchers.local import sweep_processes
 from orchestrator.plan_text import cost_line, describe
 from orchestrator.progress import make_progress
-from orchestrator.ready import Ready, make_ready
+from orchestrator.ready import Ready, here_already, make_ready, reach_engine
 from orchestrator.record import is_row
 from orchestrator.references import References
 from orchestrator.source import bench_source
@@ -114,8 +114,8 @@ def _run_all(options: RunOptions, choosing: Choosing, progress: Progress, kept: 
     known = history(options.results)
     choice = fitted(choice, options, known)
     progress.say(choice.line)
-    progress.say(cost_line(estimate(choice.plan, choice.stacks, known)))
     client = reach_engine(choice)
+    progress.say(cost_line(estimate(choice.plan, choice.stacks, known, here_already(choice, client))))
     sweep(client, progress)
     gpu = pick_gpu(host.found, options) if choice.uses_gpu else None
     with hold_devices(choice.plan, gpu, progress.say), work_area() as area, own_containers(client):
@@ -132,15 +132,6 @@ def _run_all(options: RunOptions, choosing: Choosing, progress: Progress, kept: 
             return finish(session, complete=complete)
         finally:
             session.run.release()
-
-
-def reach_engine(choice: Choice) -> Any:
-    """Return the engine's client where containers are used, else None."""
-    if choice.launcher != "docker":
-        return None
-    from orchestrator import engine
-
-    return engine.connect()
 
 
 def sweep(client: Any, progress: Progress) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.estimate import estimate, expected, history, in_words, size_in_words
 from orchestrator.numbers import counted
+from orchestrator.ready import here_already, reach_engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ Line = tuple[str, str, str, str, str, str]
 def render(choice: Choice, results: Path, form: str) -> str:
     """Return the plan as `form` (text or json); times come from the records in `results` where it has any."""
     known = history(results)
-    cost = estimate(choice.plan, choice.stacks, known)
+    cost = estimate(choice.plan, choice.stacks, known, here_already(choice, reach_engine(choice)))
     return as_json(choice, known, cost) if form == "json" else as_text(choice, known, cost)
 
 
@@ -54,7 +55,7 @@ def as_text(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([choice.line, "", *lines, "", cost_line(cost), f"plan {choice.plan.plan_id}"])
+    return "\n".join([choice.line, "", *lines, "", cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"])
 
 
 def _together(cells: Sequence[Cell], known: Mapping[Key, float]) -> Line:
@@ -81,13 +82,13 @@ def _time(seconds: float, *, guessed: bool) -> str:
     return in_words(seconds) + (" ?" if guessed else "")
 
 
-def cost_line(cost: Estimate) -> str:
-    """Return the time, and what is downloaded and stored where nothing is cached yet."""
-    guess = f" ({cost.guessed} of {cost.cells} cells guessed, marked ?)" if cost.guessed else ""
-    return (
-        f"expected: {in_words(cost.seconds)}{guess}; "
-        f"to download at most: {size_in_words(cost.download_bytes)}; disk: {size_in_words(cost.disk_bytes)}"
-    )
+def cost_line(cost: Estimate, *, marked: bool = False) -> str:
+    """Return the time, and what is downloaded and stored for stacks that are not here yet."""
+    guess = f" ({cost.guessed} of {cost.cells} cells guessed{', marked ?' if marked else ''})" if cost.guessed else ""
+    sizes = f"to download at most: {size_in_words(cost.download_bytes)}; disk: {size_in_words(cost.disk_bytes)}"
+    if cost.download_bytes == cost.disk_bytes == 0:
+        sizes = "nothing to download or build"
+    return f"expected: {in_words(cost.seconds)}{guess}; {sizes}"
 
 
 def as_json(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import able, stack_lock
-from orchestrator.build import ensure_image
-from orchestrator.errors import InfrastructureError
+from orchestrator.build import ensure_image, has_image
+from orchestrator.errors import InfrastructureError, StackbenchError
 from orchestrator.folders import STATE
-from orchestrator.launchers.environments import find_python
+from orchestrator.launchers.environments import find_python, has_python
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.supervise import Verdict
 from orchestrator.writing import make_folder, write_text
@@ -72,6 +72,15 @@ class Ready:
         return {"left_out": list(lock.left_out), "drift": stack_lock.drift_of(lock, prepared)}
 
 
+def reach_engine(choice: Choice) -> Any:
+    """Return the engine's client where containers are used, else None."""
+    if choice.launcher != "docker":
+        return None
+    from orchestrator import engine
+
+    return engine.connect()
+
+
 def make_ready(
     choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Callable[[str], None], *, state: Path = STATE
 ) -> tuple[Launcher, Ready]:
@@ -102,6 +111,19 @@ def make_ready(
                 for line in stack_lock.remarks(ready.locks[name], prepared):
                     say(line)
     return launcher, ready
+
+
+def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozenset[str]:
+    """Return the stacks for which nothing has to be downloaded or built: their image or environment is there.
+
+    One that cannot be looked up is not; why becomes its rows' reason when it is made ready.
+    """
+    found = set()
+    for name, stack in choice.stacks.items():
+        with contextlib.suppress(StackbenchError):
+            if has_image(client, stack) if choice.launcher == "docker" else has_python(stack, state):
+                found.add(name)
+    return frozenset(found)
 
 
 def _launcher(

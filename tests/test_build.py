@@ -132,9 +132,11 @@ def images(client: Any) -> list[str]:
 def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Path) -> None:
     said: list[str] = []
     good = make(tmp_path / "good", f"FROM {IMAGE}\nCOPY *.lock /\nRUN echo from the build\n")
+    assert not build.has_image(client, good)
     try:
         tag = build.ensure_image(client, good, say=said.append, state=tmp_path)
         assert tag in images(client)
+        assert build.has_image(client, good)
         assert "testonly: build step 3 of 5: RUN echo from the build" in said
         assert "from the build" in (tmp_path / "logs" / "build-testonly.log").read_text()
         said.clear()

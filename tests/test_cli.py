@@ -210,7 +210,10 @@ def test_an_engine_that_does_not_answer(
     assert "--launcher local" in line
 
 
-def test_plan_shows_cells_time_download_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_shows_cells_time_download_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("orchestrator.ready.has_python", lambda *_: False)
     assert cli.run(["plan", "--launcher", "local", "--suite", "smoke", "--results", str(tmp_path / "r")]) == 0
     out = capsys.readouterr().out
     assert "forward eager@cpu" in out

@@ -63,6 +63,10 @@ def test_a_plan_costs_what_its_cells_cost() -> None:
     assert cost.seconds == pytest.approx(sum(expected(cell, {}).seconds for cell in PLAN.cells))
     assert (cost.download_bytes, cost.disk_bytes) == (300_000_000, 2_000_000_000)
     assert estimate(PLAN, {"cpu": stack()}, {}).download_bytes is None
+    pulled = {"cpu": stack(build=None, ready={"name": "theirs:1"})}
+    assert estimate(PLAN, pulled, {}).download_bytes is None
+    there = estimate(PLAN, STACKS, {}, made={"cpu"})
+    assert (there.seconds, there.download_bytes, there.disk_bytes) == (cost.seconds, 0, 0)
 
 
 def test_the_guess_for_the_note_suite_is_of_the_right_size() -> None:

@@ -13,7 +13,7 @@ from test_supervise import gone
 
 from orchestrator.errors import InfrastructureError
 from orchestrator.launchers import local
-from orchestrator.launchers.environments import environment_folder, find_python
+from orchestrator.launchers.environments import environment_folder, find_python, has_python
 from orchestrator.launchers.local import LocalLauncher, sweep_processes
 from orchestrator.owner import Owner, boot, myself
 from orchestrator.spec import write_spec
@@ -107,6 +107,7 @@ def test_processes_of_a_dead_orchestrator_are_swept(monkeypatch: pytest.MonkeyPa
 
 def test_the_python_of_an_image_and_of_a_ready_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_python(make_stack(), say=print) == Path(sys.executable)
+    assert has_python(make_stack())
     with pytest.raises(InfrastructureError, match="no such Python"):
         find_python(make_stack(python="/nowhere/python"), say=print)
     monkeypatch.setenv("STACKBENCH_PYTHON", sys.executable)
@@ -124,6 +125,7 @@ def test_an_environment_is_made_once_for_each_lock(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("STACKBENCH_PYTHON", raising=False)
     said: list[str] = []
     stack = built_stack(tmp_path / "stack")
+    assert not has_python(stack, tmp_path / "state")
     python = find_python(stack, say=said.append, state=tmp_path / "state")
     assert python.is_relative_to(environment_folder(stack, tmp_path / "state"))
     assert subprocess.run([python, "-c", "print(1)"], check=False).returncode == 0
@@ -134,8 +136,11 @@ def test_an_environment_is_made_once_for_each_lock(tmp_path: Path, monkeypatch: 
     made = len(said)
     assert find_python(stack, say=said.append, state=tmp_path / "state") == python
     assert len(said) == made
+    assert has_python(stack, tmp_path / "state")
     before = environment_folder(stack, tmp_path / "state")
-    assert environment_folder(built_stack(tmp_path / "stack", "# another\n"), tmp_path / "state") != before
+    another = built_stack(tmp_path / "stack", "# another\n")
+    assert environment_folder(another, tmp_path / "state") != before
+    assert not has_python(another, tmp_path / "state")
 
 
 def test_an_environment_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 from plan_samples import stack
 
 from orchestrator.choose import Choice
@@ -20,6 +22,11 @@ def choice(name: str) -> Choice:
     return Choice("the reason", plan, suite, STACKS, "local", {})
 
 
+@pytest.fixture(autouse=True)
+def no_python_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACKBENCH_PYTHON", raising=False)
+
+
 def test_a_line_for_every_cell_with_workload_time_and_cost() -> None:
     made = choice("smoke")
     lines = render(made, Path("/nonexistent"), "text").splitlines()
@@ -34,6 +41,14 @@ def test_a_line_for_every_cell_with_workload_time_and_cost() -> None:
     assert lines[-2].startswith("expected: ")
     assert "to download at most: 250 MB; disk: unknown" in lines[-2]
     assert lines[-1] == f"plan {made.plan.plan_id}"
+
+
+def test_a_stack_that_is_here_already_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKBENCH_PYTHON", sys.executable)
+    cost = render(choice("smoke"), Path("/nonexistent"), "text").splitlines()[-2]
+    assert cost.endswith("cells guessed, marked ?); nothing to download or build")
+    content = json.loads(render(choice("smoke"), Path("/nonexistent"), "json"))
+    assert (content["download_bytes"], content["disk_bytes"]) == (0, 0)
 
 
 def test_references_and_probes_are_a_line_each() -> None:

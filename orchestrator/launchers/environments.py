@@ -72,6 +72,12 @@ def make_environment(stack: Stack, *, say: Callable[[str], None], state: Path = 
     return python
 
 
+def has_python(stack: Stack, state: Path = STATE) -> bool:
+    """Whether `find_python` has nothing to make: its environment is there, or another Python in its place."""
+    given = os.environ.get(PYTHON_VARIABLE) or stack.ready is not None
+    return bool(given) or (environment_folder(stack, state) / MARKER).exists()
+
+
 def environment_folder(stack: Stack, state: Path = STATE) -> Path:
     """Return where the stack's virtual environment is or would be: a changed lock or Python means another one."""
     assert stack.build is not None

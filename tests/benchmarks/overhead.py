@@ -32,7 +32,7 @@ from orchestrator.launchers.docker import DockerLauncher, give_away  # noqa: E40
 from orchestrator.options import RunOptions  # noqa: E402
 from orchestrator.plan import Cell  # noqa: E402
 from orchestrator.progress import Progress  # noqa: E402
-from orchestrator.ready import Ready, make_ready  # noqa: E402
+from orchestrator.ready import Ready, make_ready, reach_engine  # noqa: E402
 from orchestrator.references import References  # noqa: E402
 from orchestrator.source import bench_source  # noqa: E402
 from orchestrator.spec import write_spec  # noqa: E402
@@ -119,7 +119,7 @@ def session(results: Path) -> Iterator[tuple[pipeline.Session, DockerLauncher, R
         suite="smoke", stacks=("cpu",), methods=("eager",), benchmarks=("forward",), launcher="docker", results=results
     )
     choice = choose(options, gpu=None, engine=look(options).engine)
-    client = pipeline.reach_engine(choice)
+    client = reach_engine(choice)
     with work_area() as area:
         source = bench_source(area.bench)
         one = pipeline.Session(options, choice, Quiet(), area, None, client, source, time.monotonic(), {})

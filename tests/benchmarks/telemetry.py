@@ -18,7 +18,6 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from orchestrator import pipeline  # noqa: E402 - found by the line above
 from orchestrator.choose import choose  # noqa: E402
 from orchestrator.devices import hold_devices, pick_gpu  # noqa: E402
 from orchestrator.errors import InfrastructureError, StackbenchError  # noqa: E402
@@ -27,7 +26,7 @@ from orchestrator.launchers import Job, Launcher, Prepared  # noqa: E402
 from orchestrator.options import RunOptions  # noqa: E402
 from orchestrator.plan import Cell  # noqa: E402
 from orchestrator.protocol import interval_across, steady  # noqa: E402
-from orchestrator.ready import make_ready  # noqa: E402
+from orchestrator.ready import make_ready, reach_engine  # noqa: E402
 from orchestrator.record import Telemetry  # noqa: E402
 from orchestrator.source import bench_source  # noqa: E402
 from orchestrator.supervise import Task, supervise  # noqa: E402
@@ -44,7 +43,7 @@ def main(pairs: int, options: RunOptions) -> int:
     cell = next(cell for cell in choice.plan.cells if cell.role == "row")
     stack = cell.stack
     gpu = pick_gpu(host.found, options) if choice.uses_gpu else None
-    client = pipeline.reach_engine(choice)
+    client = reach_engine(choice)
     changes = []
     with hold_devices(choice.plan, gpu, print), work_area() as area:
         launcher, ready = make_ready(choice, gpu, client, area.bench, print)
