@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.choose import Choice
-    from orchestrator.estimate import Key
+    from orchestrator.estimate import Earlier, Key
     from orchestrator.options import RunOptions
     from orchestrator.plan import Cell, Plan
 
@@ -36,7 +36,7 @@ def seconds_in(text: str) -> float:
     return total
 
 
-def fitted(choice: Choice, options: RunOptions, known: Mapping[Key, float] | None = None) -> Choice:
+def fitted(choice: Choice, options: RunOptions, known: Mapping[Key, Earlier] | None = None) -> Choice:
     """Return the choice with as many rounds of each row as the budget has room for, at least one, and said in its line.
 
     `known` is what earlier rounds took (read where not given). An unfinished run that differs in its rounds alone keeps
@@ -72,7 +72,7 @@ def with_rounds(plan: Plan, rounds: int) -> Plan:
     return plan.model_copy(update={"cells": tuple(cells)})
 
 
-def used_up(options: RunOptions, began: float, cell: Cell, number: int, known: Mapping[Key, float]) -> bool:
+def used_up(options: RunOptions, began: float, cell: Cell, number: int, known: Mapping[Key, Earlier]) -> bool:
     """Whether round `number` of `cell` would end beyond the budget; the first round is run in any case.
 
     `began` is when the first cell was started, by the monotonic clock.

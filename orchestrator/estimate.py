@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from orchestrator.errors import StackbenchError
 from orchestrator.store import FAILED, read_record, record_files, runs
+from orchestrator.warm import NOTHING_LEFT, may_be_wanted
 from orchestrator.workload import GENERATING, TRAINING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from orchestrator.plan import Cell, Device, Plan
@@ -53,6 +54,15 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """Medians over earlier rounds of the same work by the same method."""
+
+    seconds: float
+    second_start: float | None
+    """Seconds of a second start over the compile cache; 0 where none was made, None where no round tells."""
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A plan's cost. Unknown sizes are None; `guessed` cells had no earlier record."""
 
@@ -63,14 +73,20 @@ class Estimate:
     disk_bytes: int | None
 
 
-def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, float]:
-    """Return the median seconds of earlier rounds by workload, method and device, from the newest `limit` records."""
-    found: dict[Key, list[float]] = {}
+def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, Earlier]:
+    """Return what earlier rounds took by workload, method and device, from the newest `limit` records."""
+    found: dict[Key, list[tuple[float, float | None]]] = {}
     for record in _newest_records(results, limit):
         seconds = wall_seconds(record)
         if record.status not in FAILED and seconds is not None:
-            found.setdefault((record.workload_id, record.method, record.device), []).append(seconds)
-    return {key: statistics.median(values) for key, values in found.items()}
+            key = (record.workload_id, record.method, record.device)
+            found.setdefault(key, []).append((seconds, second_start_seconds(record)))
+    return {key: _earlier(rounds) for key, rounds in found.items()}
+
+
+def _earlier(rounds: Sequence[tuple[float, float | None]]) -> Earlier:
+    again = [second for _, second in rounds if second is not None]
+    return Earlier(statistics.median(first for first, _ in rounds), statistics.median(again) if again else None)
 
 
 def wall_seconds(record: Record) -> float | None:
@@ -82,17 +98,39 @@ def wall_seconds(record: Record) -> float | None:
     return None
 
 
-def expected(cell: Cell, known: Mapping[Key, float]) -> Expected:
-    """Return what one round of `cell` will take, its share of the warm start included, each within its deadline."""
-    measured = known.get((cell.workload.workload_id, cell.method, cell.device))
-    again = min(warm_seconds(cell), cell.timeout_s) / cell.rounds  # of one round only
-    if measured is not None:
-        return Expected(min(measured, cell.timeout_s) + again, "measured")
+def second_start_seconds(record: Record) -> float | None:
+    """Return what the record says of a second start over its compile cache; None where it says nothing of it.
+
+    The second process begins as the first did, and ends with its first call.
+    """
+    if record.compiles is None or not record.compiles.made:
+        return 0.0
+    warm = record.compiles.warm
+    if warm is None or warm.first_ns is None:
+        return 0.0 if warm is not None and warm.reason == NOTHING_LEFT else None
+    first = min((sample.begin_ns for sample in record.samples), default=0)
+    before = sum(phase.end_ns - phase.begin_ns for phase in record.phases if phase.end_ns <= first)
+    return (before + warm.first_ns) / NS
+
+
+def expected(cell: Cell, known: Mapping[Key, Earlier]) -> Expected:
+    """Return what one round of `cell` will take, its share of the second start included, each within its deadline."""
+    earlier = known.get((cell.workload.workload_id, cell.method, cell.device))
+    again = _second_start(cell, earlier) / cell.rounds  # of one round only
+    if earlier is not None:
+        return Expected(min(earlier.seconds, cell.timeout_s) + again, "measured")
     return Expected(min(guess_seconds(cell), cell.timeout_s) + again, "guess")
 
 
+def _second_start(cell: Cell, earlier: Earlier | None) -> float:
+    if not may_be_wanted(cell):
+        return 0.0
+    told = None if earlier is None else earlier.second_start
+    return min(guess_second_start(cell) if told is None else told, cell.timeout_s)
+
+
 def estimate(
-    plan: Plan, stacks: Mapping[str, Stack], known: Mapping[Key, float], made: Collection[str] = ()
+    plan: Plan, stacks: Mapping[str, Stack], known: Mapping[Key, Earlier], made: Collection[str] = ()
 ) -> Estimate:
     """Return the cost of running the whole plan.
 
@@ -152,9 +190,9 @@ def _reference_seconds(subject: Workload, count: int, device: Device) -> float:
     return 2 * REFERENCE_PASSES.get(subject.benchmark, 1) * count * tokens / EXACT_FLOPS[device]
 
 
-def warm_seconds(cell: Cell) -> float:
-    """Return a guess of what a second start over the cell's compile cache takes; 0 where there is none."""
-    if not cell.warm or cell.role != "row" or cell.cache != "cold" or cell.method == "eager":
+def guess_second_start(cell: Cell) -> float:
+    """Return a guess of what a second start over the cell's compile cache takes; eager compiles nothing."""
+    if cell.method == "eager":
         return 0.0
     return START_S[cell.device] + WARM_SHARE * COMPILE_S[cell.device].get(cell.workload.benchmark, 60.0)
 

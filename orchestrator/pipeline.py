@@ -20,7 +20,7 @@ from orchestrator.errors import (
     StackbenchError,
     UsageError,
 )
-from orchestrator.estimate import estimate, expected, history, in_words, wall_seconds
+from orchestrator.estimate import Earlier, estimate, expected, history, in_words, second_start_seconds, wall_seconds
 from orchestrator.folders import REPOSITORY, STATE
 from orchestrator.gpu import refuse_busy
 from orchestrator.host import facts, look
@@ -76,7 +76,7 @@ class Session:
     client: Any
     source: str
     began: float
-    known: dict[Key, float]
+    known: dict[Key, Earlier]
     run: Run | None = None
     references: References | None = None
     exhausted: list[Record] = field(default_factory=list)
@@ -356,9 +356,13 @@ def _shared_cache(session: Session, cell: Cell, ready: Ready) -> Any:
 
 
 def _learn(session: Session, cell: Cell, record: Record) -> None:
-    seconds = wall_seconds(record)
-    if seconds is not None:
-        session.known[cell.workload.workload_id, cell.method, cell.device] = seconds
+    seconds, again = wall_seconds(record), second_start_seconds(record)
+    if seconds is None:
+        return
+    key = (cell.workload.workload_id, cell.method, cell.device)
+    if again is None and key in session.known:
+        again = session.known[key].second_start  # of the first round alone
+    session.known[key] = Earlier(seconds, again)
 
 
 def _out_of_time(session: Session) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.choose import Choice
-    from orchestrator.estimate import Estimate, Key
+    from orchestrator.estimate import Earlier, Estimate, Key
     from orchestrator.plan import Cell
     from orchestrator.record import Role
     from orchestrator.workload import Workload
@@ -30,7 +30,7 @@ def render(choice: Choice, results: Path, form: str) -> str:
     return as_json(choice, known, cost) if form == "json" else as_text(choice, known, cost)
 
 
-def as_text(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
+def as_text(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
     """Return a line of what and why, the cells (references and probes in a line each), and what they cost."""
     rows: list[Line] = [("cell", "workload", "device", "rounds", "expected", "computes")]
     proving: dict[Role, list[Cell]] = {"reference": [], "probe": []}
@@ -58,7 +58,7 @@ def as_text(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
     return "\n".join([choice.line, "", *lines, "", cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"])
 
 
-def _together(cells: Sequence[Cell], known: Mapping[Key, float]) -> Line:
+def _together(cells: Sequence[Cell], known: Mapping[Key, Earlier]) -> Line:
     """Return one line for all references, or for all probes: what they are for, and how many."""
     times = [expected(cell, known) for cell in cells]
     if cells[0].role == "reference":
@@ -91,7 +91,7 @@ def cost_line(cost: Estimate, *, marked: bool = False) -> str:
     return f"expected: {in_words(cost.seconds)}{guess}; {sizes}"
 
 
-def as_json(choice: Choice, known: Mapping[Key, float], cost: Estimate) -> str:
+def as_json(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
     """Return the same for programs; unknown is null, times in seconds, sizes in bytes."""
     cells = [
         {

@@ -26,12 +26,15 @@ NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compile
 REASON_CHARACTERS = 500
 
 
+def may_be_wanted(cell: Cell) -> bool:
+    """Whether some round of the cell is to say what a warm start takes, if it compiles."""
+    return cell.warm and cell.role == "row" and cell.cache == "cold"
+
+
 def wanted(cell: Cell, record: Record) -> bool:
     """Whether the cell's record is to say what a warm start takes: of the first round of a row that compiled."""
     return (
-        cell.warm
-        and cell.role == "row"
-        and cell.cache == "cold"
+        may_be_wanted(cell)
         and record.round == 0
         and record.status in COMPUTED
         and record.compiles is not None

@@ -17,7 +17,7 @@ from orchestrator.budget import MOST_ROUNDS, fitted, seconds_in, used_up, with_r
 from orchestrator.choose import Choice
 from orchestrator.cli import run
 from orchestrator.errors import UsageError
-from orchestrator.estimate import estimate
+from orchestrator.estimate import Earlier, estimate
 from orchestrator.options import RunOptions
 from orchestrator.planner import make_plan
 from orchestrator.store import Run
@@ -34,11 +34,11 @@ ROWS = [cell for cell in PLAN.cells if cell.role == "row"]
 OTHERS = [cell for cell in PLAN.cells if cell.role != "row"]
 
 
-def taking(seconds: float) -> dict[Key, float]:
-    return {(cell.workload.workload_id, cell.method, cell.device): seconds for cell in PLAN.cells}
+def taking(seconds: float) -> dict[Key, Earlier]:
+    return {(cell.workload.workload_id, cell.method, cell.device): Earlier(seconds, 0.0) for cell in PLAN.cells}
 
 
-def chosen(budget_s: float, known: dict[Key, float], results: Path = Path("nowhere")) -> tuple[int, Choice]:
+def chosen(budget_s: float, known: dict[Key, Earlier], results: Path = Path("nowhere")) -> tuple[int, Choice]:
     choice = fitted(CHOICE, RunOptions(budget_s=budget_s, results=results), known)
     (rounds,) = {cell.rounds for cell in choice.plan.cells if cell.role == "row"}
     return rounds, choice

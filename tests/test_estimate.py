@@ -1,23 +1,28 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from plan_samples import record, smoke_cell, stack
+from record_samples import sample
 
 from orchestrator.estimate import (
+    Earlier,
     estimate,
     expected,
+    guess_second_start,
     guess_seconds,
     history,
     in_words,
+    second_start_seconds,
     size_in_words,
     wall_seconds,
 )
 from orchestrator.planner import make_plan
-from orchestrator.record import PhaseTime, Provenance
+from orchestrator.record import Compiles, PhaseTime, Provenance, WarmStart
 from orchestrator.store import Run
 from orchestrator.suite import load_suite
+from orchestrator.warm import NOTHING_LEFT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +42,7 @@ def test_earlier_records_beat_the_guess(tmp_path: Path) -> None:
     run.save(record(number=9, status="timeout", provenance=took(9999)))
     cell = smoke_cell()
     known = history(tmp_path)
-    assert known == {(cell.workload.workload_id, "eager", "cpu"): 20.0}
+    assert known == {(cell.workload.workload_id, "eager", "cpu"): Earlier(20.0, 0.0)}
     assert expected(cell, known).seconds == 20.0
     assert expected(cell, known).source == "measured"
     assert expected(smoke_cell(method="inductor"), known).source == "guess"
@@ -55,6 +60,49 @@ def test_phases_stand_in_for_a_missing_wall_time() -> None:
     phases = (PhaseTime(name="model", begin_ns=10**9, end_ns=2 * 10**9), PhaseTime(name="x", begin_ns=2, end_ns=10))
     assert wall_seconds(record(phases=phases)) == pytest.approx(2.0)
     assert wall_seconds(record()) is None
+
+
+S = 10**9
+PHASES = tuple(
+    PhaseTime(name=name, begin_ns=begin * S, end_ns=end * S)
+    for name, begin, end in [("environment", 0, 1), ("model", 1, 4), ("first call", 4, 34), ("samples", 34, 40)]
+)
+
+
+def compiled(graphs: int = 1, warm: WarmStart | None = None) -> Compiles:
+    return Compiles(graphs=graphs, recompiles=0, ledger=(), breaks=(), cache_hits=0, cache_misses=1, warm=warm)
+
+
+@pytest.mark.parametrize(
+    ("compiles", "seconds"),
+    [
+        (None, 0.0),
+        (compiled(graphs=0), 0.0),
+        (compiled(), None),
+        (compiled(warm=WarmStart(first_ns=7 * S)), 11.0),  # what comes before the first call, and that call
+        (compiled(warm=WarmStart(first_ns=None, reason=NOTHING_LEFT)), 0.0),
+        (compiled(warm=WarmStart(first_ns=None, reason="it crashed")), None),
+    ],
+)
+def test_what_a_record_says_of_a_second_start(compiles: Compiles | None, seconds: float | None) -> None:
+    first = sample(0, 30_000, "first", begin_ns=4 * S, end_ns=34 * S)
+    assert second_start_seconds(record(compiles=compiles, phases=PHASES, samples=(first,))) == seconds
+
+
+def test_a_second_start_costs_what_it_took_and_nothing_where_nothing_was_compiled() -> None:
+    cell = smoke_cell(method="inductor")
+    key = (cell.workload.workload_id, "inductor", "cpu")
+
+    def takes(second_start: float | None, **changes: Any) -> float:
+        return expected(smoke_cell(method="inductor", **changes), {key: Earlier(10.0, second_start)}).seconds
+
+    assert takes(0.0) == 10.0
+    assert takes(4.0) == 14.0
+    assert takes(4.0, rounds=2) == 12.0
+    assert takes(4.0, warm=False) == takes(4.0, cache="shared") == 10.0
+    assert takes(None) == 10.0 + guess_second_start(cell) > 10.0
+    assert expected(cell, {}).seconds == guess_seconds(cell) + guess_second_start(cell)
+    assert guess_second_start(smoke_cell()) == 0.0
 
 
 def test_a_plan_costs_what_its_cells_cost() -> None:

@@ -39,6 +39,15 @@ def test_on_a_cpu_every_benchmark_runs_and_says_what_stood_in(tmp_path, benchmar
     assert attention == ["scaled_dot_product_attention"]
 
 
+@pytest.mark.parametrize("method", [fused, fused_inductor])
+def test_liger_is_loaded_before_the_first_call(monkeypatch, method):
+    """Else Triton is not there when its hook is set, and what it compiles in the first call is not counted."""
+    loaded = []
+    monkeypatch.setattr(dispatched, "missing", lambda *modules: loaded.extend(modules))
+    method.operators()
+    assert loaded == ["liger_kernel.ops"]
+
+
 def test_a_torch_that_cannot_be_told_its_attention_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fused, "torch_version", lambda: (2, 4))
     for method in ("fused", "fused_inductor"):
