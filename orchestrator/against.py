@@ -76,10 +76,10 @@ def break_even(row: Row, eager: Row) -> BreakEven:
     first, eager_first = row.upfront_seconds, eager.upfront_seconds
     if mine is None or others is None or first is None or eager_first is None:
         return never("the first call or the speed is not known")
-    if first <= eager_first:
-        return BreakEven(count=0, of=of, reason="its first call and compiles take no longer than eager's")
     if mine >= others:
         return never("it is no faster than eager")
+    if first <= eager_first:
+        return BreakEven(count=0, of=of, reason="its first call and compiles take no longer than eager's")
     return BreakEven(count=math.ceil((first - eager_first) / (others - mine)), of=of)
 
 

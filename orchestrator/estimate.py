@@ -35,6 +35,8 @@ COMPILE_S: dict[Device, dict[str, float]] = {
     "cuda": {"forward": 60, "model_inference": 190, "generation": 190, "train_static": 80, "train_dynamic": 400},
     "cpu": {"forward": 18, "model_inference": 22, "generation": 28, "train_static": 28, "train_dynamic": 32},
 }
+COMPILE_SHARE = {"eager": 0.0, "tinyllama": 0.0, "tinyllama_full": 0.0, "fused": 0.15, "thunder": 3.5}
+"""Of those times, for methods that compile nothing, a few kernels, or much longer; 1 for any other."""
 WARM_SHARE = 0.4
 """Of the time to compile, with everything in the cache: the tracing stays."""
 PROBE_SHARE = 0.35
@@ -177,10 +179,12 @@ def guess_seconds(cell: Cell) -> float:
         tokens = (work.batch or 1) * (work.sequence or 1)
         passes = 3 if work.benchmark in TRAINING else 1
         once = max(2 * passes * count * tokens / FLOPS[device], passes * work.model.layers * LAYER_S[device])
-    if cell.method != "eager":
-        compiling = COMPILE_S[device].get(work.benchmark, 60.0)
-        total += compiling * (PROBE_SHARE if cell.role == "probe" else 1.0)
-    return total + once * work.iterations
+    compiling = _compile_seconds(cell) * (PROBE_SHARE if cell.role == "probe" else 1.0)
+    return total + compiling + once * work.iterations
+
+
+def _compile_seconds(cell: Cell) -> float:
+    return COMPILE_S[cell.device].get(cell.workload.benchmark, 60.0) * COMPILE_SHARE.get(cell.method, 1.0)
 
 
 def _reference_seconds(subject: Workload, count: int, device: Device) -> float:
@@ -191,10 +195,9 @@ def _reference_seconds(subject: Workload, count: int, device: Device) -> float:
 
 
 def guess_second_start(cell: Cell) -> float:
-    """Return a guess of what a second start over the cell's compile cache takes; eager compiles nothing."""
-    if cell.method == "eager":
-        return 0.0
-    return START_S[cell.device] + WARM_SHARE * COMPILE_S[cell.device].get(cell.workload.benchmark, 60.0)
+    """Return a guess of what a second start over the cell's compile cache takes; 0 where nothing is compiled."""
+    compiling = _compile_seconds(cell)
+    return START_S[cell.device] + WARM_SHARE * compiling if compiling else 0.0
 
 
 def in_words(seconds: float) -> str:

@@ -11,6 +11,16 @@ from orchestrator.frozen import Frozen
 
 GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
 
+OF_THE_CELL = frozenset(
+    {
+        *("HOME", "USER", "LOGNAME", "TMPDIR"),
+        *("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONNOUSERSITE"),
+        *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"),
+        *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
+    }
+)
+"""Variables that each cell gets with values of its own, and that no stack can set."""
+
 
 class BuiltImage(Frozen):
     """An image built from the folder's Dockerfile, context = the repository's root or the stack's folder."""
@@ -73,6 +83,7 @@ class Stack(Frozen):
     ready: ReadyImage | None = None
     gpu: Gpu = Gpu()
     environment: dict[str, str] = Field(default_factory=dict)
+    """Variables of its processes. Its PYTHONPATH comes behind the folder of bench."""
     deviations: tuple[Deviation, ...] = ()
     folder: Path = Field(default=Path(), exclude=True)
 

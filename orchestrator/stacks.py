@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import UsageError
 from orchestrator.reading import os_error, read_toml, validate
-from orchestrator.stack import Stack
+from orchestrator.stack import OF_THE_CELL, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,10 @@ def load_stack(folder: Path) -> Stack:
             )
     if len(set(stack.methods)) != len(stack.methods):
         raise UsageError("methods: a method is named twice", where=str(path), remedy="name each once")
+    for name in sorted(OF_THE_CELL.intersection(stack.environment)):
+        raise UsageError(
+            f"environment.{name}: every cell gets one of its own", where=str(path), remedy="leave this variable out"
+        )
     if stack.build is not None:
         for key, name in (("dockerfile", stack.build.dockerfile), ("lock", stack.build.lock)):
             if not (folder / name).is_file():

@@ -102,7 +102,14 @@ def test_a_second_start_costs_what_it_took_and_nothing_where_nothing_was_compile
     assert takes(4.0, warm=False) == takes(4.0, cache="shared") == 10.0
     assert takes(None) == 10.0 + guess_second_start(cell) > 10.0
     assert expected(cell, {}).seconds == guess_seconds(cell) + guess_second_start(cell)
-    assert guess_second_start(smoke_cell()) == 0.0
+    assert guess_second_start(smoke_cell()) == guess_second_start(smoke_cell(method="tinyllama")) == 0.0
+
+
+def test_the_guess_knows_what_compiles_nothing_and_what_compiles_long() -> None:
+    eager, tinyllama, fused, unknown, thunder = (
+        guess_seconds(smoke_cell(method=method)) for method in ("eager", "tinyllama", "fused", "mine", "thunder")
+    )
+    assert eager == tinyllama < fused < unknown < thunder
 
 
 def test_a_plan_costs_what_its_cells_cost() -> None:

@@ -12,12 +12,12 @@ from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, make_task
 from test_supervise import gone
 
 from orchestrator.errors import InfrastructureError
-from orchestrator.launchers import local
+from orchestrator.launchers import cell_environment, local
 from orchestrator.launchers.environments import environment_folder, find_python, has_python
 from orchestrator.launchers.local import LocalLauncher, sweep_processes
 from orchestrator.owner import Owner, boot, myself
 from orchestrator.spec import write_spec
-from orchestrator.stack import BuiltImage, Stack
+from orchestrator.stack import OF_THE_CELL, BuiltImage, Stack
 
 
 def start(tmp_path: Path, method: str):
@@ -79,6 +79,18 @@ def test_nothing_of_ours_leaks_into_a_cell(monkeypatch: pytest.MonkeyPatch) -> N
     assert "PYTHONHOME" not in environment
     assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/c/inductor"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_stacks_variables_reach_its_cells_behind_their_own() -> None:
+    launcher = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))
+    plain = launcher._environment(make_stack(), "cpu", Path("/c"))
+    stack = make_stack().model_copy(update={"environment": {"A": "b", "PYTHONPATH": "/theirs"}})
+    more = launcher._environment(stack, "cpu", Path("/c"))
+    assert more == {**plain, "A": "b", "PYTHONPATH": f"{FAKE_BENCH.parent}:/theirs"}
+
+
+def test_what_every_cell_gets_no_stack_can_set() -> None:
+    assert set(cell_environment(make_stack(), "/c", python_path="/b", home="/")) - {"PYTHONPATH"} <= OF_THE_CELL
 
 
 def test_processes_of_a_dead_orchestrator_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:

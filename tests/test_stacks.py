@@ -53,6 +53,11 @@ def test_ready_images_need_no_files(tmp_path: Path) -> None:
         ('["inductor", "eager"]', "[]", "FILE: methods: "),
         ('["inductor", "eager"]', '["../eager"]', 'FILE: methods: "../eager" is no name of a method'),
         ('["inductor", "eager"]', '["eager", "eager"]', "FILE: methods: a method is named twice"),
+        (
+            "[gpu]",
+            '[environment]\nTRITON_CACHE_DIR = "/c"\nA = "b"\n[gpu]',
+            "FILE: environment.TRITON_CACHE_DIR: every cell gets one of its own",
+        ),
         ('name = "cpu"', 'name = "CPU 1"', "FILE: name: "),
         ('name = "cpu"', "", "FILE: name: missing; add this key"),
         ('name = "cpu"', 'name = "cpu"\nfolder = "x"', "FILE: folder: unknown key"),

@@ -129,13 +129,17 @@ class Launcher(Protocol):
         """Start the job's process. InfrastructureError where it could not be started."""
 
 
-def cell_environment(cache: str, *, python_path: str, home: str) -> dict[str, str]:
-    """Return the variables that every cell's process gets, in whatever place: caches are its own, nothing leaks."""
+def cell_environment(stack: Stack, cache: str, *, python_path: str, home: str) -> dict[str, str]:
+    """Return the variables that every cell's process gets, in whatever place: caches are its own, nothing leaks.
+
+    Of those that a stack sets the cell's own come first: its folders of Python come before the stack's.
+    """
     return {
+        **stack.environment,
         "HOME": home,
         "USER": "stackbench",
         "LOGNAME": "stackbench",
-        "PYTHONPATH": python_path,
+        "PYTHONPATH": ":".join(filter(None, (python_path, stack.environment.get("PYTHONPATH")))),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONNOUSERSITE": "1",

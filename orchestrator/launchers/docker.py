@@ -218,8 +218,7 @@ def container_arguments(
     cache = CACHE if shared else f"{WORK if job else '/tmp'}/{CACHE_FOLDER}"  # noqa: S108  (the container's own)
     environment = {
         **grant.environment,
-        **stack.environment,
-        **cell_environment(cache, python_path=str(Path(BENCH).parent), home="/tmp"),  # noqa: S108
+        **cell_environment(stack, cache, python_path=str(Path(BENCH).parent), home="/tmp"),  # noqa: S108
         "TMPDIR": "/tmp",  # noqa: S108
     }
     if "LD_LIBRARY_PATH" in grant.environment and "LD_LIBRARY_PATH" in stack.environment:

@@ -116,8 +116,7 @@ class LocalLauncher:
         return {
             **inherited,
             "CUDA_VISIBLE_DEVICES": gpu,
-            **stack.environment,
-            **cell_environment(str(cache), python_path=str(self.bench.parent), home="/"),
+            **cell_environment(stack, str(cache), python_path=str(self.bench.parent), home="/"),
             OWNER_VARIABLE: str(myself()),
         }
 
