@@ -122,6 +122,16 @@ def test_rows_of_one_side_alone(tmp_path: Path) -> None:
     assert "1 only in A, 1 only in B" in render(nothing, "text")
 
 
+def test_stacks_of_other_names_are_pointed_to(tmp_path: Path) -> None:
+    hint = "compare A:@cuda B:@h100"
+    apart = two(tmp_path, rounds(), rounds(seed=2, stack="h100"))
+    assert sorted(results(apart)) == ["only in A", "only in B"]
+    assert hint in render(apart, "text")
+    assert hint not in render(two(tmp_path, rounds(), rounds("thunder", stack="h100")), "text")
+    both = [*rounds(seed=2), *rounds("inductor", seed=2, stack="h100")]
+    assert hint not in render(two(tmp_path, [*rounds(), *rounds("inductor")], both), "text")
+
+
 def test_another_gpu_gets_no_verdict_unless_asked_for(tmp_path: Path) -> None:
     other = environment(gpu={**GPU, "name": "NVIDIA A100-SXM4-40GB", "driver": "550.1"})
     sides = rounds(), rounds(milliseconds=600.0, environment=other)

@@ -162,9 +162,22 @@ def _below(comparison: Comparison) -> list[str]:
     counts = Counter(cell.result for cell in comparison.cells)
     found = ", ".join(f"{count} {result}" for result, count in counts.most_common())
     lines.append(f"{counted(len(comparison.cells), 'cell')}: {found}" if found else "nothing in common")
+    if not both and (stacks := _stacks_apart(comparison)):
+        mine, others = stacks
+        lines.append(f"the stacks' names differ, the work and the methods do not: compare A:@{mine} B:@{others}")
     if comparison.protocol == "note":
         lines.append("figures of both sides are reckoned as the note did; published ones have no rounds, so no verdict")
     return lines
+
+
+def _stacks_apart(comparison: Comparison) -> tuple[str, str] | None:
+    """Return the two stacks under which most of the same work by the same methods stands, A's and B's."""
+    mine = [cell.a for cell in comparison.cells if cell.a]
+    others = [cell.b for cell in comparison.cells if cell.b]
+    pairs = Counter(
+        (a.stack, b.stack) for a in mine for b in others if (a.workload_id, a.method) == (b.workload_id, b.method)
+    )
+    return next((pair for pair, _ in pairs.most_common(1)), None)
 
 
 def _where(indices: Sequence[int], cells: Sequence[CellComparison]) -> str:
