@@ -17,6 +17,8 @@ from typing import Any
 WATCHED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_MODULE_LOADING", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 WATCHED_PREFIXES = ("TORCHINDUCTOR_", "TORCH_", "TRITON_", "NVIDIA_TF32", "CUBLAS_", "NVFUSER_", "THUNDER_")
 PLACES = ("_DIR", "_HOME", "_PATH")
+PRELOADED = "LD_PRELOAD"
+"""Libraries put before all others, such as another allocator: recorded by name, without their folders."""
 
 
 def packages() -> dict[str, str]:
@@ -64,6 +66,8 @@ def settings() -> dict[str, str]:
         for name, value in os.environ.items()
         if (name in WATCHED or name.startswith(WATCHED_PREFIXES)) and not name.endswith(PLACES)
     }
+    if preloaded := os.environ.get(PRELOADED, "").replace(":", " ").split():
+        chosen[PRELOADED] = " ".join(Path(library).name for library in preloaded)
     return dict(sorted(chosen.items()))
 
 

@@ -350,7 +350,7 @@ def exit_code(records: Sequence[Record]) -> int:
 def _shared_cache(session: Session, cell: Cell, ready: Ready) -> Any:
     """Return the cell's own compile cache, kept from process to process; another environment or GPU has another."""
     gpu = session.gpu.identity if session.gpu and cell.device == "cuda" else None
-    folder = STATE / "cache" / digest([cell.key, ready.prepared[cell.stack].fingerprint, gpu])
+    folder = STATE / "cache" / digest([cell.key, ready.environment(cell.stack), gpu])
     make_folder(folder)
     return folder
 

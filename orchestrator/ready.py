@@ -13,6 +13,7 @@ from orchestrator.folders import STATE
 from orchestrator.launchers.environments import find_python, has_python
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.supervise import Verdict
+from orchestrator.workload import digest
 from orchestrator.writing import make_folder, write_text
 
 if TYPE_CHECKING:
@@ -38,9 +39,12 @@ class Ready:
     """What the prepared ones were made of when they were built."""
 
     def environment(self, stack: str) -> str:
-        """Return the fingerprint of what is installed in a stack."""
+        """Return the identity of what is installed in a stack, and of the variables that it sets."""
         prepared = self.prepared.get(stack)
-        return prepared.fingerprint if prepared else NO_ENVIRONMENT
+        if prepared is None:
+            return NO_ENVIRONMENT
+        variables = prepared.stack.environment
+        return digest([prepared.fingerprint, variables]) if variables else prepared.fingerprint
 
     def facts(self, stack: str) -> dict[str, Any]:
         """Return what run.json says of a stack."""

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAKE_BENCH, SOURCE, make_task, write_stack, write_suite
+from fake_run import FAKE_BENCH, SOURCE, make_stack, make_task, write_stack, write_suite
 
 from orchestrator import pipeline, workfolders
 from orchestrator.cli import run
+from orchestrator.launchers import Prepared
 from orchestrator.plan import Plan
+from orchestrator.ready import Ready
 from orchestrator.record import Record
 from orchestrator.supervise import Verdict, blank_record
 from orchestrator.todo import interleave
@@ -130,6 +132,15 @@ def test_a_stack_without_its_python_keeps_no_other_from_running_and_is_tried_aga
     assert headers(place)[0]["finished_utc"] is not None
     folder = next((place / "results").iterdir())
     assert len(list((folder / "records").iterdir())) == 3
+
+
+def test_the_variables_that_a_stack_sets_are_part_of_its_identity() -> None:
+    def identity(**variables: str) -> str:
+        stack = make_stack().model_copy(update={"environment": variables})
+        return Ready(prepared={"fake": Prepared(stack, "python3", "f" * 16)}).environment("fake")
+
+    assert identity() == "f" * 16
+    assert len({identity(), identity(A="1"), identity(A="2")}) == 3
 
 
 def test_rounds_are_interleaved_there_and_back() -> None:
