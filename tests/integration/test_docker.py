@@ -71,6 +71,13 @@ def test_a_container_is_answered_and_a_link_in_the_answers_place_is_not_written_
     assert (record.reason, record.detail) == (None, {"victim": "untouched", "answer": '{"repeat": []}'})
 
 
+def test_a_stacks_variables_reach_its_containers_behind_the_cells_own(launcher: DockerLauncher) -> None:
+    variables = {"PYTHONPATH": "/theirs", "MINE": "yes"}
+    stack = make_stack(python="python3").model_copy(update={"environment": variables})
+    look = "import os, sys; print(os.environ['MINE'], [sys.path.index(p) for p in ('/stackbench', '/theirs')])"
+    assert launcher.ask(stack, ("-c", look)) == (0, "yes [1, 2]\n")
+
+
 def test_a_containers_processes_are_told_by_their_numbers_on_this_host(
     launcher: DockerLauncher, tmp_path: Path
 ) -> None:
