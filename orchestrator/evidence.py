@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.record import HostLoad, Record, Sample
     from orchestrator.workload import Workload
 
+NOT_CALLED = "not called"
 FEWEST_FOR_WARNING = 4
 FIRST_OFF, FIRST_SIGMAS = 0.02, 3.0
 """The first timed sample is off where it is this share and so many robust deviations from the others' median."""
@@ -34,6 +35,7 @@ class Evidence:
     eager_error: float | None
     resembles: str | None
     ran: Ran | None
+    dispatched: dict[str, str]
     compilation: Compilation | None
     power: Power | None
     host_load: HostLoad | None
@@ -56,6 +58,7 @@ def evidence(record: Record) -> Evidence:
         eager_error=reference.eager_error if reference else None,
         resembles=proof.resembles if proof else None,
         ran=ran(record),
+        dispatched=dispatched(record),
         compilation=compilation(record),
         power=power(record),
         host_load=record.host_load,
@@ -96,6 +99,14 @@ def ran(record: Record) -> Ran | None:
         missing=told.missing,
         instead=told.instead,
     )
+
+
+def dispatched(record: Record) -> dict[str, str]:
+    """Return what each operator of the method dispatched to, those left out that were not called."""
+    told = record.detail.get("operators")
+    if not isinstance(told, dict):
+        return {}
+    return {name: what for name, what in told.items() if isinstance(what, str) and what != NOT_CALLED}
 
 
 def compilation(record: Record) -> Compilation | None:

@@ -291,6 +291,7 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
         "error_ratio": ratio,
         "resembles": shown.resembles,
         "ran": shown.ran,
+        "dispatched": shown.dispatched,
         "power": shown.power,
         "host_load": max(loads, key=lambda load: load.taken, default=None),
         "tainted": sum(r.evidence.tainted for r in counted),

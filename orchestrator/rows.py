@@ -271,6 +271,8 @@ class Row(Frozen):
     probe: ProbeResult | None = None
     """None where the row is its own probe."""
     ran: Ran | None = None
+    dispatched: dict[str, str] = Field(default_factory=dict)
+    """What each operator of a method that brings its own was dispatched to, found while it ran, with the reasons."""
     compilation: Compilation | None = None
     one_compile: bool = False
     """Rounds of it began over what an earlier one had compiled: its interval knows nothing of how compiles differ."""

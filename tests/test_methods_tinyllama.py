@@ -199,13 +199,26 @@ def test_xformers_is_asked_what_it_dispatches_to(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     x, gate, up, down = dispatched.example("swiglu", Given("cpu", torch.bfloat16, 16))
     torch.testing.assert_close(tinyllama.swiglu(x, gate, up, down), operators.swiglu(x, gate, up, down))
-    assert tinyllama.swiglu_called(x, gate, up, down) == "xformers SwiGLUOp:eager"
+    told = tinyllama.swiglu_called(x, gate, up, down)
+    assert told == "xformers SwiGLUOp:eager (its fused ones run on CUDA only)"
     # As on a GPU: what decides is the dispatch object itself, of which only the device is another.
     dispatch = sys.modules["xformers.ops.swiglu_op"].SwiGLUOpDispatch
     assert str(of(dispatch, packed=False).op) == "SwiGLUOp:eager"
     assert str(of(dispatch, packed=True).op) == "SwiGLUOp:fused.p.cpp"
     tinyllama_full.lay_side_by_side(block := SimpleParameter(gate), other := SimpleParameter(up))
     assert dispatch.from_arguments(x[0], block, None, other, None, down, None).packed_weights
+
+
+@pytest.mark.parametrize(
+    ("is_cuda", "dtype", "why"),
+    [
+        (False, torch.bfloat16, "run on CUDA only"),
+        (True, torch.float32, "take no float32"),
+        (True, torch.bfloat16, "take bfloat16 only where gate and up lie side by side"),
+    ],
+)
+def test_why_swiglu_is_plain_is_told(is_cuda, dtype, why):
+    assert tinyllama.why_plain(SimpleNamespace(is_cuda=is_cuda, dtype=dtype)) == f"its fused ones {why}"
 
 
 def of(dispatch, *, packed):

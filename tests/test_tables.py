@@ -190,6 +190,24 @@ def test_first_calls_of_rounds_that_share_a_cache(
         assert tuple("" if row[name] is None else str(row[name]) for name in names) == cells
 
 
+def test_what_each_operator_was_dispatched_to_stands_below_the_table(tmp_path: Path) -> None:
+    operators = {
+        "attention": "flash_attn_func",
+        "loss": "not called",
+        "norm": "eager",
+        "rotary": "eager",
+        "swiglu": "a|b",
+    }
+    run = save_run(tmp_path, [record(method="tinyllama", detail={"operators": operators})])
+    line = "`tinyllama@cuda` dispatched attention to flash_attn_func; norm and rotary to eager; swiglu to a\\|b."
+    assert line in render_tables(run)
+    (row, _) = json.loads(render_tables(run, form="json"))["rows"]
+    assert row["dispatched"] == {name: what for name, what in operators.items() if what != "not called"}
+    for odd in ("flash", ["flash"], {"attention": 1}, None):
+        run = save_run(tmp_path / repr(odd), [record(detail={"operators": odd})])
+        assert "dispatched" not in render_tables(run)
+
+
 def test_later_compiles_are_told(tmp_path: Path) -> None:
     taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
     run = save_run(tmp_path, [record(samples=taken, compiles=compiled_in(0, 1))])

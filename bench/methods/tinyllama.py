@@ -104,7 +104,17 @@ def swiglu_called(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> str:
     """Name what xformers dispatches to, by asking its own dispatch object with the arguments of a call."""
     dispatch = importlib.import_module(f"{XFORMERS}.swiglu_op").SwiGLUOpDispatch
     flat = x.reshape(-1, x.shape[-1])
-    return f"xformers {dispatch.from_arguments(flat, gate, None, up, None, down, None).op}"
+    chosen = dispatch.from_arguments(flat, gate, None, up, None, down, None).op
+    return f"xformers {chosen} ({why_plain(x)})" if chosen.NAME == "eager" else f"xformers {chosen}"
+
+
+def why_plain(x: Tensor) -> str:
+    """Why xformers 0.0.22 takes its plain SwiGLU for x: the conditions of its fused ones, of which it says nothing."""
+    if not x.is_cuda:
+        return "its fused ones run on CUDA only"
+    if x.dtype not in HALF:
+        return f"its fused ones take no {name_of(x.dtype)}"
+    return f"its fused ones take {name_of(x.dtype)} only where gate and up lie side by side"
 
 
 ATTENTION = DispatchedAttention(

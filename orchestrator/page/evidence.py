@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.advice import cpu_use
+from orchestrator.evidence import dispatched
 from orchestrator.numbers import MISSING, percent, significant
 from orchestrator.page.blocks import facts, section, shares, table, text
 
@@ -34,6 +35,7 @@ def dispatch_section(record: Record) -> Section | None:
                 ("launches", f"{told.launches:,}"),
                 ("CUDA graph replays", told.graph_replays),
                 ("expected", ", ".join(told.expected) or None),
+                *((f"{operator} dispatched to", what) for operator, what in dispatched(record).items()),
             ]
         ),
         shares(groups),

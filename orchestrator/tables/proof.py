@@ -83,6 +83,7 @@ def lines(pairs: Sequence[Pair]) -> list[str]:
     rows = [pair.steady for pair in pairs]
     told = [(row, "; ".join(_facts(row))) for row in rows if row.status in COMPUTED]
     found = [f"{code(row.name)}: {text}." for row, text in told if text]
+    found += [f"{code(row.name)} dispatched {_dispatched(row)}." for row, _ in told if row.dispatched]
     found += _unproved(rows)
     found += [
         f"{code(row.name)}: {escape(warning)}." for row in rows if row.status == "ok" for warning in warnings(row)
@@ -105,6 +106,17 @@ def _ran(ran: Ran) -> str:
     if shown:
         text += ": " + ", ".join(f"{escape(g.name)} {(g.share or 0) * 100:.0f} %" for g in shown[:GROUPS_SHOWN])
     return text
+
+
+def _dispatched(row: Row) -> str:
+    """Return `attention to flash_attn_func; norm and loss to eager`."""
+    by_target: dict[str, list[str]] = {}
+    for operator, target in row.dispatched.items():
+        by_target.setdefault(target, []).append(operator)
+    return "; ".join(
+        f"{escape(' and '.join(operators))} to {escape(shortened(target, REASON_LENGTH))}"
+        for target, operators in by_target.items()
+    )
 
 
 def not_fused(ran: Ran) -> str:
