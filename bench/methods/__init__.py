@@ -9,6 +9,9 @@ A method module has six functions:
     settings(workload) -> dict                  what it will set, for the record
     expects(workload, device) -> tuple          what a profiled call must show, or the row is flagged `not_fused`
 
+A package that brings Triton kernels is loaded by one of them, and not in the first call: only then is it counted what
+Triton compiles in that call (bench/compiles.py).
+
 One more is optional:
 
     report() -> dict                            what it really ran, asked after the samples, for the record's detail
