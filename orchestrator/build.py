@@ -16,6 +16,7 @@ from orchestrator import stack_lock, wheels
 from orchestrator.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError
 from orchestrator.folders import STATE
 from orchestrator.launchers.environments import PIP_SOURCES, find_python, local_folder, local_sources
+from orchestrator.numbers import counted
 from orchestrator.reading import os_error
 from orchestrator.source import hash_files
 from orchestrator.stacks import STACK_FILE
@@ -234,7 +235,7 @@ def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], stat
     with tempfile.TemporaryFile() as context, log.open("w", encoding="utf-8") as out:
         count = make_context(stack, context)
         if count:
-            say(f"{stack.name}: {count} wheels of its lock come from local folders")
+            say(f"{stack.name}: {counted(count, 'wheel')} of its lock from local folders")
         stream = client.api.build(
             fileobj=context,
             custom_context=True,

@@ -9,6 +9,7 @@ from orchestrator.build import BUILD_LABEL, CONTENT_LABEL, content, image_tag
 from orchestrator.errors import EXIT_OK
 from orchestrator.estimate import size_in_words
 from orchestrator.folders import STATE
+from orchestrator.numbers import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,7 @@ def clean_images(stacks: Mapping[str, Stack], *, state: Path = STATE) -> int:
             removed += reason is None
             for tag in tags:
                 stack_lock.forget(stack, tag, state)
-    print(f"{removed} images removed" if removed else "no old image here")
+    print(f"{counted(removed, 'image')} removed" if removed else "no old image here")
     return EXIT_OK
 
 

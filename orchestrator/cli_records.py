@@ -76,12 +76,13 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 @RESULTS_OPTION
 def import_command(file: Path, *, results: Path) -> None:
     """Check the bundle FILE and put its run into the results. Nothing there is overwritten."""
+    from orchestrator.numbers import counted
     from orchestrator.store import record_files
     from orchestrator.unpack import unpack
 
     run = unpack(file, results)
     unfinished = "" if run.finished else "; not finished: run-all would go on with it where plan and bench are the same"
-    click.echo(f"{run.folder}: {len(record_files(run.folder))} records{unfinished}")
+    click.echo(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}{unfinished}")
 
 
 @click.command("reproduce", short_help="Run a recorded cell again.")

@@ -27,6 +27,7 @@ from orchestrator.host import facts, look
 from orchestrator.interrupt import Interrupted, interruptible
 from orchestrator.launchers import Job
 from orchestrator.launchers.local import sweep_processes
+from orchestrator.numbers import counted
 from orchestrator.plan_text import cost_line, describe
 from orchestrator.progress import make_progress
 from orchestrator.ready import Ready, here_already, make_ready, reach_engine
@@ -142,9 +143,13 @@ def sweep(client: Any, progress: Progress) -> None:
 
         with engine.engine_errors():
             containers = engine.sweep(client)
-    left = {"containers": containers, "processes": sweep_processes(), "folders": sweep_folders()}
-    if any(left.values()):
-        told = ", ".join(f"{count} {what}" for what, count in left.items() if count)
+    left = [
+        (containers, "container", None),
+        (sweep_processes(), "process", "processes"),
+        (sweep_folders(), "folder", None),
+    ]
+    if any(count for count, *_ in left):
+        told = ", ".join(counted(count, what, several) for count, what, several in left if count)
         progress.say(f"removed what a killed run had left: {told}")
 
 
@@ -335,7 +340,7 @@ def finish(session: Session, *, complete: bool) -> int:
     session.progress.say((run.folder / "tables.md").read_text(encoding="utf-8"))
     took = in_words(time.monotonic() - session.began)
     counts = ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in records).most_common())
-    session.progress.say(f"{len(records)} records in {took} ({counts}): {_shown(run)}")
+    session.progress.say(f"{counted(len(records), 'record')} in {took} ({counts}): {_shown(run)}")
     return exit_code(records)
 
 
@@ -388,7 +393,7 @@ def _how_to_go_on(run: Run | None) -> str:
     if run is None:
         return "stopped before the first cell; nothing was lost"
     kept = sum(1 for _ in run.records())
-    return f"stopped; {kept} records are kept in {_shown(run)}; the same command goes on from there"
+    return f"stopped; {counted(kept, 'record')} kept in {_shown(run)}; the same command goes on from there"
 
 
 def _shown(run: Run) -> str:

@@ -64,7 +64,7 @@ def _together(cells: Sequence[Cell], known: Mapping[Key, Earlier]) -> Line:
     if cells[0].role == "reference":
         count = sum(len(cell.workload.subjects or ()) for cell in cells)
         models = dict.fromkeys(cell.workload.model.name for cell in cells if cell.workload.model)
-        what = f"{count} references for {', '.join(models)}"
+        what = f"{counted(count, 'reference')} for {', '.join(models)}"
     else:
         what = f"{', '.join(dict.fromkeys(cell.benchmark for cell in cells))}: "
         what += ", ".join(dict.fromkeys(f"{cell.method}@{cell.stack}" for cell in cells))

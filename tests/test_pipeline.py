@@ -208,7 +208,7 @@ def test_ctrl_c_keeps_what_is_finished(place: Path, capsys: pytest.CaptureFixtur
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped; 1 records are kept in" in out
+    assert "stopped; 1 record kept in" in out
     assert "Traceback" not in out
     assert processes_in(place) == []
     assert list((place / "state" / "work").iterdir()) == []
