@@ -33,6 +33,8 @@ BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
 BUILDER_VARIABLE = "STACKBENCH_BUILDER_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+OF_THE_ENGINE = re.compile(r"\s*(Step \d+/\d+ : |---> |Removing intermediate container )")
+"""Lines that tell of the build's steps, and not what a step printed."""
 AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
 """Steps that take no time and are not worth a line."""
 # What the engine says when it cannot fetch the image of the Dockerfile's FROM.
@@ -268,8 +270,8 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Callable
         text = part.get("stream") or (f"{part['status']}\n" if part.get("status") and not part.get("id") else "")
         log.write(text)
         log.flush()
-        lines = [*lines, *text.splitlines()][-8:]
         step = STEP.match(text)
+        lines = [*lines, *(line for line in text.splitlines() if not OF_THE_ENGINE.match(line))][-8:]
         if step and not AT_ONCE.match(step[3]):
             say(f"{name}: build step {step[1]} of {step[2]}: {' '.join(step[3].split())[:90]}")
         if part.get("error"):

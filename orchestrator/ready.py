@@ -159,5 +159,6 @@ def _refusing(ready: Ready, name: str, say: Callable[[str], None]) -> Iterator[N
     try:
         yield
     except InfrastructureError as error:
-        ready.refused[name] = Verdict("infrastructure", str(error))
-        say(f"{name}: cannot run: {error}")
+        reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
+        ready.refused[name] = Verdict("infrastructure", reason)
+        say(f"{name}: cannot run: {reason}")

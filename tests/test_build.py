@@ -146,6 +146,7 @@ def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Pat
         with pytest.raises(InfrastructureError, match="why it failed") as caught:
             build.ensure_image(client, bad, say=said.append, state=tmp_path)
         assert "\n" not in str(caught.value)
+        assert "Step " not in str(caught.value)  # what failed, and not which of the file's lines came before
         unknown = make(tmp_path / "unknown", "FROM registry.invalid/no/such:image\n")
         with pytest.raises(InfrastructureError, match="name another in STACKBENCH_BASE_IMAGE"):
             build.ensure_image(client, unknown, say=said.append, state=tmp_path)
