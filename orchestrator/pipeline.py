@@ -35,7 +35,7 @@ from orchestrator.record import is_row
 from orchestrator.references import References
 from orchestrator.source import bench_source
 from orchestrator.stack_lock import mark_drift
-from orchestrator.store import Run, newest_run, resumable, stem_of
+from orchestrator.store import Run, newest_run, resumable, stem_of, why_another
 from orchestrator.supervise import TELEMETRY_FILE, Task, Verdict, blank_record, supervise
 from orchestrator.tables import write_tables
 from orchestrator.todo import forget_replaced, interleave, remaining
@@ -188,6 +188,7 @@ def open_run(session: Session, ready: Ready) -> Run:
             host=facts(session.gpu),
             stacks=stacks,
             note=session.choice.line,
+            launcher=session.choice.launcher,
         )
         run.claim()
         session.progress.say(f"run {run.folder.name}")
@@ -200,13 +201,12 @@ def open_run(session: Session, ready: Ready) -> Run:
 
 
 def _earlier_run(session: Session) -> Run | None:
-    results, plan = session.options.results, session.choice.plan
-    run, why = resumable(results, plan, session.source)
+    results, wanted = session.options.results, (session.choice.plan, session.source, session.choice.launcher)
+    run, why = resumable(results, *wanted)
     if run is None and session.options.rerun:
         with contextlib.suppress(UsageError):
             newest = newest_run(results)
-            same = newest.header.plan_id == plan.plan_id and newest.header.bench_source == session.source
-            run = newest if same else None
+            run = None if why_another(newest.header, *wanted) else newest
     if run is None:
         if why:
             session.progress.say(f"starting another run: {why}")

@@ -48,6 +48,8 @@ class Header(Frozen):
     host: dict[str, Any] = Field(default_factory=dict)
     stacks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     note: str = ""
+    launcher: str | None = None
+    """Where its cells' processes are started; older runs do not say."""
     plan: Plan
 
 
@@ -69,6 +71,7 @@ class Run:
         host: Mapping[str, Any] | None = None,
         stacks: Mapping[str, Mapping[str, Any]] | None = None,
         note: str = "",
+        launcher: str | None = None,
     ) -> Run:
         """Make the folder of a new run, named by the time and the suite, and return the run."""
         make_folder(results)
@@ -89,6 +92,7 @@ class Run:
                 host=dict(host or {}),
                 stacks={name: dict(facts) for name, facts in (stacks or {}).items()},
                 note=note,
+                launcher=launcher,
                 plan=plan,
             ),
         )
@@ -276,17 +280,25 @@ def newest_unfinished(results: Path) -> Run | None:
     return None
 
 
-def resumable(results: Path, plan: Plan, bench_source: str) -> tuple[Run | None, str]:
+def resumable(results: Path, plan: Plan, bench_source: str, launcher: str) -> tuple[Run | None, str]:
     """Return the newest unfinished run if it can go on, else None and why it cannot (empty: there is none)."""
     run = newest_unfinished(results)
     if run is None:
         return None, ""
-    if run.header.plan_id != plan.plan_id:
-        what = f"suite {run.header.suite}" if run.header.suite != plan.suite else "other cells, rounds or deadlines"
-        return None, f"the unfinished run {run.folder.name} has another plan ({what})"
-    if run.header.bench_source != bench_source:
-        return None, f"the unfinished run {run.folder.name} was measured by another version of bench"
-    return run, ""
+    why = why_another(run.header, plan, bench_source, launcher)
+    return (None, f"the unfinished run {run.folder.name} {why}") if why else (run, "")
+
+
+def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) -> str:
+    """Return what keeps a run with this header from going on with the plan; empty where nothing does."""
+    if header.plan_id != plan.plan_id:
+        what = f"suite {header.suite}" if header.suite != plan.suite else "other cells, rounds or deadlines"
+        return f"has another plan ({what})"
+    if header.bench_source != bench_source:
+        return "was measured by another version of bench"
+    if header.launcher not in (None, launcher):
+        return f"has its cells run by the launcher {header.launcher}"
+    return ""
 
 
 def utc(moment: dt.datetime | None = None) -> str:

@@ -95,23 +95,32 @@ def test_rounds_are_keys_of_their_own(run: Run) -> None:
 
 
 def test_only_an_unfinished_run_of_equal_plan_and_source_goes_on(tmp_path: Path) -> None:
-    assert resumable(tmp_path / "none", PLAN, SOURCE) == (None, "")
+    assert resumable(tmp_path / "none", PLAN, SOURCE, "docker") == (None, "")
     run = Run.create(tmp_path, PLAN, SOURCE)
-    found, why = resumable(tmp_path, PLAN, SOURCE)
+    found, why = resumable(tmp_path, PLAN, SOURCE, "docker")
     assert found
     assert (found.folder, why) == (run.folder, "")
     other = make_plan(load_suite("smoke"), {"cpu": stack()}, device="cpu", rounds=2)
-    assert resumable(tmp_path, other, SOURCE) == (
+    assert resumable(tmp_path, other, SOURCE, "docker") == (
         None,
         f"the unfinished run {run.folder.name} has another plan (other cells, rounds or deadlines)",
     )
     note = make_plan(load_suite("note"), {"cpu": stack()}, device="cpu")
-    assert "(suite smoke)" in resumable(tmp_path, note, SOURCE)[1]
-    assert "another version of bench" in resumable(tmp_path, PLAN, "6" * 16)[1]
+    assert "(suite smoke)" in resumable(tmp_path, note, SOURCE, "docker")[1]
+    assert "another version of bench" in resumable(tmp_path, PLAN, "6" * 16, "docker")[1]
     run.finish()
-    assert resumable(tmp_path, PLAN, SOURCE) == (None, "")
+    assert resumable(tmp_path, PLAN, SOURCE, "docker") == (None, "")
     run.reopen()
     assert newest_unfinished(tmp_path)
+
+
+def test_a_run_goes_on_by_its_own_launcher_alone(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, PLAN, SOURCE, launcher="docker")
+    assert resumable(tmp_path, PLAN, SOURCE, "docker")[0] is not None
+    assert resumable(tmp_path, PLAN, SOURCE, "local") == (
+        None,
+        f"the unfinished run {run.folder.name} has its cells run by the launcher docker",
+    )
 
 
 def test_an_unfinished_run_goes_on_elsewhere_after_a_copy(run: Run, tmp_path: Path) -> None:
@@ -120,7 +129,7 @@ def test_an_unfinished_run_goes_on_elsewhere_after_a_copy(run: Run, tmp_path: Pa
     run.save(record())
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(run.folder, elsewhere / run.folder.name)
-    found, _ = resumable(elsewhere, PLAN, SOURCE)
+    found, _ = resumable(elsewhere, PLAN, SOURCE, "docker")
     assert found
     assert found.finished_keys() == {("0" * 16, 0)}
 
