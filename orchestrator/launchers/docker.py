@@ -11,6 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -50,6 +51,8 @@ NANO = 10**9
 LOG_BYTES, LOG_FILES = "8m", "2"
 RETRIES = 5
 SIGNAL_BASE = 128
+OOM_EVENT_S = 2
+"""How long the engine may take to tell of an end for want of memory."""
 INIT_PROGRAM = "docker-init"
 
 
@@ -314,7 +317,7 @@ class DockerHandle:
     def __init__(self, client: Any, container: str, log: Path) -> None:
         self._client, self._container, self._log = client, container, log
         self._exit: Exit | None = None
-        self._ended, self._closed = threading.Event(), False
+        self._ended, self._closed, self._cancelled = threading.Event(), False, False
         threading.Thread(target=self._watch, name="container", daemon=True).start()
 
     def poll(self) -> Exit | None:
@@ -337,6 +340,7 @@ class DockerHandle:
 
     def cancel(self) -> None:
         """Kill the container and wait until the engine says that it has ended."""
+        self._cancelled = True
         with engine.engine_errors():
             try:
                 self._client.api.kill(self._container)
@@ -396,5 +400,22 @@ class DockerHandle:
             else:
                 signal = code - SIGNAL_BASE if code > SIGNAL_BASE else None
                 lost = broken if code != 0 else None
-                return Exit(code, signal, oom=bool(state.get("OOMKilled")), error=lost or state.get("Error") or None)
+                return Exit(
+                    code, signal, oom=self._lacked_memory(signal, state), error=lost or state.get("Error") or None
+                )
         return Exit(None, error=broken)
+
+    def _lacked_memory(self, signal: int | None, state: Mapping[str, Any]) -> bool:
+        """Whether the kernel killed it for want of memory.
+
+        A busy engine may hear of the end first, and then marks no such end: its event of it comes all the same.
+        """
+        if state.get("OOMKilled") or signal != SIGKILL or self._cancelled:
+            return bool(state.get("OOMKilled"))
+        told = {"container": self._container, "event": "oom"}
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+            # From the beginning of what the engine remembers: 0.
+            stream = self._client.api.events(since=0, until=int(time.time()) + OOM_EVENT_S, filters=told, decode=True)
+            with contextlib.closing(stream):
+                return next(iter(stream), None) is not None
+        return False

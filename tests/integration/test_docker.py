@@ -23,7 +23,7 @@ from orchestrator import engine, workfolders
 from orchestrator.errors import InfrastructureError, UsageError
 from orchestrator.gpu import HostGpu
 from orchestrator.host_load import watch_host
-from orchestrator.launchers.docker import DockerLauncher
+from orchestrator.launchers.docker import DockerHandle, DockerLauncher
 from orchestrator.launchers.gpu_access import find_access, try_ways
 from orchestrator.owner import Owner, boot, myself
 from orchestrator.record import Record
@@ -206,6 +206,37 @@ def test_a_deadline_kills_the_container(launcher: DockerLauncher, client: Any, t
     assert record.status == "timeout"
     assert record.reason is not None
     assert "not done after 2 s" in record.reason
+
+
+class BusyEngine:
+    """The real engine, which has heard of a container's end before it heard that memory was wanting."""
+
+    def __init__(self, client: Any) -> None:
+        self.api, self._api = self, client.api
+
+    def inspect_container(self, container: str) -> dict[str, Any]:
+        found = self._api.inspect_container(container)
+        return {**found, "State": {**found["State"], "OOMKilled": False}}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+
+@pytest.mark.parametrize(("method", "oom"), [("takes_memory", True), ("hang", False)])
+def test_a_busy_engine_tells_of_want_of_memory_by_an_event(
+    client: Any, launcher: DockerLauncher, tmp_path: Path, method: str, oom: bool
+) -> None:
+    launcher.limits = replace(launcher.limits, memory_bytes=128 * 2**20)
+    prepared = launcher.prepare(make_stack(python="python3"))
+    task, job = make_task(method), make_job(tmp_path / "cell")
+    write_spec(job.work, task.cell, cell_id=task.cell_id, round=0, bench_source=SOURCE)
+    with launcher.start(prepared, job) as started:
+        handle = DockerHandle(BusyEngine(client), started._container, tmp_path / "log")
+        if not oom:
+            client.api.kill(started._container)
+        ended = handle.wait(60)
+    assert ended is not None
+    assert (ended.signal, ended.oom) == (signal.SIGKILL, oom)
 
 
 def test_want_of_memory_is_no_crash(launcher: DockerLauncher, tmp_path: Path) -> None:
