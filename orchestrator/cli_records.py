@@ -81,7 +81,8 @@ def import_command(file: Path, *, results: Path) -> None:
     from orchestrator.unpack import unpack
 
     run = unpack(file, results)
-    unfinished = "" if run.finished else "; not finished: run-all would go on with it where plan and bench are the same"
+    same = "plan, bench and launcher are the same"
+    unfinished = "" if run.finished else f"; not finished: run-all would go on with it where {same}"
     click.echo(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}{unfinished}")
 
 

@@ -172,10 +172,13 @@ def _below(comparison: Comparison) -> list[str]:
 
 def _stacks_apart(comparison: Comparison) -> tuple[str, str] | None:
     """Return the two stacks under which most of the same work by the same methods stands, A's and B's."""
-    mine = [cell.a for cell in comparison.cells if cell.a]
-    others = [cell.b for cell in comparison.cells if cell.b]
+    mine: dict[tuple[str, str], list[str]] = {}
+    for entry in (cell.a for cell in comparison.cells if cell.a):
+        mine.setdefault((entry.workload_id, entry.method), []).append(entry.stack)
     pairs = Counter(
-        (a.stack, b.stack) for a in mine for b in others if (a.workload_id, a.method) == (b.workload_id, b.method)
+        (stack, entry.stack)
+        for entry in (cell.b for cell in comparison.cells if cell.b)
+        for stack in mine.get((entry.workload_id, entry.method), ())
     )
     return next((pair for pair, _ in pairs.most_common(1)), None)
 

@@ -23,7 +23,8 @@ from orchestrator import engine, workfolders
 from orchestrator.errors import InfrastructureError, UsageError
 from orchestrator.gpu import HostGpu
 from orchestrator.host_load import watch_host
-from orchestrator.launchers.docker import DockerHandle, DockerLauncher
+from orchestrator.launchers.docker import DockerLauncher
+from orchestrator.launchers.docker_handle import DockerHandle
 from orchestrator.launchers.gpu_access import find_access, try_ways
 from orchestrator.owner import Owner, boot, myself
 from orchestrator.record import Record
