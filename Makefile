@@ -74,7 +74,7 @@ $(UV): | python
 	@$(PYTHON) -m venv $(ENVS)/lock && $(ENVS)/lock/bin/$(PIP_INSTALL) uv
 
 wheels: | python  ## bring wheels from local folders of PIP_FIND_LINKS to where `docker compose build` sees them
-	@$(PYTHON) -m orchestrator.wheels copy images/*/
+	@$(PYTHON) -m orchestrator.build.wheels copy images/*/
 
 clean:  ## remove environments, caches and work folders; results/ stays
 	rm -rf $(VENV) .stackbench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -105,7 +105,7 @@ write_bytecode = PYTHONDONTWRITEBYTECODE= $(1)/bin/python -c 'import torch._indu
 $(TORCH_ENV)/.installed: $(CPU_LOCKS) tests/torch.lock | python
 	@echo "making $(TORCH_ENV), with torch"
 	@rm -rf $(TORCH_ENV) && mkdir -p $(ENVS) && $(PYTHON) -m venv $(TORCH_ENV)
-	@$(PYTHON) -m orchestrator.wheels links $(TORCH_ENV)/links.html $(CPU_LOCKS)
+	@$(PYTHON) -m orchestrator.build.wheels links $(TORCH_ENV)/links.html $(CPU_LOCKS)
 	@$(TORCH_ENV)/bin/$(PINNED) --no-compile --find-links $(TORCH_ENV)/links.html -r images/cpu/requirements.lock -r tests/torch.lock
 	@$(TORCH_ENV)/bin/python -c 'import torch' 2>/dev/null || $(TORCH_ENV)/bin/$(PINNED) -r images/cpu/requirements.cuda.lock
 	@$(call write_bytecode,$(TORCH_ENV))

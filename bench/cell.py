@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
-from bench import benchmarks, caches, ceilings, compiles, dispatch, hashing, methods, proof, reference, repeats, weights
-from bench.clock import Clock
+from bench import benchmarks, caches, methods, proof, repeats
 from bench.environment import environment
-from bench.memory import Memory
+from bench.model import hashing, weights
+from bench.observe import ceilings, compiles, dispatch
+from bench.observe.clock import Clock
+from bench.observe.memory import Memory
 from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model
+from bench.proof import make_references as reference
 from bench.record import Events, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify

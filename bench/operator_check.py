@@ -17,8 +17,17 @@ import torch
 from torch import Tensor
 
 from bench import methods
-from bench.dispatched import PLAIN, Dispatched, DispatchedAttention, Fill, Given, differentiable, example, one_line
 from bench.environment import environment
+from bench.operators.dispatched import (
+    PLAIN,
+    Dispatched,
+    DispatchedAttention,
+    Fill,
+    Given,
+    differentiable,
+    example,
+    one_line,
+)
 
 LIMITS = {"bfloat16": 1e-2, "float32": 1e-5}
 """Of the relative error, in the sense of Euclid's norm over a whole tensor."""

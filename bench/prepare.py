@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from bench import weights
-from bench.gpt import GPT, build
+from bench.model import weights
+from bench.model.gpt import GPT, build
 from bench.spec import Spec
 
 GRAD_MODES: dict[str, Callable[[], Any]] = {
@@ -35,7 +35,7 @@ def make_model(spec: Spec, method: ModuleType) -> tuple[GPT, Any]:
     fill_model(spec, model)
     if workload.weights["source"] != "checkpoint":
         return model, None
-    from bench.checkpoint import find_tokenizer
+    from bench.model.checkpoint import find_tokenizer
 
     return model, find_tokenizer(str(spec.checkpoint))
 
@@ -49,7 +49,7 @@ def fill_model(spec: Spec, model: GPT) -> None:
         fill = weights.fill_probe if workload.weights["source"] == "probe" else weights.fill
         fill(model, workload.weights["seed"])
         return
-    from bench.checkpoint import load_checkpoint
+    from bench.model.checkpoint import load_checkpoint
 
     if spec.checkpoint is None:
         raise ValueError("the weights are a checkpoint's, and the spec names no checkpoint folder")

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.compiles import worked
+from bench.observe.compiles import worked
 from bench.record import Events
 
 ROUNDS = 3

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from bench.clock import Clock
-from bench.gpt import GPT
+from bench.model.gpt import GPT
+from bench.observe.clock import Clock
 from bench.spec import Workload
 from bench.status import Unsupported
 

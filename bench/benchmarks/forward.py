@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import hashing, work
 from bench.benchmarks import Context
-from bench.proof.observe import Seen, observe
+from bench.model import hashing, work
+from bench.observe.logits import Seen, observe
 from bench.status import Incorrect
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import sampling, work
 from bench.benchmarks import Context
+from bench.model import sampling, work
 from bench.status import Incorrect
 
 Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench import sampling
 from bench.benchmarks import Context
 from bench.benchmarks.generation import Generation, Step
+from bench.model import sampling
 
 
 class ModelInference(Generation):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bench import hashing, work
 from bench.benchmarks import Context
 from bench.benchmarks.train_static import IGNORED, Batch, Training
+from bench.model import hashing, work
 
 
 class DynamicTraining(Training):

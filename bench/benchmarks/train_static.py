@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import hashing, work
 from bench.benchmarks import Context
+from bench.model import hashing, work
 
 Batch = tuple[Tensor, Tensor]
 IGNORED = -1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bench.gpt import GPT
 from bench.methods import FUSED_ATTENTION
+from bench.model.gpt import GPT
 from bench.operators import Operators
 from bench.spec import Workload
 

@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bench import dispatched
-from bench.dispatched import Dispatched, DispatchedAttention, Given, Implementation
 from bench.environment import torch_version
-from bench.gpt import GPT
 from bench.methods import FUSED_ATTENTION
-from bench.operators import Operators, heads_first
+from bench.model.gpt import GPT
+from bench.operators import Operators, dispatched, heads_first
+from bench.operators.dispatched import Dispatched, DispatchedAttention, Given, Implementation
 from bench.spec import Workload
 
 PACKAGE = "liger_kernel.ops"

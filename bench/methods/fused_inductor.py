@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bench import dispatched, liger
-from bench.dispatched import Given
-from bench.gpt import GPT
 from bench.methods import fused, inductor, inductor_default
-from bench.operators import Operators
+from bench.model.gpt import GPT
+from bench.operators import Operators, dispatched, liger
+from bench.operators.dispatched import Given
 from bench.spec import Workload
 
 LIGER: dict[str, Callable[..., Tensor]] = {}

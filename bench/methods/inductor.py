@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from bench.environment import compiler, torch_version
-from bench.gpt import GPT
 from bench.methods import FUSED_ATTENTION
+from bench.model.gpt import GPT
 from bench.operators import Operators
 from bench.spec import Workload
 

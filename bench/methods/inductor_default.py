@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bench.gpt import GPT
 from bench.methods import inductor
+from bench.model.gpt import GPT
 from bench.spec import Workload
 
 refuse = inductor.refuse

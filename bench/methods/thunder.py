@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import compiles, dispatched
 from bench import operators as plain
-from bench.gpt import GPT
 from bench.methods import FUSED_ATTENTION
-from bench.operators import Operators
+from bench.model.gpt import GPT
+from bench.observe import compiles
+from bench.operators import Operators, dispatched
 from bench.spec import Workload
 from bench.status import Unsupported
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from bench import compiles, dispatched
-from bench.gpt import GPT
 from bench.methods import inductor, thunder
-from bench.operators import Operators
+from bench.model.gpt import GPT
+from bench.observe import compiles
+from bench.operators import Operators, dispatched
 from bench.spec import Workload
 
 REASONS = 5

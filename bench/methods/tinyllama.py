@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import dispatched
-from bench.dispatched import HALF, Dispatched, DispatchedAttention, Given, Implementation
-from bench.gpt import GPT
-from bench.operators import Operators
+from bench.model.gpt import GPT
+from bench.operators import Operators, dispatched
+from bench.operators.dispatched import HALF, Dispatched, DispatchedAttention, Given, Implementation
 from bench.spec import Workload
 
 FLASH, ROTARY, XFORMERS = "flash_attn.flash_attn_interface", "rotary_emb", "xformers.ops"

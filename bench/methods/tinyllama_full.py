@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import dispatched
-from bench.dispatched import HALF, Dispatched, Given, Implementation
-from bench.gpt import GPT
 from bench.methods import tinyllama
-from bench.operators import Operators
+from bench.model.gpt import GPT
+from bench.operators import Operators, dispatched
+from bench.operators.dispatched import HALF, Dispatched, Given, Implementation
 from bench.spec import Workload
 
 NORM, LOSS = "flash_attn.ops.rms_norm", "flash_attn.losses.cross_entropy"

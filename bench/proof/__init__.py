@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.benchmarks import Context, Task
 from bench.proof.checks import Checks, first_failed
-from bench.proof.reference import Reference, read
+from bench.proof.reference_file import Reference, read
 from bench.spec import Spec
 
 MODULES = {
@@ -70,7 +70,7 @@ def find_reference(context: Context, spec: Spec) -> Reference | None:
     positions = (workload.batch or 1) * (workload.sequence or len(workload.prompt or ()) + (workload.new_tokens or 0))
     if parameters * positions > IN_CELL:
         return None
-    from bench.reference import in_cell
+    from bench.proof.make_references import in_cell
 
     return in_cell(spec)
 

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import hashing, weights
 from bench.benchmarks import Context
+from bench.model import hashing, weights
+from bench.observe.logits import Seen, observe
+from bench.observe.sketch import sketch
 from bench.proof import faults, levels
 from bench.proof.checks import Checks, finite
 from bench.proof.layerwise import Layerwise, highest, reference_dtype
 from bench.proof.levels import Level
-from bench.proof.observe import Seen, observe
-from bench.proof.reference import Reference
-from bench.proof.sketch import sketch
+from bench.proof.reference_file import Reference
 
 ORDER = ("finite", "reference", "repeat", "changed input", "causality", "logits", "rows", "top-1", "known faults")
 # Effects of known faults are kept for whole batch rows, up to so many positions.

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import hashing
 from bench.benchmarks import Context
+from bench.model import hashing
+from bench.observe.sketch import sketch
 from bench.operators import Operators
 from bench.proof import faults, levels, sampler
 from bench.proof.checks import Checks, finite
 from bench.proof.forward import judge_identity, judge_match, record_reference
 from bench.proof.layerwise import Layerwise, highest, reference_dtype
 from bench.proof.levels import Level
-from bench.proof.reference import Reference
-from bench.proof.sketch import sketch
+from bench.proof.reference_file import Reference
 
 ORDER = (
     "finite", "repeat", "changed input", "cache", "other prompt", "same seed", "reference", "logits", "worst step",

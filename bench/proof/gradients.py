@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from bench.proof.reference import Reference
+from bench.proof.reference_file import Reference
 
 FACTOR = 2.5
 # Least error that is granted, relative to the gradient: 2 eps in bfloat16, where eager's is 2 to 30; 64 in the others,

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench.gpt import GPT, Block
+from bench.model.gpt import GPT, Block
 from bench.operators import Operators
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import hashing
-from bench.gpt import GPT
-from bench.proof import sketch
+from bench.model import hashing
+from bench.model.gpt import GPT
+from bench.observe import sketch
 
 # Roundings to the weights' precision in one step, beside the last: the sum of g and wd w, and where that precision is
 # computed in also both coefficients and both products. A GPU computes the steps of half precisions in float32.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench import hashing
+from bench.model import hashing
 
 # A right sampler fails one test once in a million cells.
 ALARM = 1e-6

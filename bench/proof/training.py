@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import weights
 from bench.benchmarks import Context
-from bench.gpt import GPT, Norm
+from bench.model import weights
+from bench.model.gpt import GPT, Norm
 from bench.operators import widen
 from bench.proof import backward
 from bench.proof.checks import Checks, finite
 from bench.proof.gradients import FACTOR, WHOLE, Truth, length
 from bench.proof.layerwise import Layerwise, highest, reference_dtype
 from bench.proof.optimizer import Move, Watch, reduced, sketches, together, watching
-from bench.proof.reference import Reference
+from bench.proof.reference_file import Reference
 
 ORDER = ("finite", "gradients", "optimizer", "steps", "loss")
 STEPS = 4

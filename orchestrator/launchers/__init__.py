@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from orchestrator.plan import Device
-    from orchestrator.stack import Stack
+    from orchestrator.plan.cell import Device
+    from orchestrator.plan.stack import Stack
 
 CACHE_FOLDER = "cache"
 """The cell's own compile cache, in its work folder."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import docker
 from docker.types import LogConfig, Mount
 
-from orchestrator import engine
-from orchestrator.errors import InfrastructureError
+from orchestrator.base.errors import InfrastructureError
+from orchestrator.host import docker_engine as engine
 from orchestrator.launchers import (
     CACHE_FOLDER,
     FINGERPRINT_S,
@@ -26,15 +26,15 @@ from orchestrator.launchers import (
     fingerprint_of,
     lock_digest,
 )
-from orchestrator.launchers.docker_handle import DockerHandle
+from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.gpu_access import GpuGrant, gpu_grant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator.gpu import HostGpu
-    from orchestrator.plan import Device
-    from orchestrator.stack import GpuAccess, Stack
+    from orchestrator.host.gpu import HostGpu
+    from orchestrator.plan.cell import Device
+    from orchestrator.plan.stack import GpuAccess, Stack
 
 WORK, BENCH, CHECKPOINT, CACHE = "/work", "/stackbench/bench", "/checkpoint", "/cache"
 REFERENCES = "/references"

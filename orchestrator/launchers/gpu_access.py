@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from docker.types import DeviceRequest
 
-from orchestrator.errors import InfrastructureError, UsageError
-from orchestrator.folders import STATE
-from orchestrator.owner import boot
-from orchestrator.workload import digest
-from orchestrator.writing import make_folder, write_json
+from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.base.paths import STATE
+from orchestrator.base.writing import make_folder, write_json
+from orchestrator.host.owner import boot
+from orchestrator.plan.workload import digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.gpu import HostGpu
+    from orchestrator.host.gpu import HostGpu
     from orchestrator.launchers.docker import DockerLauncher
-    from orchestrator.stack import GpuAccess, Stack
+    from orchestrator.plan.stack import GpuAccess, Stack
 
 WAYS: tuple[GpuAccess, ...] = ("request", "cdi", "raw")
 CACHE_FILE = "gpu-access.json"

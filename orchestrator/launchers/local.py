@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import InfrastructureError
+from orchestrator.base.errors import InfrastructureError
+from orchestrator.host.owner import PROC, Owner, myself
 from orchestrator.launchers import (
     CACHE_FOLDER,
     FINGERPRINT_S,
@@ -25,14 +26,13 @@ from orchestrator.launchers import (
     fingerprint_of,
     lock_digest,
 )
-from orchestrator.owner import PROC, Owner, myself
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from orchestrator.gpu import HostGpu
-    from orchestrator.stack import Stack
+    from orchestrator.host.gpu import HostGpu
+    from orchestrator.plan.stack import Stack
 
 OWNER_VARIABLE = "STACKBENCH_OWNER"
 PYTHON_VARIABLE = "STACKBENCH_PYTHON"

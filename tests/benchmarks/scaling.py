@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
 
 import record_samples  # noqa: E402 - found by the line above
 
-from orchestrator.plan import Plan  # noqa: E402
-from orchestrator.store import Run, record_files, stem_of  # noqa: E402
-from orchestrator.tables import write_tables  # noqa: E402
+from orchestrator.plan.cell import Plan  # noqa: E402
+from orchestrator.records.store import Run, record_files, stem_of  # noqa: E402
+from orchestrator.report.tables import write_tables  # noqa: E402
 
 COUNTS = (1_000, 10_000, 100_000)
 ROUNDS = 4

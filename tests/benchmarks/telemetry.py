@@ -18,19 +18,19 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from orchestrator.choose import choose  # noqa: E402
-from orchestrator.devices import hold_devices, pick_gpu  # noqa: E402
-from orchestrator.errors import InfrastructureError, StackbenchError  # noqa: E402
-from orchestrator.host import look  # noqa: E402
+from orchestrator.analysis.protocol import interval_across, steady  # noqa: E402
+from orchestrator.base.errors import InfrastructureError, StackbenchError  # noqa: E402
+from orchestrator.base.source import bench_source  # noqa: E402
+from orchestrator.build.ready import make_ready, reach_engine  # noqa: E402
+from orchestrator.host.devices import hold_devices, pick_gpu  # noqa: E402
+from orchestrator.host.look import look  # noqa: E402
 from orchestrator.launchers import Job, Launcher, Prepared  # noqa: E402
-from orchestrator.options import RunOptions  # noqa: E402
-from orchestrator.plan import Cell  # noqa: E402
-from orchestrator.protocol import interval_across, steady  # noqa: E402
-from orchestrator.ready import make_ready, reach_engine  # noqa: E402
-from orchestrator.record import Telemetry  # noqa: E402
-from orchestrator.source import bench_source  # noqa: E402
-from orchestrator.supervise import Task, supervise  # noqa: E402
-from orchestrator.workfolders import WorkArea, work_area  # noqa: E402
+from orchestrator.launchers.work_area import WorkArea, work_area  # noqa: E402
+from orchestrator.measure.supervise import Task, supervise  # noqa: E402
+from orchestrator.plan.cell import Cell  # noqa: E402
+from orchestrator.plan.choice import choose  # noqa: E402
+from orchestrator.plan.options import RunOptions  # noqa: E402
+from orchestrator.records.record import Telemetry  # noqa: E402
 
 PAIRS = 15
 LIMIT = 0.003

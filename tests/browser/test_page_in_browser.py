@@ -10,8 +10,8 @@ import pytest
 from page_samples import full_run, many_rows, nasty_run
 from record_samples import ENVIRONMENT, GPU, save_run, with_layers
 
-from orchestrator.numbers import MISSING
-from orchestrator.page import write_page
+from orchestrator.base.text import MISSING
+from orchestrator.report.page import write_page
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-from orchestrator import engine, locks
-from orchestrator.build import image_tag
-from orchestrator.stacks import load_stack
-from orchestrator.store import read_record
-from orchestrator.wheels import copy_wheels
-from orchestrator.workload import MEASURED
+from orchestrator.build.image import image_tag
+from orchestrator.build.wheels import copy_wheels
+from orchestrator.host import docker_engine as engine
+from orchestrator.host import locks
+from orchestrator.plan.stacks import load_stack
+from orchestrator.plan.workload import MEASURED
+from orchestrator.records.store import read_record
 
 pytestmark = [pytest.mark.docker, pytest.mark.compose]
-ROOT = Path(__file__).parents[2]
 LOCAL_BASE = "local/debian:bookworm"
 OWNER = 4321
 
@@ -95,7 +96,7 @@ def test_up_runs_the_smoke_suite_as_the_owner_of_results(project: Path):
 IS_FREE = "from orchestrator import locks; print(locks.is_free('GPU-test'))"
 HOLDS = """
 import time
-from orchestrator import locks
+from orchestrator.host import locks
 with locks.hold("GPU-test", purpose="a test", say=print):
     print("held", flush=True)
     time.sleep(60)

@@ -18,22 +18,23 @@ from typing import Any
 
 import pytest
 from fake_run import FAKE_BENCH, IMAGE, SOURCE, WORKLOAD, make_job, make_stack, make_task, write_stack, write_suite
+from places import ROOT
 
-from orchestrator import engine, workfolders
-from orchestrator.errors import InfrastructureError, UsageError
-from orchestrator.gpu import HostGpu
-from orchestrator.host_load import watch_host
+from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.host import docker_engine as engine
+from orchestrator.host.gpu import HostGpu
+from orchestrator.host.owner import Owner, boot, myself
+from orchestrator.launchers import work_area as workfolders
+from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.docker import DockerLauncher
-from orchestrator.launchers.docker_handle import DockerHandle
 from orchestrator.launchers.gpu_access import find_access, try_ways
-from orchestrator.owner import Owner, boot, myself
-from orchestrator.record import Record
-from orchestrator.spec import write_spec
-from orchestrator.stack import Gpu, ReadyImage
-from orchestrator.supervise import supervise
+from orchestrator.measure.host_load import watch_host
+from orchestrator.measure.spec import write_spec
+from orchestrator.measure.supervise import supervise
+from orchestrator.plan.stack import Gpu, ReadyImage
+from orchestrator.records.record import Record
 
 pytestmark = pytest.mark.docker
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +312,7 @@ def start_run_all(tmp_path: Path, method: str) -> subprocess.Popen[str]:
         write_suite(tmp_path)
         write_stack(tmp_path, ["good", "hang", "slow"], python="python3")
     command = [
-        *(sys.executable, str(ROOT / "tests" / "fake_run.py"), str(tmp_path / "state"), "run-all"),
+        *(sys.executable, str(ROOT / "tests" / "support" / "fake_run.py"), str(tmp_path / "state"), "run-all"),
         *("--suite", str(tmp_path / "mine.toml"), "--stacks", str(tmp_path / "stacks"), "--stack", "fake"),
         *("--method", method, "--launcher", "docker", "--results", str(tmp_path / "results")),
     ]

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 from fake_run import IMAGE, write_suite
+from places import ROOT
 
-from orchestrator import engine
-from orchestrator.build import ensure_image
-from orchestrator.gpu import gpus
+from orchestrator.build.image import ensure_image
+from orchestrator.host import docker_engine as engine
+from orchestrator.host.gpu import gpus
 from orchestrator.launchers.docker import content_of
-from orchestrator.stacks import find_stacks
+from orchestrator.plan.stacks import find_stacks
 
 pytestmark = pytest.mark.docker
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -57,7 +57,7 @@ def run_all(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
         write_suite(folder)
     names = [path.name for path in sorted((folder / "stacks").iterdir())]
     command = [
-        *(sys.executable, str(ROOT / "tests" / "fake_run.py"), str(folder / "state"), "run-all"),
+        *(sys.executable, str(ROOT / "tests" / "support" / "fake_run.py"), str(folder / "state"), "run-all"),
         *("--suite", str(folder / "mine.toml"), "--stacks", str(folder / "stacks")),
         *(word for name in names for word in ("--stack", name)),
         *("--launcher", "docker", "--results", str(folder / "results"), *more),

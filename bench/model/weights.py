@@ -1,0 +1,61 @@
+"""Fills a model's parameters: from the hash, or from a user's checkpoint; and says by a checksum what they are."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from bench.model import hashing
+from bench.model.gpt import GPT
+
+# Norm weights are spread around 1, so that a method which ignores them is found out.
+NORM_LOW, NORM_SPREAD = 0.57, 0.86
+# Standard deviation of every linear and embedding weight, times sqrt(width): 0.02 at width 4096.
+GAIN = 1.28
+
+# Of queries and of keys on a probe: twice this makes deep models chaotic.
+PROBE_GAIN = 2.0
+
+
+def fill(model: GPT, seed: int) -> None:
+    """Give every parameter its hash values, rounded to bfloat16 whatever the dtype that then holds them."""
+    scale = GAIN / model.config.width**0.5 / hashing.BELL_STD
+    for name, parameter in model.named_parameters():
+        fill_tensor(parameter, name, seed, scale=None if "norm" in name else scale)
+
+
+@torch.no_grad()
+def fill_tensor(tensor: torch.Tensor, name: str, seed: int, scale: float | None) -> None:
+    """Bell-shaped values times `scale`, or uniform norm weights where `scale` is None."""
+    flat, key = tensor.view(-1), hashing.keys(name, seed)
+    for start, length in hashing.chunks(flat.numel(), flat.device):
+        x = hashing.words(start, length, key, flat.device)
+        spread = hashing.unit(x).mul_(NORM_SPREAD).add_(NORM_LOW) if scale is None else hashing.bell(x).mul_(scale)
+        flat[start : start + length].copy_(spread.to(torch.bfloat16))
+
+
+@torch.no_grad()
+def fill_probe(model: GPT, seed: int) -> None:
+    """The hash's values, times powers of two, so that they stay exact.
+
+    Queries and keys grow: attention is almost uniform otherwise, and neither rotary, mask nor scale matter much.
+    What goes into the residual stream shrinks until the norms' epsilon matters.
+    """
+    fill(model, seed)
+    config = model.config
+    # A tied head needs its size: the logits come from it.
+    embedding, branch = (1.0, 2.0**-2) if config.tied_head else (2.0**-4, 2.0**-6)
+    model.embedding.weight.mul_(embedding)
+    for block in model.blocks:
+        block.qkv.weight[: (config.heads + config.kv_heads) * config.head_size].mul_(PROBE_GAIN)
+        block.out.weight.mul_(branch)
+        block.down.weight.mul_(branch)
+
+
+def checksum(model: GPT) -> str:
+    """Sixteen hex digits over every parameter's name, shape and bits."""
+    whole = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        whole.update(f"{name} {tuple(parameter.shape)} {hashing.checksum(parameter)}\n".encode())
+    return whole.hexdigest()[:16]

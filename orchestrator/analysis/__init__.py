@@ -1,0 +1,1 @@
+"""From records to rows: protocols, statistics, reduction, and comparisons of what came out."""

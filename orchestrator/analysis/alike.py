@@ -1,0 +1,110 @@
+"""A/A: how often the verdict calls alike rounds different, and how often it finds 1 %, simulated or measured.
+
+`python -m orchestrator.analysis.alike` draws rounds at several noises. `python -m orchestrator.analysis.alike RUN CELL`
+splits the rounds of a measured cell (as `explain` names it) at random in two sides, again and again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.statistics import FEWEST_ROUNDS, Outcome, verdict
+from orchestrator.base.errors import StackbenchError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SPLITS = 1000
+SHIFT = 0.01
+NOISES = (0.001, 0.003, 0.005, 0.007)
+SIDES = (20, FEWEST_ROUNDS)
+POOLS = 10
+
+
+def shares(
+    pool: Sequence[float], side: int, shift: float = 0.0, *, splits: int = SPLITS, seed: int = 0
+) -> dict[Outcome, float]:
+    """Return the share of each outcome over random splits: two sides of `side` rounds out of `pool`, in seconds.
+
+    `shift` (0.01: 1 %) is added to the times of the first side.
+    """
+    source = random.Random(seed)  # noqa: S311  (a simulation)
+    counts: dict[Outcome, int] = {"faster": 0, "slower": 0, "same": 0, "inconclusive": 0}
+    for _ in range(splits):
+        drawn = source.sample(pool, 2 * side)
+        counts[verdict([value * (1 + shift) for value in drawn[:side]], drawn[side:]).outcome] += 1
+    return {outcome: count / splits for outcome, count in counts.items()}
+
+
+def drawn_pool(rounds: int, noise: float, seed: int) -> list[float]:
+    """Return the times of so many alike rounds; `noise` is the standard deviation of their logarithms."""
+    source = random.Random(seed)  # noqa: S311  (a simulation)
+    return [math.exp(source.gauss(0, noise)) for _ in range(rounds)]
+
+
+def called_different(outcomes: dict[Outcome, float]) -> float:
+    """Return the share of splits that were told apart."""
+    return outcomes["faster"] + outcomes["slower"]
+
+
+def simulated() -> list[str]:
+    """Return a line for each number of rounds a side and noise: the mean over pools, and the worst pool."""
+    lines = ["rounds a side, noise: called different (worst pool); 1 % found (worst pool)"]
+    for side in SIDES:
+        for noise in NOISES:
+            pools = [drawn_pool(2 * side, noise, seed) for seed in range(POOLS)]
+            alike = [called_different(shares(pool, side)) for pool in pools]
+            found = [shares(pool, side, SHIFT)["slower"] for pool in pools]
+            lines.append(
+                f"{side:2d}, {noise:.1%}: {fmean(alike):.2%} ({max(alike):.2%}); {fmean(found):.1%} ({min(found):.1%})"
+            )
+    return lines
+
+
+def measured(run_folder: Path, cell: str) -> list[str]:
+    """Return the same for the rounds of one cell of a run; UsageError for a name that leads nowhere, or too few."""
+    from orchestrator.analysis.protocol import steady
+    from orchestrator.report.explain import find_records
+
+    reduced = [steady(record) for record in find_records(run_folder, cell) if record.status == "ok"]
+    pool = [round_.seconds for round_ in reduced if round_.seconds is not None]
+    if len(pool) < 2 * FEWEST_ROUNDS:
+        raise UsageError(
+            f"{len(pool)} rounds", where=cell, remedy=f"two sides need {2 * FEWEST_ROUNDS}, `run-all --rounds`"
+        )
+    lines = [f"{len(pool)} rounds"]
+    for side in dict.fromkeys((len(pool) // 2, FEWEST_ROUNDS)):
+        alike, found = shares(pool, side), shares(pool, side, SHIFT)
+        lines.append(
+            f"{side} a side, {SPLITS} splits: called different {called_different(alike):.2%}; "
+            f"1 % found {found['slower']:.1%}"
+        )
+    return lines
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the figures, or what is wrong in one line; return the exit code."""
+    from orchestrator.records.store import find_run
+
+    try:
+        match arguments:
+            case []:
+                lines = simulated()
+            case [run, cell]:
+                lines = measured(find_run(Path("results"), run).folder, cell)
+            case _:
+                raise UsageError("give none, or a RUN and a CELL", where="arguments")
+    except StackbenchError as error:
+        sys.stderr.write(f"alike: {error}\n")
+        return error.exit_code
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Rows beside other rows: against eager on the same stack, and against the probe of their method."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, get_args
+
+from orchestrator.analysis.evidence import piece
+from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Versus
+from orchestrator.analysis.statistics import verdict
+from orchestrator.plan.proof_cells import is_own_probe, with_its_packages
+from orchestrator.records.record import COMPUTED, Flag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+EAGER = "eager"
+
+ProbeKey = tuple[str, str, str, str]
+"""benchmark, method, stack, device"""
+
+
+def beside_eager(row: Row, eager: Row | None, losses: Mapping[str, Sequence[float | None]]) -> Row:
+    """Return `row` with its verdict, break-even and loss distance against eager on its stack; itself where it is that.
+
+    `losses` are those of the cells' samples by cell_id.
+    """
+    if eager is None or eager.cell_id == row.cell_id or row.method == EAGER:
+        return row
+    changes: dict[str, object] = {}
+    if row.protocol == "steady" and row.headline is not None and eager.headline is not None:
+        told = verdict(row.round_seconds, eager.round_seconds)
+        changes["versus"] = Versus(against=eager.name, verdict=told)
+    if row.protocol == "steady" and row.headline is not None:
+        changes["break_even"] = break_even(row, eager)
+    distances = [
+        abs(mine - other)
+        for mine, other in zip(losses.get(row.cell_id, ()), losses.get(eager.cell_id, ()), strict=False)
+        if mine is not None and other is not None
+    ]
+    if distances:
+        changes["loss_distance"] = max(distances)
+    return row.model_copy(update=changes) if changes else row
+
+
+class EagerRows:
+    """Eager's rows by what another row must share with them: workload, stack, device."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._found: dict[tuple[str | None, ...], Row] = {}
+        for row in sorted((row for row in rows if row.method == EAGER), key=_worth):
+            # The last one stays: an ok one, the same for every order of the rows.
+            exactly = (*_ground(row), row.versions.fingerprint)
+            self._found[exactly] = self._found[_ground(row)] = row
+
+    def of(self, row: Row) -> Row | None:
+        """Return eager's row beside `row`: with the very same packages where there is one, else with others."""
+        exact = self._found.get((*_ground(row), row.versions.fingerprint))
+        return exact if exact is not None and exact.status == "ok" else self._found.get(_ground(row))
+
+
+def break_even(row: Row, eager: Row) -> BreakEven:
+    """Return after how much work what the row costs up front, beyond what eager does, is made up for.
+
+    Up front are the first call and later compiles in the warm-up, in seconds, of the rounds that began with an empty
+    compile cache where there are any. Compiles in timed samples are in the speed and not counted again.
+    """
+    of = piece(row.workload)
+
+    def never(reason: str) -> BreakEven:
+        return BreakEven(count=None, of=of, reason=reason)
+
+    if eager.headline is None:
+        return never(f"eager is {eager.status}")
+    mine, others = _per_piece(row), _per_piece(eager)
+    first, eager_first = row.upfront_seconds, eager.upfront_seconds
+    if mine is None or others is None or first is None or eager_first is None:
+        return never("the first call or the speed is not known")
+    if mine >= others:
+        return never("it is no faster than eager")
+    if first <= eager_first:
+        return BreakEven(count=0, of=of, reason="its first call and compiles take no longer than eager's")
+    return BreakEven(count=math.ceil((first - eager_first) / (others - mine)), of=of)
+
+
+def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
+    """Return `row` with its probe's result: a wrong probe makes it incorrect, one that did not pass unchecked."""
+    if is_own_probe(row.workload) or row.status not in COMPUTED:
+        return row
+    found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
+    result = probe_result(with_its_packages(found, row.versions.fingerprint, lambda probe: probe.versions.fingerprint))
+    changes: dict[str, object] = {"probe": result}
+    if result.status == "incorrect":
+        if row.status == "ok":
+            reason = f"on the probe: {result.reason or 'no reason given'}"
+            changes.update(status="incorrect", reason=reason, headline=None)
+    elif not result.passed and "unchecked" not in row.flags:
+        changes["flags"] = with_flag(row.flags, "unchecked")
+    return row.model_copy(update=changes)
+
+
+def probe_result(probes: Sequence[Row]) -> ProbeResult:
+    """Return what the probes of one method say: one that is wrong counts before others, then one that passed."""
+    if not probes:
+        return ProbeResult(status=None, passed=False, reason="no probe was run")
+    shown = max(probes, key=lambda probe: (probe.status == "incorrect", _passed(probe), probe.cell_id))
+    passed = _passed(shown)
+    reason = shown.reason
+    if not passed and reason is None:
+        reason = shown.checks.why if shown.checks else "its output was not checked"
+    return ProbeResult(status=shown.status, passed=passed, checks=shown.checks, reason=None if passed else reason)
+
+
+def with_flag(flags: Sequence[Flag], flag: Flag) -> tuple[Flag, ...]:
+    """Return `flags` with one more, in the order of the closed list."""
+    return tuple(one for one in get_args(Flag) if one in flags or one == flag)
+
+
+def _ground(row: Row) -> tuple[str | None, ...]:
+    return (row.workload_id, row.stack, row.hardware.device, row.hardware.name)
+
+
+def _worth(row: Row) -> tuple[bool, str]:
+    return (row.status == "ok", row.cell_id)
+
+
+def _passed(probe: Row) -> bool:
+    return probe.status == "ok" and "unchecked" not in probe.flags
+
+
+def _per_piece(row: Row) -> float | None:
+    return row.seconds / row.units if row.seconds is not None and row.units else None

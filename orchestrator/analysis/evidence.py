@@ -1,0 +1,213 @@
+"""What a record says beside its figure: checks, kernels, compiles, energy, warnings; of each only what a row needs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.rows import CheckCounts, Compilation, Piece, Power, Ran
+from orchestrator.plan.workload import GENERATING, TRAINING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.plan.workload import Workload
+    from orchestrator.records.record import HostLoad, Record, Sample
+
+NOT_CALLED = "not called"
+FEWEST_FOR_WARNING = 4
+FIRST_OFF, FIRST_SIGMAS = 0.02, 3.0
+"""The first timed sample is off where it is this share and so many robust deviations from the others' median."""
+DRIFT, DRIFT_SIGMAS = 0.01, 3.0
+"""A drift: the halves' medians differ by this share, and by so many of the difference's own standard errors."""
+SIGMA_OF_MAD = 1.4826
+ERROR_OF_MEDIAN = 1.2533
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Of one round."""
+
+    checks: CheckCounts | None
+    error: float | None
+    eager_error: float | None
+    resembles: str | None
+    ran: Ran | None
+    dispatched: dict[str, str]
+    compilation: Compilation | None
+    power: Power | None
+    host_load: HostLoad | None
+    tainted: int
+    taints: tuple[str, ...]
+    losses: tuple[float | None, ...]
+    first_off: float | None
+    drift: float | None
+
+
+def evidence(record: Record) -> Evidence:
+    """Return what `record` brings as evidence; a field is null (empty) where it does not say."""
+    proof = record.proof
+    reference = proof.reference if proof else None
+    first_off, drift = unsteadiness(record.samples)
+    taints = [sample.taint for sample in record.samples if sample.taint and sample.phase in ("timed", "repeat")]
+    return Evidence(
+        checks=check_counts(record),
+        error=reference.error if reference else None,
+        eager_error=reference.eager_error if reference else None,
+        resembles=proof.resembles if proof else None,
+        ran=ran(record),
+        dispatched=dispatched(record),
+        compilation=compilation(record),
+        power=power(record),
+        host_load=record.host_load,
+        tainted=len(taints),
+        taints=tuple(dict.fromkeys(taints)),
+        losses=tuple(s.loss for s in record.samples) if record.workload.benchmark in TRAINING else (),
+        first_off=first_off,
+        drift=drift,
+    )
+
+
+def check_counts(record: Record) -> CheckCounts | None:
+    """Return how many checks went which way, and the first one's words that did not pass."""
+    checks = record.proof.checks if record.proof else ()
+    if not checks:
+        return None
+    worst = next((c for c in checks if c.status == "failed"), None)
+    worst = worst or next((c for c in checks if c.status == "unchecked"), None)
+    return CheckCounts(
+        passed=sum(c.status == "passed" for c in checks),
+        failed=sum(c.status == "failed" for c in checks),
+        unchecked=sum(c.status == "unchecked" for c in checks),
+        why=None if worst is None else f"{worst.name}: {worst.what}" if worst.what else worst.name,
+    )
+
+
+def ran(record: Record) -> Ran | None:
+    """Return which kinds of kernels ran in one call."""
+    told = record.dispatch
+    if told is None:
+        return None
+    return Ran(
+        kind=told.kind,
+        what=told.what,
+        launches=told.launches,
+        graph_replays=told.graph_replays,
+        groups=told.groups,
+        missing=told.missing,
+        instead=told.instead,
+    )
+
+
+def dispatched(record: Record) -> dict[str, str]:
+    """Return what each operator of the method dispatched to, those left out that were not called."""
+    told = record.detail.get("operators")
+    if not isinstance(told, dict):
+        return {}
+    return {name: what for name, what in told.items() if isinstance(what, str) and what != NOT_CALLED}
+
+
+def compilation(record: Record) -> Compilation | None:
+    """Return what the compiler did; of older records no more than how many graphs there were after each sample."""
+    told = record.compiles
+    if told is None:
+        graphs = graphs_of(record)
+        return Compilation(graphs=graphs[-1], recompiles=graphs[-1] - graphs[0]) if graphs else None
+    warm = told.warm
+    return Compilation(
+        graphs=told.graphs,
+        recompiles=told.recompiles,
+        kernels=told.kernels,
+        later_kernels=told.kernels - sum(entry.kernels for entry in told.ledger if entry.sample == 0),
+        breaks=told.breaks,
+        cache_hits=told.cache_hits,
+        cache_misses=told.cache_misses,
+        warm_first_seconds=warm.first_ns / 1e9 if warm and warm.first_ns is not None else None,
+        warm_reason=warm.reason if warm else None,
+    )
+
+
+def graphs_of(record: Record) -> tuple[int, ...]:
+    """Return how many graphs the compiler had made after each sample, or nothing where the record does not say."""
+    told = record.detail.get("graphs")
+    if not isinstance(told, list) or not all(isinstance(count, int) for count in told):
+        return ()
+    return tuple(told)
+
+
+def power(record: Record) -> Power | None:
+    """Return power and clock while the timed samples ran, and the energy of one pass, token or step."""
+    told = record.telemetry
+    timed = [sample for sample in record.samples if sample.phase in ("timed", "repeat")]
+    energies = [sample.energy_joules for sample in timed if sample.energy_joules is not None]
+    if told is None and not energies:
+        return None
+    joules = None
+    if energies and len(energies) == len(timed):
+        joules = fmean(energies)
+    elif told is not None and told.energy_joules is not None and timed:
+        joules = told.energy_joules / len(timed)
+    units = _energy_units(record)
+    return Power(
+        joules=None if joules is None or units is None else joules / units,
+        per=piece(record.workload),
+        watts=told.power_watts if told else None,
+        sm_clock_mhz=told.sm_clock_mhz if told else None,
+        throttled=dict(told.throttled) if told else {},
+        foreign=told.foreign if told else (),
+    )
+
+
+def piece(workload: Workload) -> Piece:
+    """Return what a sample consists of, as a person counts it."""
+    if workload.benchmark in GENERATING:
+        return "token"
+    return "step" if workload.benchmark in TRAINING else "pass"
+
+
+def units_in(workload: Workload, samples: int) -> int | None:
+    """Return how many passes, tokens (of one sequence) or steps are in so many samples."""
+    return (workload.new_tokens or 0) * samples or None if workload.benchmark in GENERATING else samples
+
+
+def _energy_units(record: Record) -> int | None:
+    # Energy is spent on all sequences of a batch; speed is told for one of them.
+    units = units_in(record.workload, 1)
+    if units is None or record.workload.benchmark not in GENERATING:
+        return units
+    return units * (record.workload.batch or 1)
+
+
+def unsteadiness(samples: Sequence[Sample]) -> tuple[float | None, float | None]:
+    """Return by what share the first timed sample, and the later half's median, are off; null where they are not.
+
+    Only of samples of one shape, of which nothing else disturbed any.
+    """
+    timed = [s for s in samples if s.phase == "timed" and s.taint is None and s.end_ns > s.begin_ns]
+    if len(timed) < FEWEST_FOR_WARNING or len({s.shape for s in timed}) > 1:
+        return None, None
+    walls = [(s.end_ns - s.begin_ns) / 1e9 for s in sorted(timed, key=lambda s: s.index)]
+    first, others = walls[0], walls[1:]
+    typical = median(others)
+    off = first / typical - 1
+    is_off = abs(off) > FIRST_OFF and abs(first - typical) > FIRST_SIGMAS * _sigma(others)
+    half = len(walls) // 2
+    early, late = walls[:half], walls[-half:]
+    before, after = median(early), median(late)
+    shift = after / before - 1
+    drifts = abs(shift) > DRIFT and abs(after - before) > DRIFT_SIGMAS * _error_of_difference(early, late)
+    return (off if is_off else None), (shift if drifts else None)
+
+
+def _error_of_difference(early: Sequence[float], late: Sequence[float]) -> float:
+    """Return the standard error of the difference of two medians of equally many values."""
+    before, after = median(early), median(late)
+    residuals = [*(x - before for x in early), *(x - after for x in late)]
+    return ERROR_OF_MEDIAN * _sigma(residuals) * math.sqrt(2 / len(early))
+
+
+def _sigma(values: Sequence[float]) -> float:
+    middle = median(values)
+    return SIGMA_OF_MAD * median([abs(value - middle) for value in values])

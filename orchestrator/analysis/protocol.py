@@ -1,0 +1,381 @@
+"""How a record's raw samples become a figure: the protocols `note` and `steady`, both from the same samples.
+
+`note` and `steady` reduce one round and never look at another; `combine` makes a row's figure of the rounds.
+Everything is reckoned in seconds here and turned into the benchmark's unit last.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.plan.workload import GENERATING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from orchestrator.plan.workload import Benchmark
+    from orchestrator.records.record import Record, Sample
+
+Protocol = Literal["note", "steady"]
+Unit = Literal["s", "tokens/s", "ms"]
+IntervalKind = Literal["across rounds", "within-process"]
+
+LEVEL = 0.99
+NOTE_BEST_OF = 10
+NOTE_FIRST, NOTE_LAST = 5, 49
+"""Indices, from 0, of the first and the last sample that the note's training figures take in."""
+FEWEST_FOR_INTERVAL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """One round under one protocol. `seconds` is null where `reason` says why."""
+
+    seconds: float | None
+    device_seconds: float | None = None
+    basis: str = ""
+    complete: bool = True
+    """False where the run had fewer samples than the protocol asks for; `basis` then says how many."""
+    used: tuple[int, ...] = ()
+    """Indices of the samples that `seconds` was made of."""
+    walls: tuple[float, ...] = ()
+    """The seconds an interval within the process can be made of."""
+    first_token_seconds: float | None = None
+    next_token_seconds: float | None = None
+    tainted: bool = False
+    """Whether tainted samples had to be used, since there was no valid one in their place."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A row's figure in the benchmark's unit, with the interval that its rounds allow."""
+
+    figure: float | None
+    unit: Unit
+    seconds: float | None
+    device_figure: float | None = None
+    basis: str = ""
+    complete: bool = True
+    interval: tuple[float, float] | None = None
+    interval_kind: IntervalKind | None = None
+    interval_level: float | None = None
+    round_figures: tuple[float, ...] = ()
+    round_seconds: tuple[float, ...] = ()
+    samples: int = 1
+    """So many samples are in `seconds`: one, or where they are a total, all of it."""
+    first_token_seconds: float | None = None
+    next_token_seconds: float | None = None
+    reason: str | None = None
+
+
+def unit_of(benchmark: Benchmark) -> Unit:
+    """Return the unit that the benchmark's figure is given in."""
+    if benchmark in GENERATING:
+        return "tokens/s"
+    return "ms" if benchmark == "train_static" else "s"
+
+
+def higher_is_better(benchmark: Benchmark) -> bool:
+    """Return whether a larger figure is the better one."""
+    return benchmark in GENERATING
+
+
+def in_unit(benchmark: Benchmark, seconds: float, new_tokens: int | None) -> float | None:
+    """Return `seconds` in the benchmark's unit; tokens/s are those of one sequence. Null where tokens are unknown."""
+    if benchmark in GENERATING:
+        return new_tokens / seconds if new_tokens else None
+    return seconds * 1e3 if benchmark == "train_static" else seconds
+
+
+def note(record: Record) -> Reduced:
+    """Reduce one round as the note did: by index, whatever the phase, first calls and compilation included.
+
+    forward, model_inference, generation: the best of the first ten samples. train_static: mean of samples 6 to 50.
+    train_dynamic: total of samples 6 to 50. Repeats are no samples of the note's.
+    """
+    originals = sorted((s for s in record.samples if s.phase != "repeat"), key=lambda s: s.index)
+    benchmark = record.workload.benchmark
+    if benchmark in ("train_static", "train_dynamic"):
+        return _note_training(originals, total=benchmark == "train_dynamic")
+    chosen = [s for s in originals if s.index < NOTE_BEST_OF]
+    reason = _unusable(chosen)
+    if reason:
+        return Reduced(None, reason=reason)
+    best = min(chosen, key=_wall)
+    full = len(chosen) == NOTE_BEST_OF
+    basis = f"best of {len(chosen)}" + ("" if full else f" (the note takes {NOTE_BEST_OF})")
+    first, following = _token_times([best], record.workload.new_tokens)
+    return Reduced(
+        seconds=_wall(best),
+        device_seconds=_device(best),
+        basis=basis,
+        complete=full,
+        used=(best.index,),
+        first_token_seconds=first,
+        next_token_seconds=following,
+    )
+
+
+def steady(record: Record) -> Reduced:
+    """Reduce one round as it runs once warm: the median of its valid timed samples and their repeats.
+
+    Where every one is tainted it is the median of them all. train_dynamic: every iteration has its own shape, so the
+    figure is the total over the timed samples; a repeated iteration counts once, with the median of its valid
+    durations, or of all of them where none is valid. The basis says what was done.
+    """
+    if record.workload.benchmark == "train_dynamic":
+        return _steady_total(record.samples)
+    timed = [s for s in record.samples if s.phase in ("timed", "repeat")]
+    chosen, tainted = _valid(timed)
+    reason = _unusable(chosen)
+    if reason:
+        return Reduced(None, reason=reason)
+    walls = tuple([_wall(s) for s in chosen])
+    devices = _devices(chosen)
+    first, following = _token_times(chosen, record.workload.new_tokens)
+    return Reduced(
+        seconds=median(walls),
+        device_seconds=median(devices) if devices else None,
+        basis=f"median of {_counted(len(timed), len(chosen), tainted=tainted)}",
+        used=tuple(sorted(s.index for s in chosen)),
+        walls=walls,
+        first_token_seconds=first,
+        next_token_seconds=following,
+        tainted=tainted,
+    )
+
+
+REDUCE: dict[Protocol, Callable[[Record], Reduced]] = {"note": note, "steady": steady}
+
+
+def first_call_seconds(record: Record) -> float | None:
+    """Return how long the first call took, compilation included, or null where there was none."""
+    first = [s for s in record.samples if s.phase == "first"]
+    return _wall(first[0]) if first and not _unusable(first[:1]) else None
+
+
+def combine(protocol: Protocol, benchmark: Benchmark, new_tokens: int | None, rounds: Sequence[Reduced]) -> Figure:
+    """Return the row's figure: the median over the rounds, the same way under both protocols.
+
+    Only `steady` has an interval: across rounds from two rounds on, else within the process (labelled so, because
+    it knows nothing of what differs from process to process).
+    """
+    unit = unit_of(benchmark)
+    good = [r for r in rounds if r.seconds is not None]
+    seconds = [r.seconds for r in good if r.seconds is not None]
+    if not good:
+        return Figure(None, unit, None, reason=next((r.reason for r in rounds if r.reason), "no round has samples"))
+    if benchmark in GENERATING and not new_tokens:
+        return Figure(None, unit, None, reason="the workload does not say how many tokens are made")
+    if benchmark == "train_dynamic" and len({r.used for r in good}) > 1:
+        return Figure(None, unit, None, reason="the rounds' totals are over different iterations")
+
+    def convert(value: float) -> float:
+        result = in_unit(benchmark, value, new_tokens)
+        assert result is not None
+        return result
+
+    interval, kind, level = _interval(good, seconds) if protocol == "steady" else (None, None, None)
+    bases = sorted({r.basis for r in good})
+    basis = " / ".join(bases) if len(good) == 1 else f"median of {len(good)} rounds, each the {' / '.join(bases)}"
+    device = _all_or_none(median, (r.device_seconds for r in good))
+    return Figure(
+        figure=convert(median(seconds)),
+        unit=unit,
+        seconds=median(seconds),
+        device_figure=None if device is None else convert(device),
+        basis=basis,
+        complete=all(r.complete for r in good),
+        interval=None if interval is None else _ordered(convert(interval[0]), convert(interval[1])),
+        interval_kind=kind,
+        interval_level=level,
+        round_figures=tuple(convert(s) for s in seconds),
+        round_seconds=tuple(seconds),
+        samples=samples_in(benchmark, good[0]),
+        first_token_seconds=_all_or_none(median, (r.first_token_seconds for r in good)),
+        next_token_seconds=_all_or_none(median, (r.next_token_seconds for r in good)),
+    )
+
+
+def samples_in(benchmark: Benchmark, round_: Reduced) -> int:
+    """Return how many samples' time a round's figure is: of train_dynamic the total of all that it used."""
+    return len(round_.used) if benchmark == "train_dynamic" else 1
+
+
+def interval_across(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Return Student's t-interval of the logarithms' mean, as plain values: at least two, all positive.
+
+    Logarithms, because run times are skewed and their errors are relative.
+    """
+    logs = [math.log(value) for value in values]
+    mean = fmean(logs)
+    variance = math.fsum((x - mean) ** 2 for x in logs) / (len(logs) - 1)
+    half = student_t(len(logs) - 1, level) * math.sqrt(variance / len(logs))
+    return bounded_exp(mean - half), bounded_exp(mean + half)
+
+
+def interval_of_median(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """Return the order statistics that hold the median with probability `level`, and the level that they reach.
+
+    Where even the smallest and the largest do not reach it (fewer than 8 values at 99 %) they are returned with
+    the lower level they have. Exact for any continuous distribution, on independent samples.
+    """
+    ordered = sorted(values)
+    rank, reached = _ranks(len(ordered), level)
+    return ordered[rank], ordered[-1 - rank], reached
+
+
+@lru_cache(maxsize=512)
+def student_t(degrees: float, level: float = LEVEL) -> float:
+    """Return the two-sided quantile of Student's t."""
+    # Not at the top: importing it takes longer than reading a thousand records, and one round needs none.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.5 + level / 2))
+
+
+@lru_cache(maxsize=4096)
+def _ranks(count: int, level: float) -> tuple[int, float]:
+    """Return how many values to leave out at either end, and the level that the rest reaches."""
+    below, rank, reached = 0, 0, 1 - 2 * 0.5**count if count > 1 else 0.0
+    for left_out in range((count - 1) // 2 + 1):
+        below += math.comb(count, left_out)
+        covered = 1 - below / 2 ** (count - 1)
+        if covered < level:
+            break
+        rank, reached = left_out, covered
+    return rank, reached
+
+
+def _interval(
+    good: Sequence[Reduced], seconds: Sequence[float]
+) -> tuple[tuple[float, float] | None, IntervalKind | None, float | None]:
+    if len(seconds) > 1:
+        return interval_across(seconds), "across rounds", LEVEL
+    walls = good[0].walls
+    if len(walls) < FEWEST_FOR_INTERVAL:
+        return None, None, None
+    low, high, level = interval_of_median(walls)
+    return (low, high), "within-process", level
+
+
+def _note_training(originals: Sequence[Sample], *, total: bool) -> Reduced:
+    chosen = [s for s in originals if NOTE_FIRST <= s.index <= NOTE_LAST]
+    if originals and not chosen:
+        return Reduced(None, reason=f"{len(originals)} samples: the note leaves out the first {NOTE_FIRST}")
+    reason = _unusable(chosen)
+    if reason:
+        return Reduced(None, reason=reason)
+    full = len(chosen) == NOTE_LAST - NOTE_FIRST + 1
+    what = "total" if total else "mean"
+    basis = f"{what} of samples {NOTE_FIRST + 1} to {chosen[-1].index + 1}"
+    if not full:
+        basis = f"{what} of the {len(chosen)} samples after the first {NOTE_FIRST} (the note goes to {NOTE_LAST + 1})"
+    reduce: Callable[[Iterable[float]], float] = math.fsum if total else fmean
+    devices = _devices(chosen)
+    return Reduced(
+        seconds=reduce([_wall(s) for s in chosen]),
+        device_seconds=reduce(devices) if devices else None,
+        basis=basis,
+        complete=full,
+        used=tuple(s.index for s in chosen),
+    )
+
+
+def _steady_total(samples: Iterable[Sample]) -> Reduced:
+    by_index: dict[int, list[Sample]] = {}
+    repeats: list[Sample] = []
+    for sample in samples:
+        if sample.phase == "timed":
+            by_index.setdefault(sample.index, []).append(sample)
+        elif sample.phase == "repeat":
+            repeats.append(sample)
+    for sample in repeats:
+        # A repeat of an iteration that was not timed has nothing to repeat: a total must not count it.
+        if sample.index in by_index:
+            by_index[sample.index].append(sample)
+    reason = _unusable([s for group in by_index.values() for s in group])
+    if reason:
+        return Reduced(None, reason=reason)
+    valid = [_valid(group) for group in by_index.values()]
+    bad = sum(1 for _, tainted in valid if tainted)
+    walls = [median([_wall(s) for s in group]) for group, _ in valid]
+    devices = [_devices(group) for group, _ in valid]
+    return Reduced(
+        seconds=math.fsum(walls),
+        device_seconds=_all_or_none(math.fsum, (median(group) if group else None for group in devices)),
+        basis=f"total of {len(by_index)} timed samples" + (f", {bad} of them tainted" if bad else ""),
+        used=tuple(sorted(by_index)),
+        tainted=bad > 0,
+    )
+
+
+def _valid(samples: Sequence[Sample]) -> tuple[Sequence[Sample], bool]:
+    """Return the samples that nothing disturbed, or all of them (and True) where each one was."""
+    valid = [s for s in samples if s.taint is None]
+    return (valid, False) if valid else (samples, bool(samples))
+
+
+def _counted(timed: int, used: int, *, tainted: bool) -> str:
+    if tainted:
+        return f"{timed} timed samples, all tainted"
+    return f"{used} timed samples" if used == timed else f"the {used} valid of {timed} timed samples"
+
+
+def _unusable(samples: Sequence[Sample]) -> str | None:
+    """Return why the samples give no figure, or null where they do."""
+    if not samples:
+        return "no samples of the kind that the protocol takes"
+    for sample in samples:
+        if sample.end_ns <= sample.begin_ns:
+            return f"sample {sample.index} ends before it begins"
+    return None
+
+
+def _wall(sample: Sample) -> float:
+    return (sample.end_ns - sample.begin_ns) / 1e9
+
+
+def _device(sample: Sample) -> float | None:
+    return None if sample.device_ns is None else sample.device_ns / 1e9
+
+
+def _devices(samples: Iterable[Sample]) -> list[float] | None:
+    """Return the device seconds of all samples, or null where one is unknown."""
+    found = [s.device_ns for s in samples]
+    return None if None in found else [ns / 1e9 for ns in found if ns is not None]
+
+
+def _token_times(samples: Sequence[Sample], new_tokens: int | None) -> tuple[float | None, float | None]:
+    """Return the medians of the seconds to the first token and of the seconds for each further one."""
+    first = [s.first_token_ns / 1e9 for s in samples if s.first_token_ns is not None]
+    if len(first) < len(samples):
+        return None, None
+    if not new_tokens or new_tokens < 2:  # noqa: PLR2004 - there is no further token
+        return median(first), None
+    following = [(_wall(s) - seconds) / (new_tokens - 1) for s, seconds in zip(samples, first, strict=True)]
+    return median(first), median(following)
+
+
+def _all_or_none(reduce: Callable[[Iterable[float]], float], values: Iterable[float | None]) -> float | None:
+    """Return the values reduced, or null where one is unknown: a part must not pass for the whole."""
+    known: list[float] = []
+    for value in values:
+        if value is None:
+            return None
+        known.append(value)
+    return reduce(known) if known else None
+
+
+def _ordered(one: float, other: float) -> tuple[float, float]:
+    return (one, other) if one <= other else (other, one)
+
+
+def bounded_exp(value: float) -> float:
+    """Return exp(value) inside what a float and JSON can hold: two wild rounds make an absurdly wide interval."""
+    return math.exp(min(max(value, -700.0), 700.0))

@@ -1,0 +1,97 @@
+"""A run read and reduced: what every table is made from."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.published import Published, PublishedFigure, find_figure, read_published
+from orchestrator.analysis.reduce import Reduction
+from orchestrator.base.errors import UsageError
+from orchestrator.records.store import Run, read_record, record_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from orchestrator.analysis.rows import Ceiling, Row
+    from orchestrator.records.record import Record
+    from orchestrator.records.store import Header
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A cell's two rows, and what others published for the same workload and method."""
+
+    steady: Row
+    note: Row
+    published: PublishedFigure | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run's tables say. `pairs` is in the order of the tables, ok rows first, the best of them first."""
+
+    header: Header
+    recorded: int
+    """Records read, those of ceilings, references and probes included."""
+    pairs: tuple[Pair, ...]
+    ceilings: tuple[Ceiling, ...]
+    published: tuple[Published, ...]
+    failed_references: tuple[str, ...]
+    """A line for each reference cell that made none: its rows are unchecked."""
+    unreadable: tuple[str, ...]
+    """A line for each record file that is none: it is left out, and every table says so."""
+
+    @property
+    def planned(self) -> int:
+        """Rounds that the plan asks for, those of ceilings, references and probes included."""
+        return sum(cell.rounds for cell in self.header.plan.cells)
+
+
+def make_report(
+    run_folder: Path, records: Iterable[Record] | None = None, published: tuple[Published, ...] | None = None
+) -> Report:
+    """Read the run's records (or take those given) and reduce them under both protocols.
+
+    A folder that is no run is a UsageError; so is a published file that is none.
+    """
+    header = Run.open(run_folder).header
+    comparisons = read_published() if published is None else published
+    reduction, unreadable = Reduction(), list[str]()
+    count = 0
+    with _no_search_for_cycles():
+        for record in read_all(run_folder, unreadable) if records is None else records:
+            reduction.add(record)
+            count += 1
+    note = {row.cell_id: row for row in reduction.rows("note")}
+    pairs = tuple(
+        Pair(row, note[row.cell_id], find_figure(comparisons, row.workload, row.method))
+        for row in reduction.rows("steady")
+    )
+    failed = tuple(reduction.failed_references)
+    return Report(header, count, pairs, tuple(reduction.ceilings), comparisons, failed, tuple(unreadable))
+
+
+@contextlib.contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Switch the garbage collector's search off: records hold no cycles, and it would take a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def read_all(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
+    """Yield the run's records; a line for each file that is none goes to `unreadable`."""
+    for path in record_files(run_folder):
+        try:
+            yield read_record(path)
+        except UsageError as error:  # noqa: PERF203 - the rest of the run is as good as before
+            # Without the folder's place, which is nobody's business.
+            unreadable.append(f"records/{path.name}: {error.what}")

@@ -1,0 +1,154 @@
+"""Whether a figure came out again: what was recorded then against what was measured now, and what differs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.analysis.conditions import Difference, Ground, differences, ground_of, joined, same_device
+from orchestrator.analysis.reduce import rows
+from orchestrator.analysis.rows import Row
+from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, verdict
+from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
+from orchestrator.base.frozen import Frozen
+from orchestrator.base.markup import printable
+from orchestrator.base.text import MISSING, counted, significant, with_interval
+from orchestrator.plan.proof_cells import is_own_probe
+from orchestrator.records.record import COMPUTED, is_row
+from orchestrator.report import cells as proof
+from orchestrator.report.tables.comparison import difference_lines, speedup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.records.record import Record
+
+Answer = Literal["same", "faster", "slower", "inconclusive", "inside", "outside", "refused", "as then", "lost", "none"]
+"""A verdict; with few rounds, whether the new figure lies `inside` or `outside` the old interval; `refused`: on another
+model of device; `as then`: no figure then and now; `lost`: a figure then and none now; `none`: nothing ran."""
+
+EXIT_CODES: dict[Answer, int] = {
+    "same": EXIT_OK,
+    "inside": EXIT_OK,
+    "as then": EXIT_OK,
+    "faster": EXIT_BAD_ROWS,
+    "slower": EXIT_BAD_ROWS,
+    "lost": EXIT_BAD_ROWS,
+    "outside": EXIT_INCONCLUSIVE,
+    "inconclusive": EXIT_INCONCLUSIVE,
+    "refused": EXIT_INCONCLUSIVE,
+    "none": EXIT_NOTHING_MEASURED,
+}
+HERE = ("skipped", "infrastructure")
+"""Statuses that say something about this host and nothing about the row."""
+
+
+class Reproduction(Frozen):
+    """A row then and now."""
+
+    then: Row
+    now: Row
+    answer: Answer
+    why: str
+    verdict: Verdict | None
+    """Of now against then, wherever both have a figure."""
+    differences: tuple[Difference, ...]
+    alone: bool = False
+    """The old record came without its run: what its probe found is not known."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 reproduced, 1 not, 2 not to be told, 3 nothing ran."""
+        return EXIT_CODES[self.answer]
+
+
+def reproduction(then: Sequence[Record], now: Sequence[Record], *, alone: bool = False) -> Reproduction:
+    """Return how the rounds of one cell `now` stand to those `then`, each with the records of its run's probes.
+
+    Both must be of one row; else a UsageError. `alone`: the old ones came without their run, so that `then` says what
+    its own checks found and nothing of a probe.
+    """
+    old, new = _row(then, probed=not alone), _row(now)
+    told = None
+    if old.headline is not None and new.headline is not None:
+        told = verdict(new.round_seconds, old.round_seconds)
+    before, after = _ground(then), _ground(now)
+    answer, why = _answer(old, new, told)
+    if told is not None and not same_device(before, after):
+        devices = f"{before.hardware.name or 'not known'} then, {after.hardware.name or 'not known'} now"
+        answer, why = "refused", f"measured on another device: {devices}"
+    return Reproduction(
+        then=old,
+        now=new,
+        answer=answer,
+        why=why,
+        verdict=told,
+        differences=differences(before, after),
+        alone=alone and not is_own_probe(old.workload),
+    )
+
+
+def as_text(found: Reproduction) -> str:
+    """Return a few lines for a terminal."""
+    lines = [
+        f"{found.then.title}, workload {found.then.workload_id}",
+        f"then: {_figure(found.then, alone=found.alone)}",
+        f"now:  {_figure(found.now)}",
+    ]
+    if found.verdict is not None:
+        lines.append(f"now is {speedup(found.verdict)} as fast as then")
+    lines.append(f"{found.answer}: {found.why}")
+    if found.differences:
+        lines += difference_lines([("differs, then / now", found.differences)])
+    else:
+        lines.append("nothing differs in what the records say of device, driver, clock and packages")
+    return "\n".join(" ".join(printable(line).split()) for line in lines)
+
+
+def _answer(old: Row, new: Row, told: Verdict | None) -> tuple[Answer, str]:
+    if told is None:
+        return _without_figure(old, new)
+    if min(told.rounds) >= FEWEST_ROUNDS:
+        return told.outcome, told.reason or f"by {told.rounds[1]} rounds then and {told.rounds[0]} now"
+    few = f"for a verdict both sides need {FEWEST_ROUNDS} rounds (--rounds)"
+    if old.interval is None or new.figure is None:
+        return "inconclusive", f"the record has too few samples for an interval; {few}"
+    low, high = old.interval
+    kind = f"the old interval ({old.interval_kind})"
+    if low <= new.figure <= high:
+        return "inside", f"the new figure lies inside {kind}; {few}"
+    within = " such an interval knows nothing of how processes differ;" if old.interval_kind == "within-process" else ""
+    return "outside", f"the new figure lies outside {kind};{within} {few}"
+
+
+def _without_figure(old: Row, new: Row) -> tuple[Answer, str]:
+    if new.status in HERE and old.status != new.status:
+        return "none", f"{new.status} here" + (f": {new.reason}" if new.reason else "")
+    if old.headline is None and new.headline is None:
+        return ("as then" if old.status == new.status else "lost"), f"{old.status} then, {new.status} now"
+    if old.headline is None:
+        return "inconclusive", f"there was no figure then ({old.status}), and there is one now"
+    return "lost", f"{new.status} now" + (f": {new.reason}" if new.reason else "")
+
+
+def _row(records: Sequence[Record], *, probed: bool = True) -> Row:
+    found = rows(records, "steady", probed=probed)
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} rows where there should be one", where="reproduce", remedy="name one cell")
+    return found[0]
+
+
+def _ground(records: Sequence[Record]) -> Ground:
+    return joined([ground_of(record) for record in records if is_row(record)])
+
+
+def _figure(row: Row, *, alone: bool = False) -> str:
+    if row.headline is None:
+        parts = [f"{MISSING} ({row.status}{f': {row.reason}' if row.reason else ''})"]
+    else:
+        figure = f"{significant(row.headline)} {row.unit}"
+        parts = [with_interval(figure, row.interval, row.interval_level, row.interval_kind)]
+        parts += [counted(row.rounds_ok, "round"), f"on {row.hardware.name or 'an unknown device'}"]
+    if row.status in COMPUTED:
+        parts.append(f"checks {proof.checks(row)}")
+        parts += ["its probe is not in the record"] if alone else []
+    return ", ".join([*parts, *(row.flags if row.headline is not None else ())])

@@ -1,0 +1,1 @@
+"""What every part stands on: errors, paths, files, text. It knows nothing of benchmarks."""

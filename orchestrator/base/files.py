@@ -1,0 +1,211 @@
+"""Reading what a person wrote (TOML, JSON): whatever is wrong becomes one line with file, key, reason and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T", bound=BaseModel)
+
+FILE_LIMIT_BYTES = 4_000_000
+SHOWN_INPUT = 60
+
+REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "check who may read and write there",
+    errno.EPERM: "check who may read and write there",
+    errno.EROFS: "name a folder that can be written to",
+    errno.ENOSPC: "make room or name another folder",
+    errno.EDQUOT: "make room or name another folder",
+    errno.ENOTDIR: "name a folder, not a file",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EEXIST: "name a folder, not a file",
+    errno.ELOOP: "links are not followed here: copy the file itself there",
+    errno.ENAMETOOLONG: "use a shorter path",
+}
+
+
+def os_error(error: OSError, where: Path | str) -> UsageError:
+    """Return the line for a failed call of the operating system."""
+    what = (error.strerror or str(error)).lower()
+    remedy = REMEDIES.get(error.errno or 0, "check the path and the disk")
+    return UsageError(what, where=str(where), remedy=remedy)
+
+
+def read_bytes(path: Path, *, limit: int = FILE_LIMIT_BYTES, follow_links: bool = True) -> bytes:
+    """Return what a plain file of at most `limit` bytes holds; anything else is a UsageError."""
+    try:
+        # Not blocking: a named pipe that nobody writes to must not hang the command.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError):  # A zero byte in the name.
+            raise UsageError(str(error), where=repr(str(path)), remedy="check the path") from error
+        raise os_error(error, path) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UsageError("not a plain file", where=str(path), remedy="name a file")
+    with os.fdopen(descriptor, "rb") as file:
+        if status.st_size > limit:
+            raise UsageError(
+                f"{status.st_size} bytes, more than the limit of {limit}",
+                where=str(path),
+                remedy="is it the right file?",
+            )
+        return file.read(limit + 1)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the TOML file as a dictionary."""
+    try:
+        return tomllib.loads(read_bytes(path).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"no valid TOML: {_one_line(str(error))}", where=str(path), remedy="correct the syntax there"
+        ) from error
+    except RecursionError as error:
+        raise UsageError("no valid TOML: nested too deeply", where=str(path), remedy="flatten it") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON file, an object, as a dictionary."""
+    try:
+        raw = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"no valid JSON: {_one_line(str(error))}", where=str(path), remedy="correct the syntax there"
+        ) from error
+    if not isinstance(raw, dict):
+        raise UsageError("no JSON object", where=str(path), remedy="the outermost value must be in braces")
+    return raw
+
+
+def validate(model: type[T], raw: dict[str, Any], path: Path) -> T:
+    """Return `raw` as a value of `model`. Strict: no text for a number, no 2.0 for a count."""
+    try:
+        text = json.dumps(raw)
+    except (TypeError, ValueError) as error:
+        # TOML knows dates and times; none of the files here does.
+        raise UsageError(
+            f"a value of a kind that is not used here ({_one_line(str(error))})",
+            where=str(path),
+            remedy="write numbers, text, true or false",
+        ) from error
+    try:
+        return model.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise UsageError(explain_validation(error, raw, model), where=str(path)) from error
+
+
+def explain_validation(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
+    """Return the first thing wrong as one line: key, reason, remedy, and how many more there are."""
+    problems = error.errors(include_url=False)
+    # An unknown key explains most other errors (it is usually the misspelt missing one): name it first.
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    location = problem["loc"]
+    key = key_name(location, raw)
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        line = f"{key}: unknown key{_suggestion(str(location[-1]), model, location)}"
+    elif kind == "missing":
+        line = f"{key}: missing; add this key"
+    else:
+        reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        shown = _shown(problem["input"])
+        must = f"must be {reason}" if problem["msg"].startswith("Input should be ") else reason
+        line = f"{key}: {must}, is {shown}" if key and shown else f"{key}: {must}" if key else must
+    more = len(problems) - 1
+    return _one_line(f"{line} (and {more} more)" if more else line)
+
+
+def key_name(location: Sequence[str | int], raw: Any) -> str:
+    """Return `cells[0].batch` for ("cells", 0, "batch", 0) where the file says `batch = 3`."""
+    name, here = "", raw
+    for part in location:
+        if isinstance(part, int):
+            if not isinstance(here, list):
+                break  # A single value was taken for a list of one.
+            name += f"[{part}]"
+            here = here[part] if part < len(here) else None
+        else:
+            name += f".{part}" if name else part
+            here = here.get(part) if isinstance(here, dict) else None
+    return name
+
+
+def closest(word: str, known: Sequence[str]) -> str:
+    """Return ` (did you mean "x"?)`, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f' (did you mean "{near[0]}"?)' if near else ""
+
+
+def unknown(kind: str, word: str, known: Sequence[str], *, where: str = "") -> UsageError:
+    """Return the error for a name that nothing here has, listing the names that there are."""
+    names = ", ".join(known) if known else "none"
+    return UsageError(
+        f'unknown {kind} "{_one_line(word)}"{closest(word, known)}', where=where, remedy=f"known: {names}"
+    )
+
+
+def _suggestion(word: str, model: type[BaseModel], location: Sequence[str | int]) -> str:
+    """Return the near or the possible keys of the table that the unknown key stands in."""
+    fields = _fields_at(model, location[:-1])
+    if not fields:
+        return "; remove it"
+    return closest(word, fields) or f"; known: {', '.join(fields)}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Return the keys of the table at `location`, found through the model's JSON Schema."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+        while True:
+            if "$ref" in node:
+                node = definitions[node["$ref"].rsplit("/", 1)[-1]]
+            elif "anyOf" in node:
+                node = next((option for option in node["anyOf"] if option.get("type") != "null"), {})
+            else:
+                return node
+
+    node = resolved(schema)
+    for part in location:
+        if isinstance(part, int):
+            node = resolved(node.get("items", {}))
+        else:
+            inner = node.get("properties", {}).get(part) or node.get("additionalProperties", {})
+            node = resolved(inner if isinstance(inner, dict) else {})
+    return list(node.get("properties", {}))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ""
+    text = _one_line(json.dumps(value, ensure_ascii=False, default=str))
+    return text if len(text) <= SHOWN_INPUT else text[:SHOWN_INPUT] + "…"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""Making a stack ready: images, environments, wheels, locks."""

@@ -1,0 +1,300 @@
+"""Making stacks ready: images through the engine's classic builder, environments where there is no engine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError
+from orchestrator.base.files import os_error
+from orchestrator.base.paths import STATE
+from orchestrator.base.source import hash_files
+from orchestrator.base.text import counted
+from orchestrator.base.writing import make_folder
+from orchestrator.build import lock as stack_lock
+from orchestrator.build import wheels
+from orchestrator.build.environment import PIP_SOURCES, find_python, local_folder, local_sources
+from orchestrator.launchers.work_area import work_area
+from orchestrator.plan.stacks import STACK_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from orchestrator.launchers import Launcher
+    from orchestrator.plan.stack import Stack
+
+BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
+BUILDER_VARIABLE = "STACKBENCH_BUILDER_IMAGE"
+LEAST_FREE_BYTES = 2 * 10**9
+STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+OF_THE_ENGINE = re.compile(r"\s*(Step \d+/\d+ : |---> |Removing intermediate container )")
+"""Lines that tell of the build's steps, and not what a step printed."""
+AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
+"""Steps that take no time and are not worth a line."""
+# What the engine says when it cannot fetch the image of the Dockerfile's FROM.
+NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
+ONLY_SPEED = ("MAX_JOBS",)
+"""Build arguments that change nothing of what is built."""
+FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+BUILD_LABEL = "stackbench.build"
+CONTENT_LABEL = "stackbench.content"
+
+
+def build_stacks(
+    stacks: Mapping[str, Stack], *, launcher: str = "auto", again: bool = False, state: Path = STATE
+) -> int:
+    """Make every stack ready for `launcher` (auto: images where an engine answers); return the exit code.
+
+    A stack that fails does not keep the others from being built. `again`: also where it is ready already.
+    """
+    from orchestrator.host import docker_engine as engine
+
+    client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
+    failures = {}
+    with work_area(state) as area:
+        for stack in stacks.values():
+            try:
+                print(f"{stack.name}: {_build_one(client, stack, area.bench, again=again, state=state)}", flush=True)
+            except InfrastructureError as error:  # noqa: PERF203
+                failures[stack.name] = error
+                print(f"{stack.name}: failed: {error}", flush=True)
+    return EXIT_BAD_ROWS if failures else EXIT_OK
+
+
+def _build_one(client: Any, stack: Stack, bench: Path, *, again: bool, state: Path) -> str:
+    """Make one stack ready, write what it was made of, and return its image's name or its Python's path."""
+    from orchestrator.launchers.docker import DockerLauncher
+    from orchestrator.launchers.local import LocalLauncher
+
+    launcher: Launcher
+    if client is not None:
+        place = ensure_image(client, stack, say=_say, again=again, state=state)
+        launcher = DockerLauncher(client, bench, images={stack.name: place})
+    else:
+        python = find_python(stack, say=_say, again=again, state=state)
+        place, launcher = str(python), LocalLauncher(bench, lambda _stack: python)
+    if again or stack.ready:
+        stack_lock.forget(stack, place, state)
+    prepared = launcher.prepare(stack)
+    for line in stack_lock.remarks(stack_lock.lock_of(launcher, prepared, state), prepared):
+        _say(line)
+    return place
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def ensure_image(
+    client: Any, stack: Stack, *, say: Callable[[str], None], again: bool = False, state: Path = STATE
+) -> str:
+    """Return the stack's image, built or pulled where the engine does not have it; InfrastructureError if it fails.
+
+    `again`: built although it is there.
+    """
+    from orchestrator.host.docker_engine import engine_errors
+
+    name = image_name(stack)
+    if has_image(client, stack) and (stack.ready or not again):
+        return name
+    with engine_errors():
+        if stack.ready:
+            say(f"{stack.name}: pulling {name}")
+            client.images.pull(name)
+        else:
+            _build(client, stack, name, say, state)
+    stack_lock.forget(stack, name, state)
+    return name
+
+
+def has_image(client: Any, stack: Stack) -> bool:
+    """Whether the engine has the stack's image, as its folder and the environment's build arguments are now."""
+    import docker
+
+    from orchestrator.host.docker_engine import engine_errors
+
+    with engine_errors():
+        try:
+            client.images.get(image_name(stack))
+        except docker.errors.ImageNotFound:
+            return False
+        return True
+
+
+def image_name(stack: Stack) -> str:
+    """Return the name of the stack's image, a ready one's or that of the one that is built."""
+    return stack.ready.name if stack.ready else image_tag(stack)
+
+
+def image_tag(stack: Stack) -> str:
+    """Return the name of the stack's image, decided by what goes into the build: a changed stack is another image."""
+    chosen = {name: value for name, value in chosen_arguments(stack).items() if name not in ONLY_SPEED}
+    more = chosen.pop("BASE_IMAGE", "") + "".join(f"\0{name}={value}" for name, value in sorted(chosen.items()))
+    return f"stackbench/{stack.name}:{hash_files(stack.folder, context_files(stack), more.encode())[:16]}"
+
+
+def content(stack: Stack) -> str:
+    """Return sixteen hex digits over the files that the stack's image is built from, whatever the base."""
+    return hash_files(stack.folder, context_files(stack))[:16]
+
+
+def base_image(stack: Stack) -> str | None:
+    """Return the base that the environment names for this stack or for all, or None: the Dockerfile's own."""
+    return _named(BASE_VARIABLE, stack)
+
+
+def builder_image(stack: Stack) -> str | None:
+    """Return the image that compiles, where the environment names one: for this stack, for all, or its base.
+
+    What it compiles has to fit the base, so another base is the builder too unless another builder is named.
+    """
+    return _named(BUILDER_VARIABLE, stack) or base_image(stack)
+
+
+def _named(variable: str, stack: Stack) -> str | None:
+    own = f"{variable.removesuffix('_IMAGE')}_{stack.name.upper().replace('-', '_')}"
+    return os.environ.get(own) or os.environ.get(variable) or None
+
+
+def chosen_arguments(stack: Stack) -> dict[str, str]:
+    """Return the build's images and further arguments, as far as the environment names them."""
+    assert stack.build is not None
+    chosen = {"BASE_IMAGE": base_image(stack), "BUILDER_IMAGE": builder_image(stack) if stack.build.builder else None}
+    chosen |= {name: os.environ.get(name) for name in stack.build.arguments}
+    return {name: value for name, value in chosen.items() if value}
+
+
+def context_files(stack: Stack) -> list[Path]:
+    """Return the files of the stack's folder that its image is built from: not its wheels, which the locks name."""
+    from docker.utils import exclude_paths
+
+    assert stack.build is not None
+    patterns: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        lines = (stack.folder / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    names = exclude_paths(str(stack.folder), [*patterns, f"{wheels.FOLDER}/*.whl"], dockerfile=stack.build.dockerfile)
+    # The ignoring is done here; the engine would do it again with what stands in the context.
+    left_out = {STACK_FILE, ".dockerignore"}
+    paths = [stack.folder / name for name in sorted(names) if "__pycache__" not in name and name not in left_out]
+    return [path for path in paths if path.is_file()]
+
+
+def make_context(stack: Stack, out: IO[bytes]) -> int:
+    """Write the build context as a tar and return how many wheels are in it.
+
+    Wheels of the lock that lie in a local folder of pip's sources (the build could not see it) go along.
+    """
+    local = local_wheels(stack)
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        folder = tarfile.TarInfo(wheels.FOLDER)
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(folder)
+        for path in (*context_files(stack), *local):
+            inside = f"{wheels.FOLDER}/{path.name}" if path in local else path.relative_to(stack.folder).as_posix()
+            entry = tarfile.TarInfo(inside)
+            entry.size, entry.mode = path.stat().st_size, 0o644
+            with path.open("rb") as file:
+                tar.addfile(entry, file)
+    out.seek(0)
+    return len(local)
+
+
+def local_wheels(stack: Stack) -> list[Path]:
+    """Return wheels in the stack's own `wheels/` and in local pip sources that one of its locks names by hash."""
+    locks = [path for path in context_files(stack) if path.suffix == ".lock"]
+    try:
+        found = wheels.local_wheels(locks, [stack.folder / wheels.FOLDER, *local_sources()])
+    except OSError as error:
+        raise os_error(error, error.filename or stack.folder) from error
+    return list({path.name: path for path in reversed(found)}.values())
+
+
+def build_arguments(stack: Stack) -> dict[str, str]:
+    """Return the build's arguments: what the environment chose, and pip's sources that a container can reach."""
+    arguments = {}
+    for name in PIP_SOURCES:
+        parts = [part for part in os.environ.get(name, "").split() if local_folder(part) is None]
+        if parts:
+            arguments[name] = " ".join(parts)
+    return {**arguments, **chosen_arguments(stack)}
+
+
+def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], state: Path) -> None:
+    assert stack.build is not None
+    _check_disk(client, stack)
+    log = state / "logs" / f"build-{stack.name}.log"
+    make_folder(log.parent)
+    say(f"{stack.name}: building {tag} (log: {log})")
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as context, log.open("w", encoding="utf-8") as out:
+        count = make_context(stack, context)
+        if count:
+            say(f"{stack.name}: {counted(count, 'wheel')} of its lock from local folders")
+        stream = client.api.build(
+            fileobj=context,
+            custom_context=True,
+            dockerfile=stack.build.dockerfile,
+            tag=tag,
+            buildargs=build_arguments(stack),
+            labels={BUILD_LABEL: stack.name, CONTENT_LABEL: content(stack)},
+            rm=True,
+            forcerm=True,
+            decode=True,
+            timeout=None,  # a step may say nothing for many minutes
+        )
+        try:
+            last = _follow(stream, stack.name, out, say)
+        finally:
+            # Hanging up is how the engine learns that nobody waits for the build any more.
+            stream.close()
+    if last is not None:
+        remedy = f"log: {log}"
+        if NOT_PULLED.search(last):
+            remedy = f"no base image from there; name another in {BASE_VARIABLE} ({remedy})"
+        raise InfrastructureError(f"the image could not be built: {last}", where=stack.name, remedy=remedy)
+    say(f"{stack.name}: built in {time.monotonic() - began:.0f} s")
+
+
+def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Callable[[str], None]) -> str | None:
+    """Write the build's output to the log, say each step, and return the error that ended it, or None."""
+    lines: list[str] = []
+    for part in stream:
+        text = part.get("stream") or (f"{part['status']}\n" if part.get("status") and not part.get("id") else "")
+        log.write(text)
+        log.flush()
+        step = STEP.match(text)
+        lines = [*lines, *(line for line in text.splitlines() if not OF_THE_ENGINE.match(line))][-8:]
+        if step and not AT_ONCE.match(step[3]):
+            say(f"{name}: build step {step[1]} of {step[2]}: {' '.join(step[3].split())[:90]}")
+        if part.get("error"):
+            log.write(f"{part['error']}\n")
+            # The engine repeats the whole command, behind which what it said would not be seen.
+            error = FAILED_COMMAND.sub(r"exit code \1", COLOUR.sub("", " ".join([*lines[-4:], str(part["error"])])))
+            return " ".join(error.split())[-600:]
+    return None
+
+
+def _check_disk(client: Any, stack: Stack) -> None:
+    assert stack.build is not None
+    root = Path(str(client.info().get("DockerRootDir") or ""))
+    base, builder = base_image(stack), builder_image(stack)
+    # A base that stands in for the builder has no compiler for GPUs: then that stage is nearly empty.
+    nothing_compiled = base is not None and base == builder
+    need = (stack.build.disk_bytes if nothing_compiled else stack.build.most_disk_bytes) or LEAST_FREE_BYTES
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(root).free
+        if free < need:
+            raise InfrastructureError(
+                f"{free / 1e9:.1f} GB free where the engine keeps images, {need / 1e9:.1f} GB needed",
+                where=stack.name,
+                remedy="make room (`docker system df` says what is there)",
+            )

@@ -1,0 +1,207 @@
+"""stack.lock.json: what a stack was made of when it was built; and drift, what it is made of now if that differs.
+
+A lock of requirements says what is to be installed. This says what was: every package with its build string, the image,
+torch's own build. It is written when a stack first runs after its build (a ready image: when it is first seen, and
+again by `orchestrator build`), and every start is compared with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import read_bytes
+from orchestrator.base.frozen import Frozen
+from orchestrator.base.writing import make_folder, write_text
+from orchestrator.records.store import utc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.launchers import Launcher, Prepared
+    from orchestrator.plan.stack import Stack
+    from orchestrator.records.record import Record
+
+FOLDER = "stacks"
+"""Below the state's folder, and in a run, which has a copy of each."""
+LIMIT_BYTES = 1_000_000
+SHOWN_CHANGES = 6
+SHORT_ID = 12
+
+
+class TorchBuild(Frozen):
+    """How torch was built. `cuda` is null and `arch_list` empty for a build without CUDA."""
+
+    version: str
+    git: str | None = None
+    cuda: str | None = None
+    arch_list: tuple[str, ...] = ()
+
+
+class StackLock(Frozen):
+    """What a stack was made of. No host name, no path."""
+
+    schema_version: Literal[1]
+    stack: str
+    written_utc: str
+    image: str | None
+    image_id: str | None
+    image_content: str | None = None
+    """A hash of its layers and settings: the same where an image was made again of the same, under another id."""
+    image_digest: str | None
+    """The registry's; an image built here has none."""
+    requirements: str | None
+    """SHA-256 of the lock of requirements."""
+    fingerprint: str
+    """Over Python and packages, as in every record."""
+    python: str | None
+    packages: dict[str, str]
+    torch: TorchBuild | None
+    """None: torch cannot be imported there."""
+    left_out: tuple[str, ...] = ()
+    """What the stack was built without, and why."""
+
+
+def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
+    """Return the lock of a stack on this host, written now where it has none that can be read."""
+    path = lock_path(prepared.stack, prepared.image or prepared.python, state)
+    with contextlib.suppress(UsageError, ValidationError):
+        return StackLock.model_validate_json(read_bytes(path, limit=LIMIT_BYTES))
+    told = facts_of(launcher.facts(prepared))
+    lock = StackLock(
+        schema_version=1,
+        stack=prepared.stack.name,
+        written_utc=utc(),
+        image=prepared.image,
+        image_id=prepared.image_id,
+        image_content=prepared.image_content,
+        image_digest=prepared.image_digest,
+        requirements=prepared.lock,
+        fingerprint=prepared.fingerprint,
+        python=prepared.python_version,
+        packages=dict(prepared.packages),
+        torch=told[0],
+        left_out=told[1],
+    )
+    make_folder(path.parent)
+    write_text(path, as_text(lock))
+    return lock
+
+
+def forget(stack: Stack, place: str, state: Path) -> None:
+    """Remove a stack's lock: what is at `place` (an image's name, a Python's path) was made anew."""
+    lock_path(stack, place, state).unlink(missing_ok=True)
+
+
+def lock_path(stack: Stack, place: str, state: Path) -> Path:
+    """Return where the lock of a stack at `place` is kept."""
+    mounts = stack.ready.mounts if stack.ready else ()
+    identity = hashlib.sha256("\0".join((place, stack.python, *mounts)).encode()).hexdigest()[:16]
+    return state / FOLDER / f"{stack.name}-{identity}" / "stack.lock.json"
+
+
+def as_text(lock: StackLock) -> str:
+    """Return a lock as the file's content."""
+    return json.dumps(lock.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def facts_of(output: str) -> tuple[TorchBuild | None, tuple[str, ...]]:
+    """Return torch's build and what was left out, from what `python -m bench --facts` printed; (None, ()) without."""
+    for line in reversed(output.splitlines()):
+        if not line.startswith("{"):
+            continue
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            told: dict[str, Any] = json.loads(line)
+            torch = told.get("torch")
+            left_out = tuple(str(part)[:400] for part in told.get("left_out") or ())
+            return (TorchBuild.model_validate(torch) if torch else None), left_out
+        break
+    return None, ()
+
+
+def drift(
+    lock: StackLock,
+    *,
+    fingerprint: str,
+    python: str | None,
+    packages: Mapping[str, str],
+    image_id: str | None,
+    image_content: str | None = None,
+) -> str | None:
+    """Return in words how a stack differs from its lock, or None where it does not."""
+    changes = []
+    if fingerprint != lock.fingerprint:
+        if python != lock.python:
+            changes.append(f"Python {lock.python} is now {python}")
+        for name in sorted({*lock.packages, *packages}):
+            before, now = lock.packages.get(name), packages.get(name)
+            if before != now:
+                changes.append(_change(name, before, now))
+        changes = changes or ["its fingerprint is another"]
+    same_image = image_id == lock.image_id or (image_content is not None and image_content == lock.image_content)
+    if not same_image:
+        changes.append(f"image {_short(lock.image_id)} is now {_short(image_id)}")
+    if not changes:
+        return None
+    more = f" and {len(changes) - SHOWN_CHANGES} more" if len(changes) > SHOWN_CHANGES else ""
+    return f"since it was built ({lock.written_utc[:10]}): {', '.join(changes[:SHOWN_CHANGES])}{more}"
+
+
+def drift_of(lock: StackLock, prepared: Prepared) -> str | None:
+    """Return how a stack, as it was found when this run began, differs from its lock."""
+    return drift(
+        lock,
+        fingerprint=prepared.fingerprint,
+        python=prepared.python_version,
+        packages=prepared.packages,
+        image_id=prepared.image_id,
+        image_content=prepared.image_content,
+    )
+
+
+def remarks(lock: StackLock, prepared: Prepared) -> list[str]:
+    """Return lines on what a stack was built without, and on how it differs from what was built."""
+    name = prepared.stack.name
+    lines = [f"{name}: built without {part}" for part in lock.left_out]
+    found = drift_of(lock, prepared)
+    if found:
+        lines.append(
+            f"{name}: drift {found}; its rows say so; `orchestrator build --stack {name} --again` makes it anew"
+        )
+    return lines
+
+
+def mark_drift(record: Record, lock: StackLock, prepared: Prepared) -> Record:
+    """Return the record, where what it ran in differs from the lock with the flag `drift` and the difference told."""
+    environment = record.environment
+    if environment is None:  # It did not live to say so.
+        found = drift_of(lock, prepared)
+    else:
+        found = drift(
+            lock,
+            fingerprint=environment.fingerprint,
+            python=environment.python,
+            packages=environment.packages,
+            image_id=prepared.image_id,
+            image_content=prepared.image_content,
+        )
+    if found is None:
+        return record
+    flags = tuple(dict.fromkeys((*record.flags, "drift")))
+    return record.model_copy(update={"flags": flags, "detail": {**record.detail, "drift": found}})
+
+
+def _change(name: str, before: str | None, now: str | None) -> str:
+    if before is None:
+        return f"{name} {now} is new"
+    return f"{name} {before} is gone" if now is None else f"{name} {before} is now {now}"
+
+
+def _short(image_id: str | None) -> str:
+    return (image_id or "none").removeprefix("sha256:")[:SHORT_ID]

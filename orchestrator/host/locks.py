@@ -1,0 +1,120 @@
+"""Locks of this host: one file for each GPU, and one for the CPU. Two cells never share a device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ENVIRONMENT = "STACKBENCH_LOCKS"
+EVERYBODY = 0o1777
+FILE_MODE = 0o666
+POLL_S = 0.5
+HOLDER_LIMIT_BYTES = 200
+
+
+def lock_folder() -> Path:
+    """Return the host's lock folder: `$STACKBENCH_LOCKS`, or one that all users of this host share. Makes none."""
+    chosen = os.environ.get(ENVIRONMENT)
+    return Path(chosen) if chosen else Path(tempfile.gettempdir()) / "stackbench-locks"
+
+
+def lock_name(gpu_uuid: str | None) -> str:
+    """Return the file's name for a GPU, or for the CPU where it is None."""
+    return f"{gpu_uuid or 'cpu'}.lock"
+
+
+@contextlib.contextmanager
+def hold(
+    gpu_uuid: str | None, *, purpose: str, say: Callable[[str], None], folder: Path | None = None
+) -> Iterator[None]:
+    """Hold the device's lock meanwhile, waiting for it as long as it takes; `say` gets one line before waiting.
+
+    `purpose` is what others read while they wait: no more than a word about what runs. The lock goes with the
+    process, however it ends. UsageError where the folder cannot be used.
+    """
+    place = _make(folder or lock_folder())
+    path = place / lock_name(gpu_uuid)
+    lock = filelock.FileLock(path, mode=FILE_MODE)
+    device = gpu_uuid or "the CPU"
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            say(f"waiting for {device}: in use by {holder(path)}")
+            lock.acquire(poll_interval=POLL_S)
+    except OSError as error:
+        raise UsageError(
+            f"the lock cannot be taken: {error.strerror}",
+            where=str(path),
+            remedy=f"name another folder in {ENVIRONMENT}, the same for all users of this host",
+        ) from error
+    try:
+        _sign(path, f"process {os.getpid()}, {purpose}, since {time.strftime('%H:%M:%S')}")
+        yield
+    finally:
+        _sign(path, "")
+        lock.release()
+
+
+def is_free(gpu_uuid: str | None, folder: Path | None = None) -> bool:
+    """Whether nobody holds the device's lock at this moment."""
+    path = _make(folder or lock_folder()) / lock_name(gpu_uuid)
+    try:
+        with filelock.FileLock(path, mode=FILE_MODE, blocking=False):
+            return True
+    except filelock.Timeout:
+        return False
+    except OSError:
+        return True  # `hold` says what is wrong with it
+
+
+def holder(path: Path) -> str:
+    """Return what the holder of the lock says about itself."""
+    with contextlib.suppress(OSError), _beside(path).open("rb") as file:
+        text = " ".join(file.read(HOLDER_LIMIT_BYTES).decode("utf-8", "replace").split())
+        return text or "another run"
+    return "another run"
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".holder")
+
+
+def _sign(path: Path, text: str) -> None:
+    # For people alone: where another user made the file and it cannot be written, the lock holds all the same.
+    with contextlib.suppress(OSError):
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(_beside(path), flags)
+        except FileNotFoundError:
+            descriptor = os.open(_beside(path), flags | os.O_CREAT, FILE_MODE)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            with contextlib.suppress(PermissionError):
+                os.fchmod(file.fileno(), FILE_MODE)
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True)
+        folder.chmod(EVERYBODY)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise UsageError(
+                "is no folder, locks cannot be kept there", where=str(folder), remedy=f"set {ENVIRONMENT} to a folder"
+            ) from None
+    except OSError as error:
+        raise os_error(error, folder) from error
+    return folder

@@ -1,0 +1,136 @@
+"""A started container: the wait for its end, how it ended, its output, and its removal in any case."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from signal import SIGKILL
+from typing import TYPE_CHECKING, Any
+
+import docker
+import requests
+
+from orchestrator.base.errors import InfrastructureError
+from orchestrator.host import docker_engine as engine
+from orchestrator.launchers import KILL_WAIT_S, Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+RETRIES = 5
+SIGNAL_BASE = 128
+OOM_EVENT_S = 2
+"""How long the engine may take to tell of an end for want of memory."""
+
+
+class DockerHandle:
+    """A started container. A thread sleeps in the engine's own wait, without deadline: that is the supervisor's."""
+
+    def __init__(self, client: Any, container: str, log: Path) -> None:
+        self._client, self._container, self._log = client, container, log
+        self._exit: Exit | None = None
+        self._ended, self._closed, self._cancelled = threading.Event(), False, False
+        threading.Thread(target=self._watch, name="container", daemon=True).start()
+
+    def poll(self) -> Exit | None:
+        """Return how the container ended, or None while it runs."""
+        return self._exit
+
+    def wait(self, timeout_s: float) -> Exit | None:
+        """Sleep until the container ends, `timeout_s` seconds at most."""
+        self._ended.wait(timeout_s)
+        return self._exit
+
+    def pids(self) -> frozenset[int] | None:
+        """Return the numbers of the container's processes as the engine's host has them."""
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException, ValueError, KeyError):
+            told = self._client.api.top(self._container)
+            column = told["Titles"].index("PID")
+            # Null where it has ended in the meantime.
+            return frozenset(int(row[column]) for row in told["Processes"] or ()) or None
+        return None
+
+    def cancel(self) -> None:
+        """Kill the container and wait until the engine says that it has ended."""
+        self._cancelled = True
+        with engine.engine_errors():
+            try:
+                self._client.api.kill(self._container)
+            except docker.errors.APIError as error:
+                if error.status_code not in (404, 409):  # gone, or not running: what we wanted
+                    raise
+            if self.wait(KILL_WAIT_S) is None:
+                engine.remove(self._client, self._container)
+                if self.wait(KILL_WAIT_S) is None:
+                    raise InfrastructureError("the container cannot be killed", where=self._container[:12])
+
+    def output(self) -> bytes:
+        """Return what the container has written to standard output and error."""
+        with engine.engine_errors():
+            return bytes(self._client.api.logs(self._container, stdout=True, stderr=True))
+
+    def collect(self) -> None:
+        """Write the container's output to the job's log file."""
+        self._log.write_bytes(self.output())
+
+    def close(self) -> None:
+        """Remove the container, killing it first where it runs. An engine that fails here is swept up after later."""
+        if self._closed:
+            return
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+            engine.remove(self._client, self._container)
+        self._closed = True
+
+    def __enter__(self) -> DockerHandle:  # noqa: PYI034  (Self is Python 3.11's)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _watch(self) -> None:
+        try:
+            self._exit = self._wait_for_end()
+        finally:
+            self._exit = self._exit or Exit(None, error="the wait for the container failed")
+            self._ended.set()
+
+    def _wait_for_end(self) -> Exit:
+        broken: str | None = None
+        for attempt in range(RETRIES):
+            try:
+                # No timeout at all: the SDK's is one of HTTP and would end here while the cell goes on.
+                code = int(self._client.api.wait(self._container, timeout=None)["StatusCode"])
+                state = self._client.api.inspect_container(self._container)["State"]
+            except docker.errors.NotFound:  # noqa: PERF203  (no hot loop)
+                return Exit(None, error="its container was removed from outside")
+            except (docker.errors.DockerException, requests.RequestException) as error:
+                # The engine went away. Most likely the container did as well, but it may come back with it.
+                broken = f"the connection to the engine broke ({type(error).__name__})"
+                time.sleep(1 + attempt)
+            else:
+                signal = code - SIGNAL_BASE if code > SIGNAL_BASE else None
+                lost = broken if code != 0 else None
+                return Exit(
+                    code, signal, oom=self._lacked_memory(signal, state), error=lost or state.get("Error") or None
+                )
+        return Exit(None, error=broken)
+
+    def _lacked_memory(self, signal: int | None, state: Mapping[str, Any]) -> bool:
+        """Whether the kernel killed it for want of memory.
+
+        A busy engine may hear of the end first, and then marks no such end: its event of it comes all the same.
+        """
+        if state.get("OOMKilled") or signal != SIGKILL or self._cancelled:
+            return bool(state.get("OOMKilled"))
+        told = {"container": self._container, "event": "oom"}
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+            # From the beginning of what the engine remembers: 0.
+            stream = self._client.api.events(since=0, until=int(time.time()) + OOM_EVENT_S, filters=told, decode=True)
+            with contextlib.closing(stream):
+                return next(iter(stream), None) is not None
+        return False

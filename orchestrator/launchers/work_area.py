@@ -1,0 +1,141 @@
+"""Folders in which cells run: one for each orchestrator process, with its cells' folders and its copy of bench."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import os_error
+from orchestrator.base.paths import BENCH, STATE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OWNER_FILE = "owner.lock"
+READABLE_FILE = 0o644
+READABLE_FOLDER = 0o755
+PRIVATE_FOLDER = 0o700
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """A cell's own: `work` is the process's to write to, `log` is not."""
+
+    work: Path
+    log: Path
+
+
+@dataclass(frozen=True)
+class WorkArea:
+    """One orchestrator process's folder below `.stackbench/work`; gone when it is done."""
+
+    folder: Path
+    bench: Path
+    """A copy of bench as it was when the run began: an edit meanwhile changes no cell under its old identity."""
+
+    def cell(self, stem: str) -> CellFolder:
+        """Make an empty folder for one round of a cell."""
+        place = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
+        work = place / "work"
+        work.mkdir(mode=PRIVATE_FOLDER)
+        return CellFolder(work, place / "log.txt")
+
+    def discard(self, folder: CellFolder) -> None:
+        """Remove a cell's folder and whatever its process left there; no link in it is followed."""
+        remove_tree(folder.work.parent)
+
+
+@contextlib.contextmanager
+def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[WorkArea]:
+    """Make a work area and remove it at the end. A killed process's is removed by the next `sweep_folders`."""
+    place = (state or STATE) / "work"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
+    except OSError as error:
+        raise os_error(error, place) from error
+    # Held as long as this process lives: a lock, unlike a process number, means the same in every namespace.
+    descriptor = os.open(folder / OWNER_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            copy = copy_bench(bench or BENCH, folder / "stackbench" / "bench")
+        except OSError as error:
+            raise os_error(error, folder) from error
+        yield WorkArea(folder, copy)
+    finally:
+        remove_tree(folder)
+        os.close(descriptor)
+
+
+def copy_bench(source: Path, target: Path) -> Path:
+    """Copy bench's files to `target`, readable by the containers' user whatever the checkout's rights are."""
+    paths = [path for path in source.rglob("*") if path.suffix in {".py", ".json"} and path.is_file()]
+    if not paths:
+        raise UsageError("no bench here", where=str(source), remedy="run from a checkout of the repository")
+    for path in paths:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        copy.chmod(READABLE_FILE)
+    for folder in (target.parent, target, *(path for path in target.rglob("*") if path.is_dir())):
+        folder.chmod(READABLE_FOLDER)
+    return target
+
+
+def sweep_folders(state: Path | None = None) -> int:
+    """Remove the work areas of dead processes and return how many."""
+    removed = 0
+    place = (state or STATE) / "work"
+    for folder in list(place.iterdir()) if place.is_dir() else []:
+        if _abandoned(folder):
+            remove_tree(folder)
+            removed += 1
+    return removed
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove `folder` as far as it can be; rights that a process took away from its own folders are given back."""
+
+    def again(function: Callable[[str], object], path: str, _error: object) -> None:
+        with contextlib.suppress(OSError):
+            Path(path).parent.chmod(PRIVATE_FOLDER)
+            if not Path(path).is_symlink() and Path(path).is_dir():
+                Path(path).chmod(PRIVATE_FOLDER)
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                function(path)
+
+    shutil.rmtree(folder, onerror=again)
+
+
+def _abandoned(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder / OWNER_FILE, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        # Just being made, or left in that instant: only the latter is old.
+        with contextlib.suppress(OSError):
+            return folder.is_dir() and _age_s(folder) > 60  # noqa: PLR2004
+        return False
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _age_s(folder: Path) -> float:
+    return time.time() - folder.stat().st_mtime

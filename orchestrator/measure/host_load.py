@@ -1,0 +1,174 @@
+"""What else kept the host's CPUs busy while a cell ran: a thread reads the kernel's counters beside it.
+
+A tiny model's step on a CPU takes a hundred times as long where others want the same CPUs, and a method that launches
+kernels one by one is held up on a GPU too; its samples alone do not tell. Counters are those of Linux' /proc/stat, for
+the whole host even inside a container, and of the cell's own processes. Times are CLOCK_MONOTONIC, as the samples' are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.host.owner import PROC
+from orchestrator.records.record import HostLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    Pids = Callable[[], frozenset[int] | None]
+
+INTERVAL_S, LONGEST_S = 0.1, 0.5
+REST = 100
+"""A reading is followed by at least this many times its own duration of rest, up to LONGEST_S."""
+FIND_S, FIND_EVERY_S, PIDS_EVERY_S = 3.0, 0.2, 10.0
+"""The cell's processes are asked for every 0.2 s until its first one is there, for 3 s at most, and every 10 s from
+then on: it costs the engine a `ps`."""
+MOST_READINGS = 8_192
+"""A quarter of an hour at the shortest interval; from then on every other one goes, and the interval doubles."""
+BENCH = (b"-m", b"bench")
+"""Arguments of the cell's first process: a number of another process namespace leads to something else here."""
+JOIN_S = 5.0
+BUSY, STOLEN = (0, 1, 2, 5, 6), 7
+"""Columns of /proc/stat: user, nice, system, interrupts, soft interrupts; and what the hypervisor gave to others."""
+OWN = slice(11, 15)
+"""Of /proc/PID/stat after the name: user and system time, its own and that of children it has waited for."""
+LEAST_NS = 300_000_000
+"""Counters move in hundredths of a second: over less than this they say too little."""
+
+
+class Reading(NamedTuple):
+    """CPU time since some beginning, in clock ticks of all CPUs together. `own` is null where it cannot be told."""
+
+    t_ns: int
+    busy: int
+    stolen: int
+    own: int | None
+
+
+class LoadSampler:
+    """A thread that reads until it is stopped. `pids` returns the cell's processes, or None: not told."""
+
+    def __init__(self, pids: Pids, proc: Path = PROC) -> None:
+        self._pids, self._proc = pids, proc
+        self._readings: list[Reading] = []
+        self._cpus = 0
+        self._known: dict[int, int] = {}
+        """The cell's processes, each with the ticks that it had used before it was known."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="host load", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(JOIN_S)
+
+    def load(self, windows: Sequence[tuple[int, int]]) -> HostLoad | None:
+        """Return what ran from the first window's begin to the last one's end (ns), or None where that is not known."""
+        if not windows or not self._cpus:
+            return None
+        begin, end = min(begin for begin, _ in windows), max(end for _, end in windows)
+        return load_between(list(self._readings), self._cpus, (begin, end))
+
+    def _run(self) -> None:
+        began = due = time.monotonic()
+        interval, pause = INTERVAL_S, 0.0
+        while not self._stop.wait(pause):
+            if time.monotonic() >= due:
+                self._look()
+                now = time.monotonic()
+                due = now + (PIDS_EVERY_S if self._known or now - began > FIND_S else FIND_EVERY_S)
+            begun = time.monotonic()
+            reading = self._read()
+            if reading is None:
+                return
+            self._readings.append(reading)
+            if len(self._readings) >= MOST_READINGS:
+                self._readings = self._readings[::2]
+                interval *= 2
+            pause = max(interval, min(LONGEST_S, REST * (time.monotonic() - begun)))
+
+    def _read(self) -> Reading | None:
+        try:
+            lines = (self._proc / "stat").read_text(encoding="ascii").splitlines()
+            fields = [int(field) for field in lines[0].split()[1:]]
+            busy, stolen = sum(fields[column] for column in BUSY), fields[STOLEN]
+        except (OSError, ValueError, IndexError):
+            return None
+        self._cpus = sum(line.startswith("cpu") for line in lines) - 1
+        return Reading(time.monotonic_ns(), busy, stolen, self._own())
+
+    def _own(self) -> int | None:
+        found = [ticks - before for pid, before in self._known.items() if (ticks := self._ticks(pid)) is not None]
+        return sum(found) if found else None
+
+    def _look(self) -> None:
+        """See which processes the cell has by now: what a later one did until then is not put on this moment."""
+        cells = self._cells(self._pids())
+        if not self._known:
+            self._known = dict.fromkeys(cells, 0)
+        elif cells:
+            known = self._known
+            self._known = {pid: known[pid] if pid in known else self._ticks(pid) or 0 for pid in cells}
+
+    def _ticks(self, pid: int) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            # After the name, which may hold anything.
+            text = (self._proc / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
+            return sum(int(field) for field in text.rpartition(")")[2].split()[OWN])
+        return None
+
+    def _cells(self, pids: frozenset[int] | None) -> frozenset[int]:
+        """Return the processes where they are the cell's as seen from here, else none."""
+        for pid in pids or ():
+            with contextlib.suppress(OSError):
+                arguments = (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")
+                if any(pair == BENCH for pair in pairwise(arguments)):
+                    return pids or frozenset()
+        return frozenset()
+
+
+def load_between(readings: Sequence[Reading], cpus: int, window: tuple[int, int]) -> HostLoad | None:
+    """Return who used the CPUs in the window, from the readings that enclose it; None where they do not say.
+
+    Where they are too near to one another, more of what is around them is taken. A process that ends right after its
+    last sample leaves no reading behind it: the last one before its end is used.
+    """
+    told = [reading for reading in readings if reading.own is not None]
+    times = [reading.t_ns for reading in told]
+    low, high = bisect_right(times, window[0]) - 1, min(bisect_left(times, window[1]), len(told) - 1)
+    while low >= 0 and times[high] - times[low] < LEAST_NS and (low > 0 or high < len(told) - 1):
+        low, high = max(low - 1, 0), min(high + 1, len(told) - 1)
+    if low < 0 or times[high] - times[low] < LEAST_NS:
+        return None
+    first, last = told[low], told[high]
+    assert first.own is not None
+    assert last.own is not None
+    seconds = (last.t_ns - first.t_ns) / 1e9
+    per_cpu = seconds * os.sysconf("SC_CLK_TCK")
+    busy, stolen = (last.busy - first.busy) / per_cpu, (last.stolen - first.stolen) / per_cpu
+    own = (last.own - first.own) / per_cpu
+    if own < 0 or stolen < 0 or busy <= 0 or busy > cpus * 1.5:
+        return None  # a process of the cell's is gone, or these are no counters
+    return HostLoad(cpus=cpus, seconds=seconds, own=own, others=max(0.0, busy - own), stolen=stolen)
+
+
+@contextlib.contextmanager
+def watch_host(pids: Pids) -> Iterator[LoadSampler]:
+    """Read the host's counters meanwhile; where there are none (no Linux) nothing is read, and no load is told."""
+    sampler = LoadSampler(pids)
+    sampler.start()
+    try:
+        yield sampler
+    finally:
+        sampler.stop()

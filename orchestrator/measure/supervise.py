@@ -1,0 +1,358 @@
+"""One round of a cell, watched from outside: whatever happens to its process, a record comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.measure.host_load import watch_host
+from orchestrator.measure.repeats import Question
+from orchestrator.measure.spec import write_spec
+from orchestrator.measure.telemetry import watch_gpu
+from orchestrator.measure.validity import judged, taints, to_repeat
+from orchestrator.plan.workload import MEASURED
+from orchestrator.records.record import PhaseTime, Provenance, Record, Status
+from orchestrator.records.references import ENDING as REFERENCE_ENDING
+from orchestrator.records.store import read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared, Seen
+    from orchestrator.measure.telemetry import Sampler, Series
+    from orchestrator.measure.validity import Span
+    from orchestrator.plan.cell import Cell
+
+RECORD_FILE, EVENTS_FILE = "record.json", "events.jsonl"
+TELEMETRY_FILE = "telemetry.jsonl"
+"""Beside the log, where the process cannot write."""
+TICK_S = 0.1
+"""How often the events are looked at; the end of the process is noticed at once."""
+EVENTS_READ_BYTES = 65_536
+PHASES_KEPT = 32
+REASON_CHARACTERS = 1500
+LOG_READ_BYTES = 16_384
+FULL_DISK_BYTES = 16_000_000
+UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
+PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One round of a cell, with what identifies it."""
+
+    cell: Cell
+    round: int
+    cell_id: str
+    bench_source: str
+    orchestrator: str | None = None
+    """Identity of the orchestrator's own code, for the record's provenance."""
+    reference_sha256: str | None = None
+    """Of the file in the job's references that the round is checked against; None: there is none."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What the process said last: a phase began, or (`index` of `of`) a sample is done."""
+
+    phase: str
+    index: int | None = None
+    of: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to say where bench left no record of its own."""
+
+    status: Status
+    reason: str
+
+
+def supervise(
+    launcher: Launcher,
+    prepared: Prepared,
+    task: Task,
+    job: Job,
+    *,
+    deadline_s: float | None = None,
+    threads: int | None = None,
+    gpu: str | None = None,
+    only_first: bool = False,
+    on_event: Callable[[Event], None] = lambda _event: None,
+) -> Record:
+    """Run one round of a cell in `job.work` and return its record; `deadline_s` stands in for the cell's own deadline.
+
+    `gpu` is the UUID of the GPU to be watched meanwhile; what was seen of it is left in TELEMETRY_FILE beside the log.
+    `only_first`: the process is to make its first call and end.
+    Whatever goes wrong with the process, the engine or the disk is a record too. Only an interruption gets out, and
+    a disk that cannot even take the cell's spec (UsageError); the process has ended in every case.
+    """
+    seen = launcher.seen(job)
+    write_spec(
+        job.work,
+        task.cell,
+        cell_id=task.cell_id,
+        round=task.round,
+        bench_source=task.bench_source,
+        threads=threads,
+        cache_folder=seen.cache,
+        checkpoint=seen.checkpoint,
+        reference=_reference(seen, task),
+        reference_sha256=task.reference_sha256,
+        repeats=task.cell.role == "row" and task.cell.benchmark in MEASURED and not only_first,
+        only_first=only_first,
+    )
+    deadline = deadline_s or task.cell.timeout_s
+    watch = Watch(job.work / EVENTS_FILE, on_event)
+    started_utc, began = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic_ns()
+    ended, verdict, sampler, load = None, None, None, None
+
+    def tick() -> None:
+        watch.look()
+        watch.question.answer(job.work, lambda samples: _disturbed(samples, sampler, task.cell))
+
+    try:
+        with (
+            launcher.start(prepared, job) as handle,
+            watch_gpu(gpu, handle.pids) as sampler,
+            watch_host(handle.pids) as load,
+        ):
+            ended, in_time = _watch_until(handle, tick, began, deadline)
+            wall_ns = time.monotonic_ns() - began
+            with contextlib.suppress(InfrastructureError, OSError):
+                handle.collect()
+        if not in_time:
+            verdict = Verdict("timeout", f"not done after {deadline:g} s, {watch.where()}")
+    except InfrastructureError as error:
+        wall_ns = time.monotonic_ns() - began
+        verdict = Verdict("infrastructure", str(error))
+    watch.look(show=False)
+    provenance = Provenance(
+        launcher=launcher.name,
+        image=prepared.image,
+        image_id=prepared.image_id,
+        lock=prepared.lock,
+        cache=task.cell.cache,
+        orchestrator=task.orchestrator,
+        exit_code=ended.code if ended else None,
+        wall_ns=wall_ns,
+    )
+    # A record that is whole counts even where the process then hung until its deadline.
+    record, complaint = believe(job.work / RECORD_FILE, task)
+    verdict = verdict or judge(ended, record, complaint, job, watch)
+    if record is None:
+        assert verdict is not None
+        record = blank_record(task, verdict, started_utc=started_utc, phases=tuple(watch.phases))
+    elif verdict is not None and verdict.status == "crashed":
+        # The samples are whole, but a process that fell over at its end is not fine.
+        record = record.model_copy(update={"status": "crashed", "reason": verdict.reason})
+    series = sampler.series() if sampler else None
+    record = _leave_series(judged(record, series), series, job)
+    timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
+    host_load = load.load(timed) if load else None
+    reason = scrub(record.reason) if record.reason else None
+    # What a cell is for is the orchestrator's to say, whatever its process wrote.
+    said = {"provenance": provenance, "reason": reason, "role": task.cell.role, "host_load": host_load}
+    return record.model_copy(update=said)
+
+
+def _reference(seen: Seen, task: Task) -> str | None:
+    if task.reference_sha256 is None or seen.references is None:
+        return None
+    return f"{seen.references}/{task.cell.workload.workload_id}{REFERENCE_ENDING}"
+
+
+def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> list[int]:
+    """Return the indices of the samples that are to be measured again."""
+    series = sampler.series() if sampler else None
+    return to_repeat(samples, taints(samples, series, cell.benchmark, cell.device))
+
+
+def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
+    """Leave the series that the record's telemetry was made of as a file; return the record with its hash."""
+    if series is None or record.telemetry is None:
+        return record
+    content = series.content()
+    with contextlib.suppress(OSError):
+        job.log.with_name(TELEMETRY_FILE).write_bytes(content)
+        telemetry = record.telemetry.model_copy(update={"series_sha256": hashlib.sha256(content).hexdigest()})
+        return record.model_copy(update={"telemetry": telemetry})
+    return record
+
+
+def _watch_until(handle: Handle, tick: Callable[[], None], began: int, deadline_s: float) -> tuple[Exit | None, bool]:
+    """Return how the process ended, and whether it did before the deadline (by the monotonic clock)."""
+    while True:
+        left = deadline_s - (time.monotonic_ns() - began) / 1e9
+        if left <= 0:
+            handle.cancel()
+            return handle.poll(), False
+        ended = handle.wait(min(left, TICK_S))
+        if ended is not None:
+            return ended, True
+        tick()
+
+
+def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, watch: Watch) -> Verdict | None:
+    """Return what to say of a process that ended by itself; None where its own record says it all."""
+    assert ended is not None
+    if record is not None and ended.code == 0:
+        return None
+    if ended.error is not None:
+        return Verdict("infrastructure", ended.error)
+    how = _how(ended)
+    if record is not None:
+        return Verdict("crashed", f"{how} after it had written its record{_log_end(job)}")
+    if ended.oom:
+        return Verdict("out_of_memory", f"the host's memory was not enough: {how}, {watch.where()}")
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(job.work).free < FULL_DISK_BYTES:
+            return Verdict("infrastructure", f"the disk is full; {how}, {watch.where()}")
+    what = complaint or "no record was written"
+    return Verdict("crashed", f"{how}, {watch.where()}; {what}{_log_end(job)}")
+
+
+def believe(path: Path, task: Task) -> tuple[Record | None, str]:
+    """Return the record that the process wrote if it is one and its own, else None and what is wrong with it."""
+    try:
+        os.lstat(path)
+    except OSError:
+        return None, ""
+    try:
+        record = read_record(path)
+    except UsageError as error:
+        return None, f"what was written as its record cannot be believed: {error.what}"
+    cell = task.cell
+    told = (record.cell_id, record.round, record.stack, record.method, record.device, record.workload_id)
+    ours = (task.cell_id, task.round, cell.stack, cell.method, cell.device, cell.workload.workload_id)
+    if told != ours or record.workload != cell.workload or record.bench_source != task.bench_source:
+        return None, "what was written as its record is another cell's"
+    claimed: list[object] = [record.provenance, record.log_sha256, record.telemetry, record.host_load]
+    claimed += [claim for sample in record.samples for claim in (sample.taint, sample.energy_joules)]
+    if record.written_by != "bench" or any(claim is not None for claim in claimed):
+        return None, "what was written as its record claims what only the orchestrator says"
+    return record, ""
+
+
+def blank_record(
+    task: Task, verdict: Verdict, *, started_utc: str | None = None, phases: tuple[PhaseTime, ...] = ()
+) -> Record:
+    """Return the orchestrator's own record for a round that has none of bench's."""
+    cell = task.cell
+    return Record(
+        schema_version=1,
+        written_by="orchestrator",
+        cell_id=task.cell_id,
+        workload_id=cell.workload.workload_id,
+        round=task.round,
+        stack=cell.stack,
+        method=cell.method,
+        workload=cell.workload,
+        device=cell.device,
+        status=verdict.status,
+        reason=scrub(verdict.reason),
+        flags=(),
+        bench_source=task.bench_source,
+        started_utc=started_utc,
+        phases=phases,
+        role=cell.role,
+    )
+
+
+def scrub(text: str) -> str:
+    """Return `text` without the folders in it (a record holds no paths): the file's own name is enough."""
+    return PLACE.sub(".../", text)
+
+
+class Watch:
+    """Follows `events.jsonl` while it grows. The process can write anything there, so nothing in it is trusted."""
+
+    def __init__(self, path: Path, on_event: Callable[[Event], None]) -> None:
+        self._path, self._on_event = path, on_event
+        self._offset, self._rest = 0, b""
+        self.phases: list[PhaseTime] = []
+        self.question = Question()
+        self._sample: tuple[int, int] | None = None
+
+    def where(self) -> str:
+        """Return in words how far the process came."""
+        if not self.phases:
+            return "before its first phase"
+        done = f" ({self._sample[0] + 1} of {self._sample[1]} samples done)" if self._sample else ""
+        return f'in the phase "{self.phases[-1].name}"{done}'
+
+    def look(self, *, show: bool = True) -> None:
+        """Read what is new, up to a limit, and report the last event in it."""
+        last: Event | None = None
+        *lines, self._rest = (self._rest + self._read()).split(b"\n")
+        self._rest = self._rest[-EVENTS_READ_BYTES:]
+        for line in lines:
+            try:
+                last = self._take(json.loads(line)) or last
+            except (ValueError, KeyError, TypeError, RecursionError):  # noqa: PERF203
+                continue  # only shown, never believed
+        if last is not None and show:
+            self._on_event(last)
+
+    def _read(self) -> bytes:
+        try:
+            # No link is followed, and a pipe in its place blocks nobody.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return b""
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return b""
+            file.seek(self._offset)
+            new = file.read(EVENTS_READ_BYTES)
+            self._offset += len(new)
+            return new
+
+    def _take(self, told: dict[str, Any]) -> Event | None:
+        now = int(told["t_ns"])
+        if told["event"] == "phase":
+            if self.phases:
+                self.phases[-1] = self.phases[-1].model_copy(update={"end_ns": now})
+            if len(self.phases) < PHASES_KEPT:
+                name = UNPRINTABLE.sub("", str(told["name"]))[:40]
+                self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
+                return Event(name)
+        elif told["event"] == "sample":
+            self._sample = (int(told["index"]), int(told["of"]))
+            return Event(self.phases[-1].name if self.phases else "", *self._sample)
+        elif told["event"] == "samples":
+            self.question.take(told)
+        return None
+
+
+def _how(ended: Exit) -> str:
+    if ended.signal is None:
+        return f"exit code {ended.code}"
+    with contextlib.suppress(ValueError):
+        return f"ended by signal {ended.signal} ({signal.Signals(ended.signal).name})"
+    return f"ended by signal {ended.signal}"
+
+
+def _log_end(job: Job) -> str:
+    """Return the end of the log, in printable characters, for a record's reason."""
+    with contextlib.suppress(OSError), job.log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - LOG_READ_BYTES, 0))
+        text = file.read().decode("utf-8", "replace")
+        lines = [UNPRINTABLE.sub(" ", line).rstrip() for line in text.splitlines()]
+        end = "\n".join(line for line in lines if line)[-REASON_CHARACTERS:]
+        if end:
+            return f"; end of the log:\n{end}"
+    return "; the log is empty"

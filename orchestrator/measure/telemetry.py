@@ -1,0 +1,258 @@
+"""What the host sees of a GPU while a cell runs on it: a thread reads NVML, and its readings become a series.
+
+Times are CLOCK_MONOTONIC, which containers share with the host: the series can be laid over a cell's samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.host.gpu import REASONS, Quick, Slow, gauge, process_name
+from orchestrator.records.record import Range, Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from orchestrator.host.gpu import Gauge
+
+    Pids = Callable[[], frozenset[int] | None]
+    Window = tuple[int, int]
+
+INTERVAL_S = 0.02
+SLOW_INTERVAL_S = 0.25
+LONGEST_S = 0.5
+REST = 50
+"""A reading is followed by at least this many times its own duration of rest, up to LONGEST_S."""
+JOIN_S = 5.0
+MOST_READINGS = 65_536
+"""Twenty minutes at the shortest interval; from then on two readings become one, and the interval doubles."""
+SERIES_LIMIT_BYTES = 2_000_000
+COLUMNS = ("t_ns", *Quick._fields, *Slow._fields, "foreign")
+
+
+class Reading(NamedTuple):
+    """One look at the GPU. `slow` and `foreign` are None where they were not asked for this time, or not told."""
+
+    t_ns: int
+    quick: Quick
+    slow: Slow | None = None
+    foreign: frozenset[int] | None = None
+    """Processes that compute there and are not the cell's."""
+
+
+class Sampler:
+    """A thread that reads a gauge until it is stopped. `pids` returns the cell's own processes, or None: not told."""
+
+    def __init__(self, gauge: Gauge, pids: Pids) -> None:
+        self._gauge, self._pids = gauge, pids
+        self._readings: list[Reading] = []
+        self._interval_s = INTERVAL_S
+        self._own: frozenset[int] = frozenset()
+        self._own_seen = False
+        self._names: dict[int, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. A driver that does not answer is not waited for without end."""
+        self._stop.set()
+        self._thread.join(JOIN_S)
+
+    def series(self) -> Series:
+        """Return what was read so far; other processes only where the cell's own were among those told."""
+        readings = list(self._readings)
+        if not self._own_seen:
+            # Numbers of another namespace, or a driver that hides processes: no one can be told from the cell.
+            readings = [reading._replace(foreign=None) for reading in readings]
+        return Series(readings, dict(self._names))
+
+    def _run(self) -> None:
+        pause = slow_due = 0.0
+        while not self._stop.wait(pause):
+            began = time.monotonic()
+            reading = Reading(time.monotonic_ns(), self._gauge.quick())
+            pause = max(self._interval_s, min(LONGEST_S, REST * (time.monotonic() - began)))
+            if began >= slow_due:
+                reading = reading._replace(slow=self._gauge.slow(), foreign=self._foreign())
+                slow_due = began + max(SLOW_INTERVAL_S, REST * (time.monotonic() - began))
+            self._readings.append(reading)
+            if len(self._readings) >= MOST_READINGS:
+                self._readings = thinned(self._readings)
+                self._interval_s *= 2
+
+    def _foreign(self) -> frozenset[int] | None:
+        listed = self._gauge.processes()
+        if listed is None:
+            return None
+        if listed - self._own - self._names.keys():
+            # Somebody new. Whose it is costs more to find out than what NVML tells, so it is asked only now; who has
+            # ended by the second look was perhaps the cell's own.
+            own, still = self._pids(), self._gauge.processes()
+            if own is None or still is None:
+                return None
+            self._own |= own
+            listed &= still
+            self._names.update({pid: process_name(pid) for pid in listed - self._own - self._names.keys()})
+        self._own_seen = self._own_seen or bool(listed & self._own)
+        return listed - self._own
+
+
+@contextlib.contextmanager
+def watch_gpu(uuid: str | None, pids: Pids) -> Iterator[Sampler | None]:
+    """Read the GPU `uuid` meanwhile; None, and nothing is read, where there is no GPU or NVML does not answer."""
+    if uuid is None:
+        yield None
+        return
+    with gauge(uuid) as found:
+        sampler = Sampler(found, pids) if found is not None else None
+        if sampler is not None:
+            sampler.start()
+        try:
+            yield sampler
+        finally:
+            if sampler is not None:
+                sampler.stop()
+
+
+class Series:
+    """Readings in the order of time. A window is (begin, end) in ns."""
+
+    def __init__(self, readings: Sequence[Reading], names: dict[int, str] | None = None) -> None:
+        self.readings = tuple(readings)
+        self.names = names or {}
+        self._times = [reading.t_ns for reading in self.readings]
+        # The counter moves in steps that may be longer than the interval: the moments at which it moved are what is
+        # known of it.
+        moved: list[tuple[int, int]] = []
+        for reading in self.readings:
+            energy = reading.quick.energy_mj
+            if energy is not None and (not moved or energy != moved[-1][1]):
+                moved.append((reading.t_ns, energy))
+        backwards = any(later < earlier for (_, earlier), (_, later) in pairwise(moved))
+        self._energy = [] if backwards else moved
+        self._energy_times = [t_ns for t_ns, _ in self._energy]
+        steps = [later - earlier for earlier, later in pairwise(self._energy_times)]
+        self._energy_step_ns = median(steps) if steps else 0.0
+
+    def inside(self, window: Window) -> tuple[Reading, ...]:
+        """Return the readings in the window."""
+        return self.readings[bisect_left(self._times, window[0]) : bisect_right(self._times, window[1])]
+
+    def around(self, window: Window, told: Callable[[Reading], bool]) -> list[Reading]:
+        """Return the readings in the window for which `told`; where there are none, the nearest on either side."""
+        found = [reading for reading in self.inside(window) if told(reading)]
+        if found:
+            return found
+        before = self.readings[: bisect_left(self._times, window[0])]
+        after = self.readings[bisect_right(self._times, window[1]) :]
+        nearest = (next(filter(told, reversed(before)), None), next(filter(told, after), None))
+        return [reading for reading in nearest if reading is not None]
+
+    def thermal_ns(self, window: Window) -> int:
+        """Return by how much the driver's counter of thermal slowdown grew over the window; 0 where it tells none."""
+        first, last = bisect_right(self._times, window[0]) - 1, bisect_left(self._times, window[1])
+        if first < 0 or last >= len(self.readings):
+            return 0
+        earlier, later = self.readings[first].quick.thermal_ns, self.readings[last].quick.thermal_ns
+        return 0 if earlier is None or later is None else max(0, later - earlier)
+
+    def joules(self, windows: Sequence[Window]) -> float | None:
+        """Return the energy that the device took in the windows together, between readings of its counter linearly.
+
+        None where the counter does not cover them, or they are shorter than one of its steps.
+        """
+        if not windows or sum(end - begin for begin, end in windows) < self._energy_step_ns:
+            return None
+        ends = [(self._energy_at(begin), self._energy_at(end)) for begin, end in windows]
+        taken = [after - before for before, after in ends if before is not None and after is not None]
+        return sum(taken) / 1e3 if len(taken) == len(ends) else None
+
+    def _energy_at(self, t_ns: int) -> float | None:
+        later = bisect_left(self._energy_times, t_ns)
+        if later == len(self._energy) or (later == 0 and self._energy_times[0] != t_ns):
+            return None
+        if self._energy_times[later] == t_ns:
+            return float(self._energy[later][1])
+        (t_0, e_0), (t_1, e_1) = self._energy[later - 1], self._energy[later]
+        return e_0 + (e_1 - e_0) * (t_ns - t_0) / (t_1 - t_0)
+
+    def content(self) -> bytes:
+        """Return the side file: a line that names the columns, then a JSON array for each reading; at most 2 MB."""
+        readings = self.readings
+        while True:
+            names = {str(pid): name for pid, name in self.names.items()}
+            lines = [json.dumps({"columns": COLUMNS, "names": names}), *map(_line, readings)]
+            content = ("\n".join(lines) + "\n").encode()
+            if len(content) <= SERIES_LIMIT_BYTES:
+                return content
+            readings = tuple(thinned(readings))
+
+
+def summary(series: Series, windows: Sequence[Window]) -> Telemetry | None:
+    """Return what the record says of the GPU in the windows, the timed samples'; None where nothing was timed."""
+    if not windows or not series.readings:
+        return None
+    found = [reading for window in windows for reading in series.inside(window)]
+    quick = [reading.quick for reading in found]
+    slow = [reading.slow for reading in found if reading.slow is not None]
+    reasons = [q.reasons for q in quick if q.reasons is not None]
+    throttled = {name: sum(1 for r in reasons if r & bit) / len(reasons) for name, bit in REASONS.items() if reasons}
+    foreign = {pid for window in windows for pid in strangers(series, window)}
+    spacing = [later.t_ns - earlier.t_ns for earlier, later in pairwise(series.readings)]
+    return Telemetry(
+        readings=len(found),
+        interval_ms=median(spacing) / 1e6 if spacing else None,
+        sm_clock_mhz=_range([q.sm_mhz for q in quick]),
+        memory_clock_mhz=_range([q.memory_mhz for q in quick]),
+        power_watts=_range([s.power_mw for s in slow], 1e3),
+        temperature_celsius=_range([s.celsius for s in slow]),
+        memory_bytes=_range([s.used_bytes for s in slow]),
+        throttled={name: share for name, share in throttled.items() if share},
+        foreign=tuple(sorted(series.names.get(pid, "unknown") for pid in foreign)),
+        energy_joules=series.joules(windows),
+    )
+
+
+def strangers(series: Series, window: Window) -> frozenset[int]:
+    """Return the processes, not the cell's, that were seen on the GPU in the window, or right before or after it."""
+    seen = series.around(window, lambda reading: reading.foreign is not None)
+    return frozenset(pid for reading in seen for pid in reading.foreign or ())
+
+
+def thinned(readings: Sequence[Reading]) -> list[Reading]:
+    """Return half as many readings: each stands at the later time of two, and hides nothing that the earlier saw."""
+    merged = [_merge(earlier, later) for earlier, later in zip(readings[::2], readings[1::2], strict=False)]
+    return merged + list(readings[-1:] if len(readings) % 2 else [])
+
+
+def _merge(earlier: Reading, later: Reading) -> Reading:
+    reasons = [r for r in (earlier.quick.reasons, later.quick.reasons) if r is not None]
+    foreign = [f for f in (earlier.foreign, later.foreign) if f is not None]
+    return Reading(
+        later.t_ns,
+        later.quick._replace(reasons=(reasons[0] | reasons[-1]) if reasons else None),
+        later.slow or earlier.slow,
+        foreign[0] | foreign[-1] if foreign else None,
+    )
+
+
+def _line(reading: Reading) -> str:
+    slow = reading.slow or Slow()
+    foreign = None if reading.foreign is None else sorted(reading.foreign)
+    return json.dumps([reading.t_ns, *reading.quick, *slow, foreign], separators=(",", ":"))
+
+
+def _range(values: Sequence[int | None], unit: float = 1.0) -> Range | None:
+    known = [value / unit for value in values if value is not None]
+    return Range(low=min(known), median=median(known), high=max(known)) if known else None

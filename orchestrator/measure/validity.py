@@ -1,0 +1,230 @@
+"""Which samples something else disturbed, and what: by the GPU's telemetry, and by the samples beside each other.
+
+A software power cap is no taint: at full load it is how a GPU works. What is tainted is measured again where there is
+time, and stays in the record either way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.protocol import steady
+from orchestrator.host.gpu import REASONS
+from orchestrator.measure.telemetry import strangers, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from orchestrator.measure.telemetry import Reading, Series
+    from orchestrator.plan.cell import Device
+    from orchestrator.plan.workload import Benchmark
+    from orchestrator.records.record import Phase, Record
+
+SLOWDOWNS = {
+    "hardware thermal slowdown": "thermal slowdown (hardware)",
+    "software thermal slowdown": "thermal slowdown (software)",
+    "power brake": "power brake",
+    "hardware slowdown": "hardware slowdown",
+}
+THERMAL_SHARE = 0.01
+"""Of a sample's time, by the driver's counter of thermal slowdown."""
+CLOCK_SHIFT = 0.05
+FEWEST_READINGS = 3
+"""In a sample, for its clock to be judged."""
+FEWEST_SAMPLES = 5
+OUTLIERS_AMONG = 4
+"""One sample in so many may be an outlier; where more stand apart, that is how the method behaves."""
+STALL_FACTOR, STALL_FACTOR_DYNAMIC = 1.25, 2.5
+STALL_SPREADS, FEW_SAMPLES = 5, 12
+"""How many times the others' spread (their middle eight tenths) an outlier is away: 5, and for n samples 1 + 12/n times
+that, since a spread of few says little. By simulation, with normal, log-normal or uniform noise of a tenth of the time
+less than one cell of 7 samples in 20,000 has one by chance."""
+STALL_FLOOR_NS: dict[Device, int] = {"cuda": 10_000_000, "cpu": 100_000_000}
+"""Less than this is what an ordinary host takes away now and then, and the median does not feel it."""
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Span:
+    """A sample of any phase, as far as its validity goes. `compiled`: the compiler worked in it."""
+
+    index: int
+    phase: Phase
+    begin_ns: int
+    end_ns: int
+    device_ns: int | None
+    shape: tuple[int, ...]
+    compiled: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether a figure may be made of it."""
+        return self.phase in ("timed", "repeat")
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Begin and end."""
+        return self.begin_ns, self.end_ns
+
+    @property
+    def wall_ns(self) -> int:
+        """How long it took; at least 1."""
+        return max(1, self.end_ns - self.begin_ns)
+
+    @property
+    def tokens(self) -> int:
+        """The size of its work, padding included."""
+        return max(1, math.prod(self.shape))
+
+
+def taints(samples: Sequence[Span], series: Series | None, benchmark: Benchmark, device: Device) -> dict[int, str]:
+    """Return the reason for every sample (by its place in `samples`) that was disturbed; none for a good cell."""
+    found = [_stalled(samples, benchmark, device)]
+    if series is not None:
+        found = [_slowed(samples, series), _clocks(samples, series), *found]
+    places = sorted({place for reasons in found for place in reasons})
+    return {place: "; ".join(reasons[place] for reasons in found if place in reasons) for place in places}
+
+
+def to_repeat(samples: Sequence[Span], tainted: Iterable[int]) -> list[int]:
+    """Return the indices of the timed samples that are tainted, and of which no repeat is valid either."""
+    bad = set(tainted)
+    valid = {sample.index for place, sample in enumerate(samples) if sample.judged and place not in bad}
+    return sorted({sample.index for sample in samples if sample.phase == "timed"} - valid)
+
+
+def judged(record: Record, series: Series | None) -> Record:
+    """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers."""
+    seen = spans_of(record)
+    reasons = taints(seen, series, record.workload.benchmark, record.device)
+    samples = tuple(
+        sample.model_copy(
+            update={"taint": reasons.get(place), "energy_joules": series.joules([told.window]) if series else None}
+        )
+        if told.judged
+        else sample
+        for place, (sample, told) in enumerate(zip(record.samples, seen, strict=True))
+    )
+    told = summary(series, [sample.window for sample in seen if sample.phase == "timed"]) if series else None
+    record = record.model_copy(update={"samples": samples, "telemetry": told})
+    if steady(record).tainted and "tainted" not in record.flags:
+        record = record.model_copy(update={"flags": (*record.flags, "tainted")})
+    return record
+
+
+def spans_of(record: Record) -> list[Span]:
+    """Return the record's samples, in their order."""
+    counted = [told for told in map(record.detail.get, ("graphs", "kernels")) if isinstance(told, list)]
+    grew = {place for told in counted for place in range(1, len(told)) if told[place] != told[place - 1]}
+    return [
+        Span(s.index, s.phase, s.begin_ns, s.end_ns, s.device_ns, s.shape, place in grew)
+        for place, s in enumerate(record.samples)
+    ]
+
+
+def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:
+    """Slowdowns that the GPU reports, and other processes on it."""
+    found = {}
+    for place, sample in enumerate(samples):
+        if not sample.judged:
+            continue
+        seen = 0
+        for reading in series.around(sample.window, lambda reading: reading.quick.reasons is not None):
+            seen |= reading.quick.reasons or 0
+        told = [words for name, words in SLOWDOWNS.items() if seen & REASONS[name]]
+        if not told and series.thermal_ns(sample.window) > THERMAL_SHARE * sample.wall_ns:
+            told.append("thermal slowdown (the driver's counter)")
+        others = sorted({series.names.get(pid, "unknown") for pid in strangers(series, sample.window)})
+        if others:
+            told.append(f"another process on the GPU: {', '.join(others)}")
+        if told:
+            found[place] = "; ".join(told)
+    return found
+
+
+def _clocks(samples: Sequence[Span], series: Series) -> dict[int, str]:
+    """Samples in which a clock was another than in the rest of them."""
+    found: dict[int, str] = {}
+    cap = REASONS["software power cap"]
+    inside = [series.inside(sample.window) if sample.judged else () for sample in samples]
+    reasons = [reading.quick.reasons for readings in inside for reading in readings]
+    # While the cap is at work in a cell it moves the SM clock as it must, and that explains every value. Whether it
+    # is at work has to be known.
+    if reasons and not any(reason is None or reason & cap for reason in reasons):
+        _moved("SM", lambda reading: reading.quick.sm_mhz, inside, found)
+    _moved("memory", lambda reading: reading.quick.memory_mhz, inside, found)
+    return found
+
+
+def _moved(
+    name: str, clock: Callable[[Reading], int | None], inside: Sequence[Sequence[Reading]], found: dict[int, str]
+) -> None:
+    values = [[mhz for mhz in map(clock, readings) if mhz] for readings in inside]
+    medians = {place: median(mhz) for place, mhz in enumerate(values) if len(mhz) >= FEWEST_READINGS}
+    if len(medians) < FEWEST_SAMPLES:
+        return
+    usual = median(medians.values())
+    for place, own in medians.items():
+        if abs(own - usual) > CLOCK_SHIFT * usual:
+            text = f"the {name} clock moved: {own:g} MHz, {usual:g} MHz in the others"
+            found[place] = f"{found[place]}; {text}" if place in found else text
+
+
+def _stalled(samples: Sequence[Span], benchmark: Benchmark, device: Device) -> dict[int, str]:
+    """Samples far beyond the others that do the same work. One in which the compiler worked is not among them."""
+    places = [place for place, sample in enumerate(samples) if sample.judged and not sample.compiled]
+    if benchmark != "train_dynamic":
+        usual = median(samples[place].wall_ns for place in places) if places else 0.0
+        return _apart(samples, places, [usual] * len(places), STALL_FACTOR, device)
+    # The first sample of a shape also makes what libraries keep for a shape (ten times the step, on a CPU).
+    firsts = {sample.shape: place for place, sample in reversed(list(enumerate(samples)))}
+    found: dict[int, str] = {}
+    for first in (True, False):
+        alike = [place for place in places if (firsts[samples[place].shape] == place) is first]
+        expected = _by_neighbours([samples[place] for place in alike])
+        found |= _apart(samples, alike, expected, STALL_FACTOR_DYNAMIC, device)
+    return found
+
+
+def _apart(
+    samples: Sequence[Span], places: Sequence[int], expected: Sequence[float], factor: float, device: Device
+) -> dict[int, str]:
+    """Return the few of `places` whose time stands apart from all others', each over what was expected of it."""
+    count = len(places)
+    if count < FEWEST_SAMPLES:
+        return {}
+    ratios = {place: samples[place].wall_ns / usual for place, usual in zip(places, expected, strict=True)}
+    usual_ns = dict(zip(places, expected, strict=True))
+    order = sorted(places, key=ratios.__getitem__)
+    for few in range(count // OUTLIERS_AMONG, 0, -1):
+        rest, apart = order[:-few], order[-few:]
+        middle, last = median(ratios[place] for place in rest), len(rest) - 1
+        spread = ratios[rest[math.ceil(0.9 * last)]] - ratios[rest[math.floor(0.1 * last)]]
+        least = max(factor * middle, middle + STALL_SPREADS * (1 + FEW_SAMPLES / count) * spread)
+        if all(
+            ratios[place] > least and samples[place].wall_ns - middle * usual_ns[place] > STALL_FLOOR_NS[device]
+            for place in apart
+        ):
+            devices = [ns for ns in (samples[place].device_ns for place in rest) if ns is not None]
+            return {place: _stall(samples[place], ratios[place] / middle, devices) for place in apart}
+    return {}
+
+
+def _by_neighbours(samples: Sequence[Span]) -> list[float]:
+    """Return what each sample should take by those nearest to it in size: as long as they, or longer by its size."""
+    expected = []
+    for place, sample in enumerate(samples):
+        others = [other for at, other in enumerate(samples) if at != place] or [sample]
+        others.sort(key=lambda other: abs(other.tokens - sample.tokens))
+        expected.append(median(other.wall_ns * max(1.0, sample.tokens / other.tokens) for other in others[:NEIGHBOURS]))
+    return expected
+
+
+def _stall(sample: Span, ratio: float, devices: Sequence[int]) -> str:
+    text = f"stalled: {ratio:.2f} times what the others took"
+    if sample.device_ns is not None and devices and sample.device_ns < STALL_FACTOR * max(devices):
+        return f"{text}, and the GPU's part did not: the host stalled"
+    return text

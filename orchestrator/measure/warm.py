@@ -1,0 +1,103 @@
+"""The warm start: a second process over the compile cache that a cell has left, for its first call and no more."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator.base.errors import StackbenchError
+from orchestrator.launchers import CACHE_FOLDER
+from orchestrator.measure.supervise import EVENTS_FILE, RECORD_FILE, supervise
+from orchestrator.records.record import COMPUTED, WarmStart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.launchers import Job, Launcher, Prepared
+    from orchestrator.measure.supervise import Event, Task
+    from orchestrator.plan.cell import Cell
+    from orchestrator.records.record import Record
+
+WARM_LOG = "warm.txt"
+LOG_HEADING = b"\n--- warm start: a second process over the same compile cache ---\n"
+NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compiles anew"
+REASON_CHARACTERS = 500
+
+
+def may_be_wanted(cell: Cell) -> bool:
+    """Whether some round of the cell is to say what a warm start takes, if it compiles."""
+    return cell.warm and cell.role == "row" and cell.cache == "cold"
+
+
+def wanted(cell: Cell, record: Record) -> bool:
+    """Whether the cell's record is to say what a warm start takes: of the first round of a row that compiled."""
+    return (
+        may_be_wanted(cell)
+        and record.round == 0
+        and record.status in COMPUTED
+        and record.compiles is not None
+        and record.compiles.made > 0
+    )
+
+
+def with_warm_start(
+    launcher: Launcher,
+    prepared: Prepared,
+    task: Task,
+    job: Job,
+    record: Record,
+    *,
+    on_event: Callable[[Event], None] = lambda _event: None,
+) -> Record:
+    """Make the first call once more, in a fresh process in the folder of `job`, and return `record` with what it took.
+
+    The cell's process has ended and its cache lies in the folder, which both processes see in the same place: some
+    compilers hash paths. Whatever goes wrong is the warm start's reason; the cell's own record stays as it was.
+    """
+    assert record.compiles is not None
+    try:
+        if _left_nothing(job):
+            found = WarmStart(first_ns=None, reason=NOTHING_LEFT)
+        else:
+            found = _measure(launcher, prepared, task, job, on_event)
+    except (StackbenchError, OSError) as error:
+        found = WarmStart(first_ns=None, reason=str(error)[:REASON_CHARACTERS])
+    return record.model_copy(update={"compiles": record.compiles.model_copy(update={"warm": found})})
+
+
+def _left_nothing(job: Job) -> bool:
+    """Whether the first process left no file in its cache; no where that cannot be seen."""
+    hidden: list[OSError] = []
+    files = any(names for _, _, names in os.walk(job.work / CACHE_FOLDER, onerror=hidden.append))
+    return not files and not any(isinstance(error, PermissionError) for error in hidden)
+
+
+def _measure(
+    launcher: Launcher, prepared: Prepared, task: Task, job: Job, on_event: Callable[[Event], None]
+) -> WarmStart:
+    # What the first process wrote there is not to be taken for the second's.
+    for name in (RECORD_FILE, EVENTS_FILE):
+        (job.work / name).unlink(missing_ok=True)
+    again = dataclasses.replace(job, log=job.log.with_name(WARM_LOG))
+    try:
+        record = supervise(launcher, prepared, task, again, on_event=on_event, only_first=True)
+    finally:
+        _append(again, job)
+    if record.status != "ok" or not record.samples:
+        return WarmStart(first_ns=None, reason=f"{record.status}: {record.reason}"[:REASON_CHARACTERS])
+    first, compiles = record.samples[0], record.compiles
+    return WarmStart(
+        first_ns=first.end_ns - first.begin_ns,
+        cache_hits=compiles.cache_hits if compiles else None,
+        cache_misses=compiles.cache_misses if compiles else None,
+        reason=None if "warm" in record.flags else "the first process left an empty cache",
+    )
+
+
+def _append(source: Job, target: Job) -> None:
+    with contextlib.suppress(OSError), source.log.open("rb") as new, target.log.open("ab") as log:
+        log.write(LOG_HEADING)
+        while piece := new.read(2**20):
+            log.write(piece)

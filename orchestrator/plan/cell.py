@@ -1,0 +1,61 @@
+"""The plan: the list of cells that a suite asks of the stacks, printable without running anything."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from orchestrator.base.frozen import Frozen
+from orchestrator.plan.workload import Benchmark, Workload, digest
+from orchestrator.records.record import Role
+
+Device = Literal["cuda", "cpu"]
+Cache = Literal["cold", "shared"]
+
+
+class Cell(Frozen):
+    """A benchmark by a method on a stack, with its workload: one fresh process in one fresh container per round."""
+
+    stack: str
+    method: str
+    device: Device
+    workload: Workload
+    timeout_s: float
+    cache: Cache = "cold"
+    rounds: int = 1
+    role: Role = "row"
+    warm: bool = True
+    """Whether a row that compiles is started a second time over its own cache, for its first call alone."""
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """The workload's benchmark."""
+        return self.workload.benchmark
+
+    @property
+    def key(self) -> str:
+        """What this cell is, whatever the host: used to match a plan with an unfinished run's."""
+        content = [self.stack, self.method, self.device, self.workload.workload_id, self.cache]
+        # A row may have a probe's workload: then they are two cells all the same.
+        return digest([*content, self.role] if self.role == "probe" else content)
+
+    def cell_id(self, *, environment: str, bench_source: str, gpu: str | None) -> str:
+        """Identity of what is measured: the key with environment, bench source, GPU model and driver."""
+        return digest([self.key, environment, bench_source, gpu])
+
+    @property
+    def title(self) -> str:
+        """How a person names the cell: `forward inductor@cpu`, `probe of forward inductor@cpu`."""
+        name = f"{self.benchmark} {self.method}@{self.stack}"
+        return f"probe of {name}" if self.role == "probe" else name
+
+
+class Plan(Frozen):
+    """Cells in the order in which they run."""
+
+    suite: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def plan_id(self) -> str:
+        """Equal for equal plans, on every host."""
+        return digest([self.suite, [[cell.key, cell.rounds, cell.timeout_s] for cell in self.cells]])

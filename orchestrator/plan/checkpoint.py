@@ -1,0 +1,303 @@
+"""Looks at a user's checkpoint folder before anything is started: its model, its identity, what is wrong with it.
+
+Reads `config.json` and the headers of the safetensors files itself, so that neither torch nor safetensors is needed
+here. The folder is not trusted: every size is bounded, and whatever does not add up is one clear line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.frozen import Frozen
+from orchestrator.plan.models import from_huggingface
+from orchestrator.plan.workload import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.model"
+SENTENCEPIECE_FIRST_BYTE = b"\n"  # a tiktoken file of the same name is base64 text
+
+MIB = 1 << 20
+LIMIT_CONFIG_BYTES = MIB
+LIMIT_HEADER_BYTES = 16 * MIB  # a model of 126 layers has some 150 KB in all
+LIMIT_INDEX_BYTES = 16 * MIB
+LIMIT_FILES = 2000
+LIMIT_AXES = 8
+LIMIT_NUMBER = 1 << 48  # elements of an axis, bytes of a file
+
+ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # the types that a weight of these models may have
+BAD_DOWNLOAD = "fetch the checkpoint again"
+
+
+class Checkpoint(Frozen):
+    """A checkpoint folder that was found whole.
+
+    `fingerprint` is sixteen hex digits over what the folder holds, wherever it lies. `tokenizer` says whether there
+    is a SentencePiece `tokenizer.model`. `mount` is the folder that a container must see so that links work (a
+    download cache links its snapshots to files beside them), `inside` is the checkpoint's place below it.
+    """
+
+    model: ModelConfig
+    fingerprint: str
+    folder: Path
+    tokenizer: bool
+    mount: Path
+    inside: str
+
+
+@dataclass(frozen=True)
+class _Header:
+    """One safetensors file's own list of tensors: name to dtype and shape."""
+
+    file: str
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+
+def refuse_unreadable(checkpoint: Checkpoint) -> None:
+    """Raise UsageError where a container's unprivileged user could not read what a root orchestrator can."""
+    for path in (checkpoint.folder, *sorted(checkpoint.folder.iterdir())):
+        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        read_later = path == checkpoint.folder or path.suffix in (".safetensors", ".json", ".model")
+        if read_later and path.stat().st_mode & needed != needed:
+            raise UsageError(
+                "cannot be read by the containers' unprivileged user",
+                where=str(path),
+                remedy=f"`chmod -R a+rX {checkpoint.folder}`",
+            )
+
+
+def inspect_checkpoint(folder: Path) -> Checkpoint:
+    """Return what the checkpoint in `folder` is.
+
+    Raises UsageError, one line, for a folder that is not there or cannot be read, no or a bad `config.json`, no
+    weights, a truncated or malformed file, and a tensor that is missing, unknown, or of a wrong shape or dtype.
+    """
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise UsageError(what, where=str(folder), remedy="name a folder with config.json and model.safetensors")
+    try:
+        model = _model(folder)
+        digest = hashlib.sha256()
+        _add(digest, CONFIG, (folder / CONFIG).read_bytes())
+        names = _weight_files(folder)
+        headers = [_read_header(folder, name, digest) for name in sorted(set(names.values()) or {WEIGHTS})]
+        _check_tensors(folder, model, headers, names)
+        mount, inside = _mount(folder, [CONFIG, *(header.file for header in headers)])
+        return Checkpoint(
+            model=model,
+            fingerprint=digest.hexdigest()[:16],
+            folder=folder,
+            tokenizer=_has_tokenizer(folder),
+            mount=mount,
+            inside=inside,
+        )
+    except OSError as error:
+        where = str(error.filename or folder)
+        raise UsageError(f"cannot be read: {error.strerror}", where=where, remedy="check its permissions") from error
+
+
+def _model(folder: Path) -> ModelConfig:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UsageError(f"has no {CONFIG}", where=str(folder), remedy="name the folder of a Hugging Face checkpoint")
+    raw = _json(_bounded(path, LIMIT_CONFIG_BYTES), str(path))
+    return from_huggingface(raw, folder.resolve().name, file=str(path))
+
+
+def _bounded(path: Path, limit: int) -> bytes:
+    size = path.stat().st_size
+    if size > limit:
+        raise UsageError(f"has {size} bytes, at most {limit} are read", where=str(path), remedy=BAD_DOWNLOAD)
+    return path.read_bytes()
+
+
+def _json(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else "not in UTF-8, or not within bounds"
+        raise UsageError(f"is no JSON: {reason}", where=where, remedy=BAD_DOWNLOAD) from error
+    if not isinstance(value, dict):
+        raise UsageError("is no JSON object", where=where, remedy=BAD_DOWNLOAD)
+    return value
+
+
+def _weight_files(folder: Path) -> dict[str, str]:
+    """Return the file of each tensor by the index, or nothing when all weights are in one file."""
+    if (folder / WEIGHTS).is_file():
+        return {}
+    path = folder / INDEX
+    if not path.is_file():
+        remedy = "convert it with save_pretrained(safe_serialization=True)" if _old_weights(folder) else BAD_DOWNLOAD
+        raise UsageError(f"has no weights: neither {WEIGHTS} nor {INDEX}", where=str(folder), remedy=remedy)
+    names = _json(_bounded(path, LIMIT_INDEX_BYTES), str(path)).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UsageError("has no weight_map", where=str(path), remedy=BAD_DOWNLOAD)
+    files = set()
+    for name, file in names.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file or "\0" in file:
+            what = f"tensor {_shown(name)} is not in a safetensors file of this folder"
+            raise UsageError(what, where=str(path), remedy=BAD_DOWNLOAD)
+        files.add(file)
+    if len(files) > LIMIT_FILES:
+        raise UsageError(f"names {len(files)} files, at most {LIMIT_FILES} are read", where=str(path))
+    for file in sorted(files):
+        if not (folder / file).is_file():
+            raise UsageError(f"names {_shown(file)}, which is not there", where=str(path), remedy=BAD_DOWNLOAD)
+    return names
+
+
+def _old_weights(folder: Path) -> bool:
+    return any(folder.glob("pytorch_model*.bin"))
+
+
+def _shown(text: object) -> str:
+    """Return a name from the file as a message may show it: one line, of bounded length."""
+    return repr(str(text)[:120])[1:-1]
+
+
+def _add(digest: hashlib._Hash, name: str, data: bytes) -> None:
+    """Add named bytes so that no two lists of them read the same."""
+    digest.update(struct.pack("<QQ", len(name.encode()), len(data)) + name.encode() + data)
+
+
+def _read_header(folder: Path, name: str, digest: hashlib._Hash) -> _Header:
+    """Read one file's header, check that the file is as long as it says, and add it to the fingerprint."""
+    path = folder / name
+    where = str(path)
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1  # noqa: PLR2004 - a 64-bit integer
+        if length < 0 or length > size - 8:
+            raise UsageError(f"is truncated: {size} bytes do not hold its header", where=where, remedy=BAD_DOWNLOAD)
+        if length > LIMIT_HEADER_BYTES:
+            what = f"has a header of {length} bytes, at most {LIMIT_HEADER_BYTES} are read"
+            raise UsageError(what, where=where, remedy=BAD_DOWNLOAD)
+        data = stream.read(length)
+        raw = _json(data, where)
+        tensors, end = _tensors(raw, where)
+        held = size - 8 - length
+        if held < end:
+            what = f"is truncated: it holds {held} bytes of tensors of {end}"
+            raise UsageError(what, where=where, remedy=BAD_DOWNLOAD)
+        if held > end:
+            raise UsageError(f"holds {held - end} bytes after its tensors", where=where, remedy=BAD_DOWNLOAD)
+        _add(digest, name, data)
+        _add(digest, "first", stream.read(min(MIB, held)))
+        stream.seek(size - min(MIB, held))
+        _add(digest, "last", stream.read(min(MIB, held)))
+    return _Header(name, tensors)
+
+
+def _tensors(raw: dict[str, Any], where: str) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int]:
+    """Return the tensors of a header and where their data ends; they must lie one after another, as saved."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    spans = []
+    for name, entry in raw.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            numbers = [*shape, begin, end]
+            sound = isinstance(dtype, str) and all(type(n) is int and 0 <= n <= LIMIT_NUMBER for n in numbers)
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound or len(shape) > LIMIT_AXES:
+            raise UsageError(f"tensor {_shown(name)}: its entry is malformed", where=where, remedy=BAD_DOWNLOAD)
+        if dtype in ELEMENT_BYTES and end - begin != math.prod(shape) * ELEMENT_BYTES[dtype]:
+            what = f"tensor {_shown(name)}: its {end - begin} bytes are not those of {dtype} {list(shape)}"
+            raise UsageError(what, where=where, remedy=BAD_DOWNLOAD)
+        tensors[name] = (dtype, shape)
+        spans.append((begin, end, name))
+    expected = 0
+    for begin, end, name in sorted(spans):
+        if begin != expected or end < begin:
+            what = f"tensor {_shown(name)}: its data does not follow the one before"
+            raise UsageError(what, where=where, remedy=BAD_DOWNLOAD)
+        expected = end
+    return tensors, expected
+
+
+def _check_tensors(folder: Path, model: ModelConfig, headers: list[_Header], names: dict[str, str]) -> None:
+    """Check that the files hold the model's tensors, all of them and no others."""
+    by_file = {header.file: header.tensors for header in headers}
+    holder = names or {name: header.file for header in headers for name in header.tensors}
+    known = set()
+    for name, shape in _expected(model):
+        known.add(name)
+        if name not in holder:
+            raise UsageError(f"tensor {name} is missing", where=str(folder), remedy=BAD_DOWNLOAD)
+        where = str(folder / holder[name])
+        if name not in by_file[holder[name]]:
+            raise UsageError(f"has no tensor {name}, though {INDEX} says so", where=where, remedy=BAD_DOWNLOAD)
+        dtype, found = by_file[holder[name]][name]
+        if found != shape:
+            what = f"tensor {name} has shape {list(found)}, {CONFIG} asks for {list(shape)}"
+            raise UsageError(what, where=where, remedy="use the config.json that was saved with these weights")
+        if dtype not in ELEMENT_BYTES:
+            what = f"tensor {name} has dtype {_shown(dtype)}, supported are {', '.join(ELEMENT_BYTES)}"
+            raise UsageError(what, where=where, remedy="give a checkpoint that is not quantised")
+    for header in headers:
+        for name in sorted(set(header.tensors) - known):
+            # Old checkpoints keep the rotary frequencies, some keep a tied head twice: both are computed here.
+            if name.endswith("rotary_emb.inv_freq") or (model.tied_head and name == "lm_head.weight"):
+                continue
+            what = f"tensor {_shown(name)} has no place in the model"
+            raise UsageError(what, where=str(folder / header.file), remedy="use a checkpoint of the plain model")
+
+
+def _expected(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of every tensor that a checkpoint of this model holds."""
+    width, mlp = model.width, model.mlp_width
+    q_rows, kv_rows = model.heads * model.head_size, model.kv_heads * model.head_size
+    yield "model.embed_tokens.weight", (model.vocabulary, width)
+    for layer in range(model.layers):
+        place = f"model.layers.{layer}"
+        yield f"{place}.input_layernorm.weight", (width,)
+        for part, rows in (("q_proj", q_rows), ("k_proj", kv_rows), ("v_proj", kv_rows)):
+            yield f"{place}.self_attn.{part}.weight", (rows, width)
+            if model.qkv_bias:
+                yield f"{place}.self_attn.{part}.bias", (rows,)
+        yield f"{place}.self_attn.o_proj.weight", (width, q_rows)
+        yield f"{place}.post_attention_layernorm.weight", (width,)
+        yield f"{place}.mlp.gate_proj.weight", (mlp, width)
+        yield f"{place}.mlp.up_proj.weight", (mlp, width)
+        yield f"{place}.mlp.down_proj.weight", (width, mlp)
+    yield "model.norm.weight", (width,)
+    if not model.tied_head:
+        yield "lm_head.weight", (model.vocabulary, width)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    path = folder / TOKENIZER
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(1) == SENTENCEPIECE_FIRST_BYTE
+
+
+def _mount(folder: Path, names: list[str]) -> tuple[Path, str]:
+    """Return the folder to show to a container, and the checkpoint's place in it, so that relative links hold."""
+    top = real = folder.resolve()
+    for name in names:
+        link = folder / name
+        if link.is_symlink():
+            top = Path(os.path.commonpath([top, link.resolve()]))
+            if link.readlink().is_absolute() or len(real.relative_to(top).parts) > 2:  # noqa: PLR2004 - a cache's depth
+                what = "is a link that a container cannot follow"
+                raise UsageError(what, where=str(link), remedy="copy the folder with `cp -rL` and name the copy")
+    return top, real.relative_to(top).as_posix()

@@ -1,0 +1,143 @@
+"""What `run-all` and `plan` do when little was said: device, suite, stacks, launcher, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import unknown
+from orchestrator.base.paths import IMAGES
+from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.stacks import find_stacks
+from orchestrator.plan.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from orchestrator.plan.cell import Device, Plan
+    from orchestrator.plan.options import RunOptions
+    from orchestrator.plan.stack import Stack
+
+FULL_SUITE = "note"
+SMALL_SUITE = "smoke"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What will be run. `line` says what and why; `checkpoints` maps a fingerprint of weights to their checkpoint."""
+
+    line: str
+    plan: Plan
+    suite: Suite
+    stacks: Mapping[str, Stack]
+    launcher: Literal["docker", "local"]
+    checkpoints: Mapping[str, Checkpoint]
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether any cell runs on the GPU."""
+        return any(cell.device == "cuda" for cell in self.plan.cells)
+
+
+class Choosing(Protocol):
+    """What says what the options mean on this host, as `choose` does."""
+
+    def __call__(self, options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+        """Return what will be run."""
+
+
+def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+    """Return what the options mean on this host.
+
+    `gpu` names the GPU that would be used (None: there is none), `engine` the Docker Engine that answers (None: none
+    does). Every bad name, file and combination in the options is a UsageError.
+    """
+    found = find_stacks([IMAGES, *options.stack_folders])
+    launcher = _launcher(options, engine)
+    stacks, devices, why = _stacks(options, found, gpu)
+    on_gpu = "cuda" in devices.values()
+    if options.gpu and not on_gpu:
+        raise UsageError(f"--gpu {options.gpu}: {why}", remedy="leave --gpu out, or name a stack that uses the GPU")
+    suite = load_suite(options.suite or (FULL_SUITE if on_gpu else SMALL_SUITE))
+    own = inspect_checkpoint(options.checkpoint) if options.checkpoint else None
+    plan = make_plan(
+        suite,
+        stacks,
+        device=devices,
+        benchmarks=options.benchmarks,
+        methods=options.methods,
+        rounds=options.rounds,
+        cache=options.cache,
+        checkpoint=own,
+        timeout_s=options.timeout_s,
+        known_methods=[method for stack in found.values() for method in stack.methods],
+    )
+    place = f"Docker ({engine})" if launcher == "docker" else "plain processes"
+    if launcher == "local" and options.launcher == "auto":
+        place += " (no Docker Engine answers)"
+    on = f"on {gpu}" if on_gpu and gpu else "without a GPU" if on_gpu else "on the CPU"
+    line = f"suite {suite.name} {on}, stacks {', '.join(stacks)}, in {place}: {why}"
+    checkpoints = dict(suite.checkpoints) if own is None else {own.fingerprint: own}
+    if launcher == "docker" and os.getuid() == 0:
+        for checkpoint in checkpoints.values():
+            refuse_unreadable(checkpoint)
+    return Choice(line, plan, suite, stacks, launcher, checkpoints)
+
+
+def select_stacks(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Stack]:
+    """Return the stacks called `names` (all without) among the repository's and those in `folders`."""
+    found = find_stacks([IMAGES, *folders])
+    return _named(names, found) or found
+
+
+def _named(names: Sequence[str], found: Mapping[str, Stack]) -> dict[str, Stack]:
+    for name in names:
+        if name not in found:
+            raise unknown("stack", name, list(found), where="--stack")
+    return {name: found[name] for name in dict.fromkeys(names)}
+
+
+def _launcher(options: RunOptions, engine: str | None) -> Literal["docker", "local"]:
+    if options.launcher == "auto":
+        return "docker" if engine else "local"
+    if options.launcher == "docker" and engine is None:
+        raise UsageError(
+            "no Docker Engine answers",
+            where="--launcher docker",
+            remedy="start it (see `orchestrator doctor`), or use --launcher local",
+        )
+    return options.launcher
+
+
+def _stacks(
+    options: RunOptions, found: Mapping[str, Stack], gpu: str | None
+) -> tuple[dict[str, Stack], dict[str, Device], str]:
+    """Return the stacks to run, the device of each, and why."""
+    named = _named(options.stacks, found)
+    able = {name: stack for name, stack in (named or found).items() if stack.gpu.access != "none"}
+    if gpu and able:
+        chosen = named or able
+        why = "it is the GPU here" if not options.gpu else "it was named"
+    else:
+        # A stack made for a GPU runs here only when it was named, itself or its folder: on the CPU, unless it needs
+        # a GPU; then its rows say that this host can't.
+        chosen = named or {
+            name: stack
+            for name, stack in found.items()
+            if stack.gpu.access == "none" or (not stack.gpu.required and stack.folder.parent != IMAGES)
+        }
+        why = "no stack chosen uses the GPU" if gpu else "no GPU is here"
+    if not chosen:
+        raise UsageError("no stack here runs without a GPU", remedy=f"known: {', '.join(found)}")
+    devices: dict[str, Device] = {
+        name: "cuda" if stack.gpu.required or (gpu and stack.gpu.access != "none") else "cpu"
+        for name, stack in chosen.items()
+    }
+    needing = [name for name, device in devices.items() if device == "cuda"]
+    if needing and not gpu:
+        why += f", so rows of {', '.join(needing)} will be skipped"
+    return chosen, devices, why

@@ -1,0 +1,125 @@
+"""Suite, stacks and methods make a plan: a pure function, so a plan can be printed without running anything.
+
+Its order: ceilings, references, probes, rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import unknown
+from orchestrator.plan.cell import Cache, Cell, Device, Plan
+from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
+from orchestrator.plan.proof_cells import probe_cells, reference_cells
+from orchestrator.plan.workload import MEASURED, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from orchestrator.plan.stack import Stack
+    from orchestrator.plan.suite import Suite, Task
+
+CEILINGS_METHOD = "torch"
+FIRST_METHOD = "eager"
+
+
+def make_plan(
+    suite: Suite,
+    stacks: Mapping[str, Stack],
+    *,
+    device: Device | Mapping[str, Device],
+    benchmarks: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    rounds: int | None = None,
+    cache: Cache = "cold",
+    checkpoint: Checkpoint | Path | None = None,
+    timeout_s: float | None = None,
+    known_methods: Sequence[str] = (),
+) -> Plan:
+    """Return the cells to run: ceilings, references, probes, then the rows in the suite's order, eager first.
+
+    `device` is one for all stacks, or one for each by name. Empty `benchmarks` and `methods` mean all. `rounds` and
+    `timeout_s` stand in for the suite's; a checkpoint for the model and the weights of every cell.
+    `known_methods` are names that are no mistake although no stack in `stacks` offers them: one left out does.
+    """
+    own = inspect_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    offered = [*dict.fromkeys(method for stack in stacks.values() for method in stack.methods), *known_methods]
+    _check_names("benchmark", benchmarks, (*MEASURED, "ceilings"))
+    _check_names("method", methods, tuple(dict.fromkeys(offered)))
+    devices = {name: device if isinstance(device, str) else device[name] for name in stacks}
+    weights = Weights(source="checkpoint", fingerprint=own.fingerprint) if own else None
+    tasks = suite.expand(own.model if own else None, weights)
+    for task in tasks:
+        _check_names("method", task.methods or (), tuple(dict.fromkeys(offered)), where=f"{task.where}.methods")
+
+    def cell(task: Task, method: str, stack: str) -> Cell:
+        return Cell(
+            stack=stack,
+            method=method,
+            device=devices[stack],
+            workload=task.workload,
+            timeout_s=timeout_s or task.timeout_s,
+            cache=cache,
+            rounds=rounds or task.rounds,
+            warm=suite.file.warm,
+        )
+
+    rows: dict[str, Cell] = {}
+    first = next(iter(stacks))
+    ceilings = cell(suite.ceilings(devices[first]), CEILINGS_METHOD, first)
+    ceilings = ceilings.model_copy(update={"rounds": 1, "role": "ceilings"})
+    origins: dict[str, str] = {}
+    for task in tasks:
+        if benchmarks and task.workload.benchmark not in benchmarks:
+            continue
+        for method, stack in _runs(task, stacks, methods):
+            one = cell(task, method, stack)
+            origin = origins.setdefault(one.key, task.where)
+            # A checkpoint in place of all models makes cells equal that differed in the model alone.
+            if origin != task.where and own is None:
+                raise UsageError(
+                    f"names {one.title} of {origin} once more", where=task.where, remedy="remove one of them"
+                )
+            rows.setdefault(one.key, one)
+    if not rows and tuple(benchmarks) != ("ceilings",):
+        raise UsageError(
+            f"nothing to run: no cell of suite {suite.name} is left by this selection",
+            remedy="leave out --benchmark or --method, or choose another suite or stack",
+        )
+    probes = probe_cells(tuple(rows.values())) if suite.file.probes else []
+    references = []
+    if suite.file.references and rows:
+        longest = max(row.timeout_s for row in rows.values())
+        maker = _reference_maker(stacks, devices)
+        place = {"stack": maker, "device": devices[maker], "timeout_s": longest, "rounds": 1}
+        references = reference_cells((*probes, *rows.values()), ceilings.model_copy(update=place))
+    return Plan(suite=suite.name, cells=(ceilings, *references, *probes, *rows.values()))
+
+
+def _reference_maker(stacks: Mapping[str, Stack], devices: Mapping[str, Device]) -> str:
+    """Return the first stack; one that uses the GPU goes before one that does not, one with eager before others."""
+    return min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
+
+
+def _runs(task: Task, stacks: Mapping[str, Stack], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (method, stack), eager first, then as the stacks list them; stacks side by side within a method."""
+    offered = dict.fromkeys(method for stack in stacks.values() for method in stack.methods)
+    order = sorted(offered, key=lambda method: method != FIRST_METHOD)
+    for method in order:
+        if methods and method not in methods:
+            continue
+        if task.methods is not None and method not in task.methods:
+            continue
+        for name, stack in stacks.items():
+            if method in stack.methods:
+                yield method, name
+
+
+def _check_names(
+    kind: Literal["benchmark", "method"], names: Sequence[str], known: Sequence[str], *, where: str = ""
+) -> None:
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known, where=where)

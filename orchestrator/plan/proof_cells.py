@@ -1,0 +1,121 @@
+"""Cells that the rows of a plan are proved with: references to check against, and probes on a tiny sharp model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.workload import GENERATING, ModelConfig, Weights, Workload, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ProbeOf = TypeVar("ProbeOf")
+"""A probe's row, or what an index holds of its record."""
+REFERENCE = "reference"
+"""Benchmark and method of a cell that makes references."""
+SUBJECTS_AT_MOST = 16
+"""Of one reference cell, so that its record stays within its size limit."""
+EXACT = ("float32", "float64")
+PROBE_PROMPT = 9
+"""Ids of a probe's prompt at most: longer ones prefill no differently."""
+PROBE_BATCH = 2
+
+PROBE_MODEL = ModelConfig(
+    name="probe", layers=2, width=128, heads=4, kv_heads=4, head_size=32, mlp_width=352, vocabulary=512,
+    block_size=256, norm_eps=1e-6, rope_base=10000.0, rope_scaling=None, tied_head=False, qkv_bias=False,
+    sliding_window=None,
+)  # fmt: skip
+
+
+def is_own_probe(workload: Workload) -> bool:
+    """Whether a row on this workload shows a fault by itself: sharp weights, and no rounding to hide behind."""
+    return workload.weights is not None and workload.weights.source == "probe" and workload.dtype in EXACT
+
+
+def with_its_packages(
+    probes: Sequence[ProbeOf], fingerprint: str | None, fingerprint_of: Callable[[ProbeOf], str | None]
+) -> Sequence[ProbeOf]:
+    """Return those of a method's probes that ran with the same packages as a row, or all where none did."""
+    return [probe for probe in probes if fingerprint_of(probe) == fingerprint] or probes
+
+
+def probe_workload(workload: Workload) -> Workload:
+    """Return the tiny float32 workload that takes the same way through a method as `workload` does."""
+    own: dict[str, object] = {"iterations": 6, "warmup": 1, "batch": PROBE_BATCH, "sequence": 64}
+    if workload.benchmark == "forward":
+        own.update(iterations=2, warmup=0, ids_below=PROBE_MODEL.vocabulary)
+    elif workload.benchmark in GENERATING:
+        prompt = tuple(token % PROBE_MODEL.vocabulary for token in (workload.prompt or ())[:PROBE_PROMPT])
+        own = {"iterations": 3, "warmup": 0, "batch": min(workload.batch or 1, PROBE_BATCH), "prompt": prompt}
+        own.update(new_tokens=24, temperature=workload.temperature)
+    else:
+        below = min(workload.ids_below or PROBE_MODEL.vocabulary, PROBE_MODEL.vocabulary)
+        own.update(ids_below=below, learning_rate=workload.learning_rate, weight_decay=workload.weight_decay)
+        own.update(shortest=10 if workload.shortest is not None else None)
+    return Workload.model_validate(
+        {
+            "benchmark": workload.benchmark,
+            "model": PROBE_MODEL,
+            "weights": Weights(source="probe"),
+            "dtype": "float32",
+            "seed": 0,
+            **own,
+        }
+    )
+
+
+def probe_cells(rows: Sequence[Cell]) -> list[Cell]:
+    """Return a probe for each stack, method, benchmark and device of `rows`, where not every row is its own."""
+    found: dict[tuple[str, str, str, str], Cell] = {}
+    for row in rows:
+        if is_own_probe(row.workload):
+            continue
+        found.setdefault(
+            probe_of(row),
+            row.model_copy(update={"workload": probe_workload(row.workload), "role": "probe", "rounds": 1}),
+        )
+    return list(found.values())
+
+
+def probe_of(cell: Cell) -> tuple[str, str, str, str]:
+    """Return what a row and its probe have in common."""
+    return cell.benchmark, cell.method, cell.stack, cell.device
+
+
+def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
+    """Return the cells that make the references of `cells`: one for each model, weights and dtype.
+
+    `maker` says on which stack and device, and with which deadline. A cell with very many workloads is cut in parts.
+    """
+    groups: dict[str, dict[str, Workload]] = {}
+    for cell in cells:
+        workload = cell.workload
+        assert workload.model is not None
+        assert workload.weights is not None
+        shape = workload.model.model_dump(mode="json", exclude={"name"})
+        key = digest([shape, workload.weights.model_dump(mode="json"), workload.dtype])
+        groups.setdefault(key, {}).setdefault(workload.workload_id, workload)
+    return [
+        maker.model_copy(update={"workload": _reference(subjects), "role": "reference", "method": REFERENCE})
+        for group in groups.values()
+        for subjects in _parts(tuple(group.values()))
+    ]
+
+
+def _parts(subjects: tuple[Workload, ...]) -> list[tuple[Workload, ...]]:
+    return [subjects[start : start + SUBJECTS_AT_MOST] for start in range(0, len(subjects), SUBJECTS_AT_MOST)]
+
+
+def _reference(subjects: tuple[Workload, ...]) -> Workload:
+    first = subjects[0]
+    return Workload(
+        benchmark="reference",
+        model=first.model,
+        weights=first.weights,
+        dtype=first.dtype,
+        seed=first.seed,
+        iterations=1,
+        warmup=0,
+        subjects=subjects,
+    )

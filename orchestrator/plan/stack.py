@@ -1,0 +1,99 @@
+"""A stack: one pinned environment, as its `stack.toml` describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.base.frozen import Frozen
+
+GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
+
+OF_THE_CELL = frozenset(
+    {
+        *("HOME", "USER", "LOGNAME", "TMPDIR"),
+        *("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONNOUSERSITE"),
+        *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"),
+        *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
+    }
+)
+"""Variables that each cell gets with values of its own, and that no stack can set."""
+
+
+class BuiltImage(Frozen):
+    """An image built from the folder's Dockerfile, context = the repository's root or the stack's folder."""
+
+    dockerfile: str = "Dockerfile"
+    base: str | None = None
+    builder: str | None = None
+    """The image of a stage that compiles (build argument BUILDER_IMAGE), where the Dockerfile has one."""
+    arguments: tuple[str, ...] = ()
+    """Further build arguments, which take the values of variables of these names where they are set."""
+    python: str = "/opt/stack/bin/python"
+    lock: str = "requirements.lock"
+    lock_cuda: str | None = None
+    download_bytes: int | None = None
+    disk_bytes: int | None = None
+    builder_disk_bytes: int | None = None
+    """On top of it, while there is a stage that compiles."""
+
+    @property
+    def most_disk_bytes(self) -> int | None:
+        """What a build takes at most; None where the stack does not say."""
+        return None if self.disk_bytes is None else self.disk_bytes + (self.builder_disk_bytes or 0)
+
+
+class ReadyImage(Frozen):
+    """An image that exists already; `mounts` are host folders, mounted read-only at the same place."""
+
+    name: str
+    python: str = "python3"
+    mounts: tuple[str, ...] = ()
+
+
+class Gpu(Frozen):
+    """What the stack needs of the host's GPU, and how a container gets it."""
+
+    required: bool = False
+    access: GpuAccess = "auto"
+    devices: tuple[str, ...] = ()
+    driver: str | None = None
+    compute_capability: str | None = None
+
+
+class Deviation(Frozen):
+    """A pin that differs from the published comparison's, with the reason; repeated under the stack's rows."""
+
+    package: str
+    wanted: str
+    here: str
+    reason: str
+
+
+class Stack(Frozen):
+    """One `stack.toml`. `folder` is where it was found and is no key of the file."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern="^[a-z0-9][a-z0-9_-]*$")
+    description: str
+    methods: tuple[str, ...] = Field(min_length=1)
+    build: BuiltImage | None = None
+    ready: ReadyImage | None = None
+    gpu: Gpu = Gpu()
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Variables of its processes. Its PYTHONPATH comes behind the folder of bench."""
+    deviations: tuple[Deviation, ...] = ()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _one_image(self) -> Stack:
+        if (self.build is None) == (self.ready is None):
+            raise ValueError("give either [build] (a Dockerfile) or [ready] (an existing image)")
+        return self
+
+    @property
+    def python(self) -> str:
+        """The interpreter inside the container."""
+        return self.build.python if self.build else self.ready.python if self.ready else "python3"

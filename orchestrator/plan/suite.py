@@ -1,0 +1,399 @@
+"""A suite: a data file that names cells. A list in it is an axis; all combinations of the axes are taken."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import read_json, read_toml, unknown, validate
+from orchestrator.base.frozen import Frozen
+from orchestrator.base.paths import SUITES
+from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
+from orchestrator.plan.known_models import named_models, resolve_model
+from orchestrator.plan.models import from_huggingface
+from orchestrator.plan.workload import GENERATING, MEASURED, TRAINING, Benchmark, Dtype, ModelConfig, Weights, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+    from orchestrator.plan.cell import Device
+
+V = TypeVar("V")
+
+# Far above anything real; below what the formats that follow can hold.
+Size = Annotated[int, Field(gt=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Bytes = Annotated[int, Field(gt=0, lt=2**44)]
+Real = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$", max_length=60)]
+
+
+class _OneOrMore:
+    """In the JSON Schema, too, a value alone stands for a list of one."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        return {"anyOf": [schema["items"], schema]}
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+Axis = Annotated[tuple[V, ...], Field(min_length=1), BeforeValidator(_as_tuple), _OneOrMore()]
+
+
+class Settings(Frozen):
+    """Keys that `[defaults]` and every `[[cells]]` may have."""
+
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    weights: Literal["hash", "probe"] | None = None
+    """Of a model without a checkpoint. `probe`: the hash, scaled so that heads attend sharply and faults show."""
+    dtype: Axis[Dtype] | None = None
+    seed: Axis[Seed] | None = None
+    iterations: Size | None = None
+    warmup: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    batch: Axis[Size] | None = None
+    sequence: Axis[Size] | None = None
+    shortest: Axis[Size] | None = None
+    ids_below: Axis[Size] | None = None
+    prompt: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] | None = None
+    prompt_text: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    new_tokens: Axis[Size] | None = None
+    temperature: Axis[Real] | None = None
+    learning_rate: Axis[Rate] | None = None
+    weight_decay: Axis[Rate] | None = None
+    timeout_s: Seconds | None = None
+    rounds: Annotated[int, Field(gt=0, le=1000)] | None = None
+
+
+class CellEntry(Settings):
+    """One `[[cells]]`: a benchmark and a model, each possibly a list."""
+
+    benchmark: Axis[Annotated[str, Field(min_length=1)]]
+    model: Axis[Annotated[str, Field(min_length=1)]]
+
+
+_DIMENSIONS = ("layers", "width", "heads", "mlp_width", "vocabulary", "block_size")
+
+
+class ModelEntry(Frozen):
+    """One `[models.NAME]`: dimensions, or `config` (a Hugging Face config.json), or `checkpoint` (a folder)."""
+
+    config: str | None = None
+    checkpoint: str | None = None
+    layers: Size | None = None
+    width: Size | None = None
+    heads: Size | None = None
+    kv_heads: Size | None = None
+    head_size: Size | None = None
+    mlp_width: Size | None = None
+    vocabulary: Size | None = None
+    block_size: Size | None = None
+    norm_eps: Real | None = None
+    rope_base: Real | None = None
+    rope_scaling: dict[str, Any] | None = None
+    tied_head: bool | None = None
+    qkv_bias: bool | None = None
+    sliding_window: Size | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelEntry:
+        given = self.model_fields_set
+        if given & {"config", "checkpoint"} and len(given) > 1:
+            raise ValueError("give either dimensions or config or checkpoint, nothing beside")
+        lacking = [
+            key for key in ("layers", "width", "heads", "mlp_width", "vocabulary", "block_size") if key not in given
+        ]
+        if not given & {"config", "checkpoint"} and lacking:
+            raise ValueError(f"missing: {', '.join(lacking)}")
+        return self
+
+
+class CeilingsEntry(Frozen):
+    """What the GPU can do: square matrix products of these sizes, and copies of a buffer of so many bytes."""
+
+    matrix_sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
+    copy_bytes: Bytes
+    dtype: Dtype = "bfloat16"
+    iterations: Size = 20
+    warmup: Annotated[int, Field(ge=0, lt=2**31)] = 3
+    timeout_s: Seconds = 300.0
+
+
+class SuiteFile(Frozen):
+    """A suite as it stands in the file."""
+
+    schema_version: Annotated[int, Field(ge=1, le=1)]
+    name: Name
+    description: Annotated[str, Field(min_length=1)]
+    references: bool = True
+    """Whether rows are checked against references in higher precision."""
+    probes: bool = True
+    """Whether each method is also run on a tiny model with weights that show faults."""
+    warm: bool = True
+    """Whether a row that compiles is started a second time over its own compile cache, for its first call alone."""
+    defaults: Settings = Settings()
+    models: dict[str, ModelEntry] = Field(default_factory=dict)
+    ceilings: CeilingsEntry | None = None
+    cells: Annotated[tuple[CellEntry, ...], Field(min_length=1)]
+
+
+# What a suite that says nothing of ceilings gets: seconds on either device.
+CEILINGS: dict[Device, CeilingsEntry] = {
+    "cuda": CeilingsEntry(matrix_sizes=(8192, 16384), copy_bytes=2**32),
+    "cpu": CeilingsEntry(matrix_sizes=(512, 1024), copy_bytes=2**26, iterations=5, warmup=1),
+}
+
+_SHAPES: dict[str, tuple[str, ...]] = {
+    "forward": ("batch", "sequence", "ids_below"),
+    "model_inference": ("batch", "prompt", "prompt_text", "new_tokens", "temperature"),
+    "generation": ("batch", "prompt", "prompt_text", "new_tokens", "temperature"),
+    "train_static": ("batch", "sequence", "ids_below", "learning_rate", "weight_decay"),
+    "train_dynamic": ("batch", "sequence", "shortest", "ids_below", "learning_rate", "weight_decay"),
+}
+_COMMON = ("methods", "weights", "dtype", "seed", "iterations", "warmup", "timeout_s", "rounds")
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "forward": ("batch", "sequence"),
+    "model_inference": ("prompt", "new_tokens"),
+    "generation": ("prompt", "new_tokens"),
+    "train_static": ("batch", "sequence"),
+    "train_dynamic": ("batch", "sequence", "shortest"),
+}
+# The note's values where a suite says nothing.
+_GENERAL: dict[str, Any] = {"weights": "hash", "dtype": ("bfloat16",), "seed": (0,), "rounds": 1}
+_STANDARD: dict[str, dict[str, Any]] = {
+    "forward": {"iterations": 10, "warmup": 2, "timeout_s": 600.0},
+    "model_inference": {"iterations": 10, "warmup": 2, "timeout_s": 900.0, "batch": (1,), "temperature": (1.0,)},
+    "generation": {"iterations": 10, "warmup": 2, "timeout_s": 900.0, "batch": (1,), "temperature": (1.0,)},
+    "train_static": {"iterations": 50, "warmup": 4, "timeout_s": 900.0},
+    "train_dynamic": {"iterations": 50, "warmup": 4, "timeout_s": 1500.0},
+}
+_TRAINING: dict[str, Any] = {"learning_rate": (6e-4,), "weight_decay": (0.1,)}
+
+
+_AXES = (
+    *("dtype", "seed", "batch", "sequence", "shortest", "ids_below"),
+    *("new_tokens", "temperature", "learning_rate", "weight_decay"),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A workload of a suite, with how it is to be run. `methods` None: all that a stack offers."""
+
+    workload: Workload
+    methods: tuple[str, ...] | None
+    timeout_s: float
+    rounds: int
+    where: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite with its models resolved. `checkpoints` maps a fingerprint to the checkpoint with these weights."""
+
+    name: str
+    description: str
+    path: Path
+    file: SuiteFile
+    models: Mapping[str, ModelConfig]
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+
+    def ceilings(self, device: Device) -> Task:
+        """Return the task that measures the ceilings of `device`."""
+        entry = self.file.ceilings or CEILINGS[device]
+        workload = Workload(
+            benchmark="ceilings",
+            model=None,
+            weights=None,
+            dtype=entry.dtype,
+            seed=0,
+            iterations=entry.iterations,
+            warmup=entry.warmup,
+            matrix_sizes=entry.matrix_sizes,
+            copy_bytes=entry.copy_bytes,
+        )
+        return Task(workload, None, entry.timeout_s, 1, f"{self.path}: ceilings")
+
+    def expand(self, model: ModelConfig | None = None, weights: Weights | None = None) -> tuple[Task, ...]:
+        """Return all tasks in the file's order; `model` and `weights` stand in for every cell's own."""
+        return tuple(
+            task for index, entry in enumerate(self.file.cells) for task in self._expand(index, entry, model, weights)
+        )
+
+    def _expand(
+        self, index: int, entry: CellEntry, model: ModelConfig | None, weights: Weights | None
+    ) -> Iterator[Task]:
+        where = f"{self.path}: cells[{index}]"
+        for benchmark in entry.benchmark:
+            if benchmark not in MEASURED:
+                raise unknown("benchmark", benchmark, MEASURED, where=f"{where}.benchmark")
+            settings = _settings(benchmark, entry, self.file.defaults, where)
+            axes = {key: settings[key] for key in settings if isinstance(settings[key], tuple) and key in _AXES}
+            for name in entry.model:
+                shape = model or resolve_model(name, self.models, where=f"{where}.model")
+                source = weights or self.weights.get(name, Weights(source=settings["weights"]))
+                for values in itertools.product(*axes.values()):
+                    chosen = {**settings, **dict(zip(axes, values, strict=True))}
+                    yield _task(benchmark, shape, source, chosen, where)
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """Return the suite called so in `orchestrator/suites`, or the one in the file that is named."""
+    path = _find(name_or_path)
+    file = validate(SuiteFile, read_toml(path), path)
+    models = named_models()
+    weights: dict[str, Weights] = {}
+    checkpoints: dict[str, Checkpoint] = {}
+    for name, entry in file.models.items():
+        where = f"{path}: models.{name}"
+        if name in models:
+            raise UsageError("this name is taken by a built-in model", where=where, remedy="choose another name")
+        if entry.checkpoint is not None:
+            checkpoint = inspect_checkpoint(path.parent / Path(entry.checkpoint).expanduser())
+            models[name] = checkpoint.model.model_copy(update={"name": name})
+            weights[name] = Weights(source="checkpoint", fingerprint=checkpoint.fingerprint)
+            checkpoints[checkpoint.fingerprint] = checkpoint
+        elif entry.config is not None:
+            config = path.parent / Path(entry.config).expanduser()
+            models[name] = from_huggingface(read_json(config), name, file=str(config))
+        else:
+            models[name] = _inline(name, entry, where)
+    suite = Suite(file.name, file.description, path, file, models, weights, checkpoints)
+    suite.expand()  # Every bad combination is found when the file is read, not halfway through a run.
+    return suite
+
+
+def suite_names() -> tuple[str, ...]:
+    """Return the names of the suites that come with Stackbench."""
+    return tuple(sorted(path.stem for path in SUITES.glob("*.toml")))
+
+
+def _find(name_or_path: str) -> Path:
+    # A word is a name; a path has a separator or an ending.
+    if re.fullmatch(r"[\w-]+", name_or_path) and not Path(name_or_path).is_file():
+        if name_or_path not in suite_names():
+            raise unknown("suite", name_or_path, [*suite_names(), "or a path to a .toml file"])
+        return SUITES / f"{name_or_path}.toml"
+    return Path(name_or_path)
+
+
+def _inline(name: str, entry: ModelEntry, where: str) -> ModelConfig:
+    dims = entry.model_dump(exclude={"config", "checkpoint"}, exclude_none=True)
+    if "head_size" not in dims and dims["width"] % dims["heads"]:
+        raise UsageError(
+            f"width {dims['width']} is no multiple of heads {dims['heads']}", where=where, remedy="give head_size"
+        )
+    standard = {
+        "kv_heads": dims["heads"],
+        "head_size": dims["width"] // dims["heads"],
+        "norm_eps": 1e-6,
+        "rope_base": 10000.0,
+        "rope_scaling": None,
+        "tied_head": False,
+        "qkv_bias": False,
+        "sliding_window": None,
+    }
+    model = ModelConfig(name=name, **{**standard, **dims})
+    if model.heads % model.kv_heads:
+        raise UsageError(
+            f"heads {model.heads} is no multiple of kv_heads {model.kv_heads}",
+            where=where,
+            remedy="correct one of them",
+        )
+    if model.head_size % 2:
+        raise UsageError(
+            f"head_size {model.head_size} is odd", where=where, remedy="rotary angles go by pairs: make it even"
+        )
+    return model
+
+
+def _settings(benchmark: str, entry: CellEntry, defaults: Settings, where: str) -> dict[str, Any]:
+    """Return the keys that `benchmark` reads: from the cell, else from [defaults], else the standard."""
+    reads = (*_COMMON, *_SHAPES[benchmark])
+    own = entry.model_dump(exclude_unset=True, exclude={"benchmark", "model"})
+    unread = [key for key in own if key not in reads]
+    # With several benchmarks in one entry, a key that one of them reads is no mistake.
+    unread = [key for key in unread if not any(key in _SHAPES.get(other, ()) for other in entry.benchmark)]
+    if unread:
+        raise UsageError(
+            f"{benchmark} does not use this key", where=f"{where}.{unread[0]}", remedy=f"it uses: {', '.join(reads)}"
+        )
+    standard = {**_GENERAL, **_STANDARD[benchmark], **(_TRAINING if benchmark in TRAINING else {})}
+    common = defaults.model_dump(exclude_unset=True)
+    settings = {key: own.get(key, common.get(key, standard.get(key))) for key in reads}
+    for key in _REQUIRED[benchmark]:
+        if settings[key] is None:
+            raise UsageError(f"missing; {benchmark} needs it", where=f"{where}.{key}", remedy="add this key")
+    return settings
+
+
+def _task(benchmark: Benchmark, model: ModelConfig, weights: Weights, chosen: Mapping[str, Any], where: str) -> Task:
+    own = {key: chosen[key] for key in _SHAPES[benchmark]}
+    if benchmark not in GENERATING and own["ids_below"] is None:
+        own["ids_below"] = model.vocabulary
+    _check(model, {**chosen, **own}, where)
+    workload = Workload(
+        benchmark=benchmark,
+        model=model,
+        weights=weights,
+        **{key: chosen[key] for key in ("dtype", "seed", "iterations", "warmup")},
+        **own,
+    )
+    return Task(workload, chosen["methods"], chosen["timeout_s"], chosen["rounds"], where)
+
+
+def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
+    """Refuse what cannot be computed: beyond the block size, ids beyond the vocabulary, no timed sample."""
+    block, name = model.block_size, model.name
+    sequence, prompt = chosen.get("sequence"), chosen.get("prompt")
+    if sequence is not None and sequence > block:
+        raise UsageError(
+            f"{sequence} is beyond the block size {block} of {name}",
+            where=f"{where}.sequence",
+            remedy=f"choose at most {block}, or another model",
+        )
+    if prompt is not None and len(prompt) + chosen["new_tokens"] > block:
+        raise UsageError(
+            f"{chosen['new_tokens']} after a prompt of {len(prompt)} is beyond the block size {block} of {name}",
+            where=f"{where}.new_tokens",
+            remedy=f"choose at most {block - len(prompt)}, or another model",
+        )
+    if prompt is not None and max(prompt) >= model.vocabulary:
+        raise UsageError(
+            f"id {max(prompt)} is not in the vocabulary of {name} ({model.vocabulary} ids)",
+            where=f"{where}.prompt",
+            remedy=f"use ids below {model.vocabulary}",
+        )
+    shortest, below = chosen.get("shortest"), chosen.get("ids_below")
+    if shortest is not None and sequence is not None and shortest > sequence:
+        raise UsageError(
+            f"{shortest} is more than sequence {sequence}",
+            where=f"{where}.shortest",
+            remedy=f"choose at most {sequence}",
+        )
+    if below is not None and below > model.vocabulary:
+        raise UsageError(
+            f"{below} is beyond the vocabulary of {name} ({model.vocabulary} ids)",
+            where=f"{where}.ids_below",
+            remedy=f"choose at most {model.vocabulary}",
+        )
+    if chosen["iterations"] < chosen["warmup"] + 2:
+        raise UsageError(
+            f"{chosen['iterations']} leaves no timed sample after the first and {chosen['warmup']} for warm-up",
+            where=f"{where}.iterations",
+            remedy=f"choose at least {chosen['warmup'] + 2}",
+        )

@@ -1,0 +1,329 @@
+"""The record: the JSON file that one round of a cell leaves behind. Raw samples and proof, never rounded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from orchestrator.base.frozen import Frozen
+from orchestrator.plan.workload import MEASURED, Count, Workload
+
+RECORD_LIMIT_BYTES = 50_000
+
+Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
+COMPUTED: tuple[Status, ...] = ("ok", "incorrect")
+"""With these an output was there: to be timed, checked and looked into."""
+Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
+Phase = Literal["first", "warmup", "timed", "repeat"]
+Role = Literal["row", "ceilings", "reference", "probe"]
+"""What a cell is for: a row of a table; or what rows are measured against, checked against, or probed by."""
+CheckStatus = Literal["passed", "failed", "unchecked"]
+
+
+class Sample(Frozen):
+    """One timed call. `begin_ns` and `end_ns` are CLOCK_MONOTONIC; `device_ns` is a duration by device events."""
+
+    index: Count
+    phase: Phase
+    shape: tuple[Count, ...]
+    begin_ns: int
+    end_ns: int
+    device_ns: int | None
+    first_token_ns: int | None = None
+    loss: float | None = None
+    taint: str | None = None
+    """Why the sample says little about the method: something else disturbed it."""
+    energy_joules: float | None = None
+    """From the device's own energy counter between begin and end; null where it has none."""
+
+
+class PhaseTime(Frozen):
+    """A named phase of the cell's page, on CLOCK_MONOTONIC."""
+
+    name: str
+    begin_ns: int
+    end_ns: int
+
+
+class Memory(Frozen):
+    """Peaks. `process_bytes` was never reset; `steady_bytes` counts from the end of the warm-up.
+
+    `reserved_bytes` is what the allocator held of the device, a CUDA graph's private pool included, never reset.
+    """
+
+    process_bytes: int | None
+    steady_bytes: int | None
+    reserved_bytes: int | None = None
+    host_bytes: int | None
+
+
+class Work(Frozen):
+    """What one sample has to do, by count: floating-point operations, and bytes it must at least read."""
+
+    flops: int | None
+    bytes: int | None
+    tokens: int | None
+
+
+class Check(Frozen):
+    """One look at what was timed. A check that `failed` makes the row `incorrect`; `what` says the first place."""
+
+    name: str
+    status: CheckStatus
+    value: float | None = None
+    """What was found, in the check's own measure."""
+    limit: float | None = None
+    """Where passing ends, in the same measure."""
+    what: str | None = None
+    """Passed: what was compared. Failed: the first place that differs. Unchecked: why."""
+
+
+class Reference(Frozen):
+    """The file that the row's output was compared with, and how far eager in the same precision is from it."""
+
+    sha256: str | None
+    """None: computed in the cell itself."""
+    stack: str | None
+    dtype: str
+    error: float | None = None
+    """Of the timed callable: root of the summed squared differences over that of the reference."""
+    eager_error: float | None = None
+    """Of eager in the row's precision, on the stack that made the reference; same measure."""
+
+
+class Proof(Frozen):
+    """That the row computed what it says. Checksums are exact to the bit."""
+
+    weights_checksum: str | None = None
+    inputs_checksum: str | None = None
+    parameters: int | None = None
+    finite: bool | None = None
+    generated: tuple[int, ...] | None = None
+    text: str | None = None
+    checks: tuple[Check, ...] = ()
+    reference: Reference | None = None
+    resembles: str | None = None
+    """The known fault whose effect the output's error has, where one fits."""
+    seconds: float | None = None
+    """What the checks took of the cell's time."""
+
+
+class Group(Frozen):
+    """Kernels (on a CPU: operators) of one kind in one profiled call."""
+
+    name: str
+    launches: Count
+    share: float | None
+    """Of the call's device time (on a CPU: of its operators' own time)."""
+
+
+class Kernel(Frozen):
+    """One kernel or operator by name."""
+
+    name: str
+    group: str
+    launches: Count
+    share: float | None
+
+
+class Dispatch(Frozen):
+    """What ran in one call after timing. The whole listing is a file of its own, named by its SHA-256."""
+
+    kind: Literal["kernels", "operators"]
+    what: str
+    """What was profiled."""
+    launches: Count
+    graph_replays: Count | None
+    groups: tuple[Group, ...]
+    top: tuple[Kernel, ...]
+    expected: tuple[str, ...]
+    """What the method says must be seen."""
+    missing: tuple[str, ...]
+    instead: str | None = None
+    """What ran in the place of what is missing."""
+    listing_sha256: str | None = None
+
+
+class Compiled(Frozen):
+    """A sample in which the compiler made something."""
+
+    sample: int
+    """Index of the sample."""
+    shape: tuple[Count, ...]
+    graphs: Count
+    recompiles: Count
+    """Those of the graphs that stand for a graph that was there already."""
+    kernels: Count = 0
+    """Kernels that Triton compiled, or loaded from its cache, at their launch."""
+    reasons: tuple[str, ...]
+
+
+class WarmStart(Frozen):
+    """The first call in a second process over the compile cache that the cell left."""
+
+    first_ns: int | None
+    cache_hits: Count | None = None
+    cache_misses: Count | None = None
+    reason: str | None = None
+
+
+class Compiles(Frozen):
+    """What the compiler did. `ledger` names samples in which it worked, all of them (the first 40 kept)."""
+
+    graphs: Count
+    recompiles: Count
+    kernels: Count = 0
+    """Those that Triton compiled at their launch, outside of graphs. Older records do not count them."""
+    ledger: tuple[Compiled, ...]
+    breaks: tuple[str, ...]
+    """Reasons for which a graph was cut in two."""
+    cache_hits: Count | None
+    cache_misses: Count | None
+    warm: WarmStart | None = None
+
+    @property
+    def made(self) -> int:
+        """How many graphs and kernels."""
+        return self.graphs + self.kernels
+
+
+class Range(Frozen):
+    """Of one quantity over the timed samples."""
+
+    low: float
+    median: float
+    high: float
+
+
+class Telemetry(Frozen):
+    """What the host saw of the GPU while the timed samples ran; the series is a file of its own."""
+
+    readings: Count
+    interval_ms: float | None
+    sm_clock_mhz: Range | None = None
+    memory_clock_mhz: Range | None = None
+    power_watts: Range | None = None
+    temperature_celsius: Range | None = None
+    memory_bytes: Range | None = None
+    throttled: dict[str, float] = Field(default_factory=dict)
+    """Share of the readings under each reason that was seen."""
+    foreign: tuple[str, ...] = ()
+    """Other processes seen on the GPU, by name where the host tells it."""
+    energy_joules: float | None = None
+    """Over the timed samples alone."""
+    series_sha256: str | None = None
+
+
+class HostLoad(Frozen):
+    """Who used the host's CPUs from the first timed sample to the last, in CPUs (1.5: one and a half all the time)."""
+
+    cpus: Count
+    """That the host has."""
+    seconds: float
+    """That the counters were read over: a little more than the samples took."""
+    own: float
+    """The cell's own processes."""
+    others: float
+    """All else that ran on this host."""
+    stolen: float
+    """What the hypervisor gave to other machines, where it says so."""
+
+    @property
+    def taken(self) -> float:
+        """The share of the CPUs that the cell could not have."""
+        return (self.others + self.stolen) / self.cpus
+
+
+class Gpu(Frozen):
+    """The device as the container saw it."""
+
+    name: str
+    uuid: str | None
+    memory_bytes: int | None
+    compute_capability: str | None
+    driver: str | None
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    power_limit_watts: float | None = None
+
+
+class Environment(Frozen):
+    """What ran: every installed package with its build string; `fingerprint` hashes Python and packages."""
+
+    fingerprint: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    torch: str | None = None
+    torch_git: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
+    triton: str | None = None
+    compiler: str | None = None
+    cpu: str | None = None
+    cores: int | None = None
+    threads: int | None = None
+    gpu: Gpu | None = None
+    settings: dict[str, str] = Field(default_factory=dict)
+
+
+class Rate(Frozen):
+    """One ceiling measurement: durations of single calls, and the work of one call."""
+
+    kind: Literal["matrix_product", "device_copy"]
+    size: int
+    work: int
+    durations_ns: tuple[int, ...]
+
+
+class Provenance(Frozen):
+    """Which image and lock the cell ran from; the orchestrator's knowledge, put in before storing."""
+
+    launcher: str
+    image: str | None = None
+    image_id: str | None = None
+    lock: str | None = None
+    cache: Literal["cold", "shared"] = "cold"
+    orchestrator: str | None = None
+    exit_code: int | None = None
+    wall_ns: int | None = None
+
+
+class Record(Frozen):
+    """One round of one cell."""
+
+    schema_version: Literal[1]
+    written_by: Literal["bench", "orchestrator"]
+    cell_id: str
+    workload_id: str
+    round: Count
+    stack: str
+    method: str
+    workload: Workload
+    device: Literal["cuda", "cpu"]
+    status: Status
+    reason: str | None
+    flags: tuple[Flag, ...]
+    bench_source: str | None
+    started_utc: str | None
+    phases: tuple[PhaseTime, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    memory: Memory | None = None
+    work: Work | None = None
+    proof: Proof | None = None
+    environment: Environment | None = None
+    provenance: Provenance | None = None
+    role: Role = "row"
+    dispatch: Dispatch | None = None
+    compiles: Compiles | None = None
+    telemetry: Telemetry | None = None
+    host_load: HostLoad | None = None
+    detail: dict[str, Any] = Field(default_factory=dict)
+    log_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+def is_row(record: Record) -> bool:
+    """Whether a table has a row for the record: not for ceilings (whose old records say no role), nor for proof."""
+    return record.role == "row" and record.workload.benchmark in MEASURED

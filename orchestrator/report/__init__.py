@@ -1,0 +1,1 @@
+"""What people see of rows: one description of a record's proof, `explain`, tables, the page."""

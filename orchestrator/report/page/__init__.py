@@ -1,0 +1,36 @@
+"""One self-contained HTML page over one or more runs: no network, nothing in it that a record could run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.base.writing import write_text
+from orchestrator.report.page.embed import render
+from orchestrator.report.page.index import make_index
+from orchestrator.report.proof import Proofs
+from orchestrator.report.source import read_source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+PAGE_FILE = "report.html"
+
+
+def write_page(folders: Sequence[Path], output: Path) -> int:
+    """Write the page of the runs in `folders` to `output`, whole or not at all; return its size in bytes.
+
+    A folder that is no run is a UsageError; a record that is none is left out, and the page says so.
+    """
+    text = render_page(folders)
+    write_text(output, text)
+    return len(text.encode())
+
+
+def render_page(folders: Sequence[Path]) -> str:
+    """Return the page of the runs in `folders` as text."""
+    sources = [read_source(folder) for folder in folders]
+    index = make_index(sources)
+    proofs = Proofs()
+    drawers = [proofs.drawer(source, pair) for source, pair in index.pairs]
+    return render(index.content(proofs.environments), drawers)

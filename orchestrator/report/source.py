@@ -1,0 +1,96 @@
+"""What a page is made from: a run's report, the records behind its rows, and the logs beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.reduced_run import make_report, read_all
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import read_bytes
+from orchestrator.records.record import is_row
+from orchestrator.records.store import LOG_LIMIT_BYTES, stem_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from orchestrator.analysis.reduced_run import Report
+    from orchestrator.records.record import Record
+
+LOG_LINES = 60
+LOG_CHARACTERS = 6_000
+LOG_SLACK_BYTES = 4_096
+"""What the store puts where it left out the middle of a long log."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One run. `records` has every round of every row by cell_id, in the order of the rounds."""
+
+    folder: Path
+    report: Report
+    records: dict[str, tuple[Record, ...]]
+    probes: dict[tuple[str, str, str], tuple[Record, ...]]
+    """By benchmark, method and stack."""
+    unreadable: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's folder: how a person calls it on the command line."""
+        return self.folder.resolve().name
+
+
+def read_source(folder: Path) -> Source:
+    """Read a run. A folder that is none is a UsageError; a record that is none is named in `unreadable`."""
+    unreadable: list[str] = []
+    records = list(read_all(folder, unreadable))
+    by_cell: dict[str, list[Record]] = {}
+    probes: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        if is_row(record):
+            by_cell.setdefault(record.cell_id, []).append(record)
+        elif record.role == "probe":
+            probes.setdefault((record.workload.benchmark, record.method, record.stack), []).append(record)
+    rounds = {cell: tuple(sorted(found, key=lambda r: r.round)) for cell, found in by_cell.items()}
+    probed = {key: tuple(found) for key, found in probes.items()}
+    return Source(folder, make_report(folder, records), rounds, probed, tuple(unreadable))
+
+
+@dataclass(frozen=True)
+class Log:
+    """The end of a round's log. `remark` says where it is not what the record names."""
+
+    name: str
+    text: str
+    left_out: int
+    """Lines before those shown."""
+    remark: str | None = None
+
+
+def read_log(source: Source, record: Record) -> Log | None:
+    """Return the end of the record's log, or nothing where it has none."""
+    if record.log_sha256 is None:
+        return None
+    name = f"logs/{stem_of(record)}.log"
+    try:
+        content = read_bytes(source.folder / name, limit=LOG_LIMIT_BYTES + LOG_SLACK_BYTES, follow_links=False)
+    except UsageError as error:
+        return Log(name, "", 0, f"it cannot be shown: {error.what}")
+    remark = None
+    if hashlib.sha256(content).hexdigest() != record.log_sha256:
+        remark = "this is not the log that the record names: its SHA-256 is another"
+    text, left_out = _end(content.decode("utf-8", errors="replace").splitlines())
+    return Log(name, text, left_out, remark)
+
+
+def _end(lines: Sequence[str]) -> tuple[str, int]:
+    kept: list[str] = []
+    room = LOG_CHARACTERS
+    for line in reversed(lines[-LOG_LINES:]):
+        if kept and len(line) > room:
+            break
+        kept.insert(0, line if len(line) <= LOG_CHARACTERS else line[:LOG_CHARACTERS] + " …")
+        room -= len(line) + 1
+    return "\n".join(kept), len(lines) - len(kept)

@@ -1,0 +1,45 @@
+"""A run's tables, one exporter per file: each has `render(report) -> str`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.reduced_run import make_report
+from orchestrator.base.writing import write_text
+from orchestrator.report.tables import csv, json, latex, markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from orchestrator.analysis.protocol import Protocol
+    from orchestrator.analysis.reduced_run import Report
+    from orchestrator.records.record import Record
+
+EXPORTERS = {"markdown": markdown.render, "json": json.render, "csv": csv.render, "latex": latex.render}
+FILES = {"tables.md": "markdown", "tables.json": "json", "tables.csv": "csv"}
+
+
+def write_tables(run_folder: Path, records: Iterable[Record] | None = None) -> Report:
+    """Write tables.md, tables.json and tables.csv of a run, each whole or not at all; return what they were made from.
+
+    Without `records` the run's own are read.
+    """
+    report = make_report(run_folder, records)
+    for name, form in FILES.items():
+        write_text(run_folder / name, EXPORTERS[form](report))
+    return report
+
+
+def render_tables(
+    run_folder: Path,
+    records: Iterable[Record] | None = None,
+    *,
+    protocol: Protocol | None = None,
+    form: str = "markdown",
+) -> str:
+    """Return a run's tables as text, in one of the forms in `EXPORTERS`.
+
+    `protocol` orders the rows of the Markdown tables, which show both, and chooses the rows of JSON and CSV.
+    """
+    return EXPORTERS[form](make_report(run_folder, records), protocol)

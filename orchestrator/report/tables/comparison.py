@@ -1,0 +1,216 @@
+"""A comparison as text for a terminal, as Markdown, or as JSON. What came from records is escaped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.sides import PUBLISHED
+from orchestrator.base.markup import escape, printable, shortened
+from orchestrator.base.text import MISSING, between, counted, significant
+from orchestrator.report.tables.markdown import columns, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.analysis.compare import CellComparison, Comparison
+    from orchestrator.analysis.conditions import Difference
+    from orchestrator.analysis.sides import Entry
+    from orchestrator.analysis.statistics import Verdict
+
+SCHEMA_VERSION = 1
+REASON_LENGTH = 200
+DIFFERENCES_SHOWN = 12
+NAMES_SHOWN = 2
+RATIO_DIGITS = 4
+HEADER = ("cell", "workload", "A", "B", "B as fast as A", "verdict", "remarks")
+QUIET_FLAGS = ("cold", "warm")
+
+
+def render(comparison: Comparison, form: str) -> str:
+    """Return the comparison as `text`, `markdown` or `json`."""
+    if form == "json":
+        return as_json(comparison)
+    return as_markdown(comparison) if form == "markdown" else as_text(comparison)
+
+
+def as_text(comparison: Comparison) -> str:
+    """Return an aligned table, then what differs and what it comes to."""
+    rows = [HEADER, *(tuple(_plain(text) for text in _line(cell)) for cell in comparison.cells)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER) - 1)]
+    lines = [
+        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    ]
+    head = f"A: {_plain(comparison.a)}\nB: {_plain(comparison.b)}"
+    return "\n".join([head, "", *lines, "", *(_plain(line) for line in _below(comparison))]) + "\n"
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Return a Markdown page, to be pasted into a pull request."""
+    parts = [f"**{escape(comparison.b)}** (B) against **{escape(comparison.a)}** (A)"]
+    if comparison.cells:
+        lines = [[escape(text) for text in _line(cell)] for cell in comparison.cells]
+        for line, cell in zip(lines, comparison.cells, strict=True):
+            line[5] = line[5] if cell.result in ("same", "unmeasured", "only in B") else f"**{line[5]}**"
+        parts.append(columns(HEADER, lines, left=(0, 1, -1, -2)))
+    parts.append("\n".join(f"- {escape(line)}" for line in _below(comparison)))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(comparison: Comparison) -> str:
+    """Return everything, unrounded; `time_ratio` is B's time over A's, `speedup` its inverse."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "a": comparison.a,
+        "b": comparison.b,
+        "protocol": comparison.protocol,
+        "exit_code": comparison.exit_code,
+        "cells": [
+            {
+                "workload_id": cell.workload_id,
+                "benchmark": cell.workload.benchmark,
+                "workload": describe(cell.workload),
+                "result": cell.result,
+                "reason": cell.reason,
+                "remark": cell.remark,
+                **_ratio_facts(cell.verdict),
+                "differences": [difference.model_dump() for difference in cell.differences],
+                "a": _side_facts(cell.a),
+                "b": _side_facts(cell.b),
+            }
+            for cell in comparison.cells
+        ],
+        "geometric_mean": None
+        if comparison.mean is None
+        else {
+            "cells": comparison.mean.cells,
+            "result": comparison.mean.verdict.outcome,
+            **_ratio_facts(comparison.mean.verdict),
+        },
+        "unreadable": comparison.unreadable,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def difference_lines(groups: Sequence[tuple[str, Sequence[Difference]]]) -> list[str]:
+    """Return a line for each list of differences: `whose: driver 1 / 2, torch 2.1 / 2.2`."""
+    lines = []
+    for whose, found in groups:
+        shown = ", ".join(str(difference) for difference in found[:DIFFERENCES_SHOWN])
+        more = f", and {len(found) - DIFFERENCES_SHOWN} more" if len(found) > DIFFERENCES_SHOWN else ""
+        lines.append(f"{whose}: {shown}{more}")
+    return lines
+
+
+def speedup(told: Verdict | None) -> str:
+    """Return the ratio of speeds with its interval."""
+    if told is None or told.speedup is None:
+        return MISSING
+    text = f"{significant(told.speedup, RATIO_DIGITS)}×"  # noqa: RUF001  (times)
+    return text if told.speedup_interval is None else f"{text} {between(*told.speedup_interval, RATIO_DIGITS)}"
+
+
+def _line(cell: CellComparison) -> tuple[str, ...]:
+    remarks = [cell.reason, cell.remark, _flags(cell)]
+    return (
+        f"{cell.workload.benchmark} {_names(cell)}",
+        describe(cell.workload),
+        _figure(cell.a),
+        _figure(cell.b),
+        speedup(cell.verdict),
+        cell.result,
+        "; ".join(shortened(remark, REASON_LENGTH) for remark in remarks if remark),
+    )
+
+
+def _figure(entry: Entry | None) -> str:
+    if entry is None or entry.figure is None:
+        return MISSING
+    rounds = PUBLISHED if entry.stack == PUBLISHED else counted(len(entry.round_seconds), "round")
+    return f"{significant(entry.figure)} {entry.unit} ({rounds})"
+
+
+def _flags(cell: CellComparison) -> str:
+    told: dict[str, list[str]] = {}
+    for side, entry in (("A", cell.a), ("B", cell.b)):
+        # Where nothing was computed there was nothing to check.
+        if entry is not None and entry.figure is not None:
+            for flag in entry.flags:
+                if flag not in QUIET_FLAGS:
+                    told.setdefault(flag, []).append(side)
+    return "; ".join(f"{' and '.join(sides)} {flag}" for flag, sides in told.items())
+
+
+def _below(comparison: Comparison) -> list[str]:
+    lines = [f"could not be read, and is not compared: {line}" for line in comparison.unreadable]
+    both = [cell for cell in comparison.cells if cell.a is not None and cell.b is not None]
+    places: dict[Difference, list[int]] = {}
+    for index, cell in enumerate(both):
+        for difference in cell.differences:
+            places.setdefault(difference, []).append(index)
+    groups: dict[tuple[int, ...], list[Difference]] = {}
+    for difference, where in places.items():
+        groups.setdefault(tuple(where), []).append(difference)
+    lines += difference_lines([(f"A / B differ in {_where(at, both)}", found) for at, found in groups.items()])
+    if comparison.mean is not None:
+        told = comparison.mean.verdict
+        lines.append(
+            f"geometric mean of {comparison.mean.cells} cells: B is {speedup(told)} as fast as A: {told.outcome}"
+        )
+    counts = Counter(cell.result for cell in comparison.cells)
+    found = ", ".join(f"{count} {result}" for result, count in counts.most_common())
+    lines.append(f"{counted(len(comparison.cells), 'cell')}: {found}" if found else "nothing in common")
+    if not both and (stacks := _stacks_apart(comparison)):
+        mine, others = stacks
+        lines.append(f"the stacks' names differ, the work and the methods do not: compare A:@{mine} B:@{others}")
+    if comparison.protocol == "note":
+        lines.append("figures of both sides are reckoned as the note did; published ones have no rounds, so no verdict")
+    return lines
+
+
+def _stacks_apart(comparison: Comparison) -> tuple[str, str] | None:
+    """Return the two stacks under which most of the same work by the same methods stands, A's and B's."""
+    mine: dict[tuple[str, str], list[str]] = {}
+    for entry in (cell.a for cell in comparison.cells if cell.a):
+        mine.setdefault((entry.workload_id, entry.method), []).append(entry.stack)
+    pairs = Counter(
+        (stack, entry.stack)
+        for entry in (cell.b for cell in comparison.cells if cell.b)
+        for stack in mine.get((entry.workload_id, entry.method), ())
+    )
+    return next((pair for pair, _ in pairs.most_common(1)), None)
+
+
+def _where(indices: Sequence[int], cells: Sequence[CellComparison]) -> str:
+    if len(indices) == len(cells):
+        return "the cell" if len(cells) == 1 else f"all {len(cells)} cells"
+    names = dict.fromkeys(f"{cells[i].workload.benchmark} {_names(cells[i])}" for i in indices)
+    return ", ".join(names) if len(names) <= NAMES_SHOWN else f"{len(indices)} of {len(cells)} cells"
+
+
+def _names(cell: CellComparison) -> str:
+    return " / ".join(dict.fromkeys(entry.name for entry in (cell.a, cell.b) if entry is not None))
+
+
+def _ratio_facts(told: Verdict | None) -> dict[str, object]:
+    return {
+        "time_ratio": told.ratio if told else None,
+        "time_ratio_interval": told.interval if told else None,
+        "speedup": told.speedup if told else None,
+        "speedup_interval": told.speedup_interval if told else None,
+        "interval_level": told.level if told and told.interval else None,
+    }
+
+
+def _side_facts(entry: Entry | None) -> dict[str, object] | None:
+    if entry is None:
+        return None
+    keep = {"cell_id", "method", "stack", "status", "reason", "flags", "figure", "unit", "round_seconds"}
+    facts = entry.model_dump(mode="json", include=keep)
+    return {**facts, "device": entry.ground.hardware.name, "driver": entry.ground.hardware.driver}
+
+
+def _plain(text: str) -> str:
+    return " ".join(printable(text).split())

@@ -1,0 +1,199 @@
+"""The tables for a paper: one LaTeX table for each benchmark and workload, narrow enough for a column of text.
+
+What is long and stands in many cells is told once, in the caption, and has a letter in the cells.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.protocol import LEVEL, higher_is_better, unit_of
+from orchestrator.analysis.reduce import place
+from orchestrator.base.markup import shortened
+from orchestrator.base.text import MISSING, between, counted, gigabytes, percent, significant
+from orchestrator.records.record import COMPUTED
+from orchestrator.report import cells as proof
+from orchestrator.report.tables.markdown import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.analysis.protocol import Protocol
+    from orchestrator.analysis.reduced_run import Pair, Report
+    from orchestrator.analysis.rows import Row
+
+REASON_LENGTH = 60
+LETTERS = 26
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "-": "{-}",
+    "[": "{[}",
+    "]": "{]}",
+    "×": r"$\times$",  # noqa: RUF001  (times)
+    "÷": r"$\div$",
+    "±": r"$\pm$",
+    "–": "--",  # noqa: RUF001  (a dash)
+    "…": r"\dots{}",
+}
+"""Dashes are kept from joining, and brackets from being taken for the option of a line's end."""
+
+
+def render(report: Report, protocol: Protocol | None = None) -> str:
+    """Return the tables; the figures are those of `protocol` (steady where null)."""
+    rows = [pair.note if protocol == "note" else pair.steady for pair in _ordered(report, protocol)]
+    head = f"% run {report.header.run_id}, suite {report.header.suite}, begun {report.header.started_utc}"
+    parts = [_comment(head), "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}, \\usepackage{textcomp}"]
+    for _, group in groupby(rows, key=lambda row: row.workload_id):
+        parts.append(_table(list(group)))
+    if not rows:
+        parts.append("% no cell has a record yet")
+    return "\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return `text` so that LaTeX sets it as it is; what no plain font has, control signs too, becomes a `?`."""
+    line = " ".join(text.split())
+    return "".join(SPECIAL.get(c) or (c if c.isascii() and c.isprintable() else _plain(c)) for c in line)
+
+
+def _plain(character: str) -> str:
+    """Return the letter without its accent, or a question mark."""
+    bare = unicodedata.normalize("NFKD", character)[0]
+    return bare if bare.isascii() and bare.isalnum() else "?"
+
+
+def _comment(text: str) -> str:
+    """Return one line that nothing gets out of."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def _ordered(report: Report, protocol: Protocol | None) -> Sequence[Pair]:
+    return sorted(report.pairs, key=lambda pair: place(pair.note)) if protocol == "note" else report.pairs
+
+
+class Marks:
+    """Letters that stand raised in a table for texts that its caption tells once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, text: str) -> str:
+        """Return the raised letter for a plain text, a new one or the one that it has."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return rf"\textsuperscript{{{_letter(self.texts.index(text))}}}"
+
+    def told(self) -> str:
+        """Return what the letters stand for."""
+        return " ".join(f"({_letter(number)}) {text}." for number, text in enumerate(self.texts))
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number) if number < LETTERS else str(number)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    first, marks = rows[0], Marks()
+    stacks = dict.fromkeys(row.stack for row in rows)
+    header = [("method" if len(stacks) == 1 else "method@stack", ""), ("", unit_of(first.benchmark))]
+    header += [("interval", ""), ("times as fast", "as eager")] if first.protocol == "steady" else []
+    header += [("error ÷", "eager's"), ("first call, s", "cold, warm"), ("peak,", "GB"), ("ceiling,", "%")]
+    body = [_line(row, marks, alone=len(stacks) == 1, columns=len(header)) + r" \\" for row in rows]
+    heads = [" & ".join(escape(part) for part in line) + r" \\" for line in zip(*header, strict=True)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escape(_caption(rows, list(stacks), marks))}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            *heads,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _caption(rows: Sequence[Row], stacks: Sequence[str], marks: Marks) -> str:
+    first = rows[0]
+    better = "higher" if higher_is_better(first.benchmark) else "lower"
+    devices = ", ".join(dict.fromkeys(row.hardware.name for row in rows if row.hardware.name)) or "an unknown device"
+    where = f"{devices}, stack {stacks[0]}" if len(stacks) == 1 else devices
+    parts = [f"{first.benchmark}: {describe(first.workload)}; {better} is better.", f"On {where}.", marks.told()]
+    return " ".join(part for part in parts if part)
+
+
+def _line(row: Row, marks: Marks, *, alone: bool, columns: int) -> str:
+    name = escape(row.method if alone else row.name)
+    if row.status in COMPUTED:
+        name += "".join(map(marks, row.shown_flags))
+    if row.headline is None:
+        reason = row.reason or row.figure_reason
+        why = f"{row.status}: {shortened(reason, REASON_LENGTH)}" if reason else row.status
+        return rf"{name} & \multicolumn{{{columns - 1}}}{{l}}{{{escape(why)}}}"
+    cells = [name, escape(significant(row.headline))]
+    cells += [_interval(row, marks), _versus(row, marks)] if row.protocol == "steady" else []
+    cells += [escape(proof.error_ratio(row)), _first_call(row, marks), _peak(row, marks)]
+    return " & ".join([*cells, _share(row, marks)])
+
+
+def _interval(row: Row, marks: Marks) -> str:
+    if row.interval is None:
+        return escape(MISSING)
+    level = f"{int((row.interval_level or LEVEL) * 100)} %"
+    what = f"interval at {level}, {counted(row.rounds_ok, 'round')}"
+    if row.interval_kind == "within-process":
+        what = f"interval at {level} of one process, which knows nothing of how processes differ"
+    return escape(between(*row.interval)) + marks(what)
+
+
+def _versus(row: Row, marks: Marks) -> str:
+    if row.versus is None or row.versus.verdict.speedup is None:
+        return escape(MISSING)
+    told = row.versus.verdict
+    interval = "" if told.speedup_interval is None else f" {between(*told.speedup_interval, 3)}"
+    why = f": {told.reason}" if told.reason else ""
+    return escape(f"{significant(told.speedup, 3)}{interval}") + marks(f"{told.outcome}{why}")
+
+
+def _first_call(row: Row, marks: Marks) -> str:
+    if row.first_call_seconds is None:
+        return escape(MISSING)
+    text = escape(significant(row.first_call_seconds, proof.SECONDS_DIGITS))
+    if row.first_call_cache != "cold":
+        text += marks(f"first call {row.first_call_cache or 'with a compile cache not known of'}")
+    if row.warm_first_call_seconds is not None and row.first_call_cache != "warm":
+        text += escape(f", {significant(row.warm_first_call_seconds, proof.SECONDS_DIGITS)}")
+    return text
+
+
+def _peak(row: Row, marks: Marks) -> str:
+    if row.process_bytes is None and row.host_bytes is not None and row.hardware.device != "cuda":
+        return escape(gigabytes(row.host_bytes)) + marks("of the host's memory")
+    return escape(gigabytes(row.process_bytes))
+
+
+def _share(row: Row, marks: Marks) -> str:
+    if row.share.share is None or row.share.bound is None:
+        return escape(MISSING)
+    return escape(percent(row.share.share).removesuffix(" %")) + marks(f"share of the {row.share.bound} ceiling")

@@ -1,0 +1,79 @@
+"""What a row's samples warn of, each with what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.base.text import counted, significant
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.rows import Row
+    from orchestrator.records.record import HostLoad
+
+LOSS_DIGITS = 2
+NOTABLE = 0.1
+"""The share of the host's CPUs that others may use before a row says so."""
+
+
+def warnings(row: Row) -> list[str]:
+    """Return a line for each thing about the row's samples that a person should know before trusting the figure."""
+    lines = []
+    if row.first_off is not None:
+        lines.append(f"the first timed sample is {_signed(row.first_off)} off the others: raise `warmup` in the suite")
+    if row.drift is not None:
+        remedy = "close what else runs here"
+        if row.hardware.device == "cuda":
+            remedy = "lock the clocks (`nvidia-smi -lgc MHZ`)"
+        lines.append(
+            f"the later half of the samples is {_signed(row.drift)} off the earlier: let the device settle, that is, "
+            f"raise `iterations` or `--rounds`, or {remedy}"
+        )
+    if row.one_compile:
+        lines.append(
+            "its rounds share a compile cache, so that the interval knows nothing of how compiles differ (one that "
+            "tunes by measuring finds another kernel each time): leave `--cache shared` out to have that in it"
+        )
+    if len(row.gpus) > 1:
+        lines.append(
+            f"its rounds ran on {len(row.gpus)} GPUs, whose difference is in the interval: run it with `--fresh` on one"
+        )
+    if row.host_load is not None and row.host_load.taken >= NOTABLE:
+        took = load_in_words(row.host_load)
+        lines.append(f"while it was timed, {took}: close what else runs here, and run the cell again")
+    if row.tainted and "tainted" in row.flags:
+        lines.append(
+            f"{counted(row.tainted, 'timed sample')} tainted ({'; '.join(row.taints)}): run the cell again with the "
+            "GPU to itself, cooled, its clocks locked"
+        )
+    return lines
+
+
+def load_in_words(load: HostLoad) -> str:
+    """Return what others took of the host's CPUs, and other machines of the hypervisor's."""
+    stolen = f" and other machines {significant(load.stolen, 2)}" if load.stolen >= NOTABLE else ""
+    return f"other processes took {significant(load.others, 2)}{stolen} of this host's {load.cpus} CPUs"
+
+
+def cpu_use(load: HostLoad) -> str:
+    """Return who used the host's CPUs, all of it."""
+    used = f"{significant(load.own, 3)} by the cell, {significant(load.others, 3)} by others"
+    stolen = f"{significant(load.stolen, 3)} by other machines"
+    return f"of {load.cpus}, {used}, {stolen}, over {significant(load.seconds, 3)} s"
+
+
+def taint_note(row: Row) -> str | None:
+    """Return how many samples something else disturbed, where there were enough others to make the figure of."""
+    if not row.tainted or "tainted" in row.flags:
+        return None
+    return f"{counted(row.tainted, 'sample')} tainted and left out of the figure ({'; '.join(row.taints)})"
+
+
+def loss_advice(row: Row) -> str | None:
+    """Return how far the row's losses were from eager's; advice, for right methods differ by rounding too."""
+    if row.loss_distance is None:
+        return None
+    return f"largest distance of the loss from eager's {significant(row.loss_distance, LOSS_DIGITS)} (advice, no check)"
+
+
+def _signed(share: float) -> str:
+    return f"{share * 100:+.1f} %"

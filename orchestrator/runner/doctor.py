@@ -1,0 +1,206 @@
+"""What this host has, line by line: ok, warn or fail, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
+from orchestrator.base.paths import IMAGES, RESULTS, STATE
+from orchestrator.base.writing import check_writable
+from orchestrator.build import able
+from orchestrator.build.image import has_image, image_name
+from orchestrator.host import locks
+from orchestrator.host.gpu import HostGpu, gpus
+from orchestrator.launchers.work_area import work_area
+from orchestrator.plan.stacks import find_stacks
+from orchestrator.runner.estimate import size_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from orchestrator.plan.stack import Stack
+
+State = Literal["ok", "warn", "fail"]
+COMPILERS = ("g++", "clang++", "c++")
+LITTLE_DISK_BYTES = 10 * 10**9
+WIDTH = 18
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was looked at."""
+
+    state: State
+    what: str
+    told: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.state:<4}  {self.what:<{WIDTH}}  {self.told}"
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+@dataclass
+class Doctor:
+    """What the checks share."""
+
+    stacks: Mapping[str, Stack]
+    found: tuple[HostGpu, ...]
+    client: Any = None
+    images: set[str] = field(default_factory=set)
+    """Stacks whose image the engine has."""
+
+
+def doctor(stack_folders: Sequence[Path] = ()) -> int:
+    """Print a line for each thing that a run needs; 1 where something is broken, 0 where at worst something lacks."""
+    doc = Doctor(find_stacks([IMAGES, *stack_folders]), gpus())
+    failed = False
+    for check in (_python, _engine, _gpus, _stacks, _access, _compiler, _disk, _locks, _results, _leftovers):
+        for line in check(doc):
+            print(line, flush=True)
+            failed = failed or line.state == "fail"
+    return EXIT_BAD_ROWS if failed else EXIT_OK
+
+
+def _python(_doc: Doctor) -> Iterator[Line]:
+    yield Line("ok", "orchestrator", f"Python {sys.version.split()[0]}")
+
+
+def _engine(doc: Doctor) -> Iterator[Line]:
+    from orchestrator.host import docker_engine as engine
+
+    try:
+        doc.client = engine.connect()
+        info = doc.client.info()
+    except StackbenchError as error:
+        yield Line("warn", "Docker Engine", str(error))
+        return
+    memory = size_in_words(int(info.get("MemTotal") or 0))
+    told = f"{info.get('ServerVersion')}, {info.get('NCPU')} CPUs, {memory}, {info.get('Driver')}"
+    yield Line("ok", "Docker Engine", f"{told}{', rootless' if engine.is_rootless(info) else ''}")
+    if not info.get("SwapLimit", True):
+        yield Line("warn", "memory limit", "swap is not limited, a cell may swap", "enable swap accounting")
+
+
+def _gpus(doc: Doctor) -> Iterator[Line]:
+    if not doc.found:
+        devices = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
+        if devices:
+            yield Line("fail", "GPU", f"{', '.join(devices)}, but NVML does not answer", "check the NVIDIA driver")
+        else:
+            yield Line("ok", "GPU", "none: run-all uses the CPU and the suite smoke")
+    for gpu in doc.found:
+        told = f"{gpu.uuid} {gpu.name}, {size_in_words(gpu.memory_bytes)}, driver {gpu.driver}"
+        if gpu.busy:
+            yield Line("warn", f"GPU {gpu.index}", f"{told}: {gpu.busy}", "run-all refuses it without --allow-busy")
+        else:
+            yield Line("ok", f"GPU {gpu.index}", told)
+
+
+def _stacks(doc: Doctor) -> Iterator[Line]:
+    gpu = doc.found[0] if doc.found else None
+    for stack in doc.stacks.values():
+        device: Literal["cuda", "cpu"] = "cuda" if stack.gpu.required or (gpu and stack.gpu.access != "none") else "cpu"
+        reason = able.why_not(stack, gpu, device)
+        if doc.client is not None:
+            try:
+                if has_image(doc.client, stack):
+                    doc.images.add(stack.name)
+            except StackbenchError as error:
+                yield Line("fail", f"stack {stack.name}", str(error))
+                continue
+        if reason:
+            yield Line("warn", f"stack {stack.name}", reason, "its rows will say skipped")
+        elif doc.client is None:
+            yield Line("ok", f"stack {stack.name}", f"on the {device}, as a plain process")
+        elif stack.name in doc.images:
+            yield Line("ok", f"stack {stack.name}", f"on the {device}, image {image_name(stack)}")
+        else:
+            size = size_in_words(stack.build.download_bytes if stack.build else None)
+            yield Line("ok", f"stack {stack.name}", f"on the {device}, image not here yet (download: {size})")
+
+
+def _access(doc: Doctor) -> Iterator[Line]:
+    if not doc.found or doc.client is None:
+        return
+    from orchestrator.launchers.docker import DockerLauncher
+    from orchestrator.launchers.gpu_access import try_ways
+
+    able_ones = [stack for stack in doc.stacks.values() if stack.gpu.access != "none" and stack.name in doc.images]
+    if not able_ones:
+        yield Line("warn", "GPU access", "no image of a stack for the GPU is here to try with", "`orchestrator build`")
+        return
+    for stack in able_ones:
+        with work_area() as area:
+            launcher = DockerLauncher(doc.client, area.bench, doc.found[0], images={stack.name: image_name(stack)})
+            answers = try_ways(launcher, stack, every=True)
+        told = ", ".join(f"{way}: {'works' if answer is None else answer}" for way, answer in answers.items())
+        wanted = stack.gpu.access
+        works = [way for way, answer in answers.items() if answer is None and wanted in ("auto", way)]
+        if works:
+            yield Line("ok", "GPU access", f"{stack.name}: {wanted if wanted != 'auto' else works[0]} ({told})")
+        else:
+            remedy = "install the NVIDIA container toolkit, or name devices and mounts in its stack.toml"
+            yield Line("fail", "GPU access", f"{stack.name}: {told}", remedy)
+
+
+def _compiler(doc: Doctor) -> Iterator[Line]:
+    found = next((path for name in (os.environ.get("CXX"), *COMPILERS) if name and (path := shutil.which(name))), None)
+    if found:
+        yield Line("ok", "C++ compiler", found)
+    elif doc.client is not None:
+        yield Line("ok", "C++ compiler", "none here, needed for plain processes only; images bring their own")
+    else:
+        yield Line("warn", "C++ compiler", "none: inductor rows on the CPU will be unsupported", "install g++")
+
+
+def _disk(doc: Doctor) -> Iterator[Line]:
+    places = {"repository": STATE.parent}
+    if doc.client is not None:
+        places["images"] = Path(str(doc.client.info().get("DockerRootDir") or "/"))
+    for name, place in places.items():
+        try:
+            free = shutil.disk_usage(place).free
+        except OSError:
+            continue  # an engine elsewhere, or a folder that is not ours to see
+        little = free < LITTLE_DISK_BYTES
+        told = f"{size_in_words(free)} free ({name})"
+        yield Line("warn" if little else "ok", "disk", told, "an image takes several GB: make room" if little else "")
+
+
+def _locks(_doc: Doctor) -> Iterator[Line]:
+    folder = locks.lock_folder()
+    try:
+        with locks.hold("doctor", purpose="doctor", say=print):
+            pass
+    except UsageError as error:
+        yield Line("fail", "locks", str(error))
+    else:
+        yield Line("ok", "locks", f"{folder}, the CPU's is {'free' if locks.is_free(None) else 'held'}")
+
+
+def _results(_doc: Doctor) -> Iterator[Line]:
+    for name, folder in (("results", RESULTS), ("state", STATE)):
+        try:
+            check_writable(folder)
+        except UsageError as error:  # noqa: PERF203
+            yield Line("fail", name, str(error))
+        else:
+            yield Line("ok", name, f"{folder} can be written to")
+
+
+def _leftovers(doc: Doctor) -> Iterator[Line]:
+    if doc.client is None:
+        return
+    from orchestrator.host import docker_engine as engine
+
+    found = doc.client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
+    if found:
+        yield Line("warn", "containers", f"{len(found)} of cells are there", "run-all removes those of dead runs")
+    else:
+        yield Line("ok", "containers", "none left over")

@@ -1,0 +1,233 @@
+"""How long a plan will take, and what it downloads: from earlier records where there are any, else a stated guess."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.base.errors import StackbenchError
+from orchestrator.measure.warm import NOTHING_LEFT, may_be_wanted
+from orchestrator.plan.workload import GENERATING, TRAINING
+from orchestrator.records.store import FAILED, read_record, record_files, runs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from orchestrator.plan.cell import Cell, Device, Plan
+    from orchestrator.plan.stack import Stack
+    from orchestrator.plan.workload import ModelConfig, Workload
+    from orchestrator.records.record import Record
+
+RECORDS_LOOKED_AT = 400
+NS = 1e9
+
+Key = tuple[str, str, str]
+"""workload_id, method, device"""
+
+# The guess: a started process with torch, then work at these rates. Round figures of an H100 and of two CPU cores.
+START_S: dict[Device, float] = {"cuda": 15.0, "cpu": 4.0}
+FLOPS: dict[Device, float] = {"cuda": 300e12, "cpu": 30e9}
+BYTES: dict[Device, float] = {"cuda": 1.5e12, "cpu": 5e9}
+LAYER_S: dict[Device, float] = {"cuda": 8e-4, "cpu": 3e-4}
+COMPILE_S: dict[Device, dict[str, float]] = {
+    "cuda": {"forward": 60, "model_inference": 190, "generation": 190, "train_static": 80, "train_dynamic": 400},
+    "cpu": {"forward": 18, "model_inference": 22, "generation": 28, "train_static": 28, "train_dynamic": 32},
+}
+COMPILE_SHARE = {"eager": 0.0, "tinyllama": 0.0, "tinyllama_full": 0.0, "fused": 0.15, "thunder": 3.5}
+"""Of those times, for methods that compile nothing, a few kernels, or much longer; 1 for any other."""
+WARM_SHARE = 0.4
+"""Of the time to compile, with everything in the cache: the tracing stays."""
+PROBE_SHARE = 0.35
+"""Of the time to compile a model of full depth: a probe has two layers."""
+EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
+"""Of float32 without TF32 on a GPU, of float64 on a CPU: what references are computed in."""
+REFERENCE_PASSES = {"forward": 1, "model_inference": 1, "generation": 1, "train_static": 4, "train_dynamic": 4}
+ELEMENT_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Seconds that one round of a cell will take, and where the figure comes from."""
+
+    seconds: float
+    source: Literal["measured", "guess"]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Medians over earlier rounds of the same work by the same method."""
+
+    seconds: float
+    second_start: float | None
+    """Seconds of a second start over the compile cache; 0 where none was made, None where no round tells."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A plan's cost. Unknown sizes are None; `guessed` cells had no earlier record."""
+
+    seconds: float
+    guessed: int
+    cells: int
+    download_bytes: int | None
+    disk_bytes: int | None
+
+
+def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, Earlier]:
+    """Return what earlier rounds took by workload, method and device, from the newest `limit` records."""
+    found: dict[Key, list[tuple[float, float | None]]] = {}
+    for record in _newest_records(results, limit):
+        seconds = wall_seconds(record)
+        if record.status not in FAILED and seconds is not None:
+            key = (record.workload_id, record.method, record.device)
+            found.setdefault(key, []).append((seconds, second_start_seconds(record)))
+    return {key: _earlier(rounds) for key, rounds in found.items()}
+
+
+def _earlier(rounds: Sequence[tuple[float, float | None]]) -> Earlier:
+    again = [second for _, second in rounds if second is not None]
+    return Earlier(statistics.median(first for first, _ in rounds), statistics.median(again) if again else None)
+
+
+def wall_seconds(record: Record) -> float | None:
+    """Return how long the round took in all; None where the record does not say."""
+    if record.provenance is not None and record.provenance.wall_ns is not None:
+        return record.provenance.wall_ns / NS
+    if record.phases:
+        return (max(phase.end_ns for phase in record.phases) - min(phase.begin_ns for phase in record.phases)) / NS
+    return None
+
+
+def second_start_seconds(record: Record) -> float | None:
+    """Return what the record says of a second start over its compile cache; None where it says nothing of it.
+
+    The second process begins as the first did, and ends with its first call.
+    """
+    if record.compiles is None or not record.compiles.made:
+        return 0.0
+    warm = record.compiles.warm
+    if warm is None or warm.first_ns is None:
+        return 0.0 if warm is not None and warm.reason == NOTHING_LEFT else None
+    first = min((sample.begin_ns for sample in record.samples), default=0)
+    before = sum(phase.end_ns - phase.begin_ns for phase in record.phases if phase.end_ns <= first)
+    return (before + warm.first_ns) / NS
+
+
+def expected(cell: Cell, known: Mapping[Key, Earlier]) -> Expected:
+    """Return what one round of `cell` will take, its share of the second start included, each within its deadline."""
+    earlier = known.get((cell.workload.workload_id, cell.method, cell.device))
+    again = _second_start(cell, earlier) / cell.rounds  # of one round only
+    if earlier is not None:
+        return Expected(min(earlier.seconds, cell.timeout_s) + again, "measured")
+    return Expected(min(guess_seconds(cell), cell.timeout_s) + again, "guess")
+
+
+def _second_start(cell: Cell, earlier: Earlier | None) -> float:
+    if not may_be_wanted(cell):
+        return 0.0
+    told = None if earlier is None else earlier.second_start
+    return min(guess_second_start(cell) if told is None else told, cell.timeout_s)
+
+
+def estimate(
+    plan: Plan, stacks: Mapping[str, Stack], known: Mapping[Key, Earlier], made: Collection[str] = ()
+) -> Estimate:
+    """Return the cost of running the whole plan.
+
+    Sizes are what the stacks that are not `made` yet state, before anything is cached; of a ready image that is still
+    to be pulled they are unknown.
+    """
+    times = [(cell, expected(cell, known)) for cell in plan.cells]
+    names = dict.fromkeys(cell.stack for cell in plan.cells)
+    used = [stacks[name] for name in names if name in stacks and name not in made]
+    return Estimate(
+        seconds=sum(time.seconds * cell.rounds for cell, time in times),
+        guessed=sum(time.source == "guess" for _, time in times),
+        cells=len(times),
+        download_bytes=_total(stack.build.download_bytes if stack.build else None for stack in used),
+        disk_bytes=_total(stack.build.most_disk_bytes if stack.build else None for stack in used),
+    )
+
+
+def parameters(model: ModelConfig) -> int:
+    """Return the number of parameters, biases left out."""
+    attention = model.width * model.head_size * (2 * model.heads + 2 * model.kv_heads)
+    layer = attention + 3 * model.width * model.mlp_width + 2 * model.width
+    heads = 1 if model.tied_head else 2
+    return model.layers * layer + heads * model.vocabulary * model.width + model.width
+
+
+def guess_seconds(cell: Cell) -> float:
+    """Return a rough figure from counts of work and round rates; right within a factor of three at best."""
+    work, device = cell.workload, cell.device
+    total = START_S[device]
+    if work.model is None:
+        sizes, copied = work.matrix_sizes or (), work.copy_bytes or 0
+        once = sum(2 * size**3 for size in sizes) / FLOPS[device] + 2 * copied / BYTES[device]
+        return total + once * (work.iterations + work.warmup)
+    count = parameters(work.model)
+    weights = count * ELEMENT_BYTES[work.dtype]
+    total += 2 * weights / BYTES[device]
+    if work.subjects is not None:
+        return total + sum(_reference_seconds(subject, count, device) for subject in work.subjects)
+    if work.benchmark in GENERATING:
+        token = max(weights / BYTES[device], work.model.layers * LAYER_S[device])
+        once = token * (work.new_tokens or 1)
+    else:
+        tokens = (work.batch or 1) * (work.sequence or 1)
+        passes = 3 if work.benchmark in TRAINING else 1
+        once = max(2 * passes * count * tokens / FLOPS[device], passes * work.model.layers * LAYER_S[device])
+    compiling = _compile_seconds(cell) * (PROBE_SHARE if cell.role == "probe" else 1.0)
+    return total + compiling + once * work.iterations
+
+
+def _compile_seconds(cell: Cell) -> float:
+    return COMPILE_S[cell.device].get(cell.workload.benchmark, 60.0) * COMPILE_SHARE.get(cell.method, 1.0)
+
+
+def _reference_seconds(subject: Workload, count: int, device: Device) -> float:
+    """Return a guess for one reference; that of a generation is one forward over all its tokens."""
+    length = subject.sequence or len(subject.prompt or ()) + (subject.new_tokens or 0)
+    tokens = (subject.batch or 1) * length
+    return 2 * REFERENCE_PASSES.get(subject.benchmark, 1) * count * tokens / EXACT_FLOPS[device]
+
+
+def guess_second_start(cell: Cell) -> float:
+    """Return a guess of what a second start over the cell's compile cache takes; 0 where nothing is compiled."""
+    compiling = _compile_seconds(cell)
+    return START_S[cell.device] + WARM_SHARE * compiling if compiling else 0.0
+
+
+def in_words(seconds: float) -> str:
+    """Return `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"  # noqa: PLR2004
+
+
+def size_in_words(size: int | None) -> str:
+    """Return `350 MB`, `8.1 GB`, or `unknown`."""
+    if size is None:
+        return "unknown"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004
+
+
+def _newest_records(results: Path, limit: int) -> Iterable[Record]:
+    left = limit
+    for folder in reversed(runs(results)):
+        for path in record_files(folder)[:left]:
+            try:
+                yield read_record(path)
+            except StackbenchError:
+                continue  # An estimate does not stop for an old file that something else will complain about.
+            left -= 1
+        if left <= 0:
+            return
+
+
+def _total(sizes: Iterable[int | None]) -> int | None:
+    values = list(sizes)
+    return None if any(value is None for value in values) else sum(value or 0 for value in values)

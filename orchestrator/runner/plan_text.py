@@ -1,0 +1,138 @@
+"""A plan as text or JSON: what would be run, how long it would take, what it needs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from orchestrator.base.text import counted
+from orchestrator.build.ready import here_already, reach_engine
+from orchestrator.runner.estimate import estimate, expected, history, in_words, size_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from orchestrator.plan.cell import Cell
+    from orchestrator.plan.choice import Choice
+    from orchestrator.plan.workload import Workload
+    from orchestrator.records.record import Role
+    from orchestrator.runner.estimate import Earlier, Estimate, Key
+
+
+Line = tuple[str, str, str, str, str, str]
+
+
+def render(choice: Choice, results: Path, form: str) -> str:
+    """Return the plan as `form` (text or json); times come from the records in `results` where it has any."""
+    known = history(results)
+    cost = estimate(choice.plan, choice.stacks, known, here_already(choice, reach_engine(choice)))
+    return as_json(choice, known, cost) if form == "json" else as_text(choice, known, cost)
+
+
+def as_text(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
+    """Return a line of what and why, the cells (references and probes in a line each), and what they cost."""
+    rows: list[Line] = [("cell", "workload", "device", "rounds", "expected", "computes")]
+    proving: dict[Role, list[Cell]] = {"reference": [], "probe": []}
+    for cell in choice.plan.cells:
+        if cell.role in proving:
+            proving[cell.role].append(cell)
+    for cell in choice.plan.cells:
+        if cell.role in proving:
+            if cell is proving[cell.role][0]:
+                rows.append(_together(proving[cell.role], known))
+            continue
+        time = expected(cell, known)
+        rows.append(
+            (
+                cell.title,
+                cell.workload.workload_id,
+                cell.device,
+                str(cell.rounds),
+                _time(time.seconds, guessed=time.source != "measured"),
+                describe(cell.workload),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([choice.line, "", *lines, "", cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"])
+
+
+def _together(cells: Sequence[Cell], known: Mapping[Key, Earlier]) -> Line:
+    """Return one line for all references, or for all probes: what they are for, and how many."""
+    times = [expected(cell, known) for cell in cells]
+    if cells[0].role == "reference":
+        count = sum(len(cell.workload.subjects or ()) for cell in cells)
+        models = dict.fromkeys(cell.workload.model.name for cell in cells if cell.workload.model)
+        what = f"{counted(count, 'reference')} for {', '.join(models)}"
+    else:
+        what = f"{', '.join(dict.fromkeys(cell.benchmark for cell in cells))}: "
+        what += ", ".join(dict.fromkeys(f"{cell.method}@{cell.stack}" for cell in cells))
+    return (
+        counted(len(cells), f"{cells[0].role} cell"),
+        "",
+        ", ".join(dict.fromkeys(cell.device for cell in cells)),
+        "1",
+        _time(sum(time.seconds for time in times), guessed=any(time.source != "measured" for time in times)),
+        what,
+    )
+
+
+def _time(seconds: float, *, guessed: bool) -> str:
+    return in_words(seconds) + (" ?" if guessed else "")
+
+
+def cost_line(cost: Estimate, *, marked: bool = False) -> str:
+    """Return the time, and what is downloaded and stored for stacks that are not here yet."""
+    guess = f" ({cost.guessed} of {cost.cells} cells guessed{', marked ?' if marked else ''})" if cost.guessed else ""
+    sizes = f"to download at most: {size_in_words(cost.download_bytes)}; disk: {size_in_words(cost.disk_bytes)}"
+    if cost.download_bytes == cost.disk_bytes == 0:
+        sizes = "nothing to download or build"
+    return f"expected: {in_words(cost.seconds)}{guess}; {sizes}"
+
+
+def as_json(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
+    """Return the same for programs; unknown is null, times in seconds, sizes in bytes."""
+    cells = [
+        {
+            "title": cell.title,
+            "key": cell.key,
+            "workload_id": cell.workload.workload_id,
+            "expected_s": expected(cell, known).seconds,
+            "expected_from": expected(cell, known).source,
+            **cell.model_dump(mode="json"),
+        }
+        for cell in choice.plan.cells
+    ]
+    content = {
+        "schema_version": 1,
+        "suite": choice.suite.name,
+        "plan_id": choice.plan.plan_id,
+        "launcher": choice.launcher,
+        "stacks": list(choice.stacks),
+        "reason": choice.line,
+        "expected_s": cost.seconds,
+        "download_bytes": cost.download_bytes,
+        "disk_bytes": cost.disk_bytes,
+        "cells": cells,
+    }
+    return json.dumps(content, indent=1)
+
+
+def describe(workload: Workload) -> str:
+    """Return the sizes in a few words: `open_llama_7b bfloat16 B=10 T=2048 x10`."""
+    if workload.subjects is not None:
+        return f"{workload.model.name if workload.model else '?'}, {counted(len(workload.subjects), 'workload')}"
+    if workload.model is None:
+        sizes = ", ".join(str(size) for size in workload.matrix_sizes or ())
+        return f"matrices {sizes}; copy of {size_in_words(workload.copy_bytes)}"
+    parts = [workload.model.name, workload.dtype, f"B={workload.batch}"]
+    if workload.prompt is not None:
+        parts.append(f"{len(workload.prompt)}+{workload.new_tokens} tokens")
+    elif workload.shortest is not None:
+        parts.append(f"T={workload.shortest}..{workload.sequence}")
+    else:
+        parts.append(f"T={workload.sequence}")
+    if workload.weights is not None and workload.weights.source == "checkpoint":
+        parts.append(f"weights {workload.weights.fingerprint}")
+    return " ".join([*parts, f"x{workload.iterations}"])

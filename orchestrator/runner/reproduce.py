@@ -1,0 +1,192 @@
+"""`reproduce`: run the cell of a record once more, a record that somebody sent included, in a run of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.analysis.reproduction import as_text, reproduction
+from orchestrator.base.errors import StackbenchError, UsageError
+from orchestrator.base.files import unknown
+from orchestrator.base.markup import printable
+from orchestrator.base.paths import IMAGES
+from orchestrator.plan.cell import Cell, Plan
+from orchestrator.plan.choice import FULL_SUITE, SMALL_SUITE, Choice
+from orchestrator.plan.planner import CEILINGS_METHOD
+from orchestrator.plan.proof_cells import probe_cells, reference_cells
+from orchestrator.plan.stack import ReadyImage
+from orchestrator.plan.stacks import find_stacks
+from orchestrator.plan.suite import load_suite
+from orchestrator.records.record import is_row
+from orchestrator.records.store import Run, find_run, read_record, run_of
+from orchestrator.report.explain import find_records, probes_of
+
+if TYPE_CHECKING:
+    from orchestrator.plan.checkpoint import Checkpoint
+    from orchestrator.plan.options import RunOptions
+    from orchestrator.plan.stack import Stack
+    from orchestrator.records.record import Record
+
+NAME = "reproduce"
+IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")
+LEAST_TIMEOUT_S = 900.0
+SLOWER_HERE = 4.0
+"""Of the time that the round took then: the deadline now."""
+
+
+def reproduce(row: str, run: str | None, options: RunOptions) -> int:
+    """Run the cell that `row` names (in a run, or as a record's file) again; print how it stands to then.
+
+    `options.rounds` is how many rounds to run. Returns the exit code: 0 reproduced, 1 not, 2 not to be told, 3 nothing
+    ran.
+    """
+    from orchestrator.runner.run_all import run_all
+
+    then, folder = original(row, run, options.results)
+    kept: list[Run] = []
+
+    def choosing(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+        return choose_again(then[-1], options, gpu=gpu, engine=engine)
+
+    code = run_all(options, choosing, kept)
+    if not kept:
+        return code
+    now = list(kept[0].records())
+    if sum(map(is_row, now)) < (options.rounds or 1):
+        return code  # It was stopped before the first round was done, and said so.
+    probes = [] if folder is None else probes_of(folder, then[-1])
+    found = reproduction([*then, *probes], now, alone=folder is None)
+    print(f"\n{as_text(found)}", flush=True)
+    return found.exit_code
+
+
+def original(row: str, run: str | None, results: Path) -> tuple[list[Record], Path | None]:
+    """Return the records of the one row that `row` names, a file or a cell of a run, and the folder of their run.
+
+    A record's file that lies in a run stands for its row there, with all of its rounds; of one that lies elsewhere the
+    run is not known. Nothing in the records is believed.
+    """
+    place = Path(row)
+    if run is None and "/" in row and not place.is_file():
+        raise UsageError("no such record", where=row, remedy="name a record's file, or a cell as `explain` does")
+    folder: Path | None
+    if run is None and place.is_file():
+        records = [read_record(place)]
+        folder = run_of(place, records[0])
+        records = records if folder is None else find_records(folder, place.name)
+    else:
+        folder = find_run(results, run).folder
+        records = find_records(folder, row)
+    last = records[-1]
+    if not is_row(last):
+        raise UsageError(f"is a record of {last.role}, and no row", where=row, remedy="name a row's record")
+    if any(record.workload.workload_id != record.workload_id for record in records):
+        raise UsageError("its workload is not the one that its workload_id names", where=row, remedy="it was changed")
+    return records, folder
+
+
+def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+    """Return the one cell of the record as a choice on this host, with what proves it; UsageError where it cannot be.
+
+    Stack and method are names of this host's own stacks: a record cannot bring any.
+    """
+    found = find_stacks([IMAGES, *options.stack_folders])
+    if record.stack not in found:
+        raise unknown("stack", record.stack, list(found), where="the record (--stacks names a folder of more)")
+    stack = found[record.stack]
+    if record.method not in stack.methods:
+        raise unknown("method", record.method, stack.methods, where=f"the record, stack {stack.name}")
+    if record.device == "cuda" and gpu is None:
+        raise UsageError("the record is of a GPU, and none is here", where="reproduce", remedy="run it on a GPU's host")
+    launcher = _launcher(options, engine)
+    said = f"launcher {launcher}"
+    if launcher == "docker":
+        stack, said = same_image(stack, record)
+    checkpoints = _checkpoints(record, options)
+    suite = load_suite(FULL_SUITE if record.device == "cuda" else SMALL_SUITE)
+    task = suite.ceilings(record.device)
+    cell = Cell(
+        stack=stack.name,
+        method=record.method,
+        device=record.device,
+        workload=record.workload,
+        timeout_s=options.timeout_s or _deadline(record),
+        cache=record.provenance.cache if record.provenance else "cold",
+        rounds=options.rounds or 1,
+        warm=False,
+    )
+    ceilings = cell.model_copy(
+        update={
+            "workload": task.workload,
+            "method": CEILINGS_METHOD,
+            "timeout_s": task.timeout_s,
+            "role": "ceilings",
+            "rounds": 1,
+        }
+    )
+    probes = probe_cells([cell])
+    references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
+    plan = Plan(suite=NAME, cells=(ceilings, *references, *probes, cell))
+    place = gpu if record.device == "cuda" else "the CPU"
+    line = f"once more: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
+    return Choice(
+        printable(line), plan, dataclasses.replace(suite, name=NAME), {stack.name: stack}, launcher, checkpoints
+    )
+
+
+def same_image(stack: Stack, record: Record) -> tuple[Stack, str]:
+    """Return the stack with the very image that the record names, where this host built that for it; and in words.
+
+    Else the stack as it is here: what differs is told when it has run.
+    """
+    wanted = record.provenance.image_id if record.provenance else None
+    if wanted is None or not IMAGE_ID.fullmatch(wanted):
+        return stack, "in the stack's image here (the record names none)"
+    if stack.build is None or _built_for(wanted) != stack.name:
+        return stack, "in the stack's image here (the record's own is not here)" if stack.build else "in its image here"
+    pinned = ReadyImage(name=wanted, python=stack.python)
+    return stack.model_copy(update={"build": None, "ready": pinned}), "in the very image that the record names"
+
+
+def _built_for(image_id: str) -> str | None:
+    """Return the stack that an image of this host was built for; None for any other image, or where it is not here."""
+    from orchestrator.build.image import BUILD_LABEL
+    from orchestrator.host import docker_engine as engine
+
+    try:
+        client = engine.connect()
+        with engine.engine_errors():
+            image: Any = client.images.get(image_id)
+    except StackbenchError:
+        return None
+    label = (image.labels or {}).get(BUILD_LABEL)
+    return label if isinstance(label, str) else None
+
+
+def _checkpoints(record: Record, options: RunOptions) -> dict[str, Checkpoint]:
+    from orchestrator.plan.checkpoint import inspect_checkpoint
+
+    weights = record.workload.weights
+    if weights is None or weights.source != "checkpoint":
+        return {}
+    if options.checkpoint is None:
+        raise UsageError(
+            "the record is of a checkpoint", where="reproduce", remedy="name its folder with --checkpoint FOLDER"
+        )
+    own = inspect_checkpoint(options.checkpoint)
+    if own.fingerprint != weights.fingerprint:
+        raise UsageError("holds other weights than the record's", where=str(options.checkpoint), remedy="name another")
+    return {own.fingerprint: own}
+
+
+def _launcher(options: RunOptions, engine: str | None) -> Literal["docker", "local"]:
+    if options.launcher == "auto":
+        return "docker" if engine else "local"
+    return options.launcher
+
+
+def _deadline(record: Record) -> float:
+    wall_ns = record.provenance.wall_ns if record.provenance else None
+    return max(LEAST_TIMEOUT_S, SLOWER_HERE * (wall_ns or 0) / 1e9)

@@ -1,0 +1,159 @@
+"""A cell's page, run for real: every benchmark leaves a record that its schema accepts, whatever happens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+torch = pytest.importorskip("torch")
+
+from bench_specs import SHAPES, run_bench, write_spec  # noqa: E402
+
+from bench import cell  # noqa: E402
+from bench.benchmarks import train_dynamic  # noqa: E402
+from bench.model import weights  # noqa: E402
+from bench.spec import read_spec  # noqa: E402
+
+SCHEMA = ROOT / "orchestrator" / "schemas" / "record.schema.json"
+MEASURED = [name for name in SHAPES if name != "ceilings"]
+
+
+def run(folder: Path, benchmark: str, method: str = "eager", **changes):
+    cell.run(read_spec(write_spec(folder, benchmark, method, **changes)))
+    text = (folder / "record.json").read_text(encoding="utf-8")
+    assert len(text) < 50_000
+    return json.loads(text)
+
+
+def check_schema(record):
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(record, json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("benchmark", MEASURED)
+def test_every_benchmark_is_ok_and_fits_the_schema(tmp_path, benchmark):
+    record = run(tmp_path, benchmark)
+    assert (record["status"], record["reason"]) == ("ok", None)
+    check_schema(record)
+    assert [s["index"] for s in record["samples"]] == list(range(5))
+    assert [s["phase"] for s in record["samples"]] == ["first", "warmup", "warmup", "timed", "timed"]
+    assert all(s["end_ns"] > s["begin_ns"] for s in record["samples"])
+    assert record["proof"]["weights_checksum"] == "dc9cd19da5b29b25"
+    assert len(record["proof"]["inputs_checksum"]) == 16
+    assert record["work"]["flops"] > 0
+    assert record["flags"] == ["cold"]
+    assert {check["status"] for check in record["proof"]["checks"]} == {"passed"}
+    names = [p["name"] for p in record["phases"]]
+    before = ["environment", "model", "method", "first call", "warm-up", "samples"]
+    assert names == [*before, "memory", "proof", "dispatch", "record"]
+
+
+def test_ceilings_are_raw_durations(tmp_path):
+    record = run(tmp_path, "ceilings", "torch")
+    check_schema(record)
+    assert [r["kind"] for r in record["rates"]] == ["matrix_product", "device_copy"]
+    assert [len(r["durations_ns"]) for r in record["rates"]] == [5, 5]
+    assert record["rates"][0]["work"] == 2 * 64**3
+
+
+@pytest.mark.parametrize("benchmark", ["generation", "model_inference"])
+def test_generation_says_when_the_first_token_came_and_repeats_itself(tmp_path, benchmark):
+    first, second = (run(tmp_path / name, benchmark) for name in "ab")
+    for sample in first["samples"]:
+        assert 0 < sample["first_token_ns"] < sample["end_ns"] - sample["begin_ns"]
+    assert len(first["proof"]["generated"]) == 6
+    assert first["proof"]["generated"] == second["proof"]["generated"]
+
+
+def test_training_learns_and_keeps_its_losses(tmp_path):
+    record = run(tmp_path, "train_static", iterations=8, warmup=4, learning_rate=0.05)
+    losses = [s["loss"] for s in record["samples"]]
+    assert all(5 < loss < 9 for loss in losses)
+    assert len(set(losses)) > 1
+
+
+def test_dynamic_batches_are_padded_to_their_longest(tmp_path):
+    task = train_dynamic.DynamicTraining.__new__(train_dynamic.DynamicTraining)
+    spec = read_spec(write_spec(tmp_path, "train_dynamic", sequence=60))
+    task.workload = spec.workload
+    task.context = type("C", (), {"device": "cpu", "model": type("M", (), {"config": spec.workload.model})})
+    shapes = set()
+    for index in range(20):
+        tokens, targets = task.inputs(index)
+        lengths = (targets != -1).sum(1)
+        assert int(lengths.max()) == tokens.shape[1]
+        assert all(4 <= int(n) <= 60 for n in lengths)
+        for row, n in enumerate(lengths):
+            assert tokens[row, n:].eq(0).all()
+            assert targets[row, n:].eq(-1).all()
+            assert torch.equal(tokens[row, 1:n], targets[row, : n - 1])
+        shapes.add(tokens.shape[1])
+    assert len(shapes) > 10
+
+
+def test_a_model_that_makes_nan_is_incorrect(tmp_path, monkeypatch):
+    fill = weights.fill
+
+    def poisoned(model, seed):
+        fill(model, seed)
+        with torch.no_grad():
+            model.head.weight[0, 0] = float("nan")
+
+    monkeypatch.setattr(weights, "fill", poisoned)
+    for benchmark in MEASURED:
+        record = run(tmp_path / benchmark, benchmark)
+        assert record["status"] == "incorrect"
+        assert "not finite" in record["reason"]
+        check_schema(record)
+
+
+def test_unknown_method_and_missing_gpu_are_unsupported(tmp_path):
+    assert run(tmp_path / "a", "forward", "warp_drive")["status"] == "unsupported"
+    path = write_spec(tmp_path / "b", "forward")
+    spec = json.loads(path.read_text())
+    path.write_text(json.dumps({**spec, "device": "cuda"}))
+    if not torch.cuda.is_available():
+        record = cell.run(read_spec(path))
+        assert record["status"] == "unsupported"
+        assert "CUDA" in record["reason"]
+
+
+def test_without_a_compiler_inductor_is_unsupported_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    record = run(tmp_path, "forward", "inductor")
+    assert record["status"] == "unsupported"
+    assert "g++" in record["reason"]
+    check_schema(record)
+
+
+def test_a_crash_is_a_record(tmp_path):
+    record = run(tmp_path, "forward", sequence=10_000)  # beyond the rotary tables
+    assert record["status"] == "crashed"
+    assert record["reason"]
+    check_schema(record)
+
+
+def test_the_command_runs_inductor(inductor_cell):
+    folder, record = inductor_cell
+    assert (record["status"], record["reason"]) == ("ok", None)
+    assert record["detail"]["graphs"] == [1] * 5
+    assert record["detail"]["method"]["compile"]["mode"] == "default"
+    assert (folder / "cache" / "inductor").is_dir()
+
+
+def test_the_command_refuses_a_bad_spec_in_one_line(tmp_path):
+    (tmp_path / "spec.json").write_text("{")
+    done = run_bench(tmp_path, "spec.json")
+    assert done.returncode == 4
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_fingerprint_needs_no_torch(tmp_path):
+    done = run_bench(tmp_path, "--fingerprint")
+    content = json.loads(done.stdout)
+    assert content["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert len(content["fingerprint"]) == 16

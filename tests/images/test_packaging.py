@@ -1,0 +1,283 @@
+"""Images, locks, compose file and Makefile: what they promise without being run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from places import ROOT
+
+from orchestrator.build.image import build_arguments
+from orchestrator.build.wheels import copy_wheels, local_wheels, write_links
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.stacks import find_stacks, load_stack
+from orchestrator.plan.suite import load_suite
+
+STACKS = find_stacks([ROOT / "images"])
+LOCKS = sorted([*ROOT.glob("images/*/*.lock"), *ROOT.glob("tests/*.lock")])
+PIN = re.compile(r"[a-z0-9][a-z0-9.-]*==[^ ;\\]+( ; .+)? \\")
+HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
+INDEX_HOST = re.compile(r"https?://[^\s\"'/]*(pypi|pythonhosted|pytorch|debian|npmjs|docker)\.(org|com|io)")
+MACHINE_PATH = re.compile(r"(?<![\w.~{}/-])/(root|work|home/\w+|opt/(?!stack\b|orchestrator\b)\w+)/")
+WORK_IN_CONTAINER = re.compile(r"/work/(spec\.json|cache)")
+
+
+def tracked() -> list[Path]:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def blocks(lock: Path) -> dict[str, set[str]]:
+    """Return the hashes of each line with a pin."""
+    found: dict[str, set[str]] = {}
+    pin = ""
+    for line in lock.read_text().splitlines():
+        if not line.startswith((" ", "#")):
+            pin = line
+            found[pin] = set()
+        found.get(pin, set()).update(re.findall(r"sha256:([0-9a-f]{64})", line))
+    return found
+
+
+def test_the_cpu_stack():
+    stack = STACKS["cpu"]
+    assert stack.methods == ("eager", "inductor")
+    assert stack.gpu.access == "none"
+    assert stack.build is not None
+    for name in (stack.build.lock, stack.build.lock_cuda, stack.build.dockerfile):
+        assert name
+        assert (stack.folder / name).is_file()
+
+
+CUDA_STACKS = {
+    "thunder": (("eager", "inductor", "thunder"), "torch==2.2.2"),
+    "tinyllama": (("eager", "inductor", "tinyllama", "tinyllama_full"), "torch==2.1.0"),
+    "thunder-next": (("eager", "inductor", "thunder", "thunder_dynamo"), "torch==2.10.0"),
+    "fused-next": (("eager", "inductor", "fused", "fused_inductor"), "torch==2.13.0"),
+}
+
+
+@pytest.mark.parametrize("name", CUDA_STACKS)
+def test_the_cuda_stacks(name: str):
+    stack, (methods, torch) = STACKS[name], CUDA_STACKS[name]
+    assert stack.methods == methods
+    assert stack.build is not None
+    pins = {pin.removesuffix(" \\") for pin in blocks(stack.folder / stack.build.lock)}
+    assert torch in pins
+    # What deviates is what the note had, and each says why.
+    assert stack.deviations
+    assert all(len(deviation.reason) > 20 and not deviation.reason.endswith(".") for deviation in stack.deviations)
+    # Used where there is a GPU, and on the CPU only where it is named.
+    assert stack.gpu.access == "auto"
+    assert not stack.gpu.required
+    assert (stack.gpu.driver, stack.gpu.compute_capability) != (None, None)
+    assert (stack.build.download_bytes or 0) < (stack.build.most_disk_bytes or 0)
+    ours = ROOT / "images" / "cpu" / "orchestrator.lock"
+    assert (stack.folder / "orchestrator.lock").read_bytes() == ours.read_bytes()
+
+
+def test_what_is_compiled_is_pinned_too():
+    folder = STACKS["tinyllama"].folder
+    assert list(blocks(folder / "flash-attn.lock")) == ["flash-attn==2.2.2 \\"]
+    assert [pin.split("==")[0] for pin in blocks(folder / "builder.lock")] == ["ninja", "packaging", "wheel"]
+    assert "-march=native" not in re.sub(r"#.*", "", (folder / "operators.py").read_text())
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_line_of_a_lock_is_a_pin_or_a_hash(lock: Path):
+    lines = lock.read_text().splitlines()
+    assert lines[0].startswith("# Made by `make lock`")
+    for line in lines[1:]:
+        assert PIN.fullmatch(line) or HASH.fullmatch(line), line
+    assert blocks(lock)
+    assert all(blocks(lock).values()), "a pin without a hash"
+
+
+def test_locks_that_share_an_environment_share_their_versions():
+    cpu, torch = (blocks(ROOT / name) for name in ("images/cpu/requirements.lock", "tests/torch.lock"))
+    names = {pin.split("==")[0] for pin in cpu} & {pin.split("==")[0] for pin in torch}
+    assert {"numpy", "filelock"} <= names
+    for name in names:
+        mine, theirs = (
+            {pin: found for pin, found in lock.items() if pin.startswith(f"{name}==")} for lock in (cpu, torch)
+        )
+        assert mine == theirs
+
+
+def test_torch_is_one_version_for_every_index():
+    pins = [pin for pin in blocks(ROOT / "images/cpu/requirements.lock") if pin.startswith("torch==")]
+    assert pins == ["torch==2.13.0 \\"]
+    apart = {pin.split("==")[0] for pin in blocks(ROOT / "images/cpu/requirements.cuda.lock")}
+    assert all(re.match("(nvidia|cuda)-|triton$", name) for name in apart)
+
+
+@pytest.mark.parametrize("stack", [stack for stack in STACKS.values() if stack.build], ids=lambda stack: stack.name)
+def test_dockerfiles_build_with_either_builder(stack: Any):
+    text = (stack.folder / stack.build.dockerfile).read_text()
+    instructions = [line for line in text.splitlines() if not line.startswith("#")]
+    assert not [line for line in instructions if re.search(r"--mount\b|<<", line)]
+    assert "# syntax=" not in text
+    for name in ("BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        assert f"ARG {name}=" in text
+    assert f"ARG BASE_IMAGE={stack.build.base}\n" in text
+    assert "--require-hashes" in text
+    assert f"ARG BUILDER_IMAGE={stack.build.builder}\n" in text if stack.build.builder else "BUILDER" not in text
+    for name in stack.build.arguments:
+        assert f"ARG {name}=" in text
+
+
+def test_no_package_host_and_no_machine_path_is_tracked():
+    for path in tracked():
+        # Tests have made-up ones.
+        skipped = path.is_relative_to(ROOT / "tests")
+        if path.suffix in {".png", ".gz", ".zip"} or skipped:
+            continue
+        text = WORK_IN_CONTAINER.sub("", path.read_text(encoding="utf-8", errors="replace"))
+        for number, line in enumerate(text.splitlines(), 1):
+            assert not INDEX_HOST.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+            assert not MACHINE_PATH.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+
+
+def compose(**environment: str) -> dict[str, Any]:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no docker compose")
+    command = [docker, "compose", "config", "--format", "json"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", **environment}
+    )
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_compose_has_a_service_for_every_stack_that_is_built():
+    services = compose()["services"]
+    assert set(services) == {stack.name for stack in STACKS.values() if stack.build}
+    for name, service in services.items():
+        assert service["command"][:3] == ["run-all", "--launcher", "local"]
+        assert service["command"][-2:] == ["--stack", name]
+        assert service["network_mode"] == "none"
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert sorted(service["cap_add"]) == ["SETGID", "SETUID"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        mounts = {mount["target"]: mount.get("read_only", False) for mount in service["volumes"]}
+        assert [target for target, read_only in mounts.items() if not read_only] == [
+            "/stackbench/results",
+            "/stackbench-locks",
+        ]
+        assert "docker.sock" not in json.dumps(service)
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+        gpu = [{"capabilities": ["gpu"], "driver": "nvidia", "device_ids": ["0"]}]
+        assert devices == ([] if STACKS[name].gpu.access == "none" else gpu)
+
+
+def test_compose_gives_the_gpu_that_is_named():
+    service = compose(STACKBENCH_GPU="GPU-1234")["services"]["thunder"]
+    assert service["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["GPU-1234"]
+
+
+@pytest.mark.parametrize("stack", [stack for stack in STACKS.values() if stack.build], ids=lambda stack: stack.name)
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"STACKBENCH_BASE_IMAGE": "one"},
+        {"STACKBENCH_BASE_IMAGE": "one", "STACKBENCH_BUILDER_IMAGE": "two", "MAX_JOBS": "1"},
+        {"STACKBENCH_BASE_TINYLLAMA": "one", "STACKBENCH_BASE_THUNDER_NEXT": "two"},
+        {"STACKBENCH_BUILDER_TINYLLAMA": "one", "BUILD_EXTENSIONS": "0"},
+    ],
+)
+def test_compose_builds_as_the_orchestrator_does(
+    stack: Any, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    names = [name for name in os.environ if name.startswith(("STACKBENCH_", "PIP_"))]
+    for name in (*names, "BUILD_EXTENSIONS", "TORCH_CUDA_ARCH_LIST", "ATTENTION_HEAD_SIZES", "MAX_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    given = {
+        name: value for name, value in compose(**environment)["services"][stack.name]["build"]["args"].items() if value
+    }
+    defaults = {"BASE_IMAGE": stack.build.base, **({"BUILDER_IMAGE": b} if (b := stack.build.builder) else {})}
+    assert given == {**defaults, **build_arguments(stack)}
+
+
+def test_compose_takes_the_same_variables_as_the_orchestrator():
+    def base(**environment: str) -> str:
+        return str(compose(**environment)["services"]["cpu"]["build"]["args"]["BASE_IMAGE"])
+
+    build = STACKS["cpu"].build
+    assert build is not None
+    assert base() == build.base
+    assert base(STACKBENCH_BASE_IMAGE="one") == "one"
+    assert base(STACKBENCH_BASE_IMAGE="one", STACKBENCH_BASE_CPU="two") == "two"
+    sources = [volume["source"] for volume in compose(STACKBENCH_LOCKS="/somewhere")["services"]["cpu"]["volumes"]]
+    assert "/somewhere" in sources
+
+
+def wheel(folder: Path, name: str, content: bytes) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_local_wheels_are_found_by_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "folder"
+    good = wheel(folder, "some_thing-1.0+cpu-py3-none-any.whl", b"good")
+    wheel(folder, "some_thing-1.0-py3-none-any.whl", b"other content")
+    other = wheel(folder, "other-1.0-py3-none-any.whl", b"not in the lock")
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"some-thing==1.0 \\\n    --hash=sha256:{good} \\\n    --hash=sha256:{other}\n")
+    assert local_wheels([lock], [folder, tmp_path / "missing"]) == {
+        folder / "some_thing-1.0+cpu-py3-none-any.whl": good
+    }
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{folder} https://elsewhere.example/")
+    page = write_links(local_wheels([lock]), tmp_path / "links.html").read_text()
+    assert page.count("<a ") == 1
+    assert f"#sha256={good}" in page
+
+
+def test_wheels_are_copied_beside_the_dockerfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, stack = tmp_path / "folder", tmp_path / "stack"
+    good = wheel(folder, "thing-1.0-py3-none-any.whl", b"good")
+    stack.mkdir()
+    (stack / "requirements.lock").write_text(f"thing==1.0 \\\n    --hash=sha256:{good}\n")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    assert copy_wheels(stack) == []
+    wheel(stack / "wheels", "thing-0.9-py3-none-any.whl", b"of an older lock")
+    for _ in range(2):
+        assert copy_wheels(stack) == [stack / "wheels" / "thing-1.0-py3-none-any.whl"]
+    assert [path.name for path in (stack / "wheels").iterdir()] == ["thing-1.0-py3-none-any.whl"]
+
+
+def test_every_target_of_the_makefile_is_explained():
+    text = (ROOT / "Makefile").read_text()
+    promised = {"run", "test", "overhead", "scaling", "lock", "lock-check", "clean", "help", "test-oldtorch", "wheels"}
+    assert promised <= set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+
+
+def test_the_examples_of_the_readme_are_valid(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml (suite|stack)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [kind for kind, _ in examples] == ["suite", "stack", "stack"]
+    for number, (kind, text) in enumerate(examples):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if kind == "suite":
+            (folder / "mine.toml").write_text(text)
+            make_plan(load_suite(str(folder / "mine.toml")), STACKS, device="cpu")
+        else:
+            (folder / "stack.toml").write_text(text)
+            for name in ("Dockerfile", "requirements.lock"):
+                (folder / name).touch()
+            load_stack(folder)

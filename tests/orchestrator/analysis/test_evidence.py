@@ -1,0 +1,121 @@
+"""What a record says beside its figure, and what its samples warn of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from record_samples import COMPILES, TELEMETRY, check, dispatch, proof, record, sample, samples
+
+from orchestrator.analysis.evidence import compilation, evidence, power, unsteadiness
+from orchestrator.analysis.reduce import rows
+from orchestrator.report.words import warnings
+
+QUIET = [450.0, 451.5, 449.5, 450.5, 452.0, 449.0, 453.0, 450.2]
+
+
+def taken(*milliseconds: float, **changes: Any) -> list[dict[str, Any]]:
+    made = samples(9000.0, 455.0, *milliseconds)
+    return [{**one, **changes} if one["phase"] == "timed" else one for one in made]
+
+
+def test_a_record_that_says_ok_beside_a_failed_check_is_incorrect() -> None:
+    lies = proof(0.01, check("causality", "failed", what="row 3 differs"))
+    (row,) = rows([record(samples=taken(*QUIET), proof=lies)], "steady")
+    assert (row.status, row.reason, row.headline) == ("incorrect", "causality: row 3 differs", None)
+    assert row.checks is not None
+    assert (row.checks.passed, row.checks.failed, row.checks.total) == (3, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("its", "flags"),
+    [
+        (proof(), ()),
+        (proof(0.01, check("sampler", "unchecked", what="no draws")), ("unchecked",)),
+        (None, ("unchecked",)),
+        (proof(checks=[]), ("unchecked",)),
+    ],
+)
+def test_a_row_is_unchecked_where_a_check_lacks_whatever_the_record_says(its: Any, flags: tuple[str, ...]) -> None:
+    probe = record(samples=taken(*QUIET), cell_id="d" * 16, role="probe", proof=proof(), flags=[])
+    (row,) = rows([record(samples=taken(*QUIET), proof=its, flags=[]), probe], "steady")
+    assert row.flags == flags
+
+
+def test_the_error_is_told_relative_to_eagers() -> None:
+    found = evidence(record(samples=taken(*QUIET), proof=proof(0.015)))
+    assert (found.error, found.eager_error) == (0.015, 0.01)
+    (row,) = rows([record(samples=taken(*QUIET), proof=proof(0.015))], "steady")
+    assert row.error_ratio == pytest.approx(1.5)
+
+
+def test_what_was_expected_and_not_seen_is_a_flag() -> None:
+    (row,) = rows([record(samples=taken(*QUIET), flags=[], dispatch=dispatch("Triton", instead="copies"))], "steady")
+    assert "not_fused" in row.flags
+    assert row.ran is not None
+    assert (row.ran.missing, row.ran.instead) == (("Triton",), "copies")
+
+
+def test_compiles_and_what_older_records_say_of_them() -> None:
+    found = compilation(record(compiles=COMPILES, detail={"graphs": [7, 7]}))
+    assert found is not None
+    assert (found.graphs, found.recompiles, len(found.breaks), found.warm_first_seconds) == (2, 1, 1, 9.5)
+    older = compilation(record(detail={"graphs": [1, 1, 3]}))
+    assert older is not None
+    assert (older.graphs, older.recompiles, older.warm_first_seconds) == (3, 2, None)
+    assert compilation(record()) is None
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "joules", "per"),
+    [("forward", 310.0, "pass"), ("train_static", 310.0, "step"), ("generation", 1.55, "token")],
+)
+def test_energy_is_told_for_one_pass_token_or_step(benchmark: str, joules: float, per: str) -> None:
+    found = power(record(benchmark, samples=taken(*QUIET), telemetry=TELEMETRY))
+    assert found is not None
+    assert (found.joules, found.per) == (pytest.approx(joules), per)
+    # Where each sample has its own, these count.
+    found = power(record(benchmark, samples=taken(*QUIET, energy_joules=620.0), telemetry=TELEMETRY))
+    assert found is not None
+    assert found.joules == pytest.approx(2 * joules)
+    assert power(record(benchmark, samples=taken(*QUIET))) is None
+
+
+def off(*milliseconds: float, **changes: Any) -> tuple[float | None, float | None]:
+    return unsteadiness(record(samples=taken(*milliseconds, **changes)).samples)
+
+
+def test_the_first_sample_and_a_drift_are_noticed_and_noise_is_not() -> None:
+    assert off(*QUIET) == (None, None)
+    first, drift = off(600.0, *QUIET[1:])
+    assert first == pytest.approx(600 / 450.5 - 1)
+    assert drift is None
+    first, drift = off(*(450.0 + 6 * i for i in range(12)))
+    assert drift == pytest.approx(0.078, abs=0.01)
+    assert off(100.0, 140.0, 90.0, 130.0, 150.0, 110.0, 95.0, 145.0)[1] is None  # a difference, but within the noise
+    assert off(450.0, 460.0, 470.0) == (None, None)  # too few
+    assert off(600.0, *QUIET[1:], taint="throttled") == (None, None)
+    shapes = [sample(i, 100.0 + 10 * i, shape=[2, 10 + i]) for i in range(10)]
+    assert unsteadiness(record("train_dynamic", samples=shapes).samples) == (None, None)
+
+
+def test_each_warning_names_a_remedy() -> None:
+    drifting = [600.0, *(450.0 + 6 * i for i in range(12))]
+    (row,) = rows([record(samples=taken(*drifting))], "steady")
+    assert "drift" in row.flags
+    first, drift = warnings(row)
+    assert "raise `warmup`" in first
+    assert "nvidia-smi -lgc" in drift
+    assert "--rounds" in drift
+    (row,) = rows([record(samples=taken(*QUIET, taint="another process on the GPU"))], "steady")
+    assert "tainted" in row.flags
+    (line,) = warnings(row)
+    assert line.startswith("8 timed samples tainted (another process on the GPU): ")
+    (row,) = rows([record(samples=taken(*QUIET))], "steady")
+    assert warnings(row) == []
+
+
+def test_one_odd_round_of_three_is_no_drift_of_the_row() -> None:
+    odd = record(round=2, samples=taken(*(450.0 + 6 * i for i in range(12))))
+    (row,) = rows([*(record(round=i, samples=taken(*QUIET)) for i in range(2)), odd], "steady")
+    assert (row.drift, "drift" in row.flags) == (None, False)

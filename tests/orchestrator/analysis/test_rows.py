@@ -1,0 +1,75 @@
+"""Shares of the measured ceilings, against figures reckoned by hand."""
+
+from __future__ import annotations
+
+import pytest
+from record_samples import ceilings
+
+from orchestrator.analysis.reduce import ceiling
+from orchestrator.analysis.rows import Ceiling, Hardware, share_of_ceiling
+from orchestrator.records.record import Work
+
+H100 = Hardware(device="cuda", name="NVIDIA H100 80GB HBM3", uuid="GPU-0", driver="580.159.04")
+FORWARD = Work(flops=281_600_000_000_000, bytes=None, tokens=20480)
+DECODE = Work(flops=2_706_000_000_000, bytes=200 * 13_214_000_000, tokens=200)
+
+
+def measured(**changes: object) -> Ceiling:
+    return ceiling(ceilings()).model_copy(update=changes)
+
+
+def test_compute_bound() -> None:
+    share = share_of_ceiling(FORWARD, 0.448, H100, "bfloat16", [measured()])
+    # 281.6 TFLOP at 781 TFLOP/s take 0.36056 s.
+    assert share.share == pytest.approx(0.36056 / 0.448, rel=1e-4)
+    assert (share.bound, share.ceiling_of, share.reason) == ("compute", "this device", None)
+
+
+def test_memory_bound_of_decoding() -> None:
+    share = share_of_ceiling(DECODE, 200 / 170, H100, "bfloat16", [measured()])
+    # 13.214 GB at 3.02 TB/s allow 228.5 tokens/s.
+    assert share.share == pytest.approx(170 / 228.5, rel=1e-3)
+    assert share.bound == "memory"
+
+
+def test_another_device_of_the_same_model_is_named() -> None:
+    other = H100.model_copy(update={"uuid": "GPU-1"})
+    assert share_of_ceiling(FORWARD, 0.5, other, "bfloat16", [measured()]).ceiling_of == "this model of device"
+    unknown = H100.model_copy(update={"uuid": None})
+    assert share_of_ceiling(FORWARD, 0.5, unknown, "bfloat16", [measured()]).ceiling_of == "this model of device"
+
+
+def test_the_devices_own_ceilings_go_first_and_the_best_of_them_counts() -> None:
+    slow, quick = measured(flops_per_second=600e12), measured(round=1, flops_per_second=700e12)
+    elsewhere = measured(hardware=H100.model_copy(update={"uuid": "GPU-1"}), flops_per_second=999e12)
+    share = share_of_ceiling(FORWARD, 0.5, H100, "bfloat16", [slow, elsewhere, quick])
+    assert share.share == pytest.approx(281.6 / 700 / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"status": "crashed"}, "the run has no ceilings of this device"),
+        ({"hardware": H100.model_copy(update={"driver": "1"})}, "the run has no ceilings of this device"),
+        ({"dtype": "float32"}, "no compute ceiling: the matrix product was measured in float32, not in bfloat16"),
+        ({"flops_per_second": None}, "no compute ceiling: it was not measured"),
+        ({"bytes_per_second": None}, "no memory ceiling: it was not measured"),
+    ],
+)
+def test_what_is_missing_is_said(changes: dict[str, object], reason: str) -> None:
+    share = share_of_ceiling(DECODE, 1.0, H100, "bfloat16", [measured(**changes)])
+    assert share.share is None
+    assert share.reason == reason
+
+
+def test_no_figure_and_no_work() -> None:
+    assert share_of_ceiling(FORWARD, None, H100, "bfloat16", [measured()]).reason == "no figure"
+    assert share_of_ceiling(None, 1.0, H100, "bfloat16", [measured()]).reason == "the work of a sample is not known"
+
+
+def test_a_cpu_is_the_same_with_as_many_threads() -> None:
+    cpu = Hardware(device="cpu", name="A CPU", threads=2)
+    assert cpu.is_same_model(cpu)
+    assert not cpu.is_same_model(cpu.model_copy(update={"threads": 4}))
+    assert not cpu.is_same_model(H100)
+    assert not Hardware(device="cpu").is_same_model(Hardware(device="cpu"))

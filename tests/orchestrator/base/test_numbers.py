@@ -1,0 +1,50 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.base.text import between, counted, gigabytes, milliseconds, percent, scaled, significant
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.44836, "0.4484"),
+        (1.48, "1.480"),
+        (9.99996, "10.00"),
+        (0.99999, "1.000"),
+        (548.04, "548.0"),
+        (123456.7, "123457"),
+        (-2.5, "-2.500"),
+        (0.00012345, "0.0001234"),
+        (1.2341e-7, "1.234e-07"),
+        (0, "0"),
+        (None, "–"),  # noqa: RUF001
+        (math.nan, "–"),  # noqa: RUF001
+        (math.inf, "–"),  # noqa: RUF001
+    ],
+)
+def test_significant(value: float | None, text: str) -> None:
+    assert significant(value) == text
+
+
+@given(st.floats(min_value=1e-12, max_value=1e15))
+def test_what_is_shown_is_within_half_of_the_last_digit(value: float) -> None:
+    assert float(significant(value)) == pytest.approx(value, rel=5.0001e-4)
+
+
+def test_units() -> None:
+    assert gigabytes(15_345_678_901) == "15.3"
+    assert percent(0.8051) == "80.5 %"
+    assert milliseconds(0.00588) == "5.88"
+    assert between(0.4471, 0.4492) == "[0.4471, 0.4492]"
+    assert scaled(7.81e14, "FLOP/s") == "781 TFLOP/s"
+    assert scaled(3.02e12, "B/s") == "3.02 TB/s"
+    assert scaled(12.0, "B") == "12.0 B"
+    assert counted(1, "round") == "1 round"
+    assert counted(0, "round") == "0 rounds"

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import FAKE_BENCH, IMAGE, make_stack
+from places import ROOT
+from stack_folders import LOCK, WHEEL, make
+
+from orchestrator.base.errors import InfrastructureError
+from orchestrator.build import image as build
+from orchestrator.build import lock as stack_lock
+from orchestrator.build.clean import clean_images
+from orchestrator.host import docker_engine as engine
+from orchestrator.plan.stack import BuiltImage
+
+
+def test_the_tag_changes_with_what_is_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACKBENCH_BASE_IMAGE", raising=False)
+    stack = make(tmp_path / "s")
+    first = build.image_tag(stack)
+    (stack.folder / "notes.txt").write_text("ignored")
+    assert build.image_tag(stack) == first
+    (stack.folder / "requirements.lock").write_text("# another\n" + LOCK)
+    assert build.image_tag(stack) != first
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine:1")
+    second = build.image_tag(stack)
+    monkeypatch.setenv("STACKBENCH_BASE_TESTONLY", "mine:2")
+    assert build.image_tag(stack) != second
+
+
+def test_wheels_of_the_lock_go_along_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, wheels = make(tmp_path / "s"), tmp_path / "links"
+    wheels.mkdir()
+    (wheels / "mine_package-1.0-py3-none-any.whl").write_bytes(WHEEL)
+    (wheels / "mine_package-1.1-py3-none-any.whl").write_bytes(b"another")
+    (wheels / "other-1.0-py3-none-any.whl").write_bytes(WHEEL)
+    for source in (str(wheels), wheels.as_uri()):
+        monkeypatch.setenv("PIP_FIND_LINKS", f"{source} https://wheels.invalid/simple")
+        out = io.BytesIO()
+        assert build.make_context(stack, out) == 1
+        with tarfile.open(fileobj=out) as tar:
+            names = tar.getnames()
+        assert sorted(names) == [
+            "Dockerfile",
+            "requirements.lock",
+            "wheels",
+            "wheels/mine_package-1.0-py3-none-any.whl",
+        ]
+        assert build.build_arguments(stack)["PIP_FIND_LINKS"] == "https://wheels.invalid/simple"
+
+
+def test_another_base_compiles_too_unless_a_builder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STACKBENCH_BASE_IMAGE", "STACKBENCH_BUILDER_IMAGE", "STACKBENCH_BUILDER_TESTONLY", "MAX_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    plain = make(tmp_path / "s")
+    assert plain.build is not None
+    stack = plain.model_copy(update={"build": BuiltImage(builder="devel:1", arguments=("MAX_JOBS", "OTHER"))})
+    assert build.build_arguments(stack) == build.build_arguments(plain) == {}
+    assert build.image_tag(stack) == build.image_tag(plain)
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine:1")
+    assert build.chosen_arguments(plain) == {"BASE_IMAGE": "mine:1"}
+    assert build.chosen_arguments(stack) == {"BASE_IMAGE": "mine:1", "BUILDER_IMAGE": "mine:1"}
+    tags = {build.image_tag(stack)}
+    for name, value in (("STACKBENCH_BUILDER_IMAGE", "all:1"), ("STACKBENCH_BUILDER_TESTONLY", "own:1")):
+        monkeypatch.setenv(name, value)
+        assert build.build_arguments(stack)["BUILDER_IMAGE"] == value
+        tags.add(build.image_tag(stack))
+    monkeypatch.setenv("OTHER", "2")
+    assert build.build_arguments(stack)["OTHER"] == "2"
+    tags.add(build.image_tag(stack))
+    assert len(tags) == 4
+    # How many compilers run at once makes no other image.
+    monkeypatch.setenv("MAX_JOBS", "2")
+    assert build.build_arguments(stack)["MAX_JOBS"] == "2"
+    assert build.image_tag(stack) in tags
+
+
+class FullDisk:
+    """An engine whose disk has 10 GB left."""
+
+    def info(self) -> dict[str, str]:
+        return {"DockerRootDir": "/"}
+
+
+def test_the_disk_is_looked_at_before_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STACKBENCH_BASE_IMAGE", "STACKBENCH_BUILDER_IMAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda _root: type("Usage", (), {"free": 10 * 10**9}))
+    sizes = {"builder": "devel:1", "disk_bytes": 9 * 10**9, "builder_disk_bytes": 12 * 10**9}
+    stack = make(tmp_path / "s").model_copy(update={"build": BuiltImage.model_validate(sizes)})
+    with pytest.raises(InfrastructureError, match=r"10\.0 GB free .*, 21\.0 GB needed; make room"):
+        build._check_disk(FullDisk(), stack)
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine:1")
+    build._check_disk(FullDisk(), stack)
+    monkeypatch.setenv("STACKBENCH_BUILDER_IMAGE", "devel:2")
+    with pytest.raises(InfrastructureError, match="21"):
+        build._check_disk(FullDisk(), stack)
+
+
+@pytest.fixture
+def client() -> Any:
+    found = engine.answers()
+    if found is None or not found.images.list(IMAGE):
+        pytest.skip("no Docker Engine answers, or no image to build on")
+    return found
+
+
+def images(client: Any) -> list[str]:
+    return [tag for image in client.images.list("stackbench/testonly") for tag in image.tags]
+
+
+@pytest.mark.docker
+def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    good = make(tmp_path / "good", f"FROM {IMAGE}\nCOPY *.lock /\nRUN echo from the build\n")
+    assert not build.has_image(client, good)
+    try:
+        tag = build.ensure_image(client, good, say=said.append, state=tmp_path)
+        assert tag in images(client)
+        assert build.has_image(client, good)
+        assert "testonly: build step 3 of 5: RUN echo from the build" in said
+        assert "from the build" in (tmp_path / "logs" / "build-testonly.log").read_text()
+        said.clear()
+        assert build.ensure_image(client, good, say=said.append, state=tmp_path) == tag
+        assert said == []
+        bad = make(tmp_path / "bad", f"FROM {IMAGE}\nRUN echo why it failed && exit 7\n")
+        with pytest.raises(InfrastructureError, match="why it failed") as caught:
+            build.ensure_image(client, bad, say=said.append, state=tmp_path)
+        assert "\n" not in str(caught.value)
+        assert "Step " not in str(caught.value)  # what failed, and not which of the file's lines came before
+        unknown = make(tmp_path / "unknown", "FROM registry.invalid/no/such:image\n")
+        with pytest.raises(InfrastructureError, match="name another in STACKBENCH_BASE_IMAGE"):
+            build.ensure_image(client, unknown, say=said.append, state=tmp_path)
+        with pytest.raises(InfrastructureError):
+            build.ensure_image(client, make_stack(image="stackbench/nowhere:1"), say=said.append, state=tmp_path)
+    finally:
+        for tag in images(client):
+            client.images.remove(tag, force=True)
+
+
+@pytest.mark.docker
+def test_old_images_go_on_request_and_no_others(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("STACKBENCH_BASE_IMAGE", raising=False)
+
+    def built(content: str, name: str = "testonly") -> str:
+        stack = make(tmp_path / name, f"FROM {IMAGE}\nCOPY *.lock /\nRUN echo {content} > /content\n", name)
+        return build.ensure_image(client, stack, say=lambda _line: None, state=tmp_path)
+
+    try:
+        old, used, other = built("old"), built("used"), built("x", "testonly-other")
+        client.api.tag(IMAGE, "mine-base", "1")
+        monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine-base:1")
+        elsewhere = built("present")
+        monkeypatch.delenv("STACKBENCH_BASE_IMAGE")
+        present = built("present")
+        client.api.tag(old, "mine-alone", "1")
+        holder = client.api.create_container(used, ["true"])["Id"]
+        stack = make(tmp_path / "testonly", (tmp_path / "testonly" / "Dockerfile").read_text())
+        assert build.image_tag(stack) == present
+        assert clean_images({"testonly": stack}, state=tmp_path) == 0
+        out = capsys.readouterr().out
+        assert f"removed {old}" in out.replace("mine-alone:1, ", "").replace(", mine-alone:1", "")
+        assert f"kept {used} (" in out
+        assert "something uses it" in out
+        assert f"kept {other} (" in out
+        assert present not in out
+        assert elsewhere != present  # the same files on another base are no old image
+        assert set(images(client)) == {used, present, elsewhere}
+        assert client.images.get("mine-alone:1")
+        client.api.remove_container(holder)
+        assert clean_images({"testonly": stack}, state=tmp_path) == 0
+        assert set(images(client)) == {present, elsewhere}
+    finally:
+        for tag in (*images(client), other, "mine-alone:1", "mine-base:1"):
+            client.images.remove(tag, force=True)
+
+
+@pytest.mark.docker
+def test_build_writes_what_was_built_and_again_builds_it_anew(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("orchestrator.launchers.work_area.BENCH", FAKE_BENCH)
+    dockerfile = f"FROM {IMAGE}\nCOPY *.lock /\nRUN date +%N > /made\n"
+    stack = make(tmp_path / "good", dockerfile)
+    assert stack.build is not None
+    stack = stack.model_copy(update={"build": stack.build.model_copy(update={"python": "python3"})})
+    bad = make(tmp_path / "bad", f"FROM {IMAGE}\nRUN echo why it failed && exit 7\n", "testonly-bad")
+    try:
+        assert build.build_stacks({"testonly-bad": bad, "testonly": stack}, launcher="docker", state=tmp_path) == 1
+        out = capsys.readouterr().out
+        assert "testonly-bad: failed: " in out
+        assert f"testonly: {build.image_tag(stack)}\n" in out
+        path = stack_lock.lock_path(stack, build.image_tag(stack), tmp_path)
+        first = stack_lock.StackLock.model_validate_json(path.read_text())
+        assert first.image_id == client.images.get(first.image).id
+        assert build.build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
+        assert "build step" not in capsys.readouterr().out
+        # What somebody put in its place under the same name is found out, and built away.
+        changed = client.containers.run(first.image, ["touch", "/changed"], detach=True)
+        changed.wait()
+        changed.commit(first.image)
+        changed.remove()
+        assert build.build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
+        assert f"testonly: drift since it was built ({first.written_utc[:10]}): image " in capsys.readouterr().out
+        assert build.build_stacks({"testonly": stack}, launcher="docker", again=True, state=tmp_path) == 0
+        out = capsys.readouterr().out
+        assert "build step" in out
+        assert "drift" not in out
+    finally:
+        for tag in images(client):
+            client.images.remove(tag, force=True)
+
+
+# A shell's background job ignores SIGINT, and what it starts does too, until told otherwise.
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path[:0] = sys.argv[2:]
+from orchestrator.build import image as build
+from orchestrator.host import docker_engine as engine
+from fake_run import IMAGE
+from stack_folders import make
+stack = make(Path(sys.argv[1]) / "slow", f"FROM {IMAGE}\\nRUN echo begun && sleep 300\\n")
+build.ensure_image(engine.connect(), stack, say=lambda line: print(line, flush=True), state=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_build_leaves_no_container(client: Any, tmp_path: Path, number: int) -> None:
+    before = {container["Id"] for container in client.api.containers(all=True)}
+    support = ROOT / "tests" / "support"
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(support), str(ROOT)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "RUN echo begun" in line:
+            break
+    time.sleep(1.5)
+
+    def left() -> set[str]:
+        found = client.api.containers(all=True)
+        return {c["Id"] for c in found if "sleep 300" in c["Command"]} - before
+
+    assert left()
+    process.send_signal(number)
+    process.wait(30)
+    process.stdout.close()
+    for _ in range(100):
+        if not left():
+            break
+        time.sleep(0.2)
+    assert not left()

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.base.errors import UsageError
+from orchestrator.host import locks
+
+HOLDER = """
+import sys
+from pathlib import Path
+from orchestrator.host import locks
+with locks.hold("GPU-1", purpose="suite note", say=print, folder=Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_folder_is_everybodys(tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    with locks.hold(None, purpose="x", say=print, folder=folder):
+        assert folder.stat().st_mode & 0o7777 == 0o1777
+        assert (folder / "cpu.lock").stat().st_mode & 0o777 == 0o666
+        assert not locks.is_free(None, folder)
+        assert locks.is_free("GPU-1", folder)
+    assert locks.is_free(None, folder)
+
+
+def test_a_second_run_waits_and_says_for_whom(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    said: list[str] = []
+    got = threading.Event()
+
+    def wait() -> None:
+        with locks.hold("GPU-1", purpose="suite smoke", say=said.append, folder=tmp_path):
+            got.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.7)
+    assert not got.is_set()
+    assert len(said) == 1
+    assert said[0].startswith(f"waiting for GPU-1: in use by process {holder.pid}, suite note, since ")
+    holder.kill()  # however it ends, its lock goes with it
+    holder.wait()
+    assert got.wait(10)
+    thread.join()
+
+
+def test_the_folder_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STACKBENCH_LOCKS", str(tmp_path / "mine"))
+    assert locks.lock_folder() == tmp_path / "mine"
+    monkeypatch.delenv("STACKBENCH_LOCKS")
+    assert locks.lock_folder().name == "stackbench-locks"
+
+
+def test_a_file_in_its_place_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError), locks.hold(None, purpose="x", say=print, folder=folder):
+            pass

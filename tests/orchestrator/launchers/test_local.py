@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, make_task
+from processes import gone
+
+from orchestrator.base.errors import InfrastructureError
+from orchestrator.build.environment import environment_folder, find_python, has_python
+from orchestrator.host.owner import Owner, boot, myself
+from orchestrator.launchers import cell_environment, local
+from orchestrator.launchers.local import LocalLauncher, sweep_processes
+from orchestrator.measure.spec import write_spec
+from orchestrator.plan.stack import OF_THE_CELL, BuiltImage, Stack
+
+
+def start(tmp_path: Path, method: str):
+    launcher = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))
+    prepared = launcher.prepare(make_stack())
+    task, job = make_task(method), make_job(tmp_path)
+    write_spec(job.work, task.cell, cell_id=task.cell_id, round=0, bench_source=SOURCE)
+    return launcher.start(prepared, job)
+
+
+def test_prepare_asks_what_is_installed() -> None:
+    prepared = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python)).prepare(make_stack())
+    assert (prepared.fingerprint, prepared.packages) == ("0123456789abcdef", {"nothing": "1.0"})
+
+
+def test_a_python_that_cannot_run_bench_is_refused(tmp_path: Path) -> None:
+    for python in ("/bin/false", str(tmp_path / "nothing")):
+        with pytest.raises(InfrastructureError) as caught:
+            LocalLauncher(FAKE_BENCH, lambda _stack, python=python: Path(python)).prepare(make_stack())
+        assert "\n" not in str(caught.value)
+
+
+def test_the_end_is_noticed_at_once(tmp_path: Path) -> None:
+    with start(tmp_path, "good") as handle:
+        began = time.monotonic()
+        ended = handle.wait(30)
+        assert ended is not None
+        assert (ended.code, ended.signal, ended.oom) == (0, None, False)
+        assert time.monotonic() - began < 10
+        assert handle.poll() == ended
+
+
+def test_waiting_is_no_deadline(tmp_path: Path) -> None:
+    with start(tmp_path, "hang") as handle:
+        before = time.process_time()
+        assert handle.wait(0.5) is None
+        assert time.process_time() - before < 0.1  # slept, not spun
+        handle.cancel()
+        ended = handle.poll()
+        assert ended is not None
+        assert ended.signal == signal.SIGKILL
+
+
+def test_leaving_the_context_kills_everything(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), start(tmp_path, "hang") as handle:  # noqa: PT012
+        wait_for(tmp_path / "grandchild")
+        raise KeyboardInterrupt
+    assert handle.poll() is not None
+    assert gone(int((tmp_path / "grandchild").read_text()))
+
+
+def test_nothing_of_ours_leaks_into_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_MAX_AUTOTUNE", "1")
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    environment = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))._environment(
+        make_stack(), "cpu", Path("/c")
+    )
+    assert "TORCHINDUCTOR_MAX_AUTOTUNE" not in environment
+    assert "PYTHONHOME" not in environment
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/c/inductor"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_stacks_variables_reach_its_cells_behind_their_own() -> None:
+    launcher = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))
+    plain = launcher._environment(make_stack(), "cpu", Path("/c"))
+    stack = make_stack().model_copy(update={"environment": {"A": "b", "PYTHONPATH": "/theirs"}})
+    more = launcher._environment(stack, "cpu", Path("/c"))
+    assert more == {**plain, "A": "b", "PYTHONPATH": f"{FAKE_BENCH.parent}:/theirs"}
+
+
+def test_what_every_cell_gets_no_stack_can_set() -> None:
+    assert set(cell_environment(make_stack(), "/c", python_path="/b", home="/")) - {"PYTHONPATH"} <= OF_THE_CELL
+
+
+def test_processes_of_a_dead_orchestrator_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A name of their own: an orchestrator that starts just now, beside this test, would sweep them too.
+    monkeypatch.setattr(local, "OWNER_VARIABLE", f"STACKBENCH_TEST_{os.getpid()}")
+
+    def child(owner: Owner) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, local.OWNER_VARIABLE: str(owner)}
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=environment)
+        time.sleep(0.3)
+        return process
+
+    me = myself()
+    orphan = child(Owner(me.pid, me.start_ticks + 1, boot()))
+    mine, elsewhere = child(me), child(Owner(1, 1, boot().partition(".")[0] + ".1"))
+    try:
+        assert sweep_processes() == 1
+        assert orphan.wait(10) == -signal.SIGKILL
+        assert mine.poll() is None
+        assert elsewhere.poll() is None
+    finally:
+        for process in (mine, elsewhere, orphan):
+            process.kill()
+            process.wait()
+
+
+def test_the_python_of_an_image_and_of_a_ready_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_python(make_stack(), say=print) == Path(sys.executable)
+    assert has_python(make_stack())
+    with pytest.raises(InfrastructureError, match="no such Python"):
+        find_python(make_stack(python="/nowhere/python"), say=print)
+    monkeypatch.setenv("STACKBENCH_PYTHON", sys.executable)
+    assert find_python(make_stack(python="/nowhere/python"), say=print) == Path(sys.executable)
+
+
+def built_stack(folder: Path, lock: str = "") -> Stack:
+    folder.mkdir(exist_ok=True)
+    (folder / "requirements.lock").write_text(lock)
+    stack = Stack(schema_version=1, name="mine", description="x", methods=("good",), build=BuiltImage())
+    return stack.model_copy(update={"folder": folder})
+
+
+def test_an_environment_is_made_once_for_each_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACKBENCH_PYTHON", raising=False)
+    said: list[str] = []
+    stack = built_stack(tmp_path / "stack")
+    assert not has_python(stack, tmp_path / "state")
+    python = find_python(stack, say=said.append, state=tmp_path / "state")
+    assert python.is_relative_to(environment_folder(stack, tmp_path / "state"))
+    assert subprocess.run([python, "-c", "print(1)"], check=False).returncode == 0
+    # On a busy machine lines of progress stand between.
+    assert said[0].startswith("mine: making a virtual environment from requirements.lock")
+    assert all(line.startswith("mine: installing, ") for line in said[1:-1])
+    assert said[-1].startswith("mine: virtual environment ready after ")
+    made = len(said)
+    assert find_python(stack, say=said.append, state=tmp_path / "state") == python
+    assert len(said) == made
+    assert has_python(stack, tmp_path / "state")
+    before = environment_folder(stack, tmp_path / "state")
+    another = built_stack(tmp_path / "stack", "# another\n")
+    assert environment_folder(another, tmp_path / "state") != before
+    assert not has_python(another, tmp_path / "state")
+
+
+def test_an_environment_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACKBENCH_PYTHON", raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    stack = built_stack(tmp_path / "stack", "no-such-package==1.0 --hash=sha256:" + "0" * 64 + "\n")
+    with pytest.raises(InfrastructureError, match="could not be made") as caught:
+        find_python(stack, say=print, state=tmp_path / "state")
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "state" / "envs").iterdir()) == []
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(100):
+        if path.exists() and path.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError(path)

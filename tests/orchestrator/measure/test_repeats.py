@@ -1,0 +1,302 @@
+"""Samples that are measured again: the question, the answer, the budget, and real processes that ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_rounds import run, with_seed
+from scripted_nvml import HARDWARE_THERMAL, UUID, ScriptedNvml
+
+from bench import repeats as asking
+from bench.record import Events
+from orchestrator.analysis.protocol import steady
+from orchestrator.measure.repeats import MOST_ROWS, Question, place_file
+from orchestrator.measure.supervise import TELEMETRY_FILE, Task
+
+ROW = [3, "timed", 10, 20, None, [2, 64], False]
+
+
+def told(ask: int = 1, rows: object = None, more: object = False) -> dict:
+    return {"ask": ask, "rows": [ROW] if rows is None else rows, "more": more}
+
+
+def answered(question: Question, folder: Path, indices: list[int]) -> list[int]:
+    """Which samples the answer was made from; empty where none was given."""
+    seen: list[int] = []
+
+    def choose(samples) -> list[int]:
+        seen.extend(sample.index for sample in samples)
+        return indices
+
+    question.answer(folder, choose)
+    return seen
+
+
+def test_a_question_in_several_lines_is_answered_once_when_it_is_whole(tmp_path: Path) -> None:
+    question = Question()
+    assert answered(question, tmp_path, []) == []
+    question.take(told(more=True))
+    assert answered(question, tmp_path, []) == []
+    question.take(told(rows=[[4, *ROW[1:]]]))
+    assert answered(question, tmp_path, [4]) == [3, 4]
+    assert json.loads((tmp_path / "repeat-1.json").read_text()) == {"repeat": [4]}
+    assert answered(question, tmp_path, [4]) == []
+    question.take(told(2))
+    assert answered(question, tmp_path, []) == [3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["repeat-1.json", "repeat-2.json"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {}, told(0), told(4), told("x"), told(rows=7), told(rows=[[]]), told(rows=[ROW[:-1]]),
+        told(rows=[["3", *ROW[1:]]]), told(rows=[[-1, *ROW[1:]]]), told(rows=[[3, "good", *ROW[2:]]]),
+        told(rows=[[*ROW[:5], [], False]]), told(rows=[[*ROW[:5], [1] * 9, False]]), told(rows=[[*ROW[:6], 1]]),
+        told(rows=[[True, *ROW[1:]]]), told(rows=[[3, "timed", 10, 2**70, *ROW[4:]]]),
+        told(rows=[ROW] * (MOST_ROWS + 1)),
+    ],
+)  # fmt: skip
+def test_what_bench_would_not_write_is_no_question(tmp_path: Path, line: dict) -> None:
+    question = Question()
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        question.take(line)
+    assert answered(question, tmp_path, [1]) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answered_question_is_not_asked_again_nor_a_list_without_end_kept(tmp_path: Path) -> None:
+    question = Question()
+    question.take(told())
+    answered(question, tmp_path, [])
+    with pytest.raises(ValueError, match="1"):
+        question.take(told())
+    for _ in range(MOST_ROWS // 100):
+        question.take(told(2, [ROW] * 100, more=True))
+    with pytest.raises(ValueError, match="100"):
+        question.take(told(2, [ROW] * 100))
+    with pytest.raises(ValueError, match="3"):
+        question.take(told(3))
+    assert answered(question, tmp_path, []) == []
+
+
+def test_the_answer_is_written_through_no_link(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "work"
+    victim.write_text("untouched")
+    folder.mkdir()
+    (folder / "answer").symlink_to(victim)
+    place_file(folder, "answer", "new")
+    assert victim.read_text() == "untouched"
+    assert not (folder / "answer").is_symlink()
+    assert (folder / "answer").read_text() == "new"
+    assert (folder / "answer").stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in folder.iterdir()] == ["answer"]
+
+
+def test_not_even_a_guessed_name_is_written_through(tmp_path: Path, monkeypatch) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "work"
+    victim.write_text("untouched")
+    folder.mkdir()
+    monkeypatch.setattr("orchestrator.measure.repeats.secrets.token_hex", lambda _: "guessed")
+    (folder / ".answer.guessed").symlink_to(victim)
+    place_file(folder, "answer", "new")
+    assert victim.read_text() == "untouched"
+    assert not (folder / "answer").exists()
+
+
+def test_where_no_answer_can_be_placed_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    place_file(tmp_path / "link", "answer", "new")
+    place_file(tmp_path / "nothing", "answer", "new")
+    (tmp_path / "there" / "answer").mkdir()
+    (tmp_path / "there" / "answer" / "full").mkdir()
+    place_file(tmp_path / "there", "answer", "new")
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["answer"]
+
+
+def bench_record(count: int = 12, taken_ns: int = 10**6) -> dict:
+    phases = ["first", "warmup", *["timed"] * (count - 2)]
+    rows = [
+        {"index": at, "phase": phase, "shape": [2, 64], "begin_ns": 0, "end_ns": taken_ns, "device_ns": None}
+        for at, phase in enumerate(phases)
+    ]
+    return {"samples": rows, "detail": {"graphs": [1, 1, 1, 2, *[2] * (count - 4)]}}
+
+
+def test_bench_tells_in_which_samples_a_compiler_worked(tmp_path: Path) -> None:
+    record = bench_record()
+    record["detail"]["kernels"] = [5, 5, 6, *[6] * 9]
+    measured(tmp_path, record, {1: []})
+    (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [at for at, row in enumerate(json.loads(line)["rows"]) if row[-1]] == [2, 3]
+
+
+def measured(folder: Path, record: dict, answers: dict[int, list[int]], taken_ns: int = 10**6) -> list[int]:
+    """The indices that bench measures again where `answers` lie ready."""
+    for ask, indices in answers.items():
+        (folder / f"repeat-{ask}.json").write_text(json.dumps({"repeat": indices}))
+    done = []
+    for index in asking.asked(folder, record, Events(folder)):
+        done.append(index)
+        again = {**record["samples"][index], "phase": "repeat", "begin_ns": 0, "end_ns": taken_ns}
+        record["samples"].append(again)
+    return done
+
+
+def test_bench_asks_until_nothing_is_left_and_tells_all_samples_each_time(tmp_path: Path) -> None:
+    assert measured(tmp_path, bench_record(), {1: [4], 2: []}) == [4]
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    questions = [line for line in lines if line["event"] == "samples"]
+    assert [(q["ask"], len(q["rows"]), q["more"]) for q in questions] == [(1, 12, False), (2, 13, False)]
+    assert [row[6] for row in questions[0]["rows"]] == [at == 3 for at in range(12)]
+    assert questions[0]["rows"][3] == [3, "timed", 0, 10**6, None, [2, 64], True]
+    assert questions[1]["rows"][-1][:2] == [4, "repeat"]
+    assert [line["name"] for line in lines if line["event"] == "phase"] == ["repeats"]
+
+
+def test_the_budget_is_three_rounds_and_a_fifth_of_the_time_but_one_in_any_case(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(asking, "WAIT_S", 0.2)
+    ways = {name: tmp_path / name for name in ("rounds", "time", "one", "cheap", "strange")}
+    for folder in ways.values():
+        folder.mkdir()
+    assert measured(ways["rounds"], bench_record(), {n: [4] for n in range(1, 9)}, taken_ns=1) == [4, 4, 4]
+    assert measured(ways["time"], bench_record(52), {1: list(range(2, 52))}) == list(range(2, 12))
+    assert measured(ways["one"], bench_record(5), {1: [2, 3, 4]}) == [2]
+    cheap = {n: list(range(2, 12)) for n in (1, 2, 3)}
+    assert len(measured(ways["cheap"], bench_record(), cheap, taken_ns=0)) == 10
+    # Only what was timed can be timed again.
+    assert measured(ways["strange"], bench_record(), {1: [0, 1, 99, 5]}) == [5]
+
+
+def test_without_an_answer_or_without_timed_samples_bench_goes_on(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(asking, "WAIT_S", 0.2)
+    began = time.monotonic()
+    assert measured(tmp_path, bench_record(), {}) == []
+    assert 0.2 <= time.monotonic() - began < 2
+    (tmp_path / "b").mkdir()
+    assert measured(tmp_path / "b", {"samples": bench_record()["samples"][:2], "detail": {}}, {1: [4]}) == []
+    assert (tmp_path / "b" / "events.jsonl").read_text() == ""
+
+
+def test_many_samples_go_out_in_lines_that_a_look_can_take(tmp_path: Path) -> None:
+    (tmp_path / "repeat-1.json").write_text('{"repeat": []}')
+    measured(tmp_path, bench_record(302), {})
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(len(line["rows"]), line["more"]) for line in lines] == [(100, True), (100, True), (100, True), (2, False)]
+    assert max(len(json.dumps(line)) for line in lines) < 10_000
+    question = Question()
+    for line in lines:
+        question.take(line)
+    assert len(answered(question, tmp_path, [])) == 302
+
+
+def test_a_sleep_in_one_sample_of_a_real_process_is_found_and_measured_again(tmp_path: Path) -> None:
+    record = run(tmp_path, "stalls")
+    assert record.status == "ok"
+    tainted = [sample for sample in record.samples if sample.taint]
+    assert [(sample.index, sample.phase) for sample in tainted] == [(4, "timed")]
+    assert (tainted[0].taint or "").startswith("stalled: ")
+    assert [(sample.index, sample.phase) for sample in record.samples[10:]] == [(4, "repeat")]
+    assert record.flags == ("unchecked", "cold")
+    reduced = steady(record)
+    assert reduced.basis == "median of the 8 valid of 9 timed samples"
+    assert reduced.seconds is not None
+    assert reduced.seconds < 0.1
+    assert max(reduced.walls) < 0.2
+    assert record.telemetry is None
+
+
+def test_an_undisturbed_process_is_answered_at_once_and_repeats_nothing(tmp_path: Path) -> None:
+    began = time.monotonic()
+    record = run(tmp_path, "stalls", change=lambda task: with_seed(task, 1))
+    assert time.monotonic() - began < 4  # far from the five seconds that it would wait for an answer
+    assert len(record.samples) == 10
+    assert not any(sample.taint for sample in record.samples)
+
+
+def test_a_link_planted_by_the_process_is_not_written_through(tmp_path: Path) -> None:
+    record = run(tmp_path, "plants_links")
+    assert record.detail == {"victim": "untouched", "answer": '{"repeat": []}'}
+
+
+def while_running(work: Path, index: int, value, otherwise):
+    """A scripted value that holds while the real process, as its events say, is in its sample `index`."""
+
+    def now(_: int):
+        try:
+            last = (work / "events.jsonl").read_text().splitlines()[-1]
+            done = json.loads(last).get("index")
+        except (OSError, IndexError, ValueError):
+            done = None
+        return value if done == index - 1 else otherwise
+
+    return now
+
+
+def often(monkeypatch) -> None:
+    """Read often even on a busy machine, though the scripts read files."""
+    monkeypatch.setattr("orchestrator.measure.telemetry.REST", 1)
+    for name in ("INTERVAL_S", "SLOW_INTERVAL_S", "LONGEST_S"):
+        monkeypatch.setattr(f"orchestrator.measure.telemetry.{name}", 0.005)
+
+
+def long_samples(task: Task) -> Task:
+    """Undisturbed by itself; on a GPU, as far as the orchestrator knows."""
+    seeded = with_seed(task, 2)
+    return replace(seeded, cell=seeded.cell.model_copy(update={"device": "cuda"}))
+
+
+def test_telemetry_of_a_real_process_taints_its_sample_and_has_it_repeated(tmp_path: Path, monkeypatch) -> None:
+    work = tmp_path / "work"
+    reasons = while_running(work, 5, HARDWARE_THERMAL, 0x4)
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=reasons))
+    often(monkeypatch)
+    threads = threading.active_count()
+    record = run(tmp_path, "stalls", gpu=UUID, change=long_samples)
+    assert threading.active_count() == threads
+    assert record.status == "ok"
+    tainted = {sample.index: sample.taint for sample in record.samples if sample.taint}
+    assert tainted.get(5) == "thermal slowdown (hardware)"
+    assert set(tainted) <= {4, 5, 6}  # on a busy machine the script's look comes a moment after the reading's time
+    repeated = {sample.index for sample in record.samples if sample.phase == "repeat"}
+    assert repeated
+    assert repeated <= set(tainted)
+    assert "tainted" not in record.flags
+    assert record.telemetry is not None
+    assert record.telemetry.throttled["software power cap"] > 0.5
+    assert record.telemetry.energy_joules is not None
+    timed_s = sum(sample.end_ns - sample.begin_ns for sample in record.samples if sample.phase == "timed") / 1e9
+    assert record.telemetry.energy_joules / timed_s == pytest.approx(500, rel=0.1)
+    assert record.telemetry.foreign == ()
+    content = (tmp_path / TELEMETRY_FILE).read_bytes()
+    assert len(content.splitlines()) > record.telemetry.readings > 20
+    assert record.telemetry.series_sha256 is not None
+
+
+def test_a_second_process_on_the_gpu_is_found_beside_a_real_one(tmp_path: Path, monkeypatch) -> None:
+    work = tmp_path / "work"
+
+    def pids(now: int) -> list[int]:
+        try:
+            own = int((work / "pid").read_text())
+        except (OSError, ValueError):
+            return []
+        return [own, *while_running(work, 6, [os.getpid()], [])(now)]
+
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(pids=pids))
+    often(monkeypatch)
+    record = run(tmp_path, "stalls", gpu=UUID, change=long_samples)
+    tainted = {sample.index: sample.taint for sample in record.samples if sample.taint}
+    assert tainted.get(6) == f"another process on the GPU: job{os.getpid()}"
+    assert set(tainted) <= {5, 6, 7}
+    repeated = {sample.index for sample in record.samples if sample.phase == "repeat"}
+    assert repeated
+    assert repeated <= set(tainted)
+    assert record.telemetry is not None
+    assert record.telemetry.foreign == (f"job{os.getpid()}",)

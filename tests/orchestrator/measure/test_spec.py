@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from plan_samples import smoke_cell
+
+from orchestrator.base.errors import UsageError
+from orchestrator.measure.spec import write_spec
+from orchestrator.plan.workload import Workload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
+    cell = smoke_cell(cache="shared", timeout_s=12.5)
+    path = write_spec(
+        tmp_path,
+        cell,
+        cell_id="c" * 16,
+        round=3,
+        bench_source="b" * 16,
+        threads=2,
+        cache_folder="/cache",
+        checkpoint="/checkpoint",
+        reference="/references/0.safetensors",
+        reference_sha256="d" * 64,
+        repeats=True,
+    )
+    assert path == tmp_path / "spec.json"
+    spec = json.loads(path.read_text())
+    workload = Workload.model_validate(spec.pop("workload"))
+    assert workload == cell.workload
+    assert spec == {
+        "schema_version": 1,
+        "cell_id": "c" * 16,
+        "workload_id": cell.workload.workload_id,
+        "round": 3,
+        "stack": "cpu",
+        "method": "eager",
+        "device": "cpu",
+        "bench_source": "b" * 16,
+        "threads": 2,
+        "cache": "shared",
+        "cache_folder": "/cache",
+        "checkpoint": "/checkpoint",
+        "deadline_s": 12.5,
+        "role": "row",
+        "reference": "/references/0.safetensors",
+        "reference_sha256": "d" * 64,
+        "subject_ids": [],
+        "repeats": True,
+        "only_first": False,
+    }
+    assert [place.name for place in tmp_path.iterdir()] == ["spec.json"]
+
+
+def test_a_folder_that_is_not_there_is_a_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"spec.json: no such file or directory"):
+        write_spec(tmp_path / "gone", smoke_cell(), cell_id="c", round=0, bench_source="b")

@@ -1,0 +1,181 @@
+"""config.json as our ModelConfig: what is taken over, and what is refused by file, key and reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.base.errors import EXIT_WRONG_USAGE, UsageError
+from orchestrator.plan.models import from_huggingface
+
+LLAMA2 = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "vocab_size": 32000,
+}
+LLAMA3_SCALING = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
+LLAMA31 = LLAMA2 | {
+    "attention_bias": False,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "num_key_value_heads": 8,
+    "rope_scaling": LLAMA3_SCALING,
+    "rope_theta": 500000.0,
+    "vocab_size": 128256,
+}
+MISTRAL = LLAMA2 | {
+    "architectures": ["MistralForCausalLM"],
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+    "rope_theta": 10000.0,
+}
+QWEN2 = LLAMA2 | {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 896,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "max_window_layers": 24,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+}
+
+
+def without(raw, *keys):
+    return {key: value for key, value in raw.items() if key not in keys}
+
+
+def test_llama_2_without_the_optional_keys():
+    model = from_huggingface(LLAMA2, "mine")
+    assert model.model_dump() == {
+        "name": "mine",
+        "layers": 32,
+        "width": 4096,
+        "heads": 32,
+        "kv_heads": 32,
+        "head_size": 128,
+        "mlp_width": 11008,
+        "vocabulary": 32000,
+        "block_size": 4096,
+        "norm_eps": 1e-5,
+        "rope_base": 10000.0,
+        "rope_scaling": None,
+        "tied_head": False,
+        "qkv_bias": False,
+        "sliding_window": None,
+    }
+
+
+def test_llama_3_1_and_the_new_keys_mean_the_same():
+    new = without(LLAMA31, "rope_theta", "rope_scaling")
+    new["rope_parameters"] = {"rope_theta": 500000.0, **LLAMA3_SCALING}
+    model = from_huggingface(LLAMA31, "m")
+    assert model == from_huggingface(new, "m")
+    assert (model.kv_heads, model.rope_base, model.rope_scaling) == (8, 500000.0, LLAMA3_SCALING)
+
+
+def test_default_rope_of_transformers_5():
+    new = without(LLAMA2, "rope_scaling") | {"rope_parameters": {"rope_theta": 5000, "rope_type": "default"}}
+    model = from_huggingface(new, "m")
+    assert (model.rope_base, model.rope_scaling) == (5000.0, None)
+
+
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_linear_scaling(key):
+    model = from_huggingface(LLAMA2 | {"rope_scaling": {key: "linear", "factor": 2}}, "m")
+    assert model.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+
+
+def test_head_size_of_its_own():
+    assert from_huggingface(LLAMA2 | {"head_dim": 64}, "m").head_size == 64
+    assert from_huggingface(LLAMA2 | {"head_dim": None}, "m").head_size == 128
+
+
+def test_mistral_keeps_its_window():
+    assert from_huggingface(MISTRAL, "m").sliding_window == 4096
+    assert from_huggingface(MISTRAL | {"sliding_window": None}, "m").sliding_window is None
+
+
+def test_qwen2_has_biases_and_no_window_unless_used():
+    model = from_huggingface(QWEN2, "m")
+    assert (model.qkv_bias, model.tied_head, model.head_size, model.sliding_window) == (True, True, 64, None)
+    used = QWEN2 | {"use_sliding_window": True, "max_window_layers": 0}
+    assert from_huggingface(used, "m").sliding_window == 32768
+    assert from_huggingface(used | {"max_window_layers": 32}, "m").sliding_window is None
+    assert from_huggingface(used | {"layer_types": ["full_attention"] * 32}, "m").sliding_window is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "key", "word"),
+    [
+        *[
+            (without(LLAMA2, key), key, "missing")
+            for key in LLAMA2
+            if key not in ("hidden_act", "rope_scaling", "tie_word_embeddings")
+        ],
+        (without(MISTRAL, "sliding_window"), "sliding_window", "missing"),
+        (without(MISTRAL, "num_key_value_heads"), "num_key_value_heads", "missing"),
+        (LLAMA2 | {"architectures": ["GPT2LMHeadModel"]}, "architectures", "not supported"),
+        (LLAMA2 | {"architectures": "LlamaForCausalLM"}, "architectures", "not supported"),
+        (LLAMA2 | {"architectures": [["LlamaForCausalLM"]]}, "architectures", "not supported"),
+        (LLAMA2 | {"attention_bias": True}, "attention_bias", "o_proj"),
+        (LLAMA2 | {"mlp_bias": True}, "mlp_bias", "MLP"),
+        (LLAMA2 | {"hidden_act": "gelu"}, "hidden_act", "silu"),
+        (LLAMA2 | {"quantization_config": {"bits": 4}}, "quantization_config", "quantised"),
+        (LLAMA2 | {"hidden_size": -1}, "hidden_size", "positive integer"),
+        (LLAMA2 | {"hidden_size": True}, "hidden_size", "positive integer"),
+        (LLAMA2 | {"hidden_size": 4096.0}, "hidden_size", "positive integer"),
+        (LLAMA2 | {"hidden_size": 10**4000}, "hidden_size", "positive integer"),
+        (LLAMA2 | {"hidden_size": 100}, "hidden_size", "multiple"),
+        (LLAMA2 | {"head_dim": 33}, "head_dim", "odd"),
+        (LLAMA2 | {"num_key_value_heads": 5}, "num_key_value_heads", "divide"),
+        (LLAMA2 | {"rms_norm_eps": float("nan")}, "rms_norm_eps", "finite"),
+        (LLAMA2 | {"rope_theta": float("inf")}, "rope_theta", "finite"),
+        (LLAMA2 | {"rope_theta": "x" * 10000}, "rope_theta", "finite"),
+        (LLAMA2 | {"tie_word_embeddings": "no"}, "tie_word_embeddings", "true nor false"),
+        (LLAMA2 | {"partial_rotary_factor": 0.5}, "partial_rotary_factor", "part"),
+        (LLAMA2 | {"rope_scaling": [1]}, "rope_scaling", "object"),
+        (LLAMA2 | {"rope_scaling": {"type": "linear"}}, "rope_scaling.factor", "missing"),
+        (LLAMA2 | {"rope_scaling": {"factor": 2.0}}, "rope_scaling.rope_type", "not supported"),
+        (LLAMA2 | {"rope_scaling": LLAMA3_SCALING | {"low_freq_factor": 4.0}}, "low_freq_factor", "below"),
+        (LLAMA2 | {"rope_parameters": {"full_attention": {"rope_theta": 1}}}, "rope_parameters", "layer type"),
+        *[
+            (LLAMA2 | {"rope_scaling": {key: kind, "factor": 2.0}}, f"rope_scaling.{key}", kind)
+            for key in ("type", "rope_type")
+            for kind in ("yarn", "dynamic", "longrope", "su")
+        ],
+        (QWEN2 | {"use_sliding_window": True}, "max_window_layers", "some of the layers"),
+        (QWEN2 | {"use_sliding_window": True, "layer_types": 3}, "layer_types", "some of the layers"),
+    ],
+)
+def test_refused_in_one_line(raw, key, word):
+    with pytest.raises(UsageError) as caught:
+        from_huggingface(raw, "m", file="mine/config.json")
+    line = str(caught.value)
+    assert line.startswith("mine/config.json: ")
+    assert key in line
+    assert word in line
+    assert caught.value.remedy
+    assert "\n" not in line
+    assert len(line) < 300
+    assert caught.value.exit_code == EXIT_WRONG_USAGE
+
+
+def test_not_an_object():
+    with pytest.raises(UsageError, match="no JSON object"):
+        from_huggingface([], "m")  # type: ignore[arg-type]

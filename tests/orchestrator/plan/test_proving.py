@@ -1,0 +1,135 @@
+"""What the rows of a plan are proved with: which references and probes there are, and for which rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from plan_samples import SUITE, stack, write_suite
+
+from orchestrator.base.paths import REPOSITORY
+from orchestrator.plan.cell import Plan
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.proof_cells import PROBE_MODEL, SUBJECTS_AT_MOST, is_own_probe, probe_of
+from orchestrator.plan.suite import load_suite
+from orchestrator.plan.workload import GENERATING, MEASURED
+from orchestrator.records.store import Run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STACKS = {"a": stack("a", ("inductor", "eager")), "b": stack("b", ("eager", "thunder"))}
+
+
+def note(**selection: object) -> Plan:
+    return make_plan(load_suite("note"), STACKS, device="cuda", **selection)  # type: ignore[arg-type]
+
+
+def test_every_row_and_every_probe_has_its_reference_and_every_row_its_probe() -> None:
+    plan = note()
+    references = [cell for cell in plan.cells if cell.role == "reference"]
+    made = [subject.workload_id for cell in references for subject in cell.workload.subjects or ()]
+    asked = {cell.workload.workload_id for cell in plan.cells if cell.role in ("probe", "row")}
+    assert sorted(made) == sorted(asked)
+    probes = [probe_of(cell) for cell in plan.cells if cell.role == "probe"]
+    rows = {probe_of(cell) for cell in plan.cells if cell.role == "row"}
+    assert sorted(probes) == sorted(rows)
+
+
+def test_a_reference_cell_has_one_model_one_weights_one_dtype() -> None:
+    references = [cell for cell in note().cells if cell.role == "reference"]
+    names = []
+    for cell in references:
+        work = cell.workload
+        assert (cell.benchmark, cell.method, cell.stack) == ("reference", "reference", "a")
+        assert (work.iterations, work.warmup, cell.rounds) == (1, 0, 1)
+        assert cell.timeout_s == 1500.0
+        for subject in work.subjects or ():
+            assert (subject.model, subject.weights, subject.dtype) == (work.model, work.weights, work.dtype)
+        names.append(work.model.name if work.model else "")
+    assert sorted(names) == ["open_llama_3b", "open_llama_7b", "probe"]
+
+
+def test_probes_are_tiny_exact_and_sharp() -> None:
+    probes = [cell for cell in note(rounds=3).cells if cell.role == "probe"]
+    assert {cell.benchmark for cell in probes} == set(MEASURED)
+    for cell in probes:
+        work = cell.workload
+        assert work.model == PROBE_MODEL
+        assert is_own_probe(work)
+        assert cell.rounds == 1
+        assert work.iterations >= work.warmup + 2
+        if work.benchmark in GENERATING:
+            assert work.prompt is not None
+            assert len(work.prompt) == 6
+            assert max(work.prompt) < PROBE_MODEL.vocabulary
+        else:
+            assert (work.batch, work.sequence) == (2, 64)
+        assert work.learning_rate == (6e-4 if work.benchmark.startswith("train") else None)
+
+
+def test_a_selection_keeps_only_what_its_rows_need() -> None:
+    plan = note(benchmarks=["train_static"], methods=["thunder"])
+    assert [(cell.role, cell.title) for cell in plan.cells] == [
+        ("ceilings", "ceilings torch@a"),
+        ("reference", "reference reference@a"),
+        ("reference", "reference reference@a"),
+        ("probe", "probe of train_static thunder@b"),
+        ("row", "train_static thunder@b"),
+    ]
+    assert [len(cell.workload.subjects or ()) for cell in plan.cells[1:3]] == [1, 1]
+
+
+def test_rows_that_are_their_own_probes_get_none(tmp_path: Path) -> None:
+    sharp = SUITE.replace("batch = 2", 'batch = 2\nweights = "probe"\ndtype = ["float32", "bfloat16"]')
+    suite = load_suite(str(write_suite(tmp_path, sharp)))
+    plan = make_plan(suite, STACKS, device="cpu", benchmarks=["forward"], methods=["thunder"])
+    rows = [cell.workload for cell in plan.cells if cell.role == "row"]
+    assert [(work.dtype, work.weights.source if work.weights else "") for work in rows] == [
+        ("float32", "probe"),
+        ("bfloat16", "probe"),
+    ]
+    # One for the row in bfloat16 alone.
+    assert [cell.workload.dtype for cell in plan.cells if cell.role == "probe"] == ["float32"]
+    exact = sharp.replace(', "bfloat16"', "")
+    plan = make_plan(load_suite(str(write_suite(tmp_path, exact))), STACKS, device="cpu", benchmarks=["forward"])
+    assert [cell for cell in plan.cells if cell.role == "probe"] == []
+
+
+@pytest.mark.parametrize(("key", "role"), [("references", "reference"), ("probes", "probe")])
+def test_a_suite_can_do_without(tmp_path: Path, key: str, role: str) -> None:
+    suite = load_suite(str(write_suite(tmp_path, SUITE.replace("\n[ceilings]", f"{key} = false\n[ceilings]"))))
+    plan = make_plan(suite, STACKS, device="cpu")
+    assert role not in {cell.role for cell in plan.cells}
+    assert {"reference", "probe"} - {role} < {cell.role for cell in plan.cells}
+
+
+def test_references_are_made_where_the_gpu_and_eager_are() -> None:
+    stacks = {"a": stack("a", ("eager",)), "b": stack("b", ("thunder",)), "c": stack("c", ("thunder", "eager"))}
+    devices = {"a": "cpu", "b": "cuda", "c": "cuda"}
+    plan = make_plan(load_suite("smoke"), stacks, device=devices)  # type: ignore[arg-type]
+    assert {(cell.stack, cell.device) for cell in plan.cells if cell.role == "reference"} == {("c", "cuda")}
+
+
+def test_many_workloads_of_one_model_are_cut_in_parts(tmp_path: Path) -> None:
+    sizes = list(range(1, 2 * SUBJECTS_AT_MOST))
+    suite = load_suite(str(write_suite(tmp_path, SUITE.replace("batch = 2", f"batch = {sizes}"))))
+    plan = make_plan(suite, {"a": STACKS["a"]}, device="cpu", benchmarks=["forward"])
+    parts = [len(cell.workload.subjects or ()) for cell in plan.cells if cell.role == "reference"]
+    assert parts == [1, SUBJECTS_AT_MOST, SUBJECTS_AT_MOST - 1]  # the probe's; the rows'
+    assert len({cell.key for cell in plan.cells}) == len(plan.cells)
+
+
+def test_a_probe_is_no_row_of_the_same_workload() -> None:
+    probe = next(cell for cell in note().cells if cell.role == "probe")
+    assert probe.key != probe.model_copy(update={"role": "row"}).key
+
+
+def test_plans_of_committed_runs_still_load_and_mean_the_same_workloads() -> None:
+    for folder in sorted((REPOSITORY / "results").glob("h200*")):
+        assert Run.open(folder).plan.cells
+    rows = {cell.workload.workload_id for cell in note().cells if cell.role in ("ceilings", "row")}
+    runs = [Run.open(REPOSITORY / "results" / name) for name in ("h200-second", "h200-dynamic")]
+    committed = [record for run in runs for record in run.records() if record.role in ("ceilings", "row")]
+    assert {record.workload_id for record in committed} == rows
+    assert [record.workload_id for record in committed] == [record.workload.workload_id for record in committed]

@@ -1,0 +1,227 @@
+"""The tables of a small run against golden files (UPDATE_GOLDEN=1 writes them anew), and what must stay out of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+from golden_files import golden
+from markdown_it import MarkdownIt
+from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run, workload
+
+from orchestrator.analysis.reduced_run import make_report
+from orchestrator.base.errors import UsageError
+from orchestrator.base.markup import code, escape, shortened
+from orchestrator.records.record import Record
+from orchestrator.report.tables import FILES, markdown, render_tables, write_tables
+
+DEVIATION = {"package": "torch", "wanted": "2.2", "here": "2.13.0", "reason": "2.2 does not know this GPU"}
+
+NASTY = "<script>x</script> | [a](http://b.c) `code` *bold* $x$\n# heading\n\x1b[31mred\u202eright"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return save_run(tmp_path, small_run(), stacks={"cuda": {"deviations": [DEVIATION]}})
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_golden(run: Path, name: str) -> None:
+    write_tables(run)
+    golden(name, (run / name).read_text(encoding="utf-8"))
+
+
+def test_given_records_in_any_order_make_the_same_tables(run: Path) -> None:
+    shuffled = small_run()
+    random.Random(1).shuffle(shuffled)  # noqa: S311
+    for form in FILES.values():
+        assert render_tables(run, shuffled, form=form) == render_tables(run, form=form)
+
+
+def test_nothing_else_is_left_in_the_folder(run: Path) -> None:
+    write_tables(run)
+    assert sorted(p.name for p in run.iterdir()) == ["logs", "records", "run.json", *sorted(FILES)]
+
+
+def test_json_keeps_every_digit_and_the_wrong_figure_but_no_headline(run: Path) -> None:
+    document = json.loads(render_tables(run, form="json"))
+    (wrong,) = [r for r in document["rows"] if r["status"] == "incorrect" and r["protocol"] == "steady"]
+    assert wrong["figure"] is not None
+    assert wrong["headline"] is None
+    (best,) = [r for r in document["rows"] if r["name"] == "inductor@cuda" and r["benchmark"] == "forward"][:1]
+    assert best["figure"] == pytest.approx(0.45135, rel=1e-15)
+    assert best["published"]["figure"] == 1.19
+    assert best["share"]["share"] == pytest.approx(281.6 / 781 / 0.45135, rel=1e-6)
+    assert set(document["workloads"]) == {r["workload_id"] for r in document["rows"]}
+    assert document["run"]["rounds_recorded"] == document["run"]["rounds_planned"] == 11
+
+
+def test_one_protocol_alone(run: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO(render_tables(run, protocol="note", form="csv"))))
+    assert {line["protocol"] for line in lines} == {"note"}
+    rows = json.loads(render_tables(run, protocol="steady", form="json"))["rows"]
+    assert {row["protocol"] for row in rows} == {"steady"}
+    page = render_tables(run, protocol="note")
+    assert "**0.4500**" in page
+    assert "**0.4514**" not in page
+
+
+def test_the_note_orders_the_rows_when_asked(tmp_path: Path) -> None:
+    bursty = record(cell_id="d" * 16, method="bursty", samples=samples(9e3, 1.0, *[500.0] * 8))
+    even = record(cell_id="e" * 16, method="even", samples=samples(9e3, 400.0, *[400.0] * 8))
+    run = save_run(tmp_path, [bursty, even])
+    steady, note = (render_tables(run, protocol=protocol) for protocol in ("steady", "note"))
+    assert steady.index("`even@cuda`") < steady.index("`bursty@cuda`")
+    assert note.index("`bursty@cuda`") < note.index("`even@cuda`")
+
+
+def test_what_a_container_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
+    bad = [
+        record(status="crashed", reason=NASTY, environment=None),
+        ceilings(status="crashed", reason=NASTY),
+    ]
+    run = save_run(tmp_path, bad)
+    page = render_tables(run)
+    html = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(page)
+    for markup in ("<script", "<a ", "<em>", "red</h1>", "heading</h1>", "\x1b", "\u202e"):
+        assert markup not in html
+    assert "&lt;script&gt;" in html
+    assert html.count("<tr>") == page.count("\n|") - 2  # no row was broken in two
+
+
+def test_a_spreadsheet_gets_no_formula(tmp_path: Path) -> None:
+    run = save_run(tmp_path, [record(status="crashed", reason="=HYPERLINK(1)", environment=None)])
+    line = next(csv.DictReader(io.StringIO(render_tables(run, form="csv"))))
+    assert line["reason"] == "'=HYPERLINK(1)"
+    assert line["figure"] == ""
+
+
+def test_a_bad_record_is_named_and_the_rest_is_kept(run: Path) -> None:
+    (run / "records" / "forward-x@cuda-0123456789abcdef-r0.json").write_text("{")
+    report = write_tables(run)
+    assert len(report.unreadable) == 1
+    assert len(report.pairs) == 6
+    page = (run / "tables.md").read_text()
+    assert "forward-x@cuda-0123456789abcdef-r0.json" in page
+    assert str(run) not in page
+
+
+def test_rows_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    taken = samples(9.0, *[5.0] * 9)
+    run = save_run(tmp_path, [record(samples=taken), record(cell_id="9" * 16, samples=taken)])
+    page = render_tables(run)
+    assert "`inductor@cuda` (aaaaaaaa)" in page
+    assert "Rows of one name are different cells" in page
+
+
+def test_different_torch_versions_are_remarked(tmp_path: Path) -> None:
+    old = record(cell_id="9" * 16, stack="old", samples=samples(9.0, *[5.0] * 9))
+    assert old.environment is not None
+    environment = {**old.environment.model_dump(mode="json"), "torch": "2.1.0", "fingerprint": "e" * 16}
+    old = record(cell_id="9" * 16, stack="old", samples=samples(9.0, *[5.0] * 9), environment=environment)
+    page = render_tables(save_run(tmp_path, [old, record(samples=samples(9.0, *[5.0] * 9))]))
+    assert "different versions of torch" in page
+
+
+def test_a_cpu_row_shows_the_hosts_memory(tmp_path: Path) -> None:
+    small = workload(batch=2, sequence=64)
+    memory = {"process_bytes": None, "steady_bytes": None, "host_bytes": 412_000_000}
+    got = record(device="cpu", workload=small, samples=samples(9.0, 5.0, 5.0, 5.0), memory=memory)
+    run = save_run(tmp_path, [got], finish=False)
+    page = render_tables(run)
+    assert "0.412 (host)" in page
+    latex = render_tables(run, form="latex")
+    assert re.search(r"& 0\.412\\textsuperscript{\w} &", latex)
+    assert "of the host\\textquotesingle{}s memory." in latex
+    assert "**not finished**" in page
+    assert "A100" not in page  # another workload than the published one
+    assert "\\*" in page  # fewer samples than the note's
+
+
+ROUNDS = (39_600.0, 8593.0, 7336.0, 6182.0, 6870.0)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "shown", "raised", "cells"),
+    [
+        (shared_cache(*ROUNDS), "39.6 cold, 7.10 warm", "", ("39.6", "cold", "7.103")),
+        (shared_cache(115_000.0, 117_000.0, cold=0), "116 warm", "first call warm", ("116.0", "warm", "116.0")),
+        (shared_cache(39_600.0), "39.6 cold", "", ("39.6", "cold", "")),
+        (shared_cache(1646.0, 778.0, 764.0, method="eager"), "1.65 cold, 0.771 warm", "", ("1.646", "cold", "0.771")),
+    ],
+)
+def test_first_calls_of_rounds_that_share_a_cache(
+    tmp_path: Path, rounds: list[Record], shown: str, raised: str, cells: tuple[str, ...]
+) -> None:
+    run = save_run(tmp_path, rounds)
+    page = render_tables(run)
+    assert f"| {shown} |" in page
+    assert "cold warm" not in page
+    latex = render_tables(run, form="latex")
+    assert " & cold, warm & " in latex, "the column's head says which is which"
+    letter = re.search(rf"\((\w)\) {raised}\.", latex) if raised else None
+    mark = rf"\textsuperscript{{{letter[1]}}}" if letter else ""
+    assert f"& {shown.replace(' cold', '').replace(' warm', '')}{mark} &" in latex
+    assert bool(mark) == bool(raised)
+    names = ("first_call_seconds", "first_call_cache", "warm_first_call_seconds")
+    for line in csv.DictReader(io.StringIO(render_tables(run, form="csv"))):
+        assert tuple(line[name] for name in names) == cells
+    for row in json.loads(render_tables(run, form="json"))["rows"]:
+        assert tuple("" if row[name] is None else str(row[name]) for name in names) == cells
+
+
+def test_what_each_operator_was_dispatched_to_stands_below_the_table(tmp_path: Path) -> None:
+    operators = {
+        "attention": "flash_attn_func",
+        "loss": "not called",
+        "norm": "eager",
+        "rotary": "eager",
+        "swiglu": "a|b",
+    }
+    run = save_run(tmp_path, [record(method="tinyllama", detail={"operators": operators})])
+    line = "`tinyllama@cuda` dispatched attention to flash_attn_func; norm and rotary to eager; swiglu to a\\|b."
+    assert line in render_tables(run)
+    (row, _) = json.loads(render_tables(run, form="json"))["rows"]
+    assert row["dispatched"] == {name: what for name, what in operators.items() if what != "not called"}
+    for odd in ("flash", ["flash"], {"attention": 1}, None):
+        run = save_run(tmp_path / repr(odd), [record(detail={"operators": odd})])
+        assert "dispatched" not in render_tables(run)
+
+
+def test_later_compiles_are_told(tmp_path: Path) -> None:
+    taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
+    run = save_run(tmp_path, [record(samples=taken, compiles=compiled_in(0, 1))])
+    assert "2 graphs compiled, 30.0 s for compiles in the warm-up" in render_tables(run)
+    line = next(csv.DictReader(io.StringIO(render_tables(run, form="csv"))))
+    assert (line["first_call_seconds"], line["upfront_seconds"]) == ("62.0", "92.0")
+    run = save_run(tmp_path / "none", [record(samples=taken, compiles=compiled_in(0))])
+    assert "in the warm-up;" not in render_tables(run)
+
+
+def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
+    run = save_run(tmp_path, [])
+    write_tables(run)
+    assert "No cell has a record yet" in (run / "tables.md").read_text()
+
+
+def test_no_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"run\.json"):
+        write_tables(tmp_path)
+
+
+def test_the_page_is_made_from_the_report_alone(run: Path) -> None:
+    report = make_report(run, published=())
+    assert "A100" not in markdown.render(report)
+
+
+def test_text() -> None:
+    assert escape("train_static @ _x_") == "train_static @ \\_x\\_"
+    assert code("inductor@cuda") == "`inductor@cuda`"
+    assert code("a|b") == "a\\|b"
+    assert shortened("abcdef", 4) == "ab …"
+    assert shortened("abcd", 4) == "abcd"

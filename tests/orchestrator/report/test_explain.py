@@ -1,0 +1,111 @@
+"""One cell's proof as text, and names that lead nowhere or to many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from golden_files import golden
+from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run, workload
+
+from orchestrator.base.errors import UsageError
+from orchestrator.report.explain import explain
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return save_run(tmp_path, small_run())
+
+
+def test_golden(run: Path) -> None:
+    golden("explain.txt", explain(run, "forward inductor@cuda") + "\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["forward eager@cuda", "  forward  eager@cuda ", "forward eager", "00000", f"forward-eager@cuda-{'0' * 16}-r0"],
+)
+def test_names_of_a_cell(run: Path, name: str) -> None:
+    text = explain(run, name)
+    assert text.startswith("forward eager@cuda\ncell 0000000000000000")
+    assert "of the ceiling: 56.2 % (compute bound, ceilings of this device)" in text
+
+
+def test_one_rounds_file_explains_the_whole_cell(run: Path) -> None:
+    text = explain(run, f"forward-inductor@cuda-{'1' * 16}-r2.json")
+    assert all(f"Round {number}" in text for number in range(3))
+
+
+def test_the_first_call_cold_and_warm_and_the_compiles_after_it(tmp_path: Path) -> None:
+    run = save_run(tmp_path, shared_cache(39_600.0, 8593.0, 7336.0, 6182.0, 6870.0))
+    assert "  first call: 39.60 s cold, 7.103 s warm\n" in explain(run, "forward inductor@cuda")
+    taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
+    run = save_run(tmp_path / "more", [record(samples=taken, compiles=compiled_in(0, 1))])
+    text = explain(run, "forward inductor@cuda")
+    assert "  first call: 62.00 s cold; compiles in the warm-up: 30.00 s\n" in text
+
+
+def test_wrong_row(run: Path) -> None:
+    text = explain(run, "forward thunder@cuda")
+    assert "not shown as a speed, for the row is incorrect" in text
+    assert "run-all --suite note --stack cuda --method thunder --benchmark forward --fresh" in text
+
+
+def test_ceilings(run: Path) -> None:
+    text = explain(run, "ceilings torch@cuda")
+    assert "matrix product: 781 TFLOP/s in bfloat16" in text
+    assert "device copy: 3.02 TB/s" in text
+    assert "Figures" not in text
+
+
+def test_unknown_names_list_what_there_is(run: Path) -> None:
+    with pytest.raises(UsageError, match="no such cell") as caught:
+        explain(run, "forward inducto@cuda")
+    assert 'did you mean "forward inductor@cuda"' in str(caught.value)
+    assert "generation thunder@cuda (5555555555555555)" in str(caught.value)
+    with pytest.raises(UsageError, match="no such cell"):
+        explain(run, "")
+    with pytest.raises(UsageError, match="no such cell"):
+        explain(run, "../run")
+
+
+def test_ambiguous_names_list_the_cells(tmp_path: Path) -> None:
+    run = save_run(tmp_path, [record(), record(cell_id="ab" * 8, workload=workload(batch=3)), ceilings()])
+    for name in ("forward inductor@cuda", "a"):
+        with pytest.raises(UsageError, match="2 cells have that name") as caught:
+            explain(run, name)
+        one = "aaaaaaaaaaaaaaaa (forward inductor@cuda: open_llama_7b, batch 10, sequence 2048, bfloat16)"
+        other = "abababababababab (forward inductor@cuda: open_llama_7b, batch 3, sequence 2048, bfloat16)"
+        assert f"{one}; {other}" in str(caught.value)
+    assert explain(run, "aa")
+
+
+def test_a_name_without_a_stack_is_of_the_only_one_or_lists_them(tmp_path: Path) -> None:
+    run = save_run(
+        tmp_path, [record(), record(cell_id="ab" * 8, stack="other-cuda"), record(cell_id="cd" * 8, role="probe")]
+    )
+    with pytest.raises(UsageError, match="2 cells have that name") as caught:
+        explain(run, "forward inductor")
+    assert "(forward inductor@cuda: " in str(caught.value)
+    assert "(forward inductor@other-cuda: " in str(caught.value)
+    assert explain(run, "forward inductor@other-cuda").startswith("forward inductor@other-cuda\n")
+    assert explain(run, "probe of forward inductor").startswith("probe of forward inductor@cuda\n")
+
+
+def test_a_stack_with_dashes(tmp_path: Path) -> None:
+    run = save_run(tmp_path, [record(stack="my-cuda-12", samples=samples(9.0, *[5.0] * 9))])
+    assert explain(run, "forward inductor@my-cuda-12").startswith("forward inductor@my-cuda-12\n")
+
+
+def test_a_container_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    nasty = "bad\x1b[2J\nRound 7\n  status: ok"
+    text = explain(
+        save_run(tmp_path, [record(status="crashed", reason=nasty, environment=None)]), "forward inductor@cuda"
+    )
+    assert "\x1b" not in text
+    assert "\nRound 7" not in text
+
+
+def test_an_empty_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="known: none yet"):
+        explain(save_run(tmp_path, []), "forward eager@cpu")

@@ -1,0 +1,65 @@
+"""A line for each thing that a run needs; what is broken keeps no other line away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_run import IMAGE
+
+from orchestrator.host import docker_engine as engine
+from orchestrator.runner.doctor import doctor
+
+READY = """
+schema_version = 1
+name = "{name}"
+description = "for a test"
+methods = ["eager"]
+
+[ready]
+name = "{image}"
+python = "/usr/bin/python3"
+
+[gpu]
+access = "none"
+"""
+
+
+def write_ready(folder: Path, name: str, image: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "stack.toml").write_text(READY.format(name=name, image=image))
+
+
+def by_subject(out: str) -> dict[str, str]:
+    """Return what is told of each thing, its state first."""
+    return {line[6:24].strip(): f"{line[:4].strip()} {line[26:]}" for line in out.splitlines()}
+
+
+def test_without_an_engine_stacks_are_plain_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    assert doctor() == 0
+    told = by_subject(capsys.readouterr().out)
+    assert told["Docker Engine"].startswith("warn ")
+    assert told["stack cpu"] == "ok on the cpu, as a plain process"
+
+
+@pytest.mark.docker
+def test_images_that_are_here_are_not_here_or_cannot_be_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = engine.answers()
+    if client is None or not client.images.list(IMAGE):
+        pytest.skip("no Docker Engine answers, or no image to ask for")
+    write_ready(tmp_path, "here", IMAGE)
+    write_ready(tmp_path, "nowhere", "stackbench/nowhere:1")
+    write_ready(tmp_path, "wrong", "No Such Name")
+    assert doctor([tmp_path]) == 1
+    told = by_subject(capsys.readouterr().out)
+    assert told["stack here"] == f"ok on the cpu, image {IMAGE}"
+    assert told["stack nowhere"] == "ok on the cpu, image not here yet (download: unknown)"
+    assert told["stack wrong"].startswith("fail ")
+    assert "No Such Name" in told["stack wrong"]
+    # The checks after the stacks came too.
+    assert list(told)[-1] == "containers"

@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import FAKE_BENCH, SOURCE, make_stack, make_task, write_stack, write_suite
+from places import ROOT
+
+from orchestrator.build.ready import Ready
+from orchestrator.cli import run
+from orchestrator.launchers import Prepared
+from orchestrator.launchers import work_area as workfolders
+from orchestrator.measure.supervise import Verdict, blank_record
+from orchestrator.plan.cell import Plan
+from orchestrator.records.record import Record
+from orchestrator.runner import run_all as pipeline
+from orchestrator.runner.order import interleave
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for module in (workfolders, pipeline):
+        monkeypatch.setattr(module, "STATE", tmp_path / "state")
+    monkeypatch.setattr(workfolders, "BENCH", FAKE_BENCH)
+    return tmp_path
+
+
+def go(place: Path, *more: str, methods: list[str] | None = None, **suite: Any) -> int:
+    if not (place / "mine.toml").exists():
+        write_suite(place, **suite)
+    if not (place / "stacks").exists():
+        write_stack(place, methods or ["good"])
+    return run(
+        [
+            *("run-all", "--suite", str(place / "mine.toml"), "--stacks", str(place / "stacks"), "--stack", "fake"),
+            *("--launcher", "local", "--results", str(place / "results"), *more),
+        ]
+    )
+
+
+def records(place: Path, number: int = -1) -> dict[str, Any]:
+    folder = sorted((place / "results").iterdir(), key=lambda path: path.stat().st_mtime_ns)[number]
+    found = [json.loads(path.read_text()) for path in (folder / "records").iterdir()]
+    return {f"{record['method']}-{record['round']}": record for record in found}
+
+
+def headers(place: Path) -> list[dict[str, Any]]:
+    return [json.loads((folder / "run.json").read_text()) for folder in sorted((place / "results").iterdir())]
+
+
+def test_a_run_from_end_to_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(place) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("suite mine on the CPU, stacks fake, in plain processes")
+    assert "[2/2] forward good@fake: 0.1000 s; took" in out
+    assert "that was the last" in out
+    assert "good@fake" in out.partition("2 records in")[0]
+    found = records(place)
+    assert {record["status"] for record in found.values()} == {"ok"}
+    (header,) = headers(place)
+    assert header["finished_utc"] is not None
+    assert header["stacks"]["fake"]["fingerprint"] == "0123456789abcdef"
+    assert str(place) not in json.dumps(header)
+    assert list((place / "state" / "work").iterdir()) == []
+
+
+def test_every_cell_is_run_whatever_becomes_of_the_others(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(place, methods=["killed", "good", "not_able", "hang"], timeout_s=1.5) == 1
+    found = {name.partition("-")[0]: record["status"] for name, record in records(place).items()}
+    assert found == {"torch": "ok", "killed": "crashed", "good": "ok", "not_able": "unsupported", "hang": "timeout"}
+    assert "timeout (not done after 1.5 s" in capsys.readouterr().out
+
+
+def test_nothing_measured_is_exit_3(place: Path) -> None:
+    assert go(place, methods=["not_able"]) == 3
+
+
+def test_a_finished_run_is_followed_by_another_and_rerun_repeats_it(place: Path) -> None:
+    assert go(place) == 0
+    before = records(place)["good-0"]["samples"][0]["begin_ns"]
+    assert go(place, "--rerun") == 0
+    assert len(headers(place)) == 1
+    assert records(place)["good-0"]["samples"][0]["begin_ns"] > before
+    assert headers(place)[0]["finished_utc"] is not None
+    assert go(place) == 0
+    assert len(headers(place)) == 2
+
+
+def test_an_unfinished_run_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(place, "--max-minutes", "0.00001") == 3  # time is over before the first cell
+    assert "minutes are over" in capsys.readouterr().out
+    assert headers(place)[0]["finished_utc"] is None
+    assert go(place) == 0
+    assert "going on with run" in capsys.readouterr().out
+    assert len(headers(place)) == 1
+    assert headers(place)[0]["finished_utc"] is not None
+
+
+def test_another_plan_or_fresh_starts_another_run_and_says_why(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go(place, "--max-minutes", "0.00001")
+    assert go(place, "--rounds", "2") == 0
+    assert "starting another run: the unfinished run" in capsys.readouterr().out
+    assert len(headers(place)) == 2
+    assert go(place, "--fresh") == 0
+    assert len(headers(place)) == 3
+
+
+def test_a_stack_without_its_python_keeps_no_other_from_running_and_is_tried_again(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stack(place, ["good"])
+    write_stack(place / "more", ["good"], python=str(place / "later" / "python"), name="late")
+    both = ("--stacks", str(place / "more" / "stacks"), "--stack", "late")
+    assert go(place, *both) == 1
+    found = {r["stack"]: r for r in records(place).values() if r["workload"]["benchmark"] == "forward"}
+    assert found.keys() <= {"fake", "late"}
+    assert "late: cannot run" in capsys.readouterr().out
+    assert headers(place)[0]["finished_utc"] is None
+    (place / "later").mkdir()
+    (place / "later" / "python").symlink_to(sys.executable)
+    assert go(place, *both) == 0
+    out = capsys.readouterr().out
+    assert "2 of 3 rounds have their result already" in out
+    assert headers(place)[0]["finished_utc"] is not None
+    folder = next((place / "results").iterdir())
+    assert len(list((folder / "records").iterdir())) == 3
+
+
+def test_the_variables_that_a_stack_sets_are_part_of_its_identity() -> None:
+    def identity(**variables: str) -> str:
+        stack = make_stack().model_copy(update={"environment": variables})
+        return Ready(prepared={"fake": Prepared(stack, "python3", "f" * 16)}).environment("fake")
+
+    assert identity() == "f" * 16
+    assert len({identity(), identity(A="1"), identity(A="2")}) == 3
+
+
+def test_rounds_are_interleaved_there_and_back() -> None:
+    cells = tuple(make_task(name).cell.model_copy(update={"rounds": rounds}) for name, rounds in
+                  (("torch", 1), ("a", 3), ("b", 3)))  # fmt: skip
+    order = [(cell.method, number) for cell, number in interleave(Plan(suite="x", cells=cells))]
+    assert order == [("torch", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
+
+
+def outcome(*statuses: str) -> int:
+    made: list[Record] = [blank_record(make_task("x"), Verdict(status, "")) for status in statuses]  # type: ignore[arg-type]
+    return pipeline.exit_code(made)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (("ok", "unsupported", "skipped", "out_of_memory"), 0),
+        (("ok", "crashed"), 1),
+        (("ok", "timeout"), 1),
+        (("ok", "infrastructure"), 1),
+        (("ok", "incorrect"), 1),
+        (("incorrect",), 1),
+        (("crashed", "skipped"), 3),
+        (("unsupported",), 3),
+    ],
+)
+def test_exit_codes(statuses: tuple[str, ...], code: int) -> None:
+    assert outcome(*statuses) == code
+
+
+def start(place: Path, method: str) -> subprocess.Popen[str]:
+    write_suite(place)
+    write_stack(place, ["good", "hang"])
+    command = [
+        *(sys.executable, str(ROOT / "tests" / "support" / "fake_run.py"), str(place / "state"), "run-all", "--suite"),
+        *(str(place / "mine.toml"), "--stacks", str(place / "stacks"), "--stack", "fake", "--method", method),
+        *("--launcher", "local", "--results", str(place / "results")),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if f"{method}@fake: first call" in line:
+            return process
+    raise AssertionError("the cell never started")
+
+
+def processes_in(place: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                if str(place).encode() in (path / "cmdline").read_bytes():
+                    found.append(path.name)
+            except OSError:
+                continue
+    return found
+
+
+def test_ctrl_c_keeps_what_is_finished(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = start(place, "hang")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped; 1 record kept in" in out
+    assert "Traceback" not in out
+    assert processes_in(place) == []
+    assert list((place / "state" / "work").iterdir()) == []
+    assert (next((place / "results").iterdir()) / "tables.md").exists()
+
+
+def test_kill_9_takes_the_cell_along(place: Path) -> None:
+    process = start(place, "hang")
+    process.kill()
+    process.communicate(timeout=30)
+    import time
+
+    for _ in range(50):
+        if not processes_in(place):
+            break
+        time.sleep(0.1)
+    assert processes_in(place) == []
+    assert workfolders.sweep_folders(place / "state") == 1
+
+
+def test_results_that_cannot_be_written_are_one_clear_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "results").write_text("")
+    assert go(place) == 4
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_stack_that_the_host_cannot_run_is_skipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.build.able.why_not", lambda *_: "this stack needs a GPU, and this host has none")
+    assert go(place) == 3
+    found = records(place)
+    assert {record["status"] for record in found.values()} == {"skipped"}
+    assert found["good-0"]["bench_source"] != SOURCE
+
+
+def test_a_shared_cache_outlives_the_cell(place: Path) -> None:
+    assert go(place, "--cache", "shared", methods=["looks_around"]) == 0
+    told = records(place)["looks_around-0"]["detail"]
+    assert Path(told["cache"]).is_relative_to(place / "state" / "cache")
+    assert (Path(told["cache"]) / "kept").exists()
+
+
+def files_of(place: Path) -> Path:
+    return next((place / "results").iterdir()) / "references"
+
+
+def by_role(place: Path) -> dict[str, dict[str, Any]]:
+    folder = next((place / "results").iterdir())
+    found = [json.loads(path.read_text()) for path in (folder / "records").iterdir()]
+    return {record["role"]: record for record in found}
+
+
+def test_references_and_probes_go_before_the_rows(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(place, proving=True, methods=["tells_spec"]) == 0
+    out = capsys.readouterr().out
+    titles = [line.partition(": started")[0] for line in out.splitlines() if ": started" in line]
+    assert [title.partition("] ")[2].partition(" (")[0] for title in titles] == [
+        "ceilings torch@fake",
+        "reference reference@fake",
+        "reference reference@fake",
+        "probe of forward tells_spec@fake",
+        "forward tells_spec@fake",
+    ]
+    found = by_role(place)
+    assert found["probe"]["workload"]["model"]["name"] == "probe"
+    row = found["row"]
+    spec = row["detail"]["spec"]
+    assert (spec["role"], row["role"]) == ("row", "row")
+    kept = files_of(place) / f"{row['workload_id']}.safetensors"
+    assert spec["reference"] == str(kept)
+    assert kept.read_bytes() == f"reference of {row['workload_id']}".encode()
+    assert spec["reference_sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert found["probe"]["detail"]["spec"]["reference"].endswith(f"{found['probe']['workload_id']}.safetensors")
+    told = found["reference"]["detail"]["references"]
+    assert all(facts["sha256"] and facts["seconds"] == 1.5 for facts in told.values())
+    page = (files_of(place).parent / "tables.md").read_text()
+    assert page.count("`tells_spec@fake` |") == 1
+
+
+@pytest.mark.parametrize("maker", ["reference_link", "reference_none", "reference_crash"])
+def test_rows_go_on_without_a_reference(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], maker: str
+) -> None:
+    monkeypatch.setattr("orchestrator.plan.proof_cells.REFERENCE", maker)
+    assert go(place, proving=True, methods=["tells_spec"]) == (1 if maker == "reference_crash" else 0)
+    found = by_role(place)
+    assert found["row"]["status"] == "ok"
+    assert found["row"]["detail"]["spec"]["reference"] is None
+    assert not list(files_of(place).iterdir() if files_of(place).exists() else [])
+    if maker == "reference_crash":
+        assert "**No reference could be made:** crashed" in capsys.readouterr().out
+    else:
+        assert "no reference for forward: no file was taken over" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_run_without_its_references_makes_again_those_it_needs(place: Path) -> None:
+    assert go(place, proving=True, methods=["tells_spec"]) == 0
+    folder = next((place / "results").iterdir())
+    began = {path.name: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+    shutil.rmtree(folder / "references")
+    next(path for path in (folder / "records").iterdir() if path.name.startswith("forward-")).unlink()
+    header = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**header, "finished_utc": None}))
+    assert go(place) == 0
+    now = {path.name: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+    again = sorted(name.partition("-")[0] for name in now if now[name] != began.get(name))
+    assert again == ["forward", "reference"]
+    assert by_role(place)["row"]["detail"]["spec"]["reference"] is not None
+    assert len(list(files_of(place).iterdir())) == 1
+
+
+def test_what_a_process_says_of_its_role_is_not_believed(place: Path) -> None:
+    assert go(place, methods=["says_probe"]) == 0
+    assert by_role(place)["row"]["method"] == "says_probe"
+
+
+def test_a_row_is_incorrect_where_its_probe_is(place: Path) -> None:
+    assert go(place, proving=True, methods=["wrong_on_the_probe"]) == 1
+    page = (files_of(place).parent / "tables.md").read_text()
+    assert "**incorrect** (unchecked): on the probe: forward: rows: row 3" in page
+    assert by_role(place)["row"]["status"] == "ok"
+
+
+def test_the_listing_of_what_ran_is_kept_where_it_is_the_one_that_the_record_names(place: Path) -> None:
+    assert go(place, methods=["lists", "lists_another"]) == 0
+    folder = next((place / "results").iterdir())
+    (kept,) = (folder / "dispatch").iterdir()
+    told = records(place)["lists-0"]["dispatch"]["listing_sha256"]
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == told
+    assert kept.name.startswith("forward-lists@fake-")
+    assert records(place)["lists_another-0"]["dispatch"]["listing_sha256"] is None

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from plan_samples import stack
+
+from orchestrator.plan.choice import Choice
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.suite import load_suite
+from orchestrator.plan.workload import MEASURED
+from orchestrator.runner.plan_text import describe, render
+
+STACKS = {"cpu": stack(build={"download_bytes": 250_000_000})}
+
+
+def choice(name: str) -> Choice:
+    suite = load_suite(name)
+    plan = make_plan(suite, STACKS, device="cpu")
+    return Choice("the reason", plan, suite, STACKS, "local", {})
+
+
+@pytest.fixture(autouse=True)
+def no_python_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACKBENCH_PYTHON", raising=False)
+
+
+def test_a_line_for_every_cell_with_workload_time_and_cost() -> None:
+    made = choice("smoke")
+    lines = render(made, Path("/nonexistent"), "text").splitlines()
+    assert lines[0] == "the reason"
+    listed = [cell for cell in made.plan.cells if cell.role in ("ceilings", "row")]
+    for cell in listed:
+        (line,) = [line for line in lines if line.startswith(f"{cell.title} ")]
+        assert cell.workload.workload_id in line
+        assert " ? " in line
+    (references,) = [line for line in lines if "reference cell" in line]
+    assert references.endswith("5 references for tiny_1_layer")
+    assert lines[-2].startswith("expected: ")
+    assert "to download at most: 250 MB; disk: unknown" in lines[-2]
+    assert lines[-1] == f"plan {made.plan.plan_id}"
+
+
+def test_a_stack_that_is_here_already_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKBENCH_PYTHON", sys.executable)
+    cost = render(choice("smoke"), Path("/nonexistent"), "text").splitlines()[-2]
+    assert cost.endswith("cells guessed, marked ?); nothing to download or build")
+    content = json.loads(render(choice("smoke"), Path("/nonexistent"), "json"))
+    assert (content["download_bytes"], content["disk_bytes"]) == (0, 0)
+
+
+def test_references_and_probes_are_a_line_each() -> None:
+    lines = render(choice("note"), Path("/nonexistent"), "text").splitlines()
+    (references,) = [line for line in lines if "reference cell" in line]
+    assert references.startswith("3 reference cells")
+    assert references.endswith("10 references for probe, open_llama_7b, open_llama_3b")
+    (probes,) = [line for line in lines if "probe cell" in line]
+    assert probes.startswith("10 probe cells")
+    assert probes.endswith("forward, model_inference, generation, train_static, train_dynamic: eager@cpu, inductor@cpu")
+
+
+def test_the_same_for_programs() -> None:
+    made = choice("smoke")
+    content = json.loads(render(made, Path("/nonexistent"), "json"))
+    assert content["plan_id"] == made.plan.plan_id
+    assert content["disk_bytes"] is None
+    assert [cell["workload"]["benchmark"] for cell in content["cells"]][:1] == ["ceilings"]
+    assert all(cell["expected_from"] == "guess" for cell in content["cells"])
+
+
+def test_sizes_in_words() -> None:
+    words = {task.workload.benchmark: describe(task.workload) for task in load_suite("note").expand()}
+    assert list(words) == list(MEASURED)
+    assert words["forward"] == "open_llama_7b bfloat16 B=10 T=2048 x10"
+    assert words["generation"] == "open_llama_7b bfloat16 B=1 6+200 tokens x10"
+    assert words["train_dynamic"] == "open_llama_3b bfloat16 B=2 T=10..2048 x50"
+    assert describe(load_suite("note").ceilings("cuda").workload) == "matrices 8192, 16384; copy of 4.3 GB"

@@ -1,0 +1,78 @@
+"""Shapes larger than one that ran out of memory: skipped, as rows that say why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import FAKE_BENCH, write_stack, write_suite
+from record_samples import record, workload
+
+from orchestrator.cli import run
+from orchestrator.launchers import work_area as workfolders
+from orchestrator.plan.cell import Cell
+from orchestrator.runner import run_all as pipeline
+from orchestrator.runner.too_large import too_large
+
+FULL = {"status": "out_of_memory", "reason": "no room"}
+
+
+def cell(
+    benchmark: str = "forward", role: Any = "row", method: str = "inductor", stack: str = "cuda", **changes: Any
+) -> Cell:
+    work = workload(benchmark, **changes)
+    return Cell(stack=stack, method=method, device="cuda", workload=work, timeout_s=60.0, role=role)
+
+
+@pytest.mark.parametrize(
+    ("larger", "skipped"),
+    [
+        (cell(batch=20), True),
+        (cell(sequence=4096), True),
+        (cell(batch=20, sequence=4096, seed=1, iterations=20), True),
+        (cell(), False),  # the very same: what was measured stands
+        (cell(batch=5), False),
+        (cell(batch=20, sequence=1024), False),  # more of the one, less of the other: it may fit
+        (cell(batch=20, dtype="float32"), False),
+        (cell(batch=20, method="eager"), False),
+        (cell(batch=20, stack="other"), False),
+        (cell("train_static", batch=20), False),
+        (cell(batch=20, role="probe"), False),
+    ],
+)
+def test_only_what_is_larger_and_else_alike(larger: Cell, skipped: bool) -> None:
+    reason = too_large(larger, [record(**FULL)])
+    assert (reason is not None) is skipped
+    assert too_large(larger, [record(status="crashed"), record(), record(**FULL, role="probe")]) is None
+    if reason:
+        assert reason == "a smaller shape ran out of memory in this run: batch 10, 2048 tokens each"
+
+
+def test_generation_counts_prompt_and_new_tokens() -> None:
+    small = record("generation", **FULL)
+    assert too_large(cell("generation", new_tokens=400), [small])
+    assert too_large(cell("generation", new_tokens=100), [small]) is None
+
+
+def test_a_row_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (workfolders, pipeline):
+        monkeypatch.setattr(module, "STATE", tmp_path / "state")
+    monkeypatch.setattr(workfolders, "BENCH", FAKE_BENCH)
+    suite = write_suite(tmp_path)
+    suite.write_text(suite.read_text().replace("sequence = 64", "sequence = [32, 64, 96]"))
+    write_stack(tmp_path, ["small_memory"])
+    words = ["run-all", "--suite", str(suite), "--stacks", str(tmp_path / "stacks"), "--stack", "fake"]
+    assert run([*words, "--launcher", "local", "--results", str(tmp_path / "results")]) == 0
+    (folder,) = (tmp_path / "results").iterdir()
+    found = [json.loads(path.read_text()) for path in (folder / "records").glob("forward-*")]
+    told = {one["workload"]["sequence"]: (one["status"], one["reason"]) for one in found}
+    assert told == {
+        32: ("ok", None),
+        64: ("out_of_memory", "no room"),
+        96: ("skipped", "a smaller shape ran out of memory in this run: batch 2, 64 tokens each"),
+    }
+    assert "**skipped**: a smaller shape ran out of memory" in capsys.readouterr().out

@@ -1,0 +1,385 @@
+"""A bench that does what its spec's method is called: real processes that behave, hang, die, lie."""
+
+# ruff: noqa: S108, PERF203 - it looks around in a container of its own
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FINGERPRINT = {"fingerprint": "0123456789abcdef", "python": "3.11.0", "packages": {"nothing": "1.0"}}
+
+
+def main() -> int:
+    if sys.argv[1:] == ["--fingerprint"]:
+        print(json.dumps(FINGERPRINT))
+        return 0
+    folder = Path(sys.argv[1]).parent
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    event(folder, "phase", name="environment")
+    event(folder, "phase", name="first call")
+    print("the log's only line", flush=True)
+    return BEHAVIOURS[spec["method"]](folder, spec)
+
+
+def event(folder: Path, kind: str, **more: Any) -> None:
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"t_ns": time.monotonic_ns(), "event": kind, **more}) + "\n")
+
+
+def record(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    begin = time.monotonic_ns()
+    samples = [
+        {
+            "index": index,
+            "phase": "first" if index == 0 else "timed",
+            "shape": [2, 64],
+            "begin_ns": begin + index * 10**9,
+            "end_ns": begin + index * 10**9 + 10**8,
+            "device_ns": None,
+        }
+        for index in range(5)
+    ]
+    return {
+        "schema_version": 1,
+        "written_by": "bench",
+        "status": "ok",
+        "reason": None,
+        "flags": ["unchecked", "cold"],
+        "started_utc": "2026-01-01T00:00:00+00:00",
+        "samples": [] if spec["workload"]["benchmark"] in ("ceilings", "reference") else samples,
+        **{key: spec[key] for key in ("cell_id", "workload_id", "round", "stack", "method", "workload", "device")},
+        "bench_source": spec["bench_source"],
+        **changes,
+    }
+
+
+def write(folder: Path, content: dict[str, Any]) -> int:
+    (folder / "record.part").write_text(json.dumps(content))
+    (folder / "record.part").rename(folder / "record.json")
+    return 0
+
+
+def good(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec))
+
+
+def checked(folder: Path, spec: dict[str, Any]) -> int:
+    checks = [{"name": name, "status": "passed", "what": "all of it"} for name in ("rows", "repeat")]
+    return write(folder, record(spec, flags=["cold"], proof={"checks": checks}))
+
+
+def reference(folder: Path, spec: dict[str, Any]) -> int:
+    for workload_id in spec["subject_ids"]:
+        (folder / f"reference-{workload_id}.safetensors").write_bytes(f"reference of {workload_id}".encode())
+    return write(folder, record(spec, detail={"references": {spec["subject_ids"][0]: {"seconds": 1.5}}}))
+
+
+def reference_link(folder: Path, spec: dict[str, Any]) -> int:
+    for workload_id in spec["subject_ids"]:
+        (folder / f"reference-{workload_id}.safetensors").symlink_to("/etc/passwd")
+    return write(folder, record(spec))
+
+
+def reference_none(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, detail={"references": {spec["subject_ids"][0]: {"sha256": "0" * 64}}}))
+
+
+def reference_crash(folder: Path, spec: dict[str, Any]) -> int:
+    return 3
+
+
+def tells_spec(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, detail={"spec": {k: spec[k] for k in ("role", "reference", "reference_sha256")}}))
+
+
+def says_probe(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, role="probe"))
+
+
+def wrong_on_the_probe(folder: Path, spec: dict[str, Any]) -> int:
+    if spec["role"] == "probe":
+        return write(folder, record(spec, status="incorrect", reason="forward: rows: row 3"))
+    return write(folder, record(spec))
+
+
+def dispatch(listing: bytes) -> dict[str, Any]:
+    empty = {"groups": [], "top": [], "expected": [], "missing": [], "graph_replays": None}
+    found = hashlib.sha256(listing).hexdigest()
+    return {"kind": "operators", "what": "a call", "launches": 1, "listing_sha256": found, **empty}
+
+
+def lists(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "dispatch.json").write_bytes(b"{}")
+    return write(folder, record(spec, dispatch=dispatch(b"{}")))
+
+
+def lists_another(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "dispatch.json").write_bytes(b"{}")
+    return write(folder, record(spec, dispatch=dispatch(b"[]")))
+
+
+def small_memory(folder: Path, spec: dict[str, Any]) -> int:
+    if spec["workload"].get("sequence") == 64:
+        return write(folder, record(spec, status="out_of_memory", reason="no room", samples=[]))
+    return write(folder, record(spec))
+
+
+def slow(folder: Path, spec: dict[str, Any]) -> int:
+    time.sleep(1.5)
+    return write(folder, record(spec))
+
+
+def real(name: str) -> Any:
+    """A module of the real bench that needs no torch."""
+    place = Path(__file__).parents[4].joinpath("bench", *name.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(f"bench.{name}", place)
+    module = importlib.util.module_from_spec(spec)
+    if "." in name:
+        sys.modules[f"bench.{name.partition('.')[0]}"] = ModuleType("bench." + name.partition(".")[0])
+    sys.modules[f"bench.{name}"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def stalls(folder: Path, spec: dict[str, Any]) -> int:
+    """Samples of 20 ms (with seed 2 of 250), with seed 0 one of them held up; asks as bench does what to repeat."""
+    real("observe.compiles")  # which the last of these imports
+    events, repeats = real("record").Events(folder), real("repeats")
+    (folder / "pid").write_text(str(os.getpid()))
+    seed, samples = spec["workload"]["seed"], []
+    held_up, taken = [0.3] if seed == 0 else [], 0.25 if seed == 2 else 0.02
+
+    def take(index: int, phase: str) -> None:
+        begin = time.monotonic_ns()
+        time.sleep(taken + (held_up.pop() if index == 4 and held_up else 0))
+        end = time.monotonic_ns()
+        told = {"index": index, "phase": phase, "shape": [2, 64], "begin_ns": begin, "end_ns": end, "device_ns": None}
+        samples.append(told)
+        events.sample(index, 10)
+
+    for index in range(10):
+        take(index, "first" if index == 0 else "warmup" if index == 1 else "timed")
+    whole = record(spec, samples=samples)
+    whole.setdefault("detail", {})
+    for index in repeats.asked(folder, whole, events) if spec["repeats"] else ():
+        take(index, "repeat")
+    return write(folder, whole)
+
+
+def plants_links(folder: Path, spec: dict[str, Any]) -> int:
+    """Asks, with a link where the answer will be: it must be replaced, and not written through."""
+    (folder / "victim").write_text("untouched")
+    (folder / "repeat-1.json").symlink_to(folder / "victim")
+    event(folder, "samples", ask=1, rows=[], more=False)
+    for _ in range(500):
+        if not (folder / "repeat-1.json").is_symlink():
+            break
+        time.sleep(0.01)
+    answer = (folder / "repeat-1.json").read_text()
+    return write(folder, record(spec, detail={"victim": (folder / "victim").read_text(), "answer": answer}))
+
+
+def hang(folder: Path, spec: dict[str, Any]) -> int:
+    event(folder, "sample", index=2, of=10)
+    # A grandchild that outlives its parent unless the whole group is killed.
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (folder.parent / "grandchild").write_text(str(child.pid)) if os.access(folder.parent, os.W_OK) else None
+    time.sleep(600)
+    return 0
+
+
+def hang_after_record(folder: Path, spec: dict[str, Any]) -> int:
+    write(folder, record(spec))
+    time.sleep(600)
+    return 0
+
+
+def killed(folder: Path, spec: dict[str, Any]) -> int:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return 0
+
+
+def fails(folder: Path, spec: dict[str, Any]) -> int:
+    print("cannot open /home/somebody/secret/model.bin", file=sys.stderr)
+    return 3
+
+
+def fails_after_record(folder: Path, spec: dict[str, Any]) -> int:
+    write(folder, record(spec))
+    return 9
+
+
+def silent(folder: Path, spec: dict[str, Any]) -> int:
+    return 0
+
+
+def link(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "elsewhere.json").write_text(json.dumps(record(spec)))
+    (folder / "record.json").symlink_to("elsewhere.json")
+    return 0
+
+
+def pipe(folder: Path, spec: dict[str, Any]) -> int:
+    os.mkfifo(folder / "record.json")
+    (folder / "events.jsonl").unlink()
+    os.mkfifo(folder / "events.jsonl")
+    return 0
+
+
+def big(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, detail={"much": "x" * 1_000_000}))
+
+
+def garbage(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "events.jsonl").write_bytes(b'\xff\x00{"event":"phase"}\n[[[[\n' + b"[" * 100_000 + b"\n")
+    (folder / "record.json").write_bytes(b"\x00\xff not a record")
+    return 0
+
+
+def other_cell(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, cell_id="f" * 16))
+
+
+def other_workload(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, workload={**spec["workload"], "seed": 7}))
+
+
+def judges_itself(folder: Path, spec: dict[str, Any]) -> int:
+    told = record(spec)
+    told["samples"][2]["taint"] = "somebody else's fault"
+    return write(folder, told)
+
+
+def blames_others(folder: Path, spec: dict[str, Any]) -> int:
+    load = {"cpus": 4, "seconds": 1.0, "own": 0.1, "others": 3.9, "stolen": 0.0}
+    return write(folder, record(spec, host_load=load))
+
+
+def pretends(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, written_by="orchestrator"))
+
+
+def not_able(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, status="unsupported", reason="no C++ compiler", samples=[]))
+
+
+COMPILED = {"graphs": 1, "recompiles": 0, "ledger": [], "breaks": []}
+
+
+def compiles(folder: Path, spec: dict[str, Any]) -> int:
+    """Fills the cache in its first process; in one that makes the first call alone says what it found there."""
+    cache = folder / "cache"
+    if not spec["only_first"]:
+        cache.mkdir()
+        (cache / "graph").write_text("x")
+        return write(folder, record(spec, compiles={**COMPILED, "cache_hits": 0, "cache_misses": 3}))
+    print("second process", flush=True)
+    there = {"cache_hits": 3 if (cache / "graph").exists() else 0, "cache_misses": 0}
+    made = record(spec, compiles={**COMPILED, **there}, flags=["unchecked", "warm"])
+    return write(folder, {**made, "samples": made["samples"][:1]})
+
+
+def compiles_once(folder: Path, spec: dict[str, Any]) -> int:
+    return fails(folder, spec) if spec["only_first"] else compiles(folder, spec)
+
+
+def compiles_and_keeps_nothing(folder: Path, spec: dict[str, Any]) -> int:
+    """Has folders for a cache, and no file in them."""
+    (folder / "cache" / "empty").mkdir(parents=True)
+    return write(folder, record(spec, compiles={**COMPILED, "cache_hits": None, "cache_misses": None}))
+
+
+def compiles_and_hides(folder: Path, spec: dict[str, Any]) -> int:
+    """Leaves its first record for the second process's."""
+    return 0 if spec["only_first"] else compiles(folder, spec)
+
+
+def compiles_then_hangs(folder: Path, spec: dict[str, Any]) -> int:
+    return hang(folder, spec) if spec["only_first"] else compiles(folder, spec)
+
+
+def takes_memory(folder: Path, spec: dict[str, Any]) -> int:
+    held = []
+    while True:
+        held.append(bytearray(32 * 2**20))
+
+
+def looks_around(folder: Path, spec: dict[str, Any]) -> int:
+    """Tries everything that a container must not be able to do, and says in the record what it could."""
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    could = []
+    for place in ("/x", "/stackbench/bench/x", "/etc/x", "/references/x", spec["reference"] or "/references/y"):
+        try:
+            Path(place).write_text("x")
+            could.append(f"write {place}")
+        except OSError:
+            pass
+    try:
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+        could.append("network")
+    except OSError:
+        pass
+    Path("/tmp/runs").write_text("#!/bin/sh\nexit 0\n")
+    Path("/tmp/runs").chmod(0o755)
+    told = {
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+        "capabilities": status["CapEff"].strip() + status["CapBnd"].strip(),
+        "no_new_privileges": status["NoNewPrivs"].strip(),
+        "interfaces": sorted(name for _, name in socket.if_nameindex()),
+        "could": could,
+        "tmp_runs": subprocess.run(["/tmp/runs"], check=False).returncode,
+        "socket": Path("/var/run/docker.sock").exists(),
+        "host": socket.gethostname(),
+        "init": Path("/proc/1/comm").read_text().strip(),
+        "home": os.environ["HOME"],
+        "caches": [os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"]],
+        "checkpoint": sorted(path.name for path in Path(spec["checkpoint"]).iterdir()) if spec["checkpoint"] else None,
+        "cache": spec["cache_folder"],
+        "reference": Path(spec["reference"]).read_text() if spec["reference"] else None,
+        "shm": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
+    }
+    if spec["cache_folder"]:
+        (Path(spec["cache_folder"]) / "kept").write_text("x")
+    return write(folder, record(spec, detail=told))
+
+
+BEHAVIOURS = {
+    function.__name__: function
+    for function in (
+        *(
+            good,
+            reference,
+            slow,
+            small_memory,
+            hang,
+            hang_after_record,
+            killed,
+            fails,
+            fails_after_record,
+            silent,
+            link,
+            pipe,
+            big,
+        ),
+        *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
+        *(stalls, plants_links, judges_itself, blames_others, checked),
+        *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
+        *(compiles, compiles_once, compiles_and_keeps_nothing, compiles_and_hides, compiles_then_hangs),
+    )
+}
+BEHAVIOURS["torch"] = good
+
+if __name__ == "__main__":
+    sys.exit(main())
