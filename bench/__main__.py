@@ -23,7 +23,7 @@ def main() -> int:
         print(json.dumps(fingerprint()))
         return 0
     if options.facts:
-        from bench.facts import facts
+        from bench.environment import facts
 
         print(json.dumps(facts()))
         return 0

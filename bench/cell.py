@@ -5,19 +5,22 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from bench import benchmarks, caches, methods, proof, repeats
+from bench import benchmarks, caches, methods, repeats
+from bench.benchmarks import Task
 from bench.environment import environment
 from bench.model import hashing, weights
-from bench.observe import ceilings, compiles, dispatch
+from bench.observe import ceilings, compiles
 from bench.observe.clock import Clock
+from bench.observe.dispatch import SETTLE, examine
 from bench.observe.memory import Memory
 from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model
-from bench.proof import make_references as reference
+from bench.proof import gate, make_references
 from bench.record import Events, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify
@@ -35,11 +38,11 @@ def run(spec: Spec) -> dict[str, Any]:
         if spec.workload.benchmark == "ceilings":
             record["rates"] = ceilings.measure(spec.workload, spec.device, Clock(spec.device), events)
         elif spec.workload.benchmark == "reference":
-            reference.run(spec, record, events)
+            make_references.run(spec, record, events)
         else:
             record["flags"] = ["unchecked", flag]
             measure(spec, record, events)
-        reason = proof.verdict(spec.workload.benchmark, record.get("proof") or {})
+        reason = gate.verdict(spec.workload.benchmark, record.get("proof") or {})
         record["status"], record["reason"] = ("incorrect", reason) if reason else ("ok", None)
     except Exception as error:  # noqa: BLE001  (whatever happens is a record with its status)
         traceback.print_exc()
@@ -84,11 +87,11 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
         timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
         record["work"] = task.work(timed or [record["samples"][-1]["shape"]])
         events.phase("proof")
-        record["proof"].update(proof.gate(context, task, spec, output))
-        if proof.complete(record["proof"]):
+        record["proof"].update(gate.gate(context, task, spec, output))
+        if gate.complete(record["proof"]):
             record["flags"].remove("unchecked")
         events.phase("dispatch")
-        dispatch.gather(task, spec, record, method.expects(workload, spec.device))
+        gather(task, spec, record, method.expects(workload, spec.device))
 
 
 def take_samples(
@@ -164,3 +167,27 @@ def blank(spec: Spec) -> dict[str, Any]:
         "rates": [],
         "detail": {},
     }
+
+
+def gather(task: Task, spec: Spec, record: dict[str, Any], expected: Sequence[str]) -> None:
+    """Fill the record's `dispatch`; flag it `not_fused`, or `unchecked` where there is no evidence at all."""
+    workload = spec.workload
+    timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
+    changing = any(shape != timed[0] for shape in timed)
+    # Where shapes change, one more sample as they were; else the last one again. What was compiled settles before: the
+    # proof may have called for other things meanwhile, and a CUDA graph is replayed from the third call on.
+    settle = SETTLE if record["compiles"] and not changing else 0
+    inputs = task.inputs(workload.iterations if changing else workload.iterations - 1)
+    flag: str | None = None
+    try:
+        for _ in range(settle):
+            task.brief(inputs)
+        record["dispatch"] = found = examine(lambda: task.brief(inputs), expected, spec.device, spec.folder)
+    except Exception as error:  # noqa: BLE001  (a row without evidence is a row, and says so)
+        record["detail"]["dispatch"] = f"no evidence: {type(error).__name__}: {error}"[:500]
+        flag = "unchecked"
+    else:
+        if found["missing"]:
+            flag = "not_fused"
+    if flag is not None and flag not in record["flags"]:
+        record["flags"].append(flag)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.config import ModelConfig
 from bench.model.rope import rotary_tables
 from bench.operators import Operators
+from bench.spec import ModelConfig
 
 # Attention kernels want a mask whose rows are whole 16-byte pieces; the slots beyond the asked length stay masked.
 SLOT_MULTIPLE = 8

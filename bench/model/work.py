@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bench.config import ModelConfig
-from bench.spec import Workload
+from bench.spec import ModelConfig, Workload
 
 BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 

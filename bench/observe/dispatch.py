@@ -19,11 +19,9 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-from bench.benchmarks import Task
 from bench.environment import torch_version
 from bench.observe.kernels import group_of
 from bench.record import write_json
-from bench.spec import Spec
 
 LISTING = "dispatch.json"
 SETTLE = 2
@@ -59,30 +57,6 @@ class Seen:
     names: dict[str, Count] = field(default_factory=dict)
     operators: set[str] = field(default_factory=set)
     replays: int | None = None
-
-
-def gather(task: Task, spec: Spec, record: dict[str, Any], expected: Sequence[str]) -> None:
-    """Fill the record's `dispatch`; flag it `not_fused`, or `unchecked` where there is no evidence at all."""
-    workload = spec.workload
-    timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
-    changing = any(shape != timed[0] for shape in timed)
-    # Where shapes change, one more sample as they were; else the last one again. What was compiled settles before: the
-    # proof may have called for other things meanwhile, and a CUDA graph is replayed from the third call on.
-    settle = SETTLE if record["compiles"] and not changing else 0
-    inputs = task.inputs(workload.iterations if changing else workload.iterations - 1)
-    flag: str | None = None
-    try:
-        for _ in range(settle):
-            task.brief(inputs)
-        record["dispatch"] = found = examine(lambda: task.brief(inputs), expected, spec.device, spec.folder)
-    except Exception as error:  # noqa: BLE001  (a row without evidence is a row, and says so)
-        record["detail"]["dispatch"] = f"no evidence: {type(error).__name__}: {error}"[:500]
-        flag = "unchecked"
-    else:
-        if found["missing"]:
-            flag = "not_fused"
-    if flag is not None and flag not in record["flags"]:
-        record["flags"].append(flag)
 
 
 def examine(call: Callable[[], str], expected: Sequence[str], device: str, folder: Path) -> dict[str, Any]:

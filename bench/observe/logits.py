@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.observe.sketch import sketch
-from bench.proof.layerwise import reference_dtype
+from bench.operators import reference_dtype
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

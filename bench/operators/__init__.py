@@ -73,3 +73,8 @@ class Operators:
     attention: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = attention
     swiglu: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = swiglu
     loss: Callable[[Tensor, Tensor], Tensor] = loss
+
+
+def reference_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 judges bfloat16, float64 everything else."""
+    return torch.float32 if dtype == torch.bfloat16 else torch.float64

@@ -11,9 +11,10 @@ from bench.benchmarks import Context
 from bench.model import hashing, weights
 from bench.observe.logits import Seen, observe
 from bench.observe.sketch import sketch
+from bench.operators import reference_dtype
 from bench.proof import faults, levels
 from bench.proof.checks import Checks, finite
-from bench.proof.layerwise import Layerwise, highest, reference_dtype
+from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
 from bench.proof.reference_file import Reference
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from bench.benchmarks import Context
 from bench.model import hashing
 from bench.observe.sketch import sketch
-from bench.operators import Operators
+from bench.operators import Operators, reference_dtype
 from bench.proof import faults, levels, sampler
 from bench.proof.checks import Checks, finite
 from bench.proof.forward import judge_identity, judge_match, record_reference
-from bench.proof.layerwise import Layerwise, highest, reference_dtype
+from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
 from bench.proof.reference_file import Reference
 

@@ -16,11 +16,6 @@ from bench.model.gpt import GPT, Block
 from bench.operators import Operators
 
 
-def reference_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 judges bfloat16, float64 everything else."""
-    return torch.float32 if dtype == torch.bfloat16 else torch.float64
-
-
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """As `operators.attention`, written out; the scores [batch, heads, time, slots] exist at once."""
     groups, time, slots = q.shape[2] // k.shape[2], q.shape[1], k.shape[1]

@@ -17,8 +17,8 @@ from bench.methods import eager
 from bench.model import weights
 from bench.observe.clock import Clock
 from bench.observe.memory import Memory
+from bench.operators import reference_dtype
 from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model
-from bench.proof.layerwise import reference_dtype
 from bench.proof.reference_file import Reference, write
 from bench.record import Events
 from bench.spec import Spec, Workload

@@ -21,11 +21,11 @@ from torch import Tensor
 from bench.benchmarks import Context
 from bench.model import weights
 from bench.model.gpt import GPT, Norm
-from bench.operators import widen
+from bench.operators import reference_dtype, widen
 from bench.proof import backward
 from bench.proof.checks import Checks, finite
 from bench.proof.gradients import FACTOR, WHOLE, Truth, length
-from bench.proof.layerwise import Layerwise, highest, reference_dtype
+from bench.proof.layerwise import Layerwise, highest
 from bench.proof.optimizer import Move, Watch, reduced, sketches, together, watching
 from bench.proof.reference_file import Reference
 

@@ -1,8 +1,9 @@
 """The statistics against known truth: how often intervals hold it, how often verdicts are false, and what is found.
 
-`python -m orchestrator.analysis.calibration` draws rounds of two rows whose true ratio is known, under several kinds of
-noise, in the interleaved order of `run-all` and one row after the other, and gives them to the rule of tables and
-`compare`. `--level` asks the same of intervals at another level.
+`python -m orchestrator.analysis.calibration simulate` draws rounds of two rows whose true ratio is known, under several
+kinds of noise, in the interleaved order of `run-all` and one row after the other, and gives them to the rule of tables
+and `compare`. `… alike RUN CELL` splits the rounds of a measured cell (as `explain` names it) at random in two sides,
+again and again; without a cell it draws rounds at several noises.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from orchestrator.analysis.protocol import LEVEL, interval_across, interval_of_median
-from orchestrator.analysis.statistics import FEWEST_ROUNDS, verdict
+from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, Outcome, interval_across, interval_of_median, verdict
+from orchestrator.base.errors import StackbenchError, UsageError
+from orchestrator.base.paths import RESULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
 
 Order = Literal["interleaved", "sequential"]
 Noise = Callable[[random.Random, int], list[float]]
 """Draws the logarithms of so many rounds' disturbances, in the order in which they ran."""
-
 SIZE = 0.003
 """Standard deviation of the noise of one round."""
 DRIFT = 0.02
@@ -33,6 +37,11 @@ DRAWS = 10_000
 SAMPLES = 10
 EFFECTS = (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05)
 ROUNDS = (FEWEST_ROUNDS, 10, 20)
+SPLITS = 1000
+SHIFT = 0.01
+NOISES = (0.001, 0.003, 0.005, 0.007)
+SIDES = (20, FEWEST_ROUNDS)
+POOLS = 10
 
 
 def normal(source: random.Random, count: int) -> list[float]:
@@ -187,9 +196,75 @@ def report(draws: int = DRAWS, level: float = LEVEL) -> Iterator[str]:
         yield f"{name:<11}  {', '.join(shares)}; {median}"
 
 
-@click.command(
+def shares(
+    pool: Sequence[float], side: int, shift: float = 0.0, *, splits: int = SPLITS, seed: int = 0
+) -> dict[Outcome, float]:
+    """Return the share of each outcome over random splits: two sides of `side` rounds out of `pool`, in seconds.
+
+    `shift` (0.01: 1 %) is added to the times of the first side.
+    """
+    source = random.Random(seed)  # noqa: S311  (a simulation)
+    counts: dict[Outcome, int] = {"faster": 0, "slower": 0, "same": 0, "inconclusive": 0}
+    for _ in range(splits):
+        drawn = source.sample(pool, 2 * side)
+        counts[verdict([value * (1 + shift) for value in drawn[:side]], drawn[side:]).outcome] += 1
+    return {outcome: count / splits for outcome, count in counts.items()}
+
+
+def drawn_pool(rounds: int, noise: float, seed: int) -> list[float]:
+    """Return the times of so many alike rounds; `noise` is the standard deviation of their logarithms."""
+    source = random.Random(seed)  # noqa: S311  (a simulation)
+    return [math.exp(source.gauss(0, noise)) for _ in range(rounds)]
+
+
+def called_different(outcomes: dict[Outcome, float]) -> float:
+    """Return the share of splits that were told apart."""
+    return outcomes["faster"] + outcomes["slower"]
+
+
+def simulated() -> list[str]:
+    """Return a line for each number of rounds a side and noise: the mean over pools, and the worst pool."""
+    lines = ["rounds a side, noise: called different (worst pool); 1 % found (worst pool)"]
+    for side in SIDES:
+        for noise in NOISES:
+            pools = [drawn_pool(2 * side, noise, seed) for seed in range(POOLS)]
+            alike = [called_different(shares(pool, side)) for pool in pools]
+            found = [shares(pool, side, SHIFT)["slower"] for pool in pools]
+            lines.append(
+                f"{side:2d}, {noise:.1%}: {fmean(alike):.2%} ({max(alike):.2%}); {fmean(found):.1%} ({min(found):.1%})"
+            )
+    return lines
+
+
+def measured(run_folder: Path, cell: str) -> list[str]:
+    """Return the same for the rounds of one cell of a run; UsageError for a name that leads nowhere, or too few."""
+    from orchestrator.analysis.protocol import steady
+    from orchestrator.records.find import find_records
+
+    reduced = [steady(record) for record in find_records(run_folder, cell) if record.status == "ok"]
+    pool = [round_.seconds for round_ in reduced if round_.seconds is not None]
+    if len(pool) < 2 * FEWEST_ROUNDS:
+        raise UsageError(
+            f"{len(pool)} rounds", where=cell, remedy=f"two sides need {2 * FEWEST_ROUNDS}, `run-all --rounds`"
+        )
+    lines = [f"{len(pool)} rounds"]
+    for side in dict.fromkeys((len(pool) // 2, FEWEST_ROUNDS)):
+        alike, found = shares(pool, side), shares(pool, side, SHIFT)
+        lines.append(
+            f"{side} a side, {SPLITS} splits: called different {called_different(alike):.2%}; "
+            f"1 % found {found['slower']:.1%}"
+        )
+    return lines
+
+
+@click.group(
     name="python -m orchestrator.analysis.calibration", context_settings={"help_option_names": ["-h", "--help"]}
 )
+def main() -> None:
+    """Try the statistics against known truth, or against rounds that were measured."""
+
+
+@main.command()
 @click.option("--draws", type=click.IntRange(min=1), default=DRAWS, show_default=True, help="Pairs of rows each.")
 @click.option(
     "--level",
@@ -198,10 +273,26 @@ def report(draws: int = DRAWS, level: float = LEVEL) -> Iterator[str]:
     show_default=True,
     help="Of the intervals, in percent.",
 )
-def main(draws: int, level: float) -> None:
+def simulate(draws: int, level: float) -> None:
     """Show how often intervals hold a known truth, how often verdicts are false, and what differences are found."""
     for line in report(draws, level / 100):
         click.echo(line)
+
+
+@main.command()
+@click.argument("run", required=False)
+@click.argument("cell", required=False)
+def alike(run: str | None, cell: str | None) -> None:
+    """Split the rounds of one CELL of a RUN at random in two sides; without both, simulated rounds."""
+    from orchestrator.records.store import find_run
+
+    if run is not None and cell is None:
+        raise click.UsageError("give a RUN and a CELL, or neither")
+    try:
+        lines = simulated() if run is None or cell is None else measured(find_run(RESULTS, run).folder, cell)
+    except StackbenchError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

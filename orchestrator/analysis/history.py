@@ -9,32 +9,30 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-import json
 import re
 import sqlite3
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.analysis.conditions import hardware_of
 from orchestrator.analysis.evidence import check_counts
 from orchestrator.analysis.protocol import Unit, in_unit, steady, unit_of
 from orchestrator.analysis.statistics import Verdict, verdict
-from orchestrator.analysis.what_ran import hardware_of
 from orchestrator.base.errors import StackbenchError, UsageError
-from orchestrator.base.frozen import Frozen
-from orchestrator.base.markup import printable
+from orchestrator.base.files import Frozen, make_folder
 from orchestrator.base.paths import STATE
-from orchestrator.base.text import MISSING, counted, significant
-from orchestrator.base.writing import make_folder
+from orchestrator.base.text import printable
 from orchestrator.plan.proof_cells import with_its_packages
+from orchestrator.plan.workload import describe
 from orchestrator.records.record import is_row
 from orchestrator.records.store import read_record, record_files, runs
-from orchestrator.report.tables.markdown import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from orchestrator.plan.workload import Benchmark
+
 
 INDEX_VERSION = 2
 """Raised whenever the index holds something else, or the same reckoned otherwise: an older one is made anew."""
@@ -123,32 +121,6 @@ def moment(text: str, now: dt.datetime | None = None) -> float:
     if found is None:
         raise UsageError(f'"{printable(text)}" is no time', where="--since", remedy="use 30d, 12h, 2w or 2026-11-01")
     return found
-
-
-def as_text(lines: Sequence[Line]) -> str:
-    """Return an aligned table: each line's newest figures by day, and the newest against the one before."""
-    if not lines:
-        return "no row that is ok"
-    rows = [("cell", "workload", "device", "runs", "newest", "against the one before", "by day (rounds)")]
-    for line in lines:
-        told = line.verdict
-        ratio = MISSING if told is None or told.speedup is None else f"{significant(told.speedup)}× {told.outcome}"  # noqa: RUF001
-        shown = line.points[-POINTS_SHOWN:]
-        days = ", ".join(f"{_day(point)} {significant(point.figure)} ({len(point.round_seconds)})" for point in shown)
-        more = "… " if len(shown) < len(line.points) else ""
-        newest = f"{significant(line.points[-1].figure)} {line.unit}"
-        device = line.device or "not known"
-        rows.append((line.title, line.workload, device, str(len(line.points)), newest, ratio, more + days))
-    plain = [tuple(" ".join(printable(text).split()) for text in row) for row in rows]
-    widths = [max(len(row[column]) for row in plain) for column in range(len(plain[0]))]
-    table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in plain]
-    return "\n".join([*table, "", counted(len(lines), "line")])
-
-
-def as_json(lines: Sequence[Line]) -> str:
-    """Return everything, unrounded."""
-    document = {"schema_version": 1, "lines": [line.model_dump(mode="json") for line in lines]}
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 @contextlib.contextmanager
@@ -279,10 +251,6 @@ def _line(group: Sequence[sqlite3.Row]) -> Line:
 
 def _text(line: Line) -> str:
     return f"{line.title} {line.workload} {line.workload_id} {line.device or ''}".lower()
-
-
-def _day(point: Point) -> str:
-    return (point.began_utc or "?")[:10]
 
 
 def _timestamp(text: str) -> float | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.analysis.statistics import LEVEL, interval_across, interval_of_median
 from orchestrator.plan.workload import GENERATING
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from orchestrator.plan.workload import Benchmark
     from orchestrator.records.record import Record, Sample
 
+
 Protocol = Literal["note", "steady"]
 Unit = Literal["s", "tokens/s", "ms"]
 IntervalKind = Literal["across rounds", "within-process"]
-
-LEVEL = 0.99
 NOTE_BEST_OF = 10
 NOTE_FIRST, NOTE_LAST = 5, 49
+
 """Indices, from 0, of the first and the last sample that the note's training figures take in."""
 FEWEST_FOR_INTERVAL = 3
 
@@ -207,51 +207,6 @@ def samples_in(benchmark: Benchmark, round_: Reduced) -> int:
     return len(round_.used) if benchmark == "train_dynamic" else 1
 
 
-def interval_across(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Return Student's t-interval of the logarithms' mean, as plain values: at least two, all positive.
-
-    Logarithms, because run times are skewed and their errors are relative.
-    """
-    logs = [math.log(value) for value in values]
-    mean = fmean(logs)
-    variance = math.fsum((x - mean) ** 2 for x in logs) / (len(logs) - 1)
-    half = student_t(len(logs) - 1, level) * math.sqrt(variance / len(logs))
-    return bounded_exp(mean - half), bounded_exp(mean + half)
-
-
-def interval_of_median(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
-    """Return the order statistics that hold the median with probability `level`, and the level that they reach.
-
-    Where even the smallest and the largest do not reach it (fewer than 8 values at 99 %) they are returned with
-    the lower level they have. Exact for any continuous distribution, on independent samples.
-    """
-    ordered = sorted(values)
-    rank, reached = _ranks(len(ordered), level)
-    return ordered[rank], ordered[-1 - rank], reached
-
-
-@lru_cache(maxsize=512)
-def student_t(degrees: float, level: float = LEVEL) -> float:
-    """Return the two-sided quantile of Student's t."""
-    # Not at the top: importing it takes longer than reading a thousand records, and one round needs none.
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 0.5 + level / 2))
-
-
-@lru_cache(maxsize=4096)
-def _ranks(count: int, level: float) -> tuple[int, float]:
-    """Return how many values to leave out at either end, and the level that the rest reaches."""
-    below, rank, reached = 0, 0, 1 - 2 * 0.5**count if count > 1 else 0.0
-    for left_out in range((count - 1) // 2 + 1):
-        below += math.comb(count, left_out)
-        covered = 1 - below / 2 ** (count - 1)
-        if covered < level:
-            break
-        rank, reached = left_out, covered
-    return rank, reached
-
-
 def _interval(
     good: Sequence[Reduced], seconds: Sequence[float]
 ) -> tuple[tuple[float, float] | None, IntervalKind | None, float | None]:
@@ -374,8 +329,3 @@ def _all_or_none(reduce: Callable[[Iterable[float]], float], values: Iterable[fl
 
 def _ordered(one: float, other: float) -> tuple[float, float]:
     return (one, other) if one <= other else (other, one)
-
-
-def bounded_exp(value: float) -> float:
-    """Return exp(value) inside what a float and JSON can hold: two wild rounds make an absurdly wide interval."""
-    return math.exp(min(max(value, -700.0), 700.0))

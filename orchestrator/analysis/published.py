@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from orchestrator.analysis.protocol import Unit, unit_of
-from orchestrator.base.files import read_json, validate
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import Frozen, read_json, validate
 from orchestrator.base.paths import PUBLISHED
 from orchestrator.plan.workload import Benchmark, Dtype, ModelConfig, Workload
 

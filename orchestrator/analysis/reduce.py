@@ -10,13 +10,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orchestrator.analysis.beside import EagerRows, beside_eager, beside_probes
-from orchestrator.analysis.evidence import evidence, units_in
-from orchestrator.analysis.first_call import FirstCall, first_call, over_rounds
+from orchestrator.analysis.conditions import hardware_of, versions_of
+from orchestrator.analysis.evidence import FirstCall, evidence, first_call, over_rounds, units_in
 from orchestrator.analysis.protocol import Figure, combine, note, steady, unit_of
 from orchestrator.analysis.rows import Ceiling, Hardware, Row, Share, Versions, share_of_ceiling
-from orchestrator.analysis.what_ran import hardware_of, versions_of
-from orchestrator.plan.workload import MEASURED
-from orchestrator.records.record import Flag, Role, Status
+from orchestrator.plan.workload import MEASURED, Role
+from orchestrator.records.record import Flag, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,7 +38,6 @@ SEVERITY: tuple[Status, ...] = (
     "infrastructure",
 )
 """The first that any round has is the row's status. After ok: what says nothing about the stack."""
-
 CROWDED = 0.25
 """A row of the CPU is tainted where others took this share of the host's CPUs."""
 FLAG_ORDER: tuple[Flag, ...] = get_args(Flag)

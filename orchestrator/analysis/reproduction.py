@@ -9,23 +9,19 @@ from orchestrator.analysis.reduce import rows
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
-from orchestrator.base.frozen import Frozen
-from orchestrator.base.markup import printable
-from orchestrator.base.text import MISSING, counted, significant, with_interval
+from orchestrator.base.files import Frozen
 from orchestrator.plan.proof_cells import is_own_probe
-from orchestrator.records.record import COMPUTED, is_row
-from orchestrator.report import cells as proof
-from orchestrator.report.tables.comparison import difference_lines, speedup
+from orchestrator.records.record import is_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.records.record import Record
 
+
 Answer = Literal["same", "faster", "slower", "inconclusive", "inside", "outside", "refused", "as then", "lost", "none"]
 """A verdict; with few rounds, whether the new figure lies `inside` or `outside` the old interval; `refused`: on another
 model of device; `as then`: no figure then and now; `lost`: a figure then and none now; `none`: nothing ran."""
-
 EXIT_CODES: dict[Answer, int] = {
     "same": EXIT_OK,
     "inside": EXIT_OK,
@@ -87,23 +83,6 @@ def reproduction(then: Sequence[Record], now: Sequence[Record], *, alone: bool =
     )
 
 
-def as_text(found: Reproduction) -> str:
-    """Return a few lines for a terminal."""
-    lines = [
-        f"{found.then.title}, workload {found.then.workload_id}",
-        f"then: {_figure(found.then, alone=found.alone)}",
-        f"now:  {_figure(found.now)}",
-    ]
-    if found.verdict is not None:
-        lines.append(f"now is {speedup(found.verdict)} as fast as then")
-    lines.append(f"{found.answer}: {found.why}")
-    if found.differences:
-        lines += difference_lines([("differs, then / now", found.differences)])
-    else:
-        lines.append("nothing differs in what the records say of device, driver, clock and packages")
-    return "\n".join(" ".join(printable(line).split()) for line in lines)
-
-
 def _answer(old: Row, new: Row, told: Verdict | None) -> tuple[Answer, str]:
     if told is None:
         return _without_figure(old, new)
@@ -139,16 +118,3 @@ def _row(records: Sequence[Record], *, probed: bool = True) -> Row:
 
 def _ground(records: Sequence[Record]) -> Ground:
     return joined([ground_of(record) for record in records if is_row(record)])
-
-
-def _figure(row: Row, *, alone: bool = False) -> str:
-    if row.headline is None:
-        parts = [f"{MISSING} ({row.status}{f': {row.reason}' if row.reason else ''})"]
-    else:
-        figure = f"{significant(row.headline)} {row.unit}"
-        parts = [with_interval(figure, row.interval, row.interval_level, row.interval_kind)]
-        parts += [counted(row.rounds_ok, "round"), f"on {row.hardware.name or 'an unknown device'}"]
-    if row.status in COMPUTED:
-        parts.append(f"checks {proof.checks(row)}")
-        parts += ["its probe is not in the record"] if alone else []
-    return ", ".join([*parts, *(row.flags if row.headline is not None else ())])

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from orchestrator.analysis.protocol import IntervalKind, Protocol, Unit
 from orchestrator.analysis.statistics import Verdict
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import Frozen
 from orchestrator.base.text import counted, scaled
 from orchestrator.plan.workload import Benchmark, Workload
 from orchestrator.records.record import COMPUTED, Flag, Group, HostLoad, Range, Status, Work

@@ -7,25 +7,26 @@ The difference of the logarithms' means gets Welch's t-interval at the 1 % level
 3. `inconclusive` otherwise, and with fewer rounds.
 
 The first rule goes before the second, so a tiny difference that many quiet rounds make certain is still `same`; a
-difference of 1 % is found, for its interval reaches over the band's edge. `python -m orchestrator.analysis.alike`
+difference of 1 % is found, for its interval reaches over the band's edge. `python -m orchestrator.analysis.calibration`
 shows how often each answer is given.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import fmean, variance
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.analysis.protocol import LEVEL, bounded_exp, student_t
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import Frozen
 from orchestrator.base.text import between, counted, significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Outcome = Literal["faster", "slower", "same", "inconclusive"]
 
+Outcome = Literal["faster", "slower", "same", "inconclusive"]
+LEVEL = 0.99
 FEWEST_ROUNDS = 5
 FEWEST_FOR_INTERVAL = 2
 BAND = math.log(1.01)
@@ -104,3 +105,53 @@ def _half_width(a: Sequence[float], b: Sequence[float], level: float) -> float:
         return 0.0
     degrees = total**2 / math.fsum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
     return student_t(degrees, level) * math.sqrt(total)
+
+
+def interval_across(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Return Student's t-interval of the logarithms' mean, as plain values: at least two, all positive.
+
+    Logarithms, because run times are skewed and their errors are relative.
+    """
+    logs = [math.log(value) for value in values]
+    mean = fmean(logs)
+    variance = math.fsum((x - mean) ** 2 for x in logs) / (len(logs) - 1)
+    half = student_t(len(logs) - 1, level) * math.sqrt(variance / len(logs))
+    return bounded_exp(mean - half), bounded_exp(mean + half)
+
+
+def interval_of_median(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """Return the order statistics that hold the median with probability `level`, and the level that they reach.
+
+    Where even the smallest and the largest do not reach it (fewer than 8 values at 99 %) they are returned with
+    the lower level they have. Exact for any continuous distribution, on independent samples.
+    """
+    ordered = sorted(values)
+    rank, reached = _ranks(len(ordered), level)
+    return ordered[rank], ordered[-1 - rank], reached
+
+
+@lru_cache(maxsize=512)
+def student_t(degrees: float, level: float = LEVEL) -> float:
+    """Return the two-sided quantile of Student's t."""
+    # Not at the top: importing it takes longer than reading a thousand records, and one round needs none.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.5 + level / 2))
+
+
+@lru_cache(maxsize=4096)
+def _ranks(count: int, level: float) -> tuple[int, float]:
+    """Return how many values to leave out at either end, and the level that the rest reaches."""
+    below, rank, reached = 0, 0, 1 - 2 * 0.5**count if count > 1 else 0.0
+    for left_out in range((count - 1) // 2 + 1):
+        below += math.comb(count, left_out)
+        covered = 1 - below / 2 ** (count - 1)
+        if covered < level:
+            break
+        rank, reached = left_out, covered
+    return rank, reached
+
+
+def bounded_exp(value: float) -> float:
+    """Return exp(value) inside what a float and JSON can hold: two wild rounds make an absurdly wide interval."""
+    return math.exp(min(max(value, -700.0), 700.0))

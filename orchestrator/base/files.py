@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 import errno
+import hashlib
 import json
 import os
 import stat
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.base.errors import UsageError
+from orchestrator.base.paths import BENCH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
+
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,10 +27,8 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T", bound=BaseModel)
-
 FILE_LIMIT_BYTES = 4_000_000
 SHOWN_INPUT = 60
-
 REMEDIES = {
     errno.ENOENT: "check the path",
     errno.EACCES: "check who may read and write there",
@@ -209,3 +210,76 @@ def _shown(value: Any) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`. A reader sees the old content or the new one, never half of either."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace `path` by `content` as JSON with a line for each key."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`; no space, no right to write and the like are UsageErrors."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            beside.write_bytes(content)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise os_error(error, path) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` and its parents; it may exist. A file in its place is a UsageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError):
+            raise UsageError(str(error), where=repr(str(path)), remedy="check the path") from error
+        raise os_error(error, path) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` where needed and try a write there, before hours of work depend on it."""
+    make_folder(folder)
+    write_bytes(folder / ".writable", b"")
+    (folder / ".writable").unlink(missing_ok=True)
+
+
+class Frozen(BaseModel):
+    """A value: never changed after it was made, and never with keys that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def bench_source(folder: Path = BENCH) -> str:
+    """Return sixteen hex digits over the paths and bytes of every .py and .json file below `folder`."""
+    paths = sorted(
+        (path for path in folder.rglob("*") if path.suffix in {".py", ".json"} and "__pycache__" not in path.parts),
+        key=lambda path: path.relative_to(folder).as_posix(),
+    )
+    if not paths:
+        raise UsageError("no bench here", where=str(folder), remedy="run from a checkout of the repository")
+    return hash_files(folder, paths)[:16]
+
+
+def hash_files(folder: Path, paths: Iterable[Path], more: bytes = b"") -> str:
+    """Return the SHA-256 over the places below `folder` and the bytes of `paths`, in this order, and over `more`."""
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise os_error(error, path) from error
+        # Lengths in between: moving bytes from one file to the next must not go unnoticed.
+        total.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+        total.update(content)
+    total.update(more)
+    return total.hexdigest()

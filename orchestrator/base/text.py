@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+import re
+import unicodedata
+from typing import Any
 
 DIGITS = 4
 MISSING = "–"  # noqa: RUF001 - a dash is what a table has there
@@ -63,3 +67,65 @@ def scaled(value: float | None, unit: str) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return `1 sample`, `2 samples`."""
     return f"{count} {noun}" if count == 1 else f"{count} {plural or f'{noun}s'}"
+
+
+def utc(moment: dt.datetime | None = None) -> str:
+    """Return the time as `2026-11-23T07:31:39Z`."""
+    return f"{moment or dt.datetime.now(dt.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def in_words(seconds: float) -> str:
+    """Return `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"  # noqa: PLR2004
+
+
+def size_in_words(size: int | None) -> str:
+    """Return `350 MB`, `8.1 GB`, or `unknown`."""
+    if size is None:
+        return "unknown"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004
+
+
+MARKUP = re.compile(r"([\\`*\[\]|~$])")
+NAME = re.compile(r"[A-Za-z0-9_@.+-]+")
+
+# An underscore inside of a word means nothing to Markdown, and names are full of them.
+EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
+def escape(text: str) -> str:
+    """Return `text` on one line with nothing in it that Markdown or HTML would act on."""
+    line = " ".join(printable(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = EDGE_UNDERSCORE.sub(r"\\_", MARKUP.sub(r"\\\1", line))
+    # No address becomes a link by itself.
+    return line.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")
+
+
+def code(name: str) -> str:
+    """Return a name as code where it is one, else as escaped text: backslashes mean nothing inside of code."""
+    return f"`{name}`" if NAME.fullmatch(name) else escape(name)
+
+
+def printable(text: str) -> str:
+    """Return `text` without control characters (terminal escapes, direction marks); line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else " " for c in text)
+
+
+def shortened(text: str, length: int) -> str:
+    """Return at most `length` characters of `text`, marked where some were left out."""
+    return text if len(text) <= length else text[: length - 2].rstrip() + " …"
+
+
+def plain(value: Any) -> str:
+    """Return a value of a record's JSON in words, what is nested too."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return " ".join(plain(inner) for inner in value) or "none"
+    return str(value)

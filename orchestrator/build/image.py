@@ -13,22 +13,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError
-from orchestrator.base.files import os_error
+from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.paths import STATE
-from orchestrator.base.source import hash_files
-from orchestrator.base.text import counted
-from orchestrator.base.writing import make_folder
+from orchestrator.base.text import counted, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
 from orchestrator.build.environment import PIP_SOURCES, find_python, local_folder, local_sources
 from orchestrator.launchers.work_area import work_area
-from orchestrator.plan.stacks import STACK_FILE
+from orchestrator.plan.stack import STACK_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from orchestrator.launchers import Launcher
     from orchestrator.plan.stack import Stack
+
 
 BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
 BUILDER_VARIABLE = "STACKBENCH_BUILDER_IMAGE"
@@ -38,6 +37,7 @@ OF_THE_ENGINE = re.compile(r"\s*(Step \d+/\d+ : |---> |Removing intermediate con
 """Lines that tell of the build's steps, and not what a step printed."""
 AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
 """Steps that take no time and are not worth a line."""
+
 # What the engine says when it cannot fetch the image of the Dockerfile's FROM.
 NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
 ONLY_SPEED = ("MAX_JOBS",)
@@ -298,3 +298,59 @@ def _check_disk(client: Any, stack: Stack) -> None:
                 where=stack.name,
                 remedy="make room (`docker system df` says what is there)",
             )
+
+
+OURS = "stackbench/"
+IN_USE = 409
+
+
+def clean_images(stacks: Mapping[str, Stack], *, state: Path = STATE) -> int:
+    """Remove old images of `stacks`, print a line for each, and return the exit code.
+
+    Kept are images of a stack's files as they are now (on whatever base), an image that a container uses, and those of
+    stacks that are not among `stacks`: whether theirs are old is not known here. What somebody named otherwise keeps
+    that name.
+    """
+    from orchestrator.host import docker_engine as engine
+
+    client = engine.connect()
+    present = {stack.name: content(stack) for stack in stacks.values() if stack.build}
+    tagged = {image_tag(stack) for stack in stacks.values() if stack.build}
+    removed = 0
+    with engine.engine_errors():
+        for image in client.api.images(filters={"label": BUILD_LABEL}):
+            tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
+            labels = image.get("Labels") or {}
+            stack = stacks.get(labels[BUILD_LABEL])
+            size = size_in_words(int(image["Size"]))
+            title = ", ".join(tags) or image["Id"].removeprefix("sha256:")[:12]
+            if tagged & set(tags) or (tags and present.get(labels[BUILD_LABEL]) == labels.get(CONTENT_LABEL, "")):
+                continue
+            if stack is None:
+                print(f"kept {title} ({size}): its stack is not chosen here (--stack, --stacks)")
+                continue
+            reason = _remove(client, [tag for tag in tags if tag.startswith(OURS)] if tags else [image["Id"]])
+            print(f"kept {title} ({size}): {reason}" if reason else f"removed {title} ({size})")
+            removed += reason is None
+            for tag in tags:
+                stack_lock.forget(stack, tag, state)
+    print(f"{counted(removed, 'image')} removed" if removed else "no old image here")
+    return EXIT_OK
+
+
+def _remove(client: Any, names: list[str]) -> str | None:
+    """Remove these names, or this id; return why not, or None."""
+    import docker
+
+    if not names:
+        return "it has another name"
+    try:
+        for name in names:
+            client.api.remove_image(name)
+    except docker.errors.ImageNotFound:
+        return None  # Removing another one has taken it along.
+    except docker.errors.APIError as error:
+        if error.status_code != IN_USE:
+            raise
+        return "something uses it"
+    return None

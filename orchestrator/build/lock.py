@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import read_bytes
-from orchestrator.base.frozen import Frozen
-from orchestrator.base.writing import make_folder, write_text
-from orchestrator.records.store import utc
+from orchestrator.base.files import Frozen, make_folder, read_bytes, write_text
+from orchestrator.base.text import utc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import InfrastructureError, StackbenchError
+from orchestrator.base.files import make_folder, write_text
 from orchestrator.base.paths import STATE
-from orchestrator.base.writing import make_folder, write_text
-from orchestrator.build import able
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import ensure_image, has_image
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.measure.supervise import Verdict
 from orchestrator.plan.workload import digest
+from orchestrator.records.record import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from orchestrator.build.lock import StackLock
     from orchestrator.host.gpu import HostGpu
     from orchestrator.launchers import Launcher, Prepared
+    from orchestrator.plan.cell import Device
     from orchestrator.plan.choice import Choice
+    from orchestrator.plan.stack import Stack
+
 
 NO_ENVIRONMENT = "unknown"
 """Stands for the environment of a stack that could not be asked; such a record is never a result."""
@@ -94,7 +97,7 @@ def make_ready(
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
     wanted = {name: stack for name, stack in choice.stacks.items() if name in devices}
     for name, stack in wanted.items():
-        reason = able.why_not(stack, gpu, devices[name])
+        reason = why_not(stack, gpu, devices[name])
         if reason:
             ready.refused[name] = Verdict("skipped", reason)
             say(f"{name}: skipped: {reason}")
@@ -149,7 +152,7 @@ def _launcher(
 
 
 def _find_access(launcher: Any, stack: Any, say: Callable[[str], None]) -> None:
-    from orchestrator.launchers.gpu_access import find_access
+    from orchestrator.launchers.gpu_probe import find_access
 
     launcher.access = find_access(launcher, stack)
     say(f"{stack.name}: containers get the GPU by {launcher.access}")
@@ -163,3 +166,25 @@ def _refusing(ready: Ready, name: str, say: Callable[[str], None]) -> Iterator[N
         reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
         ready.refused[name] = Verdict("infrastructure", reason)
         say(f"{name}: cannot run: {reason}")
+
+
+def why_not(stack: Stack, gpu: HostGpu | None, device: Device) -> str | None:
+    """Return why `stack` cannot run on `gpu` (None: there is none) of this host, or None where it can."""
+    if device == "cpu":
+        return None
+    if gpu is None:
+        return "this stack needs a GPU, and this host has none"
+    if stack.gpu.driver and numbers(gpu.driver) < numbers(stack.gpu.driver):
+        return f"this stack needs driver {stack.gpu.driver} or later, and this host has {gpu.driver}"
+    capability = gpu.compute_capability
+    if stack.gpu.compute_capability and capability and numbers(capability) < numbers(stack.gpu.compute_capability):
+        return (
+            f"this stack needs compute capability {stack.gpu.compute_capability} or higher, "
+            f"and {gpu.name} has {capability}"
+        )
+    return None
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers in a version, for comparing: (535, 104, 5) for `535.104.05`."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))

@@ -13,14 +13,13 @@ import click
 
 from orchestrator.base.errors import EXIT_OK, EXIT_WRONG_USAGE, StackbenchError
 from orchestrator.base.paths import RESULTS
-from orchestrator.cli import results as cli_records
-from orchestrator.plan.options import RunOptions
+from orchestrator.cli.results import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator.analysis.protocol import Protocol
-    from orchestrator.plan.choice import Choice
+    from orchestrator.plan.choice import Choice, RunOptions
 
 F = TypeVar("F", bound="Callable[..., Any]")
 PROGRAM = "orchestrator"
@@ -37,13 +36,12 @@ def _above_zero(ctx: click.Context, param: click.Parameter, value: float | None)
 def _duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    from orchestrator.runner.budget import seconds_in
+    from orchestrator.runner.estimate import seconds_in
 
     return seconds_in(value)
 
 
 FOLDER = click.Path(path_type=Path)
-
 SELECTION = [
     click.option("--suite", metavar="NAME|FILE", help="Which cells: a suite's name, or a suite file."),
     click.option("--stack", "stacks", multiple=True, metavar="NAME", help="Only this stack. Repeatable."),
@@ -105,12 +103,12 @@ def orchestrator() -> None:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def plan_command(form: str, **chosen: Any) -> None:
     """Show what run-all would run, how long it would take and what it would download. Runs nothing."""
-    options = RunOptions(**chosen)
-    from orchestrator.runner.budget import fitted
+    from orchestrator.plan.choice import RunOptions
+    from orchestrator.runner.estimate import fitted
     from orchestrator.runner.plan_text import render
 
+    options = RunOptions(**chosen)
     choice = fitted(_choose(options), options)
-
     click.echo(render(choice, options.results, form))
 
 
@@ -134,7 +132,7 @@ def build_command(
 
     chosen = select_stacks(stacks, stack_folders)
     if clean:
-        from orchestrator.build.clean import clean_images
+        from orchestrator.build.image import clean_images
 
         return clean_images(chosen)
     from orchestrator.build.image import build_stacks
@@ -161,6 +159,7 @@ def run_all_command(**chosen: Any) -> int:
     Without options: with a GPU the whole suite `note` on every stack that uses it, else the suite `smoke` on the
     CPU; in containers where a Docker Engine answers, else as plain processes.
     """
+    from orchestrator.plan.choice import RunOptions
     from orchestrator.runner.run_all import run_all
 
     return run_all(RunOptions(**chosen))
@@ -230,13 +229,13 @@ def explain_command(cell: str, run: str | None, results: Path) -> None:
     click.echo(explain(find_run(results, run).folder, cell))
 
 
-for _command in cli_records.COMMANDS:
+for _command in COMMANDS:
     orchestrator.add_command(_command)
 
 
 def _choose(options: RunOptions) -> Choice:
     """Look at the host and return what the options mean on it."""
-    from orchestrator.host.look import look
+    from orchestrator.host.devices import look
     from orchestrator.plan.choice import choose
 
     host = look(options)

@@ -33,8 +33,7 @@ def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus:
     Exit code: 0 fine, 1 a row of B is slower, wrong or lost, 2 a cell is inconclusive, refused or not in B,
     3 nothing in common.
     """
-    from orchestrator.analysis.compare import compare
-    from orchestrator.analysis.sides import read_sides
+    from orchestrator.analysis.compare import compare, read_sides
     from orchestrator.base.files import unknown
     from orchestrator.plan.workload import MEASURED
     from orchestrator.report.tables.comparison import render
@@ -57,8 +56,7 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 
     Logs go as they are: look into them before you send them to strangers.
     """
-    from orchestrator.base.markup import printable
-    from orchestrator.base.text import counted
+    from orchestrator.base.text import counted, printable
     from orchestrator.records.bundle import ENDING, pack
     from orchestrator.records.store import find_run
 
@@ -79,8 +77,9 @@ def import_command(file: Path, *, results: Path) -> None:
     from orchestrator.base.text import counted
     from orchestrator.records.store import record_files
     from orchestrator.records.unpack import unpack
+    from orchestrator.report.tables import write_tables
 
-    run = unpack(file, results)
+    run = unpack(file, results, write_tables)
     same = "plan, bench and launcher are the same"
     unfinished = "" if run.finished else f"; not finished: run-all would go on with it where {same}"
     click.echo(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}{unfinished}")
@@ -109,7 +108,7 @@ def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any
     With five rounds on both sides the verdict is given; with fewer, whether the new figure lies inside the old
     interval. Exit code: 0 came out again, 1 did not, 2 cannot be told, 3 nothing ran.
     """
-    from orchestrator.plan.options import RunOptions
+    from orchestrator.plan.choice import RunOptions
     from orchestrator.runner.reproduce import reproduce
 
     return reproduce(row, run, RunOptions(results=results, fresh=True, **chosen))
@@ -122,7 +121,8 @@ def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any
 @RESULTS_OPTION
 def history_command(*, since: str | None, cell: str | None, form: str, results: Path) -> None:
     """Show the figures of all runs by time: a line for each workload, method, stack and model of device."""
-    from orchestrator.analysis.history import as_json, as_text, history
+    from orchestrator.analysis.history import history
+    from orchestrator.report.tables.history import as_json, as_text
 
     lines = history(results, since=since, cell=cell)
     click.echo(as_json(lines) if form == "json" else as_text(lines))

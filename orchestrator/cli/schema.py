@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.base.files import make_folder, write_text
 from orchestrator.base.paths import SCHEMAS
-from orchestrator.base.writing import make_folder, write_text
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.suite import SuiteFile
 from orchestrator.records.record import Record
 
 if TYPE_CHECKING:
-    from orchestrator.base.frozen import Frozen
+    from orchestrator.base.files import Frozen
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILES: dict[str, type[Frozen]] = {"suite": SuiteFile, "stack": Stack, "record": Record}

@@ -7,12 +7,10 @@ written through.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 from typing import TYPE_CHECKING, Any, get_args
 
+from orchestrator.base.untrusted import place_file
 from orchestrator.measure.validity import Span
 from orchestrator.records.record import Phase
 
@@ -20,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+
 MOST_ASKS = 3
 MOST_ROWS = 512
 """More samples than a record has room for."""
 MOST_SIZES = 8
-READABLE = 0o644
 LARGEST = 2**63
 
 
@@ -57,27 +55,6 @@ class Question:
             self._whole, self._answered = False, self._ask
             place_file(folder, f"repeat-{self._ask}.json", json.dumps({"repeat": list(choose(self._rows))}))
             self._rows = []
-
-
-def place_file(folder: Path, name: str, content: str) -> None:
-    """Put a file into a folder that somebody else may write to: made anew, then renamed, through no link.
-
-    Where it cannot be done there is none, and bench goes on without.
-    """
-    fresh = f".{name}.{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with contextlib.suppress(OSError):
-        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            with os.fdopen(os.open(fresh, flags, READABLE, dir_fd=place), "w", encoding="ascii") as file:
-                os.fchmod(file.fileno(), READABLE)
-                file.write(content)
-            # What stands in its place, a link too, is replaced and not written to.
-            os.rename(fresh, name, src_dir_fd=place, dst_dir_fd=place)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(fresh, dir_fd=place)
-            os.close(place)
 
 
 def _span(row: Any) -> Span:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.base.writing import write_json
+from orchestrator.base.files import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

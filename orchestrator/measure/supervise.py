@@ -22,7 +22,7 @@ from orchestrator.measure.spec import write_spec
 from orchestrator.measure.telemetry import watch_gpu
 from orchestrator.measure.validity import judged, taints, to_repeat
 from orchestrator.plan.workload import MEASURED
-from orchestrator.records.record import PhaseTime, Provenance, Record, Status
+from orchestrator.records.record import PhaseTime, Provenance, Record, Verdict
 from orchestrator.records.references import ENDING as REFERENCE_ENDING
 from orchestrator.records.store import read_record
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.measure.telemetry import Sampler, Series
     from orchestrator.measure.validity import Span
     from orchestrator.plan.cell import Cell
+
 
 RECORD_FILE, EVENTS_FILE = "record.json", "events.jsonl"
 TELEMETRY_FILE = "telemetry.jsonl"
@@ -70,14 +71,6 @@ class Event:
     phase: str
     index: int | None = None
     of: int | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What to say where bench left no record of its own."""
-
-    status: Status
-    reason: str
 
 
 def supervise(

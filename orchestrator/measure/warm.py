@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from orchestrator.base.errors import StackbenchError
 from orchestrator.launchers import CACHE_FOLDER
 from orchestrator.measure.supervise import EVENTS_FILE, RECORD_FILE, supervise
-from orchestrator.records.record import COMPUTED, WarmStart
+from orchestrator.plan.cell import may_be_wanted
+from orchestrator.records.record import COMPUTED, NOTHING_LEFT, WarmStart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,15 +21,10 @@ if TYPE_CHECKING:
     from orchestrator.plan.cell import Cell
     from orchestrator.records.record import Record
 
+
 WARM_LOG = "warm.txt"
 LOG_HEADING = b"\n--- warm start: a second process over the same compile cache ---\n"
-NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compiles anew"
 REASON_CHARACTERS = 500
-
-
-def may_be_wanted(cell: Cell) -> bool:
-    """Whether some round of the cell is to say what a warm start takes, if it compiles."""
-    return cell.warm and cell.role == "row" and cell.cache == "cold"
 
 
 def wanted(cell: Cell, record: Record) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from orchestrator.base.frozen import Frozen
-from orchestrator.plan.workload import Benchmark, Workload, digest
-from orchestrator.records.record import Role
+from orchestrator.base.files import Frozen
+from orchestrator.plan.workload import Benchmark, Role, Workload, digest
 
 Device = Literal["cuda", "cpu"]
 Cache = Literal["cold", "shared"]
@@ -59,3 +58,8 @@ class Plan(Frozen):
     def plan_id(self) -> str:
         """Equal for equal plans, on every host."""
         return digest([self.suite, [[cell.key, cell.rounds, cell.timeout_s] for cell in self.cells]])
+
+
+def may_be_wanted(cell: Cell) -> bool:
+    """Whether some round of the cell is to say what a warm start takes, if it compiles."""
+    return cell.warm and cell.role == "row" and cell.cache == "cold"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import Frozen
 from orchestrator.plan.models import from_huggingface
 from orchestrator.plan.workload import ModelConfig
 
@@ -29,7 +29,6 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.model"
 SENTENCEPIECE_FIRST_BYTE = b"\n"  # a tiktoken file of the same name is base64 text
-
 MIB = 1 << 20
 LIMIT_CONFIG_BYTES = MIB
 LIMIT_HEADER_BYTES = 16 * MIB  # a model of 126 layers has some 150 KB in all
@@ -37,7 +36,6 @@ LIMIT_INDEX_BYTES = 16 * MIB
 LIMIT_FILES = 2000
 LIMIT_AXES = 8
 LIMIT_NUMBER = 1 << 48  # elements of an axis, bytes of a file
-
 ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # the types that a weight of these models may have
 BAD_DOWNLOAD = "fetch the checkpoint again"
 

@@ -7,10 +7,19 @@ model is none. Keys of transformers 4 (`rope_theta`, `rope_scaling`) and 5 (`rop
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import RootModel
 
 from orchestrator.base.errors import UsageError
+from orchestrator.base.files import read_json, unknown, validate
+from orchestrator.base.paths import BENCH
 from orchestrator.plan.workload import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
 
 LLAMA, MISTRAL, QWEN2 = "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"
 ARCHITECTURES = (LLAMA, MISTRAL, QWEN2)
@@ -218,3 +227,24 @@ def _sliding_window(keys: _Keys, architecture: str) -> int | None:
     if sliding != layers:
         raise keys.bad(key, "a window on some of the layers only is not supported", OTHER_MODEL)
     return keys.count("sliding_window")
+
+
+MODELS = BENCH / "models.json"
+
+
+class _Models(RootModel[dict[str, ModelConfig]]):
+    """The file: name to dimensions."""
+
+
+def named_models(path: Path = MODELS) -> dict[str, ModelConfig]:
+    """Return the built-in models."""
+    raw = read_json(path)
+    named = {name: {**dims, "name": name} if isinstance(dims, dict) else dims for name, dims in raw.items()}
+    return validate(_Models, named, path).root
+
+
+def resolve_model(name: str, models: Mapping[str, ModelConfig], *, where: str = "") -> ModelConfig:
+    """Return the model called `name`; an unknown one is a UsageError that lists the known."""
+    if name not in models:
+        raise unknown("model", name, list(models), where=where)
+    return models[name]

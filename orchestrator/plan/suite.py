@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import read_json, read_toml, unknown, validate
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import Frozen, read_json, read_toml, unknown, validate
 from orchestrator.base.paths import SUITES
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
-from orchestrator.plan.known_models import named_models, resolve_model
-from orchestrator.plan.models import from_huggingface
+from orchestrator.plan.models import from_huggingface, named_models, resolve_model
 from orchestrator.plan.workload import GENERATING, MEASURED, TRAINING, Benchmark, Dtype, ModelConfig, Weights, Workload
 
 if TYPE_CHECKING:
@@ -155,7 +153,6 @@ CEILINGS: dict[Device, CeilingsEntry] = {
     "cuda": CeilingsEntry(matrix_sizes=(8192, 16384), copy_bytes=2**32),
     "cpu": CeilingsEntry(matrix_sizes=(512, 1024), copy_bytes=2**26, iterations=5, warmup=1),
 }
-
 _SHAPES: dict[str, tuple[str, ...]] = {
     "forward": ("batch", "sequence", "ids_below"),
     "model_inference": ("batch", "prompt", "prompt_text", "new_tokens", "temperature"),

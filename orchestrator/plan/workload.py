@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import Frozen
+from orchestrator.base.text import counted
 
 Benchmark = Literal[
     "forward", "model_inference", "generation", "train_static", "train_dynamic", "ceilings", "reference"
@@ -16,7 +17,6 @@ Benchmark = Literal[
 MEASURED: tuple[Benchmark, ...] = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
 GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation")
 TRAINING: tuple[Benchmark, ...] = ("train_static", "train_dynamic")
-
 Dtype = Literal["bfloat16", "float32", "float64"]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -95,3 +95,32 @@ def digest(content: Any) -> str:
     """Return sixteen hex digits of the SHA-256 of `content` as canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+WHAT: dict[Benchmark, str] = {
+    "forward": "One forward pass, in seconds",
+    "model_inference": "Generation with a compiled model, in tokens per second",
+    "generation": "Generation with a compiled step (model and sampling), in tokens per second",
+    "train_static": "One training step at one shape, in milliseconds",
+    "train_dynamic": "Training steps at shapes that change, in seconds for all of them",
+}
+
+
+def describe(workload: Workload) -> str:
+    """Return model, sizes and type of a workload in words."""
+    sequence = f"sequence {workload.sequence}"
+    if workload.shortest is not None:
+        sequence = f"sequences of {workload.shortest} to {workload.sequence}"
+    parts = [
+        workload.model.name if workload.model else None,
+        f"batch {workload.batch}" if workload.batch is not None else None,
+        sequence if workload.sequence is not None else None,
+        counted(len(workload.prompt), "prompt token") if workload.prompt is not None else None,
+        f"{workload.new_tokens} new tokens" if workload.new_tokens is not None else None,
+        workload.dtype,
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+Role = Literal["row", "ceilings", "reference", "probe"]
+"""What a cell is for: a row of a table; or what rows are measured against, checked against, or probed by."""

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import os_error, read_bytes
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import Frozen, os_error, read_bytes
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES
 from orchestrator.records.record import RECORD_LIMIT_BYTES
 from orchestrator.records.references import LIMIT_BYTES as REFERENCE_LIMIT_BYTES

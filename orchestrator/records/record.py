@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from orchestrator.base.frozen import Frozen
-from orchestrator.plan.workload import MEASURED, Count, Workload
+from orchestrator.base.files import Frozen
+from orchestrator.plan.workload import MEASURED, Count, Role, Workload
 
 RECORD_LIMIT_BYTES = 50_000
-
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
 COMPUTED: tuple[Status, ...] = ("ok", "incorrect")
 """With these an output was there: to be timed, checked and looked into."""
 Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
-Role = Literal["row", "ceilings", "reference", "probe"]
-"""What a cell is for: a row of a table; or what rows are measured against, checked against, or probed by."""
 CheckStatus = Literal["passed", "failed", "unchecked"]
 
 
@@ -327,3 +325,14 @@ class Record(Frozen):
 def is_row(record: Record) -> bool:
     """Whether a table has a row for the record: not for ceilings (whose old records say no role), nor for proof."""
     return record.role == "row" and record.workload.benchmark in MEASURED
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to say where bench left no record of its own."""
+
+    status: Status
+    reason: str
+
+
+NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compiles anew"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import UsageError
+from orchestrator.base.files import make_folder
 from orchestrator.base.untrusted import sha256_of, take_over
-from orchestrator.base.writing import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import explain_validation, os_error, read_bytes, read_json
-from orchestrator.base.frozen import Frozen
+from orchestrator.base.files import (
+    Frozen,
+    explain_validation,
+    make_folder,
+    os_error,
+    read_bytes,
+    read_json,
+    write_bytes,
+    write_text,
+)
+from orchestrator.base.text import utc
 from orchestrator.base.untrusted import take_over
-from orchestrator.base.writing import make_folder, write_bytes, write_text
 from orchestrator.plan.cell import Plan
 from orchestrator.records.record import RECORD_LIMIT_BYTES, Record, Status
 
@@ -299,11 +307,6 @@ def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) ->
     if header.launcher not in (None, launcher):
         return f"has its cells run by the launcher {header.launcher}"
     return ""
-
-
-def utc(moment: dt.datetime | None = None) -> str:
-    """Return the time as `2026-11-23T07:31:39Z`."""
-    return f"{moment or dt.datetime.now(dt.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _new_folder(results: Path, wanted: str) -> Path:

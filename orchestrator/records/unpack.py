@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import explain_validation, os_error, read_bytes
-from orchestrator.base.markup import printable
-from orchestrator.base.writing import make_folder
+from orchestrator.base.files import explain_validation, make_folder, os_error, read_bytes
+from orchestrator.base.text import printable
 from orchestrator.records.bundle import MANIFEST, NAME, Manifest, Part, limit_of
 from orchestrator.records.store import RUN_FILE, Run, read_record, record_files, stem_of
-from orchestrator.report.tables import write_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from orchestrator.records.record import Record
@@ -46,10 +45,11 @@ class Unpacked:
     total: int = 0
 
 
-def unpack(bundle: Path, results: Path) -> Run:
+def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run:
     """Check the bundle and put its run into `results`; anything wrong with it is a UsageError, and nothing is left.
 
-    The tables are made anew from the records: those that came along are not believed.
+    `finish` is handed the run's folder before it appears: to make its tables from the records, for those that came
+    along are not believed.
     """
     make_folder(results)
     try:
@@ -69,7 +69,7 @@ def unpack(bundle: Path, results: Path) -> Run:
             raise UsageError(
                 "a run of this name is there already", where=str(target), remedy="move it away, or name other --results"
             )
-        write_tables(content)
+        finish(content)
         (content / MANIFEST).unlink()
         content.rename(target)
         return Run(target, run.header)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.base.markup import code, escape, shortened
-from orchestrator.base.text import MISSING, between, counted, significant
+from orchestrator.base.text import MISSING, between, code, counted, escape, shortened, significant
 from orchestrator.records.record import COMPUTED
 from orchestrator.report.words import loss_advice, taint_note, warnings
 

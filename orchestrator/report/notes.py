@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.base.markup import code, escape
-from orchestrator.base.text import MISSING, gigabytes, significant
+from orchestrator.base.text import MISSING, code, escape, gigabytes, significant
 from orchestrator.report import cells as proof
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.base.markup import plain
 from orchestrator.base.text import (
     DIGITS,
     MISSING,
@@ -12,17 +11,18 @@ from orchestrator.base.text import (
     gigabytes,
     milliseconds,
     percent,
+    plain,
     scaled,
     significant,
     with_interval,
 )
 from orchestrator.records.store import stem_of
-from orchestrator.report.again import command, reproduction
 from orchestrator.report.blocks import code, environment, facts, kept, samples, section, shares, text
 from orchestrator.report.cells import first_call, later_compiles
 from orchestrator.report.checks import beside_section, checks_of
 from orchestrator.report.evidence import compile_section, dispatch_section, telemetry_section
 from orchestrator.report.source import read_log
+from orchestrator.report.words import command, reproduction
 
 if TYPE_CHECKING:
     from orchestrator.analysis.reduced_run import Pair

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from orchestrator.base.text import counted, significant
 
 if TYPE_CHECKING:
     from orchestrator.analysis.rows import Row
-    from orchestrator.records.record import HostLoad
+    from orchestrator.records.record import HostLoad, Record
+
 
 LOSS_DIGITS = 2
 NOTABLE = 0.1
@@ -77,3 +79,29 @@ def loss_advice(row: Row) -> str | None:
 
 def _signed(share: float) -> str:
     return f"{share * 100:+.1f} %"
+
+
+def command(suite: str, record: Record, rounds: int = 1) -> str:
+    """Return the command line that runs the record's cell as it was run, as often as `rounds` says.
+
+    A checkpoint's place is not in the record: the words FOLDER stand for it.
+    """
+    provenance = record.provenance
+    words = ["orchestrator", "run-all", "--suite", suite, "--stack", record.stack]
+    if record.workload.benchmark != "ceilings":
+        words += ["--method", record.method, "--benchmark", record.workload.benchmark]
+    if record.workload.weights is not None and record.workload.weights.source == "checkpoint":
+        words += ["--checkpoint", "FOLDER"]
+    if provenance is not None and provenance.launcher in ("docker", "local"):
+        words += ["--launcher", provenance.launcher]
+    if provenance is not None and provenance.cache == "shared":
+        words += ["--cache", "shared"]
+    if rounds > 1:
+        words += ["--rounds", str(rounds)]
+    return " ".join(shlex.quote(word) for word in (*words, "--fresh"))
+
+
+def reproduction(run_id: str, record: Record, rounds: int = 1) -> str:
+    """Return the command line that runs a row's cell again from its record and says whether its figure came out."""
+    words = ["orchestrator", "reproduce", record.cell_id, "--run", run_id]
+    return " ".join(shlex.quote(word) for word in (*words, *(["--rounds", str(rounds)] if rounds > 1 else [])))

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
+from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
-from orchestrator.base.writing import check_writable
-from orchestrator.build import able
+from orchestrator.base.text import size_in_words
 from orchestrator.build.image import has_image, image_name
+from orchestrator.build.ready import why_not
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, gpus
 from orchestrator.launchers.work_area import work_area
-from orchestrator.plan.stacks import find_stacks
-from orchestrator.runner.estimate import size_in_words
+from orchestrator.plan.stack import find_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +106,7 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
     gpu = doc.found[0] if doc.found else None
     for stack in doc.stacks.values():
         device: Literal["cuda", "cpu"] = "cuda" if stack.gpu.required or (gpu and stack.gpu.access != "none") else "cpu"
-        reason = able.why_not(stack, gpu, device)
+        reason = why_not(stack, gpu, device)
         if doc.client is not None:
             try:
                 if has_image(doc.client, stack):
@@ -129,7 +129,7 @@ def _access(doc: Doctor) -> Iterator[Line]:
     if not doc.found or doc.client is None:
         return
     from orchestrator.launchers.docker import DockerLauncher
-    from orchestrator.launchers.gpu_access import try_ways
+    from orchestrator.launchers.gpu_probe import try_ways
 
     able_ones = [stack for stack in doc.stacks.values() if stack.gpu.access != "none" and stack.name in doc.images]
     if not able_ones:

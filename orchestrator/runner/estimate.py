@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import statistics
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.base.errors import StackbenchError
-from orchestrator.measure.warm import NOTHING_LEFT, may_be_wanted
+from orchestrator.analysis.statistics import FEWEST_ROUNDS
+from orchestrator.base.errors import StackbenchError, UsageError
+from orchestrator.base.text import counted, in_words
+from orchestrator.plan.cell import may_be_wanted
 from orchestrator.plan.workload import GENERATING, TRAINING
-from orchestrator.records.store import FAILED, read_record, record_files, runs
+from orchestrator.records.record import NOTHING_LEFT
+from orchestrator.records.store import FAILED, newest_unfinished, read_record, record_files, runs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from orchestrator.plan.cell import Cell, Device, Plan
+    from orchestrator.plan.choice import Choice, RunOptions
     from orchestrator.plan.stack import Stack
     from orchestrator.plan.workload import ModelConfig, Workload
     from orchestrator.records.record import Record
 
+
 RECORDS_LOOKED_AT = 400
 NS = 1e9
-
 Key = tuple[str, str, str]
 """workload_id, method, device"""
 
@@ -200,21 +207,6 @@ def guess_second_start(cell: Cell) -> float:
     return START_S[cell.device] + WARM_SHARE * compiling if compiling else 0.0
 
 
-def in_words(seconds: float) -> str:
-    """Return `45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"  # noqa: PLR2004
-
-
-def size_in_words(size: int | None) -> str:
-    """Return `350 MB`, `8.1 GB`, or `unknown`."""
-    if size is None:
-        return "unknown"
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004
-
-
 def _newest_records(results: Path, limit: int) -> Iterable[Record]:
     left = limit
     for folder in reversed(runs(results)):
@@ -231,3 +223,73 @@ def _newest_records(results: Path, limit: int) -> Iterable[Record]:
 def _total(sizes: Iterable[int | None]) -> int | None:
     values = list(sizes)
     return None if any(value is None for value in values) else sum(value or 0 for value in values)
+
+
+MOST_ROUNDS = 40
+"""More tell little more: the interval shrinks with the root of their number."""
+PARTS = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def seconds_in(text: str) -> float:
+    """Return the seconds in `45m`, `1h30m`, `90s`; anything else is a UsageError."""
+    match = PARTS.fullmatch(text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = hours * 3600 + minutes * 60 + seconds
+    if total <= 0:
+        raise UsageError(f'"{text}" is no time', where="--budget", remedy="use 45m, 1h30m or 90s")
+    return total
+
+
+def fitted(choice: Choice, options: RunOptions, known: Mapping[Key, Earlier] | None = None) -> Choice:
+    """Return the choice with as many rounds of each row as the budget has room for, at least one, and said in its line.
+
+    `known` is what earlier rounds took (read where not given). An unfinished run that differs in its rounds alone keeps
+    them, so that it can go on.
+    """
+    if options.budget_s is None:
+        return choice
+    if options.rounds is not None:
+        raise UsageError("--rounds and --budget exclude each other", where="--budget", remedy="leave one of them out")
+    known = history(options.results) if known is None else known
+
+    def cost(rounds: int) -> float:
+        return estimate(with_rounds(choice.plan, rounds), choice.stacks, known).seconds
+
+    begun = None if options.fresh else _begun(choice.plan, options)
+    rounds = begun or max((n for n in range(2, MOST_ROUNDS + 1) if cost(n) <= options.budget_s), default=1)
+    takes = in_words(cost(rounds))
+    line = f"budget {in_words(options.budget_s)}: {counted(rounds, 'round')} of each row, expected {takes}"
+    if begun:
+        line += " in all, as the unfinished run began"
+    elif cost(rounds) > options.budget_s:
+        line += ", more than the budget: one round is the least"
+    elif rounds < MOST_ROUNDS:
+        line += f" ({rounds + 1} would take {in_words(cost(rounds + 1))})"
+    if rounds < FEWEST_ROUNDS:
+        line += f"; a verdict needs {FEWEST_ROUNDS} rounds, {in_words(cost(FEWEST_ROUNDS))}"
+    return dataclasses.replace(choice, plan=with_rounds(choice.plan, rounds), line=f"{choice.line}; {line}")
+
+
+def with_rounds(plan: Plan, rounds: int) -> Plan:
+    """Return the plan with so many rounds of each row; ceilings, references and probes stay as they are."""
+    cells = [cell.model_copy(update={"rounds": rounds}) if cell.role == "row" else cell for cell in plan.cells]
+    return plan.model_copy(update={"cells": tuple(cells)})
+
+
+def used_up(options: RunOptions, began: float, cell: Cell, number: int, known: Mapping[Key, Earlier]) -> bool:
+    """Whether round `number` of `cell` would end beyond the budget; the first round is run in any case.
+
+    `began` is when the first cell was started, by the monotonic clock.
+    """
+    if options.budget_s is None or number == 0:
+        return False
+    return time.monotonic() - began + expected(cell, known).seconds > options.budget_s
+
+
+def _begun(plan: Plan, options: RunOptions) -> int | None:
+    """Return the rounds of the newest unfinished run where it is this plan but for them."""
+    run = newest_unfinished(options.results)
+    if run is None:
+        return None
+    rounds = max((cell.rounds for cell in run.plan.cells if cell.role == "row"), default=0)
+    return rounds if rounds and with_rounds(plan, rounds).plan_id == run.header.plan_id else None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.records.record import is_row
 from orchestrator.records.store import stem_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.plan.cell import Cell, Plan
+    from orchestrator.plan.workload import Workload
+    from orchestrator.records.record import Record, Status
     from orchestrator.records.references import References
     from orchestrator.records.store import Run
 
@@ -50,3 +53,35 @@ def forget_replaced(run: Run, current: set[str]) -> None:
 
 def _asked_for(cell: Cell, wanted: set[str]) -> bool:
     return any(subject.workload_id in wanted for subject in cell.workload.subjects or ())
+
+
+OUT_OF_MEMORY: Status = "out_of_memory"
+
+
+def too_large(cell: Cell, records: Iterable[Record]) -> str | None:
+    """Return why `cell` is skipped: a smaller shape of it, all else being equal, ran out of memory; else None."""
+    if cell.role != "row":
+        return None
+    for record in records:
+        if record.status != OUT_OF_MEMORY or not is_row(record):
+            continue
+        alike = (record.method, record.stack, record.device) == (cell.method, cell.stack, cell.device)
+        if alike and _is_smaller(record.workload, cell.workload):
+            batch, tokens = _shape(record.workload)
+            return f"a smaller shape ran out of memory in this run: batch {batch}, {tokens} tokens each"
+    return None
+
+
+def _is_smaller(one: Workload, other: Workload) -> bool:
+    """Whether both compute the same, `one` with no more of anything and less of something."""
+    if one.benchmark != other.benchmark or one.dtype != other.dtype or one.model is None or other.model is None:
+        return False
+    if one.model.model_dump(exclude={"name"}) != other.model.model_dump(exclude={"name"}):
+        return False
+    pairs = list(zip(_shape(one), _shape(other), strict=True))
+    return all(mine <= theirs for mine, theirs in pairs) and any(mine < theirs for mine, theirs in pairs)
+
+
+def _shape(workload: Workload) -> tuple[int, int]:
+    """Return the batch, and the tokens of one sequence at its longest."""
+    return workload.batch or 1, workload.sequence or len(workload.prompt or ()) + (workload.new_tokens or 0)

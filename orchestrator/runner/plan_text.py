@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from orchestrator.base.text import counted
+from orchestrator.base.text import counted, in_words, size_in_words
 from orchestrator.build.ready import here_already, reach_engine
-from orchestrator.runner.estimate import estimate, expected, history, in_words, size_in_words
+from orchestrator.runner.estimate import estimate, expected, history
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from orchestrator.plan.cell import Cell
     from orchestrator.plan.choice import Choice
-    from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import Role
+    from orchestrator.plan.workload import Role, Workload
     from orchestrator.runner.estimate import Earlier, Estimate, Key
 
 

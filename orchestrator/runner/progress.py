@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from orchestrator.analysis.evidence import check_counts
 from orchestrator.analysis.reduce import Reduction
-from orchestrator.base.text import significant
-from orchestrator.runner.estimate import in_words
+from orchestrator.base.text import in_words, significant
 
 if TYPE_CHECKING:
     from types import TracebackType

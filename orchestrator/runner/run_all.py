@@ -17,41 +17,38 @@ from orchestrator.base.errors import (
     StackbenchError,
     UsageError,
 )
+from orchestrator.base.files import bench_source, check_writable, make_folder
 from orchestrator.base.paths import REPOSITORY, STATE
-from orchestrator.base.source import bench_source
-from orchestrator.base.text import counted
-from orchestrator.base.writing import check_writable, make_folder
+from orchestrator.base.text import counted, in_words
 from orchestrator.build.lock import mark_drift
 from orchestrator.build.ready import Ready, here_already, make_ready, reach_engine
-from orchestrator.host.devices import hold_devices, pick_gpu
+from orchestrator.host.devices import facts, hold_devices, look, pick_gpu
 from orchestrator.host.gpu import refuse_busy
-from orchestrator.host.look import facts, look
 from orchestrator.launchers import Job
 from orchestrator.launchers.local import sweep_processes
 from orchestrator.launchers.work_area import sweep_folders, work_area
-from orchestrator.measure.supervise import TELEMETRY_FILE, Task, Verdict, blank_record, supervise
+from orchestrator.measure.supervise import TELEMETRY_FILE, Task, blank_record, supervise
 from orchestrator.measure.warm import wanted, with_warm_start
 from orchestrator.plan.choice import Choosing, choose
 from orchestrator.plan.workload import digest
-from orchestrator.records.record import is_row
+from orchestrator.records.record import Verdict, is_row
 from orchestrator.records.references import References
 from orchestrator.records.store import Run, newest_run, resumable, stem_of, why_another
 from orchestrator.report.tables import write_tables
-from orchestrator.runner.budget import fitted, used_up
 from orchestrator.runner.estimate import (
     Earlier,
     estimate,
     expected,
+    fitted,
     history,
-    in_words,
     second_start_seconds,
+    used_up,
     wall_seconds,
 )
 from orchestrator.runner.interrupt import Interrupted, interruptible
-from orchestrator.runner.order import forget_replaced, interleave, remaining
+from orchestrator.runner.order import OUT_OF_MEMORY, forget_replaced, interleave, remaining, too_large
 from orchestrator.runner.plan_text import cost_line, describe
 from orchestrator.runner.progress import make_progress
-from orchestrator.runner.too_large import OUT_OF_MEMORY, too_large
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,8 +58,7 @@ if TYPE_CHECKING:
     from orchestrator.launchers import Launcher
     from orchestrator.launchers.work_area import CellFolder, WorkArea
     from orchestrator.plan.cell import Cell
-    from orchestrator.plan.choice import Choice
-    from orchestrator.plan.options import RunOptions
+    from orchestrator.plan.choice import Choice, RunOptions
     from orchestrator.records.record import Record
     from orchestrator.runner.estimate import Key
     from orchestrator.runner.progress import Progress

@@ -24,16 +24,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 from orchestrator.base.errors import StackbenchError  # noqa: E402
-from orchestrator.base.source import bench_source  # noqa: E402
+from orchestrator.base.files import bench_source  # noqa: E402
 from orchestrator.build.ready import Ready, make_ready, reach_engine  # noqa: E402
-from orchestrator.host.look import look  # noqa: E402
+from orchestrator.host.devices import look  # noqa: E402
 from orchestrator.launchers import Job  # noqa: E402
 from orchestrator.launchers.docker import DockerLauncher, give_away  # noqa: E402
 from orchestrator.launchers.work_area import work_area  # noqa: E402
 from orchestrator.measure.spec import write_spec  # noqa: E402
 from orchestrator.plan.cell import Cell  # noqa: E402
-from orchestrator.plan.choice import choose  # noqa: E402
-from orchestrator.plan.options import RunOptions  # noqa: E402
+from orchestrator.plan.choice import (  # noqa: E402
+    RunOptions,
+    choose,
+)
 from orchestrator.records.references import References  # noqa: E402
 from orchestrator.report.tables import write_tables  # noqa: E402
 from orchestrator.runner import run_all as pipeline  # noqa: E402 - found by the line above

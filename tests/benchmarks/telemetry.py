@@ -18,18 +18,24 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from orchestrator.analysis.protocol import interval_across, steady  # noqa: E402
+from orchestrator.analysis.protocol import steady  # noqa: E402
+from orchestrator.analysis.statistics import interval_across  # noqa: E402
 from orchestrator.base.errors import InfrastructureError, StackbenchError  # noqa: E402
-from orchestrator.base.source import bench_source  # noqa: E402
+from orchestrator.base.files import bench_source  # noqa: E402
 from orchestrator.build.ready import make_ready, reach_engine  # noqa: E402
-from orchestrator.host.devices import hold_devices, pick_gpu  # noqa: E402
-from orchestrator.host.look import look  # noqa: E402
+from orchestrator.host.devices import (  # noqa: E402
+    hold_devices,
+    look,
+    pick_gpu,
+)
 from orchestrator.launchers import Job, Launcher, Prepared  # noqa: E402
 from orchestrator.launchers.work_area import WorkArea, work_area  # noqa: E402
 from orchestrator.measure.supervise import Task, supervise  # noqa: E402
 from orchestrator.plan.cell import Cell  # noqa: E402
-from orchestrator.plan.choice import choose  # noqa: E402
-from orchestrator.plan.options import RunOptions  # noqa: E402
+from orchestrator.plan.choice import (  # noqa: E402
+    RunOptions,
+    choose,
+)
 from orchestrator.records.record import Telemetry  # noqa: E402
 
 PAIRS = 15

@@ -17,7 +17,7 @@ from places import ROOT
 from orchestrator.build.image import build_arguments
 from orchestrator.build.wheels import copy_wheels, local_wheels, write_links
 from orchestrator.plan.planner import make_plan
-from orchestrator.plan.stacks import find_stacks, load_stack
+from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
 
 STACKS = find_stacks([ROOT / "images"])

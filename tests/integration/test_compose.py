@@ -16,7 +16,7 @@ from orchestrator.build.image import image_tag
 from orchestrator.build.wheels import copy_wheels
 from orchestrator.host import docker_engine as engine
 from orchestrator.host import locks
-from orchestrator.plan.stacks import load_stack
+from orchestrator.plan.stack import load_stack
 from orchestrator.plan.workload import MEASURED
 from orchestrator.records.store import read_record
 
@@ -93,7 +93,7 @@ def test_up_runs_the_smoke_suite_as_the_owner_of_results(project: Path):
     assert {path.stat().st_uid for path in run.rglob("*")} == {owner}
 
 
-IS_FREE = "from orchestrator import locks; print(locks.is_free('GPU-test'))"
+IS_FREE = "from orchestrator.host import locks; print(locks.is_free('GPU-test'))"
 HOLDS = """
 import time
 from orchestrator.host import locks

@@ -22,7 +22,7 @@ from orchestrator.build.image import ensure_image
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.gpu import gpus
 from orchestrator.launchers.docker import content_of
-from orchestrator.plan.stacks import find_stacks
+from orchestrator.plan.stack import find_stacks
 
 pytestmark = pytest.mark.docker
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.base.writing import write_text
+from orchestrator.base.files import write_text
 from orchestrator.report.page.embed import render
 from orchestrator.report.page.index import make_index
 from orchestrator.report.proof import Proofs

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator.base.markup import printable
+from orchestrator.base.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

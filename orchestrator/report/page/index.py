@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.growth import growths
-from orchestrator.analysis.protocol import LEVEL, higher_is_better, unit_of
+from orchestrator.analysis.protocol import higher_is_better, unit_of
 from orchestrator.analysis.reduce import place
+from orchestrator.analysis.statistics import LEVEL
 from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, percent, significant
-from orchestrator.plan.workload import GENERATING, TRAINING
+from orchestrator.plan.workload import GENERATING, TRAINING, WHAT, describe
 from orchestrator.records.record import COMPUTED
 from orchestrator.report import cells as proof
 from orchestrator.report.notes import published_text
 from orchestrator.report.page.runs import run_card
 from orchestrator.report.page.verdicts import verdicts
 from orchestrator.report.remarks import published_caveats, remarks
-from orchestrator.report.tables.markdown import WHAT, describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.reduced_run import make_report
-from orchestrator.base.writing import write_text
+from orchestrator.base.files import write_text
 from orchestrator.report.tables import csv, json, latex, markdown
 
 if TYPE_CHECKING:

@@ -6,17 +6,16 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.sides import PUBLISHED
-from orchestrator.base.markup import escape, printable, shortened
-from orchestrator.base.text import MISSING, between, counted, significant
-from orchestrator.report.tables.markdown import columns, describe
+from orchestrator.analysis.compare import PUBLISHED
+from orchestrator.base.text import MISSING, between, counted, escape, printable, shortened, significant
+from orchestrator.plan.workload import describe
+from orchestrator.report.tables.markdown import columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.analysis.compare import CellComparison, Comparison
+    from orchestrator.analysis.compare import CellComparison, Comparison, Entry
     from orchestrator.analysis.conditions import Difference
-    from orchestrator.analysis.sides import Entry
     from orchestrator.analysis.statistics import Verdict
 
 SCHEMA_VERSION = 1

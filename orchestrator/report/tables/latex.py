@@ -9,13 +9,13 @@ import unicodedata
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.protocol import LEVEL, higher_is_better, unit_of
+from orchestrator.analysis.protocol import higher_is_better, unit_of
 from orchestrator.analysis.reduce import place
-from orchestrator.base.markup import shortened
-from orchestrator.base.text import MISSING, between, counted, gigabytes, percent, significant
+from orchestrator.analysis.statistics import LEVEL
+from orchestrator.base.text import MISSING, between, counted, gigabytes, percent, shortened, significant
+from orchestrator.plan.workload import describe
 from orchestrator.records.record import COMPUTED
 from orchestrator.report import cells as proof
-from orchestrator.report.tables.markdown import describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,11 +7,21 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.growth import growths
-from orchestrator.analysis.protocol import LEVEL, higher_is_better, unit_of
+from orchestrator.analysis.protocol import higher_is_better, unit_of
 from orchestrator.analysis.reduce import place
-from orchestrator.base.markup import code, escape, shortened
-from orchestrator.base.text import MISSING, between, counted, gigabytes, milliseconds, percent, significant
-from orchestrator.plan.workload import GENERATING
+from orchestrator.analysis.statistics import LEVEL
+from orchestrator.base.text import (
+    MISSING,
+    between,
+    code,
+    escape,
+    gigabytes,
+    milliseconds,
+    percent,
+    shortened,
+    significant,
+)
+from orchestrator.plan.workload import GENERATING, WHAT, describe
 from orchestrator.report import cells as proof
 from orchestrator.report import notes
 
@@ -22,16 +32,10 @@ if TYPE_CHECKING:
     from orchestrator.analysis.published import PublishedFigure
     from orchestrator.analysis.reduced_run import Pair, Report
     from orchestrator.analysis.rows import Ceiling, Row
-    from orchestrator.plan.workload import Benchmark, Workload
+    from orchestrator.plan.workload import Workload
+
 
 REASON_LENGTH = 300
-WHAT: dict[Benchmark, str] = {
-    "forward": "One forward pass, in seconds",
-    "model_inference": "Generation with a compiled model, in tokens per second",
-    "generation": "Generation with a compiled step (model and sampling), in tokens per second",
-    "train_static": "One training step at one shape, in milliseconds",
-    "train_dynamic": "Training steps at shapes that change, in seconds for all of them",
-}
 
 
 def render(report: Report, protocol: Protocol | None = None) -> str:
@@ -91,22 +95,6 @@ def _ceiling(ceiling: Ceiling) -> str:
 def _heading(workload: Workload) -> str:
     better = "higher" if higher_is_better(workload.benchmark) else "lower"
     return f"## {workload.benchmark}: {escape(describe(workload))}\n\n{WHAT[workload.benchmark]}; {better} is better."
-
-
-def describe(workload: Workload) -> str:
-    """Return model, sizes and type of a workload in words."""
-    sequence = f"sequence {workload.sequence}"
-    if workload.shortest is not None:
-        sequence = f"sequences of {workload.shortest} to {workload.sequence}"
-    parts = [
-        workload.model.name if workload.model else None,
-        f"batch {workload.batch}" if workload.batch is not None else None,
-        sequence if workload.sequence is not None else None,
-        counted(len(workload.prompt), "prompt token") if workload.prompt is not None else None,
-        f"{workload.new_tokens} new tokens" if workload.new_tokens is not None else None,
-        workload.dtype,
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:

@@ -17,7 +17,6 @@ torch = pytest.importorskip("torch")
 from bench_specs import SHAPES, write_spec  # noqa: E402
 
 from bench import cell, operators  # noqa: E402
-from bench.config import named  # noqa: E402
 from bench.methods import tinyllama, tinyllama_full  # noqa: E402
 from bench.model import weights  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
@@ -26,7 +25,11 @@ from bench.operators import (  # noqa: E402
     dispatched,
 )
 from bench.operators.dispatched import Dispatched, Given, Implementation  # noqa: E402
-from bench.spec import read_spec, read_workload  # noqa: E402
+from bench.spec import (  # noqa: E402
+    named,
+    read_spec,
+    read_workload,
+)
 
 MEASURED = [name for name in SHAPES if name != "ceilings"]
 

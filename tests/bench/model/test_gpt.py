@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench import config, operators  # noqa: E402
+from bench import operators  # noqa: E402
+from bench import spec as config  # noqa: E402
 from bench.model import weights, work  # noqa: E402
 from bench.model.gpt import GPT, build  # noqa: E402
 from bench.spec import Workload  # noqa: E402

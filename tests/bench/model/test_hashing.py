@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench import config  # noqa: E402
+from bench import spec as config  # noqa: E402
 from bench.model import hashing, weights  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
 from bench.operators import Operators  # noqa: E402

@@ -13,10 +13,10 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
 pytest.importorskip("pydantic")
 
-from bench.config import from_dict  # noqa: E402
 from bench.model.checkpoint import find_tokenizer, load_checkpoint  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
 from bench.operators import Operators  # noqa: E402
+from bench.spec import from_dict  # noqa: E402
 from orchestrator.plan.checkpoint import inspect_checkpoint  # noqa: E402
 from orchestrator.plan.models import from_huggingface  # noqa: E402
 

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench import config  # noqa: E402
+from bench import spec as config  # noqa: E402
 from bench.model import hashing, weights  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
 from bench.observe.sketch import flat, sketch  # noqa: E402

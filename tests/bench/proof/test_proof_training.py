@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 from bench_specs import write_spec  # noqa: E402
 
-from bench import benchmarks, cell, config, methods  # noqa: E402
+from bench import benchmarks, cell, methods  # noqa: E402
+from bench import spec as config  # noqa: E402
 from bench.model import weights  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
 from bench.observe.clock import Clock  # noqa: E402

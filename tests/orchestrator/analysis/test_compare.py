@@ -12,8 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 from record_samples import ENVIRONMENT, GPU, TELEMETRY, proof, record, samples, save_run, workload
 
-from orchestrator.analysis.compare import Comparison, compare
-from orchestrator.analysis.sides import parse_side, read_sides
+from orchestrator.analysis.compare import Comparison, compare, parse_side, read_sides
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run
 from orchestrator.plan.proof_cells import probe_workload

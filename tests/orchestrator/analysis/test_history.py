@@ -12,10 +12,11 @@ import pytest
 from record_samples import ENVIRONMENT, GPU, check, proof, record, samples, save_run, small_run
 
 from orchestrator.analysis import history as module
-from orchestrator.analysis.history import Line, as_json, as_text, history, moment
+from orchestrator.analysis.history import Line, history, moment
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run
 from orchestrator.records.record import Record
+from orchestrator.report.tables.history import as_json, as_text
 
 NASTY = "\x1b[31m<script>"
 

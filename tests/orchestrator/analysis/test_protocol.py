@@ -12,17 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_samples import record, sample, samples, workload
 
-from orchestrator.analysis.protocol import (
-    Reduced,
-    combine,
-    first_call_seconds,
-    in_unit,
-    interval_across,
-    interval_of_median,
-    note,
-    steady,
-    student_t,
-)
+from orchestrator.analysis.protocol import Reduced, combine, first_call_seconds, in_unit, note, steady
+from orchestrator.analysis.statistics import interval_across, interval_of_median, student_t
 from orchestrator.records.record import Record
 
 FORWARD = samples(9000.0, 500.0, 410.0, 430.0, 420.0, 450.0, 440.0, 460.0, 470.0, 480.0)

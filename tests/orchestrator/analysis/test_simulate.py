@@ -122,7 +122,7 @@ def test_another_level_is_met_too(name: str) -> None:
 
 
 def test_what_is_printed() -> None:
-    done = CliRunner().invoke(main, ["--draws", "20", "--level", "95"])
+    done = CliRunner().invoke(main, ["simulate", "--draws", "20", "--level", "95"])
     assert done.exit_code == 0
     out = done.output
     assert out.startswith("20 draws each; noise of a round 0.3%; level 95 %\n")
@@ -132,7 +132,7 @@ def test_what_is_printed() -> None:
 
 @pytest.mark.parametrize("arguments", [["--draws", "0"], ["--draws", "many"], ["--level", "100"], ["20"]])
 def test_bad_arguments_are_told_without_a_traceback(arguments: list[str]) -> None:
-    done = CliRunner().invoke(main, arguments)
+    done = CliRunner().invoke(main, ["simulate", *arguments])
     assert done.exit_code == 2
     assert isinstance(done.exception, SystemExit)
     assert "Error: " in done.output

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from click.testing import CliRunner
 from record_samples import record, samples, save_run
 
-from orchestrator.analysis.alike import called_different, drawn_pool, main, measured, shares
+from orchestrator.analysis.calibration import called_different, drawn_pool, main, measured, shares
 from orchestrator.analysis.statistics import BAND, verdict
-from orchestrator.base.errors import EXIT_WRONG_USAGE
 
 ALIKE = [1.0, 1.001, 0.999, 1.0005, 0.9995]
 
@@ -98,11 +98,12 @@ def test_rounds_that_were_measured(tmp_path) -> None:
         (["nowhere", "forward inductor@cuda"], 'no run "nowhere"'),
         (["RUN", "forward eager@cuda"], "no such cell"),
         (["RUN", "forward inductor@cuda"], "9 rounds; two sides need 10"),
-        (["RUN"], "give none, or a RUN and a CELL"),
+        (["RUN"], "give a RUN and a CELL, or neither"),
     ],
 )
-def test_what_cannot_be_split_is_one_line(tmp_path, capsys, arguments, told) -> None:
+def test_what_cannot_be_split_is_one_line(tmp_path, arguments, told) -> None:
     folder = save_run(tmp_path, [record(round=i, samples=samples(9e3, *[450.0] * 4)) for i in range(9)])
-    assert main([str(folder) if word == "RUN" else word for word in arguments]) == EXIT_WRONG_USAGE
-    assert told in (line := capsys.readouterr().err)
-    assert line.count("\n") == 1
+    done = CliRunner().invoke(main, ["alike", *(str(folder) if word == "RUN" else word for word in arguments)])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, SystemExit)
+    assert told in done.output.splitlines()[-1]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.source import bench_source
+from orchestrator.base.files import bench_source
 
 if TYPE_CHECKING:
     from pathlib import Path

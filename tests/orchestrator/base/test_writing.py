@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.writing import check_writable, make_folder, write_json, write_text
+from orchestrator.base.files import check_writable, make_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path

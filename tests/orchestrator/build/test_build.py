@@ -18,7 +18,7 @@ from stack_folders import LOCK, WHEEL, make
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.build import image as build
 from orchestrator.build import lock as stack_lock
-from orchestrator.build.clean import clean_images
+from orchestrator.build.image import clean_images
 from orchestrator.host import docker_engine as engine
 from orchestrator.plan.stack import BuiltImage
 

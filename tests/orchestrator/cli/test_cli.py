@@ -14,7 +14,7 @@ from plan_samples import SUITE, record, stack, write_stack, write_suite
 from orchestrator import cli
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.base.paths import REPOSITORY
-from orchestrator.plan.options import RunOptions
+from orchestrator.plan.choice import RunOptions
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.store import Run

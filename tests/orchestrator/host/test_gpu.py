@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.base.errors import UsageError
-from orchestrator.build import able
+from orchestrator.build import ready as able
 from orchestrator.host import devices
 from orchestrator.host.gpu import HostGpu, choose_gpu, gpus
 from orchestrator.launchers.gpu_access import driver_libraries, gpu_grant, raw_devices
-from orchestrator.plan.options import RunOptions
+from orchestrator.plan.choice import RunOptions
 from orchestrator.plan.stack import Gpu, ReadyImage, Stack
 
 IDLE = HostGpu("GPU-a", 0, "H100", "550.54.15", compute_capability="9.0", minor=3)

@@ -16,7 +16,8 @@ from scripted_nvml import HARDWARE_THERMAL, UUID, ScriptedNvml
 from bench import repeats as asking
 from bench.record import Events
 from orchestrator.analysis.protocol import steady
-from orchestrator.measure.repeats import MOST_ROWS, Question, place_file
+from orchestrator.base.untrusted import place_file
+from orchestrator.measure.repeats import MOST_ROWS, Question
 from orchestrator.measure.supervise import TELEMETRY_FILE, Task
 
 ROW = [3, "timed", 10, 20, None, [2, 64], False]
@@ -102,7 +103,7 @@ def test_not_even_a_guessed_name_is_written_through(tmp_path: Path, monkeypatch)
     victim, folder = tmp_path / "victim", tmp_path / "work"
     victim.write_text("untouched")
     folder.mkdir()
-    monkeypatch.setattr("orchestrator.measure.repeats.secrets.token_hex", lambda _: "guessed")
+    monkeypatch.setattr("orchestrator.base.untrusted.secrets.token_hex", lambda _: "guessed")
     (folder / ".answer.guessed").symlink_to(victim)
     place_file(folder, "answer", "new")
     assert victim.read_text() == "untouched"

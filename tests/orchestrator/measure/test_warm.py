@@ -14,9 +14,9 @@ from places import ROOT
 from orchestrator.analysis.reduce import rows
 from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
-from orchestrator.measure.supervise import Verdict, blank_record
-from orchestrator.measure.warm import LOG_HEADING, NOTHING_LEFT, wanted
-from orchestrator.records.record import Compiles, Record
+from orchestrator.measure.supervise import blank_record
+from orchestrator.measure.warm import LOG_HEADING, wanted
+from orchestrator.records.record import NOTHING_LEFT, Compiles, Record, Verdict
 from orchestrator.runner import run_all as pipeline
 
 NEW = "STACKBENCH_TEST_PYTHON"

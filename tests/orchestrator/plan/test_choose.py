@@ -7,8 +7,7 @@ from plan_samples import SUITE, write_stack, write_suite
 
 from orchestrator.base.errors import UsageError
 from orchestrator.plan import choice as module
-from orchestrator.plan.choice import Choice, choose, select_stacks
-from orchestrator.plan.options import RunOptions
+from orchestrator.plan.choice import Choice, RunOptions, choose, select_stacks
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator.base.errors import UsageError
-from orchestrator.plan.known_models import MODELS, named_models, resolve_model
+from orchestrator.plan.models import MODELS, named_models, resolve_model
 from orchestrator.runner.estimate import parameters
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from plan_samples import stack
 from orchestrator.base.errors import UsageError
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.checkpoint import Checkpoint
-from orchestrator.plan.known_models import named_models
+from orchestrator.plan.models import named_models
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
 from orchestrator.plan.workload import MEASURED

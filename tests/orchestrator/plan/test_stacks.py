@@ -7,7 +7,7 @@ from plan_samples import write_stack
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import IMAGES
-from orchestrator.plan.stacks import find_stacks, load_stack
+from orchestrator.plan.stack import find_stacks, load_stack
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,6 +19,7 @@ from orchestrator.cli import run as command
 from orchestrator.records.bundle import MANIFEST, pack
 from orchestrator.records.store import Run, stem_of
 from orchestrator.records.unpack import unpack
+from orchestrator.report.tables import write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ def written(tmp_path: Path, files: dict[str, bytes], *more: tarfile.TarInfo, for
 def refused(bundle: Path, tmp_path: Path) -> str:
     results = tmp_path / "elsewhere"
     with pytest.raises(UsageError) as caught:
-        unpack(bundle, results)
+        unpack(bundle, results, write_tables)
     assert list(results.iterdir()) == []
     assert "\n" not in str(caught.value)
     assert ".import-" not in str(caught.value)
@@ -87,7 +88,7 @@ def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
     names = {name.split("/", 1)[1] for name in members(bundle)}
     assert {"run.json", MANIFEST} < names
     assert not any("references" in name or "secret" in name for name in names)
-    found = unpack(bundle, tmp_path / "elsewhere")
+    found = unpack(bundle, tmp_path / "elsewhere", write_tables)
     assert found.folder == tmp_path / "elsewhere" / run.folder.name
     assert found.header == run.header
     assert list(found.records()) == list(run.records())
@@ -105,7 +106,7 @@ def test_equal_runs_make_equal_bundles(run: Run, bundle: Path, tmp_path: Path) -
 def test_references_go_along_when_asked(run: Run, tmp_path: Path) -> None:
     _, left_out = pack(run, tmp_path / "full.tar.gz", references=True)
     assert left_out == ["secret.txt"]
-    found = unpack(tmp_path / "full.tar.gz", tmp_path / "elsewhere")
+    found = unpack(tmp_path / "full.tar.gz", tmp_path / "elsewhere", write_tables)
     assert (found.folder / "references" / f"{'a' * 16}.safetensors").read_bytes() == b"truth"
 
 
@@ -113,7 +114,7 @@ def test_the_runs_of_the_repository(tmp_path: Path) -> None:
     for folder in RESULTS.iterdir():
         if (folder / "run.json").is_file():
             pack(Run.open(folder), tmp_path / f"{folder.name}.tar.gz")
-            found = unpack(tmp_path / f"{folder.name}.tar.gz", tmp_path / "elsewhere")
+            found = unpack(tmp_path / f"{folder.name}.tar.gz", tmp_path / "elsewhere", write_tables)
             assert list(found.records()) == list(Run.open(folder).records())
 
 
@@ -122,14 +123,17 @@ def test_nothing_is_overwritten(run: Run, bundle: Path, tmp_path: Path) -> None:
         pack(run, bundle)
     before = sorted(path.name for path in run.folder.parent.iterdir())
     with pytest.raises(UsageError, match="a run of this name is there already"):
-        unpack(bundle, run.folder.parent)
+        unpack(bundle, run.folder.parent, write_tables)
     assert sorted(path.name for path in run.folder.parent.iterdir()) == before
 
 
 def test_the_tables_that_came_along_are_not_believed(run: Run, tmp_path: Path) -> None:
     (run.folder / "tables.md").write_text("<script>")
     pack(run, tmp_path / "x.tar.gz")
-    assert "<script>" not in (unpack(tmp_path / "x.tar.gz", tmp_path / "elsewhere").folder / "tables.md").read_text()
+    assert (
+        "<script>"
+        not in (unpack(tmp_path / "x.tar.gz", tmp_path / "elsewhere", write_tables).folder / "tables.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(

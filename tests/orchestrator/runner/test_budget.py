@@ -15,15 +15,13 @@ from plan_samples import stack
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
-from orchestrator.plan.choice import Choice
-from orchestrator.plan.options import RunOptions
+from orchestrator.plan.choice import Choice, RunOptions
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.store import Run
-from orchestrator.runner import budget
+from orchestrator.runner import estimate as budget
 from orchestrator.runner import run_all as pipeline
-from orchestrator.runner.budget import MOST_ROUNDS, fitted, seconds_in, used_up, with_rounds
-from orchestrator.runner.estimate import Earlier, estimate
+from orchestrator.runner.estimate import MOST_ROUNDS, Earlier, estimate, fitted, seconds_in, used_up, with_rounds
 
 if TYPE_CHECKING:
     from orchestrator.runner.estimate import Key

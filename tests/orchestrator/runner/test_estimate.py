@@ -6,10 +6,10 @@ import pytest
 from plan_samples import record, smoke_cell, stack
 from record_samples import sample
 
-from orchestrator.measure.warm import NOTHING_LEFT
+from orchestrator.base.text import in_words, size_in_words
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.records.record import Compiles, PhaseTime, Provenance, WarmStart
+from orchestrator.records.record import NOTHING_LEFT, Compiles, PhaseTime, Provenance, WarmStart
 from orchestrator.records.store import Run
 from orchestrator.runner.estimate import (
     Earlier,
@@ -18,9 +18,7 @@ from orchestrator.runner.estimate import (
     guess_second_start,
     guess_seconds,
     history,
-    in_words,
     second_start_seconds,
-    size_in_words,
     wall_seconds,
 )
 

@@ -18,9 +18,9 @@ from orchestrator.build.ready import Ready
 from orchestrator.cli import run
 from orchestrator.launchers import Prepared
 from orchestrator.launchers import work_area as workfolders
-from orchestrator.measure.supervise import Verdict, blank_record
+from orchestrator.measure.supervise import blank_record
 from orchestrator.plan.cell import Plan
-from orchestrator.records.record import Record
+from orchestrator.records.record import Record, Verdict
 from orchestrator.runner import run_all as pipeline
 from orchestrator.runner.order import interleave
 
@@ -236,7 +236,7 @@ def test_results_that_cannot_be_written_are_one_clear_line(place: Path, capsys: 
 
 
 def test_a_stack_that_the_host_cannot_run_is_skipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.build.able.why_not", lambda *_: "this stack needs a GPU, and this host has none")
+    monkeypatch.setattr("orchestrator.build.ready.why_not", lambda *_: "this stack needs a GPU, and this host has none")
     assert go(place) == 3
     found = records(place)
     assert {record["status"] for record in found.values()} == {"skipped"}

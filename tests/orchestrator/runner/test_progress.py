@@ -5,8 +5,8 @@ import io
 from fake_run import make_task
 from record_samples import check, proof, record, samples
 
-from orchestrator.measure.supervise import Event, Verdict, blank_record
-from orchestrator.records.record import Sample
+from orchestrator.measure.supervise import Event, blank_record
+from orchestrator.records.record import Sample, Verdict
 from orchestrator.runner.progress import LiveProgress, Progress, outcome
 
 

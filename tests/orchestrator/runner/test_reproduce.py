@@ -11,17 +11,16 @@ import pytest
 from fake_run import FAKE_BENCH, write_stack, write_suite
 from record_samples import ENVIRONMENT, GPU, check, proof, record, samples, save_run, workload
 
-from orchestrator.analysis.reproduction import Reproduction, as_text, reproduction
+from orchestrator.analysis.reproduction import Reproduction, reproduction
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
-from orchestrator.plan.choice import Choice
-from orchestrator.plan.options import RunOptions
+from orchestrator.plan.choice import Choice, RunOptions
 from orchestrator.plan.proof_cells import probe_workload
-from orchestrator.plan.stack import Stack
-from orchestrator.plan.stacks import find_stacks
+from orchestrator.plan.stack import Stack, find_stacks
+from orchestrator.records.find import probes_of
 from orchestrator.records.record import Record
-from orchestrator.report.explain import probes_of
+from orchestrator.report.reproduction import as_text
 from orchestrator.runner import reproduce
 from orchestrator.runner import run_all as pipeline
 

@@ -14,7 +14,7 @@ from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.plan.cell import Cell
 from orchestrator.runner import run_all as pipeline
-from orchestrator.runner.too_large import too_large
+from orchestrator.runner.order import too_large
 
 FULL = {"status": "out_of_memory", "reason": "no room"}
 

@@ -18,10 +18,10 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.text import MISSING
 from orchestrator.cli import run
 from orchestrator.records.store import Run
-from orchestrator.report.again import command
 from orchestrator.report.page import render_page, write_page
 from orchestrator.report.page.embed import embedded
 from orchestrator.report.source import LOG_LINES, read_log, read_source
+from orchestrator.report.words import command
 
 if TYPE_CHECKING:
     from pathlib import Path

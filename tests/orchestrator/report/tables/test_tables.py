@@ -16,12 +16,11 @@ from record_samples import ceilings, compiled_in, record, samples, save_run, sha
 
 from orchestrator.analysis.reduced_run import make_report
 from orchestrator.base.errors import UsageError
-from orchestrator.base.markup import code, escape, shortened
+from orchestrator.base.text import code, escape, shortened
 from orchestrator.records.record import Record
 from orchestrator.report.tables import FILES, markdown, render_tables, write_tables
 
 DEVIATION = {"package": "torch", "wanted": "2.2", "here": "2.13.0", "reason": "2.2 does not know this GPU"}
-
 NASTY = "<script>x</script> | [a](http://b.c) `code` *bold* $x$\n# heading\n\x1b[31mred\u202eright"
 
 

@@ -1,0 +1,42 @@
+"""`history` as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.history import POINTS_SHOWN, Line, Point
+from orchestrator.base.text import MISSING, counted, printable, significant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def as_text(lines: Sequence[Line]) -> str:
+    """Return an aligned table: each line's newest figures by day, and the newest against the one before."""
+    if not lines:
+        return "no row that is ok"
+    rows = [("cell", "workload", "device", "runs", "newest", "against the one before", "by day (rounds)")]
+    for line in lines:
+        told = line.verdict
+        ratio = MISSING if told is None or told.speedup is None else f"{significant(told.speedup)}× {told.outcome}"  # noqa: RUF001
+        shown = line.points[-POINTS_SHOWN:]
+        days = ", ".join(f"{_day(point)} {significant(point.figure)} ({len(point.round_seconds)})" for point in shown)
+        more = "… " if len(shown) < len(line.points) else ""
+        newest = f"{significant(line.points[-1].figure)} {line.unit}"
+        device = line.device or "not known"
+        rows.append((line.title, line.workload, device, str(len(line.points)), newest, ratio, more + days))
+    plain = [tuple(" ".join(printable(text).split()) for text in row) for row in rows]
+    widths = [max(len(row[column]) for row in plain) for column in range(len(plain[0]))]
+    table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in plain]
+    return "\n".join([*table, "", counted(len(lines), "line")])
+
+
+def as_json(lines: Sequence[Line]) -> str:
+    """Return everything, unrounded."""
+    document = {"schema_version": 1, "lines": [line.model_dump(mode="json") for line in lines]}
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _day(point: Point) -> str:
+    return (point.began_utc or "?")[:10]
