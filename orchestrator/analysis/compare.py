@@ -8,11 +8,11 @@ import re
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.analysis.ceilings import Hardware
 from orchestrator.analysis.conditions import Difference, Ground, differences, ground_of, joined, same_device
 from orchestrator.analysis.protocol import Protocol, Unit, higher_is_better
 from orchestrator.analysis.published import read_published
 from orchestrator.analysis.reduce import Reduction
-from orchestrator.analysis.rows import Hardware
 from orchestrator.analysis.statistics import Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen
@@ -319,11 +319,11 @@ def entry_of(row: Row, ground: Ground) -> Entry:
         method=row.method,
         stack=row.stack,
         status=row.status,
-        reason=row.reason or row.figure_reason,
+        reason=row.reason or row.figure.reason,
         flags=row.flags,
         figure=row.headline,
-        unit=row.unit,
-        round_seconds=row.round_seconds if row.headline is not None else (),
+        unit=row.figure.unit,
+        round_seconds=row.figure.round_seconds if row.headline is not None else (),
         ground=ground,
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.analysis.protocol import first_call_seconds, samples_in
-from orchestrator.analysis.rows import CheckCounts, Compilation, Piece, Power, Ran
+from orchestrator.analysis.rows import CheckCounts, Evidence, FirstCall, Piece, Power
 from orchestrator.plan.workload import GENERATING, TRAINING
+from orchestrator.records.record import Compiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,55 +17,35 @@ if TYPE_CHECKING:
     from orchestrator.analysis.protocol import Reduced
     from orchestrator.analysis.rows import CacheState
     from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import HostLoad, Record, Sample
+    from orchestrator.records.record import Record, Sample
 
 
 NOT_CALLED = "not called"
 FEWEST_FOR_WARNING = 4
 FIRST_OFF, FIRST_SIGMAS = 0.02, 3.0
-
 """The first timed sample is off where it is this share and so many robust deviations from the others' median."""
 DRIFT, DRIFT_SIGMAS = 0.01, 3.0
-
 """A drift: the halves' medians differ by this share, and by so many of the difference's own standard errors."""
 SIGMA_OF_MAD = 1.4826
 ERROR_OF_MEDIAN = 1.2533
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Of one round."""
-
-    checks: CheckCounts | None
-    error: float | None
-    eager_error: float | None
-    resembles: str | None
-    ran: Ran | None
-    dispatched: dict[str, str]
-    compilation: Compilation | None
-    power: Power | None
-    host_load: HostLoad | None
-    tainted: int
-    taints: tuple[str, ...]
-    losses: tuple[float | None, ...]
-    first_off: float | None
-    drift: float | None
 
 
 def evidence(record: Record) -> Evidence:
     """Return what `record` brings as evidence; a field is null (empty) where it does not say."""
     proof = record.proof
     reference = proof.reference if proof else None
+    error, eager_error = (reference.error, reference.eager_error) if reference else (None, None)
     first_off, drift = unsteadiness(record.samples)
     taints = [sample.taint for sample in record.samples if sample.taint and sample.phase in ("timed", "repeat")]
     return Evidence(
         checks=check_counts(record),
-        error=reference.error if reference else None,
-        eager_error=reference.eager_error if reference else None,
+        error=error,
+        eager_error=eager_error,
+        error_ratio=error / eager_error if error is not None and eager_error else None,
         resembles=proof.resembles if proof else None,
-        ran=ran(record),
-        dispatched=dispatched(record),
-        compilation=compilation(record),
+        dispatch=record.dispatch,
+        operators=operators(record),
+        compiles=compiles(record),
         power=power(record),
         host_load=record.host_load,
         tainted=len(taints),
@@ -91,23 +71,7 @@ def check_counts(record: Record) -> CheckCounts | None:
     )
 
 
-def ran(record: Record) -> Ran | None:
-    """Return which kinds of kernels ran in one call."""
-    told = record.dispatch
-    if told is None:
-        return None
-    return Ran(
-        kind=told.kind,
-        what=told.what,
-        launches=told.launches,
-        graph_replays=told.graph_replays,
-        groups=told.groups,
-        missing=told.missing,
-        instead=told.instead,
-    )
-
-
-def dispatched(record: Record) -> dict[str, str]:
+def operators(record: Record) -> dict[str, str]:
     """Return what each operator of the method dispatched to, those left out that were not called."""
     told = record.detail.get("operators")
     if not isinstance(told, dict):
@@ -115,24 +79,12 @@ def dispatched(record: Record) -> dict[str, str]:
     return {name: what for name, what in told.items() if isinstance(what, str) and what != NOT_CALLED}
 
 
-def compilation(record: Record) -> Compilation | None:
+def compiles(record: Record) -> Compiles | None:
     """Return what the compiler did; of older records no more than how many graphs there were after each sample."""
-    told = record.compiles
-    if told is None:
-        graphs = graphs_of(record)
-        return Compilation(graphs=graphs[-1], recompiles=graphs[-1] - graphs[0]) if graphs else None
-    warm = told.warm
-    return Compilation(
-        graphs=told.graphs,
-        recompiles=told.recompiles,
-        kernels=told.kernels,
-        later_kernels=told.kernels - sum(entry.kernels for entry in told.ledger if entry.sample == 0),
-        breaks=told.breaks,
-        cache_hits=told.cache_hits,
-        cache_misses=told.cache_misses,
-        warm_first_seconds=warm.first_ns / 1e9 if warm and warm.first_ns is not None else None,
-        warm_reason=warm.reason if warm else None,
-    )
+    if record.compiles is not None or not (graphs := graphs_of(record)):
+        return record.compiles
+    later = graphs[-1] - graphs[0]
+    return Compiles(graphs=graphs[-1], recompiles=later, ledger=(), breaks=(), cache_hits=None, cache_misses=None)
 
 
 def graphs_of(record: Record) -> tuple[int, ...]:
@@ -219,15 +171,6 @@ def _sigma(values: Sequence[float]) -> float:
     return SIGMA_OF_MAD * median([abs(value - middle) for value in values])
 
 
-@dataclass(frozen=True, slots=True)
-class FirstCall:
-    """Of one round. `upfront_seconds` is the first call and what later compiles in the warm-up cost."""
-
-    seconds: float | None
-    upfront_seconds: float | None
-    cache: CacheState | None
-
-
 def first_call(record: Record, steady: Reduced) -> FirstCall:
     """Return the first call of one round, with what it paid for compiles until its timed samples began.
 
@@ -242,8 +185,8 @@ def first_call(record: Record, steady: Reduced) -> FirstCall:
     return FirstCall(seconds, _upfront(seconds, walls, usual), _cache(record))
 
 
-def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> dict[str, Any]:
-    """Return the row's fields: medians of the rounds that began with an empty cache, of all where none did.
+def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> FirstCall:
+    """Return the row's first call: medians of the rounds that began with an empty cache, of all where none did.
 
     `second_process`, in seconds, is a warm start's first call; where there is none, the rounds that began over a filled
     cache tell the warm figure.
@@ -253,13 +196,13 @@ def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> di
     chosen = cold or known
     states = {one.cache for one in chosen}
     over_filled = _median([one.seconds for one in warm])
-    return {
-        "first_call_seconds": _median([one.seconds for one in chosen]),
-        "first_call_cache": states.pop() if len(states) == 1 else None,
-        "first_call_rounds": tuple(one.seconds for one in known),
-        "warm_first_call_seconds": over_filled if second_process is None else second_process,
-        "upfront_seconds": _median([one.upfront_seconds for one in chosen]),
-    }
+    return FirstCall(
+        seconds=_median([one.seconds for one in chosen]),
+        upfront_seconds=_median([one.upfront_seconds for one in chosen]),
+        cache=states.pop() if len(states) == 1 else None,
+        rounds=tuple(one.seconds for one in known if one.seconds is not None),
+        warm_seconds=over_filled if second_process is None else second_process,
+    )
 
 
 def _compiled_samples(record: Record) -> set[int]:

@@ -14,7 +14,7 @@ import sqlite3
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.analysis.conditions import hardware_of
+from orchestrator.analysis.ceilings import hardware_of
 from orchestrator.analysis.evidence import check_counts
 from orchestrator.analysis.protocol import Unit, in_unit, steady, unit_of
 from orchestrator.analysis.statistics import Verdict, verdict

@@ -55,10 +55,10 @@ class Reduced:
 class Figure:
     """A row's figure in the benchmark's unit, with the interval that its rounds allow."""
 
-    figure: float | None
+    value: float | None
     unit: Unit
     seconds: float | None
-    device_figure: float | None = None
+    device_value: float | None = None
     basis: str = ""
     complete: bool = True
     interval: tuple[float, float] | None = None
@@ -66,6 +66,7 @@ class Figure:
     interval_level: float | None = None
     round_figures: tuple[float, ...] = ()
     round_seconds: tuple[float, ...] = ()
+    """The same in seconds: what verdicts are made of."""
     samples: int = 1
     """So many samples are in `seconds`: one, or where they are a total, all of it."""
     first_token_seconds: float | None = None
@@ -185,10 +186,10 @@ def combine(protocol: Protocol, benchmark: Benchmark, new_tokens: int | None, ro
     basis = " / ".join(bases) if len(good) == 1 else f"median of {len(good)} rounds, each the {' / '.join(bases)}"
     device = _all_or_none(median, (r.device_seconds for r in good))
     return Figure(
-        figure=convert(median(seconds)),
+        value=convert(median(seconds)),
         unit=unit,
         seconds=median(seconds),
-        device_figure=None if device is None else convert(device),
+        device_value=None if device is None else convert(device),
         basis=basis,
         complete=all(r.complete for r in good),
         interval=None if interval is None else _ordered(convert(interval[0]), convert(interval[1])),

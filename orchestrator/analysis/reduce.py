@@ -5,27 +5,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from orchestrator.analysis.beside import EagerRows, beside_eager, beside_probes
-from orchestrator.analysis.conditions import hardware_of, versions_of
-from orchestrator.analysis.evidence import FirstCall, evidence, first_call, over_rounds, units_in
+from orchestrator.analysis.ceilings import Share, ceiling, hardware_of, share_of_ceiling
+from orchestrator.analysis.evidence import evidence, first_call, over_rounds, units_in
 from orchestrator.analysis.protocol import Figure, combine, note, steady, unit_of
-from orchestrator.analysis.rows import Ceiling, Hardware, Row, Share, Versions, share_of_ceiling
+from orchestrator.analysis.rows import Row
 from orchestrator.plan.workload import MEASURED, Role
-from orchestrator.records.record import Flag, Status
+from orchestrator.records.record import Flag, Memory, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator.analysis.beside import ProbeKey
-    from orchestrator.analysis.evidence import Evidence
+    from orchestrator.analysis.ceilings import Ceiling, Hardware
     from orchestrator.analysis.protocol import Protocol, Reduced
-    from orchestrator.analysis.rows import Compilation
+    from orchestrator.analysis.rows import Evidence, FirstCall
     from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import Memory, Rate, Record, Work
+    from orchestrator.records.record import Compiles, Environment, Record, Work
 
 SEVERITY: tuple[Status, ...] = (
     "incorrect",
@@ -65,7 +65,8 @@ class Round:
     first_call: FirstCall
     memory: Memory | None
     work: Work | None
-    versions: Versions
+    environment: Environment | None
+    image_id: str | None
     evidence: Evidence
 
 
@@ -77,7 +78,7 @@ class Reduction:
         self._ceilings: dict[tuple[str, int], Ceiling] = {}
         self._references: dict[tuple[str, int], tuple[Status, str | None]] = {}
         self._workloads: dict[str, Workload] = {}
-        self._versions: dict[tuple[str | None, str | None], Versions] = {}
+        self._environments: dict[tuple[str | None, str | None], Environment | None] = {}
         self._hardware: dict[Hardware, Hardware] = {}
 
     def add(self, record: Record) -> None:
@@ -120,11 +121,10 @@ class Reduction:
             row = _row(rounds, protocol, ceilings)
             probes.setdefault((row.benchmark, row.method, row.stack, row.hardware.device), []).append(row)
         cells = self._cells("row")
-        losses = {rounds[-1].cell_id: rounds[-1].evidence.losses for rounds in cells}
         found = [_row(rounds, protocol, ceilings) for rounds in cells]
         found = [beside_probes(row, probes) for row in found] if probed else found
         eagers = EagerRows(found)
-        placed = [beside_eager(row, eagers.of(row), losses) for row in found]
+        placed = [beside_eager(row, eagers.of(row)) for row in found]
         return sorted(placed, key=place)
 
     def _cells(self, role: Role) -> list[list[Round]]:
@@ -148,8 +148,6 @@ class Reduction:
             # A record that says ok beside a check that failed is not taken at its word.
             status, reason = "incorrect", found.checks.why
         software = (environment.fingerprint if environment else None, image)
-        if software not in self._versions:
-            self._versions[software] = versions_of(environment, image)
         return Round(
             cell_id=record.cell_id,
             workload_id=record.workload_id,
@@ -168,7 +166,8 @@ class Reduction:
             first_call=first_call(record, steadily),
             memory=record.memory,
             work=record.work,
-            versions=self._versions[software],
+            environment=self._environments.setdefault(software, environment),
+            image_id=image,
             evidence=found,
         )
 
@@ -184,36 +183,6 @@ def rows(records: Iterable[Record], protocol: Protocol, *, probed: bool = True) 
     return reduction.rows(protocol, probed=probed)
 
 
-def ceiling(record: Record) -> Ceiling:
-    """Return the best rate of each kind: the largest, over the sizes, of the median rate."""
-    flops, matrix_size = _best_rate(record.rates, "matrix_product")
-    copied, copy_size = _best_rate(record.rates, "device_copy")
-    return Ceiling(
-        cell_id=record.cell_id,
-        round=record.round,
-        stack=record.stack,
-        hardware=hardware_of(record),
-        dtype=record.workload.dtype,
-        status=record.status,
-        reason=record.reason,
-        flops_per_second=flops,
-        matrix_size=matrix_size,
-        bytes_per_second=copied,
-        copy_size=copy_size,
-    )
-
-
-def _best_rate(
-    rates: Iterable[Rate], kind: Literal["matrix_product", "device_copy"]
-) -> tuple[float | None, int | None]:
-    found = [
-        (rate.work / (median(rate.durations_ns) / 1e9), rate.size)
-        for rate in rates
-        if rate.kind == kind and rate.durations_ns and min(rate.durations_ns) > 0
-    ]
-    return max(found, default=(None, None))
-
-
 def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling]) -> Row:
     status = min((r.status for r in rounds), key=SEVERITY.index)
     # The figure is made of the rounds that went as the row says; a wrong row's is kept, but is no headline.
@@ -225,10 +194,10 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
     figure = _nothing(shown, status)
     if reduced:
         figure = combine(protocol, workload.benchmark, workload.new_tokens, reduced)
-    memory = [r.memory for r in rounds if r.memory is not None]
-    compiled = [r.evidence.compilation for r in counted if r.evidence.compilation is not None]
-    compilation = _compilation(shown.evidence, counted)
-    second_process = compilation.warm_first_seconds if compilation else None
+    compiled = [r.evidence.compiles for r in counted if r.evidence.compiles is not None]
+    evidence = _evidence(shown.evidence, counted)
+    made = evidence.compiles
+    second_process = made.warm.first_ns / 1e9 if made and made.warm and made.warm.first_ns is not None else None
     return Row(
         protocol=protocol,
         cell_id=shown.cell_id,
@@ -244,74 +213,51 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         flags=_flags(rounds, counted),
         rounds=len(rounds),
         rounds_ok=sum(r.status == "ok" for r in rounds),
-        figure=figure.figure,
-        headline=figure.figure if status == "ok" else None,
-        unit=figure.unit,
-        basis=figure.basis,
-        complete=figure.complete,
-        figure_reason=figure.reason,
-        interval=figure.interval,
-        interval_kind=figure.interval_kind,
-        interval_level=figure.interval_level,
-        round_figures=figure.round_figures,
-        round_seconds=figure.round_seconds,
-        device_figure=figure.device_figure,
-        seconds=figure.seconds,
+        figure=figure,
         units=units_in(workload, figure.samples),
-        first_token_seconds=figure.first_token_seconds,
-        next_token_seconds=figure.next_token_seconds,
-        **over_rounds([r.first_call for r in counted], second_process),
-        process_bytes=max((m.process_bytes for m in memory if m.process_bytes is not None), default=None),
-        steady_bytes=max((m.steady_bytes for m in memory if m.steady_bytes is not None), default=None),
-        reserved_bytes=max((m.reserved_bytes for m in memory if m.reserved_bytes is not None), default=None),
-        host_bytes=max((m.host_bytes for m in memory if m.host_bytes is not None), default=None),
+        first_call=over_rounds([r.first_call for r in counted], second_process),
+        memory=_peaks(rounds),
         graphs=max((c.graphs for c in compiled), default=None),
         recompiled=max((c.recompiles for c in compiled), default=None),
+        one_compile=_one_compile(counted, made),
         work=shown.work,
         share=_share(shown, figure, protocol, ceilings),
-        versions=shown.versions,
-        compilation=compilation,
-        one_compile=_one_compile(counted, compilation),
-        **_evidence(shown.evidence, counted),
+        environment=shown.environment,
+        image_id=shown.image_id,
+        evidence=evidence,
     )
 
 
-def _evidence(shown: Evidence, counted: Sequence[Round]) -> dict[str, Any]:
-    """Return the row's fields of evidence: of the last round that counts, but what disturbed any round of all."""
-    ratio = shown.error / shown.eager_error if shown.error is not None and shown.eager_error else None
-    offs = [r.evidence.first_off for r in counted]
-    drifts = [r.evidence.drift for r in counted]
-    loads = [r.evidence.host_load for r in counted if r.evidence.host_load is not None]
-    return {
-        "checks": shown.checks,
-        "error": shown.error,
-        "eager_error": shown.eager_error,
-        "error_ratio": ratio,
-        "resembles": shown.resembles,
-        "ran": shown.ran,
-        "dispatched": shown.dispatched,
-        "power": shown.power,
-        "host_load": max(loads, key=lambda load: load.taken, default=None),
-        "tainted": sum(r.evidence.tainted for r in counted),
-        "taints": tuple(dict.fromkeys(taint for r in counted for taint in r.evidence.taints)),
-        "first_off": _in_most(offs),
-        "drift": _in_most(drifts),
-    }
+def _peaks(rounds: Sequence[Round]) -> Memory:
+    known = [r.memory for r in rounds if r.memory is not None]
+    if len(known) == 1:
+        return known[0]
+    peaks = {name: [getattr(memory, name) for memory in known] for name in Memory.model_fields}
+    return Memory(**{name: max((p for p in found if p is not None), default=None) for name, found in peaks.items()})
 
 
-def _one_compile(counted: Sequence[Round], compilation: Compilation | None) -> bool:
+def _evidence(shown: Evidence, counted: Sequence[Round]) -> Evidence:
+    """Return a row's evidence: of the last round that counts, but what disturbed any round of all."""
+    each = [r.evidence for r in counted]
+    warm = next((e.compiles.warm for e in each if e.compiles and e.compiles.warm), None)
+    compiles = shown.compiles
+    if compiles is not None and compiles.warm != warm:
+        compiles = compiles.model_copy(update={"warm": warm})
+    return replace(
+        shown,
+        compiles=compiles,
+        host_load=max((e.host_load for e in each if e.host_load), key=lambda load: load.taken, default=None),
+        tainted=sum(e.tainted for e in each),
+        taints=tuple(dict.fromkeys(taint for e in each for taint in e.taints)),
+        first_off=_in_most([e.first_off for e in each]),
+        drift=_in_most([e.drift for e in each]),
+    )
+
+
+def _one_compile(counted: Sequence[Round], made: Compiles | None) -> bool:
     """Whether a compiled row has several rounds, and some did not compile it anew."""
-    compiled = compilation is not None and compilation.made > 0
+    compiled = made is not None and made.made > 0
     return compiled and len(counted) > 1 and any(r.first_call.cache in ("warm", "partly warm") for r in counted)
-
-
-def _compilation(shown: Evidence, counted: Sequence[Round]) -> Compilation | None:
-    """Return the last round's, with the warm start of the round that has one."""
-    warm = next((c for r in counted if (c := r.evidence.compilation) and (c.warm_first_seconds or c.warm_reason)), None)
-    if shown.compilation is None or warm is None:
-        return shown.compilation
-    told = {"warm_first_seconds": warm.warm_first_seconds, "warm_reason": warm.warm_reason}
-    return shown.compilation.model_copy(update=told)
 
 
 def _in_most(found: Sequence[float | None]) -> float | None:
@@ -337,7 +283,7 @@ def _flags(rounds: Sequence[Round], counted: Sequence[Round]) -> tuple[Flag, ...
         load = r.evidence.host_load
         if r.steady.tainted or (load is not None and r.hardware.device == "cpu" and load.taken >= CROWDED):
             found.add("tainted")
-        if r.evidence.ran is not None and r.evidence.ran.missing:
+        if r.evidence.dispatch is not None and r.evidence.dispatch.missing:
             found.add("not_fused")
     if _in_most([r.evidence.drift for r in counted]) is not None:
         found.add("drift")
@@ -369,7 +315,7 @@ def _age(found: Round) -> tuple[str, int, str]:
 def place(row: Row) -> tuple[object, ...]:
     """Return the key that orders rows as the tables show them: ok rows first, the best of them first."""
     figure = row.headline
-    better = 0.0 if figure is None else -figure if row.unit == "tokens/s" else figure
+    better = 0.0 if figure is None else -figure if row.figure.unit == "tokens/s" else figure
     return (
         BENCHMARK_ORDER[row.benchmark],
         _workload_order(row.workload),

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from orchestrator.analysis.rows import Ceiling, Row
+    from orchestrator.analysis.ceilings import Ceiling
+    from orchestrator.analysis.rows import Row
     from orchestrator.records.record import Record
     from orchestrator.records.store import Header
 

@@ -66,7 +66,7 @@ def reproduction(then: Sequence[Record], now: Sequence[Record], *, alone: bool =
     old, new = _row(then, probed=not alone), _row(now)
     told = None
     if old.headline is not None and new.headline is not None:
-        told = verdict(new.round_seconds, old.round_seconds)
+        told = verdict(new.figure.round_seconds, old.figure.round_seconds)
     before, after = _ground(then), _ground(now)
     answer, why = _answer(old, new, told)
     if told is not None and not same_device(before, after):
@@ -89,13 +89,17 @@ def _answer(old: Row, new: Row, told: Verdict | None) -> tuple[Answer, str]:
     if min(told.rounds) >= FEWEST_ROUNDS:
         return told.outcome, told.reason or f"by {told.rounds[1]} rounds then and {told.rounds[0]} now"
     few = f"for a verdict both sides need {FEWEST_ROUNDS} rounds (--rounds)"
-    if old.interval is None or new.figure is None:
+    if old.figure.interval is None or new.figure.value is None:
         return "inconclusive", f"the record has too few samples for an interval; {few}"
-    low, high = old.interval
-    kind = f"the old interval ({old.interval_kind})"
-    if low <= new.figure <= high:
+    low, high = old.figure.interval
+    kind = f"the old interval ({old.figure.interval_kind})"
+    if low <= new.figure.value <= high:
         return "inside", f"the new figure lies inside {kind}; {few}"
-    within = " such an interval knows nothing of how processes differ;" if old.interval_kind == "within-process" else ""
+    within = (
+        " such an interval knows nothing of how processes differ;"
+        if old.figure.interval_kind == "within-process"
+        else ""
+    )
     return "outside", f"the new figure lies outside {kind};{within} {few}"
 
 

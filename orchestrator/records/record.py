@@ -17,6 +17,26 @@ COMPUTED: tuple[Status, ...] = ("ok", "incorrect")
 Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 CheckStatus = Literal["passed", "failed", "unchecked"]
+KERNEL_PACKAGES = frozenset(
+    [
+        "apex",
+        "flash-attn",
+        "flash-attn-3",
+        "flashinfer-python",
+        "liger-kernel",
+        "lightning-thunder",
+        "nvfuser",
+        "sglang",
+        "tensorrt",
+        "torchao",
+        "transformer-engine",
+        "transformers",
+        "triton",
+        "vllm",
+        "xformers",
+    ]
+)
+KERNEL_PREFIXES = ("nvfuser-", "nvidia-cublas", "nvidia-cudnn", "pytorch-triton")
 
 
 class Sample(Frozen):
@@ -185,6 +205,11 @@ class Compiles(Frozen):
         """How many graphs and kernels."""
         return self.graphs + self.kernels
 
+    @property
+    def later_kernels(self) -> int:
+        """How many of the kernels were compiled after the first call."""
+        return self.kernels - sum(entry.kernels for entry in self.ledger if entry.sample == 0)
+
 
 class Range(Frozen):
     """Of one quantity over the timed samples."""
@@ -264,6 +289,21 @@ class Environment(Frozen):
     threads: int | None = None
     gpu: Gpu | None = None
     settings: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def in_short(self) -> str:
+        """What decides most about a speed, for a line."""
+        parts = (("torch", self.torch), ("CUDA", self.cuda), ("Triton", self.triton), ("Python", self.python))
+        return ", ".join(f"{name} {version}" for name, version in parts if version)
+
+    @property
+    def kernel_packages(self) -> dict[str, str]:
+        """The packages that bring kernels or compilers, and their versions."""
+        return {
+            name: version
+            for name, version in sorted(self.packages.items())
+            if name in KERNEL_PACKAGES or name.startswith(KERNEL_PREFIXES)
+        }
 
 
 class Rate(Frozen):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from record_samples import COMPILES, TELEMETRY, check, dispatch, proof, record, sample, samples
 
-from orchestrator.analysis.evidence import compilation, evidence, power, unsteadiness
+from orchestrator.analysis.evidence import compiles, evidence, power, unsteadiness
 from orchestrator.analysis.reduce import rows
 from orchestrator.report.words import warnings
 
@@ -23,8 +23,8 @@ def test_a_record_that_says_ok_beside_a_failed_check_is_incorrect() -> None:
     lies = proof(0.01, check("causality", "failed", what="row 3 differs"))
     (row,) = rows([record(samples=taken(*QUIET), proof=lies)], "steady")
     assert (row.status, row.reason, row.headline) == ("incorrect", "causality: row 3 differs", None)
-    assert row.checks is not None
-    assert (row.checks.passed, row.checks.failed, row.checks.total) == (3, 1, 4)
+    assert row.evidence.checks is not None
+    assert (row.evidence.checks.passed, row.evidence.checks.failed, row.evidence.checks.total) == (3, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -46,24 +46,24 @@ def test_the_error_is_told_relative_to_eagers() -> None:
     found = evidence(record(samples=taken(*QUIET), proof=proof(0.015)))
     assert (found.error, found.eager_error) == (0.015, 0.01)
     (row,) = rows([record(samples=taken(*QUIET), proof=proof(0.015))], "steady")
-    assert row.error_ratio == pytest.approx(1.5)
+    assert row.evidence.error_ratio == pytest.approx(1.5)
 
 
 def test_what_was_expected_and_not_seen_is_a_flag() -> None:
     (row,) = rows([record(samples=taken(*QUIET), flags=[], dispatch=dispatch("Triton", instead="copies"))], "steady")
     assert "not_fused" in row.flags
-    assert row.ran is not None
-    assert (row.ran.missing, row.ran.instead) == (("Triton",), "copies")
+    assert row.evidence.dispatch is not None
+    assert (row.evidence.dispatch.missing, row.evidence.dispatch.instead) == (("Triton",), "copies")
 
 
 def test_compiles_and_what_older_records_say_of_them() -> None:
-    found = compilation(record(compiles=COMPILES, detail={"graphs": [7, 7]}))
+    found = compiles(record(compiles=COMPILES, detail={"graphs": [7, 7]}))
     assert found is not None
-    assert (found.graphs, found.recompiles, len(found.breaks), found.warm_first_seconds) == (2, 1, 1, 9.5)
-    older = compilation(record(detail={"graphs": [1, 1, 3]}))
+    assert (found.graphs, found.recompiles, len(found.breaks), found.warm.first_ns) == (2, 1, 1, 9_500_000_000)
+    older = compiles(record(detail={"graphs": [1, 1, 3]}))
     assert older is not None
-    assert (older.graphs, older.recompiles, older.warm_first_seconds) == (3, 2, None)
-    assert compilation(record()) is None
+    assert (older.graphs, older.recompiles, older.warm) == (3, 2, None)
+    assert compiles(record()) is None
 
 
 @pytest.mark.parametrize(
@@ -118,4 +118,4 @@ def test_each_warning_names_a_remedy() -> None:
 def test_one_odd_round_of_three_is_no_drift_of_the_row() -> None:
     odd = record(round=2, samples=taken(*(450.0 + 6 * i for i in range(12))))
     (row,) = rows([*(record(round=i, samples=taken(*QUIET)) for i in range(2)), odd], "steady")
-    assert (row.drift, "drift" in row.flags) == (None, False)
+    assert (row.evidence.drift, "drift" in row.flags) == (None, False)

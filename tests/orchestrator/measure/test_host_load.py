@@ -199,8 +199,8 @@ def test_other_machines_of_the_hypervisor_are_named() -> None:
 def test_the_most_crowded_round_counts() -> None:
     crowds = [loaded(others, round=number) for number, others in enumerate((0.1, 2.0, 0.4))]
     (row,) = rows(crowds, "steady")
-    assert row.host_load is not None
-    assert row.host_load.others == 2.0
+    assert row.evidence.host_load is not None
+    assert row.evidence.host_load.others == 2.0
 
 
 def test_where_it_is_shown(tmp_path: Path) -> None:

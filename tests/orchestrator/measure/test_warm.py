@@ -64,8 +64,8 @@ def test_the_first_round_of_what_compiles_says_what_a_warm_start_takes(place: Pa
 def test_the_row_has_it_whichever_round_it_was(place: Path) -> None:
     found = [Record.model_validate_json(json.dumps(record)) for record in go(place, "compiles", rounds=2).values()]
     (row,) = rows(found, "steady")
-    assert row.compilation
-    assert row.compilation.warm_first_seconds == 0.1
+    assert row.evidence.compiles
+    assert row.evidence.compiles.warm.first_ns == 100_000_000
 
 
 @pytest.mark.parametrize(

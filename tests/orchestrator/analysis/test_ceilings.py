@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from record_samples import ceilings
 
-from orchestrator.analysis.reduce import ceiling
-from orchestrator.analysis.rows import Ceiling, Hardware, share_of_ceiling
+from orchestrator.analysis.ceilings import Ceiling, Hardware, ceiling, share_of_ceiling
 from orchestrator.records.record import Work
 
 H100 = Hardware(device="cuda", name="NVIDIA H100 80GB HBM3", uuid="GPU-0", driver="580.159.04")
