@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
@@ -14,7 +15,8 @@ Bound = Literal["compute", "memory"]
 CeilingOf = Literal["this device", "this model of device"]
 
 
-class Hardware(Frozen):
+@dataclass(frozen=True, slots=True)
+class Hardware:
     """What a cell ran on, as far as the record knows. `name` is the GPU's, or the CPU's for device `cpu`."""
 
     device: Literal["cuda", "cpu"]

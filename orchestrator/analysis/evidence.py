@@ -6,6 +6,7 @@ import math
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.protocol import first_call_seconds, samples_in
 from orchestrator.analysis.rows import CheckCounts, Evidence, FirstCall, Piece, Power
 from orchestrator.plan.workload import GENERATING, TRAINING
@@ -14,10 +15,11 @@ from orchestrator.records.record import Compiles
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.analysis.columns import Columns
     from orchestrator.analysis.protocol import Reduced
     from orchestrator.analysis.rows import CacheState
     from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import Record, Sample
+    from orchestrator.records.record import Record
 
 
 NOT_CALLED = "not called"
@@ -30,13 +32,17 @@ SIGMA_OF_MAD = 1.4826
 ERROR_OF_MEDIAN = 1.2533
 
 
-def evidence(record: Record) -> Evidence:
-    """Return what `record` brings as evidence; a field is null (empty) where it does not say."""
+def evidence(record: Record, samples: Columns | None = None) -> Evidence:
+    """Return what `record` brings as evidence; a field is null (empty) where it does not say.
+
+    `samples` are the record's own.
+    """
+    samples = samples or columns_of(record)
     proof = record.proof
     reference = proof.reference if proof else None
     error, eager_error = (reference.error, reference.eager_error) if reference else (None, None)
-    first_off, drift = unsteadiness(record.samples)
-    taints = [sample.taint for sample in record.samples if sample.taint and sample.phase in ("timed", "repeat")]
+    first_off, drift = unsteadiness(samples)
+    taints = [taint for place in samples.at("timed", "repeat") if (taint := samples.taint[place])]
     return Evidence(
         checks=check_counts(record),
         error=error,
@@ -50,7 +56,7 @@ def evidence(record: Record) -> Evidence:
         host_load=record.host_load,
         tainted=len(taints),
         taints=tuple(dict.fromkeys(taints)),
-        losses=tuple(s.loss for s in record.samples) if record.workload.benchmark in TRAINING else (),
+        losses=samples.loss if record.workload.benchmark in TRAINING else (),
         first_off=first_off,
         drift=drift,
     )
@@ -61,12 +67,12 @@ def check_counts(record: Record) -> CheckCounts | None:
     checks = record.proof.checks if record.proof else ()
     if not checks:
         return None
-    worst = next((c for c in checks if c.status == "failed"), None)
-    worst = worst or next((c for c in checks if c.status == "unchecked"), None)
+    found = [c.status for c in checks]
+    worst = next((c for status in ("failed", "unchecked") for c in checks if c.status == status), None)
     return CheckCounts(
-        passed=sum(c.status == "passed" for c in checks),
-        failed=sum(c.status == "failed" for c in checks),
-        unchecked=sum(c.status == "unchecked" for c in checks),
+        passed=found.count("passed"),
+        failed=found.count("failed"),
+        unchecked=found.count("unchecked"),
         why=None if worst is None else f"{worst.name}: {worst.what}" if worst.what else worst.name,
     )
 
@@ -89,10 +95,8 @@ def compiles(record: Record) -> Compiles | None:
 
 def graphs_of(record: Record) -> tuple[int, ...]:
     """Return how many graphs the compiler had made after each sample, or nothing where the record does not say."""
-    told = record.detail.get("graphs")
-    if not isinstance(told, list) or not all(isinstance(count, int) for count in told):
-        return ()
-    return tuple(told)
+    graphs = record.detail.get("graphs")
+    return tuple(graphs) if isinstance(graphs, list) and set(map(type, graphs)) <= {int} else ()
 
 
 def power(record: Record) -> Power | None:
@@ -138,15 +142,15 @@ def _energy_units(record: Record) -> int | None:
     return units * (record.workload.batch or 1)
 
 
-def unsteadiness(samples: Sequence[Sample]) -> tuple[float | None, float | None]:
+def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
     """Return by what share the first timed sample, and the later half's median, are off; null where they are not.
 
     Only of samples of one shape, of which nothing else disturbed any.
     """
-    timed = [s for s in samples if s.phase == "timed" and s.taint is None and s.end_ns > s.begin_ns]
-    if len(timed) < FEWEST_FOR_WARNING or len({s.shape for s in timed}) > 1:
+    timed = [place for place in samples.at("timed") if samples.taint[place] is None and samples.wall[place] > 0]
+    if len(timed) < FEWEST_FOR_WARNING or len({samples.shape[place] for place in timed}) > 1:
         return None, None
-    walls = [(s.end_ns - s.begin_ns) / 1e9 for s in sorted(timed, key=lambda s: s.index)]
+    walls = samples.walls(sorted(timed, key=samples.index.__getitem__))
     first, others = walls[0], walls[1:]
     typical = median(others)
     off = first / typical - 1
@@ -171,16 +175,16 @@ def _sigma(values: Sequence[float]) -> float:
     return SIGMA_OF_MAD * median([abs(value - middle) for value in values])
 
 
-def first_call(record: Record, steady: Reduced) -> FirstCall:
+def first_call(record: Record, steady: Reduced, samples: Columns) -> FirstCall:
     """Return the first call of one round, with what it paid for compiles until its timed samples began.
 
     `steady` is the round under that protocol: a warm-up sample in which the compiler worked counts with its wall time
     less that of a steady sample. A compile in a timed sample is in the steady figure already. Of a record that does not
     say in which samples the compiler worked, the first call alone counts.
     """
-    seconds = first_call_seconds(record)
+    seconds = first_call_seconds(samples)
     compiled = _compiled_samples(record)
-    walls = [(s.end_ns - s.begin_ns) / 1e9 for s in record.samples if s.phase == "warmup" and s.index in compiled]
+    walls = samples.walls([place for place in samples.at("warmup") if samples.index[place] in compiled])
     usual = None if steady.seconds is None else steady.seconds / samples_in(record.workload.benchmark, steady)
     return FirstCall(seconds, _upfront(seconds, walls, usual), _cache(record))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 from orchestrator.analysis.beside import EagerRows, beside_eager, beside_probes
 from orchestrator.analysis.ceilings import Share, ceiling, hardware_of, share_of_ceiling
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.evidence import evidence, first_call, over_rounds, units_in
 from orchestrator.analysis.protocol import Figure, combine, note, steady, unit_of
 from orchestrator.analysis.rows import Row
@@ -142,7 +143,8 @@ class Reduction:
             workload = record.workload
         hardware = hardware_of(record)
         environment, image = record.environment, record.provenance.image_id if record.provenance else None
-        found, steadily = evidence(record), steady(record)
+        samples = columns_of(record)
+        found, steadily = evidence(record, samples), steady(record, samples)
         status, reason = record.status, record.reason
         if status == "ok" and found.checks is not None and found.checks.failed:
             # A record that says ok beside a check that failed is not taken at its word.
@@ -161,9 +163,9 @@ class Reduction:
             reason=reason,
             flags=record.flags,
             started_utc=record.started_utc,
-            note=note(record),
+            note=note(record, samples),
             steady=steadily,
-            first_call=first_call(record, steadily),
+            first_call=first_call(record, steadily, samples),
             memory=record.memory,
             work=record.work,
             environment=self._environments.setdefault(software, environment),

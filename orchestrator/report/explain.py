@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.analysis.beside import EAGER
 from orchestrator.analysis.ceilings import ceiling
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.evidence import graphs_of
 from orchestrator.analysis.protocol import first_call_seconds
 from orchestrator.analysis.reduce import Reduction
@@ -115,7 +116,7 @@ def _round(record: Record) -> str:
 def _samples(record: Record) -> list[str]:
     if not record.samples:
         return ["samples: none"]
-    first = first_call_seconds(record)
+    first = first_call_seconds(columns_of(record))
     lines = [f"first call: {significant(first)} s"] if first is not None else []
     for phase in ("warmup", "timed", "repeat"):
         chosen = [sample for sample in record.samples if sample.phase == phase]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from record_samples import COMPILES, TELEMETRY, check, dispatch, proof, record, sample, samples
 
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.evidence import compiles, evidence, power, unsteadiness
 from orchestrator.analysis.reduce import rows
 from orchestrator.report.words import warnings
@@ -82,7 +83,7 @@ def test_energy_is_told_for_one_pass_token_or_step(benchmark: str, joules: float
 
 
 def off(*milliseconds: float, **changes: Any) -> tuple[float | None, float | None]:
-    return unsteadiness(record(samples=taken(*milliseconds, **changes)).samples)
+    return unsteadiness(columns_of(record(samples=taken(*milliseconds, **changes))))
 
 
 def test_the_first_sample_and_a_drift_are_noticed_and_noise_is_not() -> None:
@@ -96,7 +97,7 @@ def test_the_first_sample_and_a_drift_are_noticed_and_noise_is_not() -> None:
     assert off(450.0, 460.0, 470.0) == (None, None)  # too few
     assert off(600.0, *QUIET[1:], taint="throttled") == (None, None)
     shapes = [sample(i, 100.0 + 10 * i, shape=[2, 10 + i]) for i in range(10)]
-    assert unsteadiness(record("train_dynamic", samples=shapes).samples) == (None, None)
+    assert unsteadiness(columns_of(record("train_dynamic", samples=shapes))) == (None, None)
 
 
 def test_each_warning_names_a_remedy() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_samples import record, sample, samples, workload
 
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.protocol import Reduced, combine, first_call_seconds, in_unit, note, steady
 from orchestrator.analysis.statistics import interval_across, interval_of_median, student_t
 from orchestrator.records.record import Record
@@ -47,7 +48,7 @@ def test_steady_is_the_median_of_the_timed_samples() -> None:
     # 410, 420, 430, 440, 450, 460, 470, 480
     assert reduced.seconds == pytest.approx(0.445)
     assert reduced.basis == "median of 8 timed samples"
-    assert first_call_seconds(record(samples=FORWARD)) == pytest.approx(9.0)
+    assert first_call_seconds(columns_of(record(samples=FORWARD))) == pytest.approx(9.0)
 
 
 def test_note_of_train_static_is_the_mean_of_samples_6_to_50() -> None:
