@@ -25,11 +25,11 @@ def beside_eager(row: Row, eager: Row | None) -> Row:
     if eager is None or eager.cell_id == row.cell_id or row.method == EAGER:
         return row
     changes: dict[str, object] = {}
-    if row.protocol == "steady" and row.headline is not None and eager.headline is not None:
-        told = verdict(row.figure.round_seconds, eager.figure.round_seconds)
-        changes["versus"] = Versus(against=eager.name, verdict=told)
-    if row.protocol == "steady" and row.headline is not None:
+    if row.headline is not None:
         changes["break_even"] = break_even(row, eager)
+        if eager.headline is not None:
+            against = verdict(row.figure.round_seconds, eager.figure.round_seconds)
+            changes["versus"] = Versus(against=eager.name, verdict=against)
     distances = [
         abs(mine - other)
         for mine, other in zip(row.evidence.losses, eager.evidence.losses, strict=False)

@@ -75,7 +75,7 @@ class Reduction:
     """Records as they come in, whatever their order; `rows` gives the same rows for the same records."""
 
     def __init__(self) -> None:
-        self._rounds: dict[tuple[str, int], Round] = {}
+        self._rounds: dict[Role, dict[str, dict[int, Round]]] = {"row": {}, "probe": {}}
         self._ceilings: dict[tuple[str, int], Ceiling] = {}
         self._references: dict[tuple[str, int], tuple[Status, str | None]] = {}
         self._workloads: dict[str, Workload] = {}
@@ -92,9 +92,10 @@ class Reduction:
             self._references[key] = (record.status, record.reason)
             return
         found = self._condense(record)
-        before = self._rounds.get(key)
+        rounds = self._rounds.setdefault(record.role, {}).setdefault(record.cell_id, {})
+        before = rounds.get(record.round)
         if before is None or _age(before) <= _age(found):
-            self._rounds[key] = found
+            rounds[record.round] = found
 
     @property
     def failed_references(self) -> list[str]:
@@ -116,25 +117,39 @@ class Reduction:
         Probes are no rows: what they found is in those that they belong to. Without `probed` a row says what its own
         records do: for records whose run, and so whose probe, is not at hand.
         """
+        found = self._steady_rows(probed=probed)
+        if protocol == "note":
+            found = [self.as_note(row) for row in found]
+        return sorted(found, key=place)
+
+    def as_note(self, row: Row) -> Row:
+        """Return the row of the same cell under the note's protocol, which makes no verdicts."""
+        rounds = self._rounds["row"][row.cell_id]
+        # What the probe says of the row is no reason to take other rounds.
+        counted = _counted([rounds[number] for number in sorted(rounds)])
+        figure = _figure(counted, row.workload, row.status, "note")
+        share = Share(share=None, reason="the work is counted over the timed samples, the note's are others")
+        # Where every sample has its own shape the record's work is that of all timed samples together.
+        if row.benchmark != "train_dynamic" or not counted or counted[-1].note.used == counted[-1].steady.used:
+            share = share_of_ceiling(row.work, figure.seconds, row.hardware, row.workload.dtype, self.ceilings)
+        changes = {"figure": figure, "units": units_in(row.workload, figure.samples), "share": share}
+        return row.model_copy(update={"protocol": "note", "versus": None, "break_even": None, **changes})
+
+    def _steady_rows(self, *, probed: bool) -> list[Row]:
         ceilings = self.ceilings
         probes: dict[ProbeKey, list[Row]] = {}
         for rounds in self._cells("probe"):
-            row = _row(rounds, protocol, ceilings)
+            row = _row(rounds, ceilings)
             probes.setdefault((row.benchmark, row.method, row.stack, row.hardware.device), []).append(row)
-        cells = self._cells("row")
-        found = [_row(rounds, protocol, ceilings) for rounds in cells]
+        found = [_row(rounds, ceilings) for rounds in self._cells("row")]
         found = [beside_probes(row, probes) for row in found] if probed else found
         eagers = EagerRows(found)
-        placed = [beside_eager(row, eagers.of(row)) for row in found]
-        return sorted(placed, key=place)
+        return [beside_eager(row, eagers.of(row)) for row in found]
 
     def _cells(self, role: Role) -> list[list[Round]]:
         """Return the rounds of each cell that is there for `role`."""
-        cells: dict[str, list[Round]] = {}
-        for key in sorted(self._rounds):
-            if self._rounds[key].role == role:
-                cells.setdefault(key[0], []).append(self._rounds[key])
-        return list(cells.values())
+        cells = self._rounds[role]
+        return [[cells[cell][number] for number in sorted(cells[cell])] for cell in sorted(cells)]
 
     def _condense(self, record: Record) -> Round:
         """Keep what a row needs; equal values are kept once, for most records of a run share them."""
@@ -185,23 +200,33 @@ def rows(records: Iterable[Record], protocol: Protocol, *, probed: bool = True) 
     return reduction.rows(protocol, probed=probed)
 
 
-def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling]) -> Row:
+def _counted(rounds: Sequence[Round]) -> list[Round]:
+    """Return the rounds that a figure is made of: those that went as the row says, a wrong row's too."""
+    wanted = "incorrect" if any(r.status == "incorrect" for r in rounds) else "ok"
+    return [r for r in rounds if r.status == wanted]
+
+
+def _figure(counted: Sequence[Round], workload: Workload, status: Status, protocol: Protocol) -> Figure:
+    if not counted:
+        return Figure(None, unit_of(workload.benchmark), None, reason=f"no round is ok ({status})")
+    reduced = [r.note if protocol == "note" else r.steady for r in counted]
+    return combine(protocol, workload.benchmark, workload.new_tokens, reduced)
+
+
+def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
+    """Return a cell's row by its own records alone, under the protocol steady."""
     status = min((r.status for r in rounds), key=SEVERITY.index)
-    # The figure is made of the rounds that went as the row says; a wrong row's is kept, but is no headline.
-    counted = [r for r in rounds if r.status == ("incorrect" if status == "incorrect" else "ok")]
+    counted = _counted(rounds)
     # Versions, the model of the device and work are the same in every round of a cell, where its record got that far.
     shown = (counted or list(rounds))[-1]
     workload = shown.workload
-    reduced = [r.note if protocol == "note" else r.steady for r in counted]
-    figure = _nothing(shown, status)
-    if reduced:
-        figure = combine(protocol, workload.benchmark, workload.new_tokens, reduced)
+    figure = _figure(counted, workload, status, "steady")
     compiled = [r.evidence.compiles for r in counted if r.evidence.compiles is not None]
     evidence = _evidence(shown.evidence, counted)
     made = evidence.compiles
     second_process = made.warm.first_ns / 1e9 if made and made.warm and made.warm.first_ns is not None else None
     return Row(
-        protocol=protocol,
+        protocol="steady",
         cell_id=shown.cell_id,
         workload_id=shown.workload_id,
         benchmark=workload.benchmark,
@@ -223,7 +248,7 @@ def _row(rounds: Sequence[Round], protocol: Protocol, ceilings: Sequence[Ceiling
         recompiled=max((c.recompiles for c in compiled), default=None),
         one_compile=_one_compile(counted, made),
         work=shown.work,
-        share=_share(shown, figure, protocol, ceilings),
+        share=share_of_ceiling(shown.work, figure.seconds, shown.hardware, workload.dtype, ceilings),
         environment=shown.environment,
         image_id=shown.image_id,
         evidence=evidence,
@@ -268,13 +293,6 @@ def _in_most(found: Sequence[float | None]) -> float | None:
     return median(known) if 2 * len(known) > len(found) else None
 
 
-def _share(shown: Round, figure: Figure, protocol: Protocol, ceilings: Sequence[Ceiling]) -> Share:
-    # Where every sample has its own shape the record's work is that of all timed samples together.
-    if shown.workload.benchmark == "train_dynamic" and protocol == "note" and shown.note.used != shown.steady.used:
-        return Share(share=None, reason="the work is counted over the timed samples, the note's are others")
-    return share_of_ceiling(shown.work, figure.seconds, shown.hardware, shown.workload.dtype, ceilings)
-
-
 def _flags(rounds: Sequence[Round], counted: Sequence[Round]) -> tuple[Flag, ...]:
     """Return the rounds' flags and those that follow from what is in the records, whatever these say themselves."""
     found = {flag for r in rounds for flag in r.flags}
@@ -290,10 +308,6 @@ def _flags(rounds: Sequence[Round], counted: Sequence[Round]) -> tuple[Flag, ...
     if _in_most([r.evidence.drift for r in counted]) is not None:
         found.add("drift")
     return tuple(flag for flag in FLAG_ORDER if flag in found)
-
-
-def _nothing(shown: Round, status: Status) -> Figure:
-    return Figure(None, unit_of(shown.workload.benchmark), None, reason=f"no round is ok ({status})")
 
 
 def _reason(rounds: Sequence[Round]) -> str | None:

@@ -67,9 +67,8 @@ def make_report(
         for record in read_all(run_folder, unreadable) if records is None else records:
             reduction.add(record)
             count += 1
-    note = {row.cell_id: row for row in reduction.rows("note")}
     pairs = tuple(
-        Pair(row, note[row.cell_id], find_figure(comparisons, row.workload, row.method))
+        Pair(row, reduction.as_note(row), find_figure(comparisons, row.workload, row.method))
         for row in reduction.rows("steady")
     )
     failed = tuple(reduction.failed_references)
