@@ -13,12 +13,13 @@ from orchestrator.analysis.conditions import Difference, Ground, differences, gr
 from orchestrator.analysis.protocol import Protocol, Unit, higher_is_better
 from orchestrator.analysis.published import read_published
 from orchestrator.analysis.reduce import Reduction
+from orchestrator.analysis.reduced_run import read_all
 from orchestrator.analysis.statistics import Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen
 from orchestrator.plan.workload import Workload
 from orchestrator.records.record import Flag, Status, is_row
-from orchestrator.records.store import find_run, read_record, record_files
+from orchestrator.records.store import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -272,12 +273,7 @@ def read_side(
     """
     found = find_run(results, name.run or run)
     reduction, grounds, unreadable = Reduction(), dict[str, list[Ground]](), list[str]()
-    for path in record_files(found.folder):
-        try:
-            record = read_record(path)
-        except UsageError as error:
-            unreadable.append(f"records/{path.name}: {error.what}")
-            continue
+    for record in read_all(found.folder, unreadable):
         reduction.add(record)
         if is_row(record):
             grounds.setdefault(record.cell_id, []).append(ground_of(record))

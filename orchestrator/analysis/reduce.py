@@ -98,6 +98,12 @@ class Reduction:
             rounds[record.round] = found
 
     @property
+    def recorded(self) -> int:
+        """Rounds that have a record, those of ceilings, references and probes included."""
+        rounds = sum(len(rounds) for cells in self._rounds.values() for rounds in cells.values())
+        return rounds + len(self._ceilings) + len(self._references)
+
+    @property
     def failed_references(self) -> list[str]:
         """A line for each reference cell that came to nothing: its rows are unchecked."""
         return [
@@ -242,6 +248,7 @@ def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
         rounds_ok=sum(r.status == "ok" for r in rounds),
         figure=figure,
         units=units_in(workload, figure.samples),
+        began_utc=min((r.started_utc for r in counted if r.started_utc), default=None),
         first_call=over_rounds([r.first_call for r in counted], second_process),
         memory=_peaks(rounds),
         graphs=max((c.graphs for c in compiled), default=None),

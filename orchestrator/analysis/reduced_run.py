@@ -61,18 +61,23 @@ def make_report(
     """
     header = Run.open(run_folder).header
     comparisons = read_published() if published is None else published
-    reduction, unreadable = Reduction(), list[str]()
-    count = 0
-    with _no_search_for_cycles():
-        for record in read_all(run_folder, unreadable) if records is None else records:
-            reduction.add(record)
-            count += 1
+    unreadable: list[str] = []
+    reduction = reduce_run(run_folder, unreadable, records)
     pairs = tuple(
         Pair(row, reduction.as_note(row), find_figure(comparisons, row.workload, row.method))
         for row in reduction.rows("steady")
     )
     failed = tuple(reduction.failed_references)
-    return Report(header, count, pairs, tuple(reduction.ceilings), comparisons, failed, tuple(unreadable))
+    return Report(header, reduction.recorded, pairs, tuple(reduction.ceilings), comparisons, failed, tuple(unreadable))
+
+
+def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record] | None = None) -> Reduction:
+    """Return the reduction of the run's records (or of those given); a line for each bad file goes to `unreadable`."""
+    reduction = Reduction()
+    with _no_search_for_cycles():
+        for record in read_all(run_folder, unreadable) if records is None else records:
+            reduction.add(record)
+    return reduction
 
 
 @contextlib.contextmanager

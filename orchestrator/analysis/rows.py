@@ -158,6 +158,8 @@ class Row(Frozen):
     """Of a wrong row too, though it may not be shown as a speed."""
     units: int | None
     """Passes, tokens (of one sequence) or steps that the figure's `seconds` are the time of."""
+    began_utc: str | None
+    """When the first of the rounds began that the figure is made of."""
     first_call: FirstCall
     memory: Memory
     """The largest peaks of any round."""
