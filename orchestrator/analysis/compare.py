@@ -36,7 +36,7 @@ FAILED = ("incorrect", "crashed", "timeout", "infrastructure")
 LOST = ("out_of_memory", "unsupported")
 OPEN: tuple[Result, ...] = ("inconclusive", "refused", "only in A")
 REGRESSED: tuple[Result, ...] = ("slower", "bad")
-TOLD: tuple[Result, ...] = ("faster", "slower", "same", "inconclusive")
+VERDICTS: tuple[Result, ...] = ("faster", "slower", "same", "inconclusive")
 
 
 class CellComparison(Frozen):
@@ -81,7 +81,7 @@ class Comparison(Frozen):
             return EXIT_NOTHING_MEASURED
         if any(result in OPEN for result in results):
             return EXIT_INCONCLUSIVE
-        return EXIT_OK if any(result in TOLD for result in results) else EXIT_NOTHING_MEASURED
+        return EXIT_OK if any(result in VERDICTS for result in results) else EXIT_NOTHING_MEASURED
 
 
 def compare(a: Side, b: Side, *, across_devices: bool = False) -> Comparison:
@@ -126,11 +126,11 @@ def mean(cells: Sequence[CellComparison]) -> Mean | None:
     Made of each round's geometric mean over the cells, so that what disturbs all cells of a round counts once. Where
     the cells of a side have different numbers of rounds, the first ones, as many as all have, are taken.
     """
-    told = [(c.a.round_seconds, c.b.round_seconds) for c in cells if c.a and c.b and c.result in TOLD]
-    if len(told) < 2:  # noqa: PLR2004
+    judged = [(c.a.round_seconds, c.b.round_seconds) for c in cells if c.a and c.b and c.result in VERDICTS]
+    if len(judged) < 2:  # noqa: PLR2004
         return None
-    a, b = (_round_means([pair[side] for pair in told]) for side in (0, 1))
-    return Mean(cells=len(told), verdict=verdict(b, a))
+    a, b = (_round_means([pair[side] for pair in judged]) for side in (0, 1))
+    return Mean(cells=len(judged), verdict=verdict(b, a))
 
 
 def _round_means(rounds: Sequence[Sequence[float]]) -> list[float]:
@@ -170,11 +170,11 @@ def _compared(a: Entry | None, b: Entry | None, *, across_devices: bool) -> Cell
     if a.figure is None or b.figure is None:
         result, reason = _without_figure(a, b)
         return CellComparison(**facts, result=result, reason=reason)
-    told = verdict(b.round_seconds, a.round_seconds)
+    found = verdict(b.round_seconds, a.round_seconds)
     if not same_device(a.ground, b.ground) and not across_devices:
         devices = " / ".join(entry.ground.hardware.name or "not known" for entry in (a, b))
-        return CellComparison(**facts, result="refused", reason=f"another device: {devices}", verdict=told)
-    return CellComparison(**facts, result=told.outcome, reason=told.reason, verdict=told)
+        return CellComparison(**facts, result="refused", reason=f"another device: {devices}", verdict=found)
+    return CellComparison(**facts, result=found.outcome, reason=found.reason, verdict=found)
 
 
 def _without_figure(a: Entry, b: Entry) -> tuple[Result, str]:
@@ -227,7 +227,7 @@ class Entry(Frozen):
 
 
 class Side(Frozen):
-    """All rows of one side. `unreadable` has a line for each record that is none."""
+    """All rows of one side. `unreadable` has a line for each file that is not a record."""
 
     name: SideName
     title: str
@@ -255,7 +255,7 @@ def read_sides(a: str, b: str, results: Path, benchmarks: Sequence[str] = ()) ->
     if first.run == second.run == PUBLISHED:
         raise UsageError("both sides are the published figures", remedy="name a run as one of them")
     if PUBLISHED in (first.run, second.run):
-        # A published figure was reckoned as the note did: so is the other side, or nothing could be compared.
+        # A published figure was computed as the note did: so is the other side, or nothing could be compared.
         run = read_side(second if first.run == PUBLISHED else first, None, results, "note", benchmarks)
         published = published_side(first if first.run == PUBLISHED else second, run, read_published())
         return (published, run) if first.run == PUBLISHED else (run, published)

@@ -97,14 +97,14 @@ def joined(rounds: Sequence[Ground]) -> Ground:
 
 
 def same_device(a: Ground, b: Ground) -> bool:
-    """Whether both ran on one model of GPU, or of CPU; where a side does not say, it cannot be told and is no."""
+    """Whether both ran on one model of GPU, or of CPU; false where a side does not say."""
     if a.hardware.device != b.hardware.device or None in (a.hardware.name, b.hardware.name):
         return False
     return _model(a.hardware) == _model(b.hardware)
 
 
 def differences(a: Ground, b: Ground) -> tuple[Difference, ...]:
-    """Return what differs, hardware first. A fact that a side does not know is no difference; a package is."""
+    """Return what differs, hardware first. A fact that one side lacks does not differ; a package does."""
     return tuple(_differences(a, b))
 
 

@@ -79,10 +79,10 @@ def check_counts(record: Record) -> CheckCounts | None:
 
 def operators(record: Record) -> dict[str, str]:
     """Return what each operator of the method dispatched to, those left out that were not called."""
-    told = record.detail.get("operators")
-    if not isinstance(told, dict):
+    found = record.detail.get("operators")
+    if not isinstance(found, dict):
         return {}
-    return {name: what for name, what in told.items() if isinstance(what, str) and what != NOT_CALLED}
+    return {name: what for name, what in found.items() if isinstance(what, str) and what != NOT_CALLED}
 
 
 def compiles(record: Record) -> Compiles | None:
@@ -101,24 +101,24 @@ def graphs_of(record: Record) -> tuple[int, ...]:
 
 def power(record: Record) -> Power | None:
     """Return power and clock while the timed samples ran, and the energy of one pass, token or step."""
-    told = record.telemetry
+    telemetry = record.telemetry
     timed = [sample for sample in record.samples if sample.phase in ("timed", "repeat")]
     energies = [sample.energy_joules for sample in timed if sample.energy_joules is not None]
-    if told is None and not energies:
+    if telemetry is None and not energies:
         return None
     joules = None
     if energies and len(energies) == len(timed):
         joules = fmean(energies)
-    elif told is not None and told.energy_joules is not None and timed:
-        joules = told.energy_joules / len(timed)
+    elif telemetry is not None and telemetry.energy_joules is not None and timed:
+        joules = telemetry.energy_joules / len(timed)
     units = _energy_units(record)
     return Power(
         joules=None if joules is None or units is None else joules / units,
         per=piece(record.workload),
-        watts=told.power_watts if told else None,
-        sm_clock_mhz=told.sm_clock_mhz if told else None,
-        throttled=dict(told.throttled) if told else {},
-        foreign=told.foreign if told else (),
+        watts=telemetry.power_watts if telemetry else None,
+        sm_clock_mhz=telemetry.sm_clock_mhz if telemetry else None,
+        throttled=dict(telemetry.throttled) if telemetry else {},
+        foreign=telemetry.foreign if telemetry else (),
     )
 
 
@@ -135,7 +135,7 @@ def units_in(workload: Workload, samples: int) -> int | None:
 
 
 def _energy_units(record: Record) -> int | None:
-    # Energy is spent on all sequences of a batch; speed is told for one of them.
+    # Energy is spent on all sequences of a batch; speed is given for one of them.
     units = units_in(record.workload, 1)
     if units is None or record.workload.benchmark not in GENERATING:
         return units
@@ -193,7 +193,7 @@ def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> Fi
     """Return the row's first call: medians of the rounds that began with an empty cache, of all where none did.
 
     `second_process`, in seconds, is a warm start's first call; where there is none, the rounds that began over a filled
-    cache tell the warm figure.
+    cache give the warm figure.
     """
     known = [one for one in rounds if one.seconds is not None]
     cold, warm = ([one for one in known if one.cache == state] for state in ("cold", "warm"))

@@ -82,7 +82,7 @@ def moment(text: str, now: dt.datetime | None = None) -> float:
         return ((now or dt.datetime.now(dt.timezone.utc)) - ago).timestamp()
     found = _timestamp(text.strip())
     if found is None:
-        raise UsageError(f'"{printable(text)}" is no time', where="--since", remedy="use 30d, 12h, 2w or 2026-11-01")
+        raise UsageError(f'"{printable(text)}" is not a time', where="--since", remedy="use 30d, 12h, 2w or 2026-11-01")
     return found
 
 

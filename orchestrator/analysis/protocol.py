@@ -1,7 +1,7 @@
 """How a record's raw samples become a figure: the protocols `note` and `steady`, both from the same samples.
 
 `note` and `steady` reduce one round and never look at another; `combine` makes a row's figure of the rounds.
-Everything is reckoned in seconds here and turned into the benchmark's unit last.
+Everything is computed in seconds here and turned into the benchmark's unit last.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def note(record: Record, samples: Columns | None = None) -> Reduced:
     """Reduce one round as the note did: by index, whatever the phase, first calls and compilation included.
 
     forward, model_inference, generation: the best of the first ten samples. train_static: mean of samples 6 to 50.
-    train_dynamic: total of samples 6 to 50. Repeats are no samples of the note's. `samples` are the record's own.
+    train_dynamic: total of samples 6 to 50. The note had no repeats: they are left out. `samples` are the record's own.
     """
     samples = samples or columns_of(record)
     places = samples.originals()

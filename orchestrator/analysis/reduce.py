@@ -120,8 +120,8 @@ class Reduction:
     def rows(self, protocol: Protocol, *, probed: bool = True) -> list[Row]:
         """Return a row for each cell: by benchmark, workload, status (ok first), best first, name.
 
-        Probes are no rows: what they found is in those that they belong to. Without `probed` a row says what its own
-        records do: for records whose run, and so whose probe, is not at hand.
+        Probes have no rows: what they found is in the rows that they belong to. Without `probed` a row says what its
+        own records do: for records whose run, and so whose probe, is not at hand.
         """
         found = self._steady_rows(probed=probed)
         if protocol == "note":
@@ -289,7 +289,7 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> Evidence:
 
 
 def _one_compile(counted: Sequence[Round], made: Compiles | None) -> bool:
-    """Whether a compiled row has several rounds, and some did not compile it anew."""
+    """Whether a compiled row has several rounds, and some did not compile it again."""
     compiled = made is not None and made.made > 0
     return compiled and len(counted) > 1 and any(r.first_call.cache in ("warm", "partly warm") for r in counted)
 
@@ -319,15 +319,15 @@ def _flags(rounds: Sequence[Round], counted: Sequence[Round]) -> tuple[Flag, ...
 
 def _reason(rounds: Sequence[Round]) -> str | None:
     """Return the reasons of the rounds, each once, with the rounds' numbers where they differ."""
-    told: dict[str, list[int]] = {}
+    reasons: dict[str, list[int]] = {}
     for r in rounds:
         if r.status != "ok" or r.reason:
-            told.setdefault(f"{r.status}: {r.reason}" if r.reason else r.status, []).append(r.round)
-    if not told:
+            reasons.setdefault(f"{r.status}: {r.reason}" if r.reason else r.status, []).append(r.round)
+    if not reasons:
         return None
-    if len({r.status for r in rounds}) == 1 and len(told) == 1 and len(next(iter(told.values()))) == len(rounds):
+    if len({r.status for r in rounds}) == 1 and len(reasons) == 1 and len(next(iter(reasons.values()))) == len(rounds):
         return rounds[0].reason
-    return "; ".join(f"round {', '.join(map(str, numbers))} {text}" for text, numbers in told.items())
+    return "; ".join(f"round {', '.join(map(str, numbers))} {text}" for text, numbers in reasons.items())
 
 
 def _age(found: Round) -> tuple[str, int, str]:

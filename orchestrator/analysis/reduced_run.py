@@ -44,7 +44,7 @@ class Report:
     failed_references: tuple[str, ...]
     """A line for each reference cell that made none: its rows are unchecked."""
     unreadable: tuple[str, ...]
-    """A line for each record file that is none: it is left out, and every table says so."""
+    """A line for each file that cannot be read as a record: it is left out, and every table says so."""
 
     @property
     def planned(self) -> int:
@@ -57,7 +57,7 @@ def make_report(
 ) -> Report:
     """Read the run's records (or take those given) and reduce them under both protocols.
 
-    A folder that is no run is a UsageError; so is a published file that is none.
+    A folder without a run is a UsageError; so is a bad file of published figures.
     """
     header = Run.open(run_folder).header
     comparisons = read_published() if published is None else published
@@ -82,18 +82,22 @@ def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record
 
 @contextlib.contextmanager
 def _no_search_for_cycles() -> Iterator[None]:
-    """Switch the garbage collector's search off: records hold no cycles, and it would take a fifth of the time."""
+    """Switch the garbage collector's search off: records hold no cycles, and it would take a fifth of the time.
+
+    What was made meanwhile is left out of later searches too.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_on:
             gc.enable()
 
 
 def read_all(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
-    """Yield the run's records; a line for each file that is none goes to `unreadable`."""
+    """Yield the run's records; a line for each file that cannot be read goes to `unreadable`."""
     for path in record_files(run_folder):
         try:
             yield read_record(path)

@@ -232,7 +232,7 @@ class Telemetry(Frozen):
     throttled: dict[str, float] = Field(default_factory=dict)
     """Share of the readings under each reason that was seen."""
     foreign: tuple[str, ...] = ()
-    """Other processes seen on the GPU, by name where the host tells it."""
+    """Other processes seen on the GPU, by name where the host says it."""
     energy_joules: float | None = None
     """Over the timed samples alone."""
     series_sha256: str | None = None
@@ -375,4 +375,4 @@ class Verdict:
     reason: str
 
 
-NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compiles anew"
+NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compiles again"

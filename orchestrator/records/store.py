@@ -40,7 +40,7 @@ RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
 LOG_LIMIT_BYTES = 8_000_000
 FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
-"""A record with one of these is no result: the key is run again."""
+"""A record with one of these does not count as a result: the key is run again."""
 
 
 class Header(Frozen):
@@ -107,7 +107,7 @@ class Run:
         try:
             run._write()
         except UsageError:
-            shutil.rmtree(folder, ignore_errors=True)  # Half a run is none.
+            shutil.rmtree(folder, ignore_errors=True)  # Half a run is worth nothing.
             raise
         return run
 
@@ -184,7 +184,7 @@ class Run:
     def keep(self, part: Literal["dispatch", "telemetry"], stem: str, source: Path) -> str:
         """Take over a side file of the record `stem` as `part/stem` with the source's ending; return its SHA-256.
 
-        The source may be a container's: no link is followed. What is no plain file, or too large, is a UsageError.
+        The source may be a container's: no link is followed. Anything but a plain file of a sane size is a UsageError.
         """
         return take_over(source, self.folder / part / f"{stem}{source.suffix}")
 
@@ -252,7 +252,7 @@ def runs(results: Path) -> list[Path]:
 def newest_run(results: Path) -> Run:
     """Return the newest run; none at all is a UsageError.
 
-    Where all have been renamed their names tell no age: the one that was begun last, by its own account.
+    Where all have been renamed their names say no age: the one that was begun last, by its own account.
     """
     found = runs(results)
     if not found:
@@ -289,7 +289,7 @@ def newest_unfinished(results: Path) -> Run | None:
 
 
 def resumable(results: Path, plan: Plan, bench_source: str, launcher: str) -> tuple[Run | None, str]:
-    """Return the newest unfinished run if it can go on, else None and why it cannot (empty: there is none)."""
+    """Return the newest unfinished run if it can go on, else None and why it cannot (empty: no such run)."""
     run = newest_unfinished(results)
     if run is None:
         return None, ""

@@ -49,9 +49,11 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
         "ceilings": [ceiling.model_dump(mode="json") for ceiling in report.ceilings],
         "workloads": {pair.steady.workload_id: pair.steady.workload.model_dump(mode="json") for pair in report.pairs},
         "environments": {
-            row.fingerprint: row.environment.model_dump(mode="json", exclude={"gpu", "threads"})
-            for row in (pair.steady for pair in report.pairs)
-            if row.environment is not None
+            fingerprint: environment.model_dump(mode="json", exclude={"gpu", "threads"})
+            for fingerprint, environment in {
+                pair.steady.fingerprint: pair.steady.environment for pair in report.pairs
+            }.items()
+            if environment is not None
         },
         "published": [
             comparison.model_dump(mode="json", include={"name", "title", "source", "gpu", "driver", "cuda", "caveats"})

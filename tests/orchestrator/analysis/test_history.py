@@ -73,7 +73,7 @@ def test_the_window(results: Path) -> None:
     now = dt.datetime(2026, 11, 23, tzinfo=dt.timezone.utc)
     assert moment("2w", now) == moment("14d", now) == moment("336h", now) == now.timestamp() - 14 * 86400
     for bad in ("", "30", "d30", "yesterday", "99999999w"):
-        with pytest.raises(UsageError, match="is no time"):
+        with pytest.raises(UsageError, match="is not a time"):
             moment(bad)
 
 
