@@ -212,12 +212,14 @@ def read_record(path: Path) -> Record:
 
 def record_files(folder: Path) -> list[Path]:
     """Return the paths of a run's records, sorted by name."""
+    records = folder / "records"
     try:
-        return sorted(path for path in (folder / "records").iterdir() if path.suffix == ".json" and path.name[0] != ".")
+        names = os.listdir(records)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise os_error(error, folder / "records") from error
+        raise os_error(error, records) from error
+    return [records / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
 
 def run_of(path: Path, record: Record) -> Path | None:
