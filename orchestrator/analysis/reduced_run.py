@@ -13,7 +13,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.records.store import Run, read_record, record_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from orchestrator.analysis.rows import Ceiling, Row
@@ -66,13 +66,24 @@ def make_report(
         for record in read_all(run_folder, unreadable) if records is None else records:
             reduction.add(record)
             count += 1
+    return report_of(header, reduction, count, comparisons, unreadable)
+
+
+def report_of(
+    header: Header,
+    reduction: Reduction,
+    recorded: int,
+    published: tuple[Published, ...],
+    unreadable: Sequence[str] = (),
+) -> Report:
+    """Return what the tables say of records that are reduced already, `recorded` of them."""
     note = {row.cell_id: row for row in reduction.rows("note")}
     pairs = tuple(
-        Pair(row, note[row.cell_id], find_figure(comparisons, row.workload, row.method))
+        Pair(row, note[row.cell_id], find_figure(published, row.workload, row.method))
         for row in reduction.rows("steady")
     )
     failed = tuple(reduction.failed_references)
-    return Report(header, count, pairs, tuple(reduction.ceilings), comparisons, failed, tuple(unreadable))
+    return Report(header, recorded, pairs, tuple(reduction.ceilings), published, failed, tuple(unreadable))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import ensure_image, has_image
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.plan.workload import digest
-from orchestrator.records.record import Verdict
+from orchestrator.records.record import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class Ready:
     """Stacks that can run, and for the others why not."""
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
-    refused: dict[str, Verdict] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
     locks: dict[str, StackLock] = field(default_factory=dict)
     """What the prepared ones were made of when they were built."""
 
@@ -99,7 +99,7 @@ def make_ready(
     for name, stack in wanted.items():
         reason = why_not(stack, gpu, devices[name])
         if reason:
-            ready.refused[name] = Verdict("skipped", reason)
+            ready.refused[name] = Refusal("skipped", reason)
             say(f"{name}: skipped: {reason}")
     images = {}
     if choice.launcher == "docker":
@@ -164,7 +164,7 @@ def _refusing(ready: Ready, name: str, say: Callable[[str], None]) -> Iterator[N
         yield
     except InfrastructureError as error:
         reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
-        ready.refused[name] = Verdict("infrastructure", reason)
+        ready.refused[name] = Refusal("infrastructure", reason)
         say(f"{name}: cannot run: {reason}")
 
 

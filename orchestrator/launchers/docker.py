@@ -20,8 +20,8 @@ from orchestrator.launchers import (
     CACHE_FOLDER,
     FINGERPRINT_S,
     Job,
+    Places,
     Prepared,
-    Seen,
     cell_environment,
     fingerprint_of,
     lock_digest,
@@ -114,11 +114,13 @@ class DockerLauncher:
         """Return what `python -m bench --facts` prints in the stack's image."""
         return self.ask(prepared.stack, ("-m", "bench", "--facts"))[1]
 
-    def seen(self, job: Job) -> Seen:
+    def places(self, job: Job) -> Places:
         """Return the folders' places in the container."""
-        checkpoint = str(PurePosixPath(CHECKPOINT) / job.checkpoint_inside) if job.checkpoint else None
-        references = REFERENCES if job.references else None
-        return Seen(cache=CACHE if job.cache else None, checkpoint=checkpoint, references=references)
+        return Places(
+            cache=CACHE if job.cache else None,
+            checkpoint=str(PurePosixPath(CHECKPOINT) / job.checkpoint_inside) if job.checkpoint else None,
+            references=REFERENCES if job.references else None,
+        )
 
     def start(self, prepared: Prepared, job: Job) -> DockerHandle:
         """Create and start the cell's container."""
@@ -126,8 +128,8 @@ class DockerLauncher:
         for folder in (job.work, job.cache):
             if folder is not None:
                 give_away(folder, self.limits.user)
-        arguments = self._arguments(prepared.stack, command, job.device, job)
-        return self._start(arguments, engine.labels(job.run, job.cell), job.log)
+        arguments = self._arguments(prepared.stack, command, job.cell.device, job)
+        return self._start(arguments, engine.labels(job.run, job.cell_id), job.log)
 
     def ask(
         self, stack: Stack, command: tuple[str, ...], device: Device = "cpu", access: GpuAccess | None = None
@@ -135,7 +137,8 @@ class DockerLauncher:
         """Run the stack's Python with `command`, without a work folder; return exit code and output."""
         arguments = self._arguments(stack, command, device, None, access)
         log = Path(os.devnull)
-        with self._start(arguments, engine.labels(self.run, "ask"), log) as handle:
+        handle = self._start(arguments, engine.labels(self.run, "ask"), log)
+        with handle:
             ended = handle.wait(FINGERPRINT_S)
             if ended is None:
                 handle.cancel()

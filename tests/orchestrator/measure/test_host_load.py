@@ -156,7 +156,7 @@ def test_without_counters_nothing_is_told(tmp_path: Path) -> None:
 def test_a_neighbour_of_a_real_process_is_seen(tmp_path: Path) -> None:
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        found = run(tmp_path, "stalls", change=lambda task: with_seed(task, 2)).host_load
+        found = run(tmp_path, "stalls", change=lambda job: with_seed(job, 2)).host_load
     finally:
         neighbour.kill()
         neighbour.wait()
