@@ -94,12 +94,17 @@ class Reduction:
         if before is None or _age(before) <= _age(found):
             self._rounds[key] = found
 
+    def forget(self, cell_id: str, number: int) -> None:
+        """Leave out a round's record that is replaced by another, whichever of them began later."""
+        for kept in (self._rounds, self._ceilings, self._references):
+            kept.pop((cell_id, number), None)
+
     @property
     def failed_references(self) -> list[str]:
         """A line for each reference cell that came to nothing: its rows are unchecked."""
         return [
             f"{status}: {reason}" if reason else status
-            for status, reason in self._references.values()
+            for _, (status, reason) in sorted(self._references.items())
             if status != "ok"
         ]
 

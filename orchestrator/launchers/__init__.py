@@ -115,9 +115,6 @@ class Handle(AbstractContextManager["Handle"]):
         self._ended.wait(timeout_s)
         return self._exit
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _watch(self) -> None:
         try:
             self._exit = self._wait_for_end()
@@ -141,8 +138,8 @@ class Handle(AbstractContextManager["Handle"]):
         """Put its whole output into the job's log file, unless it wrote there itself; after the end."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Kill it where it still runs and remove its container; may be called again."""
+    def __exit__(self, *_: object) -> None:
+        """Kill it where it still runs and remove its container."""
 
 
 class Launcher(Protocol):

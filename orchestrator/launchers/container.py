@@ -29,7 +29,7 @@ class DockerHandle(Handle):
 
     def __init__(self, client: Any, container: str, log: Path) -> None:
         self._client, self._container, self._log = client, container, log
-        self._closed, self._cancelled = False, False
+        self._cancelled = False
         super().__init__("container")
 
     def pids(self) -> frozenset[int] | None:
@@ -64,13 +64,10 @@ class DockerHandle(Handle):
         """Write the container's output to the job's log file."""
         self._log.write_bytes(self.output())
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the container, killing it first where it runs. An engine that fails here is swept up after later."""
-        if self._closed:
-            return
         with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
             engine.remove(self._client, self._container)
-        self._closed = True
 
     def _wait_for_end(self) -> Exit:
         broken: str | None = None

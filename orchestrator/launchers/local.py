@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.base.errors import InfrastructureError
-from orchestrator.host.owner import PROC, Owner, myself
+from orchestrator.host.owner import PROC, Owner, signature
 from orchestrator.launchers import (
     CACHE_FOLDER,
     FINGERPRINT_S,
@@ -118,7 +118,7 @@ class LocalLauncher:
             **inherited,
             "CUDA_VISIBLE_DEVICES": gpu,
             **cell_environment(stack, str(cache), python_path=str(self.bench.parent), home="/"),
-            OWNER_VARIABLE: str(myself()),
+            OWNER_VARIABLE: signature(),
         }
 
 
@@ -140,7 +140,7 @@ class LocalHandle(Handle):
         if self.wait(KILL_WAIT_S) is None:
             raise InfrastructureError("a process cannot be killed", where=f"process {self._process.pid}")
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Kill the process where it still runs."""
         if not self._ended.is_set():
             with contextlib.suppress(InfrastructureError):

@@ -13,15 +13,15 @@ import signal
 import stat
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.base.untrusted import place_file
 from orchestrator.measure.host_load import watch_host
-from orchestrator.measure.repeats import Question
 from orchestrator.measure.spec import write_spec
 from orchestrator.measure.telemetry import watch_gpu
-from orchestrator.measure.validity import judged, taints, to_repeat
-from orchestrator.records.record import PhaseTime, Provenance, Record, Refusal
+from orchestrator.measure.validity import Span, judged, taints, to_repeat
+from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
 from orchestrator.records.store import read_record
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared
     from orchestrator.measure.spec import Spec
     from orchestrator.measure.telemetry import Sampler, Series
-    from orchestrator.measure.validity import Span
     from orchestrator.plan.cell import Cell
 
 
@@ -45,6 +44,8 @@ PHASES_KEPT = 32
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
 FULL_DISK_BYTES = 16_000_000
+MOST_ASKS, MOST_ROWS, MOST_SIZES, LARGEST = 3, 512, 8, 2**63
+"""Of a question: how often one is answered, and its limits; 512 samples are more than a record has room for."""
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 REPEATED = ("cell_id", "round", "stack", "method", "device", "workload_id", "workload", "bench_source")
 """Keys of the spec that a record has too, with the very same values."""
@@ -81,7 +82,7 @@ def supervise(
     try:
         with (
             launcher.start(prepared, job) as handle,
-            watch_gpu(job.gpu, handle.pids) as sampler,
+            watch_gpu(job.gpu, handle.pids) if job.gpu else contextlib.nullcontext() as sampler,
             watch_host(handle.pids) as load,
         ):
             ended, in_time = _watch_until(handle, tick, began, spec.deadline_s)
@@ -304,3 +305,47 @@ def _log_end(job: Job) -> str:
         if end:
             return f"; end of the log:\n{end}"
     return "; the log is empty"
+
+
+class Question:
+    """Which samples are to be measured again, as bench asked last; not yet answered. It may come in several lines.
+
+    What the process behind it tells is checked before it is used, and nothing that it left in the folder is followed.
+    """
+
+    def __init__(self) -> None:
+        self._ask, self._answered = 0, 0
+        self._rows: list[Span] = []
+        self._whole = False
+
+    def take(self, told: dict[str, Any]) -> None:
+        """Take in one event `samples`; ValueError, TypeError or KeyError where it is none that bench would write."""
+        ask = int(told["ask"])
+        if not self._answered < ask <= MOST_ASKS:
+            raise ValueError(ask)
+        if ask != self._ask:
+            self._ask, self._rows = ask, []
+        self._whole = False
+        rows = [_span(row) for row in told["rows"]]
+        if len(self._rows) + len(rows) > MOST_ROWS:
+            self._answered = MOST_ASKS  # nobody to be answered
+            raise ValueError(len(rows))
+        self._rows += rows
+        self._whole = told["more"] is False
+
+    def answer(self, folder: Path, choose: Callable[[Sequence[Span]], Sequence[int]]) -> None:
+        """Write what `choose` makes of the samples into `folder`, where a question is open."""
+        if self._whole:
+            self._whole, self._answered = False, self._ask
+            place_file(folder, f"repeat-{self._ask}.json", json.dumps({"repeat": list(choose(self._rows))}))
+            self._rows = []
+
+
+def _span(row: Any) -> Span:
+    index, phase, begin_ns, end_ns, device_ns, shape, compiled = row
+    if phase not in get_args(Phase) or not isinstance(compiled, bool) or not 0 < len(shape) <= MOST_SIZES:
+        raise ValueError(phase)
+    numbers = [index, begin_ns, end_ns, *([] if device_ns is None else [device_ns]), *shape]
+    if not all(type(number) is int and 0 <= number < LARGEST for number in numbers):
+        raise ValueError(numbers)
+    return Span(index, phase, begin_ns, end_ns, device_ns, tuple(shape), compiled)

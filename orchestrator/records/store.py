@@ -172,11 +172,11 @@ class Run:
             content = _log_bytes(log)
             write_bytes(self.folder / "logs" / f"{stem}.log", content)
             record = record.model_copy(update={"log_sha256": hashlib.sha256(content).hexdigest()})
-        text = record.model_dump_json()
-        if len(text.encode()) > RECORD_LIMIT_BYTES:
+        text = record.model_dump_json().encode()
+        if len(text) > RECORD_LIMIT_BYTES:
             record = record.model_copy(update={"detail": {"dropped": "the record was over its size limit"}})
-            text = record.model_dump_json()
-        write_text(self.folder / "records" / f"{stem}.json", text)
+            text = record.model_dump_json().encode()
+        write_bytes(self.folder / "records" / f"{stem}.json", text)
         return record
 
     def forget(self, record: Record) -> None:

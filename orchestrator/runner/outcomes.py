@@ -39,6 +39,7 @@ class Outcomes:
 
     def add(self, record: Record) -> None:
         """Take in a round's record, in the place of an earlier one."""
+        self._reduction.forget(record.cell_id, record.round)
         self._reduction.add(record)
         self._statuses[record.cell_id, record.round] = record.status, is_row(record)
         if record.status == "out_of_memory":
