@@ -107,7 +107,7 @@ def make_ready(
             if name not in ready.refused:
                 with _refusing(ready, name, say):
                     images[name] = ensure_image(client, stack, say=say, state=state)
-    launcher = _launcher(choice, gpu, client, bench, images, say=say, state=state)
+    launcher = _make_launcher(choice, gpu, client, bench, images, say=say, state=state)
     for name, stack in wanted.items():
         if name not in ready.refused:
             with _refusing(ready, name, say):
@@ -134,7 +134,7 @@ def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozens
     return frozenset(found)
 
 
-def _launcher(
+def _make_launcher(
     choice: Choice,
     gpu: HostGpu | None,
     client: Any,
@@ -152,7 +152,7 @@ def _launcher(
 
 
 def _find_access(launcher: Any, stack: Any, say: Callable[[str], None]) -> None:
-    from orchestrator.launchers.gpu_probe import find_access
+    from orchestrator.launchers.docker import find_access
 
     launcher.access = find_access(launcher, stack)
     say(f"{stack.name}: containers get the GPU by {launcher.access}")

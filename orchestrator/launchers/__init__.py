@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from orchestrator.base.errors import InfrastructureError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -183,18 +185,19 @@ def cell_environment(stack: Stack, cache: str, *, python_path: str, home: str) -
     }
 
 
-def fingerprint_of(output: str) -> tuple[str, str | None, dict[str, str]] | None:
-    """Return (fingerprint, Python, packages) from what `python -m bench --fingerprint` printed, or None."""
-    for line in reversed(output.splitlines()):
-        if not line.startswith("{"):
-            continue
-        try:
-            told = json.loads(line)
-            packages = {str(name): str(version) for name, version in told["packages"].items()}
-            return str(told["fingerprint"])[:64], str(told["python"])[:40], packages
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-    return None
+def installed(code: int | None, output: str, where: str) -> tuple[str, str, dict[str, str]]:
+    """Return (fingerprint, Python, packages) from what `python -m bench --fingerprint` printed as it ended with `code`.
+
+    InfrastructureError where it did not run; `where` is the image or the Python.
+    """
+    line = next((line for line in reversed(output.splitlines()) if line.startswith("{")), "")
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        found = json.loads(line)
+        packages = {str(name): str(version) for name, version in found["packages"].items()}
+        if code == 0:
+            return str(found["fingerprint"])[:64], str(found["python"])[:40], packages
+    end = " ".join(output.split())[-300:]
+    raise InfrastructureError(f"its Python does not run bench (exit code {code}): {end}", where=where)
 
 
 def lock_digest(stack: Stack) -> str | None:

@@ -23,7 +23,7 @@ from orchestrator.launchers import (
     Places,
     Prepared,
     cell_environment,
-    fingerprint_of,
+    installed,
     lock_digest,
 )
 
@@ -58,12 +58,8 @@ class LocalLauncher:
         """Find the stack's Python and ask it what is installed; InfrastructureError where it cannot run bench."""
         python = self.python(stack)
         done = self._ask(stack, python, "--fingerprint")
-        told = fingerprint_of(done.stdout)
-        if done.returncode != 0 or told is None:
-            end = " ".join((done.stderr or done.stdout).split())[-300:]
-            raise InfrastructureError(f"it does not run bench (exit code {done.returncode}): {end}", where=str(python))
-        fingerprint, version, packages = told
-        return Prepared(stack, str(python), fingerprint, version, packages, lock=lock_digest(stack))
+        found = installed(done.returncode, done.stdout or done.stderr, str(python))
+        return Prepared(stack, str(python), *found, lock=lock_digest(stack))
 
     def facts(self, prepared: Prepared) -> str:
         """Return what `python -m bench --facts` prints with the stack's Python."""

@@ -26,8 +26,7 @@ from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import Owner, boot, myself
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.launchers.container import DockerHandle
-from orchestrator.launchers.docker import DockerLauncher
-from orchestrator.launchers.gpu_probe import find_access, try_ways
+from orchestrator.launchers.docker import DockerLauncher, find_access, try_ways
 from orchestrator.measure.host_load import watch_host
 from orchestrator.measure.spec import write_spec
 from orchestrator.measure.supervise import supervise
