@@ -18,7 +18,7 @@ from orchestrator.analysis.statistics import Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen
 from orchestrator.plan.workload import Workload
-from orchestrator.records.record import Flag, Status, is_row
+from orchestrator.records.record import BAD, Flag, Status, is_row
 from orchestrator.records.store import find_run
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Result = Literal["faster", "slower", "same", "inconclusive", "refused", "bad", "unmeasured", "only in A", "only in B"]
 """A verdict; or `refused`: none may be given; `bad`: B is wrong or failed, or has no figure where A has one;
 `unmeasured`: A has no figure to compare with."""
-FAILED = ("incorrect", "crashed", "timeout", "infrastructure")
 LOST = ("out_of_memory", "unsupported")
 OPEN: tuple[Result, ...] = ("inconclusive", "refused", "only in A")
 REGRESSED: tuple[Result, ...] = ("slower", "bad")
@@ -178,7 +177,7 @@ def _compared(a: Entry | None, b: Entry | None, *, across_devices: bool) -> Cell
 
 
 def _without_figure(a: Entry, b: Entry) -> tuple[Result, str]:
-    if b.figure is None and (b.status in FAILED or (a.figure is not None and b.status in LOST)):
+    if b.figure is None and (b.status in BAD or (a.figure is not None and b.status in LOST)):
         return "bad", _says("B", b)
     if a.figure is None and b.figure is None:
         return "unmeasured", f"{_says('A', a)}; {_says('B', b)}"

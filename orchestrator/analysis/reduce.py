@@ -103,12 +103,20 @@ class Reduction:
         rounds = sum(len(rounds) for cells in self._rounds.values() for rounds in cells.values())
         return rounds + len(self._ceilings) + len(self._references)
 
+    def forget(self, cell_id: str, number: int) -> None:
+        """Leave out a round's record that is replaced by another, whichever of them began later."""
+        for cells in self._rounds.values():
+            if cells.get(cell_id, {}).pop(number, None) and not cells[cell_id]:
+                del cells[cell_id]
+        for kept in (self._ceilings, self._references):
+            kept.pop((cell_id, number), None)
+
     @property
     def failed_references(self) -> list[str]:
         """A line for each reference cell that came to nothing: its rows are unchecked."""
         return [
             f"{status}: {reason}" if reason else status
-            for status, reason in self._references.values()
+            for _, (status, reason) in sorted(self._references.items())
             if status != "ok"
         ]
 

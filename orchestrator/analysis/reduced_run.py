@@ -13,7 +13,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.records.store import Run, read_record, record_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from orchestrator.analysis.ceilings import Ceiling
@@ -62,13 +62,19 @@ def make_report(
     header = Run.open(run_folder).header
     comparisons = read_published() if published is None else published
     unreadable: list[str] = []
-    reduction = reduce_run(run_folder, unreadable, records)
+    return report_of(header, reduce_run(run_folder, unreadable, records), comparisons, unreadable)
+
+
+def report_of(
+    header: Header, reduction: Reduction, published: tuple[Published, ...], unreadable: Sequence[str] = ()
+) -> Report:
+    """Return what the tables say of records that are reduced already."""
     pairs = tuple(
-        Pair(row, reduction.as_note(row), find_figure(comparisons, row.workload, row.method))
+        Pair(row, reduction.as_note(row), find_figure(published, row.workload, row.method))
         for row in reduction.rows("steady")
     )
     failed = tuple(reduction.failed_references)
-    return Report(header, reduction.recorded, pairs, tuple(reduction.ceilings), comparisons, failed, tuple(unreadable))
+    return Report(header, reduction.recorded, pairs, tuple(reduction.ceilings), published, failed, tuple(unreadable))
 
 
 def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record] | None = None) -> Reduction:

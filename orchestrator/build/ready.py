@@ -15,7 +15,7 @@ from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import ensure_image, has_image
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.plan.workload import digest
-from orchestrator.records.record import Verdict
+from orchestrator.records.record import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class Ready:
     """Stacks that can run, and for the others why not."""
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
-    refused: dict[str, Verdict] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
     locks: dict[str, StackLock] = field(default_factory=dict)
     """What the prepared ones were made of when they were built."""
 
@@ -99,7 +99,7 @@ def make_ready(
     for name, stack in wanted.items():
         reason = why_not(stack, gpu, devices[name])
         if reason:
-            ready.refused[name] = Verdict("skipped", reason)
+            ready.refused[name] = Refusal("skipped", reason)
             say(f"{name}: skipped: {reason}")
     images = {}
     if choice.launcher == "docker":
@@ -107,7 +107,7 @@ def make_ready(
             if name not in ready.refused:
                 with _refusing(ready, name, say):
                     images[name] = ensure_image(client, stack, say=say, state=state)
-    launcher = _launcher(choice, gpu, client, bench, images, say=say, state=state)
+    launcher = _make_launcher(choice, gpu, client, bench, images, say=say, state=state)
     for name, stack in wanted.items():
         if name not in ready.refused:
             with _refusing(ready, name, say):
@@ -134,7 +134,7 @@ def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozens
     return frozenset(found)
 
 
-def _launcher(
+def _make_launcher(
     choice: Choice,
     gpu: HostGpu | None,
     client: Any,
@@ -152,7 +152,7 @@ def _launcher(
 
 
 def _find_access(launcher: Any, stack: Any, say: Callable[[str], None]) -> None:
-    from orchestrator.launchers.gpu_probe import find_access
+    from orchestrator.launchers.docker import find_access
 
     launcher.access = find_access(launcher, stack)
     say(f"{stack.name}: containers get the GPU by {launcher.access}")
@@ -164,7 +164,7 @@ def _refusing(ready: Ready, name: str, say: Callable[[str], None]) -> Iterator[N
         yield
     except InfrastructureError as error:
         reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
-        ready.refused[name] = Verdict("infrastructure", reason)
+        ready.refused[name] = Refusal("infrastructure", reason)
         say(f"{name}: cannot run: {reason}")
 
 

@@ -152,7 +152,6 @@ def build_command(
     metavar="M",
     help="Start no cell after that; the next run-all goes on.",
 )
-@click.option("--yes", is_flag=True, help="Ask nothing.")
 def run_all_command(**chosen: Any) -> int:
     """Plan, build, run every cell, and write the tables. Goes on with an unfinished run.
 

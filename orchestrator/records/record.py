@@ -14,6 +14,10 @@ RECORD_LIMIT_BYTES = 50_000
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
 COMPUTED: tuple[Status, ...] = ("ok", "incorrect")
 """With these an output was there: to be timed, checked and looked into."""
+FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
+"""A record with one of these is no result: the round is run again."""
+BAD: tuple[Status, ...] = ("incorrect", *FAILED)
+"""With one of these a run did not go well."""
 Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 CheckStatus = Literal["passed", "failed", "unchecked"]
@@ -368,7 +372,7 @@ def is_row(record: Record) -> bool:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Refusal:
     """What to say where bench left no record of its own."""
 
     status: Status

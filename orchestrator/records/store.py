@@ -28,10 +28,10 @@ from orchestrator.base.files import (
 from orchestrator.base.text import utc
 from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
-from orchestrator.records.record import RECORD_LIMIT_BYTES, Record, Status
+from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 RUN_FILE = "run.json"
@@ -39,8 +39,6 @@ RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
 LOG_LIMIT_BYTES = 8_000_000
-FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
-"""A record with one of these does not count as a result: the key is run again."""
 
 
 class Header(Frozen):
@@ -174,12 +172,17 @@ class Run:
             content = _log_bytes(log)
             write_bytes(self.folder / "logs" / f"{stem}.log", content)
             record = record.model_copy(update={"log_sha256": hashlib.sha256(content).hexdigest()})
-        text = record.model_dump_json()
-        if len(text.encode()) > RECORD_LIMIT_BYTES:
+        text = record.model_dump_json().encode()
+        if len(text) > RECORD_LIMIT_BYTES:
             record = record.model_copy(update={"detail": {"dropped": "the record was over its size limit"}})
-            text = record.model_dump_json()
-        write_text(self.folder / "records" / f"{stem}.json", text)
+            text = record.model_dump_json().encode()
+        write_bytes(self.folder / "records" / f"{stem}.json", text)
         return record
+
+    def forget(self, record: Record) -> None:
+        """Remove a record and its log."""
+        for part, ending in (("records", "json"), ("logs", "log")):
+            (self.folder / part / f"{stem_of(record)}.{ending}").unlink(missing_ok=True)
 
     def keep(self, part: Literal["dispatch", "telemetry"], stem: str, source: Path) -> str:
         """Take over a side file of the record `stem` as `part/stem` with the source's ending; return its SHA-256.
@@ -193,12 +196,13 @@ class Run:
         for path in record_files(self.folder):
             yield read_record(path)
 
-    def finished_keys(self) -> set[tuple[str, int]]:
-        """Return (cell_id, round) of every record that need not be run again."""
-        return {(record.cell_id, record.round) for record in self.records() if record.status not in FAILED}
-
     def _write(self) -> None:
         write_text(self.folder / RUN_FILE, self.header.model_dump_json(indent=1) + "\n")
+
+
+def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
+    """Return (cell_id, round) of every record that need not be run again."""
+    return {(record.cell_id, record.round) for record in records if record.status not in FAILED}
 
 
 def read_record(path: Path) -> Record:
