@@ -114,13 +114,14 @@ def _call(command: Sequence[str], log: Path, name: str, say: Callable[[str], Non
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(HEARTBEAT_S)
                     break
-                say(f"{name}: installing, {time.monotonic() - began:.0f} s: {_last_line(log)}")
+                last = (_text(log).splitlines() or [""])[-1].strip()
+                say(f"{name}: installing, {time.monotonic() - began:.0f} s: {last[:100]}")
         except BaseException:
             process.kill()
             process.wait()
             raise
     if process.returncode != 0:
-        end = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-LOG_END_CHARACTERS:]
+        end = " ".join(_text(log).split())[-LOG_END_CHARACTERS:]
         raise InfrastructureError(
             f"the virtual environment could not be made: … {end}", where=name, remedy=f"the whole log: {log}"
         )
@@ -133,8 +134,8 @@ def _imports_torch(python: str) -> bool:
     return done.returncode == 0
 
 
-def _last_line(log: Path) -> str:
-    return (log.read_text(encoding="utf-8", errors="replace").splitlines() or [""])[-1].strip()[:100]
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def _existing(name: str, where: str) -> Path:

@@ -88,16 +88,13 @@ def image_name(stack: Stack) -> str:
 def image_tag(stack: Stack) -> str:
     """Return the name of the stack's image, decided by what goes into the build: a changed stack is another image."""
     chosen = {name: value for name, value in chosen_arguments(stack).items() if name not in ONLY_SPEED}
-    return f"stackbench/{stack.name}:{_digest(stack, {**own_arguments(stack), **chosen})}"
+    return f"stackbench/{stack.name}:{content(stack, chosen)}"
 
 
-def content(stack: Stack) -> str:
-    """Return sixteen hex digits over what the stack's image is built from, whatever base the environment names."""
-    return _digest(stack, own_arguments(stack))
-
-
-def _digest(stack: Stack, arguments: Mapping[str, str]) -> str:
-    return hash_files(stack.context, context_files(stack), str(sorted(arguments.items())).encode())[:16]
+def content(stack: Stack, chosen: Mapping[str, str] | None = None) -> str:
+    """Return sixteen hex digits over what the stack's image is built from; without `chosen`, whatever its base."""
+    arguments = sorted({**own_arguments(stack), **(chosen or {})}.items())
+    return hash_files(stack.context, context_files(stack), str(arguments).encode())[:16]
 
 
 def chosen_arguments(stack: Stack) -> dict[str, str]:
@@ -164,32 +161,28 @@ def context_files(stack: Stack) -> list[Path]:
 def make_context(stack: Stack, out: IO[bytes]) -> int:
     """Write the build context as a tar and return how many wheels are in it.
 
-    Wheels of the lock that lie in a local folder of pip's sources (the build could not see it) go along.
+    Wheels that one of the stack's locks names by hash, and that lie in its own `wheels/` or in a local folder of pip's
+    sources (the build could not see it), go along.
     """
-    place = (stack.folder / wheels.FOLDER).relative_to(stack.context).as_posix()
-    files = {path.relative_to(stack.context).as_posix(): path for path in context_files(stack)}
-    local = {f"{place}/{path.name}": path for path in local_wheels(stack)}
+    place = stack.folder / wheels.FOLDER
+    paths = {path: path for path in context_files(stack)}
+    locks = [path for path in paths if path.suffix == ".lock" and path.is_relative_to(stack.folder)]
+    try:
+        local = wheels.local_wheels(locks, [place, *wheels.local_sources()])
+    except OSError as error:
+        raise os_error(error, error.filename or stack.folder) from error
+    found = {place / path.name: path for path in reversed(local)}
     with tarfile.open(fileobj=out, mode="w") as tar:
-        folder = tarfile.TarInfo(place)
+        folder = tarfile.TarInfo(place.relative_to(stack.context).as_posix())
         folder.type, folder.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(folder)
-        for inside, path in {**files, **local}.items():
-            entry = tarfile.TarInfo(inside)
+        for inside, path in {**paths, **found}.items():
+            entry = tarfile.TarInfo(inside.relative_to(stack.context).as_posix())
             entry.size, entry.mode = path.stat().st_size, 0o644
             with path.open("rb") as file:
                 tar.addfile(entry, file)
     out.seek(0)
-    return len(local)
-
-
-def local_wheels(stack: Stack) -> list[Path]:
-    """Return wheels in the stack's own `wheels/` and in local pip sources that one of its locks names by hash."""
-    locks = [path for path in context_files(stack) if path.suffix == ".lock" and path.is_relative_to(stack.folder)]
-    try:
-        found = wheels.local_wheels(locks, [stack.folder / wheels.FOLDER, *wheels.local_sources()])
-    except OSError as error:
-        raise os_error(error, error.filename or stack.folder) from error
-    return list({path.name: path for path in reversed(found)}.values())
+    return len(found)
 
 
 def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], state: Path) -> None:
@@ -287,15 +280,15 @@ def clean_images(stacks: Mapping[str, Stack], *, state: Path = STATE) -> int:
             tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
             labels = image.get("Labels") or {}
             stack = stacks.get(labels[BUILD_LABEL])
-            size = size_in_words(int(image["Size"]))
             title = ", ".join(tags) or image["Id"].removeprefix("sha256:")[:12]
+            title += f" ({size_in_words(int(image['Size']))})"
             if tagged & set(tags) or (tags and present.get(labels[BUILD_LABEL]) == labels.get(CONTENT_LABEL, "")):
                 continue
             if stack is None:
-                print(f"kept {title} ({size}): its stack is not chosen here (--stack, --stacks)")
+                print(f"kept {title}: its stack is not chosen here (--stack, --stacks)")
                 continue
             reason = _remove(client, [tag for tag in tags if tag.startswith(OURS)] if tags else [image["Id"]])
-            print(f"kept {title} ({size}): {reason}" if reason else f"removed {title} ({size})")
+            print(f"kept {title}: {reason}" if reason else f"removed {title}")
             removed += reason is None
             for tag in tags:
                 stack_lock.forget(stack, tag, state)
@@ -312,10 +305,9 @@ def _remove(client: Any, names: list[str]) -> str | None:
     try:
         for name in names:
             client.api.remove_image(name)
-    except docker.errors.ImageNotFound:
-        return None  # Removing another one has taken it along.
     except docker.errors.APIError as error:
-        if error.status_code != IN_USE:
+        if error.status_code == IN_USE:
+            return "something uses it"
+        if not isinstance(error, docker.errors.ImageNotFound):  # removing another one has taken it along
             raise
-        return "something uses it"
     return None

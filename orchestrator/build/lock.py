@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -71,7 +71,7 @@ def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
     path = lock_path(prepared.stack, prepared.image or prepared.python, state)
     with contextlib.suppress(UsageError, ValidationError):
         return StackLock.model_validate_json(read_bytes(path, limit=LIMIT_BYTES))
-    told = facts_of(launcher.facts(prepared))
+    torch, left_out = facts_of(launcher.facts(prepared))
     lock = StackLock(
         schema_version=1,
         stack=prepared.stack.name,
@@ -84,8 +84,8 @@ def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
         fingerprint=prepared.fingerprint,
         python=prepared.python_version,
         packages=dict(prepared.packages),
-        torch=told[0],
-        left_out=told[1],
+        torch=torch,
+        left_out=left_out,
     )
     make_folder(path.parent)
     write_text(path, as_text(lock))
@@ -111,15 +111,10 @@ def as_text(lock: StackLock) -> str:
 
 def facts_of(output: str) -> tuple[TorchBuild | None, tuple[str, ...]]:
     """Return torch's build and what was left out, from what `python -m bench --facts` printed; (None, ()) without."""
-    for line in reversed(output.splitlines()):
-        if not line.startswith("{"):
-            continue
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            told: dict[str, Any] = json.loads(line)
-            torch = told.get("torch")
-            left_out = tuple(str(part)[:400] for part in told.get("left_out") or ())
-            return (TorchBuild.model_validate(torch) if torch else None), left_out
-        break
+    with contextlib.suppress(ValueError, TypeError, AttributeError, IndexError):
+        facts = json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
+        torch = TorchBuild.model_validate(facts["torch"]) if facts.get("torch") else None
+        return torch, tuple(str(part)[:400] for part in facts.get("left_out") or ())
     return None, ()
 
 
@@ -149,8 +144,7 @@ def remarks(lock: StackLock, prepared: Prepared) -> list[str]:
     """Return lines on what a stack was built without, and on how it differs from what was built."""
     name = prepared.stack.name
     lines = [f"{name}: built without {part}" for part in lock.left_out]
-    found = drift_of(lock, prepared)
-    if found:
+    if found := drift_of(lock, prepared):
         lines.append(
             f"{name}: drift {found}; its rows say so; `orchestrator build --stack {name} --again` makes it anew"
         )

@@ -157,13 +157,7 @@ def _launcher(
 
 
 def _prepare(
-    launcher: Any,
-    stack: Stack,
-    say: Callable[[str], None],
-    state: Path,
-    *,
-    again: bool = False,
-    forget: bool = False,
+    launcher: Any, stack: Stack, say: Callable[[str], None], state: Path, *, again: bool = False, forget: bool = False
 ) -> tuple[Prepared, StackLock]:
     """Build or find one stack and ask it what is installed; say how it differs from its lock, and what it lacks.
 
