@@ -135,7 +135,7 @@ def build_command(
         from orchestrator.build.image import clean_images
 
         return clean_images(chosen)
-    from orchestrator.build.image import build_stacks
+    from orchestrator.build.ready import build_stacks
 
     return build_stacks(chosen, launcher=launcher, again=again)
 

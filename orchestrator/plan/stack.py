@@ -28,12 +28,15 @@ OF_THE_CELL = frozenset(
 
 
 class BuiltImage(Frozen):
-    """An image built from the folder's Dockerfile, context = the repository's root or the stack's folder."""
+    """An image built from a Dockerfile: the stack's own, or the one that all stacks in the folder above share."""
 
     dockerfile: str = "Dockerfile"
     base: str | None = None
+    """The shared Dockerfile's build argument BASE_IMAGE."""
     builder: str | None = None
     """The image of a stage that compiles (build argument BUILDER_IMAGE), where the Dockerfile has one."""
+    pythons: tuple[str, ...] = ()
+    """The versions of Python that the lock is made for, which the shared Dockerfile checks; any where empty."""
     arguments: tuple[str, ...] = ()
     """Further build arguments, which take the values of variables of these names where they are set."""
     python: str = "/opt/stack/bin/python"
@@ -99,6 +102,12 @@ class Stack(Frozen):
         return self
 
     @property
+    def context(self) -> Path:
+        """The folder that its image is built from: its own where a Dockerfile is there, else the one it lies in."""
+        has_own = self.build is None or (self.folder / self.build.dockerfile).is_file()
+        return self.folder if has_own else self.folder.parent
+
+    @property
     def python(self) -> str:
         """The interpreter inside the container."""
         return self.build.python if self.build else self.ready.python if self.ready else "python3"
@@ -128,15 +137,19 @@ def load_stack(folder: Path) -> Stack:
         raise UsageError(
             f"environment.{name}: every cell gets one of its own", where=str(path), remedy="leave this variable out"
         )
+    stack = stack.model_copy(update={"folder": folder.resolve()})
     if stack.build is not None:
-        for key, name in (("dockerfile", stack.build.dockerfile), ("lock", stack.build.lock)):
-            if not (folder / name).is_file():
+        for key, place, name in (
+            ("dockerfile", stack.context, stack.build.dockerfile),
+            ("lock", folder, stack.build.lock),
+        ):
+            if not (place / name).is_file():
                 raise UsageError(
                     f'build.{key}: there is no file "{name}" beside it',
                     where=str(path),
                     remedy="add it or correct the name",
                 )
-    return stack.model_copy(update={"folder": folder})
+    return stack
 
 
 def find_stacks(folders: Sequence[Path]) -> dict[str, Stack]:
@@ -145,7 +158,7 @@ def find_stacks(folders: Sequence[Path]) -> dict[str, Stack]:
     for folder in folders:
         for place in _stack_folders(folder):
             stack = load_stack(place)
-            if stack.name in stacks and stacks[stack.name].folder.resolve() != place.resolve():
+            if stack.name in stacks and stacks[stack.name].folder != place.resolve():
                 raise UsageError(
                     f'name: "{stack.name}" is also the name of the stack in {stacks[stack.name].folder}',
                     where=str(place / STACK_FILE),
