@@ -179,5 +179,3 @@ class RunOptions:
     """Start no new cell after that; the run stays unfinished and can go on later."""
     budget_s: float | None = None
     """Time for all cells: decides the rounds in place of `rounds`."""
-    yes: bool = False
-    """Ask nothing."""

@@ -34,6 +34,8 @@ COMMANDS = (
     "import",
     "reproduce",
     "history",
+    "report",
+    "schema",
 )
 HEAVY = ("torch", "docker", "scipy", "pydantic", "rich", "jinja2", "requests", "numpy", "pynvml")
 
@@ -237,7 +239,7 @@ def test_options_arrive_as_they_were_given(tmp_path: Path, monkeypatch: pytest.M
     line = (
         "run-all --suite s --stack a --stack b --stacks f --method m --benchmark b --gpu G --allow-busy --fresh"
         " --rerun --launcher local --rounds 3 --cache shared --checkpoint c --results r --timeout 9"
-        " --max-minutes 1.5 --budget 45m --yes"
+        " --max-minutes 1.5 --budget 45m"
     )
     assert cli.run(line.split()) == 2
     assert given.pop() == RunOptions(
@@ -258,7 +260,6 @@ def test_options_arrive_as_they_were_given(tmp_path: Path, monkeypatch: pytest.M
         timeout_s=9.0,
         max_minutes=1.5,
         budget_s=2700.0,
-        yes=True,
     )
 
 
