@@ -163,10 +163,9 @@ def _bad(file: str, key: str, reason: str, remedy: str = "correct the file") -> 
 
 def _read(kind: type[T], raw: dict[str, Any], file: str, inside: str = "") -> T:
     """Return the keys that `kind` has; the first that is wrong is a UsageError. `inside`: where an object lies."""
-    # Null is the same as absent, for every key but one.
-    given = {
-        key: value for key, value in raw.items() if value is not None or (kind, key) == (Mistral, "sliding_window")
-    }
+    # Null is the same as absent, but for these.
+    kept = ("hidden_act", "sliding_window") if kind is Mistral else ("hidden_act",)
+    given = {key: value for key, value in raw.items() if value is not None or key in kept}
     try:
         return kind.model_validate(given)
     except ValidationError as error:
