@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.model.gpt import GPT
 from bench.observe.clock import Clock
-from bench.spec import Workload
+from bench.spec import ModelConfig, Workload
 from bench.status import Unsupported
 
 NAMES = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
@@ -42,7 +42,12 @@ class Task(ABC):
     inference = True
 
     def __init__(self, context: Context) -> None:
-        self.context, self.workload, self.config = context, context.workload, context.model.config
+        self.context, self.workload = context, context.workload
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's."""
+        return self.context.model.config
 
     @abstractmethod
     def inputs(self, index: int) -> Any:

@@ -221,7 +221,7 @@ def test_a_built_in_name_is_not_taken_twice(tmp_path: Path) -> None:
         ("matrix_sizes = [64]", "matrix_sizes = [-64]", "FILE: ceilings.matrix_sizes[0]: must be greater than 0"),
         ("[ceilings]", "[ceilngs]", 'FILE: ceilngs: unknown key (did you mean "ceilings"?)'),
         ("[[cells]]", "[cells]", "FILE: "),
-        ("batch = 2", "batch = ", "FILE: no valid TOML: "),
+        ("batch = 2", "batch = ", "FILE: not valid TOML: "),
     ],
 )
 def test_bad_suites_are_refused_in_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
