@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import traceback
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from bench import benchmarks, caches, methods, repeats
-from bench.benchmarks import Task
 from bench.environment import environment
 from bench.model import hashing, weights
-from bench.observe import ceilings, compiles
+from bench.observe import ceilings, compiles, dispatch
 from bench.observe.clock import Clock
-from bench.observe.dispatch import SETTLE, examine
 from bench.observe.memory import Memory
-from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model
+from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model, prepare_process
 from bench.proof import gate, make_references
-from bench.record import Events, write_json
+from bench.record import Events, blank, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify
 
@@ -64,10 +58,7 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
 
     events.phase("model")
     model, tokenizer = make_model(spec, method)
-    record["proof"] = {
-        "weights_checksum": weights.checksum(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
+    record["proof"] = weights.facts(model)
 
     events.phase("method")
     refill = partial(fill_model, spec, model)
@@ -91,7 +82,7 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
         if gate.complete(record["proof"]):
             record["flags"].remove("unchecked")
         events.phase("dispatch")
-        gather(task, spec, record, method.expects(workload, spec.device))
+        dispatch.gather(task, spec, record, method.expects(workload, spec.device))
 
 
 def take_samples(
@@ -111,9 +102,10 @@ def take_samples(
             content = task.content(inputs)
             inputs_hash.update(b"".join(hashing.checksum(part).to_bytes(8, "little") for part in content))
         output, timing = clock.time(lambda: task.call(inputs))
-        told = {"index": index, "phase": phase, "shape": task.shape(inputs), **vars(timing), "loss": task.loss(output)}
-        record["samples"].append(told)
-        ledger.after(index, task.shape(inputs))
+        shape = task.shape(inputs)
+        taken = {"index": index, "phase": phase, "shape": shape, **vars(timing), "loss": task.loss(output)}
+        record["samples"].append(taken)
+        ledger.after(index, shape)
         record["compiles"] = ledger.summary()
         return output
 
@@ -132,62 +124,3 @@ def take_samples(
         output = None
         output = sample(index, "repeat")
     return output
-
-
-def prepare_process(spec: Spec) -> None:
-    """Settings of the whole process; refuses a device that is not there."""
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
-    if spec.device == "cuda":
-        if not torch.cuda.is_available():
-            raise Unsupported("torch sees no CUDA device in this stack")
-        torch.cuda.init()
-    torch.manual_seed(spec.workload.seed)
-
-
-def blank(spec: Spec) -> dict[str, Any]:
-    """The record before anything was done."""
-    now = dt.datetime.now(tz=dt.timezone.utc)
-    return {
-        "schema_version": 1,
-        "written_by": "bench",
-        "cell_id": spec.cell_id,
-        "workload_id": spec.workload_id,
-        "round": spec.round,
-        "stack": spec.stack,
-        "method": spec.method,
-        "workload": spec.raw,
-        "device": spec.device,
-        "status": "crashed",
-        "reason": None,
-        "flags": [],
-        "bench_source": spec.bench_source,
-        "started_utc": now.isoformat(),
-        "samples": [],
-        "rates": [],
-        "detail": {},
-    }
-
-
-def gather(task: Task, spec: Spec, record: dict[str, Any], expected: Sequence[str]) -> None:
-    """Fill the record's `dispatch`; flag it `not_fused`, or `unchecked` where there is no evidence at all."""
-    workload = spec.workload
-    timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
-    changing = any(shape != timed[0] for shape in timed)
-    # Where shapes change, one more sample as they were; else the last one again. What was compiled settles before: the
-    # proof may have called for other things meanwhile, and a CUDA graph is replayed from the third call on.
-    settle = SETTLE if record["compiles"] and not changing else 0
-    inputs = task.inputs(workload.iterations if changing else workload.iterations - 1)
-    flag: str | None = None
-    try:
-        for _ in range(settle):
-            task.brief(inputs)
-        record["dispatch"] = found = examine(lambda: task.brief(inputs), expected, spec.device, spec.folder)
-    except Exception as error:  # noqa: BLE001  (a row without evidence is a row, and says so)
-        record["detail"]["dispatch"] = f"no evidence: {type(error).__name__}: {error}"[:500]
-        flag = "unchecked"
-    else:
-        if found["missing"]:
-            flag = "not_fused"
-    if flag is not None and flag not in record["flags"]:
-        record["flags"].append(flag)

@@ -20,6 +20,9 @@ WATCHED_PREFIXES = ("TORCHINDUCTOR_", "TORCH_", "TRITON_", "NVIDIA_TF32", "CUBLA
 PLACES = ("_DIR", "_HOME", "_PATH")
 PRELOADED = "LD_PRELOAD"
 """Libraries put before all others, such as another allocator: recorded by name, without their folders."""
+LEFT_OUT = "left-out.txt"
+"""A file at the environment's root: one line for each part that its image was built without, and why."""
+LEFT_OUT_LINES, LINE_CHARACTERS = 40, 300
 
 
 def packages() -> dict[str, str]:
@@ -39,6 +42,11 @@ def fingerprint() -> dict[str, Any]:
     return {"fingerprint": hashlib.sha256(text).hexdigest()[:16], **content}
 
 
+def facts() -> dict[str, Any]:
+    """The fingerprint, with torch's build (null where torch cannot be imported) and what was left out."""
+    return {**fingerprint(), "torch": _torch(), "left_out": left_out()}
+
+
 def environment(device: str) -> dict[str, Any]:
     """The record's `environment`: the fingerprint and what importing torch tells."""
     import torch
@@ -50,7 +58,7 @@ def environment(device: str) -> dict[str, Any]:
         "torch_git": torch.version.git_version,
         "cuda": torch.version.cuda,
         "cudnn": str(torch.backends.cudnn.version()) if device == "cuda" else None,
-        "triton": _version("triton") or _version("pytorch-triton"),
+        "triton": version_of("triton") or version_of("pytorch-triton"),
         "compiler": _first_line([cxx, "--version"]) if (cxx := compiler()) else None,
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
@@ -72,6 +80,13 @@ def settings() -> dict[str, str]:
     return dict(sorted(chosen.items()))
 
 
+def version_of(package: str) -> str | None:
+    """The version of an installed package, or None."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
+
+
 def torch_version() -> tuple[int, int]:
     """torch's, as (major, minor)."""
     import torch
@@ -82,17 +97,8 @@ def torch_version() -> tuple[int, int]:
 
 def compiler() -> str | None:
     """The C++ compiler that Inductor would take on a CPU, or None."""
-    return next((path for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if (path := _which(name))), None)
-
-
-def _which(name: str) -> str | None:
-    return shutil.which(name) if name else None
-
-
-def _version(package: str) -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None
+    named = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))
+    return next((path for name in named if (path := shutil.which(name))), None)
 
 
 def _first_line(command: list[str]) -> str | None:
@@ -140,16 +146,6 @@ def _driver() -> str | None:
     return None
 
 
-LEFT_OUT = "left-out.txt"
-"""A file at the environment's root: one line for each part that its image was built without, and why."""
-LEFT_OUT_LINES, LINE_CHARACTERS = 40, 300
-
-
-def facts() -> dict[str, Any]:
-    """The fingerprint, with torch's build (null where torch cannot be imported) and what was left out."""
-    return {**fingerprint(), "torch": _torch(), "left_out": left_out()}
-
-
 def left_out(root: Path | None = None) -> list[str]:
     """Lines that say what this environment was built without; `root` is where it lies."""
     with contextlib.suppress(OSError):
@@ -159,20 +155,16 @@ def left_out(root: Path | None = None) -> list[str]:
 
 
 def _torch() -> dict[str, Any] | None:
+    """Torch's build; `arch_list` has the GPUs that it was compiled for, as `sm_90`, known without a GPU too."""
     try:
         import torch
     except (ImportError, OSError):
         return None
+    # torch.cuda.get_arch_list answers only where there is a GPU; what it asks is there in every CUDA build.
+    flags = getattr(torch._C, "_cuda_getArchFlags", None)  # noqa: SLF001
     return {
         "version": torch.__version__,
         "git": torch.version.git_version,
         "cuda": torch.version.cuda,
-        "arch_list": _arch_list(torch),
+        "arch_list": str(flags() or "").split() if flags is not None else [],
     }
-
-
-def _arch_list(torch: Any) -> list[str]:
-    """GPUs that torch was compiled for, as `sm_90`; known without a GPU too."""
-    # torch.cuda.get_arch_list answers only where there is a GPU; what it asks is there in every CUDA build.
-    flags = getattr(torch._C, "_cuda_getArchFlags", None)  # noqa: SLF001
-    return str(flags() or "").split() if flags is not None else []

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from bench import methods
 from bench.environment import environment
-from bench.operators.dispatched import (
+from bench.operators.fallbacks import (
     PLAIN,
-    Dispatched,
-    DispatchedAttention,
+    AttentionWithFallbacks,
     Fill,
     Given,
+    WithFallbacks,
     differentiable,
     example,
     one_line,
@@ -96,7 +96,7 @@ def check_one(
         expected = outcome(PLAIN[kind], kind, [exact(x) for x in arguments], direction, given.dtype)
         run = operator
         if compiled:
-            if isinstance(operator, (Dispatched, DispatchedAttention)):
+            if isinstance(operator, (WithFallbacks, AttentionWithFallbacks)):
                 operator.settle(given)
             # All operators of a method share one `__call__`: what was compiled for the one before would otherwise make
             # every size of this one a symbol, as it is in no model.
@@ -111,7 +111,7 @@ def check_one(
         finding["status"] = "passed" if passed else "failed"
     except Exception as error:  # noqa: BLE001  (it is a finding)
         finding["status"], finding["error"] = "failed", one_line(error)
-    finding["dispatched"] = dispatched_to(operator, variant)
+    finding["dispatched"] = implementation_of(operator, variant)
     return finding
 
 
@@ -167,11 +167,11 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float(difference) if bool(torch.isfinite(difference)) else float("inf")
 
 
-def dispatched_to(operator: Any, variant: str) -> str:
+def implementation_of(operator: Any, variant: str) -> str:
     """What it dispatched to; a plain function is plain."""
-    if isinstance(operator, DispatchedAttention):
+    if isinstance(operator, AttentionWithFallbacks):
         operator = operator.masked if variant else operator.causal
-    return operator.report() if isinstance(operator, Dispatched) else "eager"
+    return operator.report() if isinstance(operator, WithFallbacks) else "eager"
 
 
 if __name__ == "__main__":

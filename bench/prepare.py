@@ -1,4 +1,4 @@
-"""Makes a cell's model and says in which grad mode its samples run."""
+"""What a cell needs before its first call: the process's settings, the filled model, the grad mode of its samples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,24 @@ import torch
 from bench.model import weights
 from bench.model.gpt import GPT, build
 from bench.spec import Spec
+from bench.status import Unsupported
 
 GRAD_MODES: dict[str, Callable[[], Any]] = {
     "train": torch.enable_grad,
     "inference": torch.inference_mode,
     "no_grad": torch.no_grad,
 }
+
+
+def prepare_process(spec: Spec) -> None:
+    """Settings of the whole process; refuses a device that is not there."""
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    if spec.device == "cuda":
+        if not torch.cuda.is_available():
+            raise Unsupported("torch sees no CUDA device in this stack")
+        torch.cuda.init()
+    torch.manual_seed(spec.workload.seed)
 
 
 def grad_mode(inference: bool) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from pathlib import Path
 from typing import Any, TextIO
+
+from bench.spec import Spec
 
 
 class Events:
@@ -47,3 +50,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(content, allow_nan=False, sort_keys=True) + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+def blank(spec: Spec) -> dict[str, Any]:
+    """The record before anything was done."""
+    now = dt.datetime.now(tz=dt.timezone.utc)
+    return {
+        "schema_version": 1,
+        "written_by": "bench",
+        "cell_id": spec.cell_id,
+        "workload_id": spec.workload_id,
+        "round": spec.round,
+        "stack": spec.stack,
+        "method": spec.method,
+        "workload": spec.raw,
+        "device": spec.device,
+        "status": "crashed",
+        "reason": None,
+        "flags": [],
+        "bench_source": spec.bench_source,
+        "started_utc": now.isoformat(),
+        "samples": [],
+        "rates": [],
+        "detail": {},
+    }

@@ -9,6 +9,39 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    """Sizes in elements. Llama 2 and 3, Mistral and Qwen2 differ in what stands from `kv_heads` on."""
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    mlp_width: int
+    vocabulary: int
+    block_size: int
+    norm_eps: float
+    rope_base: float
+    rope_scaling: dict[str, Any] | None
+    tied_head: bool
+    qkv_bias: bool
+    sliding_window: int | None
+
+    @property
+    def qkv_width(self) -> int:
+        """Rows of the fused projection: every query head, then every key head, then every value head."""
+        return (self.heads + 2 * self.kv_heads) * self.head_size
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights that every token is multiplied with: all but the embedding and the norms."""
+        attention = self.width * self.qkv_width + self.heads * self.head_size * self.width
+        mlp = 3 * self.width * self.mlp_width
+        return self.layers * (attention + mlp) + self.width * self.vocabulary
+
+
+@dataclass(frozen=True)
 class Workload:
     """What is computed; a field that a benchmark does not use is None. Sizes in elements."""
 
@@ -50,13 +83,13 @@ class Spec:
     stack: str
     method: str
     device: str
-    bench_source: str | None
     workload: Workload
     raw: dict[str, Any]
-    threads: int | None
-    cache: str
-    cache_folder: str | None
-    checkpoint: str | None
+    bench_source: str | None = None
+    threads: int | None = None
+    cache: str = "cold"
+    cache_folder: str | None = None
+    checkpoint: str | None = None
     role: str = "row"
     reference: str | None = None
     reference_sha256: str | None = None
@@ -66,37 +99,17 @@ class Spec:
 
 
 def read_spec(path: Path) -> Spec:
-    """Read `spec.json`; ValueError says which key is missing or unknown."""
+    """Read `spec.json`; an error says which key is missing or, in the workload, unknown."""
     content = json.loads(path.read_text(encoding="utf-8"))
     raw = content["workload"]
-    return Spec(
-        folder=path.resolve().parent,
-        cell_id=content["cell_id"],
-        workload_id=content["workload_id"],
-        round=content["round"],
-        stack=content["stack"],
-        method=content["method"],
-        device=content["device"],
-        bench_source=content.get("bench_source"),
-        workload=read_workload(raw),
-        raw=raw,
-        threads=content.get("threads"),
-        cache=content.get("cache", "cold"),
-        cache_folder=content.get("cache_folder"),
-        checkpoint=content.get("checkpoint"),
-        role=content.get("role", "row"),
-        reference=content.get("reference"),
-        reference_sha256=content.get("reference_sha256"),
-        repeats=content.get("repeats", False),
-        only_first=content.get("only_first", False),
-        subject_ids=tuple(content.get("subject_ids") or ()),
-    )
+    given = {field.name: content[field.name] for field in fields(Spec) if field.name in content}
+    given.update(folder=path.resolve().parent, workload=read_workload(raw), raw=raw)
+    return Spec(**{**given, "subject_ids": tuple(content.get("subject_ids") or ())})
 
 
 def read_workload(raw: dict[str, Any]) -> Workload:
     """Make a workload of its JSON; ValueError names unknown keys."""
-    known = {field.name for field in fields(Workload)}
-    if unknown := sorted(set(raw) - known):
+    if unknown := sorted(set(raw) - {field.name for field in fields(Workload)}):
         raise ValueError(f"spec: workload has unknown keys {unknown}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
     if values["model"] is not None:
@@ -104,39 +117,6 @@ def read_workload(raw: dict[str, Any]) -> Workload:
     if values.get("subjects") is not None:
         values["subjects"] = tuple(read_workload(subject) for subject in values["subjects"])
     return Workload(**values)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes in elements. Llama 2 and 3, Mistral and Qwen2 differ in what stands from `kv_heads` on."""
-
-    name: str
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    mlp_width: int
-    vocabulary: int
-    block_size: int
-    norm_eps: float
-    rope_base: float
-    rope_scaling: dict[str, Any] | None
-    tied_head: bool
-    qkv_bias: bool
-    sliding_window: int | None
-
-    @property
-    def qkv_width(self) -> int:
-        """Rows of the fused projection: every query head, then every key head, then every value head."""
-        return (self.heads + 2 * self.kv_heads) * self.head_size
-
-    @property
-    def linear_parameters(self) -> int:
-        """Weights that every token is multiplied with: all but the embedding and the norms."""
-        attention = self.width * self.qkv_width + self.heads * self.head_size * self.width
-        mlp = 3 * self.width * self.mlp_width
-        return self.layers * (attention + mlp) + self.width * self.vocabulary
 
 
 def from_dict(content: dict[str, Any]) -> ModelConfig:

@@ -1,18 +1,22 @@
-"""One file a benchmark. Each has `build(context) -> Task`; the cell's page times `task.call` and nothing else."""
+"""One file a benchmark. Each has `build(context) -> Task`; the cell's page times `task.call` and nothing else.
+
+Building compiles, makes cache and optimizer, and runs nothing yet.
+"""
 
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from bench.model.gpt import GPT
 from bench.observe.clock import Clock
-from bench.spec import Workload
+from bench.spec import ModelConfig, Workload
 from bench.status import Unsupported
 
 NAMES = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
@@ -32,32 +36,48 @@ class Context:
     """Gives the model its first weights again, in place."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """A benchmark that is ready to be timed."""
 
-    inference: bool
+    inference = True
 
+    def __init__(self, context: Context) -> None:
+        self.context, self.workload = context, context.workload
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's."""
+        return self.context.model.config
+
+    @abstractmethod
     def inputs(self, index: int) -> Any:
         """Make sample `index`'s inputs on the device; not timed. Every index has other inputs."""
 
+    @abstractmethod
     def content(self, inputs: Any) -> tuple[Tensor, ...]:
         """The tensors whose checksum says what went in."""
 
+    @abstractmethod
     def shape(self, inputs: Any) -> list[int]:
         """Sizes that decide the sample's work, [batch, time]."""
 
+    @abstractmethod
     def call(self, inputs: Any) -> Any:
         """Run one sample; timed."""
 
+    @abstractmethod
     def brief(self, inputs: Any) -> str:
         """Run what is to be profiled: a sample, or as much of it as shows what runs; return what that is."""
 
-    def loss(self, output: Any) -> float | None:
+    def loss(self, output: Any) -> float | None:  # noqa: ARG002
         """The training loss of a sample, or None."""
+        return None
 
+    @abstractmethod
     def work(self, shapes: list[list[int]]) -> dict[str, int | None]:
         """FLOPs, bytes and tokens of one sample; of all the given samples together where their shapes differ."""
 
+    @abstractmethod
     def proof(self, output: Any) -> dict[str, Any]:
         """What the last output shows; raises Incorrect where it is not finite."""
 

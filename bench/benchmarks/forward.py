@@ -7,30 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.benchmarks import Context
+from bench.benchmarks import Context, Task
 from bench.model import hashing, work
-from bench.observe.logits import Seen, observe
+from bench.observe.logits import LogitsDigest, observe
 from bench.status import Incorrect
 
 
-class Forward:
+class Forward(Task):
     """Times `model(tokens)`; the logits of one sample are freed before the next."""
 
-    inference = True
-
     def __init__(self, context: Context) -> None:
-        self.context, self.workload = context, context.workload
+        super().__init__(context)
         self.model = context.method.compile_model(context.model, context.workload)
         self.index = 0
-        self.timed: tuple[int, Seen] | None = None
+        self.timed: tuple[int, LogitsDigest] | None = None
 
     def inputs(self, index: int) -> Tensor:
         """Ids over the whole vocabulary, others for each sample."""
         self.index = index
-        workload, config = self.workload, self.context.model.config
+        workload = self.workload
         assert workload.batch
         assert workload.sequence
-        shape, below = (workload.batch, workload.sequence), workload.ids_below or config.vocabulary
+        shape, below = (workload.batch, workload.sequence), workload.ids_below or self.config.vocabulary
         return hashing.integers(f"tokens/{index}", workload.seed, shape, below, self.context.device)
 
     def content(self, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -51,14 +49,10 @@ class Forward:
         self.call(inputs)
         return "one forward pass"
 
-    def loss(self, output: Tensor) -> None:
-        """There is none."""
-
     def work(self, shapes: list[list[int]]) -> dict[str, int | None]:
         """FLOPs of one pass."""
         batch, time = shapes[0]
-        config = self.context.model.config
-        return {"flops": work.forward_flops(config, batch, time), "bytes": None, "tokens": batch * time}
+        return {"flops": work.forward_flops(self.config, batch, time), "bytes": None, "tokens": batch * time}
 
     def proof(self, output: Tensor) -> dict[str, Any]:
         """Every logit is finite; row by row, since a copy of all of them may not fit. Keeps what the gate looks at."""
@@ -69,6 +63,4 @@ class Forward:
         return {"finite": True}
 
 
-def build(context: Context) -> Forward:
-    """Compile (nothing runs yet) and return the task."""
-    return Forward(context)
+build = Forward

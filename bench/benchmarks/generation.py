@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.benchmarks import Context
+from bench.benchmarks import Context, Task
 from bench.model import sampling, work
 from bench.status import Incorrect
 
@@ -19,13 +19,11 @@ SEED_STRIDE = 1_000_003
 BRIEF_TOKENS = 5
 
 
-class Generation:
+class Generation(Task):
     """Times whole generations of one prompt, the prefill included; no token ends one early."""
 
-    inference = True
-
     def __init__(self, context: Context) -> None:
-        self.context, self.workload = context, context.workload
+        super().__init__(context)
         workload, device = context.workload, context.device
         assert workload.batch
         assert workload.new_tokens
@@ -88,15 +86,12 @@ class Generation:
             position = position + 1
         return torch.cat(tokens, dim=1), logits
 
-    def loss(self, output: Any) -> None:
-        """There is none."""
-
     def work(self, shapes: list[list[int]]) -> dict[str, int | None]:
         """Of one generation: each new token reads the weights once."""
-        config, (batch, _) = self.context.model.config, shapes[0]
+        batch, _ = shapes[0]
         return {
-            "flops": work.generation_flops(config, batch, self.prompt.shape[1], self.new_tokens),
-            "bytes": work.generation_bytes(config, self.workload, self.new_tokens),
+            "flops": work.generation_flops(self.config, batch, self.prompt.shape[1], self.new_tokens),
+            "bytes": work.generation_bytes(self.config, self.workload, self.new_tokens),
             "tokens": batch * self.new_tokens,
         }
 
@@ -122,6 +117,4 @@ def prompt_ids(context: Context) -> list[int]:
     return [token % vocabulary for token in workload.prompt]
 
 
-def build(context: Context) -> Generation:
-    """Make the cache, compile (nothing runs yet) and return the task."""
-    return Generation(context)
+build = Generation

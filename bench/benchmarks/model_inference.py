@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench.benchmarks import Context
 from bench.benchmarks.generation import Generation, Step
 from bench.model import sampling
 
@@ -23,6 +22,4 @@ class ModelInference(Generation):
         return step
 
 
-def build(context: Context) -> ModelInference:
-    """Make the cache, compile (nothing runs yet) and return the task."""
-    return ModelInference(context)
+build = ModelInference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bench.benchmarks import Context
 from bench.benchmarks.train_static import IGNORED, Batch, Training
 from bench.model import hashing, work
 
@@ -28,11 +27,8 @@ class DynamicTraining(Training):
 
     def work(self, shapes: list[list[int]]) -> dict[str, int | None]:
         """Of all the timed steps together, padding included."""
-        config = self.context.model.config
-        flops = sum(work.training_flops(config, batch, time) for batch, time in shapes)
+        flops = sum(work.training_flops(self.config, batch, time) for batch, time in shapes)
         return {"flops": flops, "bytes": None, "tokens": sum(batch * time for batch, time in shapes)}
 
 
-def build(context: Context) -> DynamicTraining:
-    """Make the optimizer, compile (nothing runs yet) and return the task."""
-    return DynamicTraining(context)
+build = DynamicTraining

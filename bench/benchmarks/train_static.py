@@ -8,29 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.benchmarks import Context
+from bench.benchmarks import Context, Task
 from bench.model import hashing, work
 
 Batch = tuple[Tensor, Tensor]
 IGNORED = -1
 
 
-class Training:
+class Training(Task):
     """Times whole steps; `loss.item()` is part of each, so the host waits as the note's loop did."""
 
     inference = False
 
     def __init__(self, context: Context) -> None:
-        self.context, self.workload = context, context.workload
+        super().__init__(context)
         self.lost: str | None = None
-        workload = context.workload
-        assert workload.learning_rate is not None
-        assert workload.weight_decay is not None
+        rate, decay = context.workload.learning_rate, context.workload.weight_decay
+        assert rate is not None
+        assert decay is not None
+        self.rate, self.decay = rate, decay
         self.parameters = list(context.model.parameters())
-        self.optimizer = torch.optim.SGD(
-            self.parameters, lr=workload.learning_rate, weight_decay=workload.weight_decay, foreach=False
-        )
-        self.model = context.method.compile_model(context.model, workload)
+        self.optimizer = torch.optim.SGD(self.parameters, lr=rate, weight_decay=decay, foreach=False)
+        self.model = context.method.compile_model(context.model, context.workload)
 
     def inputs(self, index: int) -> Batch:
         """Ids [batch, time] and the ids that follow them."""
@@ -42,9 +41,7 @@ class Training:
 
     def ids(self, index: int, batch: int, time: int) -> Tensor:
         """Ids below the workload's bound, others for each sample."""
-        below = min(
-            self.workload.ids_below or self.context.model.config.vocabulary, self.context.model.config.vocabulary
-        )
+        below = min(self.workload.ids_below or self.config.vocabulary, self.config.vocabulary)
         return hashing.integers(f"tokens/{index}", self.workload.seed, (batch, time), below, self.context.device)
 
     def content(self, inputs: Batch) -> tuple[Tensor, ...]:
@@ -78,8 +75,7 @@ class Training:
     def work(self, shapes: list[list[int]]) -> dict[str, int | None]:
         """FLOPs of one step."""
         batch, time = shapes[0]
-        config = self.context.model.config
-        return {"flops": work.training_flops(config, batch, time), "bytes": None, "tokens": batch * time}
+        return {"flops": work.training_flops(self.config, batch, time), "bytes": None, "tokens": batch * time}
 
     def proof(self, output: float) -> dict[str, Any]:
         """Whether the last loss and every parameter are finite; `lost` is the first that is not.
@@ -93,6 +89,4 @@ class Training:
         return {"finite": self.lost is None}
 
 
-def build(context: Context) -> Training:
-    """Make the optimizer, compile (nothing runs yet) and return the task."""
-    return Training(context)
+build = Training

@@ -5,7 +5,7 @@ A method module has six functions:
     refuse(workload, device) -> str | None      why it cannot run this here; asked before any weight is made
     operators() -> Operators                    what the GPT computes with
     compile_model(model, workload) -> callable  tokens [, positions] -> logits
-    compile_step(step, workload) -> callable    tokens, positions, temperature -> (token, logits)
+    compile_step(step, workload) -> callable    tokens, positions, temperature -> (token, logits); often the same one
     settings(workload) -> dict                  what it will set, for the record
     expects(workload, device) -> tuple          what a profiled call must show, or the row is flagged `not_fused`
 
@@ -15,6 +15,8 @@ Triton compiles in that call (bench/compiles.py).
 One more is optional:
 
     report() -> dict                            what it really ran, asked after the samples, for the record's detail
+
+A variant of a method takes over what it shares with it by name: `refuse = inductor.refuse`.
 
 Each expectation is one of these, or several joined by " or ", any of which will do:
 

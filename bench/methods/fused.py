@@ -9,17 +9,17 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bench.environment import torch_version
+from bench.environment import torch_version, version_of
 from bench.methods import FUSED_ATTENTION
-from bench.model.gpt import GPT
-from bench.operators import Operators, dispatched, heads_first
-from bench.operators.dispatched import Dispatched, DispatchedAttention, Given, Implementation
+from bench.operators import Operators, fallbacks, heads_first
+from bench.operators.fallbacks import AttentionWithFallbacks, Given, Implementation, WithFallbacks
 from bench.spec import Workload
 
 PACKAGE = "liger_kernel.ops"
@@ -40,7 +40,7 @@ def liger_refuses(given: Given) -> str | None:
         return "Triton runs on no CPU"
     if given.dtype == torch.float64:
         return "takes no float64"
-    reason = dispatched.missing(PACKAGE)
+    reason = fallbacks.missing(PACKAGE)
     if reason is None and not LIGER:
         LIGER["norm"] = function_of("rms_norm", "LigerRMSNormFunction")
         LIGER["rotary"] = function_of("rope", "LigerRopeFunction")
@@ -125,17 +125,17 @@ def with_liger(
     loss is never compiled, and so liger-kernel's as it is.
     """
     return Operators(
-        norm=Dispatched(
+        norm=WithFallbacks(
             "norm",
             [
                 Implementation("liger RMSNorm", refuses, norm, needs_trial=True),
                 Implementation("torch rms_norm", torch_norm_refuses, torch_norm),
             ],
         ),
-        rotary=Dispatched("rotary", [Implementation("liger rope", refuses, rotary, needs_trial=True)]),
-        attention=DispatchedAttention(causal=SDPA, masked=SDPA),
-        swiglu=Dispatched("swiglu", [Implementation("liger SiLUMul", refuses, swiglu, needs_trial=True)]),
-        loss=Dispatched("loss", [Implementation("liger CrossEntropy", liger_refuses, liger_loss, needs_trial=True)]),
+        rotary=WithFallbacks("rotary", [Implementation("liger rope", refuses, rotary, needs_trial=True)]),
+        attention=AttentionWithFallbacks(causal=SDPA, masked=SDPA),
+        swiglu=WithFallbacks("swiglu", [Implementation("liger SiLUMul", refuses, swiglu, needs_trial=True)]),
+        loss=WithFallbacks("loss", [Implementation("liger CrossEntropy", liger_refuses, liger_loss, needs_trial=True)]),
     )
 
 
@@ -149,25 +149,21 @@ def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
     return None
 
 
-def operators() -> Operators:
-    """liger-kernel's where they run."""
-    return loaded(OPERATORS)
+def operators(chosen: Operators = OPERATORS) -> Operators:
+    """liger-kernel's where they run.
+
+    It is loaded before anything is timed: what Triton compiles in the first call is counted if it is there.
+    """
+    fallbacks.missing(PACKAGE)
+    return fallbacks.forget(chosen)
 
 
-def loaded(chosen: Operators) -> Operators:
-    """Load liger-kernel before anything is timed: what Triton compiles in the first call is counted if it is there."""
-    dispatched.missing(PACKAGE)
-    return dispatched.forget(chosen)
-
-
-def report() -> dict[str, Any]:
-    """What each operator dispatched to, for the record's detail."""
-    return {"operators": dispatched.report(OPERATORS)}
+report = partial(fallbacks.report, OPERATORS)
 
 
 def settings(workload: Workload) -> dict[str, Any]:
     """The order in which attention is asked for, and liger-kernel's version."""
-    return {"attention": list(backends(workload)), "liger-kernel": dispatched.version_of("liger-kernel")}
+    return {"attention": list(backends(workload)), "liger-kernel": version_of("liger-kernel")}
 
 
 def expects(workload: Workload, device: str) -> tuple[str, ...]:  # noqa: ARG001
@@ -186,23 +182,16 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:  # noqa: ARG001
     return tuple(wanted)
 
 
-def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
-    """The model itself, with attention's preferences around it."""
-    return preferring(model, workload)
-
-
-def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """The step itself, with attention's preferences around it."""
-    return preferring(step, workload)
-
-
 def backends(workload: Workload) -> tuple[str, ...]:
     """Attention's implementations, the preferred one first."""
     return CUDNN_FIRST if workload.benchmark in ("forward", "train_static") else FLASH_FIRST
 
 
-def preferring(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """Call `target` with attention's implementations in the order of `backends`; backward follows forward's choice."""
+def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """The model, or the step, itself, with attention's implementations in the order of `backends` around its calls.
+
+    Backward follows forward's choice.
+    """
     from torch.nn import attention
 
     wanted = [getattr(attention.SDPBackend, name) for name in backends(workload)]
@@ -213,3 +202,6 @@ def preferring(target: Callable[..., Any], workload: Workload) -> Callable[..., 
             return target(tokens, *arguments)
 
     return call
+
+
+compile_step = compile_model

@@ -6,6 +6,7 @@ liger-kernel's are the same kernels, each as one operator of torch's that the co
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bench.methods import fused, inductor, inductor_default
-from bench.model.gpt import GPT
-from bench.operators import Operators, dispatched, liger
-from bench.operators.dispatched import Given
+from bench.operators import fallbacks, liger
+from bench.operators.fallbacks import Given
 from bench.spec import Workload
 
 LIGER: dict[str, Callable[..., Tensor]] = {}
@@ -48,14 +48,8 @@ def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 OPERATORS = fused.with_liger(refuses, norm, rotary, swiglu)
 
 
-def operators() -> Operators:
-    """liger-kernel's where they run."""
-    return fused.loaded(OPERATORS)
-
-
-def report() -> dict[str, Any]:
-    """What each operator dispatched to, for the record's detail."""
-    return {"operators": dispatched.report(OPERATORS)}
+operators = partial(fused.operators, OPERATORS)
+report = partial(fallbacks.report, OPERATORS)
 
 
 def refuse(workload: Workload, device: str) -> str | None:
@@ -74,22 +68,12 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:
     return (*seen, *(sign for sign in fused.expects(workload, device) if sign not in seen and sign != "matrix product"))
 
 
-def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
-    """Compile the model's forward, its operators chosen beforehand."""
-    return settled(inductor.compile_with(model, settings(workload)), workload)
-
-
-def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """Compile the step that makes one token, its operators chosen beforehand."""
-    return settled(inductor.compile_with(step, settings(workload)), workload)
-
-
-def settled(compiled: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """Choose the operators in the first call, before anything is traced.
+def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """Compile the model's forward, or the step; its operators are chosen in the first call, before anything is traced.
 
     The loss is not compiled: it chooses when it is called.
     """
-    preferring = fused.preferring(compiled, workload)
+    compiled = fused.compile_model(inductor.compile_with(target, settings(workload)), workload)
     config, dtype = workload.model, getattr(torch, workload.dtype)
     assert config is not None
     sizes = {"norm": config.width, "rotary": config.head_size, "attention": config.head_size, "swiglu": config.width}
@@ -101,6 +85,9 @@ def settled(compiled: Callable[..., Any], workload: Workload) -> Callable[..., A
             for name, size in sizes.items():
                 getattr(OPERATORS, name).settle(Given(tokens.device.type, dtype, size))
             chosen = True
-        return preferring(tokens, *arguments)
+        return compiled(tokens, *arguments)
 
     return call
+
+
+compile_step = compile_model

@@ -15,7 +15,6 @@ import torch
 
 from bench.environment import compiler, torch_version
 from bench.methods import FUSED_ATTENTION
-from bench.model.gpt import GPT
 from bench.operators import Operators
 from bench.spec import Workload
 
@@ -38,14 +37,20 @@ def operators() -> Operators:
 
 def settings(workload: Workload) -> dict[str, Any]:
     """The arguments of torch.compile and the Inductor configuration, as the record shows them."""
+    tuning = {"coordinate_descent_tuning": True, "triton.unique_kernel_names": True}
+    return settings_with(workload, graphs=workload.benchmark != "forward", configuration=tuning)
+
+
+def settings_with(workload: Workload, *, graphs: bool, configuration: dict[str, Any]) -> dict[str, Any]:
+    """The same, with CUDA graphs or without, and with another Inductor configuration."""
     return {
         "compile": {
             "backend": "inductor",
             "fullgraph": True,
             "dynamic": workload.benchmark == "train_dynamic",
-            "mode": "default" if workload.benchmark == "forward" else "reduce-overhead",
+            "mode": "reduce-overhead" if graphs else "default",
         },
-        "inductor": {"coordinate_descent_tuning": True, "triton.unique_kernel_names": True},
+        "inductor": configuration,
     }
 
 
@@ -54,14 +59,12 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:
     return expects_with(settings(workload), workload, device)
 
 
-def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
-    """Compile the model's forward."""
-    return compile_with(model, settings(workload))
+def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """Compile the model's forward, or the step that makes one token."""
+    return compile_with(target, settings(workload))
 
 
-def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """Compile the step that makes one token."""
-    return compile_with(step, settings(workload))
+compile_step = compile_model
 
 
 def compile_with(target: Callable[..., Any], chosen: dict[str, Any]) -> Callable[..., Any]:

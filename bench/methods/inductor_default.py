@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.methods import inductor
-from bench.model.gpt import GPT
 from bench.spec import Workload
 
 refuse = inductor.refuse
@@ -18,16 +17,7 @@ operators = inductor.operators
 
 def settings(workload: Workload) -> dict[str, Any]:
     """The arguments of torch.compile; Inductor's configuration stays as it is."""
-    generates = workload.new_tokens is not None
-    return {
-        "compile": {
-            "backend": "inductor",
-            "fullgraph": True,
-            "dynamic": workload.benchmark == "train_dynamic",
-            "mode": "reduce-overhead" if generates else "default",
-        },
-        "inductor": {},
-    }
+    return inductor.settings_with(workload, graphs=workload.new_tokens is not None, configuration={})
 
 
 def expects(workload: Workload, device: str) -> tuple[str, ...]:
@@ -35,11 +25,9 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:
     return inductor.expects_with(settings(workload), workload, device)
 
 
-def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
-    """Compile the model's forward."""
-    return inductor.compile_with(model, settings(workload))
+def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """Compile the model's forward, or the step that makes one token."""
+    return inductor.compile_with(target, settings(workload))
 
 
-def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """Compile the step that makes one token."""
-    return inductor.compile_with(step, settings(workload))
+compile_step = compile_model

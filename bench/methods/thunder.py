@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from bench import operators as plain
+from bench.environment import torch_version
 from bench.methods import FUSED_ATTENTION
-from bench.model.gpt import GPT
 from bench.observe import compiles
-from bench.operators import Operators, dispatched
+from bench.operators import Operators, fallbacks
 from bench.spec import Workload
 from bench.status import Unsupported
 
+PACKAGE = "lightning-thunder"
 EXECUTORS = ("sdpa", "nvfuser")
 """In the order in which they are asked; those of torch and of plain Python always come last."""
 BUILT_FOR = re.compile(r"^nvfuser[-_]cu\d+[-_]torch(\d)(\d+)$")
@@ -40,10 +41,10 @@ jitted: list[Callable[..., Any]] = []
 
 def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
     """Thunder must be there, and nvFuser's build must be for this torch: with another its behaviour is undefined."""
-    if reason := dispatched.missing("thunder"):
+    if reason := fallbacks.missing("thunder"):
         return reason
     built = built_for()
-    if device == "cuda" and built not in (None, torch_version()) and os.environ.get(ANY_TORCH) != "1":
+    if device == "cuda" and built not in (None, "{}.{}".format(*torch_version())) and os.environ.get(ANY_TORCH) != "1":
         return (
             f"nvFuser is built for torch {built}, and this is torch {torch.__version__}: install the build for it, "
             f"or set {ANY_TORCH}=1 to try it all the same"
@@ -68,7 +69,7 @@ def settings(workload: Workload) -> dict[str, Any]:
         "executors": found,
         "without": [name for name in EXECUTORS if name not in found],
         "cache": cache(workload),
-        "thunder": metadata.version("lightning-thunder"),
+        "thunder": metadata.version(PACKAGE),
         "nvfuser": nvfuser(),
         "nvfuser_built_for_torch": built_for(),
     }
@@ -82,23 +83,19 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:
     return ("matrix product", "nvFuser", *attention)
 
 
-def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
-    """Compile the model's forward, and its backward where gradients are asked for."""
-    return jit(model, workload)
+def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+    """thunder.jit of the model's forward, and of its backward where gradients are asked for; or of the step.
 
-
-def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """Compile the step that makes one token: it draws inside, from torch's own generator."""
-    return jit(step, workload)
-
-
-def jit(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """thunder.jit; nothing is compiled before the first call."""
+    The step draws inside, from torch's own generator. Nothing is compiled before the first call.
+    """
     thunder = importlib.import_module("thunder")
     compiled = thunder.jit(target, executors=executors(), cache=cache(workload))
     jitted[:] = [compiled]
     compiles.OTHERS[:] = [lambda: int(thunder.cache_misses(compiled))]
     return saying_why(compiled)
+
+
+compile_step = compile_model
 
 
 def executors() -> list[Any]:
@@ -114,7 +111,8 @@ def executor(name: str) -> Any:
 
 def cache(workload: Workload) -> str:
     """Compile for each shape, as Thunder does by itself; but once for all sizes where every sample has others."""
-    symbolic = workload.benchmark == "train_dynamic" and version_of("lightning-thunder") >= SYMBOLIC
+    version = tuple(int(part) for part in metadata.version(PACKAGE).split(".")[:2])
+    symbolic = workload.benchmark == "train_dynamic" and version >= SYMBOLIC
     return "symbolic values" if symbolic else "constant values"
 
 
@@ -140,7 +138,7 @@ def refusal(error: BaseException) -> str | None:
         text = " ".join(str(each).split())
         refused = isinstance(each, NotImplementedError) or any(sign in text.lower() for sign in REFUSALS)
         if inside and refused:
-            return f"Thunder {metadata.version('lightning-thunder')}: {type(each).__name__}: {text}"[:REASON_CHARACTERS]
+            return f"Thunder {metadata.version(PACKAGE)}: {type(each).__name__}: {text}"[:REASON_CHARACTERS]
     return None
 
 
@@ -197,13 +195,3 @@ def built_for() -> str | None:
 def nvfuser_builds() -> Iterator[metadata.Distribution]:
     """What is installed under a name of nvFuser's."""
     return (found for found in metadata.distributions() if str(found.metadata["Name"]).lower().startswith("nvfuser"))
-
-
-def torch_version() -> str:
-    """torch's, as 2.10."""
-    return ".".join(torch.__version__.split("+")[0].split(".")[:2])
-
-
-def version_of(package: str) -> tuple[int, ...]:
-    """A package's version, as (major, minor)."""
-    return tuple(int(part) for part in metadata.version(package).split(".")[:2])

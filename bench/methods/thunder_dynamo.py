@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from bench.methods import inductor, thunder
-from bench.model.gpt import GPT
 from bench.observe import compiles
-from bench.operators import Operators, dispatched
+from bench.operators import fallbacks
 from bench.spec import Workload
 
 REASONS = 5
@@ -21,19 +20,16 @@ REASON_CHARACTERS = 300
 made: list[Any] = []
 """The backend of this process, for the report."""
 
+operators, expects = thunder.operators, thunder.expects
+
 
 def refuse(workload: Workload, device: str) -> str | None:
     """As `thunder` and, for what Thunder leaves, `inductor`; the backend came with Thunder 0.2."""
     if reason := thunder.refuse(workload, device) or inductor.refuse(workload, device):
         return reason
-    if reason := dispatched.missing("thunder.dynamo"):
+    if reason := fallbacks.missing("thunder.dynamo"):
         return f"this Thunder is no backend of torch.compile: {reason}"
     return None
-
-
-def operators() -> Operators:
-    """Plain PyTorch's: Thunder fuses them itself."""
-    return thunder.operators()
 
 
 def settings(workload: Workload) -> dict[str, Any]:
@@ -44,22 +40,7 @@ def settings(workload: Workload) -> dict[str, Any]:
     }
 
 
-def expects(workload: Workload, device: str) -> tuple[str, ...]:
-    """As `thunder`."""
-    return thunder.expects(workload, device)
-
-
-def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:
-    """Compile the model's forward, and its backward where gradients are asked for."""
-    return compile_with(model, workload)
-
-
-def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """Compile the step that makes one token."""
-    return compile_with(step, workload)
-
-
-def compile_with(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
+def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
     """torch.compile with Thunder's backend; nothing is compiled before the first call."""
     library = importlib.import_module("thunder")
     backend = importlib.import_module("thunder.dynamo").ThunderCompiler(
@@ -71,6 +52,9 @@ def compile_with(target: Callable[..., Any], workload: Workload) -> Callable[...
     return thunder.saying_why(
         torch.compile(target, backend=backend, fullgraph=chosen["fullgraph"], dynamic=chosen["dynamic"])
     )
+
+
+compile_step = compile_model
 
 
 def compiled_again(library: Any, backend: Any) -> int:

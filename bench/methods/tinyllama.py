@@ -8,15 +8,16 @@ loss are plain, since the note's two configurations asked for no others. `tinyll
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.model.gpt import GPT
-from bench.operators import Operators, dispatched
-from bench.operators.dispatched import HALF, Dispatched, DispatchedAttention, Given, Implementation
+from bench.environment import version_of
+from bench.methods import eager
+from bench.operators import Operators, fallbacks
+from bench.operators.fallbacks import HALF, AttentionWithFallbacks, Given, Implementation, WithFallbacks
 from bench.spec import Workload
 
 FLASH, ROTARY, XFORMERS = "flash_attn.flash_attn_interface", "rotary_emb", "xformers.ops"
@@ -28,7 +29,7 @@ def flash_refuses(given: Given) -> str | None:
         return "runs on CUDA only"
     if given.dtype not in HALF:
         return f"takes no {name_of(given.dtype)}"
-    return dispatched.missing(FLASH)
+    return fallbacks.missing(FLASH)
 
 
 def flash_takes_no_mask(given: Given) -> str | None:  # noqa: ARG001
@@ -43,7 +44,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:  # noqa: ARG00
 
 def rotary_refuses(given: Given) -> str | None:
     """The limits of `rotary_emb`."""
-    return "runs on CUDA only" if given.device != "cuda" else dispatched.missing(ROTARY)
+    return "runs on CUDA only" if given.device != "cuda" else fallbacks.missing(ROTARY)
 
 
 class RotaryInPlace(torch.autograd.Function):
@@ -91,7 +92,7 @@ class Rotary:
 
 def xformers_refuses(given: Given) -> str | None:  # noqa: ARG001
     """Xformers takes whatever comes; what it then dispatches to is another matter."""
-    return dispatched.missing(XFORMERS)
+    return fallbacks.missing(XFORMERS)
 
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -116,14 +117,14 @@ def why_plain(x: Tensor) -> str:
     return f"its fused ones take {name_of(x.dtype)} only where gate and up lie side by side"
 
 
-ATTENTION = DispatchedAttention(
+ATTENTION = AttentionWithFallbacks(
     causal=[Implementation("flash_attn_func", flash_refuses, flash, needs_trial=True)],
     masked=[Implementation("flash_attn_func", flash_takes_no_mask, flash)],
 )
-ROTARY_IN_PLACE = Dispatched(
+ROTARY_IN_PLACE = WithFallbacks(
     "rotary", [Implementation("rotary_emb, in place", rotary_refuses, Rotary(), needs_trial=True)]
 )
-SWIGLU = Dispatched("swiglu", [Implementation("xformers swiglu", xformers_refuses, swiglu, swiglu_called)])
+SWIGLU = WithFallbacks("swiglu", [Implementation("xformers swiglu", xformers_refuses, swiglu, swiglu_called)])
 OPERATORS = Operators(attention=ATTENTION, rotary=ROTARY_IN_PLACE, swiglu=SWIGLU)
 PACKAGES = {"attention": FLASH, "rotary": ROTARY, "swiglu": XFORMERS}
 
@@ -135,20 +136,15 @@ def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
 
 def refuse_without(packages: dict[str, str], device: str) -> str | None:
     """Why none of `packages` can be used, operator by operator."""
-    reasons = {name: dispatched.missing(module) for name, module in packages.items()}
+    reasons = {name: fallbacks.missing(module) for name, module in packages.items()}
     if device == "cpu" or None in reasons.values():
         return None
     return "none of its operators is there: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
-def operators() -> Operators:
-    """Those of the note."""
-    return dispatched.forget(OPERATORS)
-
-
-def report() -> dict[str, Any]:
-    """What each operator dispatched to, for the record's detail."""
-    return {"operators": dispatched.report(OPERATORS)}
+operators = partial(fallbacks.forget, OPERATORS)
+report = partial(fallbacks.report, OPERATORS)
+compile_model = compile_step = eager.compile_model
 
 
 def settings(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
@@ -164,19 +160,9 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:  # noqa: ARG001
     return "matrix product", rotary, r"kernel:(?<!pytorch_flash::)\bflash_fwd"
 
 
-def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
-    """Return the model itself."""
-    return model
-
-
-def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
-    """Return the step itself."""
-    return step
-
-
 def versions() -> dict[str, str | None]:
     """The packages' versions; None for what is not installed."""
-    return {package: dispatched.version_of(package) for package in ("flash-attn", "xformers")}
+    return {package: version_of(package) for package in ("flash-attn", "xformers")}
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from bench.methods import tinyllama
 from bench.model.gpt import GPT
-from bench.operators import Operators, dispatched
-from bench.operators.dispatched import HALF, Dispatched, Given, Implementation
+from bench.operators import Operators, fallbacks
+from bench.operators.fallbacks import HALF, Given, Implementation, WithFallbacks
 from bench.spec import Workload
 
 NORM, LOSS = "flash_attn.ops.rms_norm", "flash_attn.losses.cross_entropy"
@@ -30,7 +31,7 @@ def on_cuda(module: str) -> Callable[[Given], str | None]:
             return "runs on CUDA only"
         if given.dtype == torch.float64:
             return "takes no float64"
-        return dispatched.missing(module)
+        return fallbacks.missing(module)
 
     return refuses
 
@@ -50,8 +51,8 @@ OPERATORS = Operators(
     attention=tinyllama.ATTENTION,
     rotary=tinyllama.ROTARY_IN_PLACE,
     swiglu=tinyllama.SWIGLU,
-    norm=Dispatched("norm", [Implementation("dropout_layer_norm", on_cuda(NORM), norm, needs_trial=True)]),
-    loss=Dispatched("loss", [Implementation("xentropy_cuda_lib", on_cuda(LOSS), loss, needs_trial=True)]),
+    norm=WithFallbacks("norm", [Implementation("dropout_layer_norm", on_cuda(NORM), norm, needs_trial=True)]),
+    loss=WithFallbacks("loss", [Implementation("xentropy_cuda_lib", on_cuda(LOSS), loss, needs_trial=True)]),
 )
 PACKAGES = {**tinyllama.PACKAGES, "norm": NORM, "loss": LOSS}
 
@@ -61,14 +62,9 @@ def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
     return tinyllama.refuse_without(PACKAGES, device)
 
 
-def operators() -> Operators:
-    """All five."""
-    return dispatched.forget(OPERATORS)
-
-
-def report() -> dict[str, Any]:
-    """What each operator dispatched to, for the record's detail."""
-    return {"operators": dispatched.report(OPERATORS)}
+operators = partial(fallbacks.forget, OPERATORS)
+report = partial(fallbacks.report, OPERATORS)
+compile_step = tinyllama.compile_step
 
 
 def settings(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
@@ -88,15 +84,10 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:
 
 def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
     """Lay gate and up side by side; the values stay, and so do the parameters themselves."""
-    if dispatched.missing(tinyllama.XFORMERS) is None:
+    if fallbacks.missing(tinyllama.XFORMERS) is None:
         for block in model.blocks:
             lay_side_by_side(block.gate.weight, block.up.weight)
     return model
-
-
-def compile_step(step: Callable[..., Any], workload: Workload) -> Callable[..., Any]:  # noqa: ARG001
-    """Return the step itself."""
-    return step
 
 
 @torch.no_grad()

@@ -135,13 +135,17 @@ class GPT(nn.Module):
 
     def window_mask(self, tokens: Tensor) -> Tensor | None:
         """None (plain causal attention) unless a sliding window is shorter than the sequence."""
-        time, window = tokens.shape[1], self.config.sliding_window
-        if window is None or time <= window:
-            return None
-        place = torch.arange(time, device=tokens.device)
-        visible = (place <= place[:, None]) & (place > place[:, None] - window)
-        zero = self.head.weight.new_zeros(())
-        return torch.where(visible, zero, torch.full_like(zero, float("-inf")))
+        return band(tokens.shape[1], self.config.sliding_window, self.head.weight)
+
+
+def band(time: int, window: int | None, like: Tensor) -> Tensor | None:
+    """What is added to the scores: 0 where a token sees another, else -inf, [time, time]; None: it is only causal."""
+    if window is None or time <= window:
+        return None
+    place = torch.arange(time, device=like.device)
+    visible = (place <= place[:, None]) & (place > place[:, None] - window)
+    zero = like.new_zeros(())
+    return torch.where(visible, zero, torch.full_like(zero, float("-inf")))
 
 
 def build(config: ModelConfig, operators: Operators, dtype: torch.dtype, device: str) -> GPT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 
@@ -59,3 +60,9 @@ def checksum(model: GPT) -> str:
     for name, parameter in model.named_parameters():
         whole.update(f"{name} {tuple(parameter.shape)} {hashing.checksum(parameter)}\n".encode())
     return whole.hexdigest()[:16]
+
+
+def facts(model: GPT) -> dict[str, Any]:
+    """What a record's `proof` says of them: checksum and count."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return {"weights_checksum": checksum(model), "parameters": count}

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.autograd import DeviceType
@@ -22,6 +22,7 @@ from torch.autograd import DeviceType
 from bench.environment import torch_version
 from bench.observe.kernels import group_of
 from bench.record import write_json
+from bench.spec import Spec
 
 LISTING = "dispatch.json"
 SETTLE = 2
@@ -50,13 +51,47 @@ class Count:
 
 
 @dataclass
-class Seen:
+class Profile:
     """What one call ran. `operators` are all of torch's own and others' operators, on either device."""
 
     kind: str
     names: dict[str, Count] = field(default_factory=dict)
     operators: set[str] = field(default_factory=set)
     replays: int | None = None
+
+
+class Profiled(Protocol):
+    """A benchmark's task, as far as it is needed here."""
+
+    def inputs(self, index: int) -> Any:
+        """Make sample `index`'s inputs."""
+
+    def brief(self, inputs: Any) -> str:
+        """Run what is to be profiled; return what that is, in words."""
+
+
+def gather(task: Profiled, spec: Spec, record: dict[str, Any], expected: Sequence[str]) -> None:
+    """Fill the record's `dispatch`; flag it `not_fused`, or `unchecked` where there is no evidence at all."""
+    workload = spec.workload
+    timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
+    changing = any(shape != timed[0] for shape in timed)
+    # Where shapes change, one more sample as they were; else the last one again. What was compiled settles before: the
+    # proof may have called for other things meanwhile, and a CUDA graph is replayed from the third call on.
+    settle = SETTLE if record["compiles"] and not changing else 0
+    inputs = task.inputs(workload.iterations if changing else workload.iterations - 1)
+    flag: str | None = None
+    try:
+        for _ in range(settle):
+            task.brief(inputs)
+        record["dispatch"] = found = examine(lambda: task.brief(inputs), expected, spec.device, spec.folder)
+    except Exception as error:  # noqa: BLE001  (a row without evidence is a row, and says so)
+        record["detail"]["dispatch"] = f"no evidence: {type(error).__name__}: {error}"[:500]
+        flag = "unchecked"
+    else:
+        if found["missing"]:
+            flag = "not_fused"
+    if flag is not None and flag not in record["flags"]:
+        record["flags"].append(flag)
 
 
 def examine(call: Callable[[], str], expected: Sequence[str], device: str, folder: Path) -> dict[str, Any]:
@@ -71,34 +106,19 @@ def examine(call: Callable[[], str], expected: Sequence[str], device: str, folde
     total = sum(count.ns for count in seen.names.values())
     ordered = sorted(seen.names.items(), key=lambda item: (-item[1].ns, item[0]))
     missing = [wanted for wanted in expected if not found(wanted, seen, groups)]
-    listing = {
-        "schema_version": 1,
-        "kind": seen.kind,
-        "what": what,
-        "graph_replays": seen.replays,
-        "names": [
-            {"name": name, "group": group_of(name, seen.kind), "launches": count.launches, "duration_ns": count.ns}
-            for name, count in ordered
-        ],
-        "operators": sorted(seen.operators),
-    }
+    common = {"kind": seen.kind, "what": what, "graph_replays": seen.replays}
+    names = [
+        {"name": name, "group": group_of(name, seen.kind), "launches": count.launches, "duration_ns": count.ns}
+        for name, count in ordered
+    ]
+    listing = {"schema_version": 1, **common, "names": names, "operators": sorted(seen.operators)}
     write_json(folder / LISTING, listing)
     return {
-        "kind": seen.kind,
-        "what": what,
+        **common,
         "launches": sum(count.launches for count in seen.names.values()),
-        "graph_replays": seen.replays,
-        "groups": [
-            {"name": name, "launches": count.launches, "share": share(count, total)} for name, count in groups.items()
-        ],
+        "groups": [entry(name, count, total) for name, count in groups.items()],
         "top": [
-            {
-                "name": shorten(name),
-                "group": group_of(name, seen.kind),
-                "launches": count.launches,
-                "share": share(count, total),
-            }
-            for name, count in ordered[:TOP]
+            {**entry(shorten(name), count, total), "group": group_of(name, seen.kind)} for name, count in ordered[:TOP]
         ],
         "expected": list(expected),
         "missing": missing,
@@ -107,7 +127,12 @@ def examine(call: Callable[[], str], expected: Sequence[str], device: str, folde
     }
 
 
-def profile(call: Callable[[], str], device: str) -> tuple[Seen, str]:
+def entry(name: str, count: Count, total: int) -> dict[str, Any]:
+    """A group or a kernel as the record has it."""
+    return {"name": name, "launches": count.launches, "share": share(count, total)}
+
+
+def profile(call: Callable[[], str], device: str) -> tuple[Profile, str]:
     """Run `call` once under torch's profiler; return what ran and what `call` says."""
     if device == "cuda":
         # A profiler that is torn down, or loaded anew, crashes later replays of CUDA graphs (CUDA before 12.6).
@@ -130,9 +155,9 @@ def profiler(device: str) -> Any:
     return torch.autograd.profiler.profile(use_kineto=True, **told)
 
 
-def read_kernels(events: Iterable[Any]) -> Seen:
+def read_kernels(events: Iterable[Any]) -> Profile:
     """Count kernels and copies among Kineto's own events: torch's list of them costs seconds for a decode step's."""
-    seen, spans, launched, others = Seen("kernels", replays=0), set(), Counter[str](), []
+    seen, spans, launched, others = Profile("kernels", replays=0), set(), Counter[str](), []
     for event in events:
         name = event.name()
         if event.device_type() == DeviceType.CUDA:
@@ -153,9 +178,9 @@ def read_kernels(events: Iterable[Any]) -> Seen:
     return seen
 
 
-def read_operators(events: Iterable[Any]) -> Seen:
+def read_operators(events: Iterable[Any]) -> Profile:
     """Count every operator of a CPU with its own time, which torch's list of events has worked out."""
-    seen = Seen("operators")
+    seen = Profile("operators")
     for event in events:
         if OPERATOR.match(event.name):
             seen.operators.add(event.name)
@@ -184,7 +209,7 @@ def visible_graphs() -> Iterator[None]:
         owner.__call__ = before
 
 
-def by_group(seen: Seen) -> dict[str, Count]:
+def by_group(seen: Profile) -> dict[str, Count]:
     """Launches and time of each group, the longest first."""
     groups: dict[str, Count] = {}
     for name, count in seen.names.items():
@@ -194,7 +219,7 @@ def by_group(seen: Seen) -> dict[str, Count]:
     return dict(sorted(groups.items(), key=lambda item: (-item[1].ns, item[0])))
 
 
-def found(wanted: str, seen: Seen, groups: dict[str, Count]) -> bool:
+def found(wanted: str, seen: Profile, groups: dict[str, Count]) -> bool:
     """Whether one of the alternatives in `wanted` was seen."""
     for one in wanted.split(ALTERNATIVE):
         kind, _, pattern = one.partition(":")

@@ -17,7 +17,7 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
-class Seen:
+class LogitsDigest:
     """Of logits [batch, time, vocabulary]: sketch [batch, time, buckets], top and bits [batch, time] int64."""
 
     sketch: Tensor
@@ -25,11 +25,11 @@ class Seen:
     bits: Tensor
 
 
-def observe(logits: Tensor) -> Seen:
+def observe(logits: Tensor) -> LogitsDigest:
     """Look at an output row by row; the caller may free it afterwards."""
     dtype = reference_dtype(logits.dtype)
     rows = [(sketch(row, dtype=dtype), row.argmax(-1), _bits(row)) for row in logits]
-    return Seen(*(torch.stack(parts) for parts in zip(*rows)))  # noqa: B905  (Python 3.10's zip)
+    return LogitsDigest(*(torch.stack(parts) for parts in zip(*rows)))  # noqa: B905  (Python 3.10's zip)
 
 
 def _bits(row: Tensor) -> Tensor:

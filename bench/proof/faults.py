@@ -6,8 +6,9 @@ there and near 0 where it is not, also where the effect is smaller than the prec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ def hidden_states(model: Layerwise, tokens: Tensor, prompt: int | None = None) -
     if config.kv_heads < config.heads:
         changes["key heads tiled instead of repeated"] = {"attention": _tiled}
     if prompt is not None:
-        changes["cache one step late"] = {"attention": _late(prompt)}
-        changes["cache mask open by one slot"] = {"attention": _open(prompt)}
+        changes["cache one step late"] = {"attention": partial(_with_zeros, prompt=prompt, own=True)}
+        changes["cache mask open by one slot"] = {"attention": partial(_with_zeros, prompt=prompt, own=False)}
     for name, change in changes.items():
         yield name, model.with_operators(**change).forward(tokens)
     if config.layers > 1:
@@ -124,26 +125,12 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return layerwise.attention(q, k.repeat(1, 1, groups, 1), v.repeat(1, 1, groups, 1), mask)
 
 
-def _late(prompt: int) -> Callable[..., Tensor]:
-    """From position `prompt` on, a token's own slot still holds zeros, and is seen."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return _with_zeros(q, k, v, mask, prompt, own=True)
-
-    return attend
-
-
-def _open(prompt: int) -> Callable[..., Tensor]:
-    """The slot after a token's own is seen: the next of the prompt, or one that still holds zeros."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return _with_zeros(q, k, v, mask, prompt, own=False)
-
-    return attend
-
-
 def _with_zeros(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prompt: int, *, own: bool) -> Tensor:
-    """Attention with one more slot, of zeros, which those see whose slot is not written yet."""
+    """Attention with one more slot, of zeros, which those see whose slot is not written yet.
+
+    `own`: from position `prompt` on, a token's own slot still holds zeros, and is seen. Else the slot after its own is
+    seen: the next of the prompt, or one that still holds zeros.
+    """
     time = q.shape[1]
     place = torch.arange(time, device=q.device)
     visible = place <= place[:, None]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.benchmarks import Context
 from bench.model import hashing, weights
-from bench.observe.logits import Seen, observe
+from bench.observe.logits import LogitsDigest, observe
 from bench.observe.sketch import sketch
 from bench.operators import reference_dtype
 from bench.proof import faults, levels
@@ -71,7 +71,7 @@ class Same:
     def __init__(self, checks: Checks, level: Level | None, norm: Tensor) -> None:
         self.checks, self.level, self.norm = checks, level, norm
 
-    def judge(self, name: str, one: Seen, other: Seen, what: str, until: int | None = None) -> None:
+    def judge(self, name: str, one: LogitsDigest, other: LogitsDigest, what: str, until: int | None = None) -> None:
         """Compare the positions before `until`; without a known error only equal bits can pass."""
         part = slice(None, until)
         changed = int((one.bits[:, part] != other.bits[:, part]).sum())
@@ -82,15 +82,14 @@ class Same:
             self.checks.unchecked(name, f"{what}: {changed} positions changed, and no reference says how far they may")
             return
         errors = levels.distance(one.sketch[:, part], other.sketch[:, part], self.norm[:, part])
-        ratios = torch.nan_to_num(errors.double() / self.level.rows[:, part], nan=float("inf"))
-        worst = float(ratios.max())
-        text = f"{what}: {changed} positions changed, most {place(ratios)}: {worst:.3g} times eager's error"
+        worst, where = self.level.worst(errors)
+        text = f"{what}: {changed} positions changed, most {place(where, errors)}: {worst:.3g} times eager's error"
         self.checks.at_most(name, worst, levels.SAME, text)
 
 
-def place(ratios: Tensor) -> str:
-    """Where the largest of [batch, time] is."""
-    row, position = divmod(int(ratios.argmax()), ratios.shape[1])
+def place(where: int, errors: Tensor) -> str:
+    """A place among the flattened [batch, time], in words."""
+    row, position = divmod(where, errors.shape[1])
     return f"batch row {row}, position {position}"
 
 
@@ -128,7 +127,9 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
     return facts
 
 
-def against(context: Context, tokens: Tensor, found: Seen, reference: Reference, checks: Checks) -> dict[str, Any]:
+def against(
+    context: Context, tokens: Tensor, found: LogitsDigest, reference: Reference, checks: Checks
+) -> dict[str, Any]:
     """Judge the logits of `tokens`, the last sample's, by the reference."""
     tensors, dtype = reference.tensors, context.model.head.weight.dtype
     judge_identity(context, reference, hashing.checksum(tokens), checks)
@@ -139,8 +140,7 @@ def against(context: Context, tokens: Tensor, found: Seen, reference: Reference,
         checks.at_most("logits", ratio, limit, f"error of the logits is {ratio:.3g} times eager's")
     with checks.guard("rows"):
         worst, where = level.worst(errors)
-        row, position = divmod(where, tokens.shape[1])
-        what = f"batch row {row}, position {position}: {worst:.3g} times eager's error, the most of any position"
+        what = f"{place(where, errors)}: {worst:.3g} times eager's error, the most of any position"
         checks.at_most("rows", worst, levels.limit(levels.ROW, errors.numel()), what)
     with checks.guard("top-1"):
         top, eager_top = tensors["top"].long(), tensors["eager_top"].long()
@@ -149,7 +149,7 @@ def against(context: Context, tokens: Tensor, found: Seen, reference: Reference,
         what = f"another largest logit at {wrong} of {top.numel()} positions, eager's at {eager_wrong}"
         checks.at_most("top-1", wrong, limit, what)
     error = float((errors * norm).norm() / norm.norm())
-    facts: dict[str, Any] = {"reference": record_reference(reference, error)}
+    facts: dict[str, Any] = {"reference": reference.recorded(error)}
     with checks.guard("known faults"):
         some = tensors["effects"].shape[1]
         effects = dict(zip(reference.facts["faults"], tensors["effects"].flatten(1, 2)))  # noqa: B905
@@ -184,10 +184,3 @@ def judge_identity(context: Context, reference: Reference, inputs: int, checks: 
         "made of the same weights and inputs" if right else f"weights {mine} or inputs differ from its own ({theirs})"
     )
     checks.judge("reference", right, what=what)
-
-
-def record_reference(reference: Reference, error: float | None) -> dict[str, Any]:
-    """The record's `reference`."""
-    facts = reference.facts
-    known = {"stack": facts.get("stack"), "dtype": facts["dtype"], "eager_error": facts["eager_error"]}
-    return {"sha256": reference.sha256, "error": finite(error), **known}

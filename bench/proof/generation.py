@@ -18,7 +18,7 @@ from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
 from bench.proof import faults, levels, sampler
 from bench.proof.checks import Checks, finite
-from bench.proof.forward import judge_identity, judge_match, record_reference
+from bench.proof.forward import judge_identity, judge_match
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
 from bench.proof.reference_file import Reference
@@ -206,7 +206,7 @@ class Proof:
         judge_identity(context, self.reference, hashing.checksum(ids), checks)
         norm, truth = tensors["norm"][:, : self.steps], tensors["sketch"]
         errors = levels.distance(sketch(found.logits, dtype=self.exact.dtype), truth, norm)
-        self.facts["reference"] = record_reference(self.reference, float((errors * norm).norm() / norm.norm()))
+        self.facts["reference"] = self.reference.recorded(float((errors * norm).norm() / norm.norm()))
         level = Level(tensors["eager_error"][:, : self.steps], self.weight.dtype)
         self.limited(("reference", "reference"), errors, level, "the reference's continuation")
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench.model.gpt import GPT, Block
+from bench.model.gpt import GPT, Block, band
 from bench.operators import Operators
 
 
@@ -57,13 +57,7 @@ class Layerwise:
 
     def mask(self, time: int) -> Tensor | None:
         """[time, time] to be added to the scores where a sliding window cuts, else None (causal)."""
-        window = self.config.sliding_window
-        if window is None or time <= window:
-            return None
-        place = torch.arange(time, device=self.model.cos.device)
-        visible = (place <= place[:, None]) & (place > place[:, None] - window)
-        zero = torch.zeros((), dtype=self.dtype, device=visible.device)
-        return torch.where(visible, zero, zero - float("inf"))
+        return band(time, self.config.sliding_window, self.model.cos.new_empty((), dtype=self.dtype))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """[batch, time] -> [batch, time, width]."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import time
 import traceback
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,10 +33,7 @@ def run(spec: Spec, record: dict[str, Any], events: Events) -> None:
         raise ValueError(f"a reference of {len(subjects)} subjects has {len(spec.subject_ids)} subject ids")
     events.phase("model")
     model, tokenizer = make_model(spec, eager)
-    record["proof"] = {
-        "weights_checksum": weights.checksum(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
+    record["proof"] = weights.facts(model)
     events.phase("references")
     found: dict[str, Any] = {}
     record["detail"]["references"] = found
@@ -62,10 +60,7 @@ def run(spec: Spec, record: dict[str, Any], events: Events) -> None:
 
 def make_one(spec: Spec, subject: Workload, model: Any, tokenizer: Any) -> Any:
     """(tensors, facts) of one workload, by eager on `model`, in the grad mode of its samples."""
-
-    def refill() -> None:
-        fill_model(spec, model)
-
+    refill = partial(fill_model, spec, model)
     context = benchmarks.Context(subject, model, eager, Clock(spec.device), spec.device, tokenizer, refill)
     task = benchmarks.load(subject.benchmark).build(context)
     with GRAD_MODES[grad_mode(task.inference)]():

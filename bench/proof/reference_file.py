@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.proof.checks import finite
+
 CODES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32}
 NAMES = {dtype: code for code, dtype in CODES.items()}
 LIMIT_BYTES = 2_000_000_000
@@ -26,6 +28,11 @@ class Reference:
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
     sha256: str | None = None
+
+    def recorded(self, error: float | None) -> dict[str, Any]:
+        """The record's `reference`; `error` is that of what was timed."""
+        known = {"stack": self.facts.get("stack"), **{key: self.facts[key] for key in ("dtype", "eager_error")}}
+        return {"sha256": self.sha256, "error": finite(error), **known}
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[str, int]:

@@ -143,16 +143,10 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
                 raise ValueError("the reference was made with other weights")
             truth = Truth(reference, dtype)
             explain = Diagnosis(context, task, truth, leftover)
-            result["reference"] = {
-                "sha256": reference.sha256,
-                "stack": truth.facts.get("stack"),
-                "dtype": truth.facts["dtype"],
-                "error": judge_gradients(steps[0], truth, explain, checks),
-                "eager_error": truth.facts["eager_error"],
-            }
+            result["reference"] = reference.recorded(judge_gradients(steps[0], truth, explain, checks))
             judge_loss(steps[0], truth, checks)
-        judge_optimizer(context, task, steps, checks)
-        judge_steps(context, steps, truth, checks)
+        judge_optimizer(task, steps, checks)
+        judge_steps(task, steps, truth, checks)
     if task.lost is not None:
         checks.judge("finite", passed=False, what=f"{task.lost} is not finite after the last timed step")
     return result
@@ -174,9 +168,7 @@ class Step:
 
 def take_steps(context: Context, task: Any) -> list[Step]:
     """STEPS steps at the workload's learning rate, the first over the reference's sample, then one at a rate of 1."""
-    workload = context.workload
-    assert workload.learning_rate is not None
-    samples = [chosen_sample(context, task), *(index % workload.iterations for index in range(1, STEPS + 1))]
+    samples = [chosen_sample(context, task), *(i % context.workload.iterations for i in range(1, STEPS + 1))]
     groups = task.optimizer.param_groups
     steps, before = [], [group["lr"] for group in groups]
     try:
@@ -184,7 +176,7 @@ def take_steps(context: Context, task: Any) -> list[Step]:
             last = number == STEPS
             for group in groups if last else ():
                 group["lr"] = 1.0
-            rate = 1.0 if last else workload.learning_rate
+            rate = 1.0 if last else task.rate
             steps.append(take_step(context, task, sample, rate, compared=number == 0))
     finally:
         for group, rate in zip(groups, before, strict=True):
@@ -194,11 +186,9 @@ def take_steps(context: Context, task: Any) -> list[Step]:
 
 def take_step(context: Context, task: Any, sample: int, rate: float, *, compared: bool) -> Step:
     """One call of the timed callable under watch; with sketches of its gradients if they are to be compared."""
-    workload = context.workload
-    assert workload.weight_decay is not None
-    dtype = reference_dtype(getattr(torch, workload.dtype)) if compared else None
+    dtype = reference_dtype(getattr(torch, context.workload.dtype)) if compared else None
     inputs = task.inputs(sample)
-    with watching(context.model, task.optimizer, rate, workload.weight_decay, dtype) as watch:
+    with watching(context.model, task.optimizer, rate, task.decay, dtype) as watch:
         output = task.call(inputs)
     return Step(watch, task.loss(output))
 
@@ -258,11 +248,9 @@ class Diagnosis:
         if mistake := truth.mistake(found):
             return mistake
         assert self.context.refill is not None
-        rate, sample = self.context.workload.learning_rate, truth.facts["sample"]
-        assert rate is not None
         for _ in range(2):
             self.context.refill()
-            again = take_step(self.context, self.task, sample, rate, compared=True)
+            again = take_step(self.context, self.task, truth.facts["sample"], self.task.rate, compared=True)
         if truth.right(again.watch.sketches):
             return "the step used the inputs of the call before"
         return None
@@ -275,34 +263,30 @@ def judge_loss(step: Step, truth: Truth, checks: Checks) -> None:
     checks.at_most("loss", abs(loss - truth.facts["loss"]), limit, what)
 
 
-def judge_optimizer(context: Context, task: Any, steps: list[Step], checks: Checks) -> None:
-    """The step at a learning rate of 1, where the optimizer's object was told no other."""
-    workload, watch = context.workload, steps[-1].watch
-    assert workload.learning_rate is not None
-    assert workload.weight_decay is not None
+def judge_optimizer(task: Any, steps: list[Step], checks: Checks) -> None:
+    """The step at a learning rate of 1, unless the optimizer itself was given another rate than the workload's."""
+    watch = steps[-1].watch
     whole = together(watch.moves)
     share = whole.illegal / max(1, whole.elements)
     what = f"{whole.elements} elements are legal roundings of w - lr (g + wd w) at lr 1"
-    wrong = [group["lr"] for group in task.optimizer.param_groups if float(group["lr"]) != workload.learning_rate]
+    wrong = [group["lr"] for group in task.optimizer.param_groups if float(group["lr"]) != task.rate]
     if wrong:
-        what = f"the learning rate is {float(wrong[0]):.6g}, the workload's is {workload.learning_rate:.6g}"
+        what = f"the learning rate is {float(wrong[0]):.6g}, the workload's is {task.rate:.6g}"
     elif watch.steps != 1 or steps[-1].skipped:
         what = stepped(steps, len(steps) - 1)
     elif whole.illegal:
-        what = "; ".join(filter(None, [illegal(watch.moves), cause(whole, 1.0, workload.weight_decay)]))
+        what = "; ".join(filter(None, [illegal(watch.moves), cause(whole, 1.0, task.decay)]))
     passed = not wrong and watch.steps == 1 and whole.illegal == 0
     checks.judge("optimizer", passed, value=share if watch.moves else None, limit=0, what=what)
 
 
-def judge_steps(context: Context, steps: list[Step], truth: Truth | None, checks: Checks) -> None:
+def judge_steps(task: Any, steps: list[Step], truth: Truth | None, checks: Checks) -> None:
     """The four steps at the workload's learning rate: each moves what it must, and nothing elsewhere."""
-    workload, first = context.workload, steps[:STEPS]
-    assert workload.learning_rate is not None
-    assert workload.weight_decay is not None
+    dtype = task.workload.dtype
     alive = {name for step in steps for name, move in step.watch.moves.items() if move.fed}
     alive.update(truth.alive if truth else ())
     faults, changed, hidden = [], [], False
-    for number, step in enumerate(first):
+    for number, step in enumerate(steps[:STEPS]):
         moves = step.watch.moves
         whole = together(moves)
         changed.append(whole.changed)
@@ -314,12 +298,11 @@ def judge_steps(context: Context, steps: list[Step], truth: Truth | None, checks
         elif still:
             faults.append(f"the gradient of {still[0]} is zero {place}, {len(still)} of {len(moves)} are")
         elif whole.illegal:
-            exact = context.workload.dtype in {"float32", "float64"}
-            why = cause(whole, workload.learning_rate, workload.weight_decay) if exact else None
+            why = cause(whole, task.rate, task.decay) if dtype in {"float32", "float64"} else None
             faults.append("; ".join(filter(None, [f"{place} {illegal(moves)}", why])))
     what = f"elements changed by each step: {', '.join(map(str, changed))} of {whole.elements}"
     if hidden and not faults:
-        checks.unchecked("steps", f"at this learning rate no weight has to change in {workload.dtype}; {what}")
+        checks.unchecked("steps", f"at this learning rate no weight has to change in {dtype}; {what}")
     else:
         checks.judge("steps", not faults, value=len(faults), limit=0, what=faults[0] if faults else what)
 

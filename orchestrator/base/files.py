@@ -1,4 +1,7 @@
-"""Reading what a person wrote (TOML, JSON): whatever is wrong becomes one line with file, key, reason and remedy."""
+"""Files: reading what a person wrote (TOML, JSON), checking it, writing whole or not at all, hashing.
+
+Whatever is wrong becomes one line with file, key, reason and remedy.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,7 +22,6 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import BENCH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 
@@ -44,6 +48,15 @@ REMEDIES = {
 }
 
 
+class Frozen(BaseModel):
+    """A value: never changed after it was made, and never with keys that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# What the operating system refuses.
+
+
 def os_error(error: OSError, where: Path | str) -> UsageError:
     """Return the line for a failed call of the operating system."""
     what = (error.strerror or str(error)).lower()
@@ -51,54 +64,63 @@ def os_error(error: OSError, where: Path | str) -> UsageError:
     return UsageError(what, where=str(where), remedy=remedy)
 
 
+@contextmanager
+def os_errors(where: Path | str) -> Iterator[None]:
+    """Turn what fails inside, calls of the operating system alone, into a UsageError about `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise os_error(error, where) from error
+    except ValueError as error:  # a zero byte in the name
+        raise UsageError(str(error), where=repr(str(where)), remedy="check the path") from error
+
+
+# Reading.
+
+
 def read_bytes(path: Path, *, limit: int = FILE_LIMIT_BYTES, follow_links: bool = True) -> bytes:
     """Return what a plain file of at most `limit` bytes holds; anything else is a UsageError."""
-    try:
+    with os_errors(path):
         # Not blocking: a named pipe that nobody writes to must not hang the command.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW))
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError):  # A zero byte in the name.
-            raise UsageError(str(error), where=repr(str(path)), remedy="check the path") from error
-        raise os_error(error, path) from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise UsageError("not a plain file", where=str(path), remedy="name a file")
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size > limit:
-            raise UsageError(
-                f"{status.st_size} bytes, more than the limit of {limit}",
-                where=str(path),
-                remedy="is it the right file?",
-            )
+            what = f"{status.st_size} bytes, more than the limit of {limit}"
+            raise UsageError(what, where=str(path), remedy="is it the right file?")
         return file.read(limit + 1)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the TOML file as a dictionary."""
-    try:
-        return tomllib.loads(read_bytes(path).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"no valid TOML: {_one_line(str(error))}", where=str(path), remedy="correct the syntax there"
-        ) from error
-    except RecursionError as error:
-        raise UsageError("no valid TOML: nested too deeply", where=str(path), remedy="flatten it") from error
+    raw: dict[str, Any] = _parsed(path, tomllib.loads, "TOML")
+    return raw
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON file, an object, as a dictionary."""
-    try:
-        raw = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"no valid JSON: {_one_line(str(error))}", where=str(path), remedy="correct the syntax there"
-        ) from error
+    raw = _parsed(path, json.loads, "JSON")
     if not isinstance(raw, dict):
-        raise UsageError("no JSON object", where=str(path), remedy="the outermost value must be in braces")
+        raise UsageError("not a JSON object", where=str(path), remedy="the outermost value must be in braces")
     return raw
+
+
+def _parsed(path: Path, parse: Callable[[str], Any], kind: str) -> Any:
+    try:
+        return parse(read_bytes(path).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8") from error
+    except RecursionError as error:
+        raise UsageError(f"not valid {kind}: nested too deeply", where=str(path), remedy="flatten it") from error
+    except ValueError as error:
+        what = f"not valid {kind}: {_one_line(str(error))}"
+        raise UsageError(what, where=str(path), remedy="correct the syntax there") from error
+
+
+# Checking what was read, by a pydantic model.
 
 
 def validate(model: type[T], raw: dict[str, Any], path: Path) -> T:
@@ -107,11 +129,8 @@ def validate(model: type[T], raw: dict[str, Any], path: Path) -> T:
         text = json.dumps(raw)
     except (TypeError, ValueError) as error:
         # TOML knows dates and times; none of the files here does.
-        raise UsageError(
-            f"a value of a kind that is not used here ({_one_line(str(error))})",
-            where=str(path),
-            remedy="write numbers, text, true or false",
-        ) from error
+        what = f"a value of a kind that is not used here ({_one_line(str(error))})"
+        raise UsageError(what, where=str(path), remedy="write numbers, text, true or false") from error
     try:
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -124,18 +143,16 @@ def explain_validation(error: ValidationError, raw: Any, model: type[BaseModel])
     # An unknown key explains most other errors (it is usually the misspelt missing one): name it first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
-    location = problem["loc"]
+    location, kind = problem["loc"], problem["type"]
     key = key_name(location, raw)
-    kind = problem["type"]
     if kind == "extra_forbidden":
         line = f"{key}: unknown key{_suggestion(str(location[-1]), model, location)}"
     elif kind == "missing":
         line = f"{key}: missing; add this key"
     else:
-        reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        shown = _shown(problem["input"])
-        must = f"must be {reason}" if problem["msg"].startswith("Input should be ") else reason
-        line = f"{key}: {must}, is {shown}" if key and shown else f"{key}: {must}" if key else must
+        must = problem["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ", 1)
+        shown = _shown(problem["input"]) if key else ""
+        line = (f"{key}: " if key else "") + must + (f", is {shown}" if shown else "")
     more = len(problems) - 1
     return _one_line(f"{line} (and {more} more)" if more else line)
 
@@ -163,10 +180,8 @@ def closest(word: str, known: Sequence[str]) -> str:
 
 def unknown(kind: str, word: str, known: Sequence[str], *, where: str = "") -> UsageError:
     """Return the error for a name that nothing here has, listing the names that there are."""
-    names = ", ".join(known) if known else "none"
-    return UsageError(
-        f'unknown {kind} "{_one_line(word)}"{closest(word, known)}', where=where, remedy=f"known: {names}"
-    )
+    what = f'unknown {kind} "{_one_line(word)}"{closest(word, known)}'
+    return UsageError(what, where=where, remedy=f"known: {', '.join(known) or 'none'}")
 
 
 def _suggestion(word: str, model: type[BaseModel], location: Sequence[str | int]) -> str:
@@ -212,8 +227,11 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+# Writing: a reader sees the old content or the new one, never half of either.
+
+
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`. A reader sees the old content or the new one, never half of either."""
+    """Replace `path` by `text`."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -225,25 +243,19 @@ def write_json(path: Path, content: Any) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`; no space, no right to write and the like are UsageErrors."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with os_errors(path):
         try:
             beside.write_bytes(content)
             beside.replace(path)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise os_error(error, path) from error
 
 
 def make_folder(path: Path) -> None:
     """Make `path` and its parents; it may exist. A file in its place is a UsageError."""
-    try:
+    with os_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError):
-            raise UsageError(str(error), where=repr(str(path)), remedy="check the path") from error
-        raise os_error(error, path) from error
 
 
 def check_writable(folder: Path) -> None:
@@ -253,10 +265,7 @@ def check_writable(folder: Path) -> None:
     (folder / ".writable").unlink(missing_ok=True)
 
 
-class Frozen(BaseModel):
-    """A value: never changed after it was made, and never with keys that nobody reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+# Hashing.
 
 
 def bench_source(folder: Path = BENCH) -> str:
@@ -274,10 +283,8 @@ def hash_files(folder: Path, paths: Iterable[Path], more: bytes = b"") -> str:
     """Return the SHA-256 over the places below `folder` and the bytes of `paths`, in this order, and over `more`."""
     total = hashlib.sha256()
     for path in paths:
-        try:
+        with os_errors(path):
             content = path.read_bytes()
-        except OSError as error:
-            raise os_error(error, path) from error
         # Lengths in between: moving bytes from one file to the next must not go unnoticed.
         total.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
         total.update(content)

@@ -1,4 +1,7 @@
-"""Files beside the record that a cell's process wrote: taken over only where they are plain files of a sane size."""
+"""Folders that a cell's process may write to: what is taken from there, and what is put there.
+
+Taken over are only plain files of a sane size.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ import stat
 from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import make_folder, os_error
+from orchestrator.base.files import make_folder, os_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 SIDE_FILE_LIMIT_BYTES = 2_000_000
-READ_ONLY = 0o444
+READ_ONLY, READABLE = 0o444, 0o644
 PIECE_BYTES = 2**22
 
 
@@ -28,20 +31,17 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
     """
     make_folder(target.parent)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    found, copied = hashlib.sha256(), 0
     try:
-        with _open_plain(source) as file:
-            found, copied = hashlib.sha256(), 0
-            with beside.open("wb") as out:
-                while piece := file.read(PIECE_BYTES):
-                    copied += len(piece)
-                    if copied > limit:
-                        raise UsageError(f"more than {limit} bytes", where=source.name)
-                    found.update(piece)
-                    out.write(piece)
+        with os_errors(source.name), _open_plain(source) as file, beside.open("wb") as out:
+            while piece := file.read(PIECE_BYTES):
+                copied += len(piece)
+                if copied > limit:
+                    raise UsageError(f"more than {limit} bytes", where=source.name)
+                found.update(piece)
+                out.write(piece)
             beside.chmod(READ_ONLY)
             beside.replace(target)
-    except OSError as error:
-        raise os_error(error, source.name) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -69,11 +69,8 @@ def _open_plain(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-READABLE = 0o644
-
-
 def place_file(folder: Path, name: str, content: str) -> None:
-    """Put a file into a folder that somebody else may write to: made anew, then renamed, through no link.
+    """Put a file into a folder that somebody else may write to: written beside it, then renamed, through no link.
 
     Where it cannot be done there is none, and bench goes on without.
     """

@@ -1,27 +1,78 @@
-"""Commands over records that exist: compare them, send them, take them in, run one again, look back."""
+"""Commands over records that exist: show them, explain them, compare them, send them, take them in, look back."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.base.paths import RESULTS
+from orchestrator.cli import options
 
-FOLDER = click.Path(path_type=Path)
-RESULTS_OPTION = click.option(
-    "--results", type=FOLDER, default=RESULTS, metavar="FOLDER", help="Where runs are kept (default: results)."
+if TYPE_CHECKING:
+    from orchestrator.analysis.protocol import Protocol
+
+
+@click.command("table", short_help="Print a run's tables.")
+@click.argument("run", required=False)
+@click.option(
+    "--protocol",
+    type=click.Choice(["note", "steady"]),
+    help="Order Markdown by it; only its rows in JSON and CSV. Both without.",
 )
+@click.option("--format", "form", **options.one_of("markdown", "json", "csv", "latex"))
+@options.results
+def table_command(run: str | None, protocol: Protocol | None, form: str, results: Path) -> None:
+    """Print the tables of RUN (a run's name or folder; the newest without)."""
+    from orchestrator.records.store import find_run
+    from orchestrator.report.tables import render_tables
+
+    found = find_run(results, run)
+    click.echo(render_tables(found.folder, list(found.records()), protocol=protocol, form=form), nl=False)
+
+
+@click.command("report", short_help="Write runs as one HTML page.")
+@click.argument("names", metavar="[RUN]...", nargs=-1)
+@click.option(
+    "-o", "--output", type=options.PATH, metavar="FILE", help="Where to (default: report.html in the run's folder)."
+)
+@options.results
+def report_command(names: tuple[str, ...], output: Path | None, results: Path) -> None:
+    """Write one HTML page over the RUNs (names or folders; the newest without): it needs nothing but a browser.
+
+    Of several runs it has every row, and shows them side by side; without -o it lies in the first one's folder.
+    """
+    from orchestrator.records.store import find_run
+    from orchestrator.report.page import PAGE_FILE, write_page
+
+    folders = [find_run(results, name).folder for name in dict.fromkeys(names or (None,))]
+    target = output or folders[0] / PAGE_FILE
+    size = write_page(folders, target)
+    click.echo(f"{target} ({size / 1e6:.2f} MB)")
+
+
+@click.command("explain", short_help="Explain one cell's figures.")
+@click.argument("cell")
+@options.run
+@options.results
+def explain_command(cell: str, run: str | None, results: Path) -> None:
+    """Explain one CELL's figures: what ran, every sample, and where the time went.
+
+    CELL is a title (`forward inductor@cpu`), the name of a record's file, or the beginning of a cell_id.
+    """
+    from orchestrator.records.store import find_run
+    from orchestrator.report.explain import explain
+
+    click.echo(explain(find_run(results, run).folder, cell))
 
 
 @click.command("compare", short_help="Compare two runs, methods or stacks.")
 @click.argument("a")
 @click.argument("b")
-@click.option("--benchmark", "benchmarks", multiple=True, metavar="NAME", help="Only this benchmark. Repeatable.")
+@options.benchmarks
 @click.option("--across-gpus", is_flag=True, help="Give verdicts although the GPU's model differs.")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
-@RESULTS_OPTION
+@click.option("--format", "form", **options.one_of("text", "markdown", "json"))
+@options.results
 def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus: bool, form: str, results: Path) -> int:
     """Compare B with A, cell by cell: how many times as fast, with interval and verdict.
 
@@ -46,11 +97,25 @@ def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus:
     return comparison.exit_code
 
 
+@click.command("history", short_help="Show figures over many runs.")
+@click.option("--since", metavar="WHEN", help="Only since then: 30d, 12h, 2w, or a date.")
+@click.option("--cell", metavar="WORDS", help="Only lines with these words: 'forward inductor@cpu', a model, a device.")
+@click.option("--format", "form", **options.one_of("text", "json"))
+@options.results
+def history_command(*, since: str | None, cell: str | None, form: str, results: Path) -> None:
+    """Show the figures of all runs by time: a line for each workload, method, stack and model of device."""
+    from orchestrator.analysis.history import history
+    from orchestrator.report.tables.history import as_json, as_text
+
+    lines = history(results, since=since, cell=cell)
+    click.echo(as_json(lines) if form == "json" else as_text(lines))
+
+
 @click.command("bundle", short_help="Pack a run into one file.")
 @click.argument("run", required=False)
-@click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Where to (default: the run's name, .tar.gz).")
+@click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Where to (default: the run's name, .tar.gz).")
 @click.option("--references", is_flag=True, help="References too: large, and made again where they are missing.")
-@RESULTS_OPTION
+@options.results
 def bundle_command(run: str | None, *, output: Path | None, references: bool, results: Path) -> None:
     """Pack RUN (a run's name or folder; the newest without) into one file to send: records, logs, tables.
 
@@ -70,8 +135,8 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 
 
 @click.command("import", short_help="Take in a bundled run.")
-@click.argument("file", type=FOLDER)
-@RESULTS_OPTION
+@click.argument("file", type=options.PATH)
+@options.results
 def import_command(file: Path, *, results: Path) -> None:
     """Check the bundle FILE and put its run into the results. Nothing there is overwritten."""
     from orchestrator.base.text import counted
@@ -83,49 +148,3 @@ def import_command(file: Path, *, results: Path) -> None:
     same = "plan, bench and launcher are the same"
     unfinished = "" if run.finished else f"; not finished: run-all would go on with it where {same}"
     click.echo(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}{unfinished}")
-
-
-@click.command("reproduce", short_help="Run a recorded cell again.")
-@click.argument("row")
-@click.option("--run", metavar="NAME|FOLDER", help="The run that has the cell; the newest without.")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rounds to run.")
-@click.option(
-    "--stacks", "stack_folders", multiple=True, type=FOLDER, metavar="FOLDER", help="More stacks. Repeatable."
-)
-@click.option("--gpu", metavar="UUID", help="The GPU to run on.")
-@click.option("--launcher", type=click.Choice(["auto", "docker", "local"]), default="auto", show_default=True)
-@click.option("--checkpoint", type=FOLDER, metavar="FOLDER", help="The weights, where the record is of a checkpoint.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(1), metavar="SECONDS", help="Deadline of the cell.")
-@click.option("--allow-busy", is_flag=True, help="Run although something else uses the GPU.")
-@RESULTS_OPTION
-def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any) -> int:
-    """Run the cell of ROW again, in a run of its own, and say whether its figure came out again and what differs.
-
-    ROW is a record's file, also one that somebody sent, or a cell as `explain` names it. A file in a run stands for its
-    row there, with all of its rounds. The stack and the method are this host's, by the record's names; the image is the
-    record's own where this host has built it.
-
-    With five rounds on both sides the verdict is given; with fewer, whether the new figure lies inside the old
-    interval. Exit code: 0 came out again, 1 did not, 2 cannot be told, 3 nothing ran.
-    """
-    from orchestrator.plan.choice import RunOptions
-    from orchestrator.runner.reproduce import reproduce
-
-    return reproduce(row, run, RunOptions(results=results, fresh=True, **chosen))
-
-
-@click.command("history", short_help="Show figures over many runs.")
-@click.option("--since", metavar="WHEN", help="Only since then: 30d, 12h, 2w, or a date.")
-@click.option("--cell", metavar="WORDS", help="Only lines with these words: 'forward inductor@cpu', a model, a device.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@RESULTS_OPTION
-def history_command(*, since: str | None, cell: str | None, form: str, results: Path) -> None:
-    """Show the figures of all runs by time: a line for each workload, method, stack and model of device."""
-    from orchestrator.analysis.history import history
-    from orchestrator.report.tables.history import as_json, as_text
-
-    lines = history(results, since=since, cell=cell)
-    click.echo(as_json(lines) if form == "json" else as_text(lines))
-
-
-COMMANDS = (compare_command, bundle_command, import_command, reproduce_command, history_command)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.base.files import Frozen
-from orchestrator.plan.workload import Benchmark, Role, Workload, digest
+from orchestrator.plan.workload import Benchmark, Identified, Role, Workload, digest
 
 Device = Literal["cuda", "cpu"]
 Cache = Literal["cold", "shared"]
 
 
-class Cell(Frozen):
+class Cell(Identified):
     """A benchmark by a method on a stack, with its workload: one fresh process in one fresh container per round."""
+
+    VERSION_1 = frozenset({"stack", "method", "device", "workload", "cache", "role"})
+    NOT_HASHED = frozenset({"timeout_s", "rounds", "warm"})
 
     stack: str
     method: str
@@ -33,9 +36,11 @@ class Cell(Frozen):
     @property
     def key(self) -> str:
         """What this cell is, whatever the host: used to match a plan with an unfinished run's."""
-        content = [self.stack, self.method, self.device, self.workload.workload_id, self.cache]
-        # A row may have a probe's workload: then they are two cells all the same.
-        return digest([*content, self.role] if self.role == "probe" else content)
+        content: list[Any] = [self.stack, self.method, self.device, self.workload.workload_id, self.cache]
+        if self.role == "probe":  # a row may have a probe's workload: then they are two cells all the same
+            content.append(self.role)
+        later = self.hashed_later()
+        return digest([*content, later] if later else content)
 
     def cell_id(self, *, environment: str, bench_source: str, gpu: str | None) -> str:
         """Identity of what is measured: the key with environment, bench source, GPU model and driver."""

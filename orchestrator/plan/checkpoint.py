@@ -56,6 +56,10 @@ class Checkpoint(Frozen):
     inside: str
 
 
+def _damaged(what: str, where: Path | str) -> UsageError:
+    return UsageError(what, where=str(where), remedy=BAD_DOWNLOAD)
+
+
 @dataclass(frozen=True)
 class _Header:
     """One safetensors file's own list of tensors: name to dtype and shape."""
@@ -84,7 +88,7 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
     weights, a truncated or malformed file, and a tensor that is missing, unknown, or of a wrong shape or dtype.
     """
     if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
+        what = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(what, where=str(folder), remedy="name a folder with config.json and model.safetensors")
     try:
         model = _model(folder)
@@ -118,7 +122,7 @@ def _model(folder: Path) -> ModelConfig:
 def _bounded(path: Path, limit: int) -> bytes:
     size = path.stat().st_size
     if size > limit:
-        raise UsageError(f"has {size} bytes, at most {limit} are read", where=str(path), remedy=BAD_DOWNLOAD)
+        raise _damaged(f"has {size} bytes, at most {limit} are read", path)
     return path.read_bytes()
 
 
@@ -127,9 +131,9 @@ def _json(data: bytes, where: str) -> dict[str, Any]:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else "not in UTF-8, or not within bounds"
-        raise UsageError(f"is no JSON: {reason}", where=where, remedy=BAD_DOWNLOAD) from error
+        raise _damaged(f"is not JSON: {reason}", where) from error
     if not isinstance(value, dict):
-        raise UsageError("is no JSON object", where=where, remedy=BAD_DOWNLOAD)
+        raise _damaged("is not a JSON object", where)
     return value
 
 
@@ -139,27 +143,23 @@ def _weight_files(folder: Path) -> dict[str, str]:
         return {}
     path = folder / INDEX
     if not path.is_file():
-        remedy = "convert it with save_pretrained(safe_serialization=True)" if _old_weights(folder) else BAD_DOWNLOAD
+        old = any(folder.glob("pytorch_model*.bin"))
+        remedy = "convert it with save_pretrained(safe_serialization=True)" if old else BAD_DOWNLOAD
         raise UsageError(f"has no weights: neither {WEIGHTS} nor {INDEX}", where=str(folder), remedy=remedy)
     names = _json(_bounded(path, LIMIT_INDEX_BYTES), str(path)).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise UsageError("has no weight_map", where=str(path), remedy=BAD_DOWNLOAD)
+        raise _damaged("has no weight_map", path)
     files = set()
     for name, file in names.items():
         if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file or "\0" in file:
-            what = f"tensor {_shown(name)} is not in a safetensors file of this folder"
-            raise UsageError(what, where=str(path), remedy=BAD_DOWNLOAD)
+            raise _damaged(f"tensor {_shown(name)} is not in a safetensors file of this folder", path)
         files.add(file)
     if len(files) > LIMIT_FILES:
         raise UsageError(f"names {len(files)} files, at most {LIMIT_FILES} are read", where=str(path))
     for file in sorted(files):
         if not (folder / file).is_file():
-            raise UsageError(f"names {_shown(file)}, which is not there", where=str(path), remedy=BAD_DOWNLOAD)
+            raise _damaged(f"names {_shown(file)}, which is not there", path)
     return names
-
-
-def _old_weights(folder: Path) -> bool:
-    return any(folder.glob("pytorch_model*.bin"))
 
 
 def _shown(text: object) -> str:
@@ -175,25 +175,21 @@ def _add(digest: hashlib._Hash, name: str, data: bytes) -> None:
 def _read_header(folder: Path, name: str, digest: hashlib._Hash) -> _Header:
     """Read one file's header, check that the file is as long as it says, and add it to the fingerprint."""
     path = folder / name
-    where = str(path)
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1  # noqa: PLR2004 - a 64-bit integer
         if length < 0 or length > size - 8:
-            raise UsageError(f"is truncated: {size} bytes do not hold its header", where=where, remedy=BAD_DOWNLOAD)
+            raise _damaged(f"is truncated: {size} bytes do not hold its header", path)
         if length > LIMIT_HEADER_BYTES:
-            what = f"has a header of {length} bytes, at most {LIMIT_HEADER_BYTES} are read"
-            raise UsageError(what, where=where, remedy=BAD_DOWNLOAD)
+            raise _damaged(f"has a header of {length} bytes, at most {LIMIT_HEADER_BYTES} are read", path)
         data = stream.read(length)
-        raw = _json(data, where)
-        tensors, end = _tensors(raw, where)
+        tensors, end = _tensors(_json(data, str(path)), str(path))
         held = size - 8 - length
         if held < end:
-            what = f"is truncated: it holds {held} bytes of tensors of {end}"
-            raise UsageError(what, where=where, remedy=BAD_DOWNLOAD)
+            raise _damaged(f"is truncated: it holds {held} bytes of tensors of {end}", path)
         if held > end:
-            raise UsageError(f"holds {held - end} bytes after its tensors", where=where, remedy=BAD_DOWNLOAD)
+            raise _damaged(f"holds {held - end} bytes after its tensors", path)
         _add(digest, name, data)
         _add(digest, "first", stream.read(min(MIB, held)))
         stream.seek(size - min(MIB, held))
@@ -215,17 +211,16 @@ def _tensors(raw: dict[str, Any], where: str) -> tuple[dict[str, tuple[str, tupl
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound or len(shape) > LIMIT_AXES:
-            raise UsageError(f"tensor {_shown(name)}: its entry is malformed", where=where, remedy=BAD_DOWNLOAD)
+            raise _damaged(f"tensor {_shown(name)}: its entry is malformed", where)
         if dtype in ELEMENT_BYTES and end - begin != math.prod(shape) * ELEMENT_BYTES[dtype]:
             what = f"tensor {_shown(name)}: its {end - begin} bytes are not those of {dtype} {list(shape)}"
-            raise UsageError(what, where=where, remedy=BAD_DOWNLOAD)
+            raise _damaged(what, where)
         tensors[name] = (dtype, shape)
         spans.append((begin, end, name))
     expected = 0
     for begin, end, name in sorted(spans):
         if begin != expected or end < begin:
-            what = f"tensor {_shown(name)}: its data does not follow the one before"
-            raise UsageError(what, where=where, remedy=BAD_DOWNLOAD)
+            raise _damaged(f"tensor {_shown(name)}: its data does not follow the one before", where)
         expected = end
     return tensors, expected
 
@@ -238,10 +233,10 @@ def _check_tensors(folder: Path, model: ModelConfig, headers: list[_Header], nam
     for name, shape in _expected(model):
         known.add(name)
         if name not in holder:
-            raise UsageError(f"tensor {name} is missing", where=str(folder), remedy=BAD_DOWNLOAD)
+            raise _damaged(f"tensor {name} is missing", folder)
         where = str(folder / holder[name])
         if name not in by_file[holder[name]]:
-            raise UsageError(f"has no tensor {name}, though {INDEX} says so", where=where, remedy=BAD_DOWNLOAD)
+            raise _damaged(f"has no tensor {name}, though {INDEX} says so", where)
         dtype, found = by_file[holder[name]][name]
         if found != shape:
             what = f"tensor {name} has shape {list(found)}, {CONFIG} asks for {list(shape)}"

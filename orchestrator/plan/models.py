@@ -6,10 +6,9 @@ model is none. Keys of transformers 4 (`rope_theta`, `rope_scaling`) and 5 (`rop
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import RootModel
+from pydantic import BaseModel, Field, RootModel, ValidationError
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import read_json, unknown, validate
@@ -21,12 +20,107 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-LLAMA, MISTRAL, QWEN2 = "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"
-ARCHITECTURES = (LLAMA, MISTRAL, QWEN2)
-DEFAULT_ROPE_BASE = 10_000.0  # the configurations of Llama 1 and 2 do not name it
+T = TypeVar("T", bound=BaseModel)
 MOST = 2**40  # of any size or setting; above it the file is wrong
 SHOWN = 60  # characters of a value in a message
 OTHER_MODEL = "take a checkpoint without it"
+SAVED_FILE = "give the config.json that was saved with the model"
+REFUSED = {
+    "hidden_act": ("{} is not silu", "only SwiGLU models are supported"),
+    "attention_bias": ("true puts a bias on o_proj too, which is not supported", OTHER_MODEL),
+    "mlp_bias": ("a bias in the MLP is not supported", OTHER_MODEL),
+    "quantization_config": (
+        "quantised weights are not supported",
+        "give the checkpoint in float32, float16 or bfloat16",
+    ),
+    "partial_rotary_factor": ("rotating a part of the head is not supported", OTHER_MODEL),
+}
+"""Options that change what is computed and that the GPT does not have: why, and what to do."""
+
+# The description says what a value must be, and goes into the message for one that is not.
+POSITIVE = Field(strict=True, gt=0, le=MOST, description="is not a positive integer")
+REAL = Field(strict=True, gt=0, le=MOST, description="is not a finite number above zero")
+FLAG = Field(strict=True, description="is neither true nor false")
+Size = Annotated[int, POSITIVE]
+MaybeSize = Annotated[int | None, POSITIVE]
+Real = Annotated[float, REAL]
+MaybeReal = Annotated[float | None, REAL]
+Flag = Annotated[bool, FLAG]
+
+
+class Config(BaseModel):
+    """The keys that all three architectures have; those of a ModelConfig by its names."""
+
+    hidden_act: Literal["silu"] = "silu"
+    mlp_bias: Literal[False] = False
+    quantization_config: None = None
+    layers: Size = Field(alias="num_hidden_layers")
+    width: Size = Field(alias="hidden_size")
+    heads: Size = Field(alias="num_attention_heads")
+    kv_heads: Size = Field(alias="num_key_value_heads")
+    head_dim: MaybeSize = None
+    mlp_width: Size = Field(alias="intermediate_size")
+    vocabulary: Size = Field(alias="vocab_size")
+    block_size: Size = Field(alias="max_position_embeddings")
+    norm_eps: Real = Field(alias="rms_norm_eps")
+    tied_head: Flag = Field(default=False, alias="tie_word_embeddings")
+    rope_theta: Real = 10_000.0  # the configurations of Llama 1 and 2 do not name it
+    partial_rotary_factor: Literal[1] = 1
+    original_max_position_embeddings: Any = None
+
+
+class Llama(Config):
+    """Llama's own: its attention_bias puts a bias on the output projection too; Qwen2's has no such key."""
+
+    attention_bias: Literal[False] = False
+
+
+class Mistral(Llama):
+    """A window in each layer, or null. Absent is not null: transformers would take 4096, the first Mistral's."""
+
+    sliding_window: MaybeSize
+
+
+class Qwen2(Config):
+    """Its window is used where the configuration says so, from some layer on."""
+
+    use_sliding_window: Flag = False
+    layer_types: Any = None
+    max_window_layers: Any = None
+
+
+class Window(BaseModel):
+    """What a used window needs."""
+
+    sliding_window: Size
+
+
+class Rope(BaseModel):
+    """Rotary settings in an object of their own, as all kinds have them."""
+
+    rope_theta: MaybeReal = None
+    partial_rotary_factor: Literal[1] = 1
+
+
+class Linear(BaseModel):
+    """Linear scaling."""
+
+    factor: Real
+
+
+class Llama3(Linear):
+    """Scaling as in Llama 3.1."""
+
+    low_freq_factor: Real
+    high_freq_factor: Real
+    original_max_position_embeddings: Size
+
+
+ARCHITECTURES: dict[str, type[Llama | Mistral | Qwen2]] = {
+    "LlamaForCausalLM": Llama,
+    "MistralForCausalLM": Mistral,
+    "Qwen2ForCausalLM": Qwen2,
+}
 
 
 def from_huggingface(raw: dict[str, Any], name: str, *, file: str = "config.json") -> ModelConfig:
@@ -36,85 +130,54 @@ def from_huggingface(raw: dict[str, Any], name: str, *, file: str = "config.json
     GPT would not compute exactly.
     """
     if not isinstance(raw, dict):
-        raise UsageError("is no JSON object", where=file, remedy="give a model's config.json")
-    keys = _Keys(raw, file)
-    architecture = _architecture(keys)
-    _refuse_what_differs(keys, architecture)
-    heads = keys.count("num_attention_heads")
-    # Only Llama's own configuration may leave it out; the other two have defaults that fit one size of theirs.
-    kv_heads = keys.count("num_key_value_heads", heads if architecture == LLAMA else None)
-    if heads % kv_heads:
-        raise keys.bad("num_key_value_heads", f"{kv_heads} does not divide the {heads} attention heads")
-    base, scaling = _rope(keys)
+        raise UsageError("is not a JSON object", where=file, remedy="give a model's config.json")
+    kind = _architecture(raw, file)
+    if kind is Llama and raw.get("num_key_value_heads") is None:
+        # Only Llama's own configuration may leave it out; the others' default fits one size of theirs.
+        raw = {**raw, "num_key_value_heads": raw.get("num_attention_heads")}
+    config = _read(kind, raw, file)
+    heads, width = config.heads, config.width
+    if heads % config.kv_heads:
+        raise _bad(file, "num_key_value_heads", f"{config.kv_heads} does not divide the {heads} attention heads")
+    if config.head_dim is None and width % heads:
+        reason = f"{width} is not a multiple of the {heads} attention heads"
+        raise _bad(file, "hidden_size", reason, "or give head_dim")
+    head_size = config.head_dim or width // heads
+    if head_size % 2:
+        raise _bad(file, "head_dim", f"{head_size} is odd, so that its halves cannot be rotated")
+    base, scaling = _rope(raw, config, file)
     return ModelConfig(
+        **config.model_dump(include=set(ModelConfig.model_fields) - {"sliding_window"}),
         name=name,
-        layers=keys.count("num_hidden_layers"),
-        width=keys.count("hidden_size"),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=_head_size(keys, heads),
-        mlp_width=keys.count("intermediate_size"),
-        vocabulary=keys.count("vocab_size"),
-        block_size=keys.count("max_position_embeddings"),
-        norm_eps=keys.number("rms_norm_eps"),
+        head_size=head_size,
         rope_base=base,
         rope_scaling=scaling,
-        tied_head=keys.flag("tie_word_embeddings"),
-        qkv_bias=architecture == QWEN2,
-        sliding_window=_sliding_window(keys, architecture),
+        qkv_bias=isinstance(config, Qwen2),
+        sliding_window=_window(raw, config, file),
     )
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """Typed access to the configuration; each error names the file and the key. `prefix` is for a nested object."""
+def _bad(file: str, key: str, reason: str, remedy: str = "correct the file") -> UsageError:
+    return UsageError(f"key {key}: {reason}", where=file, remedy=remedy)
 
-    raw: dict[str, Any]
-    file: str
-    prefix: str = ""
 
-    def bad(self, key: str, reason: str, remedy: str = "correct the file") -> UsageError:
-        """Return the error for `key`, to be raised."""
-        return UsageError(f"key {self.prefix}{key}: {reason}", where=self.file, remedy=remedy)
-
-    def present(self, key: str) -> bool:
-        """Say whether the key is there with a value: null is the same as absent for every key but one."""
-        return self.raw.get(key) is not None
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """Return a positive integer."""
-        value = self.raw.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise self.bad(key, "is missing", "give the config.json that was saved with the model")
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MOST:
-            raise self.bad(key, f"{_short(value)} is no positive integer")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """Return a finite number above zero."""
-        value = self.raw.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise self.bad(key, "is missing", "give the config.json that was saved with the model")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 < value <= MOST:  # NaN and infinity, which Python's JSON lets through, are neither
-            raise self.bad(key, f"{_short(value)} is no finite number above zero")
-        return float(value)
-
-    def flag(self, key: str) -> bool:
-        """Return a truth value; absent means false in all three architectures."""
-        value = self.raw.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise self.bad(key, f"{_short(value)} is neither true nor false")
-        return bool(value)
-
-    def inside(self, key: str) -> _Keys:
-        """Return access to the object at `key`, empty when absent."""
-        value = self.raw.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise self.bad(key, f"{_short(value)} is no object")
-        return _Keys(value or {}, self.file, f"{self.prefix}{key}.")
+def _read(kind: type[T], raw: dict[str, Any], file: str, inside: str = "") -> T:
+    """Return the keys that `kind` has; the first that is wrong is a UsageError. `inside`: where an object lies."""
+    # Null is the same as absent, but for these.
+    kept = ("hidden_act", "sliding_window") if kind is Mistral else ("hidden_act",)
+    given = {key: value for key, value in raw.items() if value is not None or key in kept}
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key, value = str(problem["loc"][0]), _short(problem["input"])
+        if problem["type"] == "missing":
+            raise _bad(file, inside + key, "is missing", SAVED_FILE) from error
+        if key in REFUSED:
+            reason, remedy = REFUSED[key]
+            raise _bad(file, inside + key, reason.format(value), remedy) from error
+        wanted = {field.alias or name: field.description for name, field in kind.model_fields.items()}[key]
+        raise _bad(file, inside + key, f"{value} {wanted}") from error
 
 
 def _short(value: object) -> str:
@@ -126,107 +189,61 @@ def _short(value: object) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
-def _architecture(keys: _Keys) -> str:
-    named = keys.raw.get("architectures")
-    known = ", ".join(ARCHITECTURES)
+def _architecture(raw: dict[str, Any], file: str) -> type[Config]:
+    named, known = raw.get("architectures"), ", ".join(ARCHITECTURES)
     if named is None:
-        raise keys.bad("architectures", "is missing", f"it must name one of {known}")
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in ARCHITECTURES:
-        raise keys.bad("architectures", f"{_short(named)} is not supported", f"supported are {known}")
-    return str(named[0])
+        raise _bad(file, "architectures", "is missing", f"it must name one of {known}")
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in list(ARCHITECTURES):
+        raise _bad(file, "architectures", f"{_short(named)} is not supported", f"supported are {known}")
+    return ARCHITECTURES[named[0]]
 
 
-def _refuse_what_differs(keys: _Keys, architecture: str) -> None:
-    """Refuse the options that change what is computed and that the GPT does not have."""
-    if keys.raw.get("hidden_act", "silu") != "silu":
-        raise keys.bad(
-            "hidden_act", f"{_short(keys.raw['hidden_act'])} is not silu", "only SwiGLU models are supported"
-        )
-    # transformers' Qwen2 and Mistral do not read attention_bias; Llama's puts a bias on the output projection too.
-    if architecture != QWEN2 and keys.flag("attention_bias"):
-        raise keys.bad("attention_bias", "true puts a bias on o_proj too, which is not supported", OTHER_MODEL)
-    if keys.flag("mlp_bias"):
-        raise keys.bad("mlp_bias", "a bias in the MLP is not supported", OTHER_MODEL)
-    if keys.present("quantization_config"):
-        reason = "quantised weights are not supported"
-        raise keys.bad("quantization_config", reason, "give the checkpoint in float32, float16 or bfloat16")
-
-
-def _head_size(keys: _Keys, heads: int) -> int:
-    width = keys.count("hidden_size")
-    if not keys.present("head_dim") and width % heads:
-        raise keys.bad("hidden_size", f"{width} is no multiple of the {heads} attention heads", "or give head_dim")
-    size = keys.count("head_dim", width // heads)
-    if size % 2:
-        raise keys.bad("head_dim", f"{size} is odd, so that its halves cannot be rotated")
-    return size
-
-
-def _rope(keys: _Keys) -> tuple[float, dict[str, Any] | None]:
+def _rope(raw: dict[str, Any], config: Config, file: str) -> tuple[float, dict[str, Any] | None]:
     """Return the base and the scaling, in one form for both generations of keys."""
     # transformers prefers the old key when both are there
-    name = "rope_scaling" if keys.raw.get("rope_scaling") else "rope_parameters"
-    rope = keys.inside(name)
-    base = rope.number("rope_theta", keys.number("rope_theta", DEFAULT_ROPE_BASE))
-    if any(isinstance(value, dict) for value in rope.raw.values()):
-        raise keys.bad(name, "rotary settings by layer type are not supported", OTHER_MODEL)
-    for place in (keys, rope):
-        if place.number("partial_rotary_factor", 1.0) != 1.0:
-            raise place.bad("partial_rotary_factor", "rotating a part of the head is not supported", OTHER_MODEL)
-    key = "type" if rope.present("type") and not rope.present("rope_type") else "rope_type"
-    kind = rope.raw.get(key)
-    if kind is None and not rope.present("factor"):
-        kind = "default"
+    name = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
+    own = {} if raw.get(name) is None else raw[name]
+    if not isinstance(own, dict):
+        raise _bad(file, name, f"{_short(own)} is not an object")
+    if any(isinstance(value, dict) for value in own.values()):
+        raise _bad(file, name, "rotary settings by layer type are not supported", OTHER_MODEL)
+    rope = _read(Rope, own, file, f"{name}.")
+    base = rope.rope_theta or config.rope_theta
+    key = "type" if own.get("type") is not None and own.get("rope_type") is None else "rope_type"
+    kind = "default" if own.get(key) is None and own.get("factor") is None else own.get(key)
     if kind == "default":
         return base, None
     if kind == "linear":
-        return base, {"rope_type": "linear", "factor": rope.number("factor")}
-    if kind == "llama3":
-        return base, _llama3(keys, rope)
-    reason = f"rotary scaling {_short(kind)} is not supported"
-    raise rope.bad(key, reason, "supported are default, linear and llama3: take another checkpoint")
-
-
-def _llama3(keys: _Keys, rope: _Keys) -> dict[str, Any]:
-    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
-    if low >= high:
-        raise rope.bad("low_freq_factor", f"{low} is not below high_freq_factor, {high}")
+        return base, {"rope_type": "linear", **_read(Linear, own, file, f"{name}.").model_dump()}
+    if kind != "llama3":
+        reason = f"rotary scaling {_short(kind)} is not supported"
+        raise _bad(file, f"{name}.{key}", reason, "supported are default, linear and llama3: take another checkpoint")
     # transformers lets a value beside the rotary settings win over one inside them
-    place = keys if keys.present("original_max_position_embeddings") else rope
-    return {
-        "rope_type": "llama3",
-        "factor": rope.number("factor"),
-        "low_freq_factor": low,
-        "high_freq_factor": high,
-        "original_max_position_embeddings": place.count("original_max_position_embeddings"),
-    }
+    beside = config.original_max_position_embeddings
+    llama3 = _read(
+        Llama3, {**own, "original_max_position_embeddings": beside} if beside is not None else own, file, f"{name}."
+    )
+    if llama3.low_freq_factor >= llama3.high_freq_factor:
+        reason = f"{llama3.low_freq_factor} is not below high_freq_factor, {llama3.high_freq_factor}"
+        raise _bad(file, f"{name}.low_freq_factor", reason)
+    return base, {"rope_type": "llama3", **llama3.model_dump()}
 
 
-def _sliding_window(keys: _Keys, architecture: str) -> int | None:
+def _window(raw: dict[str, Any], config: Config, file: str) -> int | None:
     """Return the attention window in tokens, None for full attention; the GPT has one for all its layers."""
-    if architecture == LLAMA:
+    if isinstance(config, Mistral):
+        return config.sliding_window
+    if not isinstance(config, Qwen2) or not config.use_sliding_window:
         return None
-    if architecture == MISTRAL:
-        # Absent is not null here: transformers would take 4096 then, which fits the first Mistral only.
-        if "sliding_window" not in keys.raw:
-            raise keys.bad("sliding_window", "is missing", "give the window in tokens, or null for full attention")
-        return keys.count("sliding_window") if keys.present("sliding_window") else None
-    if not keys.flag("use_sliding_window"):
-        return None
-    layers = keys.count("num_hidden_layers")
-    if keys.present("layer_types"):
-        kinds = keys.raw["layer_types"]
-        sliding = kinds.count("sliding_attention") if isinstance(kinds, list) and len(kinds) == layers else -1
-        key = "layer_types"
+    layers, kinds, first = config.layers, config.layer_types, config.max_window_layers
+    if kinds is not None:
+        windows = kinds.count("sliding_attention") if isinstance(kinds, list) and len(kinds) == layers else -1
     else:
-        first = keys.raw.get("max_window_layers")
-        sliding = max(layers - first, 0) if isinstance(first, int) and first >= 0 else -1
-        key = "max_window_layers"
-    if sliding == 0:
-        return None
-    if sliding != layers:
-        raise keys.bad(key, "a window on some of the layers only is not supported", OTHER_MODEL)
-    return keys.count("sliding_window")
+        windows = max(layers - first, 0) if isinstance(first, int) and first >= 0 else -1
+    if windows not in (0, layers):
+        key = "max_window_layers" if kinds is None else "layer_types"
+        raise _bad(file, key, "a window on some of the layers only is not supported", OTHER_MODEL)
+    return _read(Window, raw, file).sliding_window if windows else None
 
 
 MODELS = BENCH / "models.json"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.plan.stack import Stack
-    from orchestrator.plan.suite import Suite, Task
+    from orchestrator.plan.suite import Request, Suite
 
 CEILINGS_METHOD = "torch"
 FIRST_METHOD = "eager"
@@ -50,19 +50,19 @@ def make_plan(
     _check_names("method", methods, tuple(dict.fromkeys(offered)))
     devices = {name: device if isinstance(device, str) else device[name] for name in stacks}
     weights = Weights(source="checkpoint", fingerprint=own.fingerprint) if own else None
-    tasks = suite.expand(own.model if own else None, weights)
-    for task in tasks:
-        _check_names("method", task.methods or (), tuple(dict.fromkeys(offered)), where=f"{task.where}.methods")
+    requests = suite.expand(own.model if own else None, weights)
+    for request in requests:
+        _check_names("method", request.methods or (), tuple(dict.fromkeys(offered)), where=f"{request.where}.methods")
 
-    def cell(task: Task, method: str, stack: str) -> Cell:
+    def cell(request: Request, method: str, stack: str) -> Cell:
         return Cell(
             stack=stack,
             method=method,
             device=devices[stack],
-            workload=task.workload,
-            timeout_s=timeout_s or task.timeout_s,
+            workload=request.workload,
+            timeout_s=timeout_s or request.timeout_s,
             cache=cache,
-            rounds=rounds or task.rounds,
+            rounds=rounds or request.rounds,
             warm=suite.file.warm,
         )
 
@@ -71,16 +71,16 @@ def make_plan(
     ceilings = cell(suite.ceilings(devices[first]), CEILINGS_METHOD, first)
     ceilings = ceilings.model_copy(update={"rounds": 1, "role": "ceilings"})
     origins: dict[str, str] = {}
-    for task in tasks:
-        if benchmarks and task.workload.benchmark not in benchmarks:
+    for request in requests:
+        if benchmarks and request.workload.benchmark not in benchmarks:
             continue
-        for method, stack in _runs(task, stacks, methods):
-            one = cell(task, method, stack)
-            origin = origins.setdefault(one.key, task.where)
+        for method, stack in _runs(request, stacks, methods):
+            one = cell(request, method, stack)
+            origin = origins.setdefault(one.key, request.where)
             # A checkpoint in place of all models makes cells equal that differed in the model alone.
-            if origin != task.where and own is None:
+            if origin != request.where and own is None:
                 raise UsageError(
-                    f"names {one.title} of {origin} once more", where=task.where, remedy="remove one of them"
+                    f"names {one.title} of {origin} once more", where=request.where, remedy="remove one of them"
                 )
             rows.setdefault(one.key, one)
     if not rows and tuple(benchmarks) != ("ceilings",):
@@ -103,14 +103,14 @@ def _reference_maker(stacks: Mapping[str, Stack], devices: Mapping[str, Device])
     return min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
 
 
-def _runs(task: Task, stacks: Mapping[str, Stack], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _runs(request: Request, stacks: Mapping[str, Stack], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (method, stack), eager first, then as the stacks list them; stacks side by side within a method."""
     offered = dict.fromkeys(method for stack in stacks.values() for method in stack.methods)
     order = sorted(offered, key=lambda method: method != FIRST_METHOD)
     for method in order:
         if methods and method not in methods:
             continue
-        if task.methods is not None and method not in task.methods:
+        if request.methods is not None and method not in request.methods:
             continue
         for name, stack in stacks.items():
             if method in stack.methods:

@@ -93,8 +93,7 @@ def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
         workload = cell.workload
         assert workload.model is not None
         assert workload.weights is not None
-        shape = workload.model.model_dump(mode="json", exclude={"name"})
-        key = digest([shape, workload.weights.model_dump(mode="json"), workload.dtype])
+        key = digest([workload.model.hashed(), workload.weights.hashed(), workload.dtype])
         groups.setdefault(key, {}).setdefault(workload.workload_id, workload)
     return [
         maker.model_copy(update={"workload": _reference(subjects), "role": "reference", "method": REFERENCE})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, os_error, read_toml, validate
+from orchestrator.base.files import Frozen, os_errors, read_toml, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,17 +126,17 @@ def load_stack(folder: Path) -> Stack:
     if "folder" in raw:
         raise UsageError("folder: unknown key", where=str(path), remedy="remove it: a stack is where its file is")
     stack = validate(Stack, raw, path)
+
+    def bad(what: str, remedy: str) -> UsageError:
+        return UsageError(what, where=str(path), remedy=remedy)
+
     for method in stack.methods:
         if not METHOD_NAME.fullmatch(method):
-            raise UsageError(
-                f'methods: "{method}" is no name of a method', where=str(path), remedy="use a-z, 0-9 and underscores"
-            )
+            raise bad(f'methods: "{method}" is not a name of a method', "use a-z, 0-9 and underscores")
     if len(set(stack.methods)) != len(stack.methods):
-        raise UsageError("methods: a method is named twice", where=str(path), remedy="name each once")
+        raise bad("methods: a method is named twice", "name each once")
     for name in sorted(OF_THE_CELL.intersection(stack.environment)):
-        raise UsageError(
-            f"environment.{name}: every cell gets one of its own", where=str(path), remedy="leave this variable out"
-        )
+        raise bad(f"environment.{name}: every cell gets one of its own", "leave this variable out")
     stack = stack.model_copy(update={"folder": folder.resolve()})
     if stack.build is not None:
         for key, place, name in (
@@ -144,11 +144,7 @@ def load_stack(folder: Path) -> Stack:
             ("lock", folder, stack.build.lock),
         ):
             if not (place / name).is_file():
-                raise UsageError(
-                    f'build.{key}: there is no file "{name}" beside it',
-                    where=str(path),
-                    remedy="add it or correct the name",
-                )
+                raise bad(f'build.{key}: there is no file "{name}" beside it', "add it or correct the name")
     return stack
 
 
@@ -158,25 +154,18 @@ def find_stacks(folders: Sequence[Path]) -> dict[str, Stack]:
     for folder in folders:
         for place in _stack_folders(folder):
             stack = load_stack(place)
-            if stack.name in stacks and stacks[stack.name].folder != place.resolve():
-                raise UsageError(
-                    f'name: "{stack.name}" is also the name of the stack in {stacks[stack.name].folder}',
-                    where=str(place / STACK_FILE),
-                    remedy="rename one of them",
-                )
-            stacks[stack.name] = stack
+            first = stacks.setdefault(stack.name, stack)
+            if first.folder != place.resolve():
+                what = f'name: "{stack.name}" is also the name of the stack in {first.folder}'
+                raise UsageError(what, where=str(place / STACK_FILE), remedy="rename one of them")
     return stacks
 
 
 def _stack_folders(folder: Path) -> list[Path]:
-    try:
+    with os_errors(folder):
         if (folder / STACK_FILE).exists():
             return [folder]
         found = sorted(place for place in folder.iterdir() if (place / STACK_FILE).exists())
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError):
-            raise UsageError(str(error), where=repr(str(folder)), remedy="check the path") from error
-        raise os_error(error, folder) from error
     if not found:
         raise UsageError(f"no sub-folder has a {STACK_FILE}", where=str(folder), remedy="name a folder of stacks")
     return found

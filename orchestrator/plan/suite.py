@@ -15,7 +15,7 @@ from orchestrator.base.files import Frozen, read_json, read_toml, unknown, valid
 from orchestrator.base.paths import SUITES
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.models import from_huggingface, named_models, resolve_model
-from orchestrator.plan.workload import GENERATING, MEASURED, TRAINING, Benchmark, Dtype, ModelConfig, Weights, Workload
+from orchestrator.plan.workload import MEASURED, Benchmark, Dtype, ModelConfig, Weights, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,7 +83,7 @@ class CellEntry(Settings):
     model: Axis[Annotated[str, Field(min_length=1)]]
 
 
-_DIMENSIONS = ("layers", "width", "heads", "mlp_width", "vocabulary", "block_size")
+DIMENSIONS = ("layers", "width", "heads", "mlp_width", "vocabulary", "block_size")
 
 
 class ModelEntry(Frozen):
@@ -99,11 +99,11 @@ class ModelEntry(Frozen):
     mlp_width: Size | None = None
     vocabulary: Size | None = None
     block_size: Size | None = None
-    norm_eps: Real | None = None
-    rope_base: Real | None = None
+    norm_eps: Real = 1e-6
+    rope_base: Real = 10000.0
     rope_scaling: dict[str, Any] | None = None
-    tied_head: bool | None = None
-    qkv_bias: bool | None = None
+    tied_head: bool = False
+    qkv_bias: bool = False
     sliding_window: Size | None = None
 
     @model_validator(mode="after")
@@ -111,9 +111,7 @@ class ModelEntry(Frozen):
         given = self.model_fields_set
         if given & {"config", "checkpoint"} and len(given) > 1:
             raise ValueError("give either dimensions or config or checkpoint, nothing beside")
-        lacking = [
-            key for key in ("layers", "width", "heads", "mlp_width", "vocabulary", "block_size") if key not in given
-        ]
+        lacking = [key for key in DIMENSIONS if key not in given]
         if not given & {"config", "checkpoint"} and lacking:
             raise ValueError(f"missing: {', '.join(lacking)}")
         return self
@@ -153,42 +151,33 @@ CEILINGS: dict[Device, CeilingsEntry] = {
     "cuda": CeilingsEntry(matrix_sizes=(8192, 16384), copy_bytes=2**32),
     "cpu": CeilingsEntry(matrix_sizes=(512, 1024), copy_bytes=2**26, iterations=5, warmup=1),
 }
-_SHAPES: dict[str, tuple[str, ...]] = {
-    "forward": ("batch", "sequence", "ids_below"),
-    "model_inference": ("batch", "prompt", "prompt_text", "new_tokens", "temperature"),
-    "generation": ("batch", "prompt", "prompt_text", "new_tokens", "temperature"),
-    "train_static": ("batch", "sequence", "ids_below", "learning_rate", "weight_decay"),
-    "train_dynamic": ("batch", "sequence", "shortest", "ids_below", "learning_rate", "weight_decay"),
-}
-_COMMON = ("methods", "weights", "dtype", "seed", "iterations", "warmup", "timeout_s", "rounds")
-_REQUIRED: dict[str, tuple[str, ...]] = {
-    "forward": ("batch", "sequence"),
-    "model_inference": ("prompt", "new_tokens"),
-    "generation": ("prompt", "new_tokens"),
-    "train_static": ("batch", "sequence"),
-    "train_dynamic": ("batch", "sequence", "shortest"),
-}
-# The note's values where a suite says nothing.
-_GENERAL: dict[str, Any] = {"weights": "hash", "dtype": ("bfloat16",), "seed": (0,), "rounds": 1}
-_STANDARD: dict[str, dict[str, Any]] = {
-    "forward": {"iterations": 10, "warmup": 2, "timeout_s": 600.0},
-    "model_inference": {"iterations": 10, "warmup": 2, "timeout_s": 900.0, "batch": (1,), "temperature": (1.0,)},
-    "generation": {"iterations": 10, "warmup": 2, "timeout_s": 900.0, "batch": (1,), "temperature": (1.0,)},
-    "train_static": {"iterations": 50, "warmup": 4, "timeout_s": 900.0},
-    "train_dynamic": {"iterations": 50, "warmup": 4, "timeout_s": 1500.0},
-}
-_TRAINING: dict[str, Any] = {"learning_rate": (6e-4,), "weight_decay": (0.1,)}
 
 
-_AXES = (
-    *("dtype", "seed", "batch", "sequence", "shortest", "ids_below"),
-    *("new_tokens", "temperature", "learning_rate", "weight_decay"),
-)
+def _keys(iterations: int, warmup: int, timeout_s: float, **own: Any) -> dict[str, Any]:
+    general = {"methods": None, "weights": "hash", "dtype": ("bfloat16",), "seed": (0,)}
+    return {**general, "iterations": iterations, "warmup": warmup, "timeout_s": timeout_s, "rounds": 1, **own}
+
+
+_BATCH: dict[str, Any] = {"batch": ..., "sequence": ...}
+_TRAINING: dict[str, Any] = {"ids_below": None, "learning_rate": (6e-4,), "weight_decay": (0.1,)}
+_PROMPT: dict[str, Any] = {"batch": (1,), "prompt": ..., "prompt_text": None, "new_tokens": ..., "temperature": (1.0,)}
+KEYS: dict[str, dict[str, Any]] = {
+    "forward": _keys(10, 2, 600.0, **_BATCH, ids_below=None),
+    "model_inference": _keys(10, 2, 900.0, **_PROMPT),
+    "generation": _keys(10, 2, 900.0, **_PROMPT),
+    "train_static": _keys(50, 4, 900.0, **_BATCH, **_TRAINING),
+    "train_dynamic": _keys(50, 4, 1500.0, **_BATCH, shortest=..., **_TRAINING),
+}
+"""The keys that each benchmark reads, with what holds where a suite says nothing, mostly the note's; `...`: it must."""
+LISTS = ("methods", "prompt")
+"""Keys whose value is a list and not an axis."""
+NOT_COMPUTED = ("methods", "weights", "timeout_s", "rounds")
+"""Keys of how a workload is run."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """A workload of a suite, with how it is to be run. `methods` None: all that a stack offers."""
+class Request:
+    """A workload that a suite asks for, with how it is to be run. `methods` None: all that a stack offers."""
 
     workload: Workload
     methods: tuple[str, ...] | None
@@ -209,8 +198,8 @@ class Suite:
     weights: Mapping[str, Weights] = field(default_factory=dict)
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
 
-    def ceilings(self, device: Device) -> Task:
-        """Return the task that measures the ceilings of `device`."""
+    def ceilings(self, device: Device) -> Request:
+        """Return the request to measure the ceilings of `device`."""
         entry = self.file.ceilings or CEILINGS[device]
         workload = Workload(
             benchmark="ceilings",
@@ -223,29 +212,29 @@ class Suite:
             matrix_sizes=entry.matrix_sizes,
             copy_bytes=entry.copy_bytes,
         )
-        return Task(workload, None, entry.timeout_s, 1, f"{self.path}: ceilings")
+        return Request(workload, None, entry.timeout_s, 1, f"{self.path}: ceilings")
 
-    def expand(self, model: ModelConfig | None = None, weights: Weights | None = None) -> tuple[Task, ...]:
-        """Return all tasks in the file's order; `model` and `weights` stand in for every cell's own."""
+    def expand(self, model: ModelConfig | None = None, weights: Weights | None = None) -> tuple[Request, ...]:
+        """Return all requests in the file's order; `model` and `weights` stand in for every cell's own."""
         return tuple(
-            task for index, entry in enumerate(self.file.cells) for task in self._expand(index, entry, model, weights)
+            itertools.chain(*(self._expand(*numbered, model, weights) for numbered in enumerate(self.file.cells)))
         )
 
     def _expand(
         self, index: int, entry: CellEntry, model: ModelConfig | None, weights: Weights | None
-    ) -> Iterator[Task]:
+    ) -> Iterator[Request]:
         where = f"{self.path}: cells[{index}]"
         for benchmark in entry.benchmark:
             if benchmark not in MEASURED:
                 raise unknown("benchmark", benchmark, MEASURED, where=f"{where}.benchmark")
             settings = _settings(benchmark, entry, self.file.defaults, where)
-            axes = {key: settings[key] for key in settings if isinstance(settings[key], tuple) and key in _AXES}
+            axes = {key: value for key, value in settings.items() if isinstance(value, tuple) and key not in LISTS}
             for name in entry.model:
                 shape = model or resolve_model(name, self.models, where=f"{where}.model")
                 source = weights or self.weights.get(name, Weights(source=settings["weights"]))
                 for values in itertools.product(*axes.values()):
                     chosen = {**settings, **dict(zip(axes, values, strict=True))}
-                    yield _task(benchmark, shape, source, chosen, where)
+                    yield _request(benchmark, shape, source, chosen, where)
 
 
 def load_suite(name_or_path: str) -> Suite:
@@ -289,108 +278,77 @@ def _find(name_or_path: str) -> Path:
 
 
 def _inline(name: str, entry: ModelEntry, where: str) -> ModelConfig:
-    dims = entry.model_dump(exclude={"config", "checkpoint"}, exclude_none=True)
-    if "head_size" not in dims and dims["width"] % dims["heads"]:
-        raise UsageError(
-            f"width {dims['width']} is no multiple of heads {dims['heads']}", where=where, remedy="give head_size"
-        )
-    standard = {
-        "kv_heads": dims["heads"],
-        "head_size": dims["width"] // dims["heads"],
-        "norm_eps": 1e-6,
-        "rope_base": 10000.0,
-        "rope_scaling": None,
-        "tied_head": False,
-        "qkv_bias": False,
-        "sliding_window": None,
-    }
-    model = ModelConfig(name=name, **{**standard, **dims})
-    if model.heads % model.kv_heads:
-        raise UsageError(
-            f"heads {model.heads} is no multiple of kv_heads {model.kv_heads}",
-            where=where,
-            remedy="correct one of them",
-        )
+    dims = entry.model_dump(exclude={"config", "checkpoint"})
+    heads, width = dims["heads"], dims["width"]
+    if dims["head_size"] is None and width % heads:
+        raise UsageError(f"width {width} is not a multiple of heads {heads}", where=where, remedy="give head_size")
+    dims["head_size"] = dims["head_size"] or width // heads
+    dims["kv_heads"] = dims["kv_heads"] or heads
+    model = ModelConfig(name=name, **dims)
+    if heads % model.kv_heads:
+        what = f"heads {heads} is not a multiple of kv_heads {model.kv_heads}"
+        raise UsageError(what, where=where, remedy="correct one of them")
     if model.head_size % 2:
-        raise UsageError(
-            f"head_size {model.head_size} is odd", where=where, remedy="rotary angles go by pairs: make it even"
-        )
+        remedy = "rotary angles go by pairs: make it even"
+        raise UsageError(f"head_size {model.head_size} is odd", where=where, remedy=remedy)
     return model
 
 
 def _settings(benchmark: str, entry: CellEntry, defaults: Settings, where: str) -> dict[str, Any]:
     """Return the keys that `benchmark` reads: from the cell, else from [defaults], else the standard."""
-    reads = (*_COMMON, *_SHAPES[benchmark])
+    reads = KEYS[benchmark]
     own = entry.model_dump(exclude_unset=True, exclude={"benchmark", "model"})
-    unread = [key for key in own if key not in reads]
-    # With several benchmarks in one entry, a key that one of them reads is no mistake.
-    unread = [key for key in unread if not any(key in _SHAPES.get(other, ()) for other in entry.benchmark)]
+    # With several benchmarks in one entry, a key that one of them reads is not a mistake.
+    unread = [key for key in own if not any(key in KEYS.get(name, ()) for name in entry.benchmark)]
     if unread:
-        raise UsageError(
-            f"{benchmark} does not use this key", where=f"{where}.{unread[0]}", remedy=f"it uses: {', '.join(reads)}"
-        )
-    standard = {**_GENERAL, **_STANDARD[benchmark], **(_TRAINING if benchmark in TRAINING else {})}
+        what = f"{benchmark} does not use this key"
+        raise UsageError(what, where=f"{where}.{unread[0]}", remedy=f"it uses: {', '.join(reads)}")
     common = defaults.model_dump(exclude_unset=True)
-    settings = {key: own.get(key, common.get(key, standard.get(key))) for key in reads}
-    for key in _REQUIRED[benchmark]:
-        if settings[key] is None:
+    settings = {key: own.get(key, common.get(key, standard)) for key, standard in reads.items()}
+    for key, value in settings.items():
+        if value is ...:
             raise UsageError(f"missing; {benchmark} needs it", where=f"{where}.{key}", remedy="add this key")
     return settings
 
 
-def _task(benchmark: Benchmark, model: ModelConfig, weights: Weights, chosen: Mapping[str, Any], where: str) -> Task:
-    own = {key: chosen[key] for key in _SHAPES[benchmark]}
-    if benchmark not in GENERATING and own["ids_below"] is None:
-        own["ids_below"] = model.vocabulary
-    _check(model, {**chosen, **own}, where)
-    workload = Workload(
-        benchmark=benchmark,
-        model=model,
-        weights=weights,
-        **{key: chosen[key] for key in ("dtype", "seed", "iterations", "warmup")},
-        **own,
-    )
-    return Task(workload, chosen["methods"], chosen["timeout_s"], chosen["rounds"], where)
+def _request(benchmark: Benchmark, model: ModelConfig, weights: Weights, chosen: dict[str, Any], where: str) -> Request:
+    if "ids_below" in chosen and chosen["ids_below"] is None:
+        chosen["ids_below"] = model.vocabulary
+    _check(model, chosen, where)
+    computed = {key: value for key, value in chosen.items() if key not in NOT_COMPUTED}
+    workload = Workload(benchmark=benchmark, model=model, weights=weights, **computed)
+    return Request(workload, chosen["methods"], chosen["timeout_s"], chosen["rounds"], where)
 
 
 def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
     """Refuse what cannot be computed: beyond the block size, ids beyond the vocabulary, no timed sample."""
-    block, name = model.block_size, model.name
-    sequence, prompt = chosen.get("sequence"), chosen.get("prompt")
-    if sequence is not None and sequence > block:
-        raise UsageError(
-            f"{sequence} is beyond the block size {block} of {name}",
-            where=f"{where}.sequence",
-            remedy=f"choose at most {block}, or another model",
-        )
-    if prompt is not None and len(prompt) + chosen["new_tokens"] > block:
-        raise UsageError(
-            f"{chosen['new_tokens']} after a prompt of {len(prompt)} is beyond the block size {block} of {name}",
-            where=f"{where}.new_tokens",
-            remedy=f"choose at most {block - len(prompt)}, or another model",
-        )
-    if prompt is not None and max(prompt) >= model.vocabulary:
-        raise UsageError(
-            f"id {max(prompt)} is not in the vocabulary of {name} ({model.vocabulary} ids)",
-            where=f"{where}.prompt",
-            remedy=f"use ids below {model.vocabulary}",
-        )
-    shortest, below = chosen.get("shortest"), chosen.get("ids_below")
-    if shortest is not None and sequence is not None and shortest > sequence:
-        raise UsageError(
-            f"{shortest} is more than sequence {sequence}",
-            where=f"{where}.shortest",
-            remedy=f"choose at most {sequence}",
-        )
-    if below is not None and below > model.vocabulary:
-        raise UsageError(
-            f"{below} is beyond the vocabulary of {name} ({model.vocabulary} ids)",
-            where=f"{where}.ids_below",
-            remedy=f"choose at most {model.vocabulary}",
-        )
-    if chosen["iterations"] < chosen["warmup"] + 2:
-        raise UsageError(
-            f"{chosen['iterations']} leaves no timed sample after the first and {chosen['warmup']} for warm-up",
-            where=f"{where}.iterations",
-            remedy=f"choose at least {chosen['warmup'] + 2}",
-        )
+    block, ids, name = model.block_size, model.vocabulary, model.name
+    sequence, shortest = chosen.get("sequence", 0), chosen.get("shortest", 0)
+    prompt, new_tokens = chosen.get("prompt", (0,)), chosen.get("new_tokens", 0)
+    below, iterations, least = chosen.get("ids_below", 0), chosen["iterations"], chosen["warmup"] + 2
+    beyond = f"beyond the block size {block} of {name}"
+    for wrong, key, what, remedy in (
+        (sequence > block, "sequence", f"{sequence} is {beyond}", f"choose at most {block}, or another model"),
+        (
+            len(prompt) + new_tokens > block,
+            "new_tokens",
+            f"{new_tokens} after a prompt of {len(prompt)} is {beyond}",
+            f"choose at most {block - len(prompt)}, or another model",
+        ),
+        (
+            max(prompt) >= ids,
+            "prompt",
+            f"id {max(prompt)} is not in the vocabulary of {name} ({ids} ids)",
+            f"use ids below {ids}",
+        ),
+        (shortest > sequence, "shortest", f"{shortest} is more than sequence {sequence}", f"choose at most {sequence}"),
+        (below > ids, "ids_below", f"{below} is beyond the vocabulary of {name} ({ids} ids)", f"choose at most {ids}"),
+        (
+            iterations < least,
+            "iterations",
+            f"{iterations} leaves no timed sample after the first and {least - 2} for warm-up",
+            f"choose at least {least}",
+        ),
+    ):
+        if wrong:
+            raise UsageError(what, where=f"{where}.{key}", remedy=remedy)

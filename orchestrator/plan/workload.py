@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,8 +22,58 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class ModelConfig(Frozen):
+def digest(content: Any) -> str:
+    """Return sixteen hex digits of the SHA-256 of `content` as canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Identified(Frozen):
+    """A value that identities (`workload_id`, `cell_id`) are made of.
+
+    Ids last: the records of years ago must match those of today. The fields of schema version 1 are always hashed, as
+    they were when the first rows were committed. A field that came later is hashed only where it is not its default.
+
+    So to add a field: give it a default that means what every row before it did, and leave `VERSION_1` alone. A field
+    that changes nothing of what is computed goes into `NOT_HASHED`.
+    """
+
+    VERSION_1: ClassVar[frozenset[str]] = frozenset()
+    NOT_HASHED: ClassVar[frozenset[str]] = frozenset()
+
+    def hashed(self) -> dict[str, Any]:
+        """Return the fields that an identity is made of, as JSON has them."""
+        return {name: _hashed(value) for name, value in self if name in self.VERSION_1} | self.hashed_later()
+
+    def hashed_later(self) -> dict[str, Any]:
+        """Return those of them that came after version 1: the ones that are not their default."""
+        fields, old = type(self).model_fields, self.VERSION_1 | self.NOT_HASHED
+        later = {name: value for name, value in self if name not in old}
+        return {
+            name: _hashed(value)
+            for name, value in later.items()
+            if value != fields[name].get_default(call_default_factory=True)
+        }
+
+
+def _hashed(value: Any) -> Any:
+    if isinstance(value, Workload):
+        return value.workload_id
+    if isinstance(value, tuple):
+        return [_hashed(item) for item in value]
+    return value.hashed() if isinstance(value, Identified) else value
+
+
+class ModelConfig(Identified):
     """A Llama-family model's shape. Widths and sizes in elements, `norm_eps` dimensionless."""
+
+    VERSION_1 = frozenset(
+        {
+            *("layers", "width", "heads", "kv_heads", "head_size", "mlp_width", "vocabulary", "block_size"),
+            *("norm_eps", "rope_base", "rope_scaling", "tied_head", "qkv_bias", "sliding_window"),
+        }
+    )
+    NOT_HASHED = frozenset({"name"})
 
     name: str
     layers: Positive
@@ -42,19 +92,29 @@ class ModelConfig(Frozen):
     sliding_window: Positive | None
 
 
-class Weights(Frozen):
+class Weights(Identified):
     """Where weights come from: the counter-based hash, or a checkpoint (named by what it holds, not by its path).
 
     `probe` is the hash too, scaled so that heads attend sharply: faults stand far out.
     """
+
+    VERSION_1 = frozenset({"source", "seed", "fingerprint"})
 
     source: Literal["hash", "checkpoint", "probe"] = "hash"
     seed: Count = 0
     fingerprint: str | None = None
 
 
-class Workload(Frozen):
+class Workload(Identified):
     """Everything that decides what is computed. A field that a benchmark does not use is null."""
+
+    VERSION_1 = frozenset(
+        {
+            *("benchmark", "model", "weights", "dtype", "seed", "iterations", "warmup", "batch", "sequence"),
+            *("shortest", "ids_below", "prompt", "prompt_text", "new_tokens", "temperature"),
+            *("learning_rate", "weight_decay", "matrix_sizes", "copy_bytes"),
+        }
+    )
 
     benchmark: Benchmark
     model: ModelConfig | None
@@ -81,20 +141,7 @@ class Workload(Frozen):
     @property
     def workload_id(self) -> str:
         """Sixteen hex digits over every field but the model's name: equal workloads have equal ids."""
-        content = self.model_dump(mode="json")
-        if content["model"] is not None:
-            del content["model"]["name"]
-        if content["subjects"] is None:
-            del content["subjects"]
-        else:
-            content["subjects"] = [subject.workload_id for subject in self.subjects or ()]
-        return digest(content)
-
-
-def digest(content: Any) -> str:
-    """Return sixteen hex digits of the SHA-256 of `content` as canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self.hashed())
 
 
 WHAT: dict[Benchmark, str] = {

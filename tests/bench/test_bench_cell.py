@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from places import ROOT
 
 torch = pytest.importorskip("torch")
 
@@ -17,7 +16,6 @@ from bench.benchmarks import train_dynamic  # noqa: E402
 from bench.model import weights  # noqa: E402
 from bench.spec import read_spec  # noqa: E402
 
-SCHEMA = ROOT / "orchestrator" / "schemas" / "record.schema.json"
 MEASURED = [name for name in SHAPES if name != "ceilings"]
 
 
@@ -30,7 +28,9 @@ def run(folder: Path, benchmark: str, method: str = "eager", **changes):
 
 def check_schema(record):
     jsonschema = pytest.importorskip("jsonschema")
-    jsonschema.validate(record, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    from orchestrator.cli.schema import schema_text
+
+    jsonschema.validate(record, json.loads(schema_text("record")))
 
 
 @pytest.mark.parametrize("benchmark", MEASURED)

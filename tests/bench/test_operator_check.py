@@ -19,7 +19,7 @@ from bench import methods, operator_check, operators  # noqa: E402
 from bench.methods import fused, fused_inductor  # noqa: E402
 from bench.operators import (  # noqa: E402
     Operators,
-    dispatched,
+    fallbacks,
 )
 
 
@@ -53,7 +53,7 @@ PLANTED = {
 def test_each_operator_is_compiled_at_its_own_sizes():
     # The second of them would meet symbols in place of sizes if what was compiled for the first were kept.
     found = [
-        operator_check.check_one(fused, kind, dispatched.Given("cpu", torch.float32, 16), "", 1e-5, compiled=True)
+        operator_check.check_one(fused, kind, fallbacks.Given("cpu", torch.float32, 16), "", 1e-5, compiled=True)
         for kind in ("norm", "rotary", "attention")
     ]
     assert [(item["status"], item.get("error")) for item in found] == [("passed", None)] * 3

@@ -13,8 +13,8 @@ from bench_specs import SHAPES, workload, write_spec  # noqa: E402
 from bench import cell, operators  # noqa: E402
 from bench.environment import torch_version  # noqa: E402
 from bench.methods import fused, fused_inductor  # noqa: E402
-from bench.operators import dispatched  # noqa: E402
-from bench.operators.dispatched import Given  # noqa: E402
+from bench.operators import fallbacks  # noqa: E402
+from bench.operators.fallbacks import Given  # noqa: E402
 from bench.spec import read_spec, read_workload  # noqa: E402
 
 MEASURED = [name for name in SHAPES if name != "ceilings"]
@@ -44,7 +44,7 @@ def test_on_a_cpu_every_benchmark_runs_and_says_what_stood_in(tmp_path, benchmar
 def test_liger_is_loaded_before_the_first_call(monkeypatch, method):
     """Else Triton is not there when its hook is set, and what it compiles in the first call is not counted."""
     loaded = []
-    monkeypatch.setattr(dispatched, "missing", lambda *modules: loaded.extend(modules))
+    monkeypatch.setattr(fallbacks, "missing", lambda *modules: loaded.extend(modules))
     method.operators()
     assert loaded == ["liger_kernel.ops"]
 
@@ -61,7 +61,7 @@ def test_a_torch_that_cannot_be_told_its_attention_is_refused(tmp_path, monkeypa
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("masked", [False, True])
 def test_groups_of_queries_share_their_keys(heads, masked):
-    q, k, v, _ = dispatched.example("attention", Given("cpu", torch.float64, 8))
+    q, k, v, _ = fallbacks.example("attention", Given("cpu", torch.float64, 8))
     k, v = k[:, :, :1].expand(-1, -1, heads, -1), v[:, :, :1].expand(-1, -1, heads, -1)
     time = q.shape[1]
     mask = torch.full((time, time), float("-inf"), dtype=q.dtype).triu(1) if masked else None
@@ -82,8 +82,8 @@ def test_settled_operators_make_no_choice_while_traced(monkeypatch):
 
     fused_inductor.compile_step(target, told)(torch.zeros(1))
     assert seen == ["norm", "rotary", "swiglu"]
-    monkeypatch.setattr(dispatched.Dispatched, "decide", lambda *_: pytest.fail("a choice while traced"))
-    x, weight, eps = dispatched.example("norm", Given("cpu", torch.bfloat16, 64))
+    monkeypatch.setattr(fallbacks.WithFallbacks, "decide", lambda *_: pytest.fail("a choice while traced"))
+    x, weight, eps = fallbacks.example("norm", Given("cpu", torch.bfloat16, 64))
     fused_inductor.OPERATORS.norm(x, weight, eps)
     fused_inductor.OPERATORS.norm.forget()
     assert fused_inductor.OPERATORS.norm.settled is None

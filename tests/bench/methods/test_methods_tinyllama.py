@@ -22,9 +22,9 @@ from bench.model import weights  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
 from bench.operators import (  # noqa: E402
     Operators,
-    dispatched,
+    fallbacks,
 )
-from bench.operators.dispatched import Dispatched, Given, Implementation  # noqa: E402
+from bench.operators.fallbacks import Given, Implementation, WithFallbacks  # noqa: E402
 from bench.spec import (  # noqa: E402
     named,
     read_spec,
@@ -87,7 +87,7 @@ def test_the_model_learns_the_same_with_rotary_in_place():
 
 @pytest.mark.usefixtures("extensions")
 def test_rotary_changes_its_own_part_and_no_more():
-    x, cos, sin = dispatched.example("rotary", Given("cpu", torch.float64, 16))
+    x, cos, sin = fallbacks.example("rotary", Given("cpu", torch.float64, 16))
     whole = torch.cat([x, x], dim=2)
     beside = whole[:, :, 4:].clone()
     with torch.inference_mode():
@@ -99,7 +99,7 @@ def test_rotary_changes_its_own_part_and_no_more():
 
 @pytest.mark.usefixtures("extensions")
 def test_rotary_leaves_the_gradient_that_comes_in_alone():
-    x, cos, sin = dispatched.example("rotary", Given("cpu", torch.float32, 16))
+    x, cos, sin = fallbacks.example("rotary", Given("cpu", torch.float32, 16))
     leaf = x.clone().requires_grad_()
     turned = tinyllama.Rotary()(leaf * 1, cos, sin)
     gradient = torch.ones(()).expand(turned.shape)  # one number that stands for all: writing there would spread
@@ -113,7 +113,7 @@ def test_rotary_leaves_the_gradient_that_comes_in_alone():
 @pytest.mark.usefixtures("extensions")
 def test_rotary_rounds_tables_once_and_never_takes_old_ones():
     rotary = tinyllama.Rotary()
-    x, cos, sin = dispatched.example("rotary", Given("cpu", torch.bfloat16, 16))
+    x, cos, sin = fallbacks.example("rotary", Given("cpu", torch.bfloat16, 16))
     rotary(x.clone(), cos, sin)
     kept = rotary.last
     rotary(x.clone(), cos, sin)
@@ -145,14 +145,14 @@ def test_the_first_that_can_is_taken_and_the_others_reasons_are_kept():
     never = Implementation("never", lambda _: "is not for this", operators.norm)
     fails = Implementation("fails", lambda _: None, broken, needs_trial=True)
     works = Implementation("works", lambda _: None, operators.norm, needs_trial=True)
-    norm = Dispatched("norm", [never, fails, works])
-    x, weight, eps = dispatched.example("norm", Given("cpu", torch.float32, 8))
+    norm = WithFallbacks("norm", [never, fails, works])
+    x, weight, eps = fallbacks.example("norm", Given("cpu", torch.float32, 8))
     with torch.inference_mode():
         assert torch.equal(norm(x, weight, eps), operators.norm(x, weight, eps))
     assert norm.report() == (
         "works (never: is not for this; fails: fails a trial: RuntimeError: FWD: Unsupported hidden_size)"
     )
-    assert Dispatched("norm", [fails]).report() == "not called"
+    assert WithFallbacks("norm", [fails]).report() == "not called"
 
 
 def test_without_any_of_its_packages_a_gpu_is_refused_and_a_cpu_is_not(monkeypatch):
@@ -169,7 +169,7 @@ def test_without_any_of_its_packages_a_gpu_is_refused_and_a_cpu_is_not(monkeypat
 def test_a_package_that_cannot_be_loaded_says_so(monkeypatch, tmp_path):
     (tmp_path / "broken_extension.py").write_text("raise ImportError('undefined symbol: x')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert dispatched.missing("json", "broken_extension") == (
+    assert fallbacks.missing("json", "broken_extension") == (
         "broken_extension cannot be loaded: ImportError: undefined symbol: x"
     )
 
@@ -204,7 +204,7 @@ def test_expectations_name_each_operator():
 def test_xformers_is_asked_what_it_dispatches_to(monkeypatch):
     pytest.importorskip("xformers.ops.swiglu_op")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
-    x, gate, up, down = dispatched.example("swiglu", Given("cpu", torch.bfloat16, 16))
+    x, gate, up, down = fallbacks.example("swiglu", Given("cpu", torch.bfloat16, 16))
     torch.testing.assert_close(tinyllama.swiglu(x, gate, up, down), operators.swiglu(x, gate, up, down))
     told = tinyllama.swiglu_called(x, gate, up, down)
     assert told == "xformers SwiGLUOp:eager (its fused ones run on CUDA only)"

@@ -24,10 +24,10 @@ from orchestrator.base.files import (
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"a = ", "no valid TOML: "),
-        (b"a = 1\na = 2", "no valid TOML: "),
+        (b"a = ", "not valid TOML: "),
+        (b"a = 1\na = 2", "not valid TOML: "),
         (b"a = '\xff'", "not UTF-8 at byte 5"),
-        (b"a = " + b"[" * 100_000, "no valid TOML: "),
+        (b"a = " + b"[" * 100_000, "not valid TOML: "),
         (b" " * (FILE_LIMIT_BYTES + 1), "more than the limit"),
     ],
 )

@@ -34,6 +34,8 @@ COMMANDS = (
     "import",
     "reproduce",
     "history",
+    "report",
+    "schema",
 )
 HEAVY = ("torch", "docker", "scipy", "pydantic", "rich", "jinja2", "requests", "numpy", "pynvml")
 
@@ -148,7 +150,7 @@ def test_names_that_nothing_has(
         ("batch = 2", "bacth = 2", 'cells[0].bacth: unknown key (did you mean "batch"?)'),
         ("batch = 2", "batch = -2", "cells[0].batch: must be greater than 0, is -2"),
         ("sequence = 64", "sequence = 4096", "cells[0].sequence: 4096 is beyond the block size 256 of tiny"),
-        ("[[cells]]", "[[cells", "no valid TOML: "),
+        ("[[cells]]", "[[cells", "not valid TOML: "),
     ],
 )
 def test_bad_suites(refused: Callable[..., str], tmp_path: Path, name: str, case: tuple[str, str, str]) -> None:
@@ -163,7 +165,7 @@ def test_a_stack_file_that_is_no_toml(refused: Callable[..., str], tmp_path: Pat
     place = write_stack(tmp_path / "stacks", "mine")
     (place / "stack.toml").write_text("name: mine")
     line = refused(name, "--launcher", "local", "--results", tmp_path / "results", "--stacks", tmp_path / "stacks")
-    assert line.startswith(f"{place / 'stack.toml'}: no valid TOML: ")
+    assert line.startswith(f"{place / 'stack.toml'}: not valid TOML: ")
 
 
 @BOTH

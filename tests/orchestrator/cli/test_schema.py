@@ -8,7 +8,8 @@ import pytest
 from plan_samples import SUITE, record, write_stack
 
 from orchestrator.base.files import read_toml
-from orchestrator.base.paths import IMAGES, SCHEMAS, SUITES
+from orchestrator.base.paths import IMAGES, SUITES
+from orchestrator.cli import run
 from orchestrator.cli.schema import FILES, schema_text
 
 if TYPE_CHECKING:
@@ -16,16 +17,24 @@ if TYPE_CHECKING:
 
 
 def validator(name: str) -> Any:
-    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    schema = json.loads(schema_text(name))
     kind = jsonschema.validators.validator_for(schema)
     kind.check_schema(schema)
     return kind(schema)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_files_are_up_to_date(name: str) -> None:
-    path = SCHEMAS / f"{name}.schema.json"
-    assert json.loads(path.read_text()) == json.loads(schema_text(name)), "run: python -m orchestrator.cli.schema"
+def test_the_command_prints_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema", name]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema == json.loads(schema_text(name))
+    assert schema["additionalProperties"] is False
+    assert "schema_version" in schema["required"]
+
+
+def test_no_other_file_has_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema", "table"]) == 4
+    assert "'record', 'stack', 'suite'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.toml")), ids=lambda path: path.stem)

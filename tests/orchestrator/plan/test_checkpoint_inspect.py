@@ -168,7 +168,7 @@ def test_what_a_containers_user_cannot_read_is_refused(folder):
 def test_no_folder(tmp_path):
     refused(tmp_path / "nowhere", "nowhere", "does not exist")
     (tmp_path / "file").touch()
-    refused(tmp_path / "file", "no folder")
+    refused(tmp_path / "file", "not a folder")
 
 
 def test_bad_config(folder):

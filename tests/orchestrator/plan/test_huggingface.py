@@ -143,6 +143,10 @@ def test_qwen2_has_biases_and_no_window_unless_used():
         (LLAMA2 | {"hidden_size": 10**4000}, "hidden_size", "positive integer"),
         (LLAMA2 | {"hidden_size": 100}, "hidden_size", "multiple"),
         (LLAMA2 | {"head_dim": 33}, "head_dim", "odd"),
+        (LLAMA2 | {"head_dim": "64"}, "head_dim", "positive integer"),
+        (MISTRAL | {"sliding_window": 0}, "sliding_window", "positive integer"),
+        (QWEN2 | {"use_sliding_window": 1}, "use_sliding_window", "true nor false"),
+        (QWEN2 | {"use_sliding_window": True, "max_window_layers": 0, "sliding_window": None}, "window", "missing"),
         (LLAMA2 | {"num_key_value_heads": 5}, "num_key_value_heads", "divide"),
         (LLAMA2 | {"rms_norm_eps": float("nan")}, "rms_norm_eps", "finite"),
         (LLAMA2 | {"rope_theta": float("inf")}, "rope_theta", "finite"),
@@ -177,5 +181,5 @@ def test_refused_in_one_line(raw, key, word):
 
 
 def test_not_an_object():
-    with pytest.raises(UsageError, match="no JSON object"):
+    with pytest.raises(UsageError, match="not a JSON object"):
         from_huggingface([], "m")  # type: ignore[arg-type]

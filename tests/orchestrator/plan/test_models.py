@@ -33,5 +33,5 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"models.json: tiny.layers: must be greater than 0, is -1"):
         named_models(path)
     path.write_text("[]")
-    with pytest.raises(UsageError, match="no JSON object"):
+    with pytest.raises(UsageError, match="not a JSON object"):
         named_models(path)

@@ -43,7 +43,7 @@ def test_ready_images_need_no_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("schema_version = 1", "schema_version = ", "FILE: no valid TOML: "),
+        ("schema_version = 1", "schema_version = ", "FILE: not valid TOML: "),
         ("schema_version = 1", "schema_version = 7", "FILE: schema_version: must be 1, is 7"),
         ("[build]", "", "FILE: give either [build] (a Dockerfile) or [ready] (an existing image)"),
         ("[build]", '[build]\ndockerfle = "x"', 'FILE: build.dockerfle: unknown key (did you mean "dockerfile"?)'),
@@ -51,7 +51,7 @@ def test_ready_images_need_no_files(tmp_path: Path) -> None:
         ("[build]", '[build]\nlock = "other.lock"', 'FILE: build.lock: there is no file "other.lock" beside it'),
         ('access = "none"', 'access = "nvlink"', "FILE: gpu.access: must be 'auto', 'request', 'cdi', 'raw' or 'none'"),
         ('["inductor", "eager"]', "[]", "FILE: methods: "),
-        ('["inductor", "eager"]', '["../eager"]', 'FILE: methods: "../eager" is no name of a method'),
+        ('["inductor", "eager"]', '["../eager"]', 'FILE: methods: "../eager" is not a name of a method'),
         ('["inductor", "eager"]', '["eager", "eager"]', "FILE: methods: a method is named twice"),
         (
             "[gpu]",

@@ -166,8 +166,8 @@ def test_own_model_by_config_beside_the_suite(tmp_path: Path) -> None:
     [
         (f"{MODEL}config = 'x.json'", "give either dimensions or config or checkpoint"),
         ("layers = 1", "missing: width, heads"),
-        (MODEL.replace("width = 64", "width = 65", 1), "width 65 is no multiple of heads 4"),
-        (f"{MODEL}kv_heads = 3", "no multiple of kv_heads 3"),
+        (MODEL.replace("width = 64", "width = 65", 1), "width 65 is not a multiple of heads 4"),
+        (f"{MODEL}kv_heads = 3", "not a multiple of kv_heads 3"),
         (f"{MODEL}head_size = 5", "head_size 5 is odd"),
         (f"{MODEL}wdith = 3", 'models.own.wdith: unknown key (did you mean "width"?)'),
         ("config = 'nowhere.json'", "nowhere.json: no such file"),
@@ -221,7 +221,7 @@ def test_a_built_in_name_is_not_taken_twice(tmp_path: Path) -> None:
         ("matrix_sizes = [64]", "matrix_sizes = [-64]", "FILE: ceilings.matrix_sizes[0]: must be greater than 0"),
         ("[ceilings]", "[ceilngs]", 'FILE: ceilngs: unknown key (did you mean "ceilings"?)'),
         ("[[cells]]", "[cells]", "FILE: "),
-        ("batch = 2", "batch = ", "FILE: no valid TOML: "),
+        ("batch = 2", "batch = ", "FILE: not valid TOML: "),
     ],
 )
 def test_bad_suites_are_refused_in_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:

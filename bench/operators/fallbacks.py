@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -17,13 +16,7 @@ from torch import Tensor
 
 from bench import operators
 
-PLAIN: dict[str, Callable[..., Tensor]] = {
-    "norm": operators.norm,
-    "rotary": operators.rotary,
-    "attention": operators.attention,
-    "swiglu": operators.swiglu,
-    "loss": operators.loss,
-}
+PLAIN: dict[str, Callable[..., Tensor]] = vars(operators.Operators())
 HALF = (torch.float16, torch.bfloat16)
 REASON_CHARACTERS = 200
 
@@ -58,7 +51,7 @@ class Implementation:
     needs_trial: bool = False
 
 
-class Dispatched:
+class WithFallbacks:
     """Stands where an operator stands. `kind` is a key of `PLAIN`, which is what is left when all others refuse."""
 
     def __init__(self, kind: str, implementations: Sequence[Implementation]) -> None:
@@ -111,11 +104,11 @@ class Dispatched:
         return " | ".join(self.notes) or "not called"
 
 
-class DispatchedAttention:
+class AttentionWithFallbacks:
     """Attention, whose implementations may differ with and without a mask."""
 
     def __init__(self, causal: Sequence[Implementation], masked: Sequence[Implementation]) -> None:
-        self.causal, self.masked = Dispatched("attention", causal), Dispatched("attention", masked)
+        self.causal, self.masked = WithFallbacks("attention", causal), WithFallbacks("attention", masked)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """As `operators.attention`."""
@@ -132,24 +125,24 @@ class DispatchedAttention:
         self.masked.settle(given)
 
 
-def report(chosen: operators.Operators) -> dict[str, str]:
-    """What each operator dispatched to; of attention with and without a mask, where it was called so."""
+def report(chosen: operators.Operators) -> dict[str, dict[str, str]]:
+    """What each operator dispatched to, for the record's detail; attention with and without a mask where called so."""
     found: dict[str, str] = {}
     for name, operator in vars(chosen).items():
-        if isinstance(operator, Dispatched):
+        if isinstance(operator, WithFallbacks):
             found[name] = operator.report()
-        elif isinstance(operator, DispatchedAttention):
+        elif isinstance(operator, AttentionWithFallbacks):
             parts = {"attention": operator.causal, "attention with a mask": operator.masked}
             found.update({part: each.report() for part, each in parts.items() if each.notes})
         else:
             found[name] = "eager"
-    return found
+    return {"operators": found}
 
 
 def forget(chosen: operators.Operators) -> operators.Operators:
     """Make all of them decide anew: a process may build several models."""
     for operator in vars(chosen).values():
-        if isinstance(operator, (Dispatched, DispatchedAttention)):
+        if isinstance(operator, (WithFallbacks, AttentionWithFallbacks)):
             operator.forget()
     return chosen
 
@@ -165,14 +158,6 @@ def missing(*modules: str) -> str | None:
     except Exception as error:  # noqa: BLE001  (a broken package raises whatever it likes: it is a reason)
         return f"{module} cannot be loaded: {one_line(error)}"
     return None
-
-
-def version_of(package: str) -> str | None:
-    """The version of an installed package, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def trial(kind: str, implementation: Implementation, given: Given) -> str | None:

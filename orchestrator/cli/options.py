@@ -1,0 +1,95 @@
+"""Options that several commands have. Like every module of the command line it imports click alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from orchestrator.base.paths import RESULTS
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+
+def one_of(*choices: str, **named: Any) -> dict[str, Any]:
+    """Return the arguments of an option that takes one of `choices`; without it the first is meant."""
+    return {"type": click.Choice(choices), "default": choices[0], "show_default": True, **named}
+
+
+def above_zero(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is not a finite number above zero."""
+    if value is not None and not 0 < value < math.inf:
+        raise click.BadParameter(f"{value} is not a number above zero", ctx, param)
+    return value
+
+
+def _duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    from orchestrator.runner.estimate import seconds_in
+
+    return seconds_in(value)
+
+
+def together(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    """Return a decorator that adds all of `options`, in their order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+results = click.option(
+    "--results", type=PATH, default=RESULTS, metavar="FOLDER", help="Where runs are kept (default: results)."
+)
+run = click.option("--run", metavar="NAME|FOLDER", help="The run that has the cell; the newest without.")
+stacks = click.option("--stack", "stacks", multiple=True, metavar="NAME", help="Only this stack. Repeatable.")
+stack_folders = click.option(
+    "--stacks", "stack_folders", multiple=True, type=PATH, metavar="FOLDER", help="More stacks. Repeatable."
+)
+benchmarks = click.option(
+    "--benchmark", "benchmarks", multiple=True, metavar="NAME", help="Only this benchmark. Repeatable."
+)
+gpu = click.option("--gpu", metavar="UUID", help="The GPU to run on (see `orchestrator doctor`).")
+launcher = click.option(
+    "--launcher", **one_of("auto", "docker", "local", help="Where cells run: containers, or plain processes.")
+)
+timeout = click.option(
+    "--timeout", "timeout_s", type=float, callback=above_zero, metavar="SECONDS", help="Deadline of a cell."
+)
+allow_busy = click.option("--allow-busy", is_flag=True, help="Run although something else uses the GPU.")
+
+selection = together(
+    [
+        click.option("--suite", metavar="NAME|FILE", help="Which cells: a suite's name, or a suite file."),
+        stacks,
+        stack_folders,
+        click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method. Repeatable."),
+        benchmarks,
+        gpu,
+        launcher,
+        click.option("--rounds", type=click.IntRange(1, 1000), help="Rounds of each cell, interleaved."),
+        click.option(
+            "--budget",
+            "budget_s",
+            callback=_duration,
+            metavar="TIME",
+            help="As many rounds as fit into it, at least one: 45m, 1h30m.",
+        ),
+        click.option(
+            "--cache",
+            **one_of("cold", "shared", help="Compile caches: empty for each cell, or kept from cell to cell."),
+        ),
+        click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Your own model: config.json and safetensors."),
+        results,
+        timeout,
+    ]
+)
+"""What is to be run, and how."""

@@ -1,0 +1,79 @@
+"""Commands that run cells, or say what would be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli import options
+
+
+@click.command("plan", short_help="Show what run-all would run.")
+@options.selection
+@click.option("--format", "form", **options.one_of("text", "json"))
+def plan_command(form: str, **chosen: Any) -> None:
+    """Show what run-all would run, how long it would take and what it would download. Runs nothing."""
+    from orchestrator.host.devices import look
+    from orchestrator.plan.choice import RunOptions, choose
+    from orchestrator.runner.estimate import fitted
+    from orchestrator.runner.plan_text import render
+
+    given = RunOptions(**chosen)
+    host = look(given)
+    choice = fitted(choose(given, gpu=host.gpu, engine=host.engine), given)
+    click.echo(render(choice, given.results, form))
+
+
+@click.command("run-all", short_help="Run everything and write the tables.")
+@options.selection
+@options.allow_busy
+@click.option("--fresh", is_flag=True, help="Start a new run, even if an unfinished one could go on.")
+@click.option("--rerun", is_flag=True, help="Run cells again that have a result.")
+@click.option(
+    "--max-minutes",
+    type=float,
+    callback=options.above_zero,
+    metavar="M",
+    help="Start no cell after that; the next run-all goes on.",
+)
+def run_all_command(**chosen: Any) -> int:
+    """Plan, build, run every cell, and write the tables. Goes on with an unfinished run.
+
+    Without options: with a GPU the whole suite `note` on every stack that uses it, else the suite `smoke` on the
+    CPU; in containers where a Docker Engine answers, else as plain processes.
+    """
+    from orchestrator.plan.choice import RunOptions
+    from orchestrator.runner.run_all import run_all
+
+    return run_all(RunOptions(**chosen))
+
+
+@click.command("reproduce", short_help="Run a recorded cell again.")
+@click.argument("row")
+@options.run
+@click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rounds to run.")
+@options.stack_folders
+@options.gpu
+@options.launcher
+@click.option(
+    "--checkpoint", type=options.PATH, metavar="FOLDER", help="The weights, where the record is of a checkpoint."
+)
+@options.timeout
+@options.allow_busy
+@options.results
+def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any) -> int:
+    """Run the cell of ROW again, in a run of its own, and say whether its figure came out again and what differs.
+
+    ROW is a record's file, also one that somebody sent, or a cell as `explain` names it. A file in a run stands for its
+    row there, with all of its rounds. The stack and the method are this host's, by the record's names; the image is the
+    record's own where this host has built it.
+
+    With five rounds on both sides the verdict is given; with fewer, whether the new figure lies inside the old
+    interval. Exit code: 0 came out again, 1 did not, 2 cannot be decided, 3 nothing ran.
+    """
+    from orchestrator.plan.choice import RunOptions
+    from orchestrator.runner.reproduce import reproduce
+
+    return reproduce(row, run, RunOptions(results=results, fresh=True, **chosen))
