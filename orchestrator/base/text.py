@@ -6,7 +6,10 @@ import datetime as dt
 import math
 import re
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DIGITS = 4
 MISSING = "–"  # noqa: RUF001 - a dash is what a table has there
@@ -115,6 +118,24 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else " " for c in text)
+
+
+def one_line(text: str, *, keep: bool = False) -> str:
+    """Return `text` printable and on one line; with `keep` the blanks inside of it stay as they are."""
+    return " ".join(printable(text).split("\n" if keep else None))
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Return a table for a terminal: columns of equal width, those in `right` set to the right."""
+    clean = [[one_line(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
+    return [
+        "  ".join(
+            text.rjust(width) if n in right else text.ljust(width)
+            for n, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in clean
+    ]
 
 
 def shortened(text: str, length: int) -> str:

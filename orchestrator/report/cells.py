@@ -134,6 +134,11 @@ def not_fused(ran: Dispatch) -> str:
     return f"{text}; ran instead: {ran.instead}" if ran.instead else text
 
 
+def resembles(fault: str) -> str:
+    """Return which known fault the error looks like."""
+    return f"the error has the effect of a known fault: {fault}"
+
+
 def _compiled(row: Row, compilation: Compiles) -> str:
     if not compilation.made:
         return ""
@@ -188,7 +193,7 @@ def unproved(rows: Iterable[Row]) -> dict[str, list[str]]:
         if row.evidence.dispatch is not None and row.evidence.dispatch.missing:
             told.setdefault(f"not fused: {not_fused(row.evidence.dispatch)}", []).append(row.name)
         if row.evidence.resembles:
-            told.setdefault(f"its error has the effect of a known fault: {row.evidence.resembles}", []).append(row.name)
+            told.setdefault(resembles(row.evidence.resembles), []).append(row.name)
     return told
 
 

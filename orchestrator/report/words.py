@@ -21,16 +21,14 @@ def warnings(row: Row) -> list[str]:
     """Return a line for each thing about the row's samples that a person should know before trusting the figure."""
     lines = []
     if row.evidence.first_off is not None:
-        lines.append(
-            f"the first timed sample is {_signed(row.evidence.first_off)} off the others: raise `warmup` in the suite"
-        )
+        lines.append(f"{first_is_off(row.evidence.first_off)}: raise `warmup` in the suite")
     if row.evidence.drift is not None:
         remedy = "close what else runs here"
         if row.hardware.device == "cuda":
             remedy = "lock the clocks (`nvidia-smi -lgc MHZ`)"
         lines.append(
-            f"the later half of the samples is {_signed(row.evidence.drift)} off the earlier: let the device settle, "
-            f"that is, raise `iterations` or `--rounds`, or {remedy}"
+            f"{drifted(row.evidence.drift)}: let the device settle, that is, raise `iterations` or `--rounds`, "
+            f"or {remedy}"
         )
     if row.one_compile:
         lines.append(
@@ -50,6 +48,21 @@ def warnings(row: Row) -> list[str]:
             "again with the GPU to itself, cooled, its clocks locked"
         )
     return lines
+
+
+def sentence(words: str) -> str:
+    """Return words as a sentence."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def first_is_off(share: float) -> str:
+    """Return by what share the first timed sample is off."""
+    return f"the first timed sample is {_signed(share)} off the others"
+
+
+def drifted(share: float) -> str:
+    """Return by what share the samples drift."""
+    return f"the later half of the samples is {_signed(share)} off the earlier"
 
 
 def load_in_words(load: HostLoad) -> str:

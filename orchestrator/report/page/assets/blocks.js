@@ -2,7 +2,7 @@
 
 const BLOCKS = {
   facts: (block) => { const list = factList(block.facts); list.classList.add("block"); return list; },
-  text: (block) => el("div", { class: "block" }, block.lines.map((line) => el("p", { class: block.warning ? "warning" : "muted" }, line))),
+  text: (block) => el("div", { class: "block" }, block.paragraphs.map((line) => el("p", { class: block.warning ? "warning" : "muted" }, line))),
   table: tableBlock,
   code: codeBlock,
   shares: sharesBlock,
@@ -33,7 +33,7 @@ function tableBlock(block) {
 
 function codeBlock(block) {
   const text = el("pre", { tabindex: 0 }, block.text);
-  if (!block.copied) return el("div", { class: "block" }, text);
+  if (!block.command) return el("div", { class: "block" }, text);
   const button = el("button", { type: "button", class: "plain copy", on: { click: () => copy(block.text, text, button) } }, "Copy");
   return el("div", { class: "block" }, text, button);
 }

@@ -147,7 +147,9 @@ def test_an_incorrect_row_has_no_speed_at_all(tmp_path: Path) -> None:
         assert row[protocol] == {"text": MISSING, "why": "the row is incorrect"}
     assert "first" not in row
     assert row["tokens"] == [MISSING, MISSING]
-    assert found[f"p{place}"]["top"][0]["blocks"][0]["lines"] == ["No speed is shown, for the row is incorrect."]
+    assert found[f"p{place}"]["top"][0]["blocks"][0]["paragraphs"] == [
+        "No speed is shown because the row is incorrect."
+    ]
 
 
 def test_published_figures_that_were_wrong_are_no_speed(tmp_path: Path) -> None:
