@@ -9,7 +9,7 @@ from orchestrator.base.text import DIGITS, MISSING, counted, milliseconds, perce
 from orchestrator.base.text import significant as rounded
 from orchestrator.records.record import is_row
 from orchestrator.records.store import stem_of
-from orchestrator.report.cells import break_even, first_call, later_compiles
+from orchestrator.report.columns import break_even, first_call, later_compiles
 from orchestrator.report.rounds import checks, round_sections
 from orchestrator.report.sections import code, facts, kept, section, text
 from orchestrator.report.words import command, loss_advice, reproduction, sentence, taint_note, warnings
@@ -92,12 +92,12 @@ def _figures(pair: Pair) -> Section | None:
     row = pair.steady
     if row.status != "ok":
         return section("Figures", text(f"No speed is shown because the row is {row.status}."))
-    later = later_compiles(row)
+    later, call = later_compiles(row), first_call(row, " s", DIGITS)
     return section(
         "Figures",
         facts(
             *_measured(pair),
-            ("first call", None if row.first_call.seconds is None else first_call(row, " s", DIGITS)),
+            ("first call", None if row.first_call.seconds is None else call.line()),
             ("compiles in the warm-up", None if later is None else f"{rounded(later)} s"),
         ),
     )

@@ -20,7 +20,7 @@ from orchestrator.base.text import (
     significant,
 )
 from orchestrator.records.store import stem_of
-from orchestrator.report.cells import not_fused, resembles
+from orchestrator.report.columns import not_fused, resembles
 from orchestrator.report.sections import Environment, Samples, code, facts, kept, section, shares, table, text
 from orchestrator.report.source import read_log
 from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence

@@ -1,8 +1,9 @@
-"""What a row's samples warn of, each with what to do about it."""
+"""Words that stand in more than one place: the glossary, what a row's samples warn of, commands that run it again."""
 
 from __future__ import annotations
 
 import shlex
+import textwrap
 from typing import TYPE_CHECKING
 
 from orchestrator.base.text import counted, significant
@@ -12,9 +13,57 @@ if TYPE_CHECKING:
     from orchestrator.records.record import HostLoad, Record
 
 
+GLOSSARY = {
+    "steady": "The first call and the warm-up apart; the median of the rounds' medians with its 99 % interval (at the "
+    "level that is named, where the samples are too few for 99 %).",
+    "against eager": "How many times as fast as eager on the same stack, with the 99 % interval (Welch's, of the "
+    "logarithms of the rounds' medians) and the verdict: faster, slower, same (the whole interval within ±1 %), or "
+    "inconclusive (fewer than five rounds a side, or an interval that is wider than that and holds 1).",
+    "checks": "Passed of all, on the very callable that was timed, after timing. Tolerances are relative to what eager "
+    "in the same precision shows against the same reference.",
+    "reference": "The output that the same weights and inputs give in float32 (tiny models: float64), computed once "
+    "in each run.",
+    "probe": "A tiny model in float32 with weights on which faults stand out. Each method runs it through the same "
+    "code; a method that is wrong there is incorrect in its rows.",
+    "error ÷ eager's": "Distance from the reference over the distance of eager on the stack that made it. Right "
+    "methods are near 1; for eager on another stack it is how far the stacks differ.",
+    "as the note": "The same samples as the Lit-GPT note of November 2023 computed its figures from them: by the "
+    "samples' numbers (the best of the first ten, the mean of samples 6 to 50), whatever is in them.",
+    "peak GB": "1e9 bytes: of the whole process, never reset; steady: from the end of the warm-up on; reserved: what "
+    "the allocator held of the device. A CUDA graph's own memory is in the last and not in the steady peak.",
+    "first call": "Compilation included. Cold: with an empty compile cache; warm: a second process over the same "
+    "cache. Of several rounds the median of the cold ones, and of the warm ones where there was no such second "
+    "process. Partly warm: over a cache that lacked something.",
+    "pays off after": "So many passes, tokens or steps until the extra time of the first call, and of compiles in the "
+    "warm-up, is made up for against eager; of the cold rounds where there are any.",
+    "of the ceiling": "The least time that the work can take at the rates measured on this device in this run, over "
+    "the time that it took; compute or memory, whichever bounds more tightly.",
+    "incorrect": "A check failed, or the output was not finite: the row shows no speed.",
+    "unchecked": "A check of the row, or of its method on the probe, could not be made; the reason stands below the "
+    "table.",
+    "not_fused": "Kernels that the method promises were not seen.",
+    "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by more "
+    "than 1 % and more than their noise.",
+    "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples are "
+    "marked and never dropped.",
+}
+"""What stands in tables.md and on the page, in words for readers from the field. README says no more of these."""
 LOSS_DIGITS = 2
 NOTABLE = 0.1
 """The share of the host's CPUs that others may use before a row says so."""
+
+
+def glossary_in_markdown() -> str:
+    """Return the section that explains a table's words."""
+    lines = [f"- **{term}**: {text}" for term, text in GLOSSARY.items()]
+    lines.append(
+        "- A row's whole proof: `orchestrator explain 'BENCHMARK METHOD@STACK'`. All digits: tables.json, tables.csv."
+    )
+    wrapped = (
+        textwrap.fill(line, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
+    return "## How to read this\n\n" + "\n".join(wrapped)
 
 
 def warnings(row: Row) -> list[str]:

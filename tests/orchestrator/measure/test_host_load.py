@@ -18,8 +18,8 @@ from record_samples import record, samples, save_run
 from orchestrator.analysis.reduce import rows
 from orchestrator.measure.host_load import LoadSampler, Reading, load_between
 from orchestrator.records.record import HostLoad
-from orchestrator.report.rounds import telemetry
 from orchestrator.report.explain import explain
+from orchestrator.report.rounds import telemetry
 from orchestrator.report.tables import render_tables
 from orchestrator.report.words import warnings
 
@@ -214,4 +214,4 @@ def test_where_it_is_shown(tmp_path: Path) -> None:
     assert telemetry(record()) is None
     head, line, *_ = render_tables(folder, form="csv").splitlines()
     found = dict(zip(head.split(","), line.split(","), strict=False))
-    assert [float(found[name]) for name in ("cpus", "own_cpus", "others_cpus", "stolen_cpus")] == [4, 2, 2, 0]
+    assert [float(found[f"evidence.host_load.{name}"]) for name in ("cpus", "own", "others", "stolen")] == [4, 2, 2, 0]

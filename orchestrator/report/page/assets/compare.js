@@ -116,7 +116,7 @@ function compareTable({ workload, lines: found }, base) {
       el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${workload.benchmark} side by side` }, el("table", { class: "matrix" }, el("thead", null, head), el("tbody", null, lines))),
       compareChart(workload, found, shown, base)),
     cautions(shown, gpus).map((line) => el("p", { class: "remarks" }, line)),
-    compareCaveats(workload),
+    remarkList("What to know of the published figures", workload.caveats),
   );
 }
 
@@ -185,10 +185,4 @@ function compareChart(workload, found, shown, base) {
     xAxis(x, lane.left, width - 60, bottom, `times as fast as ${base.name}`),
   );
   return el("figure", { class: "chart" }, drawn);
-}
-
-function compareCaveats(workload) {
-  const lines = workload.published.flatMap((found) => [`${found.short}: ${found.about}.`, ...found.caveats.map((line) => `${found.short}, ${line}`)]);
-  if (!lines.length) return null;
-  return el("details", { class: "remarks" }, el("summary", null, "What to know of the published figures"), el("ul", null, lines.map((line) => el("li", null, line))));
 }

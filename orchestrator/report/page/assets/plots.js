@@ -15,8 +15,8 @@ function memoryChart(workload, all, width) {
   const x = linear(0, niceTop(Math.max(...shown.map((row) => row.memory.bytes / 1e9)) * 1.04), left, width - 12);
   const points = shown.map((row) => ({ row, x: x(row.memory.bytes / 1e9), y: probe(speedOf(row).value) }));
   const marks = points.map(({ row, x: px, y: py }) =>
-    marker(row, px, py, 6, { "data-row": row.id, "data-tip": `${row.legend}\n${speedOf(row).text} ${workload.unit}\n${row.memory.process} GB` }));
-  const told = shown.map((row) => `${row.legend} ${speedOf(row).text} ${workload.unit} at ${row.memory.process} GB`).join(", ");
+    marker(row, px, py, 6, { "data-row": row.id, "data-tip": `${row.legend}\n${speedOf(row).text} ${workload.unit}\n${row.memory.text} GB` }));
+  const told = shown.map((row) => `${row.legend} ${speedOf(row).text} ${workload.unit} at ${row.memory.text} GB`).join(", ");
   return chart(
     "Speed against memory",
     `${protocolName()}, in ${workload.unit} (${workload.better} is better); peak of the whole process.${rows.length > MOST_POINTS ? ` The best ${MOST_POINTS} of ${plural(rows.length, "row")}.` : ""}`,
