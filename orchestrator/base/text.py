@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DIGITS = 4
+SMALLEST = 1e-4
+"""What is nearer to zero is written with an exponent."""
 MISSING = "–"  # noqa: RUF001 - a dash is what a table has there
 
 
@@ -21,14 +23,11 @@ def significant(value: float | None, digits: int = DIGITS) -> str:
         return MISSING
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    if decimals > digits + 3:
-        return f"{value:.{digits - 1}e}"
-    text = f"{value:.{max(decimals, 0)}f}"
-    # 9.9996 to four digits is 10.00, not 10.000.
-    if sum(c.isdigit() for c in text.lstrip("-0.")) > digits and decimals > 0:
-        text = f"{value:.{decimals - 1}f}"
-    return text
+    exact = f"{value:.{digits - 1}e}"
+    if abs(value) < SMALLEST:
+        return exact
+    # The exponent after rounding: 9.9996 to four digits is 10.00, not 10.000.
+    return f"{value:.{max(digits - 1 - int(exact.partition('e')[2]), 0)}f}"
 
 
 def between(low: float, high: float, digits: int = DIGITS) -> str:

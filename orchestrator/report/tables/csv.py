@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.published import PublishedFigure
@@ -14,7 +15,7 @@ from orchestrator.analysis.rows import Row
 from orchestrator.report.tables.json import LEFT_OUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from pydantic import BaseModel
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # A spreadsheet takes a text that begins so for a formula, and what a container wrote must never become one.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+NUMBERS = frozenset((float, int, bool, type(None)))
 BOUNDS = ("low", "high")
 
 Tree = dict[str, Any]
@@ -37,15 +39,49 @@ BESIDE: Tree = {
 
 def render(report: Report, protocol: Protocol | None = None) -> str:
     """Return a header line and a line for each row: of `protocol`, or of both where it is null."""
-    of_row, of_published = {**_shape(Row, LEFT_OUT), **BESIDE}, _shape(PublishedFigure, {"benchmark": True})
+    of_row = Part({**_shape(Row, LEFT_OUT), **BESIDE})
+    of_published = Part(_shape(PublishedFigure, {"benchmark": True}))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["name", *_names(of_row, ""), *_names(of_published, "published.")])
+    writer.writerow(["name", *of_row.columns, *(f"published.{name}" for name in of_published.columns)])
     for pair in report.pairs:
+        published = of_published.cells(pair.published)
         for row in (pair.steady, pair.note):
             if protocol in (None, row.protocol):
-                writer.writerow([row.name, *_cells(row, of_row), *_cells(pair.published, of_published)])
+                writer.writerow([_text(row.name), *of_row.cells(row), *published])
     return out.getvalue()
+
+
+class Part:
+    """The columns of one value, its own parts' columns among them."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.parts = [Part(inner) if inner else None for inner in tree.values()]
+        # One after the other rows share what they ran on and in.
+        self.last: Any = None
+        self.last_cells: list[Any] = []
+        self.columns: list[str] = [
+            f"{name}.{rest}" if rest else name
+            for name, part in zip(tree, self.parts, strict=True)
+            for rest in (part.columns if part else ("",))
+        ]
+        # With one name alone attrgetter gives no tuple: the second is not used.
+        self.get: Any = tuple if tuple(tree) == BOUNDS else attrgetter(*tree, "__class__")
+
+    def cells(self, value: Any) -> list[Any]:
+        """Return the cells of a value, as many as there are columns; none is known where the value is not."""
+        if value is None:
+            return [None] * len(self.columns)
+        if value is self.last:
+            return self.last_cells
+        cells: list[Any] = []
+        for found, part in zip(self.get(value), self.parts, strict=False):
+            if part is None:
+                cells.append(found if type(found) in NUMBERS else _text(found))
+            else:
+                cells += part.cells(found)
+        self.last, self.last_cells = value, cells
+        return cells
 
 
 def _shape(model: type[BaseModel], left_out: Mapping[str, Any]) -> Tree:
@@ -76,27 +112,9 @@ def _resolved(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Mapping[str
     return _resolved(known[0], defs) if len(known) == 1 else schema
 
 
-def _names(tree: Tree, path: str) -> Iterator[str]:
-    for name, inner in tree.items():
-        yield from _names(inner, f"{path}{name}.") if inner else (path + name,)
-
-
-def _cells(value: Any, tree: Tree) -> Iterator[Any]:
-    """Yield the cells of a value, as many as its tree has columns."""
-    if isinstance(value, tuple):
-        yield from value
-        return
-    for name, inner in tree.items():
-        found = None if value is None else getattr(value, name)
-        if inner:
-            yield from _cells(found, inner)
-        else:
-            yield _text(found) if isinstance(found, (str, tuple, dict)) else found
-
-
-def _text(value: str | tuple[Any, ...] | dict[str, Any]) -> str:
+def _text(value: Any) -> Any:
     if isinstance(value, dict):
-        text = "; ".join(f"{name} {inner}" for name, inner in value.items())
-    else:
-        text = value if isinstance(value, str) else "; ".join(map(str, value))
-    return f"'{text}" if text.startswith(FORMULA) else text
+        value = "; ".join(f"{name} {inner}" for name, inner in value.items())
+    elif isinstance(value, tuple):
+        value = "; ".join(map(str, value))
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -167,14 +167,14 @@ def _below(pairs: Sequence[Pair], report: Report) -> str:
 
 def _stacks(report: Report) -> str:
     """Return the section that says what each stack was made of."""
+    rows = {(row.stack, id(row.environment), row.image_id): row for row in (pair.steady for pair in report.pairs)}
     images: dict[str, dict[str, None]] = {}
-    for pair in sorted(report.pairs, key=lambda pair: pair.steady.stack):
-        environment, image_id = pair.steady.environment, pair.steady.image_id
-        if environment is not None:
+    for row in sorted(rows.values(), key=lambda row: row.stack):
+        if row.environment is not None:
             # A run that went on elsewhere may have had another image of the very same packages.
-            found = images.setdefault(f"- {code(pair.steady.stack)}: {escape(_versions(environment))}", {})
-            if image_id:
-                found[image_id.removeprefix("sha256:")[:SHORT_HASH]] = None
+            found = images.setdefault(f"- {code(row.stack)}: {escape(_versions(row.environment))}", {})
+            if row.image_id:
+                found[row.image_id.removeprefix("sha256:")[:SHORT_HASH]] = None
     lines = [f"{line}, image {' and '.join(map(escape, found))}" if found else line for line, found in images.items()]
     return "\n".join(["## Stacks", "", *lines]) if lines else ""
 
