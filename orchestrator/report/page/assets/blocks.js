@@ -94,12 +94,8 @@ function allSamples(samples, row, width) {
     const at = [x(index), y(wall)];
     const tip = `sample ${index}, ${PHASE_NAMES[phase] || phase}\n${short(wall)} s, ${shapeText}${taint ? `\ntainted: ${taint}` : ""}`;
     const timed = phase === "timed" || phase === "repeat";
-    return shape(
-      "g", { "data-tip": tip },
-      taint ? shape("path", { class: "taint", d: `M${at[0] - 4},${at[1] - 4}l8,8M${at[0] + 4},${at[1] - 4}l-8,8` })
-        : shape("circle", { class: `${timed ? "mark" : "hollow"} ${colour(row)}`, cx: at[0], cy: at[1], r: timed ? 4 : 3.6 }),
-      shape("circle", { cx: at[0], cy: at[1], r: 8, fill: "transparent" }),
-    );
+    const mark = shape("circle", { class: `${timed ? "mark" : "hollow"} ${colour(row)}`, cx: at[0], cy: at[1], r: timed ? 4 : 3.6 });
+    return sampleMark(at, taint, mark, { "data-tip": tip });
   });
   const tainted = samples.filter((sample) => sample[6]).length;
   const about = `Seconds of each sample${far ? ", logarithmic" : ""}; rings are the first call and the warm-up${tainted ? `, ${tainted} tainted crossed out` : ""}.`;
