@@ -5,6 +5,7 @@ A remark is a line in parts, so that Markdown can show names as code and the pag
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.text import MISSING, code, counted, escape, shortened, significant
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 GROUPS_SHOWN = 5
 SHARE_SHOWN = 0.005
-REASON_LENGTH = 160
+REASON_LENGTH, LONG_REASON = 160, 320
 
 
 class Name(str):
@@ -56,6 +57,25 @@ def _markdown(part: str) -> str:
     # Blanks at a part's ends stand between words of the line.
     begin, end = " " * part.startswith(" "), " " * part.endswith(" ")
     return f"**{escape(part)}**" if isinstance(part, Strong) else f"{begin}{escape(part)}{end}"
+
+
+def run_facts(report: Report) -> list[tuple[str, list[str]]]:
+    """Return what stands at the head of a run's tables: where it ran, its ceilings, its rounds and rows."""
+    header, steady = report.header, [pair.steady for pair in report.pairs]
+    hardware = {row.hardware.in_words for row in steady} | {found.hardware.in_words for found in report.ceilings}
+    ceilings = [
+        c.in_words if c.status == "ok" else f"{c.status}: {shortened(c.reason or 'no reason given', LONG_REASON)}"
+        for c in report.ceilings
+    ]
+    statuses = Counter(row.status for row in steady)
+    return [
+        ("Ran on", sorted(filter(None, hardware)) or [MISSING]),
+        ("Measured ceilings", list(dict.fromkeys(ceilings)) or ["none in this run"]),
+        ("Run", [f"{header.run_id}, begun {header.started_utc}"]),
+        ("Rounds", [f"{report.recorded} of {report.planned} recorded"]),
+        ("Rows", [", ".join(f"{count} {status}" for status, count in statuses.most_common()) or "none"]),
+        *([("Remark", [header.note])] if header.note else []),
+    ]
 
 
 def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
@@ -230,7 +250,7 @@ def _unproved(rows: Iterable[Row]) -> list[Remark]:
             reasons.append(resembles(seen.resembles))
         for reason in reasons:
             names.setdefault(reason, []).append(row.name)
-    return [(*_listed(of), f": {shortened(reason, 2 * REASON_LENGTH)}.") for reason, of in names.items()]
+    return [(*_listed(of), f": {shortened(reason, LONG_REASON)}.") for reason, of in names.items()]
 
 
 def _versions(rows: Sequence[Row]) -> list[Remark]:

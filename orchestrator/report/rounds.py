@@ -28,7 +28,7 @@ from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.records.record import Range, Record, Sample, WarmStart
+    from orchestrator.records.record import Record, Sample, WarmStart
     from orchestrator.report.sections import Block, Section
     from orchestrator.report.source import Source
 
@@ -246,18 +246,23 @@ def telemetry(record: Record) -> Section | None:
     seen, cpus = record.telemetry, ("host's CPUs", cpu_use(record.host_load) if record.host_load else None)
     if seen is None:
         return section("Telemetry", facts(cpus))
-    ranges = [
-        _range("SM clock, MHz", seen.sm_clock_mhz),
-        _range("memory clock, MHz", seen.memory_clock_mhz),
-        _range("power, W", seen.power_watts),
-        _range("temperature, °C", seen.temperature_celsius),
-        _range("memory in use, GB", seen.memory_bytes, 1e9),
+    ranges = (
+        ("SM clock, MHz", seen.sm_clock_mhz, 1.0),
+        ("memory clock, MHz", seen.memory_clock_mhz, 1.0),
+        ("power, W", seen.power_watts, 1.0),
+        ("temperature, °C", seen.temperature_celsius, 1.0),
+        ("memory in use, GB", seen.memory_bytes, 1e9),
+    )
+    rows = [
+        (name, *(significant(value / unit) for value in (found.low, found.median, found.high)))
+        for name, found, unit in ranges
+        if found is not None
     ]
     throttled = ", ".join(f"{reason} {percent(share)}" for reason, share in sorted(seen.throttled.items()))
     interval = "" if seen.interval_ms is None else f", one every {significant(seen.interval_ms, 3)} ms"
     return section(
         "Telemetry",
-        table(("over the timed samples", "low", "median", "high"), filter(None, ranges), numeric=(1, 2, 3)),
+        table(("over the timed samples", "low", "median", "high"), rows, numeric=(1, 2, 3)),
         facts(
             ("readings", f"{seen.readings:,}{interval}"),
             ("clock held back by", f"{throttled} of the readings" if throttled else "nothing"),
@@ -312,18 +317,13 @@ def _record(record: Record) -> Section | None:
 
 
 def _what_ran(record: Record) -> Section | None:
-    made, environment = record.provenance, record.environment
+    names = ("launcher", "image", "image_id", "lock", "cache", "orchestrator")
     return section(
         "What ran",
         facts(
             ("bench source", record.bench_source or MISSING),
-            ("launcher", made and made.launcher),
-            ("image", made and made.image),
-            ("image id", made and made.image_id),
-            ("lock", made and made.lock),
-            ("compile cache", made and made.cache),
-            ("orchestrator", made and made.orchestrator),
-            ("environment", None if environment else "not known"),
+            *((name.replace("_", " "), getattr(record.provenance, name, None)) for name in names),
+            ("environment", None if record.environment else "not known"),
         ),
         _environment(record),
     )
@@ -371,12 +371,6 @@ def _cache(hits: int | None, misses: int | None) -> str | None:
     if hits is None and misses is None:
         return None
     return f"{MISSING if hits is None else f'{hits:,}'} hits, {MISSING if misses is None else f'{misses:,}'} misses"
-
-
-def _range(name: str, found: Range | None, unit: float = 1.0) -> tuple[str, ...] | None:
-    if found is None:
-        return None
-    return (name, *(significant(value / unit) for value in (found.low, found.median, found.high)))
 
 
 def _milliseconds(durations_ns: Sequence[int], digits: int = 3) -> str:

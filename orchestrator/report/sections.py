@@ -20,10 +20,6 @@ class Facts:
     kind: ClassVar = "facts"
     facts: tuple[tuple[str, str], ...]
 
-    def lines(self) -> list[str]:
-        """Return a line for each fact."""
-        return [f"{label}: {value}" for label, value in self.facts]
-
 
 @dataclass(frozen=True)
 class Table:
@@ -35,10 +31,6 @@ class Table:
     numeric: tuple[int, ...] = ()
     state: int | None = None
 
-    def lines(self) -> list[str]:
-        """Return the table with aligned columns."""
-        return aligned([self.head, *self.rows], right=self.numeric)
-
 
 @dataclass(frozen=True)
 class Text:
@@ -47,10 +39,6 @@ class Text:
     kind: ClassVar = "text"
     paragraphs: tuple[str, ...]
     warning: bool = False
-
-    def lines(self) -> list[str]:
-        """Return the prose."""
-        return [f"warning: {line}" if self.warning else line for line in self.paragraphs]
 
 
 @dataclass(frozen=True)
@@ -61,10 +49,6 @@ class Code:
     text: str
     command: bool = False
 
-    def lines(self) -> list[str]:
-        """Return the text; each line is marked where it is not a command, for it may be a container's."""
-        return [self.text] if self.command else [f"| {line}" for line in self.text.splitlines()]
-
 
 @dataclass(frozen=True)
 class Shares:
@@ -73,10 +57,6 @@ class Shares:
     kind: ClassVar = "shares"
     rows: tuple[tuple[str, float | None, str], ...]
 
-    def lines(self) -> list[str]:
-        """Return a line for each bar."""
-        return [f"{name}: {text}" for name, _, text in self.rows]
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -84,10 +64,6 @@ class Samples:
 
     kind: ClassVar = "samples"
     rows: tuple[tuple[Any, ...], ...]
-
-    def lines(self) -> list[str]:
-        """Return the disturbed samples; the others are in the facts beside."""
-        return [f"sample {row[0]} ({row[1]}) is tainted: {row[6]}" for row in self.rows if row[6]]
 
 
 @dataclass(frozen=True)
@@ -98,12 +74,6 @@ class Environment:
     facts: tuple[tuple[str, str], ...]
     settings: tuple[tuple[str, str], ...]
     packages: tuple[tuple[str, str], ...]
-
-    def lines(self) -> list[str]:
-        """Return facts and settings a line each, the packages in one line."""
-        packages = ", ".join(f"{name} {version}" for name, version in self.packages)
-        settings = (f"setting: {name}={value}" for name, value in self.settings)
-        return [*Facts(self.facts).lines(), *settings, f"packages ({len(self.packages)}): {packages}"]
 
 
 Block = Facts | Table | Text | Code | Shares | Samples | Environment
@@ -120,7 +90,7 @@ class Section:
     def lines(self) -> list[str]:
         """Return title and indented lines: nothing that a container wrote begins a line or steers a terminal."""
         shown = (block for block in self.blocks if not (self.folded and isinstance(block, Code)))
-        return [self.title, *(INDENT + one_line(line, keep=True) for block in shown for line in block.lines())]
+        return [self.title, *(INDENT + one_line(line, keep=True) for block in shown for line in _lines(block))]
 
     def as_json(self, environments: dict[Environment, int]) -> dict[str, Any]:
         """Return what the page's scripts draw; an environment is named by its number in `environments`."""
@@ -131,6 +101,28 @@ class Section:
             for block in self.blocks
         ]
         return {"title": self.title, "blocks": blocks, "folded": self.folded}
+
+
+def _lines(block: Block) -> list[str]:
+    """Return a block as text."""
+    if isinstance(block, Facts):
+        lines = [f"{label}: {value}" for label, value in block.facts]
+    elif isinstance(block, Table):
+        lines = aligned([block.head, *block.rows], right=block.numeric)
+    elif isinstance(block, Text):
+        lines = [f"warning: {line}" if block.warning else line for line in block.paragraphs]
+    elif isinstance(block, Code):
+        # What is not a command may be a container's.
+        lines = [block.text] if block.command else [f"| {line}" for line in block.text.splitlines()]
+    elif isinstance(block, Shares):
+        lines = [f"{name}: {text}" for name, _, text in block.rows]
+    elif isinstance(block, Samples):  # Of the others the facts beside say enough.
+        lines = [f"sample {row[0]} ({row[1]}) is tainted: {row[6]}" for row in block.rows if row[6]]
+    else:
+        packages = ", ".join(f"{name} {version}" for name, version in block.packages)
+        settings = (f"setting: {name}={value}" for name, value in block.settings)
+        lines = [*_lines(Facts(block.facts)), *settings, f"packages ({len(block.packages)}): {packages}"]
+    return lines
 
 
 def section(title: str, *blocks: Block | None, folded: bool = False) -> Section | None:

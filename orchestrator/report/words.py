@@ -6,10 +6,12 @@ import shlex
 import textwrap
 from typing import TYPE_CHECKING
 
+from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.base.text import counted, significant
 
 if TYPE_CHECKING:
     from orchestrator.analysis.rows import Row
+    from orchestrator.plan.workload import Benchmark
     from orchestrator.records.record import HostLoad, Record
 
 
@@ -97,6 +99,11 @@ def warnings(row: Row) -> list[str]:
             "again with the GPU to itself, cooled, its clocks locked"
         )
     return lines
+
+
+def better(benchmark: Benchmark) -> str:
+    """Return which figures are better: `higher` or `lower` ones."""
+    return "higher" if higher_is_better(benchmark) else "lower"
 
 
 def sentence(words: str) -> str:

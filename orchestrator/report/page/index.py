@@ -6,13 +6,12 @@ not ok has no speed on the page.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.growth import growths
-from orchestrator.analysis.protocol import higher_is_better, unit_of
+from orchestrator.analysis.protocol import unit_of
 from orchestrator.analysis.reduce import place
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, verdict
 from orchestrator.base.text import MISSING, between, gigabytes, significant
@@ -26,7 +25,8 @@ from orchestrator.report.columns import (
     share,
     speed,
 )
-from orchestrator.report.remarks import about_published, as_text, comparisons, figure_caveats, remarks
+from orchestrator.report.remarks import about_published, as_text, comparisons, figure_caveats, remarks, run_facts
+from orchestrator.report.words import better
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,15 +88,14 @@ class Index:
     def _workload(self, key: tuple[str, ...]) -> dict[str, Any]:
         found = [(source.report, pair) for source, pair in self.pairs if _group(pair) == key]
         steady = found[0][1].steady
-        better = "higher" if higher_is_better(steady.benchmark) else "lower"
         published = comparisons(found)
         figures = {comparison.name: comparison.for_workload(steady.workload) for comparison in published}
         return {
             "id": steady.workload_id,
             "benchmark": steady.benchmark,
             "what": describe(steady.workload),
-            "about": f"{WHAT[steady.benchmark]}; {better} is better.",
-            "better": better,
+            "about": f"{WHAT[steady.benchmark]}; {better(steady.benchmark)} is better.",
+            "better": better(steady.benchmark),
             "unit": unit_of(steady.benchmark),
             "training": steady.benchmark in TRAINING,
             "manyShapes": steady.workload.shortest is not None,
@@ -239,31 +238,13 @@ def _published_figure(figure: PublishedFigure) -> dict[str, Any]:
 
 
 def _run_card(source: Source) -> dict[str, Any]:
-    """Return what stands at the head of a run's tables: where it ran, its ceilings, its rounds and rows."""
+    """Return what stands at the head of a run's tables."""
     report = source.report
-    header = report.header
-    hardware = {pair.steady.hardware.in_words for pair in report.pairs} | {
-        found.hardware.in_words for found in report.ceilings
-    }
-    statuses = Counter(pair.steady.status for pair in report.pairs)
-    rounds = f"{report.recorded} of {report.planned} recorded" + ("" if header.finished_utc else ", not finished")
-    facts: list[tuple[str, list[str]]] = [
-        ("Ran on", sorted(text for text in hardware if text) or [MISSING]),
-        (
-            "Measured ceilings",
-            list(dict.fromkeys(found.in_words for found in report.ceilings)) or ["none in this run"],
-        ),
-        ("Run", [f"{header.run_id}, begun {header.started_utc}"]),
-        ("Rounds", [rounds]),
-        ("Rows", [", ".join(f"{count} {status}" for status, count in statuses.most_common()) or "none"]),
-    ]
-    if header.note:
-        facts.append(("Remark", [header.note]))
     return {
         "name": source.name,
-        "suite": header.suite,
-        "finished": header.finished_utc is not None,
-        "facts": facts,
+        "suite": report.header.suite,
+        "finished": report.header.finished_utc is not None,
+        "facts": run_facts(report),
         "unreadable": list(source.unreadable),
         "failed": list(report.failed_references),
     }

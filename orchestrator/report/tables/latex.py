@@ -9,7 +9,6 @@ import unicodedata
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.analysis.reduce import place
 from orchestrator.analysis.statistics import LEVEL
 from orchestrator.base.text import MISSING, between, counted, gigabytes, shortened, significant
@@ -24,6 +23,7 @@ from orchestrator.report.columns import (
     host_memory,
     share,
 )
+from orchestrator.report.words import better
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,10 +145,13 @@ def _table(rows: Sequence[Row]) -> str:
 
 def _caption(rows: Sequence[Row], stacks: Sequence[str], marks: Marks) -> str:
     first = rows[0]
-    better = "higher" if higher_is_better(first.benchmark) else "lower"
     devices = ", ".join(dict.fromkeys(row.hardware.name for row in rows if row.hardware.name)) or "an unknown device"
     where = f"{devices}, stack {stacks[0]}" if len(stacks) == 1 else devices
-    parts = [f"{first.benchmark}: {describe(first.workload)}; {better} is better.", f"On {where}.", marks.told()]
+    parts = [
+        f"{first.benchmark}: {describe(first.workload)}; {better(first.benchmark)} is better.",
+        f"On {where}.",
+        marks.told(),
+    ]
     return " ".join(part for part in parts if part)
 
 

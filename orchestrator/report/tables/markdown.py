@@ -7,18 +7,17 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.growth import growths
-from orchestrator.analysis.protocol import higher_is_better, unit_of
+from orchestrator.analysis.protocol import unit_of
 from orchestrator.analysis.reduce import place
 from orchestrator.base.text import MISSING, code, escape, shortened, significant
 from orchestrator.plan.workload import WHAT, describe
 from orchestrator.report.columns import SECONDS_DIGITS, columns
-from orchestrator.report.remarks import about_published, as_markdown, comparisons, figure_caveats, remarks
-from orchestrator.report.words import glossary_in_markdown
+from orchestrator.report.remarks import about_published, as_markdown, comparisons, figure_caveats, remarks, run_facts
+from orchestrator.report.words import better, glossary_in_markdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.analysis.ceilings import Ceiling
     from orchestrator.analysis.protocol import Protocol
     from orchestrator.analysis.reduced_run import Pair, Report
     from orchestrator.analysis.rows import Row
@@ -57,37 +56,14 @@ def grid(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[i
 
 
 def _head(report: Report) -> str:
-    header = report.header
-    unfinished = "" if header.finished_utc else ", **not finished**"
-    hardware = sorted(
-        {pair.steady.hardware.in_words for pair in report.pairs} | {c.hardware.in_words for c in report.ceilings}
-    )
-    facts = [
-        ("Ran on", "<br>".join(escape(text) for text in hardware if text) or MISSING),
-        ("Measured ceilings", "<br>".join(dict.fromkeys(_ceiling(c) for c in report.ceilings)) or "none in this run"),
-        ("Run", f"{escape(header.run_id)}, begun {escape(header.started_utc)}"),
-        ("Rounds", f"{report.recorded} of {report.planned} recorded{unfinished}"),
-        ("Rows", _counts(report)),
-    ]
-    if header.note:
-        facts.append(("Remark", escape(header.note)))
-    return grid(("", ""), facts, left=(0, 1))
-
-
-def _counts(report: Report) -> str:
-    found = Counter(pair.steady.status for pair in report.pairs)
-    return ", ".join(f"{count} {status}" for status, count in found.most_common()) or "none"
-
-
-def _ceiling(ceiling: Ceiling) -> str:
-    if ceiling.status != "ok":
-        return escape(f"{ceiling.status}: {shortened(ceiling.reason or 'no reason given', REASON_LENGTH)}")
-    return escape(ceiling.in_words)
+    facts = [(name, "<br>".join(map(escape, lines))) for name, lines in run_facts(report)]
+    unfinished = [] if report.header.finished_utc else ["**The run was not finished.**"]
+    return "\n\n".join([grid(("", ""), facts, left=(0, 1)), *unfinished])
 
 
 def _heading(workload: Workload) -> str:
-    better = "higher" if higher_is_better(workload.benchmark) else "lower"
-    return f"## {workload.benchmark}: {escape(describe(workload))}\n\n{WHAT[workload.benchmark]}; {better} is better."
+    what = f"{WHAT[workload.benchmark]}; {better(workload.benchmark)} is better."
+    return f"## {workload.benchmark}: {escape(describe(workload))}\n\n{what}"
 
 
 def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:

@@ -137,7 +137,7 @@ def test_a_cpu_row_shows_the_hosts_memory(tmp_path: Path) -> None:
     latex = render_tables(run, form="latex")
     assert re.search(r"& 0\.412\\textsuperscript{\w} &", latex)
     assert "of the host\\textquotesingle{}s memory." in latex
-    assert "**not finished**" in page
+    assert "**The run was not finished.**" in page
     assert "A100" not in page  # another workload than the published one
     assert "\\*" in page  # fewer samples than the note's
 
