@@ -6,9 +6,14 @@ import datetime as dt
 import math
 import re
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DIGITS = 4
+SMALLEST = 1e-4
+"""What is nearer to zero is written with an exponent."""
 MISSING = "–"  # noqa: RUF001 - a dash is what a table has there
 
 
@@ -18,14 +23,11 @@ def significant(value: float | None, digits: int = DIGITS) -> str:
         return MISSING
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    if decimals > digits + 3:
-        return f"{value:.{digits - 1}e}"
-    text = f"{value:.{max(decimals, 0)}f}"
-    # 9.9996 to four digits is 10.00, not 10.000.
-    if sum(c.isdigit() for c in text.lstrip("-0.")) > digits and decimals > 0:
-        text = f"{value:.{decimals - 1}f}"
-    return text
+    exact = f"{value:.{digits - 1}e}"
+    if abs(value) < SMALLEST:
+        return exact
+    # The exponent after rounding: 9.9996 to four digits is 10.00, not 10.000.
+    return f"{value:.{max(digits - 1 - int(exact.partition('e')[2]), 0)}f}"
 
 
 def between(low: float, high: float, digits: int = DIGITS) -> str:
@@ -115,6 +117,24 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else " " for c in text)
+
+
+def one_line(text: str, *, keep: bool = False) -> str:
+    """Return `text` printable and on one line; with `keep` the blanks inside of it stay as they are."""
+    return " ".join(printable(text).split("\n" if keep else None))
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Return a table for a terminal: columns of equal width, those in `right` set to the right."""
+    clean = [[one_line(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
+    return [
+        "  ".join(
+            text.rjust(width) if n in right else text.ljust(width)
+            for n, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in clean
+    ]
 
 
 def shortened(text: str, length: int) -> str:

@@ -1,260 +1,177 @@
-"""A row's drawer: its whole proof in sections, what `orchestrator explain` prints."""
+"""A cell's whole proof in sections, worded once: `orchestrator explain` prints them, the page's drawer shows them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.base.text import (
-    DIGITS,
-    MISSING,
-    counted,
-    gigabytes,
-    milliseconds,
-    percent,
-    plain,
-    scaled,
-    significant,
-    with_interval,
-)
+from orchestrator.base.text import DIGITS, MISSING, counted, milliseconds, percent, plain, scaled, with_interval
+from orchestrator.base.text import significant as rounded
+from orchestrator.records.record import is_row
 from orchestrator.records.store import stem_of
-from orchestrator.report.blocks import code, environment, facts, kept, samples, section, shares, text
-from orchestrator.report.cells import first_call, later_compiles
-from orchestrator.report.checks import beside_section, checks_of
-from orchestrator.report.evidence import compile_section, dispatch_section, telemetry_section
-from orchestrator.report.source import read_log
-from orchestrator.report.words import command, reproduction
+from orchestrator.report.columns import break_even, first_call, later_compiles
+from orchestrator.report.rounds import checks, round_sections
+from orchestrator.report.sections import code, facts, kept, section, text
+from orchestrator.report.words import command, loss_advice, reproduction, sentence, taint_note, warnings
 
 if TYPE_CHECKING:
     from orchestrator.analysis.reduced_run import Pair
     from orchestrator.analysis.rows import Row
-    from orchestrator.records.record import Environment, Record
-    from orchestrator.report.blocks import Block, Section
+    from orchestrator.records.record import Record
+    from orchestrator.report.sections import Block, Environment, Section
     from orchestrator.report.source import Source
 
-SHOWN_TOKENS = 40
+
+@dataclass(frozen=True)
+class RoundProof:
+    """What one round's record says."""
+
+    number: int
+    status: str
+    flags: tuple[str, ...]
+    reason: str | None
+    began: str | None
+    sections: tuple[Section, ...]
 
 
-class Proofs:
-    """Makes drawers and keeps the environments that they refer to, each once."""
+@dataclass(frozen=True)
+class Proof:
+    """A cell's proof: figures, what each round says, the workload, and how to run it again."""
 
-    def __init__(self) -> None:
-        self.environments: list[dict[str, Any]] = []
-        self._numbers: dict[str, int] = {}
+    title: str
+    about: str
+    top: tuple[Section, ...]
+    rounds: tuple[RoundProof, ...]
+    bottom: tuple[Section, ...]
 
-    def drawer(self, source: Source, pair: Pair) -> dict[str, Any]:
-        """Return a row's drawer: figures, what each round says, the workload, and how to run it again."""
-        rounds = source.records[pair.steady.cell_id]
-        last = rounds[-1]
-        header, count = source.report.header, len(rounds)
+    def as_json(self, environments: dict[Environment, int]) -> dict[str, Any]:
+        """Return what the page's drawer shows; `environments` as for `Section.as_json`."""
         return {
-            "about": f"cell {last.cell_id}, workload {last.workload_id}, {counted(count, 'round')}",
-            "top": kept([section("Figures", *_figures(pair)), beside_section(pair.steady)]),
-            "rounds": [self._round(source, record) for record in rounds],
-            "bottom": kept(
-                [
-                    self._probe(source, pair.steady),
-                    section("Workload", facts(_workload(last)), folded=True),
-                    section(
-                        "Run it again",
-                        code(command(header.suite, last, count), copied=True),
-                        code(reproduction(header.run_id, last, count), copied=True),
-                    ),
-                ]
-            ),
+            "about": self.about,
+            "top": [found.as_json(environments) for found in self.top],
+            "rounds": [
+                {**vars(one), "sections": [found.as_json(environments) for found in one.sections]}
+                for one in self.rounds
+            ],
+            "bottom": [found.as_json(environments) for found in self.bottom],
         }
 
-    def _round(self, source: Source, record: Record) -> dict[str, Any]:
-        proof = record.proof
-        found = [
-            section("Checks", *checks_of(record)),
-            section("Samples", samples(_samples(record)), facts(_memory(record))),
-            dispatch_section(record),
-            compile_section(record),
-            telemetry_section(record),
-            section("Output", facts(_output(record)), code(proof.text or "") if proof else None),
-            section("Phases", shares(_phases(record)), folded=True),
-            self._what_ran(record),
-            section("Further detail", facts((k, plain(v)) for k, v in record.detail.items()), folded=True),
-            _log(source, record),
-        ]
-        return {
-            "number": record.round,
-            "status": record.status,
-            "flags": list(record.flags),
-            "reason": record.reason,
-            "began": record.started_utc,
-            "sections": kept(found),
-        }
 
-    def _probe(self, source: Source, row: Row) -> Section | None:
-        result = row.probe
-        if result is None:
-            return None
-        found = source.probes.get((row.benchmark, row.method, row.stack), ())
-        how = "passed" if result.passed else result.status if result.status not in (None, "ok") else "unchecked"
-        lines = [text(f"{how}{f': {result.reason}' if result.reason else ''}", warning=not result.passed)]
-        for record in found:
-            lines += [text(f"records/{stem_of(record)}.json, {record.status}"), *checks_of(record)]
-        return section("On the probe", *lines, folded=result.passed)
-
-    def _what_ran(self, record: Record) -> Section | None:
-        made = record.provenance
-        blocks: list[Block | None] = [
-            facts(
-                [
-                    ("record", f"records/{stem_of(record)}.json, written by {record.written_by}"),
-                    ("bench source", record.bench_source),
-                    ("launcher", made and made.launcher),
-                    ("image", made and made.image),
-                    ("image id", made and made.image_id),
-                    ("lock", made and made.lock),
-                    ("compile cache", made and made.cache),
-                    ("orchestrator", made and made.orchestrator),
-                    ("exit code", made and made.exit_code),
-                    ("wall time", f"{significant(made.wall_ns / 1e9)} s" if made and made.wall_ns else None),
-                ]
-            )
-        ]
-        if record.environment is not None:
-            blocks.append(environment(self._number(record.environment)))
-        return section("What ran", *blocks)
-
-    def _number(self, found: Environment) -> int:
-        key = found.model_dump_json()
-        if key not in self._numbers:
-            self._numbers[key] = len(self.environments)
-            self.environments.append(_environment(found))
-        return self._numbers[key]
+def prove(source: Source, records: tuple[Record, ...], pair: Pair | None) -> Proof:
+    """Return the proof of the cell that has these rounds; `pair` is null of a cell that has no row."""
+    last, count = records[-1], len(records)
+    header = source.report.header
+    of = "probe of " if last.role == "probe" else ""
+    again = [code(command(header.suite, last, count), command=True)]
+    again += [code(reproduction(header.run_id, last, count), command=True)] if is_row(last) else []
+    return Proof(
+        title=f"{of}{last.workload.benchmark} {last.method}@{last.stack}",
+        about=f"cell {last.cell_id}, workload {last.workload_id}, {counted(count, 'round')}",
+        top=kept([_figures(pair), _beside(pair.steady)] if pair else []),
+        rounds=tuple(
+            RoundProof(r.round, r.status, r.flags, r.reason, r.started_utc, round_sections(source, r)) for r in records
+        ),
+        bottom=kept(
+            [
+                _probe(source, pair.steady) if pair else None,
+                section("Workload", _workload(last), folded=True),
+                section("Run it again", *again),
+            ]
+        ),
+    )
 
 
-def _figures(pair: Pair) -> list[Block | None]:
+def measured_all_the_same(pair: Pair) -> Section | None:
+    """Return the figures of rows that show no speed: they are no result, and for the terminal alone."""
+    if pair.steady.status == "ok" or pair.steady.figure.value is None:
+        return None
+    return section("Measured, but not shown as a speed", facts(*_measured(pair)))
+
+
+def _figures(pair: Pair) -> Section | None:
     row = pair.steady
     if row.status != "ok":
-        return [text(f"No speed is shown, for the row is {row.status}.")]
-    told: list[tuple[str, str]] = []
-    for found, name in ((pair.steady, "steady"), (pair.note, "as the note")):
-        told.append((name, _figure(found)))
-        if found.figure.device_value is not None:
-            told.append(("by the device's clock", f"{significant(found.figure.device_value)} {found.figure.unit}"))
-    if row.figure.first_token_seconds is not None:
-        further = milliseconds(row.figure.next_token_seconds)
-        told.append(
-            ("tokens", f"first {milliseconds(row.figure.first_token_seconds)} ms, each further one {further} ms")
-        )
-    if row.first_call.seconds is not None:
-        told.append(("first call", first_call(row, " s", DIGITS)))
-    later = later_compiles(row)
-    if later is not None:
-        told.append(("compiles in the warm-up", f"{significant(later)} s"))
-    told.append(("of the ceiling", _share(row)))
+        return section("Figures", text(f"No speed is shown because the row is {row.status}."))
+    later, call = later_compiles(row), first_call(row, " s", DIGITS)
+    return section(
+        "Figures",
+        facts(
+            *_measured(pair),
+            ("first call", None if row.first_call.seconds is None else call.line()),
+            ("compiles in the warm-up", None if later is None else f"{rounded(later)} s"),
+        ),
+    )
+
+
+def _measured(pair: Pair) -> list[tuple[str, str | None]]:
+    row = pair.steady
+    found = [fact for shown, name in ((row, "steady"), (pair.note, "as the note")) for fact in _figure(shown, name)]
     if row.work is not None:
         least = "" if row.work.bytes is None else f", at least {scaled(row.work.bytes, 'B')} read"
-        told.append(("work of a sample", f"{scaled(row.work.flops, 'FLOP')}{least}"))
-    return [facts(told)]
+        found.append(("work of a sample", f"{scaled(row.work.flops, 'FLOP')}{least}"))
+    return found
 
 
-def _figure(row: Row) -> str:
-    if row.headline is None:
-        return f"none ({row.figure.reason})"
-    words = with_interval(
-        f"{significant(row.headline)} {row.figure.unit}",
-        row.figure.interval,
-        row.figure.interval_level,
-        row.figure.interval_kind,
-    )
-    return f"{words}; {row.figure.basis}"
-
-
-def _share(row: Row) -> str:
-    share = row.share
-    if share.share is None:
-        return f"{MISSING} ({share.reason})"
-    return f"{percent(share.share)} ({share.bound} bound, ceilings of {share.ceiling_of})"
-
-
-def _samples(record: Record) -> list[list[Any]]:
-    if not record.samples:
-        return []
-    start = min(sample.begin_ns for sample in record.samples)
-    return [
-        [
-            sample.index,
-            sample.phase,
-            (sample.begin_ns - start) / 1e9,
-            (sample.end_ns - sample.begin_ns) / 1e9,
-            None if sample.device_ns is None else sample.device_ns / 1e9,
-            sample.loss,
-            sample.taint,
-            "x".join(map(str, sample.shape)),
-        ]
-        for sample in record.samples
-    ]
-
-
-def _memory(record: Record) -> list[tuple[str, str | None]]:
-    memory = record.memory
-    if memory is None:
-        return []
-    peaks = (
-        ("process", memory.process_bytes),
-        ("from the end of the warm-up", memory.steady_bytes),
-        ("reserved", memory.reserved_bytes),
-        ("host", memory.host_bytes),
-    )
-    return [("peak memory", ", ".join(f"{what} {gigabytes(count)} GB" for what, count in peaks if count is not None))]
-
-
-def _output(record: Record) -> list[tuple[str, Any]]:
-    proof = record.proof
-    if proof is None:
-        return []
-    made = proof.generated
+def _figure(row: Row, name: str) -> list[tuple[str, str | None]]:
+    figure, share = row.figure, row.share
+    words = f"none ({figure.reason})"
+    if figure.value is not None:
+        shown = f"{rounded(figure.value)} {figure.unit}"
+        words = with_interval(shown, figure.interval, figure.interval_level, figure.interval_kind)
+        words += f"; {figure.basis}"
+    device = None if figure.device_value is None else f"{rounded(figure.device_value)} {figure.unit}"
     tokens = None
-    if made:
-        tokens = " ".join(map(str, made[:SHOWN_TOKENS])) + (" …" if len(made) > SHOWN_TOKENS else "")
+    if figure.first_token_seconds is not None:
+        further = milliseconds(figure.next_token_seconds)
+        tokens = f"first {milliseconds(figure.first_token_seconds)} ms, each further one {further} ms"
+    ceiling = f"{MISSING} ({share.reason})"
+    if share.share is not None:
+        ceiling = f"{percent(share.share)} ({share.bound} bound, ceilings of {share.ceiling_of})"
     return [
-        ("finite", {None: "not looked at", True: "yes", False: "no"}[proof.finite]),
-        ("weights", proof.weights_checksum),
-        ("inputs", proof.inputs_checksum),
-        ("parameters", None if proof.parameters is None else f"{proof.parameters:,}"),
-        ("tokens made", tokens),
+        (name, words),
+        (f"{name}, by the device's clock", device),
+        (f"{name}, tokens", tokens),
+        (f"{name}, of the ceiling", ceiling),
     ]
 
 
-def _phases(record: Record) -> list[tuple[str, float | None, str]]:
-    spans = [(phase.name, (phase.end_ns - phase.begin_ns) / 1e9) for phase in record.phases]
-    whole = sum(max(seconds, 0.0) for _, seconds in spans)
-    return [(name, seconds / whole if whole > 0 else None, f"{significant(seconds, 3)} s") for name, seconds in spans]
-
-
-def _environment(found: Environment) -> dict[str, Any]:
-    gpu = found.gpu
-    told = [(name, value) for name, value in found if value is not None and name not in ("packages", "settings", "gpu")]
-    if gpu is not None:
-        told.append(("gpu", ", ".join(f"{name} {value}" for name, value in gpu if value is not None)))
-    return {
-        "facts": [[name.replace("_", " "), str(value)] for name, value in told],
-        "settings": [[name, value] for name, value in sorted(found.settings.items())],
-        "packages": [[name, version] for name, version in sorted(found.packages.items())],
-    }
-
-
-def _workload(record: Record) -> list[tuple[str, str]]:
-    content = record.workload.model_dump(mode="json", exclude_none=True)
-    return [(name.replace("_", " "), plain(value)) for name, value in content.items()]
-
-
-def _log(source: Source, record: Record) -> Section | None:
-    log = read_log(source, record)
-    if log is None:
-        return None
-    above = f"{log.name}, SHA-256 {record.log_sha256}"
-    if log.left_out:
-        above += f"; {counted(log.left_out, 'line')} before these"
+def _beside(row: Row) -> Section | None:
+    """Return how the row stands beside eager, when it pays off, and what its samples warn of."""
+    against, even, power = row.versus, row.break_even, row.evidence.power
+    after = None
+    if even is not None:
+        after = ("never" if even.count is None else f"after {break_even(row)}") + _because(even.reason)
     return section(
-        "Log",
-        text(above),
-        text(log.remark, warning=True),
-        code(log.text),
-        folded=record.status == "ok" and log.remark is None,
+        "Beside others",
+        facts(
+            (f"against {against.against}" if against else "", against.verdict.in_words if against else None),
+            ("pays off", after),
+            ("energy", f"{rounded(power.joules)} J a {power.per}" if power and power.joules is not None else None),
+        ),
+        text(*map(sentence, warnings(row)), warning=True),
+        text(loss_advice(row), taint_note(row)),
     )
+
+
+def _probe(source: Source, row: Row) -> Section | None:
+    """Return how the row's method did on the probe, check by check."""
+    result = row.probe
+    if result is None:
+        return None
+    how = "passed" if result.passed else result.status if result.status not in (None, "ok") else "unchecked"
+    blocks: list[Block | None] = [
+        text(f"{how}{f': {result.reason}' if result.reason else ''}", warning=not result.passed)
+    ]
+    for record in source.probes.get((row.benchmark, row.method, row.stack), ()):
+        blocks += [text(f"records/{stem_of(record)}.json, {record.status}"), *checks(record)]
+    return section("On the probe", *blocks, folded=result.passed)
+
+
+def _workload(record: Record) -> Any:
+    content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects"})
+    subjects = (("reference for", f"{s.benchmark}, workload {s.workload_id}") for s in record.workload.subjects or ())
+    return facts(*((name.replace("_", " "), plain(value)) for name, value in content.items()), *subjects)
+
+
+def _because(reason: str | None) -> str:
+    return f" ({reason})" if reason else ""

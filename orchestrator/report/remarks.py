@@ -1,90 +1,280 @@
-"""What stands under a table: how its figures were made, the versions, what is wrong with published figures."""
+"""What stands under a table: how its figures were made, what ran, what is not proved, and what to know of the rest.
+
+A remark is a line in parts, so that Markdown can show names as code and the page can show them as they are.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.base.text import counted
-from orchestrator.report.cells import unproved
-from orchestrator.report.words import warnings
+from orchestrator.base.text import MISSING, code, counted, escape, shortened, significant
+from orchestrator.records.record import COMPUTED
+from orchestrator.report.columns import SECONDS_DIGITS, later_compiles, not_fused, published_text, resembles
+from orchestrator.report.words import loss_advice, taint_note, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator.analysis.published import Published, PublishedFigure
-    from orchestrator.analysis.reduced_run import Pair
-    from orchestrator.analysis.rows import Row
-    from orchestrator.report.source import Source
+    from orchestrator.analysis.reduced_run import Pair, Report
+    from orchestrator.analysis.rows import Power, Row
+    from orchestrator.records.record import Compiles, Dispatch
+
+GROUPS_SHOWN = 5
+SHARE_SHOWN = 0.005
+REASON_LENGTH, LONG_REASON = 160, 320
 
 
-def remarks(found: Sequence[tuple[Source, Pair]]) -> list[str]:
-    """Return the remarks on one table's rows as plain lines."""
-    steady = [pair.steady for _, pair in found]
+class Name(str):
+    """A part of a remark that is code: a row's or a stack's name."""
+
+    __slots__ = ()
+
+
+class Strong(str):
+    """A part of a remark that nobody should miss."""
+
+    __slots__ = ()
+
+
+Remark = tuple[str, ...]
+
+
+def as_text(remark: Remark) -> str:
+    """Return a remark as plain text."""
+    return "".join(remark)
+
+
+def as_markdown(remark: Remark) -> str:
+    """Return a remark as Markdown in which nothing from a record is markup."""
+    return "".join(map(_markdown, remark))
+
+
+def _markdown(part: str) -> str:
+    if isinstance(part, Name):
+        return code(part)
+    # Blanks at a part's ends stand between words of the line.
+    begin, end = " " * part.startswith(" "), " " * part.endswith(" ")
+    return f"**{escape(part)}**" if isinstance(part, Strong) else f"{begin}{escape(part)}{end}"
+
+
+def run_facts(report: Report) -> list[tuple[str, list[str]]]:
+    """Return what stands at the head of a run's tables: where it ran, its ceilings, its rounds and rows."""
+    header, steady = report.header, [pair.steady for pair in report.pairs]
+    hardware = {row.hardware.in_words for row in steady} | {found.hardware.in_words for found in report.ceilings}
+    ceilings = [
+        c.in_words if c.status == "ok" else f"{c.status}: {shortened(c.reason or 'no reason given', LONG_REASON)}"
+        for c in report.ceilings
+    ]
+    statuses = Counter(row.status for row in steady)
+    return [
+        ("Ran on", sorted(filter(None, hardware)) or [MISSING]),
+        ("Measured ceilings", list(dict.fromkeys(ceilings)) or ["none in this run"]),
+        ("Run", [f"{header.run_id}, begun {header.started_utc}"]),
+        ("Rounds", [f"{report.recorded} of {report.planned} recorded"]),
+        ("Rows", [", ".join(f"{count} {status}" for status, count in statuses.most_common()) or "none"]),
+        *([("Remark", [header.note])] if header.note else []),
+    ]
+
+
+def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
+    """Return the remarks on one table's rows, each with the report that it is of."""
+    steady, notes = [pair.steady for _, pair in found], [pair.note for _, pair in found]
     shown = [row for row in steady if row.headline is not None]
-    notes = [pair.note for _, pair in found if pair.note.headline is not None]
-    lines = _told("Steady", ((row.figure.basis, row) for row in shown))
-    lines += _told("As the note", ((row.figure.basis, row) for row in notes))
-    if any(not row.figure.complete for row in notes):
-        lines.append("* The run has fewer samples than the note's.")
+    lines = _by_text("Steady: ", [(row.figure.basis, row) for row in shown])
+    lines += _by_text("As the note: ", [(row.figure.basis, row) for row in notes if row.headline is not None])
     if any(row.figure.interval_kind == "within-process" for row in shown):
-        lines.append(
-            "One round: within-process interval, which knows nothing of how processes differ from one another."
-        )
-    lines += _told("No share of the ceiling", ((row.share.reason, row) for row in shown if row.share.reason))
+        lines.append(("One round: within-process interval, which knows nothing of how processes differ.",))
+    lines += [(Name(row.name), f": {facts}.") for row in steady if (facts := _facts(row))]
+    lines += [(Name(row.name), f" dispatched {what}.") for row in steady if (what := _dispatched(row))]
+    lines += _unproved(steady)
+    lines += [(Name(row.name), f": {warning}.") for row in steady if row.status == "ok" for warning in warnings(row)]
+    reasons = {row.versus.verdict.reason for row in steady if row.versus is not None and row.versus.verdict.reason}
+    lines += [(f"Inconclusive against eager: {reason} (--rounds 5 or more).",) for reason in sorted(reasons)]
+    lines += _by_text("No share of the ceiling: ", [(row.share.reason, row) for row in shown])
     if any(row.share.share is not None and row.share.ceiling_of == "this model of device" for row in shown):
-        lines.append("The ceilings were measured on another device of the same model.")
-    lines += [f"{row.name}: {counted(row.recompiled, 'recompile')}." for row in steady if row.recompiled]
-    lines += [f"{', '.join(dict.fromkeys(names))}: {text}." for text, names in unproved(steady).items()]
-    return lines + _warned(shown) + _versions(steady) + _stacks(found)
+        lines.append(("The ceilings were measured on another device of the same model.",))
+    lines += [*_versions(steady), *_stacks(found)]
+    if any(not row.figure.complete and row.headline is not None for row in notes):
+        lines.append(("* The run has fewer samples than the note's.",))
+    if any(len({pair.steady.name for pair in pairs}) < len(pairs) for pairs in _by_report(found)):
+        lines.append(
+            ("Rows of one name are different cells (other packages, device or cache): see orchestrator explain ID.",)
+        )
+    lines += [line for comparison in comparisons(found) for line in _others_published(steady, comparison)]
+    return list(dict.fromkeys(lines))
 
 
-def published_caveats(comparison: Published, figures: Iterable[PublishedFigure]) -> list[str]:
-    """Return what has to be known of the published figures: of these, and of all of them."""
-    named = {key for figure in comparison.figures for key in figure.caveats}
-    own = dict.fromkeys(key for figure in figures for key in figure.caveats)
-    keys = [*own, *(key for key in comparison.caveats if key not in named)]
-    return [f"{key.replace('_', ' ')}: {comparison.caveats[key]}" for key in keys]
+def comparisons(found: Sequence[tuple[Report, Pair]]) -> list[Published]:
+    """Return the published comparisons that have the workload of these rows."""
+    known = {published.name: published for report, _ in found for published in report.published}
+    return [published for published in known.values() if published.for_workload(found[0][1].steady.workload)]
 
 
-def _warned(rows: Sequence[Row]) -> list[str]:
-    """Return what the samples warn of, and why verdicts against eager are none."""
-    lines = [f"{row.name}: {warning}." for row in rows for warning in warnings(row)]
-    reasons = {row.versus.verdict.reason for row in rows if row.versus is not None and row.versus.verdict.reason}
-    return lines + [f"Inconclusive against eager: {reason} (`--rounds 5` or more)." for reason in sorted(reasons)]
+def figure_caveats(comparison: Published, figures: Iterable[PublishedFigure]) -> list[Remark]:
+    """Return what has to be known of these published figures."""
+    return [_caveat(comparison, key) for key in dict.fromkeys(key for figure in figures for key in figure.caveats)]
 
 
-def _told(what: str, told: Iterable[tuple[str | None, Row]]) -> list[str]:
+def about_published(comparison: Published) -> list[Remark]:
+    """Return where published figures come from, with the caveats that hold for all of them."""
+    about = (
+        f"{comparison.short}: {comparison.title} ({comparison.source}); {comparison.gpu}, "
+        f"driver {comparison.driver or MISSING}, CUDA {comparison.cuda or MISSING}."
+    )
+    own = {key for figure in comparison.figures for key in figure.caveats}
+    return [(about,), *(_caveat(comparison, key) for key in comparison.caveats if key not in own)]
+
+
+def _caveat(comparison: Published, key: str) -> Remark:
+    return (f"{comparison.short}, {key.replace('_', ' ')}: {comparison.caveats[key]}",)
+
+
+def _others_published(rows: Sequence[Row], comparison: Published) -> list[Remark]:
+    ran = {row.method for row in rows}
+    others = [
+        f"{figure.label} {published_text(figure).replace('~~', '')}"
+        for figure in comparison.for_workload(rows[0].workload)
+        if figure.method not in ran
+    ]
+    return [(f"Published for methods that are not in this table: {'; '.join(others)}.",)] if others else []
+
+
+def _by_text(begin: str, found: Iterable[tuple[str | None, Row]]) -> list[Remark]:
     """Return a line for each text; the rows are named only where they differ."""
     names: dict[str, list[str]] = {}
-    for text, row in told:
+    for text, row in found:
         if text:
             names.setdefault(text, []).append(row.name)
     if len(names) == 1:
-        return [f"{what}: {next(iter(names))}."]
-    return [f"{what}: {text} ({', '.join(dict.fromkeys(found))})." for text, found in names.items()]
+        return [(f"{begin}{next(iter(names))}.",)]
+    return [(f"{begin}{text} (", *_listed(rows), ").") for text, rows in names.items()]
 
 
-def _versions(rows: Sequence[Row]) -> list[str]:
-    known = [(row.environment, row.stack) for row in rows if row.environment is not None]
+def _listed(names: Iterable[str]) -> list[str]:
+    parts = [part for name in dict.fromkeys(names) for part in (", ", Name(name))]
+    return parts[1:]
+
+
+def _by_report(found: Sequence[tuple[Report, Pair]]) -> Iterable[list[Pair]]:
+    by_report: dict[int, list[Pair]] = {}
+    for report, pair in found:
+        by_report.setdefault(id(report), []).append(pair)
+    return by_report.values()
+
+
+def _facts(row: Row) -> str:
+    """Return what ran in a row and what it cost."""
+    if row.status not in COMPUTED:
+        return ""
+    seen = row.evidence
+    parts = [
+        _ran(seen.dispatch) if seen.dispatch else "",
+        _compiled(row, seen.compiles) if seen.compiles else "",
+        _power(seen.power) if seen.power else "",
+        loss_advice(row) or "",
+        taint_note(row) or "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _ran(ran: Dispatch) -> str:
+    """Return `412 kernels in one step, 1 graph replay: matrix product 60 %, …`."""
+    text = f"{counted(ran.launches, ran.kind.removesuffix('s'))} in {ran.what}"
+    if ran.graph_replays:
+        text += f", {counted(ran.graph_replays, 'graph replay')}"
+    shown = sorted((g for g in ran.groups if (g.share or 0) >= SHARE_SHOWN), key=lambda g: -(g.share or 0))
+    if shown:
+        text += ": " + ", ".join(f"{g.name} {(g.share or 0) * 100:.0f} %" for g in shown[:GROUPS_SHOWN])
+    return text
+
+
+def _compiled(row: Row, compilation: Compiles) -> str:
+    if not compilation.made:
+        return ""
+    parts = [f"{counted(compilation.graphs, 'graph')} compiled"] if compilation.graphs else []
+    if compilation.recompiles:
+        parts.append(counted(compilation.recompiles, "recompile"))
+    if compilation.kernels:
+        after = f", {compilation.later_kernels} of them after the first call" if compilation.later_kernels else ""
+        parts.append(f"{counted(compilation.kernels, 'kernel')} compiled by Triton at launch{after}")
+    later = later_compiles(row)
+    if later is not None:
+        parts.append(f"{significant(later, SECONDS_DIGITS)} s for compiles in the warm-up")
+    if compilation.breaks:
+        reason = shortened(compilation.breaks[0], REASON_LENGTH)
+        parts.append(f"{counted(len(compilation.breaks), 'graph break')} ({reason})")
+    if compilation.warm is not None and compilation.warm.reason:
+        parts.append(f"no warm start: {shortened(compilation.warm.reason, REASON_LENGTH)}")
+    return ", ".join(parts)
+
+
+def _power(power: Power) -> str:
+    parts = []
+    if power.joules is not None:
+        parts.append(f"{significant(power.joules, 3)} J a {power.per}")
+    if power.watts is not None:
+        parts.append(f"{significant(power.watts.median, 3)} W")
+    if power.sm_clock_mhz is not None:
+        low, high = power.sm_clock_mhz.low, power.sm_clock_mhz.high
+        parts.append(f"{low:.0f} MHz" if low == high else f"{low:.0f} to {high:.0f} MHz")
+    return ", ".join(parts)
+
+
+def _dispatched(row: Row) -> str:
+    """Return `attention to flash_attn_func; norm and loss to eager`."""
+    by_target: dict[str, list[str]] = {}
+    for operator, target in row.evidence.operators.items() if row.status in COMPUTED else ():
+        by_target.setdefault(target, []).append(operator)
+    return "; ".join(
+        f"{' and '.join(operators)} to {shortened(target, REASON_LENGTH)}" for target, operators in by_target.items()
+    )
+
+
+def _unproved(rows: Iterable[Row]) -> list[Remark]:
+    """Return a line for each reason why rows are unchecked or not fused, with the names of its rows."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status not in COMPUTED:
+            continue
+        seen, reasons = row.evidence, list[str]()
+        if seen.checks is not None and seen.checks.unchecked:
+            reasons.append(f"not checked: {seen.checks.why}")
+        if row.probe is not None and not row.probe.passed and row.probe.status != "incorrect":
+            how = f"{row.probe.status}: " if row.probe.status not in (None, "ok") else ""
+            reasons.append(f"not checked on the probe: {how}{row.probe.reason}")
+        if seen.dispatch is not None and seen.dispatch.missing:
+            reasons.append(f"not fused: {not_fused(seen.dispatch)}")
+        if seen.resembles:
+            reasons.append(resembles(seen.resembles))
+        for reason in reasons:
+            names.setdefault(reason, []).append(row.name)
+    return [(*_listed(of), f": {shortened(reason, LONG_REASON)}.") for reason, of in names.items()]
+
+
+def _versions(rows: Sequence[Row]) -> list[Remark]:
+    known = [(row.stack, row.environment) for row in rows if row.environment is not None]
     stacks: dict[str, set[str]] = {}
-    for environment, stack in known:
+    for stack, environment in known:
         stacks.setdefault(environment.in_short, set()).add(stack)
-    lines = [f"{', '.join(sorted(names))}: {text}." for text, names in stacks.items()]
-    if len({environment.torch for environment, _ in known}) > 1:
-        lines.append("The rows of this table ran on different versions of torch.")
+    lines: list[Remark] = [(*_listed(sorted(names)), f": {text}.") for text, names in stacks.items()]
+    if len({environment.torch for _, environment in known}) > 1:
+        lines.append((Strong("The rows of this table ran on different versions of torch."),))
     return lines
 
 
-def _stacks(found: Sequence[tuple[Source, Pair]]) -> list[str]:
+def _stacks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     """Return where stacks differ from the note's pins, what they were built without, and what changed since."""
-    lines = []
-    for source, pair in found:
+    lines: list[Remark] = []
+    for report, pair in sorted(found, key=lambda item: item[1].steady.stack):
         stack = pair.steady.stack
-        facts = source.report.header.stacks.get(stack, {})
-        for told in facts.get("deviations") or ():
-            package, wanted, here, reason = (told.get(key) for key in ("package", "wanted", "here", "reason"))
-            lines.append(f"{stack} has {package} {here}, not {wanted}: {reason}.")
-        lines += [f"{stack} was built without {part}." for part in facts.get("left_out") or ()]
+        facts: dict[str, Any] = report.header.stacks.get(stack, {})
+        for deviation in facts.get("deviations") or ():
+            if isinstance(deviation, dict):
+                package, wanted, here, reason = (deviation.get(key) for key in ("package", "wanted", "here", "reason"))
+                lines.append((Name(stack), f" has {package} {here}, not {wanted}: {reason}."))
+        lines += [(Name(stack), f" was built without {part}.") for part in facts.get("left_out") or ()]
         if facts.get("drift"):
-            lines.append(f"{stack} has drifted {facts['drift']}.")
-    return list(dict.fromkeys(lines))
+            lines.append((Name(stack), f" has drifted {facts['drift']}."))
+    return lines

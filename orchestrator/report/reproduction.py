@@ -6,7 +6,7 @@ from orchestrator.analysis.reproduction import Reproduction
 from orchestrator.analysis.rows import Row
 from orchestrator.base.text import MISSING, counted, printable, significant, with_interval
 from orchestrator.records.record import COMPUTED
-from orchestrator.report import cells as proof
+from orchestrator.report.columns import checks
 from orchestrator.report.tables.comparison import difference_lines, speedup
 
 
@@ -35,6 +35,6 @@ def _figure(row: Row, *, alone: bool = False) -> str:
         parts = [with_interval(figure, row.figure.interval, row.figure.interval_level, row.figure.interval_kind)]
         parts += [counted(row.rounds_ok, "round"), f"on {row.hardware.name or 'an unknown device'}"]
     if row.status in COMPUTED:
-        parts.append(f"checks {proof.checks(row)}")
+        parts.append(f"checks {checks(row)}")
         parts += ["its probe is not in the record"] if alone else []
     return ", ".join([*parts, *(row.flags if row.headline is not None else ())])

@@ -42,10 +42,13 @@ class Source:
         return self.folder.resolve().name
 
 
-def read_source(folder: Path) -> Source:
-    """Read a run. A folder that is none is a UsageError; a record that is none is named in `unreadable`."""
+def read_source(folder: Path, records: Sequence[Record] | None = None) -> Source:
+    """Read a run, or take those of its records that are given.
+
+    A folder that is not a run is a UsageError; a file that is not a record is named in `unreadable`.
+    """
     unreadable: list[str] = []
-    records = list(read_all(folder, unreadable))
+    records = list(read_all(folder, unreadable)) if records is None else records
     by_cell: dict[str, list[Record]] = {}
     probes: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:

@@ -1,36 +1,85 @@
-"""What a row's samples warn of, each with what to do about it."""
+"""Words that stand in more than one place: the glossary, what a row's samples warn of, commands that run it again."""
 
 from __future__ import annotations
 
 import shlex
+import textwrap
 from typing import TYPE_CHECKING
 
+from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.base.text import counted, significant
 
 if TYPE_CHECKING:
     from orchestrator.analysis.rows import Row
+    from orchestrator.plan.workload import Benchmark
     from orchestrator.records.record import HostLoad, Record
 
 
+GLOSSARY = {
+    "steady": "The first call and the warm-up apart; the median of the rounds' medians with its 99 % interval (at the "
+    "level that is named, where the samples are too few for 99 %).",
+    "against eager": "How many times as fast as eager on the same stack, with the 99 % interval (Welch's, of the "
+    "logarithms of the rounds' medians) and the verdict: faster, slower, same (the whole interval within ±1 %), or "
+    "inconclusive (fewer than five rounds a side, or an interval that is wider than that and holds 1).",
+    "checks": "Passed of all, on the very callable that was timed, after timing. Tolerances are relative to what eager "
+    "in the same precision shows against the same reference.",
+    "reference": "The output that the same weights and inputs give in float32 (tiny models: float64), computed once "
+    "in each run.",
+    "probe": "A tiny model in float32 with weights on which faults stand out. Each method runs it through the same "
+    "code; a method that is wrong there is incorrect in its rows.",
+    "error ÷ eager's": "Distance from the reference over the distance of eager on the stack that made it. Right "
+    "methods are near 1; for eager on another stack it is how far the stacks differ.",
+    "as the note": "The same samples as the Lit-GPT note of November 2023 computed its figures from them: by the "
+    "samples' numbers (the best of the first ten, the mean of samples 6 to 50), whatever is in them.",
+    "peak GB": "1e9 bytes: of the whole process, never reset; steady: from the end of the warm-up on; reserved: what "
+    "the allocator held of the device. A CUDA graph's own memory is in the last and not in the steady peak.",
+    "first call": "Compilation included. Cold: with an empty compile cache; warm: a second process over the same "
+    "cache. Of several rounds the median of the cold ones, and of the warm ones where there was no such second "
+    "process. Partly warm: over a cache that lacked something.",
+    "pays off after": "So many passes, tokens or steps until the extra time of the first call, and of compiles in the "
+    "warm-up, is made up for against eager; of the cold rounds where there are any.",
+    "of the ceiling": "The least time that the work can take at the rates measured on this device in this run, over "
+    "the time that it took; compute or memory, whichever bounds more tightly.",
+    "incorrect": "A check failed, or the output was not finite: the row shows no speed.",
+    "unchecked": "A check of the row, or of its method on the probe, could not be made; the reason stands below the "
+    "table.",
+    "not_fused": "Kernels that the method promises were not seen.",
+    "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by more "
+    "than 1 % and more than their noise.",
+    "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples are "
+    "marked and never dropped.",
+}
+"""What stands in tables.md and on the page, in words for readers from the field. README says no more of these."""
 LOSS_DIGITS = 2
 NOTABLE = 0.1
 """The share of the host's CPUs that others may use before a row says so."""
+
+
+def glossary_in_markdown() -> str:
+    """Return the section that explains a table's words."""
+    lines = [f"- **{term}**: {text}" for term, text in GLOSSARY.items()]
+    lines.append(
+        "- A row's whole proof: `orchestrator explain 'BENCHMARK METHOD@STACK'`. All digits: tables.json, tables.csv."
+    )
+    wrapped = (
+        textwrap.fill(line, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
+    return "## How to read this\n\n" + "\n".join(wrapped)
 
 
 def warnings(row: Row) -> list[str]:
     """Return a line for each thing about the row's samples that a person should know before trusting the figure."""
     lines = []
     if row.evidence.first_off is not None:
-        lines.append(
-            f"the first timed sample is {_signed(row.evidence.first_off)} off the others: raise `warmup` in the suite"
-        )
+        lines.append(f"{first_is_off(row.evidence.first_off)}: raise `warmup` in the suite")
     if row.evidence.drift is not None:
         remedy = "close what else runs here"
         if row.hardware.device == "cuda":
             remedy = "lock the clocks (`nvidia-smi -lgc MHZ`)"
         lines.append(
-            f"the later half of the samples is {_signed(row.evidence.drift)} off the earlier: let the device settle, "
-            f"that is, raise `iterations` or `--rounds`, or {remedy}"
+            f"{drifted(row.evidence.drift)}: let the device settle, that is, raise `iterations` or `--rounds`, "
+            f"or {remedy}"
         )
     if row.one_compile:
         lines.append(
@@ -50,6 +99,26 @@ def warnings(row: Row) -> list[str]:
             "again with the GPU to itself, cooled, its clocks locked"
         )
     return lines
+
+
+def better(benchmark: Benchmark) -> str:
+    """Return which figures are better: `higher` or `lower` ones."""
+    return "higher" if higher_is_better(benchmark) else "lower"
+
+
+def sentence(words: str) -> str:
+    """Return words as a sentence."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def first_is_off(share: float) -> str:
+    """Return by what share the first timed sample is off."""
+    return f"the first timed sample is {_signed(share)} off the others"
+
+
+def drifted(share: float) -> str:
+    """Return by what share the samples drift."""
+    return f"the later half of the samples is {_signed(share)} off the earlier"
 
 
 def load_in_words(load: HostLoad) -> str:

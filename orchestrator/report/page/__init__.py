@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from orchestrator.base.files import write_text
 from orchestrator.report.page.embed import render
 from orchestrator.report.page.index import make_index
-from orchestrator.report.proof import Proofs
+from orchestrator.report.proof import prove
 from orchestrator.report.source import read_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from orchestrator.report.sections import Environment
 
 PAGE_FILE = "report.html"
 
@@ -31,6 +33,7 @@ def render_page(folders: Sequence[Path]) -> str:
     """Return the page of the runs in `folders` as text."""
     sources = [read_source(folder) for folder in folders]
     index = make_index(sources)
-    proofs = Proofs()
-    drawers = [proofs.drawer(source, pair) for source, pair in index.pairs]
-    return render(index.content(proofs.environments), drawers)
+    environments: dict[Environment, int] = {}
+    proofs = (prove(source, source.records[pair.steady.cell_id], pair) for source, pair in index.pairs)
+    drawers = [proof.as_json(environments) for proof in proofs]
+    return render(index.content([vars(found) for found in environments]), drawers)

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.base.text import printable
+from orchestrator.report.words import GLOSSARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,6 +59,7 @@ def render(content: Mapping[str, Any], drawers: Sequence[Mapping[str, Any]]) -> 
         style=Markup(style),  # noqa: S704 - this package's own files
         early=Markup(early),  # noqa: S704
         script=Markup(script),  # noqa: S704
+        glossary=GLOSSARY,
         data=embedded(content),
         drawers=[embedded(drawer) for drawer in drawers],
     )

@@ -7,28 +7,43 @@ not ok has no speed on the page.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.growth import growths
-from orchestrator.analysis.protocol import higher_is_better, unit_of
+from orchestrator.analysis.protocol import unit_of
 from orchestrator.analysis.reduce import place
-from orchestrator.analysis.statistics import LEVEL
-from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, percent, significant
-from orchestrator.plan.workload import GENERATING, TRAINING, WHAT, describe
+from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, verdict
+from orchestrator.base.text import MISSING, between, gigabytes, significant
+from orchestrator.plan.workload import TRAINING, WHAT, describe
 from orchestrator.records.record import COMPUTED
-from orchestrator.report import cells as proof
-from orchestrator.report.notes import published_text
-from orchestrator.report.page.runs import run_card
-from orchestrator.report.page.verdicts import verdicts
-from orchestrator.report.remarks import published_caveats, remarks
+from orchestrator.report.columns import (
+    SECONDS_DIGITS,
+    columns,
+    host_memory,
+    published_text,
+    share,
+    speed,
+)
+from orchestrator.report.remarks import about_published, as_text, comparisons, figure_caveats, remarks, run_facts
+from orchestrator.report.words import better
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.analysis.published import Published, PublishedFigure
+    from orchestrator.analysis.published import PublishedFigure
     from orchestrator.analysis.reduced_run import Pair
     from orchestrator.analysis.rows import Row
+    from orchestrator.report.columns import Column
     from orchestrator.report.source import Source
+
+OPPOSITE = {"faster": "slower", "slower": "faster"}
+MOST_ROWS = 40
+"""Of one workload and method: more are no comparison that anybody reads, and pairs grow with the square."""
+BELOW = {"checks": "ratio", "first": "even"}
+"""Columns whose cell stands below another's, for the page is narrow."""
+ELSEWHERE = ("steady", "note", "share", *BELOW.values())
+"""The page draws these itself, for the protocol that its reader chose."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +68,17 @@ class Index:
                 "run": number[id(source)],
                 "workload": group[_group(pair)],
                 "noteOrder": by_note[id(pair)],
-                **_row(pair),
+                **_row(pair, columns(pair.steady.benchmark, source.report.published)),
                 **grown.get((id(source), pair.steady.cell_id), {}),
             }
             for source, pair in self.pairs
         ]
         return {
             "title": self._title(),
-            "runs": [run_card(source) for source in self.sources],
+            "runs": [_run_card(source) for source in self.sources],
             "workloads": [self._workload(key) for key in self.groups],
             "rows": rows,
-            "verdicts": verdicts([pair.steady for _, pair in self.pairs]),
+            "verdicts": _verdicts([pair.steady for _, pair in self.pairs]),
             "environments": list(environments),
         }
 
@@ -71,22 +86,39 @@ class Index:
         return "Stackbench: " + ", ".join(source.name for source in self.sources)
 
     def _workload(self, key: tuple[str, ...]) -> dict[str, Any]:
-        found = [(source, pair) for source, pair in self.pairs if _group(pair) == key]
+        found = [(source.report, pair) for source, pair in self.pairs if _group(pair) == key]
         steady = found[0][1].steady
-        better = "higher" if higher_is_better(steady.benchmark) else "lower"
-        published = {comparison.name: comparison for source, _ in found for comparison in source.report.published}
+        published = comparisons(found)
+        figures = {comparison.name: comparison.for_workload(steady.workload) for comparison in published}
         return {
             "id": steady.workload_id,
             "benchmark": steady.benchmark,
             "what": describe(steady.workload),
-            "about": f"{WHAT[steady.benchmark]}; {better} is better.",
-            "better": better,
+            "about": f"{WHAT[steady.benchmark]}; {better(steady.benchmark)} is better.",
+            "better": better(steady.benchmark),
             "unit": unit_of(steady.benchmark),
-            "tokens": steady.benchmark in GENERATING,
             "training": steady.benchmark in TRAINING,
             "manyShapes": steady.workload.shortest is not None,
-            "remarks": remarks(found),
-            "published": [_published(c, steady) for c in published.values() if c.for_workload(steady.workload)],
+            "columns": [
+                [column.key, column.head]
+                for column in columns(steady.benchmark, published)
+                if column.key not in ELSEWHERE and any(column.line(pair) not in (MISSING, "none") for _, pair in found)
+            ],
+            "remarks": [as_text(remark) for remark in remarks(found)],
+            "caveats": [
+                as_text(caveat)
+                for comparison in published
+                for caveat in (*about_published(comparison), *figure_caveats(comparison, figures[comparison.name]))
+            ],
+            "published": [
+                {
+                    "name": comparison.name,
+                    "short": comparison.short,
+                    "gpu": comparison.gpu,
+                    "figures": [_published_figure(figure) for figure in figures[comparison.name]],
+                }
+                for comparison in published
+            ],
         }
 
 
@@ -114,15 +146,14 @@ def _grown(sources: Sequence[Source]) -> dict[tuple[int, str], dict[str, Any]]:
             found[id(source), point.cell_id] = {
                 "growth": number,
                 "layers": point.layers,
-                "further": None if further is None else significant(further, proof.SECONDS_DIGITS),
+                "further": None if further is None else significant(further, SECONDS_DIGITS),
                 "gpus": len(growth.gpus),
             }
     return found
 
 
-def _row(pair: Pair) -> dict[str, Any]:
+def _row(pair: Pair, shown: Sequence[Column]) -> dict[str, Any]:
     row = pair.steady
-    ok = row.status == "ok"
     content: dict[str, Any] = {
         "name": row.name,
         "method": row.method,
@@ -135,35 +166,39 @@ def _row(pair: Pair) -> dict[str, Any]:
         "rounds": [row.rounds, row.rounds_ok],
         "steady": _speed(row),
         "note": _speed(pair.note),
-        "tokens": [
-            milliseconds(s) if ok else MISSING for s in (row.figure.first_token_seconds, row.figure.next_token_seconds)
-        ],
-        "first": _first_call(row) if ok else None,
+        "first": _first_call(row) if row.status == "ok" else None,
         "memory": _memory(row),
-        "checks": proof.checks(row),
-        "ratio": proof.error_ratio(row),
-        "even": proof.break_even(row),
-        "versus": _versus(row),
-        "energy": _energy(row),
+        "cells": _cells(pair, shown),
     }
     if row.evidence.dispatch is not None and row.status in COMPUTED:
         content["kinds"] = row.evidence.dispatch.kind
         content["groups"] = [[group.name, group.share, group.launches] for group in row.evidence.dispatch.groups]
-    if pair.published is not None:
-        content["published"] = published_text(pair.published).replace("~~", "")
     return {key: value for key, value in content.items() if value is not None}
+
+
+def _cells(pair: Pair, shown: Sequence[Column]) -> dict[str, list[str]]:
+    """Return by column what stands in a row's cell: its figure, and what stands below it."""
+    by_key = {column.key: column for column in shown}
+    cells = {}
+    for key, column in by_key.items():
+        if key not in ELSEWHERE:
+            cell = column.cell(pair)
+            cells[key] = [cell.text.replace("~~", ""), *cell.beside]
+            if key in BELOW and (text := by_key[BELOW[key]].cell(pair).text) != MISSING:
+                cells[key].append("never pays off" if text == "never" else f"{by_key[BELOW[key]].head} {text}")
+    return {key: lines for key, lines in cells.items() if lines != [MISSING]}
 
 
 def _speed(row: Row) -> dict[str, Any]:
     if row.headline is None:
         why = row.figure.reason if row.status == "ok" else f"the row is {row.status}"
-        return {"text": MISSING, "why": why}
+        return {"cell": [MISSING], "why": why}
+    cell, ceiling = speed(row), share(row)
     content: dict[str, Any] = {
         "value": row.headline,
         "text": significant(row.headline),
+        "cell": [cell.text, *cell.beside],
         "seconds": row.figure.seconds,
-        "basis": row.figure.basis,
-        "complete": row.figure.complete,
     }
     if row.figure.interval is not None:
         level = row.figure.interval_level or LEVEL
@@ -171,61 +206,23 @@ def _speed(row: Row) -> dict[str, Any]:
         content["bounds"] = row.figure.interval
         content["level"] = f"{level * 100:.3g} %, {row.figure.interval_kind}"
     if row.share.share is not None:
-        content["share"] = row.share.share
-        content["shareText"] = percent(row.share.share)
-        content["bound"] = row.share.bound
+        content["share"], content["shareText"], content["bound"] = row.share.share, ceiling.text, row.share.bound
     return content
 
 
 def _first_call(row: Row) -> dict[str, Any] | None:
-    if row.first_call.seconds is None:
+    call = row.first_call
+    if call.seconds is None:
         return None
-    cache = row.first_call.cache or ""
-    content = {"seconds": row.first_call.seconds, "text": significant(row.first_call.seconds, 3), "cache": cache}
-    warm = row.first_call.warm_seconds
-    if warm is not None and cache != "warm":
-        content |= {"warm": warm, "warmText": significant(warm, 3)}
+    content = {"seconds": call.seconds, "text": significant(call.seconds, SECONDS_DIGITS), "cache": call.cache or ""}
+    if call.warm_seconds is not None and call.cache != "warm":
+        content |= {"warm": call.warm_seconds, "warmText": significant(call.warm_seconds, SECONDS_DIGITS)}
     return content
 
 
-def _versus(row: Row) -> list[str] | None:
-    """Return how many times as fast as eager the row is, the verdict, and its interval."""
-    if row.versus is None or row.versus.verdict.speedup is None:
-        return None
-    told = row.versus.verdict
-    interval = "" if told.speedup_interval is None else between(*told.speedup_interval, 3)
-    return [f"{significant(told.speedup, 3)}×", told.outcome, interval]  # noqa: RUF001 - times
-
-
-def _energy(row: Row) -> list[str] | None:
-    """Return the energy of one pass, token or step with what it is of."""
-    if row.evidence.power is None or row.evidence.power.joules is None or row.status != "ok":
-        return None
-    return [significant(row.evidence.power.joules, 3), f"J a {row.evidence.power.per}"]
-
-
 def _memory(row: Row) -> dict[str, Any]:
-    host = row.memory.process_bytes is None and row.memory.host_bytes is not None and row.hardware.device != "cuda"
-    return {
-        "bytes": row.memory.host_bytes if host else row.memory.process_bytes,
-        "process": gigabytes(row.memory.host_bytes if host else row.memory.process_bytes),
-        "steady": gigabytes(row.memory.steady_bytes),
-        "reserved": gigabytes(row.memory.reserved_bytes),
-        "host": host,
-    }
-
-
-def _published(comparison: Published, steady: Row) -> dict[str, Any]:
-    figures = comparison.for_workload(steady.workload)
-    return {
-        "name": comparison.name,
-        "short": comparison.short,
-        "gpu": comparison.gpu,
-        "about": f"{comparison.title} ({comparison.source}); {comparison.gpu}, driver "
-        f"{comparison.driver or MISSING}, CUDA {comparison.cuda or MISSING}",
-        "figures": [_published_figure(figure) for figure in figures],
-        "caveats": published_caveats(comparison, figures),
-    }
+    count = row.memory.host_bytes if host_memory(row) else row.memory.process_bytes
+    return {"bytes": count, "text": gigabytes(count)}
 
 
 def _published_figure(figure: PublishedFigure) -> dict[str, Any]:
@@ -238,3 +235,38 @@ def _published_figure(figure: PublishedFigure) -> dict[str, Any]:
         "value": figure.corrected if figure.corrected is not None else value,
         "text": published_text(figure).replace("~~", ""),
     }
+
+
+def _run_card(source: Source) -> dict[str, Any]:
+    """Return what stands at the head of a run's tables."""
+    report = source.report
+    return {
+        "name": source.name,
+        "suite": report.header.suite,
+        "finished": report.header.finished_utc is not None,
+        "facts": run_facts(report),
+        "unreadable": list(source.unreadable),
+        "failed": list(report.failed_references),
+    }
+
+
+def _verdicts(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return `"A:B"` → (outcome, text) for rows A and B by their places: A against B, of one workload and method."""
+    alike: dict[tuple[str, str, str], list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.headline is not None and len(row.figure.round_seconds) >= FEWEST_ROUNDS:
+            alike.setdefault((row.benchmark, row.workload_id, row.method), []).append(number)
+    found: dict[str, list[str]] = {}
+    for places in alike.values():
+        for one, other in combinations(places[:MOST_ROWS], 2):
+            result = verdict(rows[one].figure.round_seconds, rows[other].figure.round_seconds)
+            if result.speedup_interval is None:
+                continue
+            low, high = result.speedup_interval
+            found[f"{one}:{other}"] = [result.outcome, _times(low, high)]
+            found[f"{other}:{one}"] = [OPPOSITE.get(result.outcome, result.outcome), _times(1 / high, 1 / low)]
+    return found
+
+
+def _times(low: float, high: float) -> str:
+    return f"{significant(low)} to {significant(high)} times as fast at 99 %"  # the level of every verdict

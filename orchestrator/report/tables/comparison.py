@@ -7,9 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.compare import PUBLISHED
-from orchestrator.base.text import MISSING, between, counted, escape, printable, shortened, significant
+from orchestrator.base.text import MISSING, aligned, between, counted, escape, one_line, shortened, significant
 from orchestrator.plan.workload import describe
-from orchestrator.report.tables.markdown import columns
+from orchestrator.report.tables.markdown import grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,14 +36,9 @@ def render(comparison: Comparison, form: str) -> str:
 
 def as_text(comparison: Comparison) -> str:
     """Return an aligned table, then what differs and what it comes to."""
-    rows = [HEADER, *(tuple(_plain(text) for text in _line(cell)) for cell in comparison.cells)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER) - 1)]
-    lines = [
-        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
-        for row in rows
-    ]
-    head = f"A: {_plain(comparison.a)}\nB: {_plain(comparison.b)}"
-    return "\n".join([head, "", *lines, "", *(_plain(line) for line in _below(comparison))]) + "\n"
+    lines = aligned([HEADER, *map(_line, comparison.cells)])
+    head = f"A: {one_line(comparison.a)}\nB: {one_line(comparison.b)}"
+    return "\n".join([head, "", *lines, "", *(one_line(line) for line in _below(comparison))]) + "\n"
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -53,7 +48,7 @@ def as_markdown(comparison: Comparison) -> str:
         lines = [[escape(text) for text in _line(cell)] for cell in comparison.cells]
         for line, cell in zip(lines, comparison.cells, strict=True):
             line[5] = line[5] if cell.result in ("same", "unmeasured", "only in B") else f"**{line[5]}**"
-        parts.append(columns(HEADER, lines, left=(0, 1, -1, -2)))
+        parts.append(grid(HEADER, lines, left=(0, 1, -1, -2)))
     parts.append("\n".join(f"- {escape(line)}" for line in _below(comparison)))
     return "\n\n".join(parts) + "\n"
 
@@ -209,7 +204,3 @@ def _side_facts(entry: Entry | None) -> dict[str, object] | None:
     keep = {"cell_id", "method", "stack", "status", "reason", "flags", "figure", "unit", "round_seconds"}
     facts = entry.model_dump(mode="json", include=keep)
     return {**facts, "device": entry.ground.hardware.name, "driver": entry.ground.hardware.driver}
-
-
-def _plain(text: str) -> str:
-    return " ".join(printable(text).split())

@@ -1,130 +1,120 @@
-"""The rows as CSV for a spreadsheet: one line for each row and protocol, full precision, an unknown value empty."""
+"""The rows as CSV for a spreadsheet: one line for each row and protocol, full precision, an unknown value empty.
+
+Columns are named as in the rows of tables.json: `figure.value`; an interval has a `.low` and a `.high`.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.analysis.published import PublishedFigure
+from orchestrator.analysis.rows import Row
+from orchestrator.report.tables.json import LEFT_OUT
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
     from orchestrator.analysis.protocol import Protocol
-    from orchestrator.analysis.reduced_run import Pair, Report
-    from orchestrator.analysis.rows import Row
+    from orchestrator.analysis.reduced_run import Report
 
 # A spreadsheet takes a text that begins so for a formula, and what a container wrote must never become one.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+NUMBERS = frozenset((float, int, bool, type(None)))
+BOUNDS = ("low", "high")
+
+Tree = dict[str, Any]
+"""A column's name, or the first part of it, with the parts that follow; none after the last."""
+
+BESIDE: Tree = {
+    "workload": {"model": {"name": {}}, "dtype": {}, "batch": {}, "sequence": {}, "new_tokens": {}},
+    "environment": {name: {} for name in ("python", "torch", "torch_git", "cuda", "triton", "fingerprint")},
+}
+"""Of what tables.json has once for many rows: what tells rows apart in a spreadsheet."""
 
 
 def render(report: Report, protocol: Protocol | None = None) -> str:
     """Return a header line and a line for each row: of `protocol`, or of both where it is null."""
+    of_row = Part({**_shape(Row, LEFT_OUT), **BESIDE})
+    of_published = Part(_shape(PublishedFigure, {"benchmark": True}))
     out = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["name", *of_row.columns, *(f"published.{name}" for name in of_published.columns)])
     for pair in report.pairs:
+        published = of_published.cells(pair.published)
         for row in (pair.steady, pair.note):
-            if protocol not in (None, row.protocol):
-                continue
-            line = {name: _cell(value) for name, value in _line(row, pair).items()}
-            if writer is None:
-                writer = csv.DictWriter(out, fieldnames=list(line), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(line)
+            if protocol in (None, row.protocol):
+                writer.writerow([_text(row.name), *of_row.cells(row), *published])
     return out.getvalue()
 
 
-def _line(row: Row, pair: Pair) -> dict[str, Any]:
-    workload, hardware, versions, published = row.workload, row.hardware, row.environment, pair.published
-    low, high = row.figure.interval or (None, None)
-    verdict, compilation, power = row.versus and row.versus.verdict, row.evidence.compiles, row.evidence.power
-    ratio_low, ratio_high = (verdict.interval if verdict else None) or (None, None)
-    return {
-        "protocol": row.protocol,
-        "benchmark": row.benchmark,
-        "method": row.method,
-        "stack": row.stack,
-        "cell_id": row.cell_id,
-        "workload_id": row.workload_id,
-        "model": workload.model.name if workload.model else None,
-        "dtype": workload.dtype,
-        "batch": workload.batch,
-        "sequence": workload.sequence,
-        "new_tokens": workload.new_tokens,
-        "status": row.status,
-        "reason": row.reason,
-        "flags": " ".join(row.flags),
-        "figure": row.figure.value,
-        "headline": row.headline,
-        "unit": row.figure.unit,
-        "basis": row.figure.basis,
-        "complete": row.figure.complete,
-        "interval_low": low,
-        "interval_high": high,
-        "interval_kind": row.figure.interval_kind,
-        "interval_level": row.figure.interval_level,
-        "device_figure": row.figure.device_value,
-        "rounds": row.rounds,
-        "rounds_ok": row.rounds_ok,
-        "first_call_seconds": row.first_call.seconds,
-        "first_call_cache": row.first_call.cache,
-        "upfront_seconds": row.first_call.upfront_seconds,
-        "first_token_seconds": row.figure.first_token_seconds,
-        "next_token_seconds": row.figure.next_token_seconds,
-        "process_bytes": row.memory.process_bytes,
-        "steady_bytes": row.memory.steady_bytes,
-        "reserved_bytes": row.memory.reserved_bytes,
-        "host_bytes": row.memory.host_bytes,
-        "graphs": row.graphs,
-        "recompiled": row.recompiled,
-        "launch_compiles": compilation.kernels if compilation else None,
-        "graph_breaks": len(compilation.breaks) if compilation else None,
-        "warm_first_call_seconds": row.first_call.warm_seconds,
-        "break_even": row.break_even.count if row.break_even else None,
-        "break_even_of": row.break_even.of if row.break_even else None,
-        "against": row.versus.against if row.versus else None,
-        "verdict": verdict.outcome if verdict else None,
-        "time_ratio": verdict.ratio if verdict else None,
-        "time_ratio_low": ratio_low,
-        "time_ratio_high": ratio_high,
-        "checks_passed": row.evidence.checks.passed if row.evidence.checks else None,
-        "checks_failed": row.evidence.checks.failed if row.evidence.checks else None,
-        "checks_unchecked": row.evidence.checks.unchecked if row.evidence.checks else None,
-        "probe": row.probe.status if row.probe else None,
-        "probe_passed": row.probe.passed if row.probe else None,
-        "error": row.evidence.error,
-        "eager_error": row.evidence.eager_error,
-        "error_ratio": row.evidence.error_ratio,
-        "launches": row.evidence.dispatch.launches if row.evidence.dispatch else None,
-        "graph_replays": row.evidence.dispatch.graph_replays if row.evidence.dispatch else None,
-        "not_fused": " ".join(row.evidence.dispatch.missing) if row.evidence.dispatch else None,
-        "joules": power.joules if power else None,
-        "joules_per": power.per if power else None,
-        "watts": power.watts.median if power and power.watts else None,
-        "cpus": row.evidence.host_load.cpus if row.evidence.host_load else None,
-        "own_cpus": row.evidence.host_load.own if row.evidence.host_load else None,
-        "others_cpus": row.evidence.host_load.others if row.evidence.host_load else None,
-        "stolen_cpus": row.evidence.host_load.stolen if row.evidence.host_load else None,
-        "tainted_samples": row.evidence.tainted,
-        "drift": row.evidence.drift,
-        "first_off": row.evidence.first_off,
-        "loss_distance": row.loss_distance,
-        "flops": row.work.flops if row.work else None,
-        "bytes": row.work.bytes if row.work else None,
-        "share": row.share.share,
-        "bound": row.share.bound,
-        "device": hardware.device,
-        "hardware": hardware.name,
-        "driver": hardware.driver,
-        "python": versions and versions.python,
-        "torch": versions and versions.torch,
-        "torch_git": versions and versions.torch_git,
-        "cuda": versions and versions.cuda,
-        "triton": versions and versions.triton,
-        "fingerprint": versions and versions.fingerprint,
-        "published_figure": published.figure if published else None,
-        "published_status": published.status if published else None,
-        "published_corrected": published.corrected if published else None,
-        "published_memory_bytes": published.memory_bytes if published else None,
-    }
+class Part:
+    """The columns of one value, its own parts' columns among them."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.parts = [Part(inner) if inner else None for inner in tree.values()]
+        # One after the other rows share what they ran on and in.
+        self.last: Any = None
+        self.last_cells: list[Any] = []
+        self.columns: list[str] = [
+            f"{name}.{rest}" if rest else name
+            for name, part in zip(tree, self.parts, strict=True)
+            for rest in (part.columns if part else ("",))
+        ]
+        # With one name alone attrgetter gives no tuple: the second is not used.
+        self.get: Any = tuple if tuple(tree) == BOUNDS else attrgetter(*tree, "__class__")
+
+    def cells(self, value: Any) -> list[Any]:
+        """Return the cells of a value, as many as there are columns; none is known where the value is not."""
+        if value is None:
+            return [None] * len(self.columns)
+        if value is self.last:
+            return self.last_cells
+        cells: list[Any] = []
+        for found, part in zip(self.get(value), self.parts, strict=False):
+            if part is None:
+                cells.append(found if type(found) in NUMBERS else _text(found))
+            else:
+                cells += part.cells(found)
+        self.last, self.last_cells = value, cells
+        return cells
 
 
-def _cell(value: Any) -> Any:
+def _shape(model: type[BaseModel], left_out: Mapping[str, Any]) -> Tree:
+    """Return the columns of a model, by its JSON Schema; a list of objects is no cell and is left out."""
+    schema = model.model_json_schema(mode="serialization")
+    return _tree(schema, schema.get("$defs", {}), left_out)
+
+
+def _tree(schema: Mapping[str, Any], defs: Mapping[str, Any], left_out: Any) -> Tree:
+    found: Tree = {}
+    for name, inner in schema["properties"].items():
+        without = left_out.get(name) if isinstance(left_out, dict) else name in left_out
+        kind = _resolved(inner, defs)
+        if without is True or "properties" in _resolved(kind.get("items", {}), defs):
+            continue
+        if name == "interval":
+            found[name] = {bound: {} for bound in BOUNDS}
+        else:
+            found[name] = _tree(kind, defs, without or {}) if "properties" in kind else {}
+    return found
+
+
+def _resolved(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Follow a reference, and leave null aside."""
+    if "$ref" in schema:
+        return _resolved(defs[schema["$ref"].rpartition("/")[2]], defs)
+    known = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    return _resolved(known[0], defs) if len(known) == 1 else schema
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, dict):
+        value = "; ".join(f"{name} {inner}" for name, inner in value.items())
+    elif isinstance(value, tuple):
+        value = "; ".join(map(str, value))
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

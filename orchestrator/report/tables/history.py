@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.history import POINTS_SHOWN, Line, Point
-from orchestrator.base.text import MISSING, counted, printable, significant
+from orchestrator.base.text import MISSING, aligned, counted, significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +26,7 @@ def as_text(lines: Sequence[Line]) -> str:
         newest = f"{significant(line.points[-1].figure)} {line.unit}"
         device = line.device or "not known"
         rows.append((line.title, line.workload, device, str(len(line.points)), newest, ratio, more + days))
-    plain = [tuple(" ".join(printable(text).split()) for text in row) for row in rows]
-    widths = [max(len(row[column]) for row in plain) for column in range(len(plain[0]))]
-    table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in plain]
-    return "\n".join([*table, "", counted(len(lines), "line")])
+    return "\n".join([*aligned(rows), "", counted(len(lines), "line")])
 
 
 def as_json(lines: Sequence[Line]) -> str:

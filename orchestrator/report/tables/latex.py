@@ -9,13 +9,21 @@ import unicodedata
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.protocol import higher_is_better, unit_of
 from orchestrator.analysis.reduce import place
 from orchestrator.analysis.statistics import LEVEL
-from orchestrator.base.text import MISSING, between, counted, gigabytes, percent, shortened, significant
+from orchestrator.base.text import MISSING, between, counted, gigabytes, shortened, significant
 from orchestrator.plan.workload import describe
 from orchestrator.records.record import COMPUTED
-from orchestrator.report import cells as proof
+from orchestrator.report.columns import (
+    SECONDS_DIGITS,
+    against_eager,
+    columns,
+    error_ratio,
+    first_call,
+    host_memory,
+    share,
+)
+from orchestrator.report.words import better
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,10 +120,11 @@ def _letter(number: int) -> str:
 def _table(rows: Sequence[Row]) -> str:
     first, marks = rows[0], Marks()
     stacks = dict.fromkeys(row.stack for row in rows)
-    header = [("method" if len(stacks) == 1 else "method@stack", ""), ("", unit_of(first.benchmark))]
-    header += [("interval", ""), ("times as fast", "as eager")] if first.protocol == "steady" else []
-    header += [("error ÷", "eager's"), ("first call, s", "cold, warm"), ("peak,", "GB"), ("ceiling,", "%")]
-    body = [_line(row, marks, alone=len(stacks) == 1, columns=len(header)) + r" \\" for row in rows]
+    heads_of = {column.key: column.short for column in columns(first.benchmark, ())}
+    header = [("method" if len(stacks) == 1 else "method@stack", ""), heads_of["steady"]]
+    header += [("interval", ""), heads_of["versus"]] if first.protocol == "steady" else []
+    header += [heads_of[key] for key in ("ratio", "first", "peak", "share")]
+    body = [_line(row, marks, alone=len(stacks) == 1, width=len(header)) + r" \\" for row in rows]
     heads = [" & ".join(escape(part) for part in line) + r" \\" for line in zip(*header, strict=True)]
     return "\n".join(
         [
@@ -136,24 +145,27 @@ def _table(rows: Sequence[Row]) -> str:
 
 def _caption(rows: Sequence[Row], stacks: Sequence[str], marks: Marks) -> str:
     first = rows[0]
-    better = "higher" if higher_is_better(first.benchmark) else "lower"
     devices = ", ".join(dict.fromkeys(row.hardware.name for row in rows if row.hardware.name)) or "an unknown device"
     where = f"{devices}, stack {stacks[0]}" if len(stacks) == 1 else devices
-    parts = [f"{first.benchmark}: {describe(first.workload)}; {better} is better.", f"On {where}.", marks.told()]
+    parts = [
+        f"{first.benchmark}: {describe(first.workload)}; {better(first.benchmark)} is better.",
+        f"On {where}.",
+        marks.told(),
+    ]
     return " ".join(part for part in parts if part)
 
 
-def _line(row: Row, marks: Marks, *, alone: bool, columns: int) -> str:
+def _line(row: Row, marks: Marks, *, alone: bool, width: int) -> str:
     name = escape(row.method if alone else row.name)
     if row.status in COMPUTED:
         name += "".join(map(marks, row.shown_flags))
     if row.headline is None:
         reason = row.reason or row.figure.reason
         why = f"{row.status}: {shortened(reason, REASON_LENGTH)}" if reason else row.status
-        return rf"{name} & \multicolumn{{{columns - 1}}}{{l}}{{{escape(why)}}}"
+        return rf"{name} & \multicolumn{{{width - 1}}}{{l}}{{{escape(why)}}}"
     cells = [name, escape(significant(row.headline))]
     cells += [_interval(row, marks), _versus(row, marks)] if row.protocol == "steady" else []
-    cells += [escape(proof.error_ratio(row)), _first_call(row, marks), _peak(row, marks)]
+    cells += [escape(error_ratio(row).text), _first_call(row, marks), _peak(row, marks)]
     return " & ".join([*cells, _share(row, marks)])
 
 
@@ -170,30 +182,28 @@ def _interval(row: Row, marks: Marks) -> str:
 def _versus(row: Row, marks: Marks) -> str:
     if row.versus is None or row.versus.verdict.speedup is None:
         return escape(MISSING)
-    told = row.versus.verdict
-    interval = "" if told.speedup_interval is None else f" {between(*told.speedup_interval, 3)}"
-    why = f": {told.reason}" if told.reason else ""
-    return escape(f"{significant(told.speedup, 3)}{interval}") + marks(f"{told.outcome}{why}")
+    cell, reason = against_eager(row), row.versus.verdict.reason
+    *interval, outcome = cell.beside
+    text = " ".join((cell.text.removesuffix("×"), *interval))  # noqa: RUF001  (times)
+    return escape(text) + marks(f"{outcome}: {reason}" if reason else outcome)
 
 
 def _first_call(row: Row, marks: Marks) -> str:
-    if row.first_call.seconds is None:
-        return escape(MISSING)
-    text = escape(significant(row.first_call.seconds, proof.SECONDS_DIGITS))
-    if row.first_call.cache != "cold":
-        text += marks(f"first call {row.first_call.cache or 'with a compile cache not known of'}")
-    if row.first_call.warm_seconds is not None and row.first_call.cache != "warm":
-        text += escape(f", {significant(row.first_call.warm_seconds, proof.SECONDS_DIGITS)}")
+    call = row.first_call
+    text = escape(first_call(row).text)
+    if call.seconds is not None and call.cache != "cold":
+        text += marks(f"first call {call.cache or 'with a compile cache not known of'}")
+    if call.warm_seconds is not None and call.cache != "warm":
+        text += escape(f", {significant(call.warm_seconds, SECONDS_DIGITS)}")
     return text
 
 
 def _peak(row: Row, marks: Marks) -> str:
-    if row.memory.process_bytes is None and row.memory.host_bytes is not None and row.hardware.device != "cuda":
+    if host_memory(row):
         return escape(gigabytes(row.memory.host_bytes)) + marks("of the host's memory")
     return escape(gigabytes(row.memory.process_bytes))
 
 
 def _share(row: Row, marks: Marks) -> str:
-    if row.share.share is None or row.share.bound is None:
-        return escape(MISSING)
-    return escape(percent(row.share.share).removesuffix(" %")) + marks(f"share of the {row.share.bound} ceiling")
+    cell = share(row)
+    return escape(cell.text.removesuffix(" %")) + "".join(marks(f"share of the {b} ceiling") for b in cell.beside)

@@ -12,7 +12,7 @@ from orchestrator.analysis.reduce import rows
 from orchestrator.analysis.rows import Row
 from orchestrator.plan.proof_cells import probe_workload
 from orchestrator.records.record import Record
-from orchestrator.report.cells import against_eager, break_even
+from orchestrator.report.columns import against_eager, break_even
 
 NOISE = (1.0, 1.001, 0.999, 1.0005, 0.9995)
 
@@ -51,7 +51,7 @@ def test_against_eager_on_the_same_stack(milliseconds: float, outcome: str, show
     row = row_of([*rounds("inductor", milliseconds), *rounds("eager", 450.0), *elsewhere])
     assert row.versus is not None
     assert (row.versus.against, row.versus.verdict.outcome) == ("eager@cuda", outcome)
-    assert against_eager(row) == shown
+    assert against_eager(row).line() == shown
     assert row_of([*rounds("inductor", milliseconds), *elsewhere]).versus is None
     assert row_of(rounds("eager", 450.0), "eager").versus is None
 
@@ -61,7 +61,7 @@ def test_fewer_than_five_rounds_are_inconclusive() -> None:
     assert row.versus is not None
     assert (row.versus.verdict.outcome, row.versus.verdict.reason) == ("inconclusive", "4 of at least 5 rounds")
     row = row_of([*rounds("inductor", 100.0, count=1), *rounds("eager", 450.0, count=1)])
-    assert against_eager(row) == "4.50× inconclusive"  # noqa: RUF001
+    assert against_eager(row).line() == "4.50× inconclusive"  # noqa: RUF001
 
 
 def test_a_wrong_row_is_compared_with_nothing() -> None:

@@ -18,8 +18,8 @@ from record_samples import record, samples, save_run
 from orchestrator.analysis.reduce import rows
 from orchestrator.measure.host_load import CpuTimes, LoadSampler, load_between
 from orchestrator.records.record import HostLoad
-from orchestrator.report.evidence import telemetry_section
 from orchestrator.report.explain import explain
+from orchestrator.report.rounds import telemetry
 from orchestrator.report.tables import render_tables
 from orchestrator.report.words import warnings
 
@@ -208,10 +208,10 @@ def test_where_it_is_shown(tmp_path: Path) -> None:
     assert "other processes took 2.0 of this host's 4 CPUs: close" in render_tables(folder)
     whole = "of 4, 2.00 by the cell, 2.00 by others, 0 by other machines, over 5.00 s"
     assert whole in explain(folder, "forward inductor@cuda")
-    section = telemetry_section(loaded(2.0))
+    section = telemetry(loaded(2.0))
     assert section is not None
     assert whole in str(section)
-    assert telemetry_section(record()) is None
+    assert telemetry(record()) is None
     head, line, *_ = render_tables(folder, form="csv").splitlines()
     found = dict(zip(head.split(","), line.split(","), strict=False))
-    assert [float(found[name]) for name in ("cpus", "own_cpus", "others_cpus", "stolen_cpus")] == [4, 2, 2, 0]
+    assert [float(found[f"evidence.host_load.{name}"]) for name in ("cpus", "own", "others", "stolen")] == [4, 2, 2, 0]

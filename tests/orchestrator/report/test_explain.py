@@ -8,7 +8,9 @@ import pytest
 from golden_files import golden
 from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run, workload
 
+from orchestrator.analysis.evidence import evidence
 from orchestrator.base.errors import UsageError
+from orchestrator.records.store import Run
 from orchestrator.report.explain import explain
 
 
@@ -42,12 +44,13 @@ def test_the_first_call_cold_and_warm_and_the_compiles_after_it(tmp_path: Path) 
     taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
     run = save_run(tmp_path / "more", [record(samples=taken, compiles=compiled_in(0, 1))])
     text = explain(run, "forward inductor@cuda")
-    assert "  first call: 62.00 s cold; compiles in the warm-up: 30.00 s\n" in text
+    assert "  first call: 62.00 s cold\n  compiles in the warm-up: 30.00 s\n" in text
 
 
 def test_wrong_row(run: Path) -> None:
     text = explain(run, "forward thunder@cuda")
-    assert "not shown as a speed, for the row is incorrect" in text
+    assert "\n  No speed is shown because the row is incorrect.\n" in text
+    assert "\nMeasured, but not shown as a speed\n  steady: 0.4504 s" in text
     assert "run-all --suite note --stack cuda --method thunder --benchmark forward --fresh" in text
 
 
@@ -109,3 +112,26 @@ def test_a_container_cannot_steer_the_terminal(tmp_path: Path) -> None:
 def test_an_empty_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="known: none yet"):
         explain(save_run(tmp_path, []), "forward eager@cpu")
+
+
+def test_what_an_earlier_round_has_is_not_repeated(run: Path) -> None:
+    text = explain(run, "forward inductor@cuda")
+    assert text.count("  Compiles: as in round 0") == 2
+    assert text.count("  Samples\n") == 3, "each round has its own"
+
+
+def test_the_end_of_a_log_is_marked_as_such(tmp_path: Path) -> None:
+    folder = save_run(tmp_path, [ceilings()])
+    (tmp_path / "log").write_text("Round 7\n  status: ok\n")
+    Run.open(folder).save(record(status="crashed", reason="exit code 1"), tmp_path / "log")
+    text = explain(folder, "forward inductor@cuda")
+    assert "\n    | Round 7\n    |   status: ok" in text
+
+
+def test_one_rule_says_whether_samples_drift(tmp_path: Path) -> None:
+    steady, drifting = ([400.0 + n % 2 for n in range(20)], [400.0 + 2 * n for n in range(20)])
+    for walls, said in ((steady, False), (drifting, True)):
+        one = record(samples=samples(9e3, *walls))
+        assert (evidence(one).drift is not None) is said
+        run = save_run(tmp_path / str(said), [one])
+        assert ("The later half of the samples is " in explain(run, "forward inductor@cuda")) is said

@@ -3,169 +3,168 @@
 const MOST_BARS = 24;
 const LINE = 28;
 const LINE_BELOW = 44;
+const BAR = 16;
 
 // Where names stand: left of the bars, or above them where there is no room.
-function lanes(rows, width, nameOf) {
-  const longest = Math.max(...rows.map((row) => textWidth(nameOf(row), true))) + 30;
+function lanes(rows, width) {
+  const longest = Math.max(...rows.map((row) => textWidth(row.legend, true))) + 30;
   const above = longest > width * 0.36;
+  const height = above ? LINE_BELOW : LINE;
   return {
     above,
+    height,
     left: above ? 0 : Math.ceil(longest),
-    height: above ? LINE_BELOW : LINE,
     name(row, n, top) {
-      const y = top + n * (above ? LINE_BELOW : LINE) + (above ? 13 : 18);
-      const content = above ? shortened(nameOf(row), width - 24, true) : nameOf(row);
+      const y = top + n * height + (above ? 13 : 18);
+      const content = above ? shortened(row.legend, width - 24, true) : row.legend;
       return [marker(row, 7, y - 4, 5, { "data-row": row.id }), words(18, y, content, { class: "mono-text", "data-row": row.id })];
     },
-    bar(n, top) {
-      return top + n * (above ? LINE_BELOW : LINE) + (above ? 21 : 6);
-    },
+    bar: (n, top) => top + n * height + (above ? 21 : 6),
   };
 }
 
-function capped(rows, what) {
-  return rows.length > MOST_BARS ? ` The best ${MOST_BARS} of ${plural(rows.length, what)}.` : "";
+// `scale` makes the axis in the room that the names leave, `draw` a row's line, `says` a row's words for who cannot see.
+function laneChart(rows, width, { title, about, says, told, top = 4, right = 10, scale, ticks = 4, draw, extra, axis, format, below }) {
+  const shown = rows.slice(0, MOST_BARS);
+  const lane = lanes(shown, width);
+  const bottom = top + shown.length * lane.height + 4;
+  const x = scale(lane.left, width - right, shown);
+  return chart(
+    title, about && about + capped(rows, MOST_BARS),
+    picture(
+      width, bottom + AXIS_HEIGHT, `${says}: ${shown.map(told).join(", ")}`,
+      ticks && xGrid(x, top, bottom, ticks),
+      shown.map((row, n) => draw(row, lane.bar(n, top), x, lane)),
+      shown.map((row, n) => lane.name(row, n, top)),
+      extra && extra(x, top, bottom),
+      xAxis(x, lane.left, width - right, bottom, axis, format),
+    ),
+    below && below(shown),
+  );
 }
 
-function sharesOf(row, workload) {
-  const speed = speedOf(row);
-  if (speed.share === undefined) return null;
-  const scaled = (bound) => speed.share * (workload.better === "higher" ? bound / speed.value : speed.value / bound);
-  return { share: speed.share, whisker: speed.bounds ? speed.bounds.map(scaled) : null };
+// What a ratio of 1 stands for.
+function unitLine(name) {
+  return (x, top, bottom) => [
+    shape("line", { class: "ceiling", x1: x(1), x2: x(1), y1: top - 2, y2: bottom }),
+    words(x(1), top - 6, name, { class: "dim", "text-anchor": "end" }),
+  ];
 }
+
+function filledBar(name, from, to, y) {
+  return shape("rect", { class: `fill ${name}`, x: from, y, width: Math.max(to - from, 1), height: BAR });
+}
+
+const percentOf = (value) => `${Math.round(value * 100)} %`;
 
 function ceilingChart(workload, all, width) {
   const rows = all.filter(hasSpeed);
   if (!rows.length) return null;
-  const known = rows.some((row) => speedOf(row).share !== undefined);
-  const shown = rows.slice(0, MOST_BARS);
-  return known ? shareBars(workload, shown, rows, width) : speedBars(workload, shown, rows, width);
+  return rows.some((row) => speedOf(row).share !== undefined) ? shareBars(workload, rows, width) : speedBars(workload, rows, width);
 }
 
-function shareBars(workload, shown, rows, width) {
-  const lane = lanes(shown, width, (row) => row.legend);
-  const found = shown.map((row) => sharesOf(row, workload));
-  const top = 18;
-  const bottom = top + shown.length * lane.height + 4;
-  const high = Math.max(1, ...found.map((item) => (item ? item.share : 0)));
-  const x = linear(0, high, lane.left, width - 10);
-  const bars = shown.map((row, n) => shareBar(workload, row, found[n], x, lane, lane.bar(n, top)));
-  const percent = (value) => `${Math.round(value * 100)} %`;
-  const told = shown.map((row, n) => `${row.legend} ${found[n] ? speedOf(row).shareText : "no share"}`).join(", ");
-  return chart(
-    "Against the ceiling",
-    `Share of what this device was measured to do in the same run, ${protocolName()}; longer is better.${capped(rows, "row")}`,
-    picture(
-      width, bottom + AXIS_HEIGHT, `Share of the ceiling: ${told}`,
-      xGrid(x, top, bottom, 4), bars, shown.map((row, n) => lane.name(row, n, top)),
-      shape("line", { class: "ceiling", x1: x(1), x2: x(1), y1: top - 2, y2: bottom }),
-      words(x(1), top - 6, "ceiling", { class: "dim", "text-anchor": "end" }),
-      xAxis(x, lane.left, width - 10, bottom, "of the ceiling", percent),
-    ),
-  );
+function shareBars(workload, rows, width) {
+  const shareOf = (row) => speedOf(row).share;
+  return laneChart(rows, width, {
+    title: "Against the ceiling",
+    about: `Share of what this device was measured to do in the same run, ${protocolName()}; longer is better.`,
+    says: "Share of the ceiling",
+    told: (row) => `${row.legend} ${speedOf(row).shareText || "no share"}`,
+    top: 18,
+    scale: (from, to, shown) => linear(0, Math.max(1, ...shown.map((row) => shareOf(row) || 0)), from, to),
+    draw: (row, y, x) => shareBar(workload, row, x, y),
+    extra: unitLine("ceiling"),
+    axis: "of the ceiling",
+    format: percentOf,
+  });
 }
 
-function shareBar(workload, row, found, x, lane, y) {
-  const height = 16;
-  const speed = speedOf(row);
-  const figure = `${speed.text} ${workload.unit}`;
-  if (!found) return words(x(0) + 5, y + 12, `${figure}, no share`, { class: "dim", "data-row": row.id });
-  const tip = `${row.legend}\n${speed.shareText} of the ceiling (${speed.bound})\n${figure}${speed.interval ? " " + speed.interval : ""}`;
-  const end = x(found.share);
-  const text = `${speed.shareText} ${speed.bound} · ${figure}`;
+function shareBar(workload, row, x, y) {
+  const { share, shareText, bound, bounds, value, interval, text: speed } = speedOf(row);
+  const figure = `${speed} ${workload.unit}`;
+  if (share === undefined) return words(x(0) + 5, y + 12, `${figure}, no share`, { class: "dim", "data-row": row.id });
+  const scaled = (one) => x(share * (workload.better === "higher" ? one / value : value / one));
+  const end = x(share);
+  const [first, last] = bounds ? [Math.min(...bounds.map(scaled)), Math.max(end, ...bounds.map(scaled))] : [end, end];
+  const text = `${shareText} ${bound} · ${figure}`;
   const wide = textWidth(text) + 12;
-  const whiskerEnd = found.whisker ? x(Math.max(...found.whisker)) : end;
-  const room = x(1) - Math.max(end, whiskerEnd) > wide;
-  const inside = !room && end - x(0) > wide + (found.whisker ? end - x(Math.min(...found.whisker)) : 0);
-  const inner = found.whisker ? x(Math.min(...found.whisker)) : end;
+  const room = x(1) - last > wide;
+  const inside = !room && end - x(0) > wide + end - first;
   return shape(
-    "g", { "data-row": row.id, "data-tip": tip },
-    shape("rect", { class: "track", x: x(0), y, width: x(1) - x(0), height }),
-    shape("rect", { class: `fill ${colour(row)}`, x: x(0), y, width: Math.max(end - x(0), 1), height }),
-    found.whisker ? whisker(x, found.whisker, y + height / 2) : null,
-    room ? words(Math.max(end, whiskerEnd) + 6, y + 12, text, null) : null,
-    inside ? words(inner - 7, y + 12, text, { class: "on", "text-anchor": "end" }) : null,
-    !room && !inside ? words(Math.max(end, whiskerEnd) + 6, y + 12, speed.shareText, null) : null,
+    "g", { "data-row": row.id, "data-tip": `${row.legend}\n${shareText} of the ceiling (${bound})\n${figure} ${interval || ""}` },
+    shape("rect", { class: "track", x: x(0), y, width: x(1) - x(0), height: BAR }),
+    filledBar(colour(row), x(0), end, y),
+    bounds && whisker(bounds.map(scaled), y + BAR / 2),
+    inside ? words(first - 7, y + 12, text, { class: "on", "text-anchor": "end" }) : words(last + 6, y + 12, room ? text : shareText),
   );
 }
 
-function whisker(x, bounds, y) {
-  const [low, high] = [x(Math.min(...bounds)), x(Math.max(...bounds))];
+function whisker(ends, y) {
+  const [low, high] = [Math.min(...ends), Math.max(...ends)];
   return shape("path", { class: "whisker", d: `M${low},${y - 4}v8M${low},${y}H${high}M${high},${y - 4}v8` });
 }
 
-function speedBars(workload, shown, rows, width) {
-  const lane = lanes(shown, width, (row) => row.legend);
-  const top = 4;
-  const bottom = top + shown.length * lane.height + 4;
-  const high = niceTop(Math.max(...shown.map((row) => Math.max(speedOf(row).value, ...(speedOf(row).bounds || [])))));
-  const room = Math.max(...shown.map((row) => textWidth(speedOf(row).text))) + 14;
-  const x = linear(0, high, lane.left, width - room);
-  const bars = shown.map((row, n) => {
-    const y = lane.bar(n, top);
-    const speed = speedOf(row);
-    const end = Math.max(x(speed.value), speed.bounds ? x(Math.max(...speed.bounds)) : 0);
-    return shape(
-      "g", { "data-row": row.id, "data-tip": `${row.legend}\n${speed.text} ${workload.unit} ${speed.interval || ""}` },
-      shape("rect", { class: `fill ${colour(row)}`, x: x(0), y, width: Math.max(x(speed.value) - x(0), 1), height: 16 }),
-      speed.bounds ? whisker(x, speed.bounds, y + 8) : null,
-      words(end + 6, y + 12, speed.text, null),
-    );
+function speedBars(workload, rows, width) {
+  const farthest = (row) => Math.max(speedOf(row).value, ...(speedOf(row).bounds || []));
+  return laneChart(rows, width, {
+    title: "Speed",
+    about: `${protocolName()}, in ${workload.unit}; ${workload.better} is better. No share of the ceiling is known.`,
+    says: `Speed in ${workload.unit}`,
+    told: (row) => `${row.legend} ${speedOf(row).text}`,
+    right: Math.max(...rows.slice(0, MOST_BARS).map((row) => textWidth(speedOf(row).text))) + 14,
+    scale: (from, to, shown) => linear(0, niceTop(Math.max(...shown.map(farthest))), from, to),
+    draw: (row, y, x) => {
+      const { value, text, bounds, interval } = speedOf(row);
+      return shape(
+        "g", { "data-row": row.id, "data-tip": `${row.legend}\n${text} ${workload.unit} ${interval || ""}` },
+        filledBar(colour(row), x(0), x(value), y),
+        bounds && whisker(bounds.map(x), y + BAR / 2),
+        words(x(farthest(row)) + 6, y + 12, text),
+      );
+    },
+    axis: workload.unit,
   });
-  const told = shown.map((row) => `${row.legend} ${speedOf(row).text}`).join(", ");
-  return chart(
-    "Speed",
-    `${protocolName()}, in ${workload.unit}; ${workload.better} is better. No share of the ceiling is known.${capped(rows, "row")}`,
-    picture(
-      width, bottom + AXIS_HEIGHT, `Speed in ${workload.unit}: ${told}`,
-      xGrid(x, top, bottom, 4), bars, shown.map((row, n) => lane.name(row, n, top)),
-      xAxis(x, lane.left, width - room, bottom, workload.unit),
-    ),
-  );
 }
 
 function firstCallChart(workload, all, width) {
   const rows = all.filter((row) => row.first && row.steady.seconds);
   if (!rows.length) return null;
-  const shown = rows.slice(0, MOST_BARS);
-  const lane = lanes(shown, width, (row) => row.legend);
-  const top = 4;
-  const bottom = top + shown.length * lane.height + 4;
-  const times = shown.flatMap((row) => [row.first.seconds, perCall(row), row.first.warm || row.first.seconds]);
-  const low = 10 ** Math.floor(Math.log10(Math.min(...times)));
-  const high = Math.max(10 ** Math.ceil(Math.log10(Math.max(...times))), low * 10);
-  const x = logarithmic(low, high, lane.left + 8, width - 10);
-  const lines = shown.map((row, n) => {
-    const y = lane.bar(n, top) + 8;
-    const [from, to] = [x(perCall(row)), x(row.first.seconds)];
-    const times_ = row.first.seconds / perCall(row);
-    const text = `${row.first.text} s${row.first.cache ? ` ${row.first.cache}` : ""}, ${short(times_).replace(/\.0+$/, "")}×`;
-    return shape(
-      "g", { "data-row": row.id, "data-tip": `${row.legend}\nfirst call ${row.first.text} s ${row.first.cache}\n${row.first.warm ? `${row.first.warmText} s warm, over a filled compile cache\n` : ""}afterwards ${short(perCall(row))} s a call` },
-      shape("line", { class: `line ${colour(row)}`, x1: from, x2: to, y1: y, y2: y }),
-      shape("circle", { class: `hollow ${colour(row)}`, cx: from, cy: y, r: 5 }),
-      shape("circle", { class: `mark ${colour(row)}`, cx: to, cy: y, r: 6 }),
-      row.first.warm ? shape("rect", { class: `mark ${colour(row)}`, x: x(row.first.warm) - 2.5, y: y - 7, width: 5, height: 14 }) : null,
-      firstCallText(text, lane, [from, to], y, width),
-    );
+  const bar = rows.slice(0, MOST_BARS).some((row) => row.first.warm) ? ", bar first call over a warm cache" : "";
+  return laneChart(rows, width, {
+    title: "First call against steady",
+    about: `Seconds of one call: ring steady, dot first call, compilation included${bar}. Logarithmic.`,
+    says: "First call against steady",
+    told: (row) => `${row.legend} ${row.first.text} s against ${short(perCall(row))} s`,
+    scale: (from, to, shown) => {
+      const times = shown.flatMap((row) => [row.first.seconds, perCall(row), row.first.warm || row.first.seconds]);
+      const low = 10 ** Math.floor(Math.log10(Math.min(...times)));
+      return logarithmic(low, Math.max(10 ** Math.ceil(Math.log10(Math.max(...times))), low * 10), from + 8, to);
+    },
+    draw: (row, y, x, lane) => firstCallLine(row, y + 8, x, lane, width),
+    axis: "seconds, logarithmic",
   });
-  const told = shown.map((row) => `${row.legend} ${row.first.text} s against ${short(perCall(row))} s`).join(", ");
-  return chart(
-    "First call against steady",
-    `Seconds of one call: ring steady, dot first call, compilation included${shown.some((row) => row.first.warm) ? ", bar first call over a warm cache" : ""}. Logarithmic.${capped(rows, "row")}`,
-    picture(
-      width, bottom + AXIS_HEIGHT, `First call against steady: ${told}`,
-      xGrid(x, top, bottom), lines, shown.map((row, n) => lane.name(row, n, top)),
-      xAxis(x, lane.left, width - 10, bottom, "seconds, logarithmic"),
-    ),
+}
+
+function firstCallLine(row, y, x, lane, width) {
+  const { seconds, text, cache, warm, warmText } = row.first;
+  const [from, to] = [x(perCall(row)), x(seconds)];
+  const beside = `${text} s${cache && ` ${cache}`}, ${short(seconds / perCall(row)).replace(/\.0+$/, "")}×`;
+  const tip = [row.legend, `first call ${text} s ${cache}`, warm && `${warmText} s warm, over a filled compile cache`, `afterwards ${short(perCall(row))} s a call`];
+  return shape(
+    "g", { "data-row": row.id, "data-tip": tip.filter(Boolean).join("\n") },
+    shape("line", { class: `line ${colour(row)}`, x1: from, x2: to, y1: y, y2: y }),
+    shape("circle", { class: `hollow ${colour(row)}`, cx: from, cy: y, r: 5 }),
+    shape("circle", { class: `mark ${colour(row)}`, cx: to, cy: y, r: 6 }),
+    warm && shape("rect", { class: `mark ${colour(row)}`, x: x(warm) - 2.5, y: y - 7, width: 5, height: 14 }),
+    firstCallText(beside, lane, [from, to], y, width),
   );
 }
 
-function firstCallText(text, lane, [from, to], y, width) {
+function firstCallText(text, lane, ends, y, width) {
   if (lane.above) return words(width - 10, y - 16, text, { class: "dim", "text-anchor": "end" });
-  const right = Math.max(from, to) + 10;
+  const right = Math.max(...ends) + 10;
   if (right + textWidth(text) <= width) return words(right, y + 4, text, { class: "dim" });
-  return words((from + to) / 2, y - 6, text, { class: "dim", "text-anchor": "middle" });
+  return words((ends[0] + ends[1]) / 2, y - 6, text, { class: "dim", "text-anchor": "middle" });
 }
 
 // Of training at many shapes the figure is a total: a call is one step of it.
@@ -185,42 +184,34 @@ function kindClass(name) {
 function kernelChart(workload, all, width) {
   const rows = all.filter((row) => row.groups && row.groups.length);
   if (!rows.length) return null;
-  const shown = rows.slice(0, MOST_BARS);
-  const lane = lanes(shown, width, (row) => row.legend);
-  const top = 4;
-  const bottom = top + shown.length * lane.height + 4;
-  const x = linear(0, 1, lane.left, width - 10);
-  const names = [...new Set(shown.flatMap((row) => row.groups.map((group) => group[0])))];
-  const lines = shown.map((row, n) => {
-    let from = 0;
-    return row.groups.filter((group) => group[1]).map(([name, share, launches]) => {
-      const left = x(Math.min(from, 1));
-      from += share;
-      const wide = Math.max(x(Math.min(from, 1)) - left, 0);
-      const y = lane.bar(n, top);
-      const tip = `${row.legend}\n${name}: ${(share * 100).toFixed(1)} %, ${plural(launches, "launch").replace(/launchs$/, "launches")}`;
-      const fitted = wide > textWidth(name) + 8;
-      return shape(
-        "g", { "data-row": row.id, "data-tip": tip },
-        shape("rect", { class: `fill cut ${kindClass(name)}`, x: left, y, width: wide, height: 17 }),
-        fitted ? words(left + 5, y + 12.5, name, { class: "on" }) : null,
-      );
-    });
+  const operators = rows.slice(0, MOST_BARS).every((row) => row.kinds === "operators");
+  const share = (value) => (value === null ? "not known" : `${(value * 100).toFixed(1)} %`);
+  return laneChart(rows, width, {
+    title: operators ? "Operators" : "Kernels",
+    about: `Share of one call's ${operators ? "operators' own" : "device"} time, by kind.`,
+    says: "Share of the time by kind",
+    told: (row) => `${row.legend}: ${row.groups.map((group) => `${group[0]} ${share(group[1])}`).join(", ")}`,
+    scale: (from, to) => linear(0, 1, from, to),
+    ticks: null,
+    draw: (row, y, x) => {
+      let from = 0;
+      return row.groups.filter((group) => group[1]).map(([name, part, launches]) => {
+        const left = x(Math.min(from, 1));
+        from += part;
+        const wide = Math.max(x(Math.min(from, 1)) - left, 0);
+        return shape(
+          "g", { "data-row": row.id, "data-tip": `${row.legend}\n${name}: ${share(part)}, ${plural(launches, "launch", "launches")}` },
+          shape("rect", { class: `fill cut ${kindClass(name)}`, x: left, y, width: wide, height: BAR + 1 }),
+          wide > textWidth(name) + 8 && words(left + 5, y + 12.5, name, { class: "on" }),
+        );
+      });
+    },
+    axis: "of the time",
+    format: percentOf,
+    below: (shown) => {
+      const names = [...new Set(shown.flatMap((row) => row.groups.map((group) => group[0])))];
+      const key = (name) => keyBox(shape("rect", { class: `fill ${kindClass(name)}`, x: 1, y: 1, width: 12, height: 12, rx: 2 }));
+      return el("ul", { class: "legend" }, names.map((name) => el("li", null, key(name), name)));
+    },
   });
-  const told = shown.map((row) => `${row.legend}: ${row.groups.map((g) => `${g[0]} ${g[1] === null ? "not known" : (g[1] * 100).toFixed(1) + " %"}`).join(", ")}`).join("; ");
-  const operators = shown.every((row) => row.kinds === "operators");
-  return chart(
-    operators ? "Operators" : "Kernels",
-    `Share of one call's ${operators ? "operators' own" : "device"} time, by kind.${capped(rows, "row")}`,
-    picture(
-      width, bottom + AXIS_HEIGHT, `Share of the time by kind. ${told}`,
-      lines, shown.map((row, n) => lane.name(row, n, top)),
-      xAxis(x, lane.left, width - 10, bottom, "of the time", (value) => `${Math.round(value * 100)} %`),
-    ),
-    el("ul", { class: "legend" }, names.map((name) => el("li", null, swatch(kindClass(name)), name))),
-  );
-}
-
-function swatch(name) {
-  return shape("svg", { class: "key", width: 14, height: 14, "aria-hidden": "true" }, shape("rect", { class: `fill ${name}`, x: 1, y: 1, width: 12, height: 12, rx: 2 }));
 }

@@ -2,7 +2,7 @@
 
 const BLOCKS = {
   facts: (block) => { const list = factList(block.facts); list.classList.add("block"); return list; },
-  text: (block) => el("div", { class: "block" }, block.lines.map((line) => el("p", { class: block.warning ? "warning" : "muted" }, line))),
+  text: (block) => el("div", { class: "block" }, block.paragraphs.map((line) => el("p", { class: block.warning ? "warning" : "muted" }, line))),
   table: tableBlock,
   code: codeBlock,
   shares: sharesBlock,
@@ -33,7 +33,7 @@ function tableBlock(block) {
 
 function codeBlock(block) {
   const text = el("pre", { tabindex: 0 }, block.text);
-  if (!block.copied) return el("div", { class: "block" }, text);
+  if (!block.command) return el("div", { class: "block" }, text);
   const button = el("button", { type: "button", class: "plain copy", on: { click: () => copy(block.text, text, button) } }, "Copy");
   return el("div", { class: "block" }, text, button);
 }
@@ -94,12 +94,8 @@ function allSamples(samples, row, width) {
     const at = [x(index), y(wall)];
     const tip = `sample ${index}, ${PHASE_NAMES[phase] || phase}\n${short(wall)} s, ${shapeText}${taint ? `\ntainted: ${taint}` : ""}`;
     const timed = phase === "timed" || phase === "repeat";
-    return shape(
-      "g", { "data-tip": tip },
-      taint ? shape("path", { class: "taint", d: `M${at[0] - 4},${at[1] - 4}l8,8M${at[0] + 4},${at[1] - 4}l-8,8` })
-        : shape("circle", { class: `${timed ? "mark" : "hollow"} ${colour(row)}`, cx: at[0], cy: at[1], r: timed ? 4 : 3.6 }),
-      shape("circle", { cx: at[0], cy: at[1], r: 8, fill: "transparent" }),
-    );
+    const mark = shape("circle", { class: `${timed ? "mark" : "hollow"} ${colour(row)}`, cx: at[0], cy: at[1], r: timed ? 4 : 3.6 });
+    return sampleMark(at, taint, mark, { "data-tip": tip });
   });
   const tainted = samples.filter((sample) => sample[6]).length;
   const about = `Seconds of each sample${far ? ", logarithmic" : ""}; rings are the first call and the warm-up${tainted ? `, ${tainted} tainted crossed out` : ""}.`;

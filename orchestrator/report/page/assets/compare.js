@@ -116,7 +116,7 @@ function compareTable({ workload, lines: found }, base) {
       el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${workload.benchmark} side by side` }, el("table", { class: "matrix" }, el("thead", null, head), el("tbody", null, lines))),
       compareChart(workload, found, shown, base)),
     cautions(shown, gpus).map((line) => el("p", { class: "remarks" }, line)),
-    compareCaveats(workload),
+    remarkList("What to know of the published figures", workload.caveats),
   );
 }
 
@@ -164,31 +164,22 @@ function compareChart(workload, found, shown, base) {
   const rows = items.map(({ column, cell, method }) => (many
     ? { id: cell.row ? cell.row.id : "", series: shown.indexOf(column), legend: `${method} · ${column.name}` }
     : { id: cell.row ? cell.row.id : "", series: cell.row ? cell.row.series : 0, legend: method }));
-  const lane = lanes(rows, width, (row) => row.legend);
-  const top = 18;
-  const bottom = top + items.length * lane.height + 4;
-  const x = linear(0, niceTop(Math.max(1, ...items.map((item) => item.ratio))), lane.left, width - 60);
-  const bars = items.map((item, k) => {
-    const y = lane.bar(k, top);
-    return shape(
-      "g", { "data-row": rows[k].id, "data-tip": `${rows[k].legend}\n${item.cell.text} ${workload.unit}, ${item.ratio.toFixed(2)} times as fast as ${base.name}` },
-      shape("rect", { class: `fill ${colour(rows[k])}`, x: x(0), y, width: Math.max(x(item.ratio) - x(0), 1), height: 16 }),
-      words(x(item.ratio) + 6, y + 12, `${item.ratio.toFixed(2)}×`, null),
-    );
+  const item = (row) => items[rows.indexOf(row)];
+  return laneChart(rows, width, {
+    says: `Times as fast as ${base.name}`,
+    told: (row) => `${row.legend} ${item(row).ratio.toFixed(2)}`,
+    top: 18,
+    right: 60,
+    scale: (from, to) => linear(0, niceTop(Math.max(1, ...items.map(({ ratio }) => ratio))), from, to),
+    draw: (row, y, x) => {
+      const { cell, ratio } = item(row);
+      return shape(
+        "g", { "data-row": row.id, "data-tip": `${row.legend}\n${cell.text} ${workload.unit}, ${ratio.toFixed(2)} times as fast as ${base.name}` },
+        filledBar(colour(row), x(0), x(ratio), y),
+        words(x(ratio) + 6, y + 12, `${ratio.toFixed(2)}×`),
+      );
+    },
+    extra: unitLine(shortened(base.name, 80)),
+    axis: `times as fast as ${base.name}`,
   });
-  const told = items.map((item, k) => `${rows[k].legend} ${item.ratio.toFixed(2)}`).join(", ");
-  const drawn = picture(
-    width, bottom + AXIS_HEIGHT, `Times as fast as ${base.name}: ${told}`,
-    xGrid(x, top, bottom, 4), bars, rows.map((row, k) => lane.name(row, k, top)),
-    shape("line", { class: "ceiling", x1: x(1), x2: x(1), y1: top - 2, y2: bottom }),
-    words(x(1), top - 6, shortened(base.name, Math.max(width - 60 - x(1) + 40, 80)), { class: "dim", "text-anchor": "middle" }),
-    xAxis(x, lane.left, width - 60, bottom, `times as fast as ${base.name}`),
-  );
-  return el("figure", { class: "chart" }, drawn);
-}
-
-function compareCaveats(workload) {
-  const lines = workload.published.flatMap((found) => [`${found.short}: ${found.about}.`, ...found.caveats.map((line) => `${found.short}, ${line}`)]);
-  if (!lines.length) return null;
-  return el("details", { class: "remarks" }, el("summary", null, "What to know of the published figures"), el("ul", null, lines.map((line) => el("li", null, line))));
 }

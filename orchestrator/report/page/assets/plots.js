@@ -7,25 +7,23 @@ function memoryChart(workload, all, width) {
   const rows = all.filter((row) => hasSpeed(row) && row.memory.bytes);
   if (!rows.length) return null;
   const shown = rows.slice(0, MOST_POINTS);
-  const height = 260;
-  const [top, bottom] = [12, height - AXIS_HEIGHT];
-  const yTop = niceTop(Math.max(...shown.map((row) => speedOf(row).value)) * 1.04);
-  const probe = linear(0, yTop, bottom, top);
-  const left = yAxisWidth(probe) + 2;
-  const x = linear(0, niceTop(Math.max(...shown.map((row) => row.memory.bytes / 1e9)) * 1.04), left, width - 12);
-  const points = shown.map((row) => ({ row, x: x(row.memory.bytes / 1e9), y: probe(speedOf(row).value) }));
-  const marks = points.map(({ row, x: px, y: py }) =>
-    marker(row, px, py, 6, { "data-row": row.id, "data-tip": `${row.legend}\n${speedOf(row).text} ${workload.unit}\n${row.memory.process} GB` }));
-  const told = shown.map((row) => `${row.legend} ${speedOf(row).text} ${workload.unit} at ${row.memory.process} GB`).join(", ");
-  return chart(
-    "Speed against memory",
-    `${protocolName()}, in ${workload.unit} (${workload.better} is better); peak of the whole process.${rows.length > MOST_POINTS ? ` The best ${MOST_POINTS} of ${plural(rows.length, "row")}.` : ""}`,
-    picture(
-      width, height, `Speed against memory: ${told}`,
-      yAxis(probe, left, width - 12), xAxis(x, left, width - 12, bottom, "peak memory, GB"), marks, pointLabels(points, width, left, bottom),
-    ),
-    legend(shown),
-  );
+  const gigabytes = (row) => row.memory.bytes / 1e9;
+  const speed = (row) => speedOf(row).value;
+  return plotted(width, 260, {
+    title: "Speed against memory",
+    about: `${protocolName()}, in ${workload.unit} (${workload.better} is better); peak of the whole process.${capped(rows, MOST_POINTS)}`,
+    says: `Speed against memory: ${shown.map((row) => `${row.legend} ${speedOf(row).text} ${workload.unit} at ${row.memory.text} GB`).join(", ")}`,
+    xs: [0, niceTop(Math.max(...shown.map(gigabytes)) * 1.04)],
+    ys: [0, niceTop(Math.max(...shown.map(speed)) * 1.04)],
+    axis: "peak memory, GB",
+    draw: (x, y, { left, bottom }) => {
+      const points = shown.map((row) => ({ row, x: x(gigabytes(row)), y: y(speed(row)) }));
+      const marks = points.map(({ row, x: px, y: py }) =>
+        marker(row, px, py, 6, { "data-row": row.id, "data-tip": `${row.legend}\n${speedOf(row).text} ${workload.unit}\n${row.memory.text} GB` }));
+      return [marks, pointLabels(points, width, left, bottom)];
+    },
+    below: legend(shown),
+  });
 }
 
 // Names beside the points where they do not run into one another or out of the chart; the legend has all.
@@ -71,11 +69,10 @@ function samplesChart(workload, all, width) {
   const strips = shown.map((item, n) => drawStrip(item, n, { x, low, high, left, width, stripHeight, above, format }));
   const tainted = shown.reduce((sum, item) => sum + item.tainted, 0);
   const told = shown.map((item) => `${item.row.legend} ${plural(item.points.length, "sample")}, ${item.tainted} tainted`).join("; ");
-  const rest = rows.length > MOST_SERIES ? ` The best ${MOST_SERIES} of ${plural(rows.length, "row")}.` : "";
   const how = relative ? "each as its distance from the row's median" : "in seconds, each at its own shape";
   return chart(
     "Samples over time",
-    `Timed samples, ${how}; ${tainted ? "tainted ones are crossed out" : "none is tainted"}.${rest}`,
+    `Timed samples, ${how}; ${tainted ? "tainted ones are crossed out" : "none is tainted"}.${capped(rows, MOST_SERIES)}`,
     picture(width, height, `Samples over time: ${told}`, strips, xAxis(x, left, width - 12, height - AXIS_HEIGHT, "seconds since the round's first timed sample")),
   );
 }
@@ -105,13 +102,8 @@ function drawStrip(item, n, { x, low, high, left, width, stripHeight, above, for
     const [px, py] = [x(point.at), y(point.value)];
     const [index, phase, , wall, , , taint, shapeText] = point.sample;
     const tip = `${row.legend}\nsample ${index}${item.rounds > 1 ? `, round ${point.number}` : ""}${phase === "repeat" ? ", repeated" : ""}, ${shapeText}\n${short(wall)} s${taint ? `\ntainted: ${taint}` : ""}`;
-    return shape(
-      "g", { "data-row": row.id, "data-tip": tip },
-      taint
-        ? shape("path", { class: "taint", d: `M${px - 4},${py - 4}l8,8M${px + 4},${py - 4}l-8,8` })
-        : marker(row, px, py, 3.2, phase === "repeat" ? { class: `hollow ${colour(row)}` } : null),
-      shape("circle", { cx: px, cy: py, r: 8, fill: "transparent" }),
-    );
+    const mark = marker(row, px, py, 3.2, phase === "repeat" ? { class: `hollow ${colour(row)}` } : null);
+    return sampleMark([px, py], taint, mark, { "data-row": row.id, "data-tip": tip });
   });
   const middle = low < 0 && high > 0 ? [0] : [];
   return [
@@ -128,27 +120,28 @@ function growthChart(workload, all, width) {
   const rows = all.filter((row) => row.growth !== undefined).slice(0, MOST_SERIES);
   if (!rows.length) return null;
   const series = rows.map((row) => data.rows.filter((other) => other.growth === row.growth).sort((a, b) => a.layers - b.layers));
-  const height = 240;
-  const [top, bottom] = [12, height - AXIS_HEIGHT];
-  const y = linear(0, niceTop(Math.max(...series.flat().map((row) => row.first.seconds)) * 1.04), bottom, top);
-  const left = yAxisWidth(y) + 2;
-  const x = linear(0, niceTop(Math.max(...series.flat().map((row) => row.layers))), left, width - 12);
-  const lines = series.map((points, n) => {
-    // Between two GPUs there is no line: their hosts compile at different speeds.
-    const path = points.map((row) => `${row.further ? "L" : "M"}${x(row.layers).toFixed(1)},${y(row.first.seconds).toFixed(1)}`).join("");
-    const marks = points.map((row) =>
-      shape("g", { "data-row": row.id, "data-tip": `${row.legend}\n${plural(row.layers, "layer")}\n${row.first.text} s ${row.first.cache}${row.further ? `\n${row.further} s for each further layer` : ""}` },
-        marker(rows[n], x(row.layers), y(row.first.seconds), row === rows[n] ? 6 : 4.5)));
-    return [shape("path", { class: `line ${colour(rows[n])} ${dash(rows[n])}`, d: path }), marks];
-  });
   const gpus = Math.max(...rows.map((row) => row.gpus));
   const told = series.map((points) => `${points[0].legend} ${points.map((row) => `${row.first.text} s at ${row.layers}`).join(", ")}`).join("; ");
-  return chart(
-    "First call by layers",
-    `Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.${gpus > 1 ? ` Measured on ${gpus} GPUs, whose hosts may compile at different speeds: no line leads from one to another.` : ""}`,
-    picture(width, height, `First call by layers: ${told}`, yAxis(y, left, width - 12), lines, xAxis(x, left, width - 12, bottom, "layers")),
-    legend(rows),
-  );
+  const tip = (row) => `${row.legend}\n${plural(row.layers, "layer")}\n${row.first.text} s ${row.first.cache}${row.further ? `\n${row.further} s for each further layer` : ""}`;
+  return plotted(width, 240, {
+    title: "First call by layers",
+    about: `Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.${gpus > 1 ? ` Measured on ${gpus} GPUs, whose hosts may compile at different speeds: no line leads from one to another.` : ""}`,
+    says: `First call by layers: ${told}`,
+    xs: [0, niceTop(Math.max(...series.flat().map((row) => row.layers)))],
+    ys: [0, niceTop(Math.max(...series.flat().map((row) => row.first.seconds)) * 1.04)],
+    axis: "layers",
+    draw: (x, y) => series.map((points, n) => [
+      // Between two GPUs there is no line: their hosts compile at different speeds.
+      path(rows[n], points.map((row) => [row.further ? "L" : "M", x(row.layers), y(row.first.seconds)])),
+      points.map((row) => shape("g", { "data-row": row.id, "data-tip": tip(row) },
+        marker(rows[n], x(row.layers), y(row.first.seconds), row === rows[n] ? 6 : 4.5))),
+    ]),
+    below: legend(rows),
+  });
+}
+
+function path(row, steps) {
+  return shape("path", { class: `line ${colour(row)} ${dash(row)}`, d: steps.map(([step, x, y]) => `${step}${x.toFixed(1)},${y.toFixed(1)}`).join("") });
 }
 
 function lossChart(workload, all, width) {
@@ -157,28 +150,25 @@ function lossChart(workload, all, width) {
   const found = rows.slice(0, MOST_SERIES).map((row) => ({ row, curves: curvesOf(row) })).filter((item) => item.curves.length);
   if (!found.length) return null;
   const points = found.flatMap((item) => item.curves.flat());
-  const height = 260;
-  const [top, bottom] = [12, height - AXIS_HEIGHT];
-  const values = points.map((point) => point[1]);
-  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const [steps, losses] = [0, 1].map((n) => points.map((point) => point[n]));
+  const [low, high] = [Math.min(...losses), Math.max(...losses)];
   const pad = (high - low || Math.abs(high) || 1) * 0.06;
-  const y = linear(low - pad, high + pad, bottom, top);
-  const left = yAxisWidth(y) + 2;
-  const x = linear(Math.min(...points.map((p) => p[0])), Math.max(...points.map((p) => p[0])), left, width - 12);
-  const lines = found.map(({ row, curves }) =>
-    curves.map((curve) =>
-      shape(
-        "g", { "data-row": row.id, "data-tip": `${row.legend}\nloss ${short(curve[0][1])} at first, ${short(curve[curve.length - 1][1])} at last` },
-        shape("path", { class: `line ${colour(row)} ${dash(row)}`, d: "M" + curve.map(([px, py]) => `${x(px).toFixed(1)},${y(py).toFixed(1)}`).join("L") }),
-        marker(row, x(curve[curve.length - 1][0]), y(curve[curve.length - 1][1]), 4.5),
-      )));
-  const told = found.map(({ row, curves }) => `${row.legend} from ${short(curves[0][0][1])} to ${short(curves[0][curves[0].length - 1][1])}`).join("; ");
-  return chart(
-    "Loss",
-    `Of each training step. Rows of one workload see the same data and weights: their curves should lie together.${rows.length > MOST_SERIES ? ` The best ${MOST_SERIES} of ${plural(rows.length, "row")}.` : ""}`,
-    picture(width, height, `Loss by step: ${told}`, yAxis(y, left, width - 12), lines, xAxis(x, left, width - 12, bottom, "step")),
-    legend(found.map((item) => item.row)),
-  );
+  const ends = (curve) => [curve[0][1], curve[curve.length - 1][1]].map(short);
+  return plotted(width, 260, {
+    title: "Loss",
+    about: `Of each training step. Rows of one workload see the same data and weights: their curves should lie together.${capped(rows, MOST_SERIES)}`,
+    says: `Loss by step: ${found.map(({ row, curves }) => `${row.legend} from ${ends(curves[0]).join(" to ")}`).join("; ")}`,
+    xs: [Math.min(...steps), Math.max(...steps)],
+    ys: [low - pad, high + pad],
+    axis: "step",
+    draw: (x, y) => found.map(({ row, curves }) => curves.map((curve) => {
+      const drawn = curve.map(([step, loss], n) => [n ? "L" : "M", x(step), y(loss)]);
+      const [, lastX, lastY] = drawn[drawn.length - 1];
+      return shape("g", { "data-row": row.id, "data-tip": `${row.legend}\nloss ${ends(curve)[0]} at first, ${ends(curve)[1]} at last` },
+        path(row, drawn), marker(row, lastX, lastY, 4.5));
+    })),
+    below: legend(found.map((item) => item.row)),
+  });
 }
 
 function curvesOf(row) {

@@ -63,25 +63,15 @@ function buildSection(section, n) {
     el("header", null, el("h2", { id: `heading-${n}` }, workload.benchmark, el("span", null, ` ${workload.what}`)), el("p", null, workload.about)),
     section.wrap,
     section.more,
-    remarkList(workload),
+    remarkList("How these figures were made, and what to know of them", [...workload.remarks, ...workload.caveats]),
     section.charts,
   );
   return section.node;
 }
 
-function remarkList(workload) {
-  const published = workload.published.flatMap((found) => [`${found.short}: ${found.about}.`, ...found.caveats.map((line) => `${found.short}, ${line}`)]);
-  const lines = [...workload.remarks, ...othersPublished(workload), ...published];
+function remarkList(title, lines) {
   if (!lines.length) return null;
-  return el("details", { class: "remarks" }, el("summary", null, "How these figures were made, and what to know of them"), el("ul", null, lines.map((line) => el("li", null, line))));
-}
-
-function othersPublished(workload) {
-  const own = new Set(data.rows.filter((row) => row.of === workload).map((row) => row.method));
-  return workload.published.map((found) => {
-    const others = found.figures.filter((figure) => !own.has(figure.method)).map((figure) => `${figure.label} ${figure.text}`);
-    return others.length ? `Published for methods that are not in this table: ${others.join("; ")}.` : null;
-  }).filter(Boolean);
+  return el("details", { class: "remarks" }, el("summary", null, title), el("ul", null, lines.map((line) => el("li", null, line))));
 }
 
 function showAll(section) {
@@ -112,7 +102,7 @@ function showRows(section, list) {
   const same = section.list && section.list.length === list.length && list.every((row, n) => row === section.list[n]);
   if (same) return;
   section.list = list;
-  const columns = columnsOf(section.workload, section.rows);
+  const columns = columnsOf(section.workload);
   section.head.replaceChildren(headOf(columns));
   section.body.replaceChildren(...shown.map((row) => rowNode(row, columns)));
   section.more.hidden = list.length <= section.limit;

@@ -116,8 +116,12 @@ function marker(row, x, y, size, extra) {
   }
 }
 
+function keyBox(content) {
+  return shape("svg", { class: "key", width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" }, content);
+}
+
 function keyOf(row) {
-  return shape("svg", { class: "key", width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" }, marker(row, 7, 7, 5));
+  return keyBox(marker(row, 7, 7, 5));
 }
 
 const MOST_KEYS = 24;
@@ -128,6 +132,29 @@ function legend(rows) {
   return el("ul", { class: "legend" }, once.slice(0, MOST_KEYS).map((row) => el("li", null, keyOf(row), row.legend)), rest);
 }
 
+function capped(rows, most) {
+  return rows.length > most ? ` The best ${most} of ${plural(rows.length, "row")}.` : "";
+}
+
 function chart(title, about, drawn, ...below) {
-  return el("figure", { class: "chart" }, el("h3", null, title), el("p", null, about), drawn, ...below);
+  return el("figure", { class: "chart" }, title && el("h3", null, title), about && el("p", null, about), drawn, ...below);
+}
+
+// A chart with two axes. `xs` and `ys` are their ends; `draw` gets both scales and where the plot begins and ends.
+function plotted(width, height, { title, about, says, xs, ys, axis, draw, below }) {
+  const [top, bottom, right] = [12, height - AXIS_HEIGHT, width - 12];
+  const y = linear(...ys, bottom, top);
+  const left = yAxisWidth(y) + 2;
+  const x = linear(...xs, left, right);
+  return chart(title, about, picture(width, height, says, yAxis(y, left, right), xAxis(x, left, right, bottom, axis), draw(x, y, { left, bottom })), below);
+}
+
+// A sample: crossed out where something else disturbed it, with room around it for the pointer.
+function sampleMark(at, taint, drawn, attributes) {
+  const [x, y] = at;
+  return shape(
+    "g", attributes,
+    taint ? shape("path", { class: "taint", d: `M${x - 4},${y - 4}l8,8M${x + 4},${y - 4}l-8,8` }) : drawn,
+    shape("circle", { cx: x, cy: y, r: 8, fill: "transparent" }),
+  );
 }

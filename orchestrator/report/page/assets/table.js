@@ -7,24 +7,25 @@ function forgetRows() {
   made = new Map();
 }
 
-function columnsOf(workload, rows) {
-  const unit = workload.unit;
-  const published = workload.published[0];
-  const found = [
+// Columns that stay on a narrow window longer than the rest.
+const LAST_TO_GO = new Set(["versus", "checks", "first", "peak"]);
+
+function columnsOf(workload) {
+  return [
     { head: "method@stack", cell: nameCell },
-    { head: `${protocolName()}, ${unit}`, cell: speedCell },
+    { head: `${protocolName()}, ${workload.unit}`, cell: speedCell },
     { head: "of the ceiling", cell: shareCell, name: "share" },
+    ...workload.columns.map(([key, head]) => ({ head, cell: (row) => lines(row.cells[key]), name: LAST_TO_GO.has(key) ? "wide" : "mid wide" })),
+    { head: "status", cell: statusCell, name: "status left" },
   ];
-  const has = (told) => rows.some(told);
-  if (has((row) => row.versus)) found.push({ head: "against eager", cell: versusCell, name: "wide" });
-  if (has((row) => row.checks !== MISSING && row.checks !== "none")) found.push({ head: "checks", cell: checksCell, name: "wide" });
-  if (workload.tokens) found.push({ head: "first, further token, ms", cell: tokensCell, name: "mid wide" });
-  found.push({ head: "peak GB", cell: memoryCell, name: "wide" });
-  found.push({ head: "first call, s", cell: firstCell, name: "wide" });
-  if (published) found.push({ head: `${published.short}, ${unit}`, cell: publishedCell, name: "mid wide" });
-  found.push({ head: "status", cell: statusCell, name: "status left" });
-  return found;
 }
+
+// A figure, and what stands below it.
+function lines([text, ...below] = [MISSING]) {
+  return [text, below.map((line) => el("small", { class: OUTCOMES.has(line) ? `verdict ${line}` : null }, line))];
+}
+
+const OUTCOMES = new Set(["faster", "slower", "same", "inconclusive"]);
 
 function headOf(columns) {
   return el("tr", null, columns.map((column) => el("th", { scope: "col", class: column.name }, column.head)));
@@ -51,11 +52,8 @@ function breakable(name) {
 }
 
 function speedCell(row) {
-  const speed = speedOf(row);
-  if (speed.value === undefined) return [el("span", { title: speed.why || "" }, MISSING)];
-  const star = state.protocol === "note" && !speed.complete ? "\u00a0*" : "";
-  const level = speed.level && !speed.level.startsWith("99 %") ? ` at ${speed.level.split(",")[0]}` : "";
-  return [el("b", null, speed.text + star), speed.interval ? el("small", { title: speed.level }, speed.interval + level) : null];
+  const { cell: [text, ...below], level, why } = speedOf(row);
+  return [why ? el("span", { title: why }, text) : el("b", null, text), below.map((line) => el("small", { title: level }, line))];
 }
 
 function shareCell(row) {
@@ -68,39 +66,6 @@ function shareCell(row) {
     shape("rect", { class: `fill ${colour(row)}`, width: Math.min(speed.share, 1) * wide, height: 8, rx: 2 }),
   );
   return [el("span", { class: "share-line" }, bar, speed.shareText), el("small", null, speed.bound)];
-}
-
-function memoryCell(row) {
-  const { process, steady, reserved, host } = row.memory;
-  const others = [steady !== MISSING ? `steady\u00a0${steady}` : null, reserved !== MISSING ? `reserved\u00a0${reserved}` : null].filter(Boolean);
-  return [process, host ? el("small", null, "host") : null, others.map((text) => el("small", { class: "mid" }, text))];
-}
-
-function tokensCell(row) {
-  return [row.tokens[0] === MISSING ? MISSING : `${row.tokens[0]}, ${row.tokens[1]}`];
-}
-
-function checksCell(row) {
-  const [counts] = row.checks.split(/[,;] /);
-  return [el("span", { title: row.checks }, counts), row.ratio === MISSING ? null : el("small", null, `error ÷ eager's ${row.ratio}`)];
-}
-
-function firstCell(row) {
-  if (!row.first) return [MISSING];
-  const { text, cache, warmText } = row.first;
-  const even = row.even === MISSING ? null : row.even === "never" ? "never pays off" : `pays off after ${row.even}`;
-  const below = [[cache, warmText ? `${warmText}\u00a0warm` : null].filter(Boolean).join(", "), even].filter(Boolean);
-  return [text, below.map((line) => el("small", null, line))];
-}
-
-function publishedCell(row) {
-  const [figure, ...rest] = (row.published || MISSING).split(" (");
-  return [figure, rest.length ? el("small", null, rest.join(" (").replace(/\)$/, "")) : null];
-}
-
-function versusCell(row) {
-  if (!row.versus) return [MISSING];
-  return [row.versus[0], el("small", { class: `verdict ${row.versus[1]}`, title: row.versus[2] }, row.versus[1])];
 }
 
 function statusCell(row) {

@@ -115,7 +115,7 @@ def test_rows_are_the_tables_rows_in_their_order(tmp_path: Path) -> None:
     first = data["rows"][0]
     assert first["steady"]["text"] == "0.4514"
     assert first["steady"]["interval"].startswith("[0.44")
-    assert first["published"] == "1.19 (17.3 GB)"
+    assert first["cells"]["lit-gpt-note-2023-11"] == ["1.19 (17.3 GB)"]
     assert (first["first"]["text"], first["first"]["cache"], first["first"]["warmText"]) == ("61.0", "cold", "9.50")
     assert data["runs"][0]["facts"][0] == ["Ran on", ["NVIDIA H100 80GB HBM3, driver 580.159.04"]]
 
@@ -144,10 +144,12 @@ def test_an_incorrect_row_has_no_speed_at_all(tmp_path: Path) -> None:
     found = page_of(tmp_path, small_run())
     place, row = next((n, row) for n, row in enumerate(found["data"]["rows"]) if row["status"] == "incorrect")
     for protocol in ("steady", "note"):
-        assert row[protocol] == {"text": MISSING, "why": "the row is incorrect"}
+        assert row[protocol] == {"cell": [MISSING], "why": "the row is incorrect"}
     assert "first" not in row
-    assert row["tokens"] == [MISSING, MISSING]
-    assert found[f"p{place}"]["top"][0]["blocks"][0]["lines"] == ["No speed is shown, for the row is incorrect."]
+    assert set(row["cells"]) == {"checks", "lit-gpt-note-2023-11"}
+    assert found[f"p{place}"]["top"][0]["blocks"][0]["paragraphs"] == [
+        "No speed is shown because the row is incorrect."
+    ]
 
 
 def test_published_figures_that_were_wrong_are_no_speed(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_spreadsheet_gets_no_formula(tmp_path: Path) -> None:
     run = save_run(tmp_path, [record(status="crashed", reason="=HYPERLINK(1)", environment=None)])
     line = next(csv.DictReader(io.StringIO(render_tables(run, form="csv"))))
     assert line["reason"] == "'=HYPERLINK(1)"
-    assert line["figure"] == ""
+    assert line["figure.value"] == ""
 
 
 def test_a_bad_record_is_named_and_the_rest_is_kept(run: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_cpu_row_shows_the_hosts_memory(tmp_path: Path) -> None:
     latex = render_tables(run, form="latex")
     assert re.search(r"& 0\.412\\textsuperscript{\w} &", latex)
     assert "of the host\\textquotesingle{}s memory." in latex
-    assert "**not finished**" in page
+    assert "**The run was not finished.**" in page
     assert "A100" not in page  # another workload than the published one
     assert "\\*" in page  # fewer samples than the note's
 
@@ -167,7 +167,7 @@ def test_first_calls_of_rounds_that_share_a_cache(
     mark = rf"\textsuperscript{{{letter[1]}}}" if letter else ""
     assert f"& {shown.replace(' cold', '').replace(' warm', '')}{mark} &" in latex
     assert bool(mark) == bool(raised)
-    names = ("first_call_seconds", "first_call_cache", "warm_first_call_seconds")
+    names = ("first_call.seconds", "first_call.cache", "first_call.warm_seconds")
     for line in csv.DictReader(io.StringIO(render_tables(run, form="csv"))):
         assert tuple(line[name] for name in names) == cells
     for row in json.loads(render_tables(run, form="json"))["rows"]:
@@ -198,7 +198,7 @@ def test_later_compiles_are_told(tmp_path: Path) -> None:
     run = save_run(tmp_path, [record(samples=taken, compiles=compiled_in(0, 1))])
     assert "2 graphs compiled, 30.0 s for compiles in the warm-up" in render_tables(run)
     line = next(csv.DictReader(io.StringIO(render_tables(run, form="csv"))))
-    assert (line["first_call_seconds"], line["upfront_seconds"]) == ("62.0", "92.0")
+    assert (line["first_call.seconds"], line["first_call.upfront_seconds"]) == ("62.0", "92.0")
     run = save_run(tmp_path / "none", [record(samples=taken, compiles=compiled_in(0))])
     assert "in the warm-up;" not in render_tables(run)
 
