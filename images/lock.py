@@ -25,7 +25,7 @@ OLDEST_PYTHON = "3.10"
 LINUX = "x86_64-manylinux_2_28"
 REASON_CHARACTERS = 500
 UNPRINTABLE = re.compile(r"[^ -~]+")
-TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton$")
+TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton==")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def main() -> None:
         sys.exit("usage: python -m images.lock [--check]")
     for lock in LOCKS:
         blocks = compiled(lock)
-        apart = [block for block in blocks if lock.libraries and TORCH_LIBRARY.match(name_of(block))]
+        apart = [block for block in blocks if lock.libraries and TORCH_LIBRARY.match(block[0])]
         kept = [block for block in blocks if block not in apart]
         write(ROOT / lock.target, kept, lock.title, local=lock.platform is None)
         if lock.libraries:
@@ -237,11 +237,6 @@ def pin_of(block: list[str]) -> tuple[str, str]:
     if match is None:
         raise SystemExit(f"lock: no pin in this line: {block[0]}")
     return match[1], match[2]
-
-
-def name_of(block: list[str]) -> str:
-    """Return the package's name."""
-    return pin_of(block)[0]
 
 
 if __name__ == "__main__":

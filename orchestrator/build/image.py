@@ -53,7 +53,7 @@ def ensure_image(
     """
     from orchestrator.host.docker_engine import engine_errors
 
-    name = image_name(stack)
+    name = image_tag(stack)
     if has_image(client, stack) and (stack.ready or not again):
         return name
     with engine_errors():
@@ -72,21 +72,16 @@ def has_image(client: Any, stack: Stack) -> bool:
 
     from orchestrator.host.docker_engine import engine_errors
 
-    with engine_errors():
-        try:
-            client.images.get(image_name(stack))
-        except docker.errors.ImageNotFound:
-            return False
+    with engine_errors(), contextlib.suppress(docker.errors.ImageNotFound):
+        client.images.get(image_tag(stack))
         return True
-
-
-def image_name(stack: Stack) -> str:
-    """Return the name of the stack's image, a ready one's or that of the one that is built."""
-    return stack.ready.name if stack.ready else image_tag(stack)
+    return False
 
 
 def image_tag(stack: Stack) -> str:
-    """Return the name of the stack's image, decided by what goes into the build: a changed stack is another image."""
+    """Return the name of the stack's image: a ready one's, or one that is decided by what goes into the build."""
+    if stack.ready:
+        return stack.ready.name
     chosen = {name: value for name, value in chosen_arguments(stack).items() if name not in ONLY_SPEED}
     return f"stackbench/{stack.name}:{content(stack, chosen)}"
 

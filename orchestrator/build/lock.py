@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, make_folder, read_bytes, write_text
+from orchestrator.base.files import Frozen, make_folder, read_bytes, write_json
 from orchestrator.base.text import utc
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
         left_out=left_out,
     )
     make_folder(path.parent)
-    write_text(path, as_text(lock))
+    write_json(path, lock.model_dump(mode="json"))
     return lock
 
 
@@ -102,11 +102,6 @@ def lock_path(stack: Stack, place: str, state: Path) -> Path:
     mounts = stack.ready.mounts if stack.ready else ()
     identity = hashlib.sha256("\0".join((place, stack.python, *mounts)).encode()).hexdigest()[:16]
     return state / FOLDER / f"{stack.name}-{identity}" / "stack.lock.json"
-
-
-def as_text(lock: StackLock) -> str:
-    """Return a lock as the file's content."""
-    return json.dumps(lock.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
 def facts_of(output: str) -> tuple[TorchBuild | None, tuple[str, ...]]:

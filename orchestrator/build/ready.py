@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError
-from orchestrator.base.files import make_folder, write_text
+from orchestrator.base.files import make_folder, write_json
 from orchestrator.base.paths import STATE
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
@@ -74,7 +74,7 @@ class Ready:
         place = folder / stack_lock.FOLDER
         make_folder(place)
         for name, lock in self.locks.items():
-            write_text(place / f"{name}.lock.json", stack_lock.as_text(lock))
+            write_json(place / f"{name}.lock.json", lock.model_dump(mode="json"))
 
 
 def reach_engine(choice: Choice) -> Any:
@@ -195,12 +195,9 @@ def why_not(stack: Stack, gpu: HostGpu | None, device: Device) -> str | None:
         return "this stack needs a GPU, and this host has none"
     if stack.gpu.driver and numbers(gpu.driver) < numbers(stack.gpu.driver):
         return f"this stack needs driver {stack.gpu.driver} or later, and this host has {gpu.driver}"
-    capability = gpu.compute_capability
-    if stack.gpu.compute_capability and capability and numbers(capability) < numbers(stack.gpu.compute_capability):
-        return (
-            f"this stack needs compute capability {stack.gpu.compute_capability} or higher, "
-            f"and {gpu.name} has {capability}"
-        )
+    needed, has = stack.gpu.compute_capability, gpu.compute_capability
+    if needed and has and numbers(has) < numbers(needed):
+        return f"this stack needs compute capability {needed} or higher, and {gpu.name} has {has}"
     return None
 
 
