@@ -80,7 +80,7 @@ LOCKS = (
     Lock(
         "images/tinyllama/flash-attn.lock",
         ("images/tinyllama/flash-attn.in",),
-        "flash-attn, which there is as source only; its dependencies are in requirements.lock",
+        "flash-attn, which exists as source only; its dependencies are in requirements.lock",
         pythons=("3.10", "3.11"),
         arguments=("--no-deps",),
     ),
@@ -113,7 +113,7 @@ LOCKS = (
 
 
 def main() -> None:
-    """Write every lock anew, or with `--check` say which no longer holds."""
+    """Write every lock again, or with `--check` say which no longer holds."""
     if sys.argv[1:] == ["--check"]:
         broken = [found for lock in LOCKS for found in check(lock)]
         for found in broken:
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def check(lock: Lock) -> list[Broken]:
-    """Return what is wrong with a lock: it is not what the index resolves to with the lock's own pins and hashes."""
+    """Return what is wrong with a lock: how it differs from what the index resolves to under the lock's own pins."""
     broken = []
     own = [lock.target, *([lock.libraries] if lock.libraries else [])]
     locked: dict[tuple[str, str], set[str]] = {}
@@ -177,7 +177,7 @@ def compiled(lock: Lock, python: str | None = None, constraints: list[str] | Non
         if lock.platform is None:
             command.append("--universal")
         else:
-            # A release without a wheel for this Python is no answer, and none is built to be asked.
+            # A release without a wheel for this Python does not count, and none is built only to read what it needs.
             command += ["--python-platform", lock.platform, "--only-binary", ":all:"]
         for constraint in (*lock.constraints, *(constraints or ())):
             command += ["--constraint", constraint]
@@ -214,7 +214,7 @@ def hashes_by_pin(text: str) -> dict[tuple[str, str], set[str]]:
     """Return the hashes that a lock lists, by name and version.
 
     They are kept as long as the version stays: a wheel found in one machine's local folder must go on being accepted
-    when the lock is made anew on another machine.
+    when the lock is made again on another machine.
     """
     known: dict[tuple[str, str], set[str]] = {}
     pin = ("", "")

@@ -1,4 +1,4 @@
-"""Making stacks ready to run on this host: one that fails keeps no other from running."""
+"""Making stacks ready to run on this host: one that fails does not keep the others from running."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 NO_ENVIRONMENT = "unknown"
-"""Stands for the environment of a stack that could not be asked; such a record is never a result."""
+"""The environment of a stack that could not be asked; a record with it is never a result."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Ready:
         prepared = self.prepared.get(stack)
         if prepared is None:
             refused = self.refused.get(stack)
-            return {"reason": refused.reason if refused else "no cell of the plan is its"}
+            return {"reason": refused.reason if refused else "no cell of the plan uses it"}
         return {
             "image": prepared.image,
             "image_id": prepared.image_id,
@@ -177,7 +177,7 @@ def _prepare(
 def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozenset[str]:
     """Return the stacks for which nothing has to be downloaded or built: their image or environment is there.
 
-    One that cannot be looked up is not; why becomes its rows' reason when it is made ready.
+    A stack that cannot be looked up is not among them; its rows get the reason when it is made ready.
     """
     found = set()
     for name, stack in choice.stacks.items():
