@@ -67,7 +67,7 @@ trip: $(VENV)/.dev  ## how many files one cell passes through on its way to a re
 alarms: $(TORCH_ENV)/.installed  ## how often the proof calls a right method wrong: 200 tiny cells, each with its own seed
 	@$(TORCH_ENV)/bin/python tests/benchmarks/alarms.py $(ARGS)
 
-lock: $(UV)  ## pin every requirements file anew
+lock: $(UV)  ## pin every requirements file again
 	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) -m images.lock
 
 lock-check: $(UV)  ## see that every lock still resolves, for its Python, to its own pins and hashes (downloads no wheel)
@@ -100,7 +100,7 @@ $(VENV)/.dev: $(VENV)/.installed tests/dev.lock
 	@$(VENV)/bin/$(PINNED) -r tests/dev.lock
 	@touch $@
 
-# Cells write no bytecode: without any, each would compile torch's sources anew. One import writes what they need.
+# Cells write no bytecode: without any, each would compile torch's sources again. One import writes what they need.
 write_bytecode = PYTHONDONTWRITEBYTECODE= $(1)/bin/python -c 'import torch._inductor.compile_fx, torch._inductor.codegen.cpp, torch.testing'
 
 # The stack's own pins, with the tests' beside them: what needs torch is tested on the torch that is measured.
@@ -113,7 +113,7 @@ $(TORCH_ENV)/.installed: $(CPU_LOCKS) tests/torch.lock | python
 	@$(call write_bytecode,$(TORCH_ENV))
 	@touch $@
 
-# torch 2.1.0 has wheels for Python 3.10 and 3.11 alone. A name of Python on PATH may be a mere shim: each is tried. Its
+# torch 2.1.0 has wheels only for Python 3.10 and 3.11. A Python on PATH may be only a shim, so each is tried. Its
 # 2.5 GB are installed by uv, from the index that uv is set up with: pip takes more than twice as long.
 $(OLD_ENV)/.installed: tests/oldtorch.lock | $(UV)
 	@echo "making $(OLD_ENV), with torch 2.1.0"

@@ -25,7 +25,7 @@ OLDEST_PYTHON = "3.10"
 LINUX = "x86_64-manylinux_2_28"
 REASON_CHARACTERS = 500
 UNPRINTABLE = re.compile(r"[^ -~]+")
-TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton$")
+TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton==")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ LOCKS = (
     Lock(
         "images/tinyllama/flash-attn.lock",
         ("images/tinyllama/flash-attn.in",),
-        "flash-attn, which there is as source only; its dependencies are in requirements.lock",
+        "flash-attn, which exists as source only; its dependencies are in requirements.lock",
         pythons=("3.10", "3.11"),
         arguments=("--no-deps",),
     ),
@@ -113,7 +113,7 @@ LOCKS = (
 
 
 def main() -> None:
-    """Write every lock anew, or with `--check` say which no longer holds."""
+    """Write every lock again, or with `--check` say which no longer holds."""
     if sys.argv[1:] == ["--check"]:
         broken = [found for lock in LOCKS for found in check(lock)]
         for found in broken:
@@ -123,7 +123,7 @@ def main() -> None:
         sys.exit("usage: python -m images.lock [--check]")
     for lock in LOCKS:
         blocks = compiled(lock)
-        apart = [block for block in blocks if lock.libraries and TORCH_LIBRARY.match(name_of(block))]
+        apart = [block for block in blocks if lock.libraries and TORCH_LIBRARY.match(block[0])]
         kept = [block for block in blocks if block not in apart]
         write(ROOT / lock.target, kept, lock.title, local=lock.platform is None)
         if lock.libraries:
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def check(lock: Lock) -> list[Broken]:
-    """Return what is wrong with a lock: it is not what the index resolves to with the lock's own pins and hashes."""
+    """Return what is wrong with a lock: how it differs from what the index resolves to under the lock's own pins."""
     broken = []
     own = [lock.target, *([lock.libraries] if lock.libraries else [])]
     locked: dict[tuple[str, str], set[str]] = {}
@@ -177,7 +177,7 @@ def compiled(lock: Lock, python: str | None = None, constraints: list[str] | Non
         if lock.platform is None:
             command.append("--universal")
         else:
-            # A release without a wheel for this Python is no answer, and none is built to be asked.
+            # A release without a wheel for this Python does not count, and none is built only to read what it needs.
             command += ["--python-platform", lock.platform, "--only-binary", ":all:"]
         for constraint in (*lock.constraints, *(constraints or ())):
             command += ["--constraint", constraint]
@@ -214,7 +214,7 @@ def hashes_by_pin(text: str) -> dict[tuple[str, str], set[str]]:
     """Return the hashes that a lock lists, by name and version.
 
     They are kept as long as the version stays: a wheel found in one machine's local folder must go on being accepted
-    when the lock is made anew on another machine.
+    when the lock is made again on another machine.
     """
     known: dict[tuple[str, str], set[str]] = {}
     pin = ("", "")
@@ -237,11 +237,6 @@ def pin_of(block: list[str]) -> tuple[str, str]:
     if match is None:
         raise SystemExit(f"lock: no pin in this line: {block[0]}")
     return match[1], match[2]
-
-
-def name_of(block: list[str]) -> str:
-    """Return the package's name."""
-    return pin_of(block)[0]
 
 
 if __name__ == "__main__":

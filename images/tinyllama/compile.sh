@@ -5,7 +5,7 @@
 # Variables, all optional, and pip's: BUILD_EXTENSIONS=0 leaves all of it out; TORCH_CUDA_ARCH_LIST says for which GPUs
 # (flash-attn itself is compiled for A100 and H100 in any case; torch 2.1 knows none newer); MAX_JOBS how many compilers run
 # at once (each takes several GB). ATTENTION_HEAD_SIZES=128 compiles flash-attn for bfloat16 and that head size alone, which
-# serves the note's models: minutes in place of hours (operators.py).
+# serves the note's models: minutes instead of hours (operators.py).
 set -eu
 out=$1
 build=$(cd "$(dirname "$0")" && pwd)
@@ -40,11 +40,11 @@ FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE pip download --quiet --require-hashes --no-
   --no-binary flash-attn --dest /tmp/source -r "$build/flash-attn.lock"
 tar -xzf /tmp/source/flash_attn-*.tar.gz -C /tmp/source
 cd /tmp/source/flash_attn-*/
-# Else it would first try to download a wheel that somebody compiled; and each nvcc would be four.
+# Otherwise it would first try to download a wheel that somebody compiled; and each nvcc would be four.
 # Where head sizes are named, operators.py compiles those, and this is Python alone.
 [ -z "${ATTENTION_HEAD_SIZES:-}" ] || export FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE ATTENTION_HEAD_SIZES
 FLASH_ATTENTION_FORCE_BUILD=TRUE FLASH_ATTENTION_FORCE_SINGLE_THREAD=TRUE python setup.py --quiet bdist_wheel --dist-dir "$out"
-# Else what lies there already would be packed once more.
+# Otherwise what is there already would be packed again.
 rm -rf build
 python "$build/operators.py" --quiet bdist_wheel --dist-dir "$out"
 cd /

@@ -30,14 +30,14 @@ BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
 OF_THE_ENGINE = re.compile(r"\s*(Step \d+/\d+ : |---> |Removing intermediate container )")
-"""Lines that tell of the build's steps, and not what a step printed."""
+"""Lines about the build's steps, as opposed to what a step printed."""
 AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
-"""Steps that take no time and are not worth a line."""
+"""Steps that take no time and are not worth a line of progress."""
 
 # What the engine says when it cannot fetch the image of the Dockerfile's FROM.
 NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
 ONLY_SPEED = ("MAX_JOBS",)
-"""Build arguments that change nothing of what is built."""
+"""Build arguments that change how fast an image is built, and not what is in it."""
 FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BUILD_LABEL = "stackbench.build"
@@ -53,7 +53,7 @@ def ensure_image(
     """
     from orchestrator.host.docker_engine import engine_errors
 
-    name = image_name(stack)
+    name = image_tag(stack)
     if has_image(client, stack) and (stack.ready or not again):
         return name
     with engine_errors():
@@ -72,21 +72,16 @@ def has_image(client: Any, stack: Stack) -> bool:
 
     from orchestrator.host.docker_engine import engine_errors
 
-    with engine_errors():
-        try:
-            client.images.get(image_name(stack))
-        except docker.errors.ImageNotFound:
-            return False
+    with engine_errors(), contextlib.suppress(docker.errors.ImageNotFound):
+        client.images.get(image_tag(stack))
         return True
-
-
-def image_name(stack: Stack) -> str:
-    """Return the name of the stack's image, a ready one's or that of the one that is built."""
-    return stack.ready.name if stack.ready else image_tag(stack)
+    return False
 
 
 def image_tag(stack: Stack) -> str:
-    """Return the name of the stack's image, decided by what goes into the build: a changed stack is another image."""
+    """Return the name of the stack's image: a ready one's, or one that is decided by what goes into the build."""
+    if stack.ready:
+        return stack.ready.name
     chosen = {name: value for name, value in chosen_arguments(stack).items() if name not in ONLY_SPEED}
     return f"stackbench/{stack.name}:{content(stack, chosen)}"
 
@@ -217,7 +212,7 @@ def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], stat
     if last is not None:
         remedy = f"log: {log}"
         if NOT_PULLED.search(last):
-            remedy = f"no base image from there; name another in {BASE_VARIABLE} ({remedy})"
+            remedy = f"the base image could not be fetched; name another in {BASE_VARIABLE} ({remedy})"
         raise InfrastructureError(f"the image could not be built: {last}", where=stack.name, remedy=remedy)
     say(f"{stack.name}: built in {time.monotonic() - began:.0f} s")
 
@@ -235,7 +230,7 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Callable
             say(f"{name}: build step {step[1]} of {step[2]}: {' '.join(step[3].split())[:90]}")
         if part.get("error"):
             log.write(f"{part['error']}\n")
-            # The engine repeats the whole command, behind which what it said would not be seen.
+            # The engine repeats the whole command, which would hide what the command printed.
             error = FAILED_COMMAND.sub(r"exit code \1", COLOUR.sub("", " ".join([*lines[-4:], str(part["error"])])))
             return " ".join(error.split())[-600:]
     return None
@@ -266,8 +261,8 @@ def clean_images(stacks: Mapping[str, Stack], *, state: Path = STATE) -> int:
     """Remove old images of `stacks`, print a line for each, and return the exit code.
 
     Kept are images of a stack's files as they are now (on whatever base), an image that a container uses, and those of
-    stacks that are not among `stacks`: whether theirs are old is not known here. What somebody named otherwise keeps
-    that name.
+    stacks that are not among `stacks`: whether theirs are old is not known here. An image that somebody gave
+    another name keeps that name.
     """
     from orchestrator.host import docker_engine as engine
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, make_folder, read_bytes, write_text
+from orchestrator.base.files import Frozen, make_folder, read_bytes, write_json
 from orchestrator.base.text import utc
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
         left_out=left_out,
     )
     make_folder(path.parent)
-    write_text(path, as_text(lock))
+    write_json(path, lock.model_dump(mode="json"))
     return lock
 
 
 def forget(stack: Stack, place: str, state: Path) -> None:
-    """Remove a stack's lock: what is at `place` (an image's name, a Python's path) was made anew."""
+    """Remove a stack's lock: what is at `place` (an image's name, a Python's path) was made again."""
     lock_path(stack, place, state).unlink(missing_ok=True)
 
 
@@ -102,11 +102,6 @@ def lock_path(stack: Stack, place: str, state: Path) -> Path:
     mounts = stack.ready.mounts if stack.ready else ()
     identity = hashlib.sha256("\0".join((place, stack.python, *mounts)).encode()).hexdigest()[:16]
     return state / FOLDER / f"{stack.name}-{identity}" / "stack.lock.json"
-
-
-def as_text(lock: StackLock) -> str:
-    """Return a lock as the file's content."""
-    return json.dumps(lock.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
 def facts_of(output: str) -> tuple[TorchBuild | None, tuple[str, ...]]:
@@ -130,7 +125,7 @@ def drift_of(lock: StackLock, now: Prepared) -> str | None:
                 changes.append(f"{name} {new} is new")
             elif old != new:
                 changes.append(f"{name} {old} is {'gone' if new is None else f'now {new}'}")
-        changes = changes or ["its fingerprint is another"]
+        changes = changes or ["its fingerprint differs"]
     same_content = now.image_content is not None and now.image_content == lock.image_content
     if now.image_id != lock.image_id and not same_content:
         changes.append(f"image {_short(lock.image_id)} is now {_short(now.image_id)}")
@@ -146,15 +141,15 @@ def remarks(lock: StackLock, prepared: Prepared) -> list[str]:
     lines = [f"{name}: built without {part}" for part in lock.left_out]
     if found := drift_of(lock, prepared):
         lines.append(
-            f"{name}: drift {found}; its rows say so; `orchestrator build --stack {name} --again` makes it anew"
+            f"{name}: drift {found}; its rows say so; `orchestrator build --stack {name} --again` builds it again"
         )
     return lines
 
 
 def mark_drift(record: Record, lock: StackLock, prepared: Prepared) -> Record:
-    """Return the record, where what it ran in differs from the lock with the flag `drift` and the difference told."""
+    """Return the record; where what it ran in differs from the lock, with the flag `drift` and the difference."""
     ran = record.environment
-    if ran is not None:  # else it did not live to say so, and what was found when the run began counts
+    if ran is not None:  # without one, what was found when the run began counts
         prepared = replace(prepared, fingerprint=ran.fingerprint, python_version=ran.python, packages=ran.packages)
     found = drift_of(lock, prepared)
     if found is None:

@@ -1,4 +1,4 @@
-"""Making stacks ready to run on this host: one that fails keeps no other from running."""
+"""Making stacks ready to run on this host: one that fails does not keep the others from running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError
-from orchestrator.base.files import make_folder, write_text
+from orchestrator.base.files import make_folder, write_json
 from orchestrator.base.paths import STATE
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 NO_ENVIRONMENT = "unknown"
-"""Stands for the environment of a stack that could not be asked; such a record is never a result."""
+"""The environment of a stack that could not be asked; a record with it is never a result."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Ready:
         prepared = self.prepared.get(stack)
         if prepared is None:
             refused = self.refused.get(stack)
-            return {"reason": refused.reason if refused else "no cell of the plan is its"}
+            return {"reason": refused.reason if refused else "no cell of the plan uses it"}
         return {
             "image": prepared.image,
             "image_id": prepared.image_id,
@@ -74,7 +74,7 @@ class Ready:
         place = folder / stack_lock.FOLDER
         make_folder(place)
         for name, lock in self.locks.items():
-            write_text(place / f"{name}.lock.json", stack_lock.as_text(lock))
+            write_json(place / f"{name}.lock.json", lock.model_dump(mode="json"))
 
 
 def reach_engine(choice: Choice) -> Any:
@@ -185,7 +185,7 @@ def _prepare(
 def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozenset[str]:
     """Return the stacks for which nothing has to be downloaded or built: their image or environment is there.
 
-    One that cannot be looked up is not; why becomes its rows' reason when it is made ready.
+    A stack that cannot be looked up is not among them; its rows get the reason when it is made ready.
     """
     found = set()
     for name, stack in choice.stacks.items():
@@ -203,12 +203,9 @@ def why_not(stack: Stack, gpu: HostGpu | None, device: Device) -> str | None:
         return "this stack needs a GPU, and this host has none"
     if stack.gpu.driver and numbers(gpu.driver) < numbers(stack.gpu.driver):
         return f"this stack needs driver {stack.gpu.driver} or later, and this host has {gpu.driver}"
-    capability = gpu.compute_capability
-    if stack.gpu.compute_capability and capability and numbers(capability) < numbers(stack.gpu.compute_capability):
-        return (
-            f"this stack needs compute capability {stack.gpu.compute_capability} or higher, "
-            f"and {gpu.name} has {capability}"
-        )
+    needed, has = stack.gpu.compute_capability, gpu.compute_capability
+    if needed and has and numbers(has) < numbers(needed):
+        return f"this stack needs compute capability {needed} or higher, and {gpu.name} has {has}"
     return None
 
 

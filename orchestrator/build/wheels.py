@@ -1,8 +1,8 @@
 """Wheels of a lock that lie in local folders (`PIP_FIND_LINKS`): found by hash, shown to pip, copied for a build.
 
-pip prefers, among files of one version, those whose hash it knows beforehand, and of a file in a local folder it knows
-none: told to require hashes, it downloads what it already has. A page of links with their hashes makes it see them.
-Run as a command it needs no package at all: `python -m orchestrator.build.wheels copy images/cpu`, or
+Among files of one version pip prefers those whose hash it knows beforehand. It knows none for a file in a local folder,
+so with --require-hashes it downloads what is already there. A page of links with their hashes makes it see them.
+As a command this needs no package at all: `python -m orchestrator.build.wheels copy images/cpu`, or
 `… links PAGE LOCK…`.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PIP_SOURCES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 FOLDER = "wheels"
-"""The folder in a stack's that takes the wheels for its build."""
+"""Below a stack's folder: the wheels for its build."""
 CHUNK_BYTES = 1 << 20
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", re.MULTILINE)
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
@@ -47,7 +47,7 @@ def releases(folders: Iterable[Path]) -> Iterator[tuple[Path, tuple[str, str]]]:
     for folder in folders:
         for wheel in sorted(folder.glob("*.whl")):
             name, version, *_ = wheel.name.split("-")
-            yield wheel.resolve(), release(name, version.partition("+")[0])  # a local label is no part of a pin
+            yield wheel.resolve(), release(name, version.partition("+")[0])  # a pin has no local label
 
 
 def release(name: str, version: str) -> tuple[str, str]:

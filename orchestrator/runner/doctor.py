@@ -13,7 +13,7 @@ from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, Us
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
 from orchestrator.base.text import size_in_words
-from orchestrator.build.image import has_image, image_name
+from orchestrator.build.image import has_image, image_tag
 from orchestrator.build.ready import why_not
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, gpus
@@ -119,7 +119,7 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
         elif doc.client is None:
             yield Line("ok", f"stack {stack.name}", f"on the {device}, as a plain process")
         elif stack.name in doc.images:
-            yield Line("ok", f"stack {stack.name}", f"on the {device}, image {image_name(stack)}")
+            yield Line("ok", f"stack {stack.name}", f"on the {device}, image {image_tag(stack)}")
         else:
             size = size_in_words(stack.build.download_bytes if stack.build else None)
             yield Line("ok", f"stack {stack.name}", f"on the {device}, image not here yet (download: {size})")
@@ -136,7 +136,7 @@ def _access(doc: Doctor) -> Iterator[Line]:
         return
     for stack in able_ones:
         with work_area() as area:
-            launcher = DockerLauncher(doc.client, area.bench, doc.found[0], images={stack.name: image_name(stack)})
+            launcher = DockerLauncher(doc.client, area.bench, doc.found[0], images={stack.name: image_tag(stack)})
             answers = try_ways(launcher, stack, every=True)
         told = ", ".join(f"{way}: {'works' if answer is None else answer}" for way, answer in answers.items())
         wanted = stack.gpu.access

@@ -72,7 +72,9 @@ def test_what_does_not_hold_is_one_line_with_the_locks_name(
     assert str(found) == f"x.lock: for Python 3.10: {says}"
 
 
-def test_pins_that_the_index_has_no_more_are_told_with_its_reason(lock: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_pins_that_the_index_no_longer_has_are_reported_with_its_reason(
+    lock: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     (tmp_path / "x.lock").write_text(text(one=A))
 
     def compiled(*_args: Any, **_more: Any) -> Any:

@@ -103,7 +103,7 @@ with locks.hold("GPU-test", purpose="a test", say=print):
 """
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
     """Return the last line of what a service printed; before it stands the build of its image."""
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
@@ -120,7 +120,7 @@ def test_services_take_turns_by_the_hosts_lock_folder(project: Path, monkeypatch
     with locks.hold("GPU-test", purpose="a test", say=print):
         held = compose(project, "run", "--rm", "-T", *inside(IS_FREE))
     free = compose(project, "run", "--rm", "-T", *inside(IS_FREE))
-    assert (told(held), told(free)) == ("False", "True")
+    assert (last_line(held), last_line(free)) == ("False", "True")
     command = ["docker", "compose", "run", "--rm", "-T", "--name", f"{name_of(project)}-holds", *inside(HOLDS)]
     service = subprocess.Popen(
         command, cwd=project, env=environment_of(project), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -130,7 +130,7 @@ def test_services_take_turns_by_the_hosts_lock_folder(project: Path, monkeypatch
         assert "held\n" in iter(service.stdout.readline, "")
         assert not locks.is_free("GPU-test", folder)
         # Another service sees it too, and goes on when the first is gone, however it ended.
-        assert told(compose(project, "run", "--rm", "-T", *inside(IS_FREE))) == "False"
+        assert last_line(compose(project, "run", "--rm", "-T", *inside(IS_FREE))) == "False"
     finally:
         subprocess.run(["docker", "kill", f"{name_of(project)}-holds"], capture_output=True, check=False)
         service.communicate(timeout=60)

@@ -78,7 +78,7 @@ def test_a_stacks_variables_reach_its_containers_behind_the_cells_own(launcher: 
     assert launcher.ask(stack, ("-c", look)) == (0, "yes [1, 2]\n")
 
 
-def test_a_containers_processes_are_told_by_their_numbers_on_this_host(
+def test_a_containers_processes_are_known_by_their_numbers_on_this_host(
     launcher: DockerLauncher, tmp_path: Path
 ) -> None:
     job = make_job("hang", tmp_path / "cell")
@@ -98,7 +98,7 @@ def test_a_containers_processes_are_told_by_their_numbers_on_this_host(
         assert handle.pids() is None
 
 
-def test_a_neighbour_of_a_container_on_the_hosts_cpus_is_told(launcher: DockerLauncher, tmp_path: Path) -> None:
+def test_a_neighbour_of_a_container_on_the_hosts_cpus_is_reported(launcher: DockerLauncher, tmp_path: Path) -> None:
     job = make_job("hang", tmp_path / "cell")
     prepared = launcher.prepare(make_stack(python="python3"))
     write_spec(job, launcher.places(job))
@@ -148,24 +148,24 @@ def test_the_hardening_is_in_force(launcher: DockerLauncher, tmp_path: Path) -> 
         references=tmp_path / "references",
     )
     assert record.status == "ok", record.reason
-    told = record.detail
+    detail = record.detail
     expected = 65534 if os.getuid() == 0 else os.getuid()
-    assert told["uid"] == expected
-    assert told["gid"] == (65534 if os.getuid() == 0 else os.getgid())
-    assert set(told["capabilities"]) == {"0"}
-    assert told["no_new_privileges"] == "1"
-    assert told["interfaces"] == ["lo"]
-    assert told["could"] == []
-    assert told["tmp_runs"] == 0
-    assert told["socket"] is False
-    assert told["host"] == "stackbench"
-    assert told["init"] in ("docker-init", "tini", "catatonit")
-    assert told["home"] == "/tmp"  # noqa: S108  (the container's)
-    assert told["caches"] == ["/cache/inductor", "/cache/triton"]
-    assert told["cache"] == "/cache"
-    assert told["checkpoint"] == ["config.json"]
-    assert told["reference"] == "truth"
-    assert told["shm"] == 2**30
+    assert detail["uid"] == expected
+    assert detail["gid"] == (65534 if os.getuid() == 0 else os.getgid())
+    assert set(detail["capabilities"]) == {"0"}
+    assert detail["no_new_privileges"] == "1"
+    assert detail["interfaces"] == ["lo"]
+    assert detail["could"] == []
+    assert detail["tmp_runs"] == 0
+    assert detail["socket"] is False
+    assert detail["host"] == "stackbench"
+    assert detail["init"] in ("docker-init", "tini", "catatonit")
+    assert detail["home"] == "/tmp"  # noqa: S108  (the container's)
+    assert detail["caches"] == ["/cache/inductor", "/cache/triton"]
+    assert detail["cache"] == "/cache"
+    assert detail["checkpoint"] == ["config.json"]
+    assert detail["reference"] == "truth"
+    assert detail["shm"] == 2**30
     assert (tmp_path / "shared" / "kept").read_text() == "x"
 
 
@@ -223,7 +223,7 @@ class BusyEngine:
 
 
 @pytest.mark.parametrize(("method", "oom"), [("takes_memory", True), ("hang", False)])
-def test_a_busy_engine_tells_of_want_of_memory_by_an_event(
+def test_a_busy_engine_reports_out_of_memory_by_an_event(
     client: Any, launcher: DockerLauncher, tmp_path: Path, method: str, oom: bool
 ) -> None:
     launcher.limits = replace(launcher.limits, memory_bytes=128 * 2**20)

@@ -52,7 +52,7 @@ def write_built_stack(folder: Path, name: str, step: str) -> None:
 
 
 def run_all(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Run every stack of the folder with the bench that does as it is told."""
+    """Run every stack of the folder with the fake bench."""
     if not (folder / "mine.toml").exists():
         write_suite(folder)
     names = [path.name for path in sorted((folder / "stacks").iterdir())]
@@ -126,8 +126,8 @@ def test_an_image_made_again_of_the_same_is_the_same_by_its_content(client: Any)
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
             tar.addfile(tarfile.TarInfo(name))
-        told = client.api.import_image_from_data(packed.getvalue(), repository="stackbench/test-again", tag="1")
-        return client.images.get(json.loads(told.splitlines()[-1])["status"])
+        answer = client.api.import_image_from_data(packed.getvalue(), repository="stackbench/test-again", tag="1")
+        return client.images.get(json.loads(answer.splitlines()[-1])["status"])
 
     first = imported("one")
     time.sleep(1.1)  # the id holds the second

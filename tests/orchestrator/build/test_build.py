@@ -205,7 +205,7 @@ def images(client: Any) -> list[str]:
 
 
 @pytest.mark.docker
-def test_an_image_is_built_once_and_a_failure_is_told(client: Any, tmp_path: Path) -> None:
+def test_an_image_is_built_once_and_a_failure_is_reported(client: Any, tmp_path: Path) -> None:
     said: list[str] = []
     good = make(tmp_path / "good", f"FROM {IMAGE}\nCOPY *.lock /\nRUN echo from the build\n")
     assert not build.has_image(client, good)
@@ -273,7 +273,7 @@ def test_old_images_go_on_request_and_no_others(
 
 
 @pytest.mark.docker
-def test_build_writes_what_was_built_and_again_builds_it_anew(
+def test_build_writes_what_was_built_and_again_builds_it_again(
     client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("orchestrator.launchers.work_area.BENCH", FAKE_BENCH)
@@ -308,7 +308,7 @@ def test_build_writes_what_was_built_and_again_builds_it_anew(
             client.images.remove(tag, force=True)
 
 
-# A shell's background job ignores SIGINT, and what it starts does too, until told otherwise.
+# A shell's background job ignores SIGINT, and what it starts does too, unless that is changed.
 INTERRUPTED = """
 import signal, sys
 from pathlib import Path

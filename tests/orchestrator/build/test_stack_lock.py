@@ -63,7 +63,7 @@ def test_it_is_written_once_and_says_what_the_stack_is_made_of(tmp_path: Path) -
     assert str(tmp_path) not in path.read_text()
 
 
-def test_what_was_made_anew_has_a_new_one(tmp_path: Path) -> None:
+def test_what_was_built_again_has_a_new_one(tmp_path: Path) -> None:
     made(tmp_path)
     forget(make_stack(), "stackbench/x:1", tmp_path)
     forget(make_stack(), "stackbench/x:1", tmp_path)
@@ -71,7 +71,7 @@ def test_what_was_made_anew_has_a_new_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "not json", '{"schema_version": 2}'])
-def test_one_that_cannot_be_read_is_written_anew(tmp_path: Path, content: str) -> None:
+def test_one_that_cannot_be_read_is_written_again(tmp_path: Path, content: str) -> None:
     first = made(tmp_path)
     lock_path(make_stack(), "stackbench/x:1", tmp_path).write_text(content)
     assert made(tmp_path).packages == first.packages
@@ -104,12 +104,12 @@ def test_no_drift_where_nothing_changed(tmp_path: Path) -> None:
         ({"fingerprint": "b", "packages": {"torch": "2.1.0+cu121"}}, "numpy 1.26.4 is gone"),
         ({"fingerprint": "b", "packages": {**PACKAGES, "einops": "0.8"}}, "einops 0.8 is new"),
         ({"fingerprint": "b", "python_version": "3.11.2"}, "Python 3.10.12 is now 3.11.2"),
-        ({"fingerprint": "b"}, "its fingerprint is another"),
+        ({"fingerprint": "b"}, "its fingerprint differs"),
         ({"image_id": "sha256:" + "2" * 64}, "image 111111111111 is now 222222222222"),
         ({"fingerprint": "b", "packages": {f"p{i}": "1" for i in range(9)}}, "and 5 more"),
     ],
 )
-def test_drift_is_told_in_words(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_drift_is_put_into_words(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     lock = made(tmp_path)
     found = drift_of(lock, prepared(**changes))
     assert found is not None
