@@ -42,12 +42,10 @@ def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
 @contextlib.contextmanager
 def hold_devices(plan: Plan, gpu: HostGpu | None, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the locks of all devices that the plan uses, always in the same order."""
-    devices = {cell.device for cell in plan.cells}
+    devices = [None] if any(cell.device == "cpu" for cell in plan.cells) else []
     with contextlib.ExitStack() as held:
-        if "cpu" in devices:
-            held.enter_context(locks.hold(None, purpose=f"suite {plan.suite}", say=say))
-        if gpu is not None:
-            held.enter_context(locks.hold(gpu.uuid, purpose=f"suite {plan.suite}", say=say))
+        for uuid in [*devices, *([gpu.uuid] if gpu else [])]:
+            held.enter_context(locks.hold(uuid, purpose=f"suite {plan.suite}", say=say))
         yield
 
 

@@ -170,16 +170,14 @@ def sweep_processes() -> int:
     killed = 0
     wanted = f"{OWNER_VARIABLE}=".encode()
     for place in PROC.iterdir():
-        if not place.name.isdigit() or int(place.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            for entry in (place / "environ").read_bytes().split(b"\0"):
-                if not entry.startswith(wanted):
-                    continue
-                owner = Owner.parse(entry[len(wanted) :].decode("ascii", "replace"))
-                if owner is not None and owner.dead():
-                    os.kill(int(place.name), signal.SIGKILL)
-                    killed += 1
+        # What is not a process has no number; another user's cannot be read.
+        with contextlib.suppress(OSError, ValueError):
+            pid, environ = int(place.name), (place / "environ").read_bytes().split(b"\0")
+            text = next((entry.removeprefix(wanted) for entry in environ if entry.startswith(wanted)), b"")
+            owner = Owner.parse(text.decode("ascii", "replace"))
+            if owner is not None and pid != os.getpid() and owner.dead():
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
     return killed
 
 
@@ -191,12 +189,9 @@ def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
 def _session(leader: int) -> frozenset[int]:
     found = set()
     for place in PROC.iterdir():
-        if place.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                # After the name, which may hold anything: state, parent, group, session.
-                fields = (place / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-                if int(fields[3]) == leader:
-                    found.add(int(place.name))
+        with contextlib.suppress(OSError, ValueError):
+            if os.getsid(int(place.name)) == leader:
+                found.add(int(place.name))
     return frozenset(found)
 
 

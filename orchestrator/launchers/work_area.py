@@ -23,6 +23,7 @@ OWNER_FILE = "owner.lock"
 READABLE_FILE = 0o644
 READABLE_FOLDER = 0o755
 PRIVATE_FOLDER = 0o700
+JUST_MADE_S = 60
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,8 @@ def copy_bench(source: Path, target: Path) -> Path:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-        copy.chmod(READABLE_FILE)
-    for folder in (target.parent, target, *(path for path in target.rglob("*") if path.is_dir())):
-        folder.chmod(READABLE_FOLDER)
+    for path in (target.parent, target, *target.rglob("*")):
+        path.chmod(READABLE_FOLDER if path.is_dir() else READABLE_FILE)
     return target
 
 
@@ -117,7 +117,7 @@ def _abandoned(folder: Path) -> bool:
     except FileNotFoundError:
         # Just being made, or left in that instant: only the latter is old.
         with contextlib.suppress(OSError):
-            return folder.is_dir() and _age_s(folder) > 60  # noqa: PLR2004
+            return folder.is_dir() and time.time() - folder.stat().st_mtime > JUST_MADE_S
         return False
     except OSError:
         return False
@@ -129,7 +129,3 @@ def _abandoned(folder: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
-
-
-def _age_s(folder: Path) -> float:
-    return time.time() - folder.stat().st_mtime

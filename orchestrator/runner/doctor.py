@@ -173,24 +173,23 @@ def _disk(doc: Doctor) -> Iterator[Line]:
 
 
 def _locks(_doc: Doctor) -> Iterator[Line]:
-    folder = locks.lock_folder()
     try:
         with locks.hold("doctor", purpose="doctor", say=print):
             pass
     except UsageError as error:
         yield Line("fail", "locks", str(error))
     else:
-        yield Line("ok", "locks", f"{folder}, the CPU's is {'free' if locks.is_free(None) else 'held'}")
+        yield Line("ok", "locks", f"{locks.lock_folder()}, the CPU's is {'free' if locks.is_free(None) else 'held'}")
 
 
 def _results(_doc: Doctor) -> Iterator[Line]:
     for name, folder in (("results", RESULTS), ("state", STATE)):
+        line = Line("ok", name, f"{folder} can be written to")
         try:
             check_writable(folder)
-        except UsageError as error:  # noqa: PERF203
-            yield Line("fail", name, str(error))
-        else:
-            yield Line("ok", name, f"{folder} can be written to")
+        except UsageError as error:
+            line = Line("fail", name, str(error))
+        yield line
 
 
 def _leftovers(doc: Doctor) -> Iterator[Line]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import re
 import statistics
 import time
@@ -18,7 +20,7 @@ from orchestrator.records.record import FAILED, NOTHING_LEFT
 from orchestrator.records.store import newest_unfinished, read_record, record_files, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestrator.plan.cell import Cell, Device, Plan
@@ -84,18 +86,17 @@ class Estimate:
 
 def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, Earlier]:
     """Return what earlier rounds took by workload, method and device, from the newest `limit` records."""
-    found: dict[Key, list[tuple[float, float | None]]] = {}
-    for record in _newest_records(results, limit):
-        seconds = wall_seconds(record)
-        if record.status not in FAILED and seconds is not None:
-            key = (record.workload_id, record.method, record.device)
-            found.setdefault(key, []).append((seconds, second_start_seconds(record)))
+    found: dict[Key, list[Record]] = {}
+    for record in itertools.islice(_newest_records(results), limit):
+        if record.status not in FAILED and wall_seconds(record) is not None:
+            found.setdefault((record.workload_id, record.method, record.device), []).append(record)
     return {key: _earlier(rounds) for key, rounds in found.items()}
 
 
-def _earlier(rounds: Sequence[tuple[float, float | None]]) -> Earlier:
-    again = [second for _, second in rounds if second is not None]
-    return Earlier(statistics.median(first for first, _ in rounds), statistics.median(again) if again else None)
+def _earlier(rounds: Sequence[Record]) -> Earlier:
+    again = [seconds for seconds in map(second_start_seconds, rounds) if seconds is not None]
+    first = statistics.median(wall_seconds(record) or 0.0 for record in rounds)
+    return Earlier(first, statistics.median(again) if again else None)
 
 
 def wall_seconds(record: Record) -> float | None:
@@ -207,17 +208,11 @@ def guess_second_start(cell: Cell) -> float:
     return START_S[cell.device] + WARM_SHARE * compiling if compiling else 0.0
 
 
-def _newest_records(results: Path, limit: int) -> Iterable[Record]:
-    left = limit
-    for folder in reversed(runs(results)):
-        for path in record_files(folder)[:left]:
-            try:
-                yield read_record(path)
-            except StackbenchError:
-                continue  # An estimate does not stop for an old file that something else will complain about.
-            left -= 1
-        if left <= 0:
-            return
+def _newest_records(results: Path) -> Iterator[Record]:
+    for path in itertools.chain.from_iterable(map(record_files, reversed(runs(results)))):
+        with contextlib.suppress(StackbenchError):
+            # An estimate does not stop for an old file that something else will complain about.
+            yield read_record(path)
 
 
 def _total(sizes: Iterable[int | None]) -> int | None:

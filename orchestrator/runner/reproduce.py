@@ -107,25 +107,19 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
     checkpoints = _checkpoints(record, options)
     suite = load_suite(FULL_SUITE if record.device == "cuda" else SMALL_SUITE)
     task = suite.ceilings(record.device)
+    took_s = (record.provenance.wall_ns or 0) / 1e9 if record.provenance else 0.0
     cell = Cell(
         stack=stack.name,
         method=record.method,
         device=record.device,
         workload=record.workload,
-        timeout_s=options.timeout_s or _deadline(record),
+        timeout_s=options.timeout_s or max(LEAST_TIMEOUT_S, SLOWER_HERE * took_s),
         cache=record.provenance.cache if record.provenance else "cold",
         rounds=options.rounds or 1,
         warm=False,
     )
-    ceilings = cell.model_copy(
-        update={
-            "workload": task.workload,
-            "method": CEILINGS_METHOD,
-            "timeout_s": task.timeout_s,
-            "role": "ceilings",
-            "rounds": 1,
-        }
-    )
+    own = {"workload": task.workload, "method": CEILINGS_METHOD, "timeout_s": task.timeout_s}
+    ceilings = cell.model_copy(update={**own, "role": "ceilings", "rounds": 1})
     probes = probe_cells([cell])
     references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
     plan = Plan(suite=NAME, cells=(ceilings, *references, *probes, cell))
@@ -179,8 +173,3 @@ def _checkpoints(record: Record, options: RunOptions) -> dict[str, Checkpoint]:
     if own.fingerprint != weights.fingerprint:
         raise UsageError("holds other weights than the record's", where=str(options.checkpoint), remedy="name another")
     return {own.fingerprint: own}
-
-
-def _deadline(record: Record) -> float:
-    wall_ns = record.provenance.wall_ns if record.provenance else None
-    return max(LEAST_TIMEOUT_S, SLOWER_HERE * (wall_ns or 0) / 1e9)
