@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
     """Return the GPU to run on; None on a host without any, where cells that need one become `skipped`.
 
-    One that is busy with another run of ours is no reason to refuse: its lock is waited for.
+    One that is busy with another run of ours is not refused: its lock is waited for.
     """
     if not found:
         return None
@@ -59,7 +59,7 @@ class Host:
 
 
 def look(options: RunOptions) -> Host:
-    """Look at the host without touching anything. A busy GPU is no error here: a plan runs nothing."""
+    """Look at the host without touching anything. A busy GPU is not an error here: a plan runs nothing."""
     found = gpus()
     gpu = choose_gpu(found, options.gpu, allow_busy=True).name if found or options.gpu else None
     engine = None if options.launcher == "local" else engine_version(needed=options.launcher == "docker")

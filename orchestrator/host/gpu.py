@@ -1,4 +1,4 @@
-"""The GPUs of this host as NVML tells: none where there is no driver, never an error."""
+"""The GPUs of this host as NVML lists them: none where there is no driver, never an error."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ REASONS = {
     "reliability": 0x400,
 }
 """Bits of NVML's clocks event reasons (once called throttle reasons)."""
-NEVER_TOLD = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission")
+NEVER_ANSWERED = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission")
 NAME_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
 class HostGpu:
-    """One GPU. `minor` is N of /dev/nvidiaN; what NVML would not tell is None."""
+    """One GPU. `minor` is N of /dev/nvidiaN; what NVML does not say is None."""
 
     uuid: str
     index: int
@@ -102,7 +102,7 @@ def refuse_busy(uuid: str) -> None:
 
 
 class Quick(NamedTuple):
-    """What may change from one moment to the next. What the driver does not tell is None."""
+    """What may change from one moment to the next. What the driver does not say is None."""
 
     energy_mj: int | None = None
     """The device's own counter, in millijoules since the driver was loaded."""
@@ -150,7 +150,7 @@ class Gauge:
         )
 
     def processes(self) -> frozenset[int] | None:
-        """Return the numbers of the processes that compute there, as this host's; None where it does not tell."""
+        """Return the numbers of the processes that compute there, as this host's; None where it does not say."""
         running = self.ask("nvmlDeviceGetComputeRunningProcesses")
         return None if running is None else frozenset(int(process.pid) for process in running)
 
@@ -161,14 +161,14 @@ class Gauge:
         try:
             return getattr(pynvml, function)(self._handle, *arguments)
         except (pynvml.NVMLError, AttributeError) as error:
-            if isinstance(error, AttributeError) or type(error).__name__ in NEVER_TOLD:
+            if isinstance(error, AttributeError) or type(error).__name__ in NEVER_ANSWERED:
                 self._never.add((function, *arguments))
             return None
 
 
 @contextlib.contextmanager
 def gauge(uuid: str) -> Iterator[Gauge | None]:
-    """Give a gauge of the GPU `uuid` meanwhile; None where there is no driver or no such GPU."""
+    """Give a gauge of the GPU `uuid`; None where there is no driver or no such GPU."""
     with _nvml() as working:
         handle = None
         if working:

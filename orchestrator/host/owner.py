@@ -1,4 +1,4 @@
-"""Who started a container or a process: enough to tell, later and elsewhere, whether that process still lives."""
+"""Who started a container or a process: enough to know, later and elsewhere, whether that process still lives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        """Return the owner written as `pid:ticks:boot`, or None where the text is none."""
+        """Return the owner written as `pid:ticks:boot`, or None where the text is not one."""
         pid, _, rest = text.partition(":")
         ticks, _, boot = rest.partition(":")
         if not (pid.isdigit() and ticks.isdigit() and boot):
@@ -34,7 +34,7 @@ class Owner:
         return cls(int(pid), int(ticks), boot)
 
     def dead(self) -> bool | None:
-        """Whether that process has ended; None where this cannot be told from here (another process namespace)."""
+        """Whether that process has ended; None where this cannot be known here (another process namespace)."""
         here = boot()
         if self.boot.partition(".")[0] != here.partition(".")[0]:
             return True
@@ -55,7 +55,7 @@ def boot() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when process `pid` started, in clock ticks since boot; None where there is none or a zombie alone."""
+    """Return when process `pid` started, in clock ticks since boot; None where there is none, or only a zombie."""
     try:
         fields = (PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -64,7 +64,7 @@ class Job:
     orchestrator: str | None = None
     """Identity of the orchestrator's own code, for the record's provenance."""
     gpu: str | None = None
-    """UUID of the GPU to be watched meanwhile."""
+    """UUID of the GPU to be watched while it runs."""
     cache: Path | None = None
     """A compile cache shared between cells; None: an empty one in `work`."""
     checkpoint: Path | None = None

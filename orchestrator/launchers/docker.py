@@ -1,4 +1,4 @@
-"""A fresh container for each cell: no network, no rights, one writable folder, and gone afterwards in any case."""
+"""A fresh container for each cell: no network, no rights, one writable folder, and removed afterwards in any case."""
 
 from __future__ import annotations
 
@@ -269,16 +269,16 @@ def container_arguments(
 
 
 def content_of(attributes: Mapping[str, Any]) -> str | None:
-    """Return a hash of what is in an image: its layers, and what it tells a container; None where they are not known.
+    """Return a hash of what is in an image: layers and settings for a container; None where they are not known.
 
-    The id is also of the time at which the image was made: one that was made again of the same is another by its id.
+    The id also covers the time at which the image was made: one that is made again from the same has another id.
     """
     layers = (attributes.get("RootFS") or {}).get("Layers")
     if not layers:
         return None
     config = attributes.get("Config") or {}
-    told = {key: config.get(key) or None for key in ("Env", "Entrypoint", "Cmd", "WorkingDir", "User")}
-    return hashlib.sha256(json.dumps([layers, told], sort_keys=True).encode()).hexdigest()
+    settings = {key: config.get(key) or None for key in ("Env", "Entrypoint", "Cmd", "WorkingDir", "User")}
+    return hashlib.sha256(json.dumps([layers, settings], sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(names: Sequence[str]) -> str | None:
@@ -324,8 +324,8 @@ def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> 
             make_folder(state)
             write_json(state / CACHE_FILE, {key: way})
             return way
-    told = "; ".join(f"{way}: {answer}" for way, answer in answers.items())
-    raise InfrastructureError(f"no container sees the GPU ({told})", where=stack.name, remedy="`orchestrator doctor`")
+    said = "; ".join(f"{way}: {answer}" for way, answer in answers.items())
+    raise InfrastructureError(f"no container sees the GPU ({said})", where=stack.name, remedy="`orchestrator doctor`")
 
 
 def try_ways(launcher: DockerLauncher, stack: Stack, *, every: bool = False) -> dict[GpuAccess, str | None]:
@@ -346,7 +346,7 @@ def try_ways(launcher: DockerLauncher, stack: Stack, *, every: bool = False) -> 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return known if isinstance(known, dict) else {}

@@ -52,7 +52,7 @@ def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack) -> GpuGrant:
     visible = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
     if access == "request":
         wanted = DeviceRequest(driver="nvidia", device_ids=[gpu.uuid], capabilities=[["gpu", "compute", "utility"]])
-        # The toolkit numbers what it gives anew, but keeps UUIDs.
+        # The toolkit gives devices new numbers, but keeps UUIDs.
         return GpuGrant({**visible, "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}, requests=(wanted,))
     if access == "cdi":
         wanted = DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={gpu.uuid}"])

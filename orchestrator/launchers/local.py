@@ -157,7 +157,7 @@ class LocalHandle(Handle):
 
 
 def oom_kills() -> int:
-    """Return how many processes this kernel has killed for want of memory; 0 where it does not tell."""
+    """Return how many processes this kernel has killed because memory ran out; 0 where it does not say."""
     with contextlib.suppress(OSError, ValueError):
         for line in (PROC / "vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith(OOM_COUNTER):

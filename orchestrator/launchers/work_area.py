@@ -32,7 +32,7 @@ class WorkArea:
 
     folder: Path
     bench: Path
-    """A copy of bench as it was when the run began: an edit meanwhile changes no cell under its old identity."""
+    """A copy of bench as it was when the run began: an edit during the run changes no cell under its old identity."""
 
     @contextlib.contextmanager
     def cell(self, stem: str) -> Iterator[Path]:

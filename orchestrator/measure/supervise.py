@@ -66,7 +66,7 @@ def supervise(
 ) -> Record:
     """Run one round of a cell in `job.work` and return its record.
 
-    What was seen of the job's GPU meanwhile is left in TELEMETRY_FILE beside the log. Whatever goes wrong with the
+    What was seen of the job's GPU is left in TELEMETRY_FILE beside the log. Whatever goes wrong with the
     process, the engine or the disk is a record too. Only an interruption gets out, and a disk that cannot even take
     the cell's spec (UsageError); the process has ended in every case.
     """
@@ -107,7 +107,7 @@ def supervise(
     series = sampler.series() if sampler else None
     record = _leave_series(judged(record, series), series, job)
     timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
-    said = {
+    added = {
         "provenance": Provenance(
             launcher=launcher.name,
             image=prepared.image,
@@ -123,7 +123,7 @@ def supervise(
         "role": spec.role,
         "host_load": load.load(timed) if load else None,
     }
-    return record.model_copy(update=said)
+    return record.model_copy(update=added)
 
 
 def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> list[int]:
@@ -257,7 +257,7 @@ class Watch:
 
     def _read(self) -> bytes:
         try:
-            # No link is followed, and a pipe in its place blocks nobody.
+            # No link is followed, and a pipe in its place blocks nothing.
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return b""
@@ -269,20 +269,20 @@ class Watch:
             self._offset += len(new)
             return new
 
-    def _take(self, told: dict[str, Any]) -> Event | None:
-        now = int(told["t_ns"])
-        if told["event"] == "phase":
+    def _take(self, said: dict[str, Any]) -> Event | None:
+        now = int(said["t_ns"])
+        if said["event"] == "phase":
             if self.phases:
                 self.phases[-1] = self.phases[-1].model_copy(update={"end_ns": now})
             if len(self.phases) < PHASES_KEPT:
-                name = UNPRINTABLE.sub("", str(told["name"]))[:40]
+                name = UNPRINTABLE.sub("", str(said["name"]))[:40]
                 self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
                 return Event(name)
-        elif told["event"] == "sample":
-            self._sample = (int(told["index"]), int(told["of"]))
+        elif said["event"] == "sample":
+            self._sample = (int(said["index"]), int(said["of"]))
             return Event(self.phases[-1].name if self.phases else "", *self._sample)
-        elif told["event"] == "samples":
-            self.question.take(told)
+        elif said["event"] == "samples":
+            self.question.take(said)
         return None
 
 
@@ -310,7 +310,7 @@ def _log_end(job: Job) -> str:
 class Question:
     """Which samples are to be measured again, as bench asked last; not yet answered. It may come in several lines.
 
-    What the process behind it tells is checked before it is used, and nothing that it left in the folder is followed.
+    What the process says is checked before it is used, and no link that it left in the folder is followed.
     """
 
     def __init__(self) -> None:
@@ -318,20 +318,20 @@ class Question:
         self._rows: list[Span] = []
         self._whole = False
 
-    def take(self, told: dict[str, Any]) -> None:
-        """Take in one event `samples`; ValueError, TypeError or KeyError where it is none that bench would write."""
-        ask = int(told["ask"])
+    def take(self, said: dict[str, Any]) -> None:
+        """Take in one event `samples`; ValueError, TypeError or KeyError where bench would not have written it."""
+        ask = int(said["ask"])
         if not self._answered < ask <= MOST_ASKS:
             raise ValueError(ask)
         if ask != self._ask:
             self._ask, self._rows = ask, []
         self._whole = False
-        rows = [_span(row) for row in told["rows"]]
+        rows = [_span(row) for row in said["rows"]]
         if len(self._rows) + len(rows) > MOST_ROWS:
-            self._answered = MOST_ASKS  # nobody to be answered
+            self._answered = MOST_ASKS  # not bench: it gets no answer
             raise ValueError(len(rows))
         self._rows += rows
-        self._whole = told["more"] is False
+        self._whole = said["more"] is False
 
     def answer(self, folder: Path, choose: Callable[[Sequence[Span]], Sequence[int]]) -> None:
         """Write what `choose` makes of the samples into `folder`, where a question is open."""

@@ -1,7 +1,7 @@
 """Which samples something else disturbed, and what: by the GPU's telemetry, and by the samples beside each other.
 
-A software power cap is no taint: at full load it is how a GPU works. What is tainted is measured again where there is
-time, and stays in the record either way.
+A software power cap is not a taint: at full load it is how a GPU works. What is tainted is measured again where there
+is time, and stays in the record either way.
 """
 
 from __future__ import annotations
@@ -98,18 +98,18 @@ def to_repeat(samples: Sequence[Span], tainted: Iterable[int]) -> list[int]:
 
 def judged(record: Record, series: Series | None) -> Record:
     """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers."""
-    seen = spans_of(record)
-    reasons = taints(seen, series, record.workload.benchmark, record.device)
+    spans = spans_of(record)
+    reasons = taints(spans, series, record.workload.benchmark, record.device)
     samples = tuple(
         sample.model_copy(
-            update={"taint": reasons.get(place), "energy_joules": series.joules([told.window]) if series else None}
+            update={"taint": reasons.get(place), "energy_joules": series.joules([span.window]) if series else None}
         )
-        if told.judged
+        if span.judged
         else sample
-        for place, (sample, told) in enumerate(zip(record.samples, seen, strict=True))
+        for place, (sample, span) in enumerate(zip(record.samples, spans, strict=True))
     )
-    told = summary(series, [sample.window for sample in seen if sample.phase == "timed"]) if series else None
-    record = record.model_copy(update={"samples": samples, "telemetry": told})
+    seen = summary(series, [span.window for span in spans if span.phase == "timed"]) if series else None
+    record = record.model_copy(update={"samples": samples, "telemetry": seen})
     if steady(record).tainted and "tainted" not in record.flags:
         record = record.model_copy(update={"flags": (*record.flags, "tainted")})
     return record
@@ -117,8 +117,8 @@ def judged(record: Record, series: Series | None) -> Record:
 
 def spans_of(record: Record) -> list[Span]:
     """Return the record's samples, in their order."""
-    counted = [told for told in map(record.detail.get, ("graphs", "kernels")) if isinstance(told, list)]
-    grew = {place for told in counted for place in range(1, len(told)) if told[place] != told[place - 1]}
+    counts = [count for count in map(record.detail.get, ("graphs", "kernels")) if isinstance(count, list)]
+    grew = {place for count in counts for place in range(1, len(count)) if count[place] != count[place - 1]}
     return [
         Span(s.index, s.phase, s.begin_ns, s.end_ns, s.device_ns, s.shape, place in grew)
         for place, s in enumerate(record.samples)
@@ -134,19 +134,19 @@ def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:
         seen = 0
         for reading in series.around(sample.window, lambda reading: reading.quick.reasons is not None):
             seen |= reading.quick.reasons or 0
-        told = [words for name, words in SLOWDOWNS.items() if seen & REASONS[name]]
-        if not told and series.thermal_ns(sample.window) > THERMAL_SHARE * sample.wall_ns:
-            told.append("thermal slowdown (the driver's counter)")
+        why = [words for name, words in SLOWDOWNS.items() if seen & REASONS[name]]
+        if not why and series.thermal_ns(sample.window) > THERMAL_SHARE * sample.wall_ns:
+            why.append("thermal slowdown (the driver's counter)")
         others = sorted({series.names.get(pid, "unknown") for pid in strangers(series, sample.window)})
         if others:
-            told.append(f"another process on the GPU: {', '.join(others)}")
-        if told:
-            found[place] = "; ".join(told)
+            why.append(f"another process on the GPU: {', '.join(others)}")
+        if why:
+            found[place] = "; ".join(why)
     return found
 
 
 def _clocks(samples: Sequence[Span], series: Series) -> dict[int, str]:
-    """Samples in which a clock was another than in the rest of them."""
+    """Samples in which a clock differed from that in the others."""
     found: dict[int, str] = {}
     cap = REASONS["software power cap"]
     inside = [series.inside(sample.window) if sample.judged else () for sample in samples]

@@ -70,12 +70,12 @@ class Earlier:
 
     seconds: float
     second_start: float | None
-    """Seconds of a second start over the compile cache; 0 where none was made, None where no round tells."""
+    """Seconds of a second start over the compile cache; 0 where none was made, None where no round says."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A plan's cost. Unknown sizes are None; `guessed` cells had no earlier record."""
+    """A plan's cost. Unknown sizes are None; `guessed` counts cells without an earlier record."""
 
     seconds: float
     guessed: int
@@ -109,7 +109,7 @@ def wall_seconds(record: Record) -> float | None:
 
 
 def second_start_seconds(record: Record) -> float | None:
-    """Return what the record says of a second start over its compile cache; None where it says nothing of it.
+    """Return what the record says of a second start over its compile cache; None where it says nothing about it.
 
     The second process begins as the first did, and ends with its first call.
     """
@@ -135,8 +135,8 @@ def expected(cell: Cell, known: Mapping[Key, Earlier]) -> Expected:
 def _second_start(cell: Cell, earlier: Earlier | None) -> float:
     if not may_be_wanted(cell):
         return 0.0
-    told = None if earlier is None else earlier.second_start
-    return min(guess_second_start(cell) if told is None else told, cell.timeout_s)
+    measured = None if earlier is None else earlier.second_start
+    return min(guess_second_start(cell) if measured is None else measured, cell.timeout_s)
 
 
 def estimate(
@@ -221,7 +221,7 @@ def _total(sizes: Iterable[int | None]) -> int | None:
 
 
 MOST_ROUNDS = 40
-"""More tell little more: the interval shrinks with the root of their number."""
+"""More rounds add little: the interval shrinks with the root of their number."""
 PARTS = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -231,12 +231,12 @@ def seconds_in(text: str) -> float:
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = hours * 3600 + minutes * 60 + seconds
     if total <= 0:
-        raise UsageError(f'"{text}" is no time', where="--budget", remedy="use 45m, 1h30m or 90s")
+        raise UsageError(f'"{text}" is not a duration', where="--budget", remedy="use 45m, 1h30m or 90s")
     return total
 
 
 def fitted(choice: Choice, options: RunOptions, known: Mapping[Key, Earlier] | None = None) -> Choice:
-    """Return the choice with as many rounds of each row as the budget has room for, at least one, and said in its line.
+    """Return the choice with as many rounds of each row as the budget has room for, at least one; its line says so.
 
     `known` is what earlier rounds took (read where not given). An unfinished run that differs in its rounds alone keeps
     them, so that it can go on.

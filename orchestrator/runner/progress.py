@@ -1,4 +1,4 @@
-"""What a person sees meanwhile: a live line with the time left on a terminal, plain lines elsewhere."""
+"""What a person sees during a run: a live line with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
