@@ -14,7 +14,7 @@ START_FIELD = 19
 
 @dataclass(frozen=True)
 class Owner:
-    """A process for certain: its number alone could be another's by now, its start and the boot tell them apart."""
+    """One certain process: its number alone may belong to another by now; its start and the boot identify it."""
 
     pid: int
     start_ticks: int
@@ -64,12 +64,12 @@ def start_ticks(pid: int) -> int | None:
 
 
 def myself() -> Owner:
-    """Return this very process as an owner."""
+    """Return this process as an owner."""
     pid = os.getpid()
     return Owner(pid, start_ticks(pid) or 0, boot())
 
 
 @cache
 def signature() -> str:
-    """Return this very process as text: what it starts carries that, in a label or a variable."""
+    """Return this process as text: whatever it starts carries that in a label or a variable."""
     return str(myself())

@@ -97,7 +97,7 @@ class DockerLauncher:
         )
 
     def prepare(self, stack: Stack) -> Prepared:
-        """Ask the stack's image what is installed in it; InfrastructureError where it is not there or cannot run."""
+        """Ask the stack's image what is installed in it; InfrastructureError where it is missing or cannot run."""
         name = self._image(stack)
         with engine.engine_errors():
             try:
@@ -184,14 +184,14 @@ class DockerLauncher:
             except InfrastructureError as error:
                 if INIT_PROGRAM not in str(error):
                     raise
-                # Not every engine brings its init, nor has every image a place for it. Signals and orphans are
-                # treated a little worse then; what is measured is the same.
+                # Not every engine has an init program, nor every image a place for it. Signals and orphans are
+                # then handled a little worse; what is measured is the same.
                 self._without_init.add(arguments["container"]["image"])
         host = {**arguments["host_config"], "init": False}
         return self._create({**arguments, "host_config": host}, labels, log)
 
     def _create(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
-        # Named beforehand: it can be removed even when the answer of the engine never arrived.
+        # Named beforehand: it can be removed even if the engine's answer never arrived.
         name = f"stackbench-{os.getpid()}-{uuid.uuid4().hex[:10]}"
         try:
             with engine.engine_errors():
@@ -297,7 +297,7 @@ def container_user(uid: int, gid: int, *, rootless: bool = False) -> str:
 
 
 def give_away(folder: Path, user: str) -> None:
-    """Let the container's user own `folder` and what is in it, where we may; no link in it is followed."""
+    """Make the container's user the owner of `folder` and what is in it, if permitted; no link in it is followed."""
     if os.getuid() != 0 or user.startswith("0:"):
         return
     uid, gid = (int(part) for part in user.split(":"))
@@ -308,7 +308,7 @@ def give_away(folder: Path, user: str) -> None:
 
 
 def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> GpuAccess:
-    """Return the first way in which a container of `stack` really sees the GPU; tried once per boot and driver.
+    """Return the first way in which a container of `stack` sees the GPU; tried once per boot and driver.
 
     InfrastructureError, with what each way answered, where none works.
     """
@@ -329,7 +329,7 @@ def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> 
 
 
 def try_ways(launcher: DockerLauncher, stack: Stack, *, every: bool = False) -> dict[GpuAccess, str | None]:
-    """Really start containers of `stack`: None for a way that works, else why not. Stops at the first that works."""
+    """Start containers of `stack`: None for each way that works, else why not. Stops at the first that works."""
     answers: dict[GpuAccess, str | None] = {}
     for way in WAYS:
         try:

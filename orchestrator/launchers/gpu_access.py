@@ -78,7 +78,7 @@ def raw_devices(gpu: HostGpu, patterns: tuple[str, ...] = ()) -> tuple[str, ...]
     found = sorted({path for pattern in patterns or usual for path in glob.glob(pattern)})  # noqa: PTH207  (absolute)
     numbered = [path for path in found if path.removeprefix("/dev/nvidia").isdigit()]
     own = f"/dev/nvidia{gpu.minor}"
-    # Where the one GPU's file is not among those that exist, NVML counts otherwise: leave the choice to CUDA.
+    # If this GPU's file is not among those that exist, NVML numbers them differently: leave the choice to CUDA.
     others = set(numbered) - {own} if own in numbered else set()
     return tuple(path for path in found if path not in others)
 

@@ -39,7 +39,7 @@ INHERITED = (
     *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CC", "CXX", "CPATH", "LIBRARY_PATH"),
     *("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SSL_CERT_FILE"),
 )
-"""Variables of ours that a cell gets too. All others could change what is measured, unseen."""
+"""Variables of ours that a cell gets too. Any other could change unnoticed what is measured."""
 PR_SET_PDEATHSIG = 1
 OOM_COUNTER = "oom_kill "
 
@@ -144,14 +144,14 @@ class LocalHandle(Handle):
 
     def _wait_for_end(self) -> Exit:
         try:
-            # Left unreaped at first, so that its number, which is also its group's, cannot be another's already.
+            # Not reaped yet, so that its number, which is also its group's, cannot belong to another process.
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             _kill_group(self._process.pid)
             code = self._process.wait()
         except OSError as error:
             return Exit(None, error=f"the wait for the process failed: {error}")
         killed = -code if code < 0 else None
-        # The kernel says nowhere whom it killed: a SIGKILL while its counter rose is taken for one of its own.
+        # The kernel does not say whom it killed: a SIGKILL while its counter rose counts as the kernel's.
         oom = killed == signal.SIGKILL and oom_kills() > self._oom_before
         return Exit(code if code >= 0 else 128 - code, killed, oom=oom)
 
@@ -166,7 +166,7 @@ def oom_kills() -> int:
 
 
 def sweep_processes() -> int:
-    """Kill processes of cells whose orchestrator is dead (its own dies with it, but not what that had started)."""
+    """Kill processes of cells whose orchestrator is dead (a cell dies with it, but not what the cell had started)."""
     killed = 0
     wanted = f"{OWNER_VARIABLE}=".encode()
     for place in PROC.iterdir():
@@ -182,7 +182,7 @@ def sweep_processes() -> int:
 
 
 def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return our variables without those that would lead another Python astray."""
+    """Return our variables without those that would mislead another Python."""
     return {name: value for name, value in variables.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 

@@ -36,9 +36,9 @@ class WorkArea:
 
     @contextlib.contextmanager
     def cell(self, stem: str) -> Iterator[Path]:
-        """Give one round of a cell its folder: `work` in it is the process's to write to, all else is not.
+        """Give one round of a cell its folder: the process may write to `work` in it, and nowhere else.
 
-        It is removed in the end with whatever the process left there; no link in it is followed.
+        It is removed at the end with whatever the process left there; no link in it is followed.
         """
         folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
         try:

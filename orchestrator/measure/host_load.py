@@ -34,14 +34,14 @@ then on: it costs the engine a `ps`."""
 MOST_READINGS = 8_192
 """A quarter of an hour at the shortest interval; from then on every other one goes, and the interval doubles."""
 BENCH = (b"-m", b"bench")
-"""Arguments of the cell's first process: a number of another process namespace leads to something else here."""
+"""Arguments of the cell's first process: a number from another process namespace means another process here."""
 JOIN_S = 5.0
 BUSY, STOLEN = (0, 1, 2, 5, 6), 7
 """Columns of /proc/stat: user, nice, system, interrupts, soft interrupts; and what the hypervisor gave to others."""
 OWN = slice(11, 15)
 """Of /proc/PID/stat after the name: user and system time, its own and that of children it has waited for."""
 LEAST_NS = 300_000_000
-"""Counters move in hundredths of a second: over less than this they say too little."""
+"""Counters move in hundredths of a second: over less than this they are too coarse."""
 
 
 class CpuTimes(NamedTuple):
@@ -111,7 +111,7 @@ class LoadSampler(threading.Thread):
         return sum(found) if found else None
 
     def _look(self) -> None:
-        """See which processes the cell has by now: what a later one did until then is not put on this moment."""
+        """See which processes the cell has by now: what a new one did before is not counted for this moment."""
         cells = self._cells(self._pids())
         if not self._known:
             self._known = dict.fromkeys(cells, 0)
@@ -127,7 +127,7 @@ class LoadSampler(threading.Thread):
         return None
 
     def _cells(self, pids: frozenset[int] | None) -> frozenset[int]:
-        """Return the processes where they are the cell's as seen from here, else none."""
+        """Return the processes if they are the cell's as seen from here, else none."""
         for pid in pids or ():
             with contextlib.suppress(OSError):
                 arguments = (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")

@@ -127,8 +127,8 @@ class Series:
         self.readings = tuple(readings)
         self.names = names or {}
         self._times = [reading.t_ns for reading in self.readings]
-        # The counter moves in steps that may be longer than the interval: the moments at which it moved are what is
-        # known of it.
+        # The counter moves in steps that may be longer than the interval: only the moments at which it moved are
+        # known.
         moved: list[tuple[int, int]] = []
         for reading in self.readings:
             energy = reading.quick.energy_mj
@@ -163,7 +163,7 @@ class Series:
         return 0 if earlier is None or later is None else max(0, later - earlier)
 
     def joules(self, windows: Sequence[Window]) -> float | None:
-        """Return the energy that the device took in the windows together, between readings of its counter linearly.
+        """Return the energy that the device took in all windows, interpolated linearly between readings of its counter.
 
         None where the counter does not cover them, or they are shorter than one of its steps.
         """
@@ -226,7 +226,7 @@ def strangers(series: Series, window: Window) -> frozenset[int]:
 
 
 def thinned(readings: Sequence[Reading]) -> list[Reading]:
-    """Return half as many readings: each stands at the later time of two, and hides nothing that the earlier saw."""
+    """Return half as many readings: each has the later time of two, and keeps what the earlier one saw."""
     merged = [_merge(earlier, later) for earlier, later in zip(readings[::2], readings[1::2], strict=False)]
     return merged + list(readings[-1:] if len(readings) % 2 else [])
 

@@ -36,14 +36,14 @@ FEWEST_READINGS = 3
 """In a sample, for its clock to be judged."""
 FEWEST_SAMPLES = 5
 OUTLIERS_AMONG = 4
-"""One sample in so many may be an outlier; where more stand apart, that is how the method behaves."""
+"""One sample in so many may be an outlier; if more of them stand apart, that is how the method behaves."""
 STALL_FACTOR, STALL_FACTOR_DYNAMIC = 1.25, 2.5
 STALL_SPREADS, FEW_SAMPLES = 5, 12
 """How many times the others' spread (their middle eight tenths) an outlier is away: 5, and for n samples 1 + 12/n times
 that, since a spread of few says little. By simulation, with normal, log-normal or uniform noise of a tenth of the time
 less than one cell of 7 samples in 20,000 has one by chance."""
 STALL_FLOOR_NS: dict[Device, int] = {"cuda": 10_000_000, "cpu": 100_000_000}
-"""Less than this is what an ordinary host takes away now and then, and the median does not feel it."""
+"""An ordinary host takes less than this away now and then, and the median does not change."""
 NEIGHBOURS = 5
 
 
@@ -192,7 +192,7 @@ def _stalled(samples: Sequence[Span], benchmark: Benchmark, device: Device) -> d
 def _apart(
     samples: Sequence[Span], places: Sequence[int], expected: Sequence[float], factor: float, device: Device
 ) -> dict[int, str]:
-    """Return the few of `places` whose time stands apart from all others', each over what was expected of it."""
+    """Return the few of `places` whose time stands apart from all others', each relative to what was expected of it."""
     count = len(places)
     if count < FEWEST_SAMPLES:
         return {}
@@ -214,7 +214,7 @@ def _apart(
 
 
 def _by_neighbours(samples: Sequence[Span]) -> list[float]:
-    """Return what each sample should take by those nearest to it in size: as long as they, or longer by its size."""
+    """Return what each sample should take, judged by those nearest in size: as long as they, or longer by its size."""
     expected = []
     for place, sample in enumerate(samples):
         others = [other for at, other in enumerate(samples) if at != place] or [sample]

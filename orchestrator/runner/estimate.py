@@ -1,4 +1,4 @@
-"""How long a plan will take, and what it downloads: from earlier records where there are any, else a stated guess."""
+"""How long a plan will take, and what it downloads: from earlier records if there are any, else by a guess."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COMPILE_S: dict[Device, dict[str, float]] = {
 COMPILE_SHARE = {"eager": 0.0, "tinyllama": 0.0, "tinyllama_full": 0.0, "fused": 0.15, "thunder": 3.5}
 """Of those times, for methods that compile nothing, a few kernels, or much longer; 1 for any other."""
 WARM_SHARE = 0.4
-"""Of the time to compile, with everything in the cache: the tracing stays."""
+"""Of the time to compile, with everything in the cache: tracing remains."""
 PROBE_SHARE = 0.35
 """Of the time to compile a model of full depth: a probe has two layers."""
 EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
@@ -168,7 +168,7 @@ def parameters(model: ModelConfig) -> int:
 
 
 def guess_seconds(cell: Cell) -> float:
-    """Return a rough figure from counts of work and round rates; right within a factor of three at best."""
+    """Return a rough figure from counts of work and round rates; accurate to a factor of three at best."""
     work, device = cell.workload, cell.device
     total = START_S[device]
     if work.model is None:
@@ -272,7 +272,7 @@ def with_rounds(plan: Plan, rounds: int) -> Plan:
 
 
 def used_up(options: RunOptions, began: float, cell: Cell, number: int, known: Mapping[Key, Earlier]) -> bool:
-    """Whether round `number` of `cell` would end beyond the budget; the first round is run in any case.
+    """Whether round `number` of `cell` would exceed the budget; the first round always runs.
 
     `began` is when the first cell was started, by the monotonic clock.
     """
@@ -282,7 +282,7 @@ def used_up(options: RunOptions, began: float, cell: Cell, number: int, known: M
 
 
 def _begun(plan: Plan, options: RunOptions) -> int | None:
-    """Return the rounds of the newest unfinished run where it is this plan but for them."""
+    """Return the rounds of the newest unfinished run if its plan is this one but for the rounds."""
     run = newest_unfinished(options.results)
     if run is None:
         return None
