@@ -41,7 +41,6 @@ class HostGpu:
     name: str
     driver: str
     memory_bytes: int | None = None
-    used_bytes: int | None = None
     compute_capability: str | None = None
     minor: int | None = None
     processes: tuple[int, ...] = ()
@@ -220,7 +219,6 @@ def _describe(handle: Any, index: int, driver: str) -> HostGpu:
         name=_text(pynvml.nvmlDeviceGetName(handle)),
         driver=driver,
         memory_bytes=int(memory.total) if memory else None,
-        used_bytes=int(memory.used) if memory else None,
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         minor=int(minor) if minor is not None else None,
         processes=tuple(int(process.pid) for process in ask("nvmlDeviceGetComputeRunningProcesses") or ()),

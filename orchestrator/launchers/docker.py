@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import docker
 from docker.types import LogConfig, Mount
 
-from orchestrator.base.errors import InfrastructureError
-from orchestrator.base.files import make_folder, write_json
+from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.base.files import make_folder, read_json, write_json
 from orchestrator.base.paths import STATE
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.owner import boot
@@ -82,7 +82,6 @@ class DockerLauncher:
     """How the GPU gets into a container of a stack that says `auto`."""
     images: Mapping[str, str] = field(default_factory=dict)
     """Images by stack; a ready image stands in its own `stack.toml`."""
-    run: str = "prepare"
     name: str = "docker"
 
     def __post_init__(self) -> None:
@@ -144,7 +143,7 @@ class DockerLauncher:
         """Run the stack's Python with `command`, without a work folder; return exit code and output."""
         arguments = self._arguments(stack, command, device, None, access)
         log = Path(os.devnull)
-        handle = self._start(arguments, engine.labels(self.run, "ask"), log)
+        handle = self._start(arguments, engine.labels("prepare", "ask"), log)
         with handle:
             ended = handle.wait(FINGERPRINT_S)
             if ended is None:
@@ -314,7 +313,9 @@ def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> 
     """
     assert launcher.gpu is not None
     key = digest([boot(), launcher.client.version().get("Version"), launcher.gpu.driver, launcher.gpu.uuid])
-    known = _read(state / CACHE_FILE).get(key)
+    known = None
+    with contextlib.suppress(UsageError):
+        known = read_json(state / CACHE_FILE).get(key)
     for way in WAYS:
         if way == known:
             return way
@@ -342,11 +343,3 @@ def try_ways(launcher: DockerLauncher, stack: Stack, *, every: bool = False) -> 
         if code == 0 and not every:
             break
     return answers
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

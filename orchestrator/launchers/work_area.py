@@ -49,7 +49,7 @@ class WorkArea:
 
 
 @contextlib.contextmanager
-def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[WorkArea]:
+def work_area(state: Path | None = None) -> Iterator[WorkArea]:
     """Make a work area and remove it at the end. A killed process's is removed by the next `sweep_folders`."""
     place = (state or STATE) / "work"
     try:
@@ -62,7 +62,7 @@ def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            copy = copy_bench(bench or BENCH, folder / "stackbench" / "bench")
+            copy = copy_bench(BENCH, folder / "stackbench" / "bench")
         except OSError as error:
             raise os_error(error, folder) from error
         yield WorkArea(folder, copy)
