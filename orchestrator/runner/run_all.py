@@ -28,7 +28,7 @@ from orchestrator.runner.plan_text import cost_line
 from orchestrator.runner.progress import make_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from orchestrator.build.ready import Ready
     from orchestrator.host.devices import Host
@@ -122,9 +122,8 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 return cell.cell_id(environment=ready.environment(cell.stack), bench_source=source, gpu=of_gpu)
 
             order = turns(choice.plan, identity)
-            records = kept_records(run, {turn.cell_id for turn in order})
-            references = References.of_run(run.folder, records)
-            todo = order if options.rerun else remaining(order, records, references)
+            outcomes, references, left = take_up(run, order)
+            todo = order if options.rerun else left
             if len(todo) < len(order):
                 progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
             yield Session(
@@ -140,7 +139,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 orchestrator=bench_source(REPOSITORY / "orchestrator"),
                 run=run,
                 references=references,
-                outcomes=Outcomes(run, records),
+                outcomes=outcomes,
                 todo=todo,
             )
 
@@ -206,15 +205,19 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
     return run
 
 
-def kept_records(run: Run, current: set[str]) -> list[Record]:
-    """Return the run's records without those that are replaced, which are removed; `current` are its cells now."""
-    kept = []
+def take_up(run: Run, order: Sequence[Turn]) -> tuple[Outcomes, References, list[Turn]]:
+    """Read the run's records; return what they say, the references that are here, and the rounds that have no result.
+
+    Records that the rounds in `order` replace are removed.
+    """
+    current, records = {turn.cell_id for turn in order}, []
     for record in run.records():
         if replaced(record, current):
             run.forget(record)
         else:
-            kept.append(record)
-    return kept
+            records.append(record)
+    references = References.of_run(run.folder, records)
+    return Outcomes(run, records), references, remaining(order, records, references)
 
 
 def next_rounds(session: Session, agenda: Agenda) -> Iterator[Turn]:
