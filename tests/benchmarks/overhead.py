@@ -24,10 +24,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 from orchestrator.base.errors import StackbenchError  # noqa: E402
+from orchestrator.base.files import write_text  # noqa: E402
 from orchestrator.build.ready import reach_engine  # noqa: E402
 from orchestrator.host.devices import look  # noqa: E402
 from orchestrator.launchers.docker import DockerLauncher, give_away  # noqa: E402
-from orchestrator.measure.spec import write_spec  # noqa: E402
+from orchestrator.measure.spec import SPEC_FILE, write_spec  # noqa: E402
 from orchestrator.plan.choice import (  # noqa: E402
     RunOptions,
     choose,
@@ -136,7 +137,9 @@ def by_docker_run(one: Session, turn: Turn) -> float:
     assert isinstance(launcher, DockerLauncher)
     with one.area.cell("by-hand") as folder:
         job = make_job(one, turn, folder)
-        write_spec(job, launcher.places(job))
+        # Nobody answers here which samples to measure again, so bench must not wait for it.
+        spec = write_spec(job, launcher.places(job)).model_copy(update={"repeats": False})
+        write_text(job.work / SPEC_FILE, spec.model_dump_json())
         give_away(job.work, launcher.limits.user)
         arguments = launcher._arguments(prepared.stack, ("-m", "bench", "/work/spec.json"), "cpu", job)  # the very same
         init = prepared.image not in launcher._without_init
