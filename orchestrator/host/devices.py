@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
     """Return the GPU to run on; None on a host without any, where cells that need one become `skipped`.
 
-    One that is busy with another run of ours is no reason to refuse: its lock is waited for.
+    One that is busy with another run of ours is not refused: its lock is waited for.
     """
     if not found:
         return None
@@ -42,12 +42,10 @@ def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
 @contextlib.contextmanager
 def hold_devices(plan: Plan, gpu: HostGpu | None, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the locks of all devices that the plan uses, always in the same order."""
-    devices = {cell.device for cell in plan.cells}
+    devices = [None] if any(cell.device == "cpu" for cell in plan.cells) else []
     with contextlib.ExitStack() as held:
-        if "cpu" in devices:
-            held.enter_context(locks.hold(None, purpose=f"suite {plan.suite}", say=say))
-        if gpu is not None:
-            held.enter_context(locks.hold(gpu.uuid, purpose=f"suite {plan.suite}", say=say))
+        for uuid in [*devices, *([gpu.uuid] if gpu else [])]:
+            held.enter_context(locks.hold(uuid, purpose=f"suite {plan.suite}", say=say))
         yield
 
 
@@ -61,7 +59,7 @@ class Host:
 
 
 def look(options: RunOptions) -> Host:
-    """Look at the host without touching anything. A busy GPU is no error here: a plan runs nothing."""
+    """Look at the host without touching anything. A busy GPU is not an error here: a plan runs nothing."""
     found = gpus()
     gpu = choose_gpu(found, options.gpu, allow_busy=True).name if found or options.gpu else None
     engine = None if options.launcher == "local" else engine_version(needed=options.launcher == "docker")

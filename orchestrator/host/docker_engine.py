@@ -24,7 +24,7 @@ HTTP_TIMEOUT_S = 60
 PING_TIMEOUT_S = 5
 GIGABYTE = 10**9
 MEMORY_SHARE = 0.95
-"""Of the host's memory, for a cell: the rest keeps the host alive, so that a cell's end is the cell's alone."""
+"""Of the host's memory, for a cell: the rest keeps the host alive when a cell runs out of memory."""
 
 
 def connect() -> Any:
@@ -43,7 +43,7 @@ def connect() -> Any:
             where=f"Docker at {address or 'its default socket'}",
             remedy="start it, or allow this user to use it, or run with --launcher local",
         ) from error
-    # From here on a slow engine (a busy disk) is waited for; a deadline of a cell is never this one.
+    # From here on a slow engine (a busy disk) is waited for; this is never the deadline of a cell.
     client.api.timeout = HTTP_TIMEOUT_S
     return client
 
@@ -71,7 +71,7 @@ def sweep(client: Any) -> int:
     removed = 0
     for container in client.api.containers(all=True, filters={"label": LABEL_OWNER}):
         owner = Owner.parse(container["Labels"].get(LABEL_OWNER, ""))
-        # An owner in another process namespace cannot be judged from here: its containers are its own business.
+        # An owner in another process namespace cannot be judged from here: its containers are left to it.
         if owner is not None and owner.dead():
             with contextlib.suppress(docker.errors.APIError):
                 remove(client, container["Id"])
@@ -80,7 +80,7 @@ def sweep(client: Any) -> int:
 
 
 def remove_own(client: Any) -> int:
-    """Remove every container of this very process and return how many there were."""
+    """Remove every container of this process and return how many there were."""
     found = client.api.containers(all=True, filters={"label": f"{LABEL_OWNER}={signature()}"})
     for container in found:
         remove(client, container["Id"])
@@ -88,7 +88,7 @@ def remove_own(client: Any) -> int:
 
 
 def remove(client: Any, container: str) -> None:
-    """Kill and remove a container, by id or name; nothing happens where there is none."""
+    """Kill and remove a container, by id or name; do nothing where there is none."""
     try:
         client.api.remove_container(container, force=True, v=True)
     except docker.errors.NotFound:
@@ -108,7 +108,7 @@ def engine_errors() -> Iterator[None]:
 
 
 def memory_limit_bytes(engine_total: int) -> int:
-    """Return how much memory a cell may have: most of the engine's, or of our own control group's where less."""
+    """Return how much memory a cell may have: most of the engine's, or of our own control group's if that is less."""
     totals = [engine_total] if engine_total > 0 else []
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The GPUs of this host as NVML tells: none where there is no driver, never an error."""
+"""The GPUs of this host as NVML lists them: none where there is no driver, never an error."""
 
 from __future__ import annotations
 
@@ -28,20 +28,19 @@ REASONS = {
     "reliability": 0x400,
 }
 """Bits of NVML's clocks event reasons (once called throttle reasons)."""
-NEVER_TOLD = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission")
+NEVER_ANSWERED = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission")
 NAME_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
 class HostGpu:
-    """One GPU. `minor` is N of /dev/nvidiaN; what NVML would not tell is None."""
+    """One GPU. `minor` is N of /dev/nvidiaN; what NVML does not say is None."""
 
     uuid: str
     index: int
     name: str
     driver: str
     memory_bytes: int | None = None
-    used_bytes: int | None = None
     compute_capability: str | None = None
     minor: int | None = None
     processes: tuple[int, ...] = ()
@@ -83,20 +82,15 @@ def choose_gpu(found: Sequence[HostGpu], wanted: str | None, *, allow_busy: bool
     """
     if not found:
         raise UsageError("no GPU on this host", where="--gpu", remedy="leave it out: the CPU is used then")
-    known = ", ".join(f"{gpu.uuid} ({gpu.name})" for gpu in found)
-    if wanted is not None:
-        matches = [gpu for gpu in found if gpu.uuid == wanted]
-        if not matches:
-            raise UsageError(f'no GPU "{wanted}"', where="--gpu", remedy=f"known: {known}")
-        if matches[0].busy and not allow_busy:
-            raise _busy(matches[0])
-        return matches[0]
-    idle = [gpu for gpu in found if not gpu.busy]
-    if idle:
-        return idle[0]
-    if allow_busy:
-        return min(found, key=lambda gpu: (len(gpu.processes), gpu.utilisation or 0))
-    raise _busy(found[0])
+    matches = [gpu for gpu in found if wanted in (None, gpu.uuid)]
+    if not matches:
+        known = ", ".join(f"{gpu.uuid} ({gpu.name})" for gpu in found)
+        raise UsageError(f'no GPU "{wanted}"', where="--gpu", remedy=f"known: {known}")
+    # An idle one is the least busy.
+    best = min(matches, key=lambda gpu: (bool(gpu.busy), len(gpu.processes), gpu.utilisation or 0 if gpu.busy else 0))
+    if best.busy and not allow_busy:
+        raise _busy(matches[0])
+    return best
 
 
 def refuse_busy(uuid: str) -> None:
@@ -107,7 +101,7 @@ def refuse_busy(uuid: str) -> None:
 
 
 class Quick(NamedTuple):
-    """What may change from one moment to the next. What the driver does not tell is None."""
+    """What may change from one moment to the next. What the driver does not say is None."""
 
     energy_mj: int | None = None
     """The device's own counter, in millijoules since the driver was loaded."""
@@ -135,44 +129,45 @@ class Gauge:
 
     def quick(self) -> Quick:
         """Return the counters and clocks of this moment, the energy first: it belongs to the caller's time."""
-        energy = self._ask("nvmlDeviceGetTotalEnergyConsumption")
-        violation = self._ask("nvmlDeviceGetViolationStatus", pynvml.NVML_PERF_POLICY_THERMAL)
+        energy = self.ask("nvmlDeviceGetTotalEnergyConsumption")
+        violation = self.ask("nvmlDeviceGetViolationStatus", pynvml.NVML_PERF_POLICY_THERMAL)
         return Quick(
             energy_mj=energy,
-            sm_mhz=self._ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
-            memory_mhz=self._ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
-            reasons=self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
+            sm_mhz=self.ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
+            memory_mhz=self.ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
+            reasons=self.ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
             thermal_ns=None if violation is None else int(violation.violationTime),
         )
 
     def slow(self) -> Slow:
         """Return power (the driver's own average), temperature and memory in use."""
-        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        memory = self.ask("nvmlDeviceGetMemoryInfo")
         return Slow(
-            power_mw=self._ask("nvmlDeviceGetPowerUsage"),
-            celsius=self._ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
+            power_mw=self.ask("nvmlDeviceGetPowerUsage"),
+            celsius=self.ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
             used_bytes=None if memory is None else int(memory.used),
         )
 
     def processes(self) -> frozenset[int] | None:
-        """Return the numbers of the processes that compute there, as this host's; None where it does not tell."""
-        running = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        """Return the numbers of the processes that compute there, as this host's; None where it does not say."""
+        running = self.ask("nvmlDeviceGetComputeRunningProcesses")
         return None if running is None else frozenset(int(process.pid) for process in running)
 
-    def _ask(self, function: str, *arguments: int) -> Any:
+    def ask(self, function: str, *arguments: int) -> Any:
+        """Return what the driver answers, or None."""
         if (function, *arguments) in self._never:
             return None
         try:
             return getattr(pynvml, function)(self._handle, *arguments)
         except (pynvml.NVMLError, AttributeError) as error:
-            if isinstance(error, AttributeError) or type(error).__name__ in NEVER_TOLD:
+            if isinstance(error, AttributeError) or type(error).__name__ in NEVER_ANSWERED:
                 self._never.add((function, *arguments))
             return None
 
 
 @contextlib.contextmanager
 def gauge(uuid: str) -> Iterator[Gauge | None]:
-    """Give a gauge of the GPU `uuid` meanwhile; None where there is no driver or no such GPU."""
+    """Give a gauge of the GPU `uuid`; None where there is no driver or no such GPU."""
     with _nvml() as working:
         handle = None
         if working:
@@ -184,13 +179,12 @@ def gauge(uuid: str) -> Iterator[Gauge | None]:
 def process_name(pid: int) -> str:
     """Return the name of a process as the driver knows it: the file's alone, without its folder and arguments."""
     try:
-        told = _text(pynvml.nvmlSystemGetProcessName(pid))
+        text = _text(pynvml.nvmlSystemGetProcessName(pid))
     except (pynvml.NVMLError, UnicodeError):
         return "unknown"
-    name = told.split("\0")[0].split(" ")[0].rpartition("/")[2]
-    return (
-        "".join(letter for letter in name if letter.isascii() and letter.isprintable())[:NAME_CHARACTERS] or "unknown"
-    )
+    name = text.split("\0")[0].split(" ")[0].rpartition("/")[2]
+    shown = "".join(letter for letter in name if letter.isascii() and letter.isprintable())
+    return shown[:NAME_CHARACTERS] or "unknown"
 
 
 def _busy(gpu: HostGpu) -> UsageError:
@@ -216,25 +210,18 @@ def _nvml() -> Iterator[bool]:
 
 
 def _describe(handle: Any, index: int, driver: str) -> HostGpu:
-    def ask(function: str) -> Any:
-        try:
-            return getattr(pynvml, function)(handle)
-        except (pynvml.NVMLError, AttributeError):
-            return None
-
+    ask = Gauge(handle).ask
     memory, capability = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetCudaComputeCapability")
     load, minor = ask("nvmlDeviceGetUtilizationRates"), ask("nvmlDeviceGetMinorNumber")
-    running = ask("nvmlDeviceGetComputeRunningProcesses") or []
     return HostGpu(
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
         index=index,
         name=_text(pynvml.nvmlDeviceGetName(handle)),
         driver=driver,
         memory_bytes=int(memory.total) if memory else None,
-        used_bytes=int(memory.used) if memory else None,
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         minor=int(minor) if minor is not None else None,
-        processes=tuple(int(process.pid) for process in running),
+        processes=tuple(int(process.pid) for process in ask("nvmlDeviceGetComputeRunningProcesses") or ()),
         utilisation=int(load.gpu) if load else None,
     )
 

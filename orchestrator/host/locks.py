@@ -39,7 +39,7 @@ def lock_name(gpu_uuid: str | None) -> str:
 def hold(
     gpu_uuid: str | None, *, purpose: str, say: Callable[[str], None], folder: Path | None = None
 ) -> Iterator[None]:
-    """Hold the device's lock meanwhile, waiting for it as long as it takes; `say` gets one line before waiting.
+    """Hold the device's lock, waiting for it as long as it takes; `say` gets one line before the wait.
 
     `purpose` is what others read while they wait: no more than a word about what runs. The lock goes with the
     process, however it ends. UsageError where the folder cannot be used.
@@ -93,7 +93,7 @@ def _beside(path: Path) -> Path:
 
 
 def _sign(path: Path, text: str) -> None:
-    # For people alone: where another user made the file and it cannot be written, the lock holds all the same.
+    # Only for people: where another user made the file and it cannot be written, the lock holds all the same.
     with contextlib.suppress(OSError):
         flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW
         try:
@@ -113,7 +113,9 @@ def _make(folder: Path) -> Path:
     except FileExistsError:
         if not folder.is_dir():
             raise UsageError(
-                "is no folder, locks cannot be kept there", where=str(folder), remedy=f"set {ENVIRONMENT} to a folder"
+                "not a folder, so locks cannot be kept there",
+                where=str(folder),
+                remedy=f"set {ENVIRONMENT} to a folder",
             ) from None
     except OSError as error:
         raise os_error(error, folder) from error

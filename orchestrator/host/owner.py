@@ -1,4 +1,4 @@
-"""Who started a container or a process: enough to tell, later and elsewhere, whether that process still lives."""
+"""Who started a container or a process: enough to know, later and elsewhere, whether that process still lives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START_FIELD = 19
 
 @dataclass(frozen=True)
 class Owner:
-    """A process for certain: its number alone could be another's by now, its start and the boot tell them apart."""
+    """One certain process: its number alone may belong to another by now; its start and the boot identify it."""
 
     pid: int
     start_ticks: int
@@ -26,7 +26,7 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        """Return the owner written as `pid:ticks:boot`, or None where the text is none."""
+        """Return the owner written as `pid:ticks:boot`, or None where the text is not one."""
         pid, _, rest = text.partition(":")
         ticks, _, boot = rest.partition(":")
         if not (pid.isdigit() and ticks.isdigit() and boot):
@@ -34,7 +34,7 @@ class Owner:
         return cls(int(pid), int(ticks), boot)
 
     def dead(self) -> bool | None:
-        """Whether that process has ended; None where this cannot be told from here (another process namespace)."""
+        """Whether that process has ended; None where this cannot be known here (another process namespace)."""
         here = boot()
         if self.boot.partition(".")[0] != here.partition(".")[0]:
             return True
@@ -55,7 +55,7 @@ def boot() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when process `pid` started, in clock ticks since boot; None where there is none or a zombie alone."""
+    """Return when process `pid` started, in clock ticks since boot; None where there is none, or only a zombie."""
     try:
         fields = (PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -64,12 +64,12 @@ def start_ticks(pid: int) -> int | None:
 
 
 def myself() -> Owner:
-    """Return this very process as an owner."""
+    """Return this process as an owner."""
     pid = os.getpid()
     return Owner(pid, start_ticks(pid) or 0, boot())
 
 
 @cache
 def signature() -> str:
-    """Return this very process as text: what it starts carries that, in a label or a variable."""
+    """Return this process as text: whatever it starts carries that in a label or a variable."""
     return str(myself())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CACHE_FOLDER = "cache"
 """The cell's own compile cache, in its work folder."""
 KILL_WAIT_S = 30.0
-"""How long a killed cell may take to end before that is an error of its own."""
+"""How long a killed cell may take to end before that is an error itself."""
 FINGERPRINT_S = 120.0
 """How long a stack may take to say what is installed in it."""
 
@@ -40,7 +40,7 @@ class Prepared:
     image: str | None = None
     image_id: str | None = None
     image_content: str | None = None
-    """A hash of its layers and settings, whenever they were put together."""
+    """A hash of its layers and settings, independent of when it was built."""
     image_digest: str | None = None
     """The registry's, for an image that came from one."""
     lock: str | None = None
@@ -64,7 +64,7 @@ class Job:
     orchestrator: str | None = None
     """Identity of the orchestrator's own code, for the record's provenance."""
     gpu: str | None = None
-    """UUID of the GPU to be watched meanwhile."""
+    """UUID of the GPU to be watched while it runs."""
     cache: Path | None = None
     """A compile cache shared between cells; None: an empty one in `work`."""
     checkpoint: Path | None = None
@@ -78,7 +78,7 @@ class Job:
     threads: int | None = None
     """CPU threads; None: torch's own choice."""
     only_first: bool = False
-    """Nothing but the first call is wanted."""
+    """Only the first call is wanted."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Handle(AbstractContextManager["Handle"]):
         """Kill it, with everything that it started; return when that is done."""
 
     def collect(self) -> None:
-        """Put its whole output into the job's log file, unless it wrote there itself; after the end."""
+        """Put its whole output into the job's log file, unless it wrote there itself; call it after the end."""
 
     @abstractmethod
     def __exit__(self, *_: object) -> None:
@@ -166,7 +166,7 @@ class Launcher(Protocol):
 
 
 def cell_environment(stack: Stack, cache: str, *, python_path: str, home: str) -> dict[str, str]:
-    """Return the variables that every cell's process gets, in whatever place: caches are its own, nothing leaks.
+    """Return the variables that every cell's process gets, wherever it runs: its caches are its own, nothing leaks.
 
     Of those that a stack sets the cell's own come first: its folders of Python come before the stack's.
     """

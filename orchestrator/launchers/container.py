@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RETRIES = 5
 SIGNAL_BASE = 128
 OOM_EVENT_S = 2
-"""How long the engine may take to tell of an end for want of memory."""
+"""How long the engine may take to report that a container ran out of memory."""
 
 
 class DockerHandle(Handle):
@@ -35,10 +35,10 @@ class DockerHandle(Handle):
     def pids(self) -> frozenset[int] | None:
         """Return the numbers of the container's processes as the engine's host has them."""
         with contextlib.suppress(docker.errors.DockerException, requests.RequestException, ValueError, KeyError):
-            told = self._client.api.top(self._container)
-            column = told["Titles"].index("PID")
+            listed = self._client.api.top(self._container)
+            column = listed["Titles"].index("PID")
             # Null where it has ended in the meantime.
-            return frozenset(int(row[column]) for row in told["Processes"] or ()) or None
+            return frozenset(int(row[column]) for row in listed["Processes"] or ()) or None
         return None
 
     def cancel(self) -> None:
@@ -91,16 +91,16 @@ class DockerHandle(Handle):
         return Exit(None, error=broken)
 
     def _lacked_memory(self, signal: int | None, state: Mapping[str, Any]) -> bool:
-        """Whether the kernel killed it for want of memory.
+        """Whether the kernel killed it because it ran out of memory.
 
-        A busy engine may hear of the end first, and then marks no such end: its event of it comes all the same.
+        A busy engine may notice the end first and then not mark it so; its event comes all the same.
         """
         if state.get("OOMKilled") or signal != SIGKILL or self._cancelled:
             return bool(state.get("OOMKilled"))
-        told = {"container": self._container, "event": "oom"}
+        wanted = {"container": self._container, "event": "oom"}
         with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
             # From the beginning of what the engine remembers: 0.
-            stream = self._client.api.events(since=0, until=int(time.time()) + OOM_EVENT_S, filters=told, decode=True)
+            stream = self._client.api.events(since=0, until=int(time.time()) + OOM_EVENT_S, filters=wanted, decode=True)
             with contextlib.closing(stream):
                 return next(iter(stream), None) is not None
         return False

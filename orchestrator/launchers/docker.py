@@ -1,4 +1,4 @@
-"""A fresh container for each cell: no network, no rights, one writable folder, and gone afterwards in any case."""
+"""A fresh container for each cell: no network, no rights, one writable folder, and removed afterwards in any case."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import docker
 from docker.types import LogConfig, Mount
 
-from orchestrator.base.errors import InfrastructureError
-from orchestrator.base.files import make_folder, write_json
+from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.base.files import make_folder, read_json, write_json
 from orchestrator.base.paths import STATE
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.owner import boot
@@ -82,7 +82,6 @@ class DockerLauncher:
     """How the GPU gets into a container of a stack that says `auto`."""
     images: Mapping[str, str] = field(default_factory=dict)
     """Images by stack; a ready image stands in its own `stack.toml`."""
-    run: str = "prepare"
     name: str = "docker"
 
     def __post_init__(self) -> None:
@@ -97,7 +96,7 @@ class DockerLauncher:
         )
 
     def prepare(self, stack: Stack) -> Prepared:
-        """Ask the stack's image what is installed in it; InfrastructureError where it is not there or cannot run."""
+        """Ask the stack's image what is installed in it; InfrastructureError where it is missing or cannot run."""
         name = self._image(stack)
         with engine.engine_errors():
             try:
@@ -144,7 +143,7 @@ class DockerLauncher:
         """Run the stack's Python with `command`, without a work folder; return exit code and output."""
         arguments = self._arguments(stack, command, device, None, access)
         log = Path(os.devnull)
-        handle = self._start(arguments, engine.labels(self.run, "ask"), log)
+        handle = self._start(arguments, engine.labels("prepare", "ask"), log)
         with handle:
             ended = handle.wait(FINGERPRINT_S)
             if ended is None:
@@ -184,14 +183,14 @@ class DockerLauncher:
             except InfrastructureError as error:
                 if INIT_PROGRAM not in str(error):
                     raise
-                # Not every engine brings its init, nor has every image a place for it. Signals and orphans are
-                # treated a little worse then; what is measured is the same.
+                # Not every engine has an init program, nor every image a place for it. Signals and orphans are
+                # then handled a little worse; what is measured is the same.
                 self._without_init.add(arguments["container"]["image"])
         host = {**arguments["host_config"], "init": False}
         return self._create({**arguments, "host_config": host}, labels, log)
 
     def _create(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
-        # Named beforehand: it can be removed even when the answer of the engine never arrived.
+        # Named beforehand: it can be removed even if the engine's answer never arrived.
         name = f"stackbench-{os.getpid()}-{uuid.uuid4().hex[:10]}"
         try:
             with engine.engine_errors():
@@ -269,16 +268,16 @@ def container_arguments(
 
 
 def content_of(attributes: Mapping[str, Any]) -> str | None:
-    """Return a hash of what is in an image: its layers, and what it tells a container; None where they are not known.
+    """Return a hash of what is in an image: layers and settings for a container; None where they are not known.
 
-    The id is also of the time at which the image was made: one that was made again of the same is another by its id.
+    The id also covers the time at which the image was made: one that is made again from the same has another id.
     """
     layers = (attributes.get("RootFS") or {}).get("Layers")
     if not layers:
         return None
     config = attributes.get("Config") or {}
-    told = {key: config.get(key) or None for key in ("Env", "Entrypoint", "Cmd", "WorkingDir", "User")}
-    return hashlib.sha256(json.dumps([layers, told], sort_keys=True).encode()).hexdigest()
+    settings = {key: config.get(key) or None for key in ("Env", "Entrypoint", "Cmd", "WorkingDir", "User")}
+    return hashlib.sha256(json.dumps([layers, settings], sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(names: Sequence[str]) -> str | None:
@@ -297,7 +296,7 @@ def container_user(uid: int, gid: int, *, rootless: bool = False) -> str:
 
 
 def give_away(folder: Path, user: str) -> None:
-    """Let the container's user own `folder` and what is in it, where we may; no link in it is followed."""
+    """Make the container's user the owner of `folder` and what is in it, if permitted; no link in it is followed."""
     if os.getuid() != 0 or user.startswith("0:"):
         return
     uid, gid = (int(part) for part in user.split(":"))
@@ -308,13 +307,15 @@ def give_away(folder: Path, user: str) -> None:
 
 
 def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> GpuAccess:
-    """Return the first way in which a container of `stack` really sees the GPU; tried once per boot and driver.
+    """Return the first way in which a container of `stack` sees the GPU; tried once per boot and driver.
 
     InfrastructureError, with what each way answered, where none works.
     """
     assert launcher.gpu is not None
     key = digest([boot(), launcher.client.version().get("Version"), launcher.gpu.driver, launcher.gpu.uuid])
-    known = _read(state / CACHE_FILE).get(key)
+    known = None
+    with contextlib.suppress(UsageError):
+        known = read_json(state / CACHE_FILE).get(key)
     for way in WAYS:
         if way == known:
             return way
@@ -324,12 +325,12 @@ def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> 
             make_folder(state)
             write_json(state / CACHE_FILE, {key: way})
             return way
-    told = "; ".join(f"{way}: {answer}" for way, answer in answers.items())
-    raise InfrastructureError(f"no container sees the GPU ({told})", where=stack.name, remedy="`orchestrator doctor`")
+    said = "; ".join(f"{way}: {answer}" for way, answer in answers.items())
+    raise InfrastructureError(f"no container sees the GPU ({said})", where=stack.name, remedy="`orchestrator doctor`")
 
 
 def try_ways(launcher: DockerLauncher, stack: Stack, *, every: bool = False) -> dict[GpuAccess, str | None]:
-    """Really start containers of `stack`: None for a way that works, else why not. Stops at the first that works."""
+    """Start containers of `stack`: None for each way that works, else why not. Stops at the first that works."""
     answers: dict[GpuAccess, str | None] = {}
     for way in WAYS:
         try:
@@ -342,11 +343,3 @@ def try_ways(launcher: DockerLauncher, stack: Stack, *, every: bool = False) -> 
         if code == 0 and not every:
             break
     return answers
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}

@@ -52,7 +52,7 @@ def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack) -> GpuGrant:
     visible = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
     if access == "request":
         wanted = DeviceRequest(driver="nvidia", device_ids=[gpu.uuid], capabilities=[["gpu", "compute", "utility"]])
-        # The toolkit numbers what it gives anew, but keeps UUIDs.
+        # The toolkit gives devices new numbers, but keeps UUIDs.
         return GpuGrant({**visible, "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}, requests=(wanted,))
     if access == "cdi":
         wanted = DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={gpu.uuid}"])
@@ -78,7 +78,7 @@ def raw_devices(gpu: HostGpu, patterns: tuple[str, ...] = ()) -> tuple[str, ...]
     found = sorted({path for pattern in patterns or usual for path in glob.glob(pattern)})  # noqa: PTH207  (absolute)
     numbered = [path for path in found if path.removeprefix("/dev/nvidia").isdigit()]
     own = f"/dev/nvidia{gpu.minor}"
-    # Where the one GPU's file is not among those that exist, NVML counts otherwise: leave the choice to CUDA.
+    # If this GPU's file is not among those that exist, NVML numbers them differently: leave the choice to CUDA.
     others = set(numbered) - {own} if own in numbered else set()
     return tuple(path for path in found if path not in others)
 

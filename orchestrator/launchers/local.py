@@ -39,7 +39,7 @@ INHERITED = (
     *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CC", "CXX", "CPATH", "LIBRARY_PATH"),
     *("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SSL_CERT_FILE"),
 )
-"""Variables of ours that a cell gets too. All others could change what is measured, unseen."""
+"""Variables of ours that a cell gets too. Any other could change unnoticed what is measured."""
 PR_SET_PDEATHSIG = 1
 OOM_COUNTER = "oom_kill "
 
@@ -144,20 +144,20 @@ class LocalHandle(Handle):
 
     def _wait_for_end(self) -> Exit:
         try:
-            # Left unreaped at first, so that its number, which is also its group's, cannot be another's already.
+            # Not reaped yet, so that its number, which is also its group's, cannot belong to another process.
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             _kill_group(self._process.pid)
             code = self._process.wait()
         except OSError as error:
             return Exit(None, error=f"the wait for the process failed: {error}")
         killed = -code if code < 0 else None
-        # The kernel says nowhere whom it killed: a SIGKILL while its counter rose is taken for one of its own.
+        # The kernel does not say whom it killed: a SIGKILL while its counter rose counts as the kernel's.
         oom = killed == signal.SIGKILL and oom_kills() > self._oom_before
         return Exit(code if code >= 0 else 128 - code, killed, oom=oom)
 
 
 def oom_kills() -> int:
-    """Return how many processes this kernel has killed for want of memory; 0 where it does not tell."""
+    """Return how many processes this kernel has killed because memory ran out; 0 where it does not say."""
     with contextlib.suppress(OSError, ValueError):
         for line in (PROC / "vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith(OOM_COUNTER):
@@ -166,37 +166,32 @@ def oom_kills() -> int:
 
 
 def sweep_processes() -> int:
-    """Kill processes of cells whose orchestrator is dead (its own dies with it, but not what that had started)."""
+    """Kill processes of cells whose orchestrator is dead (a cell dies with it, but not what the cell had started)."""
     killed = 0
     wanted = f"{OWNER_VARIABLE}=".encode()
     for place in PROC.iterdir():
-        if not place.name.isdigit() or int(place.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            for entry in (place / "environ").read_bytes().split(b"\0"):
-                if not entry.startswith(wanted):
-                    continue
-                owner = Owner.parse(entry[len(wanted) :].decode("ascii", "replace"))
-                if owner is not None and owner.dead():
-                    os.kill(int(place.name), signal.SIGKILL)
-                    killed += 1
+        # What is not a process has no number; another user's cannot be read.
+        with contextlib.suppress(OSError, ValueError):
+            pid, environ = int(place.name), (place / "environ").read_bytes().split(b"\0")
+            text = next((entry.removeprefix(wanted) for entry in environ if entry.startswith(wanted)), b"")
+            owner = Owner.parse(text.decode("ascii", "replace"))
+            if owner is not None and pid != os.getpid() and owner.dead():
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
     return killed
 
 
 def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return our variables without those that would lead another Python astray."""
+    """Return our variables without those that would mislead another Python."""
     return {name: value for name, value in variables.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
 def _session(leader: int) -> frozenset[int]:
     found = set()
     for place in PROC.iterdir():
-        if place.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                # After the name, which may hold anything: state, parent, group, session.
-                fields = (place / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-                if int(fields[3]) == leader:
-                    found.add(int(place.name))
+        with contextlib.suppress(OSError, ValueError):
+            if os.getsid(int(place.name)) == leader:
+                found.add(int(place.name))
     return frozenset(found)
 
 

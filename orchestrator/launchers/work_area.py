@@ -23,6 +23,7 @@ OWNER_FILE = "owner.lock"
 READABLE_FILE = 0o644
 READABLE_FOLDER = 0o755
 PRIVATE_FOLDER = 0o700
+JUST_MADE_S = 60
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class WorkArea:
 
     folder: Path
     bench: Path
-    """A copy of bench as it was when the run began: an edit meanwhile changes no cell under its old identity."""
+    """A copy of bench as it was when the run began: an edit during the run changes no cell under its old identity."""
 
     @contextlib.contextmanager
     def cell(self, stem: str) -> Iterator[Path]:
-        """Give one round of a cell its folder: `work` in it is the process's to write to, all else is not.
+        """Give one round of a cell its folder: the process may write to `work` in it, and nowhere else.
 
-        It is removed in the end with whatever the process left there; no link in it is followed.
+        It is removed at the end with whatever the process left there; no link in it is followed.
         """
         folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
         try:
@@ -48,7 +49,7 @@ class WorkArea:
 
 
 @contextlib.contextmanager
-def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[WorkArea]:
+def work_area(state: Path | None = None) -> Iterator[WorkArea]:
     """Make a work area and remove it at the end. A killed process's is removed by the next `sweep_folders`."""
     place = (state or STATE) / "work"
     try:
@@ -61,7 +62,7 @@ def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            copy = copy_bench(bench or BENCH, folder / "stackbench" / "bench")
+            copy = copy_bench(BENCH, folder / "stackbench" / "bench")
         except OSError as error:
             raise os_error(error, folder) from error
         yield WorkArea(folder, copy)
@@ -79,9 +80,8 @@ def copy_bench(source: Path, target: Path) -> Path:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-        copy.chmod(READABLE_FILE)
-    for folder in (target.parent, target, *(path for path in target.rglob("*") if path.is_dir())):
-        folder.chmod(READABLE_FOLDER)
+    for path in (target.parent, target, *target.rglob("*")):
+        path.chmod(READABLE_FOLDER if path.is_dir() else READABLE_FILE)
     return target
 
 
@@ -117,7 +117,7 @@ def _abandoned(folder: Path) -> bool:
     except FileNotFoundError:
         # Just being made, or left in that instant: only the latter is old.
         with contextlib.suppress(OSError):
-            return folder.is_dir() and _age_s(folder) > 60  # noqa: PLR2004
+            return folder.is_dir() and time.time() - folder.stat().st_mtime > JUST_MADE_S
         return False
     except OSError:
         return False
@@ -129,7 +129,3 @@ def _abandoned(folder: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
-
-
-def _age_s(folder: Path) -> float:
-    return time.time() - folder.stat().st_mtime

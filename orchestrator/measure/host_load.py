@@ -1,8 +1,9 @@
 """What else kept the host's CPUs busy while a cell ran: a thread reads the kernel's counters beside it.
 
 A tiny model's step on a CPU takes a hundred times as long where others want the same CPUs, and a method that launches
-kernels one by one is held up on a GPU too; its samples alone do not tell. Counters are those of Linux' /proc/stat, for
-the whole host even inside a container, and of the cell's own processes. Times are CLOCK_MONOTONIC, as the samples' are.
+kernels one by one is held up on a GPU too; its samples alone do not show it. Counters are those of Linux' /proc/stat,
+for the whole host even inside a container, and of the cell's own processes. Times are CLOCK_MONOTONIC, as the samples'
+are.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ then on: it costs the engine a `ps`."""
 MOST_READINGS = 8_192
 """A quarter of an hour at the shortest interval; from then on every other one goes, and the interval doubles."""
 BENCH = (b"-m", b"bench")
-"""Arguments of the cell's first process: a number of another process namespace leads to something else here."""
+"""Arguments of the cell's first process: a number from another process namespace means another process here."""
 JOIN_S = 5.0
 BUSY, STOLEN = (0, 1, 2, 5, 6), 7
 """Columns of /proc/stat: user, nice, system, interrupts, soft interrupts; and what the hypervisor gave to others."""
 OWN = slice(11, 15)
 """Of /proc/PID/stat after the name: user and system time, its own and that of children it has waited for."""
 LEAST_NS = 300_000_000
-"""Counters move in hundredths of a second: over less than this they say too little."""
+"""Counters move in hundredths of a second: over less than this they are too coarse."""
 
 
 class CpuTimes(NamedTuple):
-    """CPU time since some beginning, in clock ticks of all CPUs together. `own` is null where it cannot be told."""
+    """CPU time since some beginning, in clock ticks of all CPUs together. `own` is null where it is not known."""
 
     t_ns: int
     busy: int
@@ -110,7 +111,7 @@ class LoadSampler(threading.Thread):
         return sum(found) if found else None
 
     def _look(self) -> None:
-        """See which processes the cell has by now: what a later one did until then is not put on this moment."""
+        """See which processes the cell has by now: what a new one did before is not counted for this moment."""
         cells = self._cells(self._pids())
         if not self._known:
             self._known = dict.fromkeys(cells, 0)
@@ -126,7 +127,7 @@ class LoadSampler(threading.Thread):
         return None
 
     def _cells(self, pids: frozenset[int] | None) -> frozenset[int]:
-        """Return the processes where they are the cell's as seen from here, else none."""
+        """Return the processes if they are the cell's as seen from here, else none."""
         for pid in pids or ():
             with contextlib.suppress(OSError):
                 arguments = (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")
@@ -141,14 +142,14 @@ def load_between(readings: Sequence[CpuTimes], cpus: int, window: tuple[int, int
     Where they are too near to one another, more of what is around them is taken. A process that ends right after its
     last sample leaves no reading behind it: the last one before its end is used.
     """
-    told = [reading for reading in readings if reading.own is not None]
-    times = [reading.t_ns for reading in told]
-    low, high = bisect_right(times, window[0]) - 1, min(bisect_left(times, window[1]), len(told) - 1)
-    while low >= 0 and times[high] - times[low] < LEAST_NS and (low > 0 or high < len(told) - 1):
-        low, high = max(low - 1, 0), min(high + 1, len(told) - 1)
+    known = [reading for reading in readings if reading.own is not None]
+    times = [reading.t_ns for reading in known]
+    low, high = bisect_right(times, window[0]) - 1, min(bisect_left(times, window[1]), len(known) - 1)
+    while low >= 0 and times[high] - times[low] < LEAST_NS and (low > 0 or high < len(known) - 1):
+        low, high = max(low - 1, 0), min(high + 1, len(known) - 1)
     if low < 0 or times[high] - times[low] < LEAST_NS:
         return None
-    first, last = told[low], told[high]
+    first, last = known[low], known[high]
     assert first.own is not None
     assert last.own is not None
     seconds = (last.t_ns - first.t_ns) / 1e9
@@ -162,7 +163,7 @@ def load_between(readings: Sequence[CpuTimes], cpus: int, window: tuple[int, int
 
 @contextlib.contextmanager
 def watch_host(pids: Pids) -> Iterator[LoadSampler]:
-    """Read the host's counters meanwhile; where there are none (no Linux) nothing is read, and no load is told."""
+    """Read the host's counters; where there are none (not Linux) nothing is read, and no load is known."""
     sampler = LoadSampler(pids)
     sampler.start()
     try:

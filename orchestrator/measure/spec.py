@@ -38,9 +38,9 @@ class Spec(Frozen):
     reference_sha256: str | None
     subject_ids: tuple[str, ...]
     repeats: bool
-    """Somebody answers which samples are to be measured again."""
+    """The orchestrator answers which samples are to be measured again."""
     only_first: bool
-    """Nothing but the first call is wanted."""
+    """Only the first call is wanted."""
 
 
 def write_spec(job: Job, places: Places) -> Spec:

@@ -45,10 +45,10 @@ REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
 FULL_DISK_BYTES = 16_000_000
 MOST_ASKS, MOST_ROWS, MOST_SIZES, LARGEST = 3, 512, 8, 2**63
-"""Of a question: how often one is answered, and its limits; 512 samples are more than a record has room for."""
+"""Limits of a question: how often one is answered, and its size; a record has no room for 512 samples."""
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 REPEATED = ("cell_id", "round", "stack", "method", "device", "workload_id", "workload", "bench_source")
-"""Keys of the spec that a record has too, with the very same values."""
+"""Keys of the spec that the record repeats, with the same values."""
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
 
 
@@ -66,7 +66,7 @@ def supervise(
 ) -> Record:
     """Run one round of a cell in `job.work` and return its record.
 
-    What was seen of the job's GPU meanwhile is left in TELEMETRY_FILE beside the log. Whatever goes wrong with the
+    What was seen of the job's GPU is left in TELEMETRY_FILE beside the log. Whatever goes wrong with the
     process, the engine or the disk is a record too. Only an interruption gets out, and a disk that cannot even take
     the cell's spec (UsageError); the process has ended in every case.
     """
@@ -95,19 +95,19 @@ def supervise(
         wall_ns = time.monotonic_ns() - began
         refusal = Refusal("infrastructure", str(error))
     watch.look(show=False)
-    # A record that is whole counts even where the process then hung until its deadline.
+    # A complete record counts even if the process then hung until its deadline.
     record, complaint = believe(job.work / RECORD_FILE, spec)
     refusal = refusal or judge(ended, record, complaint, job, watch)
     if record is None:
         assert refusal is not None
         record = blank_record(job, refusal, started_utc=started_utc, phases=tuple(watch.phases))
     elif refusal is not None and refusal.status == "crashed":
-        # The samples are whole, but a process that fell over at its end is not fine.
+        # The samples are complete, but a process that crashes at its end is not fine.
         record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
     series = sampler.series() if sampler else None
     record = _leave_series(judged(record, series), series, job)
     timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
-    said = {
+    added = {
         "provenance": Provenance(
             launcher=launcher.name,
             image=prepared.image,
@@ -119,11 +119,11 @@ def supervise(
             wall_ns=wall_ns,
         ),
         "reason": scrub(record.reason) if record.reason else None,
-        # What a cell is for is the orchestrator's to say, whatever its process wrote.
+        # The orchestrator says what a cell is for, whatever its process wrote.
         "role": spec.role,
         "host_load": load.load(timed) if load else None,
     }
-    return record.model_copy(update=said)
+    return record.model_copy(update=added)
 
 
 def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> list[int]:
@@ -133,7 +133,7 @@ def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> 
 
 
 def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
-    """Leave the series that the record's telemetry was made of as a file; return the record with its hash."""
+    """Write the series that the record's telemetry was made from to a file; return the record with its hash."""
     if series is None or record.telemetry is None:
         return record
     content = series.content()
@@ -158,7 +158,7 @@ def _watch_until(handle: Handle, tick: Callable[[], None], began: int, deadline_
 
 
 def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, watch: Watch) -> Refusal | None:
-    """Return what to say of a process that ended by itself; None where its own record says it all."""
+    """Return what to say about a process that ended by itself; None where its own record says everything."""
     assert ended is not None
     if record is not None and ended.code == 0:
         return None
@@ -177,7 +177,7 @@ def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, w
 
 
 def believe(path: Path, spec: Spec) -> tuple[Record | None, str]:
-    """Return the record that the process wrote if it is one and its own, else None and what is wrong with it."""
+    """Return the record that the process wrote if it is valid and this round's, else None and what is wrong."""
     try:
         os.lstat(path)
     except OSError:
@@ -198,7 +198,7 @@ def believe(path: Path, spec: Spec) -> tuple[Record | None, str]:
 def blank_record(
     job: Job, refusal: Refusal, *, started_utc: str | None = None, phases: tuple[PhaseTime, ...] = ()
 ) -> Record:
-    """Return the orchestrator's own record for a round that has none of bench's."""
+    """Return the orchestrator's own record for a round for which bench wrote none."""
     cell = job.cell
     return Record(
         schema_version=1,
@@ -236,7 +236,7 @@ class Watch:
         self._sample: tuple[int, int] | None = None
 
     def where(self) -> str:
-        """Return in words how far the process came."""
+        """Return in words how far the process got."""
         if not self.phases:
             return "before its first phase"
         done = f" ({self._sample[0] + 1} of {self._sample[1]} samples done)" if self._sample else ""
@@ -257,7 +257,7 @@ class Watch:
 
     def _read(self) -> bytes:
         try:
-            # No link is followed, and a pipe in its place blocks nobody.
+            # No link is followed, and a pipe in its place blocks nothing.
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return b""
@@ -269,20 +269,20 @@ class Watch:
             self._offset += len(new)
             return new
 
-    def _take(self, told: dict[str, Any]) -> Event | None:
-        now = int(told["t_ns"])
-        if told["event"] == "phase":
+    def _take(self, said: dict[str, Any]) -> Event | None:
+        now = int(said["t_ns"])
+        if said["event"] == "phase":
             if self.phases:
                 self.phases[-1] = self.phases[-1].model_copy(update={"end_ns": now})
             if len(self.phases) < PHASES_KEPT:
-                name = UNPRINTABLE.sub("", str(told["name"]))[:40]
+                name = UNPRINTABLE.sub("", str(said["name"]))[:40]
                 self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
                 return Event(name)
-        elif told["event"] == "sample":
-            self._sample = (int(told["index"]), int(told["of"]))
+        elif said["event"] == "sample":
+            self._sample = (int(said["index"]), int(said["of"]))
             return Event(self.phases[-1].name if self.phases else "", *self._sample)
-        elif told["event"] == "samples":
-            self.question.take(told)
+        elif said["event"] == "samples":
+            self.question.take(said)
         return None
 
 
@@ -308,9 +308,9 @@ def _log_end(job: Job) -> str:
 
 
 class Question:
-    """Which samples are to be measured again, as bench asked last; not yet answered. It may come in several lines.
+    """Which samples to measure again: what bench asked last and was not answered yet. It may come in several lines.
 
-    What the process behind it tells is checked before it is used, and nothing that it left in the folder is followed.
+    What the process says is checked before it is used, and no link that it left in the folder is followed.
     """
 
     def __init__(self) -> None:
@@ -318,23 +318,23 @@ class Question:
         self._rows: list[Span] = []
         self._whole = False
 
-    def take(self, told: dict[str, Any]) -> None:
-        """Take in one event `samples`; ValueError, TypeError or KeyError where it is none that bench would write."""
-        ask = int(told["ask"])
+    def take(self, said: dict[str, Any]) -> None:
+        """Take in one event `samples`; ValueError, TypeError or KeyError where bench would not have written it."""
+        ask = int(said["ask"])
         if not self._answered < ask <= MOST_ASKS:
             raise ValueError(ask)
         if ask != self._ask:
             self._ask, self._rows = ask, []
         self._whole = False
-        rows = [_span(row) for row in told["rows"]]
+        rows = [_span(row) for row in said["rows"]]
         if len(self._rows) + len(rows) > MOST_ROWS:
-            self._answered = MOST_ASKS  # nobody to be answered
+            self._answered = MOST_ASKS  # not bench: it gets no answer
             raise ValueError(len(rows))
         self._rows += rows
-        self._whole = told["more"] is False
+        self._whole = said["more"] is False
 
     def answer(self, folder: Path, choose: Callable[[Sequence[Span]], Sequence[int]]) -> None:
-        """Write what `choose` makes of the samples into `folder`, where a question is open."""
+        """Where a question is open, write what `choose` answers to its samples into `folder`."""
         if self._whole:
             self._whole, self._answered = False, self._ask
             place_file(folder, f"repeat-{self._ask}.json", json.dumps({"repeat": list(choose(self._rows))}))

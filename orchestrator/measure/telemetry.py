@@ -38,7 +38,7 @@ COLUMNS = ("t_ns", *Quick._fields, *Slow._fields, "foreign")
 
 
 class Reading(NamedTuple):
-    """One look at the GPU. `slow` and `foreign` are None where they were not asked for this time, or not told."""
+    """One look at the GPU. `slow` and `foreign` are None where they were not asked for this time, or not known."""
 
     t_ns: int
     quick: Quick
@@ -61,15 +61,15 @@ class Sampler(threading.Thread):
         self._ending = threading.Event()
 
     def stop(self) -> None:
-        """End the thread. A driver that does not answer is not waited for without end."""
+        """End the thread. A driver that does not answer is not waited for endlessly."""
         self._ending.set()
         self.join(JOIN_S)
 
     def series(self) -> Series:
-        """Return what was read so far; other processes only where the cell's own were among those told."""
+        """Return what was read so far; other processes only where the cell's own were among those listed."""
         readings = list(self._readings)
         if not self._own_seen:
-            # Numbers of another namespace, or a driver that hides processes: no one can be told from the cell.
+            # Numbers of another namespace, or a driver that hides processes: none can be told apart from the cell.
             readings = [reading._replace(foreign=None) for reading in readings]
         return Series(readings, dict(self._names))
 
@@ -93,8 +93,8 @@ class Sampler(threading.Thread):
         if listed is None:
             return None
         if listed - self._own - self._names.keys():
-            # Somebody new. Whose it is costs more to find out than what NVML tells, so it is asked only now; who has
-            # ended by the second look was perhaps the cell's own.
+            # A new process. To find out whose it is costs more than what NVML lists, so it is asked only now; one that
+            # has ended by the second look was perhaps the cell's own.
             own, still = self._pids(), self._gauge.processes()
             if own is None or still is None:
                 return None
@@ -107,7 +107,7 @@ class Sampler(threading.Thread):
 
 @contextlib.contextmanager
 def watch_gpu(uuid: str, pids: Pids) -> Iterator[Sampler | None]:
-    """Read the GPU `uuid` meanwhile; None, and nothing is read, where NVML does not answer or knows no such GPU."""
+    """Read the GPU `uuid`; None, and nothing is read, where NVML does not answer or knows no such GPU."""
     with gauge(uuid) as found:
         if found is None:
             yield None
@@ -127,8 +127,8 @@ class Series:
         self.readings = tuple(readings)
         self.names = names or {}
         self._times = [reading.t_ns for reading in self.readings]
-        # The counter moves in steps that may be longer than the interval: the moments at which it moved are what is
-        # known of it.
+        # The counter moves in steps that may be longer than the interval: only the moments at which it moved are
+        # known.
         moved: list[tuple[int, int]] = []
         for reading in self.readings:
             energy = reading.quick.energy_mj
@@ -144,18 +144,18 @@ class Series:
         """Return the readings in the window."""
         return self.readings[bisect_left(self._times, window[0]) : bisect_right(self._times, window[1])]
 
-    def around(self, window: Window, told: Callable[[Reading], bool]) -> list[Reading]:
-        """Return the readings in the window for which `told`; where there are none, the nearest on either side."""
-        found = [reading for reading in self.inside(window) if told(reading)]
+    def around(self, window: Window, known: Callable[[Reading], bool]) -> list[Reading]:
+        """Return the readings in the window for which `known`; where there are none, the nearest on either side."""
+        found = [reading for reading in self.inside(window) if known(reading)]
         if found:
             return found
         before = self.readings[: bisect_left(self._times, window[0])]
         after = self.readings[bisect_right(self._times, window[1]) :]
-        nearest = (next(filter(told, reversed(before)), None), next(filter(told, after), None))
+        nearest = (next(filter(known, reversed(before)), None), next(filter(known, after), None))
         return [reading for reading in nearest if reading is not None]
 
     def thermal_ns(self, window: Window) -> int:
-        """Return by how much the driver's counter of thermal slowdown grew over the window; 0 where it tells none."""
+        """Return by how much the driver's counter of thermal slowdown grew over the window; 0 where it has none."""
         first, last = bisect_right(self._times, window[0]) - 1, bisect_left(self._times, window[1])
         if first < 0 or last >= len(self.readings):
             return 0
@@ -163,7 +163,7 @@ class Series:
         return 0 if earlier is None or later is None else max(0, later - earlier)
 
     def joules(self, windows: Sequence[Window]) -> float | None:
-        """Return the energy that the device took in the windows together, between readings of its counter linearly.
+        """Return the energy that the device took in all windows, interpolated linearly between readings of its counter.
 
         None where the counter does not cover them, or they are shorter than one of its steps.
         """
@@ -226,7 +226,7 @@ def strangers(series: Series, window: Window) -> frozenset[int]:
 
 
 def thinned(readings: Sequence[Reading]) -> list[Reading]:
-    """Return half as many readings: each stands at the later time of two, and hides nothing that the earlier saw."""
+    """Return half as many readings: each has the later time of two, and keeps what the earlier one saw."""
     merged = [_merge(earlier, later) for earlier, later in zip(readings[::2], readings[1::2], strict=False)]
     return merged + list(readings[-1:] if len(readings) % 2 else [])
 

@@ -1,7 +1,7 @@
 """Which samples something else disturbed, and what: by the GPU's telemetry, and by the samples beside each other.
 
-A software power cap is no taint: at full load it is how a GPU works. What is tainted is measured again where there is
-time, and stays in the record either way.
+A software power cap is not a taint: at full load it is how a GPU works. What is tainted is measured again where there
+is time, and stays in the record either way.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ FEWEST_READINGS = 3
 """In a sample, for its clock to be judged."""
 FEWEST_SAMPLES = 5
 OUTLIERS_AMONG = 4
-"""One sample in so many may be an outlier; where more stand apart, that is how the method behaves."""
+"""One sample in so many may be an outlier; if more of them stand apart, that is how the method behaves."""
 STALL_FACTOR, STALL_FACTOR_DYNAMIC = 1.25, 2.5
 STALL_SPREADS, FEW_SAMPLES = 5, 12
 """How many times the others' spread (their middle eight tenths) an outlier is away: 5, and for n samples 1 + 12/n times
 that, since a spread of few says little. By simulation, with normal, log-normal or uniform noise of a tenth of the time
 less than one cell of 7 samples in 20,000 has one by chance."""
 STALL_FLOOR_NS: dict[Device, int] = {"cuda": 10_000_000, "cpu": 100_000_000}
-"""Less than this is what an ordinary host takes away now and then, and the median does not feel it."""
+"""An ordinary host takes less than this away now and then, and the median does not change."""
 NEIGHBOURS = 5
 
 
@@ -98,18 +98,18 @@ def to_repeat(samples: Sequence[Span], tainted: Iterable[int]) -> list[int]:
 
 def judged(record: Record, series: Series | None) -> Record:
     """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers."""
-    seen = spans_of(record)
-    reasons = taints(seen, series, record.workload.benchmark, record.device)
+    spans = spans_of(record)
+    reasons = taints(spans, series, record.workload.benchmark, record.device)
     samples = tuple(
         sample.model_copy(
-            update={"taint": reasons.get(place), "energy_joules": series.joules([told.window]) if series else None}
+            update={"taint": reasons.get(place), "energy_joules": series.joules([span.window]) if series else None}
         )
-        if told.judged
+        if span.judged
         else sample
-        for place, (sample, told) in enumerate(zip(record.samples, seen, strict=True))
+        for place, (sample, span) in enumerate(zip(record.samples, spans, strict=True))
     )
-    told = summary(series, [sample.window for sample in seen if sample.phase == "timed"]) if series else None
-    record = record.model_copy(update={"samples": samples, "telemetry": told})
+    seen = summary(series, [span.window for span in spans if span.phase == "timed"]) if series else None
+    record = record.model_copy(update={"samples": samples, "telemetry": seen})
     if steady(record).tainted and "tainted" not in record.flags:
         record = record.model_copy(update={"flags": (*record.flags, "tainted")})
     return record
@@ -117,8 +117,8 @@ def judged(record: Record, series: Series | None) -> Record:
 
 def spans_of(record: Record) -> list[Span]:
     """Return the record's samples, in their order."""
-    counted = [told for told in map(record.detail.get, ("graphs", "kernels")) if isinstance(told, list)]
-    grew = {place for told in counted for place in range(1, len(told)) if told[place] != told[place - 1]}
+    counts = [count for count in map(record.detail.get, ("graphs", "kernels")) if isinstance(count, list)]
+    grew = {place for count in counts for place in range(1, len(count)) if count[place] != count[place - 1]}
     return [
         Span(s.index, s.phase, s.begin_ns, s.end_ns, s.device_ns, s.shape, place in grew)
         for place, s in enumerate(record.samples)
@@ -134,19 +134,19 @@ def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:
         seen = 0
         for reading in series.around(sample.window, lambda reading: reading.quick.reasons is not None):
             seen |= reading.quick.reasons or 0
-        told = [words for name, words in SLOWDOWNS.items() if seen & REASONS[name]]
-        if not told and series.thermal_ns(sample.window) > THERMAL_SHARE * sample.wall_ns:
-            told.append("thermal slowdown (the driver's counter)")
+        why = [words for name, words in SLOWDOWNS.items() if seen & REASONS[name]]
+        if not why and series.thermal_ns(sample.window) > THERMAL_SHARE * sample.wall_ns:
+            why.append("thermal slowdown (the driver's counter)")
         others = sorted({series.names.get(pid, "unknown") for pid in strangers(series, sample.window)})
         if others:
-            told.append(f"another process on the GPU: {', '.join(others)}")
-        if told:
-            found[place] = "; ".join(told)
+            why.append(f"another process on the GPU: {', '.join(others)}")
+        if why:
+            found[place] = "; ".join(why)
     return found
 
 
 def _clocks(samples: Sequence[Span], series: Series) -> dict[int, str]:
-    """Samples in which a clock was another than in the rest of them."""
+    """Samples in which a clock differed from that in the others."""
     found: dict[int, str] = {}
     cap = REASONS["software power cap"]
     inside = [series.inside(sample.window) if sample.judged else () for sample in samples]
@@ -192,7 +192,7 @@ def _stalled(samples: Sequence[Span], benchmark: Benchmark, device: Device) -> d
 def _apart(
     samples: Sequence[Span], places: Sequence[int], expected: Sequence[float], factor: float, device: Device
 ) -> dict[int, str]:
-    """Return the few of `places` whose time stands apart from all others', each over what was expected of it."""
+    """Return the few of `places` whose time stands apart from all others', each relative to what was expected of it."""
     count = len(places)
     if count < FEWEST_SAMPLES:
         return {}
@@ -214,7 +214,7 @@ def _apart(
 
 
 def _by_neighbours(samples: Sequence[Span]) -> list[float]:
-    """Return what each sample should take by those nearest to it in size: as long as they, or longer by its size."""
+    """Return what each sample should take, judged by those nearest in size: as long as they, or longer by its size."""
     expected = []
     for place, sample in enumerate(samples):
         others = [other for at, other in enumerate(samples) if at != place] or [sample]

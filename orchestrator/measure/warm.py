@@ -1,4 +1,4 @@
-"""The warm start: a second process over the compile cache that a cell has left, for its first call and no more."""
+"""The warm start: a second process over the compile cache that a cell has left, for its first call only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wanted(cell: Cell, record: Record) -> bool:
 def with_warm_start(
     launcher: Launcher, prepared: Prepared, job: Job, record: Record, on_event: Callable[[Event], None]
 ) -> Record:
-    """Make the first call once more, in a fresh process in the folder of `job`, and return `record` with what it took.
+    """Make the first call again, in a fresh process in the folder of `job`, and return `record` with what it took.
 
     The cell's process has ended and its cache lies in the folder, which both processes see in the same place: some
     compilers hash paths. Whatever goes wrong is the warm start's reason; the cell's own record stays as it was.
@@ -60,14 +60,14 @@ def with_warm_start(
 
 
 def _left_nothing(cache: Path) -> bool:
-    """Whether the first process left no file in its cache; no where that cannot be seen."""
+    """Whether the first process left no file in its cache; False where that cannot be seen."""
     hidden: list[OSError] = []
     files = any(names for _, _, names in os.walk(cache, onerror=hidden.append))
     return not files and not any(isinstance(error, PermissionError) for error in hidden)
 
 
 def _measure(launcher: Launcher, prepared: Prepared, job: Job, on_event: Callable[[Event], None]) -> WarmStart:
-    # What the first process wrote there is not to be taken for the second's.
+    # What the first process wrote there must not be mistaken for the second's.
     for name in (RECORD_FILE, EVENTS_FILE):
         (job.work / name).unlink(missing_ok=True)
     again = dataclasses.replace(job, log=job.log.with_name(WARM_LOG), gpu=None, only_first=True)

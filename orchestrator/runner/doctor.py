@@ -37,11 +37,11 @@ class Line:
 
     state: State
     what: str
-    told: str
+    finding: str
     remedy: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.state:<4}  {self.what:<{WIDTH}}  {self.told}"
+        text = f"{self.state:<4}  {self.what:<{WIDTH}}  {self.finding}"
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
@@ -57,7 +57,7 @@ class Doctor:
 
 
 def doctor(stack_folders: Sequence[Path] = ()) -> int:
-    """Print a line for each thing that a run needs; 1 where something is broken, 0 where at worst something lacks."""
+    """Print a line for each thing that a run needs; return 1 where one is broken, 0 where at most one is missing."""
     doc = Doctor(find_stacks([IMAGES, *stack_folders]), gpus())
     failed = False
     for check in (_python, _engine, _gpus, _stacks, _access, _compiler, _disk, _locks, _results, _leftovers):
@@ -81,8 +81,8 @@ def _engine(doc: Doctor) -> Iterator[Line]:
         yield Line("warn", "Docker Engine", str(error))
         return
     memory = size_in_words(int(info.get("MemTotal") or 0))
-    told = f"{info.get('ServerVersion')}, {info.get('NCPU')} CPUs, {memory}, {info.get('Driver')}"
-    yield Line("ok", "Docker Engine", f"{told}{', rootless' if engine.is_rootless(info) else ''}")
+    finding = f"{info.get('ServerVersion')}, {info.get('NCPU')} CPUs, {memory}, {info.get('Driver')}"
+    yield Line("ok", "Docker Engine", f"{finding}{', rootless' if engine.is_rootless(info) else ''}")
     if not info.get("SwapLimit", True):
         yield Line("warn", "memory limit", "swap is not limited, a cell may swap", "enable swap accounting")
 
@@ -95,11 +95,11 @@ def _gpus(doc: Doctor) -> Iterator[Line]:
         else:
             yield Line("ok", "GPU", "none: run-all uses the CPU and the suite smoke")
     for gpu in doc.found:
-        told = f"{gpu.uuid} {gpu.name}, {size_in_words(gpu.memory_bytes)}, driver {gpu.driver}"
+        finding = f"{gpu.uuid} {gpu.name}, {size_in_words(gpu.memory_bytes)}, driver {gpu.driver}"
         if gpu.busy:
-            yield Line("warn", f"GPU {gpu.index}", f"{told}: {gpu.busy}", "run-all refuses it without --allow-busy")
+            yield Line("warn", f"GPU {gpu.index}", f"{finding}: {gpu.busy}", "run-all refuses it without --allow-busy")
         else:
-            yield Line("ok", f"GPU {gpu.index}", told)
+            yield Line("ok", f"GPU {gpu.index}", finding)
 
 
 def _stacks(doc: Doctor) -> Iterator[Line]:
@@ -138,14 +138,14 @@ def _access(doc: Doctor) -> Iterator[Line]:
         with work_area() as area:
             launcher = DockerLauncher(doc.client, area.bench, doc.found[0], images={stack.name: image_tag(stack)})
             answers = try_ways(launcher, stack, every=True)
-        told = ", ".join(f"{way}: {'works' if answer is None else answer}" for way, answer in answers.items())
+        finding = ", ".join(f"{way}: {'works' if answer is None else answer}" for way, answer in answers.items())
         wanted = stack.gpu.access
         works = [way for way, answer in answers.items() if answer is None and wanted in ("auto", way)]
         if works:
-            yield Line("ok", "GPU access", f"{stack.name}: {wanted if wanted != 'auto' else works[0]} ({told})")
+            yield Line("ok", "GPU access", f"{stack.name}: {wanted if wanted != 'auto' else works[0]} ({finding})")
         else:
             remedy = "install the NVIDIA container toolkit, or name devices and mounts in its stack.toml"
-            yield Line("fail", "GPU access", f"{stack.name}: {told}", remedy)
+            yield Line("fail", "GPU access", f"{stack.name}: {finding}", remedy)
 
 
 def _compiler(doc: Doctor) -> Iterator[Line]:
@@ -168,29 +168,30 @@ def _disk(doc: Doctor) -> Iterator[Line]:
         except OSError:
             continue  # an engine elsewhere, or a folder that is not ours to see
         little = free < LITTLE_DISK_BYTES
-        told = f"{size_in_words(free)} free ({name})"
-        yield Line("warn" if little else "ok", "disk", told, "an image takes several GB: make room" if little else "")
+        finding = f"{size_in_words(free)} free ({name})"
+        yield Line(
+            "warn" if little else "ok", "disk", finding, "an image takes several GB: make room" if little else ""
+        )
 
 
 def _locks(_doc: Doctor) -> Iterator[Line]:
-    folder = locks.lock_folder()
     try:
         with locks.hold("doctor", purpose="doctor", say=print):
             pass
     except UsageError as error:
         yield Line("fail", "locks", str(error))
     else:
-        yield Line("ok", "locks", f"{folder}, the CPU's is {'free' if locks.is_free(None) else 'held'}")
+        yield Line("ok", "locks", f"{locks.lock_folder()}, the CPU's is {'free' if locks.is_free(None) else 'held'}")
 
 
 def _results(_doc: Doctor) -> Iterator[Line]:
     for name, folder in (("results", RESULTS), ("state", STATE)):
+        line = Line("ok", name, f"{folder} can be written to")
         try:
             check_writable(folder)
-        except UsageError as error:  # noqa: PERF203
-            yield Line("fail", name, str(error))
-        else:
-            yield Line("ok", name, f"{folder} can be written to")
+        except UsageError as error:
+            line = Line("fail", name, str(error))
+        yield line
 
 
 def _leftovers(doc: Doctor) -> Iterator[Line]:

@@ -1,8 +1,10 @@
-"""How long a plan will take, and what it downloads: from earlier records where there are any, else a stated guess."""
+"""How long a plan will take, and what it downloads: from earlier records if there are any, else by a guess."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import re
 import statistics
 import time
@@ -18,7 +20,7 @@ from orchestrator.records.record import FAILED, NOTHING_LEFT
 from orchestrator.records.store import newest_unfinished, read_record, record_files, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestrator.plan.cell import Cell, Device, Plan
@@ -45,7 +47,7 @@ COMPILE_S: dict[Device, dict[str, float]] = {
 COMPILE_SHARE = {"eager": 0.0, "tinyllama": 0.0, "tinyllama_full": 0.0, "fused": 0.15, "thunder": 3.5}
 """Of those times, for methods that compile nothing, a few kernels, or much longer; 1 for any other."""
 WARM_SHARE = 0.4
-"""Of the time to compile, with everything in the cache: the tracing stays."""
+"""Of the time to compile, with everything in the cache: tracing remains."""
 PROBE_SHARE = 0.35
 """Of the time to compile a model of full depth: a probe has two layers."""
 EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
@@ -68,12 +70,12 @@ class Earlier:
 
     seconds: float
     second_start: float | None
-    """Seconds of a second start over the compile cache; 0 where none was made, None where no round tells."""
+    """Seconds of a second start over the compile cache; 0 where none was made, None where no round says."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A plan's cost. Unknown sizes are None; `guessed` cells had no earlier record."""
+    """A plan's cost. Unknown sizes are None; `guessed` counts cells without an earlier record."""
 
     seconds: float
     guessed: int
@@ -84,18 +86,17 @@ class Estimate:
 
 def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, Earlier]:
     """Return what earlier rounds took by workload, method and device, from the newest `limit` records."""
-    found: dict[Key, list[tuple[float, float | None]]] = {}
-    for record in _newest_records(results, limit):
-        seconds = wall_seconds(record)
-        if record.status not in FAILED and seconds is not None:
-            key = (record.workload_id, record.method, record.device)
-            found.setdefault(key, []).append((seconds, second_start_seconds(record)))
+    found: dict[Key, list[Record]] = {}
+    for record in itertools.islice(_newest_records(results), limit):
+        if record.status not in FAILED and wall_seconds(record) is not None:
+            found.setdefault((record.workload_id, record.method, record.device), []).append(record)
     return {key: _earlier(rounds) for key, rounds in found.items()}
 
 
-def _earlier(rounds: Sequence[tuple[float, float | None]]) -> Earlier:
-    again = [second for _, second in rounds if second is not None]
-    return Earlier(statistics.median(first for first, _ in rounds), statistics.median(again) if again else None)
+def _earlier(rounds: Sequence[Record]) -> Earlier:
+    again = [seconds for seconds in map(second_start_seconds, rounds) if seconds is not None]
+    first = statistics.median(wall_seconds(record) or 0.0 for record in rounds)
+    return Earlier(first, statistics.median(again) if again else None)
 
 
 def wall_seconds(record: Record) -> float | None:
@@ -108,7 +109,7 @@ def wall_seconds(record: Record) -> float | None:
 
 
 def second_start_seconds(record: Record) -> float | None:
-    """Return what the record says of a second start over its compile cache; None where it says nothing of it.
+    """Return what the record says of a second start over its compile cache; None where it says nothing about it.
 
     The second process begins as the first did, and ends with its first call.
     """
@@ -134,8 +135,8 @@ def expected(cell: Cell, known: Mapping[Key, Earlier]) -> Expected:
 def _second_start(cell: Cell, earlier: Earlier | None) -> float:
     if not may_be_wanted(cell):
         return 0.0
-    told = None if earlier is None else earlier.second_start
-    return min(guess_second_start(cell) if told is None else told, cell.timeout_s)
+    measured = None if earlier is None else earlier.second_start
+    return min(guess_second_start(cell) if measured is None else measured, cell.timeout_s)
 
 
 def estimate(
@@ -167,7 +168,7 @@ def parameters(model: ModelConfig) -> int:
 
 
 def guess_seconds(cell: Cell) -> float:
-    """Return a rough figure from counts of work and round rates; right within a factor of three at best."""
+    """Return a rough figure from counts of work and round rates; accurate to a factor of three at best."""
     work, device = cell.workload, cell.device
     total = START_S[device]
     if work.model is None:
@@ -207,17 +208,11 @@ def guess_second_start(cell: Cell) -> float:
     return START_S[cell.device] + WARM_SHARE * compiling if compiling else 0.0
 
 
-def _newest_records(results: Path, limit: int) -> Iterable[Record]:
-    left = limit
-    for folder in reversed(runs(results)):
-        for path in record_files(folder)[:left]:
-            try:
-                yield read_record(path)
-            except StackbenchError:
-                continue  # An estimate does not stop for an old file that something else will complain about.
-            left -= 1
-        if left <= 0:
-            return
+def _newest_records(results: Path) -> Iterator[Record]:
+    for path in itertools.chain.from_iterable(map(record_files, reversed(runs(results)))):
+        with contextlib.suppress(StackbenchError):
+            # An estimate does not stop for an old file that something else will complain about.
+            yield read_record(path)
 
 
 def _total(sizes: Iterable[int | None]) -> int | None:
@@ -226,7 +221,7 @@ def _total(sizes: Iterable[int | None]) -> int | None:
 
 
 MOST_ROUNDS = 40
-"""More tell little more: the interval shrinks with the root of their number."""
+"""More rounds add little: the interval shrinks with the root of their number."""
 PARTS = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -236,12 +231,12 @@ def seconds_in(text: str) -> float:
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = hours * 3600 + minutes * 60 + seconds
     if total <= 0:
-        raise UsageError(f'"{text}" is no time', where="--budget", remedy="use 45m, 1h30m or 90s")
+        raise UsageError(f'"{text}" is not a duration', where="--budget", remedy="use 45m, 1h30m or 90s")
     return total
 
 
 def fitted(choice: Choice, options: RunOptions, known: Mapping[Key, Earlier] | None = None) -> Choice:
-    """Return the choice with as many rounds of each row as the budget has room for, at least one, and said in its line.
+    """Return the choice with as many rounds of each row as the budget has room for, at least one; its line says so.
 
     `known` is what earlier rounds took (read where not given). An unfinished run that differs in its rounds alone keeps
     them, so that it can go on.
@@ -277,7 +272,7 @@ def with_rounds(plan: Plan, rounds: int) -> Plan:
 
 
 def used_up(options: RunOptions, began: float, cell: Cell, number: int, known: Mapping[Key, Earlier]) -> bool:
-    """Whether round `number` of `cell` would end beyond the budget; the first round is run in any case.
+    """Whether round `number` of `cell` would exceed the budget; the first round always runs.
 
     `began` is when the first cell was started, by the monotonic clock.
     """
@@ -287,7 +282,7 @@ def used_up(options: RunOptions, began: float, cell: Cell, number: int, known: M
 
 
 def _begun(plan: Plan, options: RunOptions) -> int | None:
-    """Return the rounds of the newest unfinished run where it is this plan but for them."""
+    """Return the rounds of the newest unfinished run if its plan is this one but for the rounds."""
     run = newest_unfinished(options.results)
     if run is None:
         return None

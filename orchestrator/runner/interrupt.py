@@ -1,4 +1,4 @@
-"""Ctrl-C once stops cleanly, twice at once; a stop asked for by the system (SIGTERM, SIGHUP) counts the same."""
+"""Ctrl-C once stops cleanly, twice at once; a stop by the system (SIGTERM, SIGHUP) counts as Ctrl-C."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Turn(NamedTuple):
-    """A round of a cell, when it is its turn. `title` is what a person reads meanwhile."""
+    """A round of a cell, when it is its turn. `title` is what a person reads while it runs."""
 
     cell: Cell
     round: int
@@ -99,7 +99,7 @@ class Agenda:
         return f"{limit:g} minutes are over" if limit is not None and now - self._asked > limit * 60 else ""
 
     def done(self, turn: Turn, record: Record) -> None:
-        """Take in what became of a round: it is not left any more, and those after it will take as long."""
+        """Take in what became of a round: it is no longer left, and those after it will take as long."""
         self._left[id(turn.cell)] -= 1
         seconds, again = wall_seconds(record), second_start_seconds(record)
         if seconds is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.published import read_published
@@ -24,8 +25,8 @@ EVERY_S = 30.0
 """Tables are written at most this often while rounds are run: writing them takes longer with every round."""
 
 
-class Outcomes:
-    """How the rounds of a run came out so far. Nothing is read from the run's folder here, whatever it holds."""
+class Outcomes(AbstractContextManager["Outcomes"]):
+    """How the rounds of a run came out so far; leaving the context writes the tables. Nothing is read from the run."""
 
     def __init__(self, run: Run, records: Iterable[Record] = ()) -> None:
         self.exhausted: list[Record] = []
@@ -44,6 +45,9 @@ class Outcomes:
         self._statuses[record.cell_id, record.round] = record.status, is_row(record)
         if record.status == "out_of_memory":
             self.exhausted.append(record)
+
+    def __exit__(self, *_: object) -> None:
+        self.write_tables(now=True)
 
     def status(self, cell_id: str, number: int) -> Status:
         """Return how a round came out."""

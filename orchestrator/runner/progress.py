@@ -1,4 +1,4 @@
-"""What a person sees meanwhile: a live line with the time left on a terminal, plain lines elsewhere."""
+"""What a person sees during a run: a live line with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from orchestrator.analysis.reduce import Reduction
 from orchestrator.base.text import in_words, significant
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from orchestrator.measure.supervise import Event
     from orchestrator.records.record import Record
 
@@ -68,9 +66,7 @@ class Progress(AbstractContextManager["Progress"]):
         """Return the seconds since the round started."""
         return time.monotonic() - self.began
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave nothing on the screen."""
 
 
@@ -90,9 +86,7 @@ class LiveProgress(Progress):
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the live line."""
         self._bar.stop()
 

@@ -1,4 +1,4 @@
-"""`reproduce`: run the cell of a record once more, a record that somebody sent included, in a run of its own."""
+"""`reproduce`: run the cell of a record once more, also of a record that somebody sent, in a run of its own."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ SLOWER_HERE = 4.0
 
 
 def reproduce(row: str, run: str | None, options: RunOptions) -> int:
-    """Run the cell that `row` names (in a run, or as a record's file) again; print how it stands to then.
+    """Run the cell that `row` names (in a run, or as a record's file) again; print how it compares.
 
-    `options.rounds` is how many rounds to run. Returns the exit code: 0 reproduced, 1 not, 2 not to be told, 3 nothing
+    `options.rounds` is how many rounds to run. Returns the exit code: 0 reproduced, 1 not, 2 undecided, 3 nothing
     ran.
     """
     from orchestrator.runner.run_all import run_all
@@ -81,7 +81,7 @@ def original(row: str, run: str | None, results: Path) -> tuple[list[Record], Pa
         records = find_records(folder, row)
     last = records[-1]
     if not is_row(last):
-        raise UsageError(f"is a record of {last.role}, and no row", where=row, remedy="name a row's record")
+        raise UsageError(f"is a record of {last.role}, not of a row", where=row, remedy="name a row's record")
     if any(record.workload.workload_id != record.workload_id for record in records):
         raise UsageError("its workload is not the one that its workload_id names", where=row, remedy="it was changed")
     return records, folder
@@ -107,25 +107,19 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
     checkpoints = _checkpoints(record, options)
     suite = load_suite(FULL_SUITE if record.device == "cuda" else SMALL_SUITE)
     task = suite.ceilings(record.device)
+    took_s = (record.provenance.wall_ns or 0) / 1e9 if record.provenance else 0.0
     cell = Cell(
         stack=stack.name,
         method=record.method,
         device=record.device,
         workload=record.workload,
-        timeout_s=options.timeout_s or _deadline(record),
+        timeout_s=options.timeout_s or max(LEAST_TIMEOUT_S, SLOWER_HERE * took_s),
         cache=record.provenance.cache if record.provenance else "cold",
         rounds=options.rounds or 1,
         warm=False,
     )
-    ceilings = cell.model_copy(
-        update={
-            "workload": task.workload,
-            "method": CEILINGS_METHOD,
-            "timeout_s": task.timeout_s,
-            "role": "ceilings",
-            "rounds": 1,
-        }
-    )
+    own = {"workload": task.workload, "method": CEILINGS_METHOD, "timeout_s": task.timeout_s}
+    ceilings = cell.model_copy(update={**own, "role": "ceilings", "rounds": 1})
     probes = probe_cells([cell])
     references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
     plan = Plan(suite=NAME, cells=(ceilings, *references, *probes, cell))
@@ -137,9 +131,9 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
 
 
 def same_image(stack: Stack, record: Record) -> tuple[Stack, str]:
-    """Return the stack with the very image that the record names, where this host built that for it; and in words.
+    """Return the stack with the image that the record names, where this host built it for the stack; and in words.
 
-    Else the stack as it is here: what differs is told when it has run.
+    Else the stack as it is here: what differs is reported when it has run.
     """
     wanted = record.provenance.image_id if record.provenance else None
     if wanted is None or not IMAGE_ID.fullmatch(wanted):
@@ -147,7 +141,7 @@ def same_image(stack: Stack, record: Record) -> tuple[Stack, str]:
     if stack.build is None or _built_for(wanted) != stack.name:
         return stack, "in the stack's image here (the record's own is not here)" if stack.build else "in its image here"
     pinned = ReadyImage(name=wanted, python=stack.python)
-    return stack.model_copy(update={"build": None, "ready": pinned}), "in the very image that the record names"
+    return stack.model_copy(update={"build": None, "ready": pinned}), "in the image that the record names"
 
 
 def _built_for(image_id: str) -> str | None:
@@ -179,8 +173,3 @@ def _checkpoints(record: Record, options: RunOptions) -> dict[str, Checkpoint]:
     if own.fingerprint != weights.fingerprint:
         raise UsageError("holds other weights than the record's", where=str(options.checkpoint), remedy="name another")
     return {own.fingerprint: own}
-
-
-def _deadline(record: Record) -> float:
-    wall_ns = record.provenance.wall_ns if record.provenance else None
-    return max(LEAST_TIMEOUT_S, SLOWER_HERE * (wall_ns or 0) / 1e9)

@@ -28,7 +28,7 @@ from orchestrator.runner.plan_text import cost_line
 from orchestrator.runner.progress import make_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from orchestrator.build.ready import Ready
     from orchestrator.host.devices import Host
@@ -59,33 +59,30 @@ def run_all(options: RunOptions, choosing: Choosing = choose, made: list[Run] | 
 def _steps(options: RunOptions, choosing: Choosing, made: list[Run], progress: Progress) -> int:
     asked = time.monotonic()
     host = look(options)
-    choice, known = choose_cells(options, host, choosing)
-    client = say_what_it_costs(choice, known, progress)
+    choice, known = choose_cells(options, host, choosing, progress)
+    client = reach_engine(choice)
+    progress.say(cost_line(estimate(choice.plan, choice.stacks, known, here_already(choice, client))))
     sweep(client, progress)
     with made_ready(options, host, choice, client, progress) as session:
         made.append(session.run)
         agenda = Agenda(session.todo, options, known, asked)
-        with tables_at_the_end(session):
+        with session.outcomes:  # whose tables are written, however the rounds come to their end
             for turn in next_rounds(session, agenda):
                 record = run_round(session, turn)  # which stores it
                 report(session, agenda, turn, record)
         return summary(session, asked)
 
 
-def choose_cells(options: RunOptions, host: Host, choosing: Choosing) -> tuple[Choice, dict[Key, Earlier]]:
-    """Return what is to be run, with as many rounds as there is time for, and what earlier rounds took."""
+def choose_cells(
+    options: RunOptions, host: Host, choosing: Choosing, progress: Progress
+) -> tuple[Choice, dict[Key, Earlier]]:
+    """Return what is to be run, with as many rounds as there is time for, and what earlier rounds took; say it."""
     choice = choosing(options, gpu=host.gpu, engine=host.engine)
     check_writable(options.results)
     known = history(options.results)
-    return fitted(choice, options, known), known
-
-
-def say_what_it_costs(choice: Choice, known: dict[Key, Earlier], progress: Progress) -> Any:
-    """Say what will be run and how long that will take; return the engine's client where containers are used."""
+    choice = fitted(choice, options, known)
     progress.say(choice.line)
-    client = reach_engine(choice)
-    progress.say(cost_line(estimate(choice.plan, choice.stacks, known, here_already(choice, client))))
-    return client
+    return choice, known
 
 
 def sweep(client: Any, progress: Progress) -> None:
@@ -125,9 +122,8 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 return cell.cell_id(environment=ready.environment(cell.stack), bench_source=source, gpu=of_gpu)
 
             order = turns(choice.plan, identity)
-            records = kept_records(run, {turn.cell_id for turn in order})
-            references = References.of_run(run.folder, records)
-            todo = order if options.rerun else remaining(order, records, references)
+            outcomes, references, left = take_up(run, order)
+            todo = order if options.rerun else left
             if len(todo) < len(order):
                 progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
             yield Session(
@@ -143,7 +139,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 orchestrator=bench_source(REPOSITORY / "orchestrator"),
                 run=run,
                 references=references,
-                outcomes=Outcomes(run, records),
+                outcomes=outcomes,
                 todo=todo,
             )
 
@@ -209,13 +205,19 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
     return run
 
 
-def kept_records(run: Run, current: set[str]) -> list[Record]:
-    """Return the run's records without those that are replaced, which are removed; `current` are its cells now."""
-    records = list(run.records())
-    for record in records:
+def take_up(run: Run, order: Sequence[Turn]) -> tuple[Outcomes, References, list[Turn]]:
+    """Read the run's records; return what they say, the references that are here, and the rounds that have no result.
+
+    Records that the rounds in `order` replace are removed.
+    """
+    current, records = {turn.cell_id for turn in order}, []
+    for record in run.records():
         if replaced(record, current):
             run.forget(record)
-    return [record for record in records if not replaced(record, current)]
+        else:
+            records.append(record)
+    references = References.of_run(run.folder, records)
+    return Outcomes(run, records), references, remaining(order, records, references)
 
 
 def next_rounds(session: Session, agenda: Agenda) -> Iterator[Turn]:
@@ -241,15 +243,6 @@ def report(session: Session, agenda: Agenda, turn: Turn, record: Record) -> None
     agenda.done(turn, record)
     session.outcomes.write_tables()
     session.progress.end(record, agenda.left_s)
-
-
-@contextlib.contextmanager
-def tables_at_the_end(session: Session) -> Iterator[None]:
-    """Write the tables of what there is, however the rounds came to their end."""
-    try:
-        yield
-    finally:
-        session.outcomes.write_tables(now=True)
 
 
 def summary(session: Session, asked: float) -> int:

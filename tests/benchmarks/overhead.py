@@ -4,8 +4,8 @@
 
 A pair is the cell forward eager@cpu of the suite smoke, once as `run-all` runs it (work folder, spec, container, record
 checked and stored, tables, all removed again) and once as `docker run` with the same image, command, mounts and limits.
-Who is first alternates. Bars: the medians differ by 0.5 s at most, and `orchestrator --help` takes at most twice as
-long as `python -c 'import click'`. Exit code 1 where one is missed.
+Who is first alternates. Bars: the medians differ by less than 0.3 s, and `orchestrator --help` takes less than 1.4
+times as long as `python -c 'import click'`. Exit code 1 where one is missed.
 """
 
 from __future__ import annotations
@@ -24,25 +24,22 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 from orchestrator.base.errors import StackbenchError  # noqa: E402
-from orchestrator.base.files import bench_source  # noqa: E402
-from orchestrator.build.ready import Ready, make_ready, reach_engine  # noqa: E402
+from orchestrator.base.files import write_text  # noqa: E402
+from orchestrator.build.ready import reach_engine  # noqa: E402
 from orchestrator.host.devices import look  # noqa: E402
-from orchestrator.launchers import Job  # noqa: E402
 from orchestrator.launchers.docker import DockerLauncher, give_away  # noqa: E402
-from orchestrator.launchers.work_area import work_area  # noqa: E402
-from orchestrator.measure.spec import write_spec  # noqa: E402
-from orchestrator.plan.cell import Cell  # noqa: E402
+from orchestrator.measure.spec import SPEC_FILE, write_spec  # noqa: E402
 from orchestrator.plan.choice import (  # noqa: E402
     RunOptions,
     choose,
 )
-from orchestrator.records.references import References  # noqa: E402
-from orchestrator.report.tables import write_tables  # noqa: E402
-from orchestrator.runner import run_all as pipeline  # noqa: E402 - found by the line above
+from orchestrator.runner import run_all  # noqa: E402 - found by the line above
+from orchestrator.runner.one_round import Session, make_job, run_round  # noqa: E402
+from orchestrator.runner.order import Turn  # noqa: E402
 from orchestrator.runner.progress import Progress  # noqa: E402
 
 PAIRS, STARTS = 9, 15
-CELL_LIMIT_S, START_LIMIT = 0.5, 2.0
+CELL_LIMIT_S, START_LIMIT = 0.3, 1.4
 
 
 class Quiet(Progress):
@@ -64,14 +61,10 @@ def main(pairs: int) -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="stackbench-overhead-") as folder,
-            session(Path(folder)) as (one, launcher, ready),
+            session(Path(folder)) as one,
         ):
-            cell = next(cell for cell in one.choice.plan.cells if cell.benchmark == "forward")
-            under, by_hand = interleaved(
-                pairs,
-                lambda: orchestrated(one, launcher, ready, cell),
-                lambda: by_docker_run(one, launcher, ready, cell),
-            )
+            turn = next(turn for turn in one.todo if turn.cell.benchmark == "forward")
+            under, by_hand = interleaved(pairs, lambda: orchestrated(one, turn), lambda: by_docker_run(one, turn))
     except StackbenchError as error:
         print(f"overhead: {error}", file=sys.stderr)
         return error.exit_code
@@ -115,67 +108,47 @@ def start(*command: str) -> Callable[[], float]:
 
 
 @contextmanager
-def session(results: Path) -> Iterator[tuple[pipeline.Session, DockerLauncher, Ready]]:
+def session(results: Path) -> Iterator[Session]:
     """Make what `run-all` makes before its first cell; the image is built where it is missing."""
     options = RunOptions(
         suite="smoke", stacks=("cpu",), methods=("eager",), benchmarks=("forward",), launcher="docker", results=results
     )
-    choice = choose(options, gpu=None, engine=look(options).engine)
-    client = reach_engine(choice)
-    with work_area() as area:
-        source = bench_source(area.bench)
-        one = pipeline.Session(options, choice, Quiet(), area, None, client, source, time.monotonic(), {})
-        launcher, ready = make_ready(choice, None, client, area.bench, print)
-        assert isinstance(launcher, DockerLauncher)
-        if ready.refused:
-            raise StackbenchError(next(iter(ready.refused.values())).reason, where="cpu")
-        one.run = pipeline.open_run(one, ready)
-        one.references = References.of_run(one.run.folder, ())
-        try:
-            yield one, launcher, ready
-        finally:
-            one.run.release()
+    host = look(options)
+    choice = choose(options, gpu=None, engine=host.engine)
+    with run_all.made_ready(options, host, choice, reach_engine(choice), Quiet()) as one:
+        if one.ready.refused:
+            raise StackbenchError(next(iter(one.ready.refused.values())).reason, where="cpu")
+        yield one
 
 
-def orchestrated(one: pipeline.Session, launcher: DockerLauncher, ready: Ready, cell: Cell) -> float:
+def orchestrated(one: Session, turn: Turn) -> float:
     """Return the seconds of the cell under the orchestrator."""
     began = time.perf_counter()
-    record = pipeline.run_one(one, launcher, ready, cell, 0)
-    assert one.run is not None
-    write_tables(one.run.folder)
+    record = run_round(one, turn)
+    one.outcomes.write_tables(now=True)
     seconds = time.perf_counter() - began
     assert record.status == "ok", record.reason
     return seconds
 
 
-def by_docker_run(one: pipeline.Session, launcher: DockerLauncher, ready: Ready, cell: Cell) -> float:
+def by_docker_run(one: Session, turn: Turn) -> float:
     """Return the seconds of the same container started by hand, in a folder that was made before."""
-    prepared = ready.prepared[cell.stack]
-    folder = one.area.cell("by-hand")
-    try:
-        job = Job(folder.work, folder.log, run="by-hand", cell="by-hand", device="cpu")
-        seen = launcher.seen(job)
-        write_spec(
-            folder.work,
-            cell,
-            cell_id=one.cell_id(cell, ready),
-            round=0,
-            bench_source=one.source,
-            threads=None,
-            cache_folder=seen.cache,
-            checkpoint=seen.checkpoint,
-        )
-        give_away(folder.work, launcher.limits.user)
+    launcher, prepared = one.launcher, one.ready.prepared[turn.cell.stack]
+    assert isinstance(launcher, DockerLauncher)
+    with one.area.cell("by-hand") as folder:
+        job = make_job(one, turn, folder)
+        # Nobody answers here which samples to measure again, so bench must not wait for it.
+        spec = write_spec(job, launcher.places(job)).model_copy(update={"repeats": False})
+        write_text(job.work / SPEC_FILE, spec.model_dump_json())
+        give_away(job.work, launcher.limits.user)
         arguments = launcher._arguments(prepared.stack, ("-m", "bench", "/work/spec.json"), "cpu", job)  # the very same
         init = prepared.image not in launcher._without_init
         command = docker_run(arguments["container"], {**arguments["host_config"], "init": init})
-        with folder.log.open("wb") as log:
+        with job.log.open("wb") as log:
             began = time.perf_counter()
             subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
             seconds = time.perf_counter() - began
-        assert (folder.work / "record.json").exists(), folder.log.read_text(errors="replace")
-    finally:
-        one.area.discard(folder)
+        assert (job.work / "record.json").exists(), job.log.read_text(errors="replace")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""Rounds chosen by a time budget: as many as fit, one at least, said before anything starts, and kept to."""
+"""Rounds chosen by a time budget: as many as fit, at least one, said before anything starts, and kept to."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_times(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "45", "0m", "-3m", "m", "3d", "1m1h"])
-def test_no_times(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match="is no time"):
+def test_what_is_not_a_duration(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="is not a duration"):
         seconds_in(text)
     assert run(["plan", "--launcher", "local", "--budget", text]) == 4
     assert capsys.readouterr().err.count("\n") == 1

@@ -216,7 +216,7 @@ def test_by_name_and_by_a_file_that_was_sent(place: Path, capsys: pytest.Capture
         ({"method": "evil"}, 'unknown method "evil"'),
         ({"device": "cuda"}, "the record is of a GPU, and none is here"),
         ({"workload_id": "0" * 16}, "its workload is not the one"),
-        ({"role": "probe"}, "is a record of probe, and no row"),
+        ({"role": "probe"}, "is a record of probe, not of a row"),
         ({"surprise": 1}, "surprise: unknown key"),
     ],
 )
