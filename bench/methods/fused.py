@@ -59,9 +59,9 @@ def liger_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return LIGER["norm"].apply(x, weight, eps, 0.0, "llama", True, None)
 
 
-def torch_norm_refuses(given: Given) -> str | None:  # noqa: ARG001
-    """It came with torch 2.4."""
-    return None if hasattr(F, "rms_norm") else "torch is older than 2.4"
+def too_old(first: tuple[int, int]) -> Callable[[Given], str | None]:
+    """Refuses where torch is older than the first that has an operator."""
+    return lambda _: None if torch_version() >= first else f"torch is older than {first[0]}.{first[1]}"
 
 
 def torch_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -97,11 +97,6 @@ def liger_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return LIGER["loss"].apply(flat, targets.reshape(-1), None, -1, *nothing_else)[0]
 
 
-def grouped_refuses(given: Given) -> str | None:  # noqa: ARG001
-    """Old torches repeat the keys instead."""
-    return None if torch_version() >= OLDEST else f"torch is older than {OLDEST[0]}.{OLDEST[1]}"
-
-
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention by torch; groups of queries share their keys without a copy."""
     q, k, v = heads_first(q), k.transpose(1, 2), v.transpose(1, 2)
@@ -110,7 +105,7 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
     return mixed.transpose(1, 2)
 
 
-SDPA = [Implementation("scaled_dot_product_attention", grouped_refuses, grouped_attention)]
+SDPA = [Implementation("scaled_dot_product_attention", too_old(OLDEST), grouped_attention)]
 
 
 def with_liger(
@@ -129,7 +124,7 @@ def with_liger(
             "norm",
             [
                 Implementation("liger RMSNorm", refuses, norm, needs_trial=True),
-                Implementation("torch rms_norm", torch_norm_refuses, torch_norm),
+                Implementation("torch rms_norm", too_old((2, 4)), torch_norm),
             ],
         ),
         rotary=WithFallbacks("rotary", [Implementation("liger rope", refuses, rotary, needs_trial=True)]),

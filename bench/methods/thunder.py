@@ -164,19 +164,14 @@ def report() -> dict[str, Any]:
         for last in (thunder.last_traces, thunder.last_backward_traces):
             traces = last(compiled)
             if traces:
-                took.update(taker(symbol) for symbol in traces[-1].bound_symbols)
+                chosen = (getattr(symbol.sym, "executor", None) for symbol in traces[-1].bound_symbols)
+                took.update(str(getattr(executor, "name", None) or "python") for executor in chosen)
         found["thunder"] = {
             "compiled": thunder.cache_misses(compiled),
             "reused": thunder.cache_hits(compiled),
             "executors": {str(name): count for name, count in sorted(took.items())},
         }
     return found
-
-
-def taker(symbol: Any) -> str:
-    """Which executor took one operation of a trace."""
-    chosen = getattr(symbol.sym, "executor", None)
-    return str(getattr(chosen, "name", None) or "python")
 
 
 def nvfuser() -> str | None:

@@ -67,10 +67,7 @@ def together(moves: Mapping[str, Move]) -> Move:
     every = list(moves.values())
     sums = [move.sums for move in every if move.sums is not None]
     return Move(
-        elements=sum(move.elements for move in every),
-        changed=sum(move.changed for move in every),
-        bound=sum(move.bound for move in every),
-        illegal=sum(move.illegal for move in every),
+        **{key: sum(getattr(move, key) for move in every) for key in ("elements", "changed", "bound", "illegal")},
         fed=any(move.fed for move in every),
         sums=tuple(map(sum, zip(*sums, strict=True))) if sums else None,
     )
