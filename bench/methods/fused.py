@@ -73,7 +73,7 @@ def liger_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """It turns queries and keys in one launch: here all of x as queries, beside one head that nobody reads.
 
     It takes [batch, heads, time, size], which it turns back, and it works in place, on a copy where x is part of a
-    larger tensor. Half-width tables need the rotated size told.
+    larger tensor. With tables of half the width it must be given the rotated size.
     """
     batch, time, _, size = x.shape
     unread = x.new_empty(batch, time, 1, size)
@@ -116,7 +116,7 @@ def with_liger(
 ) -> Operators:
     """The operators, with liger-kernel's norm, rotary embedding and SwiGLU as they are given.
 
-    `refuses`: why they cannot take something, or None. Attention is torch's and is told what to prefer elsewhere; the
+    `refuses`: why they cannot take something, or None. Attention is torch's, and what it prefers is set elsewhere; the
     loss is never compiled, and so liger-kernel's as it is.
     """
     return Operators(
@@ -138,9 +138,9 @@ OPERATORS = with_liger(liger_refuses, liger_norm, liger_rotary, liger_swiglu)
 
 
 def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
-    """The torch here must be new enough to be told which attention to prefer."""
+    """Torch must be new enough to let a caller choose which attention to prefer."""
     if torch_version() < OLDEST:
-        return f"torch {torch.__version__} is too old: its attention cannot be told what to prefer before 2.5"
+        return f"torch {torch.__version__} is too old: before 2.5 nobody can set which attention it prefers"
     return None
 
 

@@ -63,7 +63,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def settings(workload: Workload) -> dict[str, Any]:
-    """The executors found, and what `thunder.jit` is told."""
+    """The executors found, and what `thunder.jit` is given."""
     found = [name for name in EXECUTORS if executor(name) is not None]
     return {
         "executors": found,
@@ -104,7 +104,7 @@ def executors() -> list[Any]:
 
 
 def executor(name: str) -> Any:
-    """Thunder's object, or None where it has none: nvFuser only registers itself beside a GPU."""
+    """Thunder's object, or None where there is none: nvFuser only registers itself beside a GPU."""
     importlib.import_module("thunder")
     return importlib.import_module("thunder.extend").get_executor(name)
 
@@ -117,7 +117,7 @@ def cache(workload: Workload) -> str:
 
 
 def saying_why(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn what Thunder raises for want of support into Unsupported."""
+    """Turn what Thunder raises because it does not support something into Unsupported."""
 
     def call(*arguments: Any) -> Any:
         try:

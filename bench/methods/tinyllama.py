@@ -1,8 +1,8 @@
 """TinyLlama's fused operators as the note of November 2023 really ran them: attention and rotary, and no more.
 
 Attention is flash-attn's, rotary its CUDA extension `rotary_emb`, in place. SwiGLU is called through xformers, which
-decides by itself: for bfloat16 weights that lie apart, 0.0.22.post7 takes its plain operator without a word. Norm and
-loss are plain, since the note's two configurations asked for no others. `tinyllama_full` has everything fused.
+decides by itself: for bfloat16 weights that lie apart, 0.0.22.post7 takes its plain operator and does not say so.
+Norm and loss are plain, since the note's two configurations asked for no others. `tinyllama_full` has all fused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:  # noqa: ARG00
 
 
 class RotaryInPlace(torch.autograd.Function):
-    """Turns x where it lies. Autograd is not told that x changed: it would copy the whole of q, k and v in backward.
+    """Turns x where it lies. Autograd does not learn that x changed: it would copy the whole of q, k and v in backward.
 
     That is safe since x is a part of a linear layer's result, which no gradient asks for. Backward makes a new tensor:
     the gradient that comes in is not ours to change.

@@ -34,7 +34,7 @@ class RunOptions:
     """Options of `run-all`. An empty tuple means "all", None means "what suits this host"."""
 
     suite: str | None = None
-    """Name of a suite in `orchestrator/suites`, or a path to a suite file."""
+    """Name of a suite in `orchestrator/plan/suites`, or a path to a suite file."""
     stacks: tuple[str, ...] = ()
     """Names of the stacks to run."""
     stack_folders: tuple[Path, ...] = ()

@@ -42,7 +42,7 @@ def make_plan(
 
     `device` is one for all stacks, or one for each by name. Empty `benchmarks` and `methods` mean all. `rounds` and
     `timeout_s` stand in for the suite's; a checkpoint for the model and the weights of every cell.
-    `known_methods` are names that are no mistake although no stack in `stacks` offers them: one left out does.
+    `known_methods` are names of methods that stacks left out of `stacks` offer: they are not a mistake.
     """
     own = inspect_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     known = tuple(dict.fromkeys([*_offered(stacks), *known_methods]))
@@ -79,7 +79,7 @@ def make_plan(
             origin = origins.setdefault(one.key, request.where)
             # A checkpoint in place of all models makes cells equal that differed in the model alone.
             if origin != request.where and own is None:
-                what = f"names {one.title} of {origin} once more"
+                what = f"names {one.title} of {origin} again"
                 raise UsageError(what, where=request.where, remedy="remove one of them")
             rows.setdefault(one.key, one)
     if not rows and tuple(benchmarks) != ("ceilings",):
