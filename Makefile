@@ -17,7 +17,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead scaling alarms lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead scaling trip alarms lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,7 +33,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
-	$(VENV)/bin/hadolint images/*/Dockerfile
+	$(VENV)/bin/hadolint images/Dockerfile
 
 # What needs an engine is apart, so that `make --jobs` runs it beside the others: it waits for containers most of the time.
 test-compose: $(VENV)/.dev
@@ -61,14 +61,17 @@ overhead: $(VENV)/.dev  ## what the orchestrator costs: a cell under it against 
 scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 100,000 records
 	@$(VENV)/bin/python tests/benchmarks/scaling.py $(ARGS)
 
+trip: $(VENV)/.dev  ## how many files one cell passes through on its way to a record and a row; what a round costs late in a run
+	@$(VENV)/bin/python tests/benchmarks/trip.py $(ARGS)
+
 alarms: $(TORCH_ENV)/.installed  ## how often the proof calls a right method wrong: 200 tiny cells, each with its own seed
 	@$(TORCH_ENV)/bin/python tests/benchmarks/alarms.py $(ARGS)
 
 lock: $(UV)  ## pin every requirements file anew
-	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) images/lock.py
+	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) -m images.lock
 
 lock-check: $(UV)  ## see that every lock still resolves, for its Python, to its own pins and hashes (downloads no wheel)
-	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) images/lock.py --check
+	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) -m images.lock --check
 
 $(UV): | python
 	@$(PYTHON) -m venv $(ENVS)/lock && $(ENVS)/lock/bin/$(PIP_INSTALL) uv
@@ -77,8 +80,7 @@ wheels: | python  ## bring wheels from local folders of PIP_FIND_LINKS to where 
 	@$(PYTHON) -m orchestrator.build.wheels copy images/*/
 
 clean:  ## remove environments, caches and work folders; results/ stays
-	rm -rf $(VENV) .stackbench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f images/*/wheels/*.whl
+	rm -rf $(VENV) .stackbench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache images/*/wheels
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:
@@ -86,10 +88,10 @@ python:
 	  { echo "make: $(PYTHON) is missing or older than Python 3.10; name another: make PYTHON=python3.12 …" >&2; exit 1; }
 
 # The commands' environment. A new pyproject.toml or lock installs again.
-$(VENV)/.installed: pyproject.toml images/cpu/orchestrator.lock | python
+$(VENV)/.installed: pyproject.toml images/orchestrator.lock | python
 	@echo "making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/$(PINNED) -r images/cpu/orchestrator.lock
+	@$(VENV)/bin/$(PINNED) -r images/orchestrator.lock
 	@$(VENV)/bin/$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 

@@ -11,8 +11,6 @@ beside it, which is installed only where `import torch` fails without them.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -20,14 +18,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.build import wheels
+
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.10"
 LINUX = "x86_64-manylinux_2_28"
 REASON_CHARACTERS = 500
 UNPRINTABLE = re.compile(r"[^ -~]+")
 TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton$")
-PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)")
-HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,6 @@ class Lock:
     platform: str | None = None
     """None: every platform, and wheels that lie in a local folder beside the index's. Else that one's wheels alone."""
     arguments: tuple[str, ...] = ()
-    copies: tuple[str, ...] = ()
-    """Files that are the same: a Dockerfile sees no more than its own folder."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,6 @@ def of_stack(name: str, title: str, pythons: tuple[str, ...]) -> Lock:
     return Lock(f"{folder}/requirements.lock", (f"{folder}/requirements.in",), title, pythons=pythons, platform=LINUX)
 
 
-CUDA_STACKS = ("thunder", "tinyllama", "thunder-next", "fused-next")
-
-
 LOCKS = (
     Lock(
         "images/cpu/requirements.lock",
@@ -77,11 +70,10 @@ LOCKS = (
         libraries="images/cpu/requirements.cuda.lock",
     ),
     Lock(
-        "images/cpu/orchestrator.lock",
+        "images/orchestrator.lock",
         ("pyproject.toml",),
         "the orchestrator",
         constraints=("images/cpu/requirements.lock",),
-        copies=tuple(f"images/{stack}/orchestrator.lock" for stack in CUDA_STACKS),
     ),
     of_stack("thunder", "the stack `thunder`", ("3.10",)),
     of_stack("tinyllama", "the stack `tinyllama`, but for what is compiled", ("3.10", "3.11")),
@@ -106,7 +98,7 @@ LOCKS = (
         "tests/dev.lock",
         ("pyproject.toml",),
         "the orchestrator with what its tests and checks need",
-        constraints=("images/cpu/requirements.lock", "images/cpu/orchestrator.lock"),
+        constraints=("images/cpu/requirements.lock", "images/orchestrator.lock"),
         arguments=("--extra", "dev", "--extra", "browser"),
     ),
     Lock(
@@ -128,7 +120,7 @@ def main() -> None:
             print(f"lock: {found}", file=sys.stderr)
         sys.exit(1 if broken else 0)
     if sys.argv[1:]:
-        sys.exit("usage: python images/lock.py [--check]")
+        sys.exit("usage: python -m images.lock [--check]")
     for lock in LOCKS:
         blocks = compiled(lock)
         apart = [block for block in blocks if lock.libraries and TORCH_LIBRARY.match(name_of(block))]
@@ -136,18 +128,11 @@ def main() -> None:
         write(ROOT / lock.target, kept, lock.title, local=lock.platform is None)
         if lock.libraries:
             write(ROOT / lock.libraries, apart, "the libraries that torch's CUDA build cannot be imported without")
-        for copy in lock.copies:
-            (ROOT / copy).write_bytes((ROOT / lock.target).read_bytes())
-            print(f"{copy}: the same")
 
 
 def check(lock: Lock) -> list[Broken]:
     """Return what is wrong with a lock: it is not what the index resolves to with the lock's own pins and hashes."""
-    broken = [
-        Broken(copy, f"differs from {lock.target}; run `make lock`")
-        for copy in lock.copies
-        if (ROOT / copy).read_bytes() != (ROOT / lock.target).read_bytes()
-    ]
+    broken = []
     own = [lock.target, *([lock.libraries] if lock.libraries else [])]
     locked: dict[tuple[str, str], set[str]] = {}
     for name in own:
@@ -159,7 +144,7 @@ def check(lock: Lock) -> list[Broken]:
             reason = " ".join(UNPRINTABLE.sub(" ", str(error.stderr)).split())[-REASON_CHARACTERS:]
             broken.append(Broken(lock.target, f"does not resolve for Python {python}: {reason}"))
             continue
-        found = {pin_of(block): set(HASH.findall("\n".join(block))) for block in blocks}
+        found = {pin_of(block): set(wheels.HASH.findall("\n".join(block))) for block in blocks}
         complaint = difference(locked, found)
         if complaint:
             broken.append(Broken(lock.target, f"for Python {python}: {complaint}"))
@@ -218,7 +203,7 @@ def write(path: Path, blocks: list[list[str]], title: str, *, local: bool = True
     lines = [f"# Made by `make lock`: {title}."]
     for block in blocks:
         pin = pin_of(block)
-        hashes = {*HASH.findall("\n".join(block)), *before.get(pin, ()), *(local_hashes(*pin) if local else ())}
+        hashes = {*wheels.HASH.findall("\n".join(block)), *before.get(pin, ()), *(local_hashes(*pin) if local else ())}
         lines.append(block[0].removesuffix("\\").strip() + " \\")
         lines.append(" \\\n".join(f"    --hash=sha256:{value}" for value in sorted(hashes)))
     path.write_text("\n".join(lines) + "\n")
@@ -234,30 +219,24 @@ def hashes_by_pin(text: str) -> dict[tuple[str, str], set[str]]:
     known: dict[tuple[str, str], set[str]] = {}
     pin = ("", "")
     for line in text.splitlines():
-        if PIN.match(line):
+        if wheels.PIN.match(line):
             pin = pin_of([line])
-        known.setdefault(pin, set()).update(HASH.findall(line))
+        known.setdefault(pin, set()).update(wheels.HASH.findall(line))
     return known
 
 
 def local_hashes(name: str, version: str) -> set[str]:
-    """Return the hashes of that release's wheels in the local folders of PIP_FIND_LINKS."""
-    folders = [Path(entry) for entry in os.environ.get("PIP_FIND_LINKS", "").split() if Path(entry).is_dir()]
-    pattern = f"{re.sub(r'[-_.]+', '_', name)}-{version}*.whl"
-    found = [wheel for folder in folders for wheel in folder.glob(pattern)]
-    return {
-        hashlib.sha256(wheel.read_bytes()).hexdigest()
-        for wheel in found
-        if wheel.name.split("-")[1].split("+")[0] == version
-    }
+    """Return the hashes of that release's wheels in the local folders of pip's sources."""
+    found = wheels.releases(wheels.local_sources())
+    return {wheels.sha256(wheel) for wheel, release in found if release == wheels.release(name, version)}
 
 
 def pin_of(block: list[str]) -> tuple[str, str]:
     """Return name and version of a block's first line."""
-    match = PIN.match(block[0])
+    match = wheels.PIN.match(block[0])
     if match is None:
         raise SystemExit(f"lock: no pin in this line: {block[0]}")
-    return match["name"], match["version"]
+    return match[1], match[2]
 
 
 def name_of(block: list[str]) -> str:

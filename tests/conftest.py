@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 from bench_specs import run_bench, write_spec
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("stackbench", deadline=None)
+settings.load_profile("stackbench")
 
 
 @pytest.fixture(autouse=True)

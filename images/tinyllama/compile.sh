@@ -1,6 +1,11 @@
 #!/bin/sh
 # Compiles flash-attn and its operators into wheels in the folder $1, or writes there what is left out and why.
-# Variables: BUILD_EXTENSIONS (1: yes), TORCH_CUDA_ARCH_LIST, MAX_JOBS, ATTENTION_HEAD_SIZES (operators.py), and pip's.
+# nvcc 12.1 crashes on flash-attn with torch 2.1, so 12.2 compiles what then runs on 12.1.
+#
+# Variables, all optional, and pip's: BUILD_EXTENSIONS=0 leaves all of it out; TORCH_CUDA_ARCH_LIST says for which GPUs
+# (flash-attn itself is compiled for A100 and H100 in any case; torch 2.1 knows none newer); MAX_JOBS how many compilers run
+# at once (each takes several GB). ATTENTION_HEAD_SIZES=128 compiles flash-attn for bfloat16 and that head size alone, which
+# serves the note's models: minutes in place of hours (operators.py).
 set -eu
 out=$1
 build=$(cd "$(dirname "$0")" && pwd)

@@ -20,22 +20,19 @@ ProbeKey = tuple[str, str, str, str]
 """benchmark, method, stack, device"""
 
 
-def beside_eager(row: Row, eager: Row | None, losses: Mapping[str, Sequence[float | None]]) -> Row:
-    """Return `row` with its verdict, break-even and loss distance against eager on its stack; itself where it is that.
-
-    `losses` are those of the cells' samples by cell_id.
-    """
+def beside_eager(row: Row, eager: Row | None) -> Row:
+    """Return `row` with its verdict, break-even and loss distance against eager on its stack."""
     if eager is None or eager.cell_id == row.cell_id or row.method == EAGER:
         return row
     changes: dict[str, object] = {}
-    if row.protocol == "steady" and row.headline is not None and eager.headline is not None:
-        told = verdict(row.round_seconds, eager.round_seconds)
-        changes["versus"] = Versus(against=eager.name, verdict=told)
-    if row.protocol == "steady" and row.headline is not None:
+    if row.headline is not None:
         changes["break_even"] = break_even(row, eager)
+        if eager.headline is not None:
+            against = verdict(row.figure.round_seconds, eager.figure.round_seconds)
+            changes["versus"] = Versus(against=eager.name, verdict=against)
     distances = [
         abs(mine - other)
-        for mine, other in zip(losses.get(row.cell_id, ()), losses.get(eager.cell_id, ()), strict=False)
+        for mine, other in zip(row.evidence.losses, eager.evidence.losses, strict=False)
         if mine is not None and other is not None
     ]
     if distances:
@@ -50,12 +47,12 @@ class EagerRows:
         self._found: dict[tuple[str | None, ...], Row] = {}
         for row in sorted((row for row in rows if row.method == EAGER), key=_worth):
             # The last one stays: an ok one, the same for every order of the rows.
-            exactly = (*_ground(row), row.versions.fingerprint)
+            exactly = (*_ground(row), row.fingerprint)
             self._found[exactly] = self._found[_ground(row)] = row
 
     def of(self, row: Row) -> Row | None:
         """Return eager's row beside `row`: with the very same packages where there is one, else with others."""
-        exact = self._found.get((*_ground(row), row.versions.fingerprint))
+        exact = self._found.get((*_ground(row), row.fingerprint))
         return exact if exact is not None and exact.status == "ok" else self._found.get(_ground(row))
 
 
@@ -73,7 +70,7 @@ def break_even(row: Row, eager: Row) -> BreakEven:
     if eager.headline is None:
         return never(f"eager is {eager.status}")
     mine, others = _per_piece(row), _per_piece(eager)
-    first, eager_first = row.upfront_seconds, eager.upfront_seconds
+    first, eager_first = row.first_call.upfront_seconds, eager.first_call.upfront_seconds
     if mine is None or others is None or first is None or eager_first is None:
         return never("the first call or the speed is not known")
     if mine >= others:
@@ -88,12 +85,12 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     if is_own_probe(row.workload) or row.status not in COMPUTED:
         return row
     found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
-    result = probe_result(with_its_packages(found, row.versions.fingerprint, lambda probe: probe.versions.fingerprint))
+    result = probe_result(with_its_packages(found, row.fingerprint, lambda probe: probe.fingerprint))
     changes: dict[str, object] = {"probe": result}
     if result.status == "incorrect":
         if row.status == "ok":
             reason = f"on the probe: {result.reason or 'no reason given'}"
-            changes.update(status="incorrect", reason=reason, headline=None)
+            changes.update(status="incorrect", reason=reason)
     elif not result.passed and "unchecked" not in row.flags:
         changes["flags"] = with_flag(row.flags, "unchecked")
     return row.model_copy(update=changes)
@@ -107,8 +104,10 @@ def probe_result(probes: Sequence[Row]) -> ProbeResult:
     passed = _passed(shown)
     reason = shown.reason
     if not passed and reason is None:
-        reason = shown.checks.why if shown.checks else "its output was not checked"
-    return ProbeResult(status=shown.status, passed=passed, checks=shown.checks, reason=None if passed else reason)
+        reason = shown.evidence.checks.why if shown.evidence.checks else "its output was not checked"
+    return ProbeResult(
+        status=shown.status, passed=passed, checks=shown.evidence.checks, reason=None if passed else reason
+    )
 
 
 def with_flag(flags: Sequence[Flag], flag: Flag) -> tuple[Flag, ...]:
@@ -129,4 +128,4 @@ def _passed(probe: Row) -> bool:
 
 
 def _per_piece(row: Row) -> float | None:
-    return row.seconds / row.units if row.seconds is not None and row.units else None
+    return row.figure.seconds / row.units if row.figure.seconds is not None and row.units else None

@@ -136,10 +136,10 @@ def verdicts(
     source = random.Random(seed)  # noqa: S311  (a simulation)
     held, counts = 0, {"slower": 0, "faster": 0, "same": 0, "inconclusive": 0}
     for _ in range(draws):
-        told = verdict(*two_rows(noise, rounds, effect, order, source), level)
-        assert told.interval is not None
-        held += told.interval[0] <= 1 + effect <= told.interval[1]
-        counts[told.outcome] += 1
+        answer = verdict(*two_rows(noise, rounds, effect, order, source), level)
+        assert answer.interval is not None
+        held += answer.interval[0] <= 1 + effect <= answer.interval[1]
+        counts[answer.outcome] += 1
     return Found(held / draws, counts["slower"] / draws, counts["faster"] / draws, counts["same"] / draws)
 
 
@@ -169,7 +169,7 @@ def median_coverage(
 
 
 def report(draws: int = DRAWS, level: float = LEVEL) -> Iterator[str]:
-    """Yield all of it as lines of text, each as soon as it is reckoned."""
+    """Yield all of it as lines of text, each as soon as it is computed."""
     yield f"{draws} draws each; noise of a round {SIZE:.1%}; level {level * 100:g} %"
     yield from ("", "order, noise, rounds: coverage, false")
     cases: list[tuple[Order, str, Noise]] = [
@@ -218,7 +218,7 @@ def drawn_pool(rounds: int, noise: float, seed: int) -> list[float]:
 
 
 def called_different(outcomes: dict[Outcome, float]) -> float:
-    """Return the share of splits that were told apart."""
+    """Return the share of splits that were called different."""
     return outcomes["faster"] + outcomes["slower"]
 
 

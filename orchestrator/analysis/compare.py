@@ -8,17 +8,18 @@ import re
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.analysis.ceilings import Hardware
 from orchestrator.analysis.conditions import Difference, Ground, differences, ground_of, joined, same_device
 from orchestrator.analysis.protocol import Protocol, Unit, higher_is_better
 from orchestrator.analysis.published import read_published
 from orchestrator.analysis.reduce import Reduction
-from orchestrator.analysis.rows import Hardware
+from orchestrator.analysis.reduced_run import read_all
 from orchestrator.analysis.statistics import Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen
 from orchestrator.plan.workload import Workload
-from orchestrator.records.record import Flag, Status, is_row
-from orchestrator.records.store import find_run, read_record, record_files
+from orchestrator.records.record import BAD, Flag, Status, is_row
+from orchestrator.records.store import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,11 +32,10 @@ if TYPE_CHECKING:
 Result = Literal["faster", "slower", "same", "inconclusive", "refused", "bad", "unmeasured", "only in A", "only in B"]
 """A verdict; or `refused`: none may be given; `bad`: B is wrong or failed, or has no figure where A has one;
 `unmeasured`: A has no figure to compare with."""
-FAILED = ("incorrect", "crashed", "timeout", "infrastructure")
 LOST = ("out_of_memory", "unsupported")
 OPEN: tuple[Result, ...] = ("inconclusive", "refused", "only in A")
 REGRESSED: tuple[Result, ...] = ("slower", "bad")
-TOLD: tuple[Result, ...] = ("faster", "slower", "same", "inconclusive")
+VERDICTS: tuple[Result, ...] = ("faster", "slower", "same", "inconclusive")
 
 
 class CellComparison(Frozen):
@@ -80,7 +80,7 @@ class Comparison(Frozen):
             return EXIT_NOTHING_MEASURED
         if any(result in OPEN for result in results):
             return EXIT_INCONCLUSIVE
-        return EXIT_OK if any(result in TOLD for result in results) else EXIT_NOTHING_MEASURED
+        return EXIT_OK if any(result in VERDICTS for result in results) else EXIT_NOTHING_MEASURED
 
 
 def compare(a: Side, b: Side, *, across_devices: bool = False) -> Comparison:
@@ -125,11 +125,11 @@ def mean(cells: Sequence[CellComparison]) -> Mean | None:
     Made of each round's geometric mean over the cells, so that what disturbs all cells of a round counts once. Where
     the cells of a side have different numbers of rounds, the first ones, as many as all have, are taken.
     """
-    told = [(c.a.round_seconds, c.b.round_seconds) for c in cells if c.a and c.b and c.result in TOLD]
-    if len(told) < 2:  # noqa: PLR2004
+    judged = [(c.a.round_seconds, c.b.round_seconds) for c in cells if c.a and c.b and c.result in VERDICTS]
+    if len(judged) < 2:  # noqa: PLR2004
         return None
-    a, b = (_round_means([pair[side] for pair in told]) for side in (0, 1))
-    return Mean(cells=len(told), verdict=verdict(b, a))
+    a, b = (_round_means([pair[side] for pair in judged]) for side in (0, 1))
+    return Mean(cells=len(judged), verdict=verdict(b, a))
 
 
 def _round_means(rounds: Sequence[Sequence[float]]) -> list[float]:
@@ -169,15 +169,15 @@ def _compared(a: Entry | None, b: Entry | None, *, across_devices: bool) -> Cell
     if a.figure is None or b.figure is None:
         result, reason = _without_figure(a, b)
         return CellComparison(**facts, result=result, reason=reason)
-    told = verdict(b.round_seconds, a.round_seconds)
+    found = verdict(b.round_seconds, a.round_seconds)
     if not same_device(a.ground, b.ground) and not across_devices:
         devices = " / ".join(entry.ground.hardware.name or "not known" for entry in (a, b))
-        return CellComparison(**facts, result="refused", reason=f"another device: {devices}", verdict=told)
-    return CellComparison(**facts, result=told.outcome, reason=told.reason, verdict=told)
+        return CellComparison(**facts, result="refused", reason=f"another device: {devices}", verdict=found)
+    return CellComparison(**facts, result=found.outcome, reason=found.reason, verdict=found)
 
 
 def _without_figure(a: Entry, b: Entry) -> tuple[Result, str]:
-    if b.figure is None and (b.status in FAILED or (a.figure is not None and b.status in LOST)):
+    if b.figure is None and (b.status in BAD or (a.figure is not None and b.status in LOST)):
         return "bad", _says("B", b)
     if a.figure is None and b.figure is None:
         return "unmeasured", f"{_says('A', a)}; {_says('B', b)}"
@@ -226,7 +226,7 @@ class Entry(Frozen):
 
 
 class Side(Frozen):
-    """All rows of one side. `unreadable` has a line for each record that is none."""
+    """All rows of one side. `unreadable` has a line for each file that is not a record."""
 
     name: SideName
     title: str
@@ -254,7 +254,7 @@ def read_sides(a: str, b: str, results: Path, benchmarks: Sequence[str] = ()) ->
     if first.run == second.run == PUBLISHED:
         raise UsageError("both sides are the published figures", remedy="name a run as one of them")
     if PUBLISHED in (first.run, second.run):
-        # A published figure was reckoned as the note did: so is the other side, or nothing could be compared.
+        # A published figure was computed as the note did: so is the other side, or nothing could be compared.
         run = read_side(second if first.run == PUBLISHED else first, None, results, "note", benchmarks)
         published = published_side(first if first.run == PUBLISHED else second, run, read_published())
         return (published, run) if first.run == PUBLISHED else (run, published)
@@ -272,12 +272,7 @@ def read_side(
     """
     found = find_run(results, name.run or run)
     reduction, grounds, unreadable = Reduction(), dict[str, list[Ground]](), list[str]()
-    for path in record_files(found.folder):
-        try:
-            record = read_record(path)
-        except UsageError as error:
-            unreadable.append(f"records/{path.name}: {error.what}")
-            continue
+    for record in read_all(found.folder, unreadable):
         reduction.add(record)
         if is_row(record):
             grounds.setdefault(record.cell_id, []).append(ground_of(record))
@@ -319,11 +314,11 @@ def entry_of(row: Row, ground: Ground) -> Entry:
         method=row.method,
         stack=row.stack,
         status=row.status,
-        reason=row.reason or row.figure_reason,
+        reason=row.reason or row.figure.reason,
         flags=row.flags,
         figure=row.headline,
-        unit=row.unit,
-        round_seconds=row.round_seconds if row.headline is not None else (),
+        unit=row.figure.unit,
+        round_seconds=row.figure.round_seconds if row.headline is not None else (),
         ground=ground,
     )
 

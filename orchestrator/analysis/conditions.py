@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from orchestrator.analysis.rows import Hardware, Versions
+from orchestrator.analysis.ceilings import Hardware, hardware_of
 from orchestrator.base.files import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from orchestrator.records.record import Environment, Record
+    from orchestrator.records.record import Record
 
 
 SAME_CLOCK = 0.01
@@ -97,14 +97,14 @@ def joined(rounds: Sequence[Ground]) -> Ground:
 
 
 def same_device(a: Ground, b: Ground) -> bool:
-    """Whether both ran on one model of GPU, or of CPU; where a side does not say, it cannot be told and is no."""
+    """Whether both ran on one model of GPU, or of CPU; false where a side does not say."""
     if a.hardware.device != b.hardware.device or None in (a.hardware.name, b.hardware.name):
         return False
     return _model(a.hardware) == _model(b.hardware)
 
 
 def differences(a: Ground, b: Ground) -> tuple[Difference, ...]:
-    """Return what differs, hardware first. A fact that a side does not know is no difference; a package is."""
+    """Return what differs, hardware first. A fact that one side lacks does not differ; a package does."""
     return tuple(_differences(a, b))
 
 
@@ -140,57 +140,3 @@ def _short(value: str | None) -> str:
 def _model(hardware: Hardware) -> str:
     """Return the device's name without the vendor's, which not every list of figures has."""
     return (hardware.name or f"an unknown {hardware.device}").removeprefix(VENDOR)
-
-
-KERNEL_PACKAGES = (
-    "apex",
-    "flash-attn",
-    "flash-attn-3",
-    "flashinfer-python",
-    "liger-kernel",
-    "lightning-thunder",
-    "nvfuser",
-    "sglang",
-    "tensorrt",
-    "torchao",
-    "transformer-engine",
-    "transformers",
-    "triton",
-    "vllm",
-    "xformers",
-)
-KERNEL_PREFIXES = ("nvfuser-", "nvidia-cublas", "nvidia-cudnn", "pytorch-triton")
-
-
-def hardware_of(record: Record) -> Hardware:
-    """Return what the record says it ran on."""
-    environment = record.environment
-    if record.device == "cpu":
-        threads = environment.threads if environment else None
-        return Hardware(device="cpu", name=environment.cpu if environment else None, threads=threads)
-    gpu = environment.gpu if environment else None
-    if gpu is None:
-        return Hardware(device="cuda")
-    return Hardware(device="cuda", name=gpu.name, uuid=gpu.uuid, driver=gpu.driver, memory_bytes=gpu.memory_bytes)
-
-
-def versions_of(environment: Environment | None, image_id: str | None) -> Versions:
-    """Return the versions that decide most; of the packages those that bring kernels or compilers."""
-    if environment is None:
-        return Versions(image_id=image_id)
-    return Versions(
-        python=environment.python,
-        torch=environment.torch,
-        torch_git=environment.torch_git,
-        cuda=environment.cuda,
-        cudnn=environment.cudnn,
-        triton=environment.triton,
-        compiler=environment.compiler,
-        fingerprint=environment.fingerprint,
-        image_id=image_id,
-        packages={
-            name: version
-            for name, version in sorted(environment.packages.items())
-            if name in KERNEL_PACKAGES or name.startswith(KERNEL_PREFIXES)
-        },
-    )

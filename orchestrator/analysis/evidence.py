@@ -3,74 +3,60 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.protocol import first_call_seconds, samples_in
-from orchestrator.analysis.rows import CheckCounts, Compilation, Piece, Power, Ran
+from orchestrator.analysis.rows import CheckCounts, Evidence, FirstCall, Piece, Power
 from orchestrator.plan.workload import GENERATING, TRAINING
+from orchestrator.records.record import Compiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.analysis.columns import Columns
     from orchestrator.analysis.protocol import Reduced
     from orchestrator.analysis.rows import CacheState
     from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import HostLoad, Record, Sample
+    from orchestrator.records.record import Record
 
 
 NOT_CALLED = "not called"
 FEWEST_FOR_WARNING = 4
 FIRST_OFF, FIRST_SIGMAS = 0.02, 3.0
-
 """The first timed sample is off where it is this share and so many robust deviations from the others' median."""
 DRIFT, DRIFT_SIGMAS = 0.01, 3.0
-
 """A drift: the halves' medians differ by this share, and by so many of the difference's own standard errors."""
 SIGMA_OF_MAD = 1.4826
 ERROR_OF_MEDIAN = 1.2533
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Of one round."""
+def evidence(record: Record, samples: Columns | None = None) -> Evidence:
+    """Return what `record` brings as evidence; a field is null (empty) where it does not say.
 
-    checks: CheckCounts | None
-    error: float | None
-    eager_error: float | None
-    resembles: str | None
-    ran: Ran | None
-    dispatched: dict[str, str]
-    compilation: Compilation | None
-    power: Power | None
-    host_load: HostLoad | None
-    tainted: int
-    taints: tuple[str, ...]
-    losses: tuple[float | None, ...]
-    first_off: float | None
-    drift: float | None
-
-
-def evidence(record: Record) -> Evidence:
-    """Return what `record` brings as evidence; a field is null (empty) where it does not say."""
+    `samples` are the record's own.
+    """
+    samples = samples or columns_of(record)
     proof = record.proof
     reference = proof.reference if proof else None
-    first_off, drift = unsteadiness(record.samples)
-    taints = [sample.taint for sample in record.samples if sample.taint and sample.phase in ("timed", "repeat")]
+    error, eager_error = (reference.error, reference.eager_error) if reference else (None, None)
+    first_off, drift = unsteadiness(samples)
+    taints = [taint for place in samples.at("timed", "repeat") if (taint := samples.taint[place])]
     return Evidence(
         checks=check_counts(record),
-        error=reference.error if reference else None,
-        eager_error=reference.eager_error if reference else None,
+        error=error,
+        eager_error=eager_error,
+        error_ratio=error / eager_error if error is not None and eager_error else None,
         resembles=proof.resembles if proof else None,
-        ran=ran(record),
-        dispatched=dispatched(record),
-        compilation=compilation(record),
+        dispatch=record.dispatch,
+        operators=operators(record),
+        compiles=compiles(record),
         power=power(record),
         host_load=record.host_load,
         tainted=len(taints),
         taints=tuple(dict.fromkeys(taints)),
-        losses=tuple(s.loss for s in record.samples) if record.workload.benchmark in TRAINING else (),
+        losses=samples.loss if record.workload.benchmark in TRAINING else (),
         first_off=first_off,
         drift=drift,
     )
@@ -81,88 +67,58 @@ def check_counts(record: Record) -> CheckCounts | None:
     checks = record.proof.checks if record.proof else ()
     if not checks:
         return None
-    worst = next((c for c in checks if c.status == "failed"), None)
-    worst = worst or next((c for c in checks if c.status == "unchecked"), None)
+    found = [c.status for c in checks]
+    worst = next((c for status in ("failed", "unchecked") for c in checks if c.status == status), None)
     return CheckCounts(
-        passed=sum(c.status == "passed" for c in checks),
-        failed=sum(c.status == "failed" for c in checks),
-        unchecked=sum(c.status == "unchecked" for c in checks),
+        passed=found.count("passed"),
+        failed=found.count("failed"),
+        unchecked=found.count("unchecked"),
         why=None if worst is None else f"{worst.name}: {worst.what}" if worst.what else worst.name,
     )
 
 
-def ran(record: Record) -> Ran | None:
-    """Return which kinds of kernels ran in one call."""
-    told = record.dispatch
-    if told is None:
-        return None
-    return Ran(
-        kind=told.kind,
-        what=told.what,
-        launches=told.launches,
-        graph_replays=told.graph_replays,
-        groups=told.groups,
-        missing=told.missing,
-        instead=told.instead,
-    )
-
-
-def dispatched(record: Record) -> dict[str, str]:
+def operators(record: Record) -> dict[str, str]:
     """Return what each operator of the method dispatched to, those left out that were not called."""
-    told = record.detail.get("operators")
-    if not isinstance(told, dict):
+    found = record.detail.get("operators")
+    if not isinstance(found, dict):
         return {}
-    return {name: what for name, what in told.items() if isinstance(what, str) and what != NOT_CALLED}
+    return {name: what for name, what in found.items() if isinstance(what, str) and what != NOT_CALLED}
 
 
-def compilation(record: Record) -> Compilation | None:
+def compiles(record: Record) -> Compiles | None:
     """Return what the compiler did; of older records no more than how many graphs there were after each sample."""
-    told = record.compiles
-    if told is None:
-        graphs = graphs_of(record)
-        return Compilation(graphs=graphs[-1], recompiles=graphs[-1] - graphs[0]) if graphs else None
-    warm = told.warm
-    return Compilation(
-        graphs=told.graphs,
-        recompiles=told.recompiles,
-        kernels=told.kernels,
-        later_kernels=told.kernels - sum(entry.kernels for entry in told.ledger if entry.sample == 0),
-        breaks=told.breaks,
-        cache_hits=told.cache_hits,
-        cache_misses=told.cache_misses,
-        warm_first_seconds=warm.first_ns / 1e9 if warm and warm.first_ns is not None else None,
-        warm_reason=warm.reason if warm else None,
-    )
+    if record.compiles is not None or not (graphs := graphs_of(record)):
+        return record.compiles
+    later = graphs[-1] - graphs[0]
+    return Compiles(graphs=graphs[-1], recompiles=later, ledger=(), breaks=(), cache_hits=None, cache_misses=None)
 
 
 def graphs_of(record: Record) -> tuple[int, ...]:
     """Return how many graphs the compiler had made after each sample, or nothing where the record does not say."""
-    told = record.detail.get("graphs")
-    if not isinstance(told, list) or not all(isinstance(count, int) for count in told):
-        return ()
-    return tuple(told)
+    graphs = record.detail.get("graphs")
+    return tuple(graphs) if isinstance(graphs, list) and set(map(type, graphs)) <= {int} else ()
 
 
 def power(record: Record) -> Power | None:
     """Return power and clock while the timed samples ran, and the energy of one pass, token or step."""
-    told = record.telemetry
+    telemetry = record.telemetry
     timed = [sample for sample in record.samples if sample.phase in ("timed", "repeat")]
     energies = [sample.energy_joules for sample in timed if sample.energy_joules is not None]
-    if told is None and not energies:
+    if telemetry is None and not energies:
         return None
     joules = None
     if energies and len(energies) == len(timed):
         joules = fmean(energies)
-    elif told is not None and told.energy_joules is not None and timed:
-        joules = told.energy_joules / len(timed)
+    elif telemetry is not None and telemetry.energy_joules is not None and timed:
+        joules = telemetry.energy_joules / len(timed)
     units = _energy_units(record)
     return Power(
         joules=None if joules is None or units is None else joules / units,
         per=piece(record.workload),
-        watts=told.power_watts if told else None,
-        sm_clock_mhz=told.sm_clock_mhz if told else None,
-        throttled=dict(told.throttled) if told else {},
-        foreign=told.foreign if told else (),
+        watts=telemetry.power_watts if telemetry else None,
+        sm_clock_mhz=telemetry.sm_clock_mhz if telemetry else None,
+        throttled=dict(telemetry.throttled) if telemetry else {},
+        foreign=telemetry.foreign if telemetry else (),
     )
 
 
@@ -179,22 +135,22 @@ def units_in(workload: Workload, samples: int) -> int | None:
 
 
 def _energy_units(record: Record) -> int | None:
-    # Energy is spent on all sequences of a batch; speed is told for one of them.
+    # Energy is spent on all sequences of a batch; speed is given for one of them.
     units = units_in(record.workload, 1)
     if units is None or record.workload.benchmark not in GENERATING:
         return units
     return units * (record.workload.batch or 1)
 
 
-def unsteadiness(samples: Sequence[Sample]) -> tuple[float | None, float | None]:
+def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
     """Return by what share the first timed sample, and the later half's median, are off; null where they are not.
 
     Only of samples of one shape, of which nothing else disturbed any.
     """
-    timed = [s for s in samples if s.phase == "timed" and s.taint is None and s.end_ns > s.begin_ns]
-    if len(timed) < FEWEST_FOR_WARNING or len({s.shape for s in timed}) > 1:
+    timed = [place for place in samples.at("timed") if samples.taint[place] is None and samples.wall[place] > 0]
+    if len(timed) < FEWEST_FOR_WARNING or len({samples.shape[place] for place in timed}) > 1:
         return None, None
-    walls = [(s.end_ns - s.begin_ns) / 1e9 for s in sorted(timed, key=lambda s: s.index)]
+    walls = samples.walls(sorted(timed, key=samples.index.__getitem__))
     first, others = walls[0], walls[1:]
     typical = median(others)
     off = first / typical - 1
@@ -219,47 +175,38 @@ def _sigma(values: Sequence[float]) -> float:
     return SIGMA_OF_MAD * median([abs(value - middle) for value in values])
 
 
-@dataclass(frozen=True, slots=True)
-class FirstCall:
-    """Of one round. `upfront_seconds` is the first call and what later compiles in the warm-up cost."""
-
-    seconds: float | None
-    upfront_seconds: float | None
-    cache: CacheState | None
-
-
-def first_call(record: Record, steady: Reduced) -> FirstCall:
+def first_call(record: Record, steady: Reduced, samples: Columns) -> FirstCall:
     """Return the first call of one round, with what it paid for compiles until its timed samples began.
 
     `steady` is the round under that protocol: a warm-up sample in which the compiler worked counts with its wall time
     less that of a steady sample. A compile in a timed sample is in the steady figure already. Of a record that does not
     say in which samples the compiler worked, the first call alone counts.
     """
-    seconds = first_call_seconds(record)
+    seconds = first_call_seconds(samples)
     compiled = _compiled_samples(record)
-    walls = [(s.end_ns - s.begin_ns) / 1e9 for s in record.samples if s.phase == "warmup" and s.index in compiled]
+    walls = samples.walls([place for place in samples.at("warmup") if samples.index[place] in compiled])
     usual = None if steady.seconds is None else steady.seconds / samples_in(record.workload.benchmark, steady)
     return FirstCall(seconds, _upfront(seconds, walls, usual), _cache(record))
 
 
-def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> dict[str, Any]:
-    """Return the row's fields: medians of the rounds that began with an empty cache, of all where none did.
+def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> FirstCall:
+    """Return the row's first call: medians of the rounds that began with an empty cache, of all where none did.
 
     `second_process`, in seconds, is a warm start's first call; where there is none, the rounds that began over a filled
-    cache tell the warm figure.
+    cache give the warm figure.
     """
     known = [one for one in rounds if one.seconds is not None]
     cold, warm = ([one for one in known if one.cache == state] for state in ("cold", "warm"))
     chosen = cold or known
     states = {one.cache for one in chosen}
     over_filled = _median([one.seconds for one in warm])
-    return {
-        "first_call_seconds": _median([one.seconds for one in chosen]),
-        "first_call_cache": states.pop() if len(states) == 1 else None,
-        "first_call_rounds": tuple(one.seconds for one in known),
-        "warm_first_call_seconds": over_filled if second_process is None else second_process,
-        "upfront_seconds": _median([one.upfront_seconds for one in chosen]),
-    }
+    return FirstCall(
+        seconds=_median([one.seconds for one in chosen]),
+        upfront_seconds=_median([one.upfront_seconds for one in chosen]),
+        cache=states.pop() if len(states) == 1 else None,
+        rounds=tuple(one.seconds for one in known if one.seconds is not None),
+        warm_seconds=over_filled if second_process is None else second_process,
+    )
 
 
 def _compiled_samples(record: Record) -> set[int]:

@@ -46,8 +46,8 @@ def growths(rows: Iterable[Row]) -> tuple[Growth, ...]:
     found: dict[tuple[str, str, str], dict[int, tuple[float, Row]]] = {}
     but_for_layers: dict[str, str] = {}
     for row in rows:
-        model, seconds = row.workload.model, row.first_call_seconds
-        if model is None or seconds is None or row.first_call_cache != "cold" or not _compiled(row):
+        model, seconds = row.workload.model, row.first_call.seconds
+        if model is None or seconds is None or row.first_call.cache != "cold" or not _compiled(row):
             continue
         if row.workload_id not in but_for_layers:
             nameless = model.model_copy(update={"layers": 1, "name": ""})
@@ -62,7 +62,7 @@ def growths(rows: Iterable[Row]) -> tuple[Growth, ...]:
 
 
 def _compiled(row: Row) -> bool:
-    return row.status == "ok" and row.compilation is not None and row.compilation.made > 0
+    return row.status == "ok" and row.evidence.compiles is not None and row.evidence.compiles.made > 0
 
 
 def _points(by_layers: Mapping[int, tuple[float, Row]]) -> tuple[GrowthPoint, ...]:

@@ -1,7 +1,7 @@
 """How a record's raw samples become a figure: the protocols `note` and `steady`, both from the same samples.
 
 `note` and `steady` reduce one round and never look at another; `combine` makes a row's figure of the rounds.
-Everything is reckoned in seconds here and turned into the benchmark's unit last.
+Everything is computed in seconds here and turned into the benchmark's unit last.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.statistics import LEVEL, interval_across, interval_of_median
-from orchestrator.plan.workload import GENERATING
+from orchestrator.plan.workload import GENERATING, TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from orchestrator.analysis.columns import Columns
     from orchestrator.plan.workload import Benchmark
-    from orchestrator.records.record import Record, Sample
+    from orchestrator.records.record import Record
 
 
 Protocol = Literal["note", "steady"]
@@ -55,10 +57,10 @@ class Reduced:
 class Figure:
     """A row's figure in the benchmark's unit, with the interval that its rounds allow."""
 
-    figure: float | None
+    value: float | None
     unit: Unit
     seconds: float | None
-    device_figure: float | None = None
+    device_value: float | None = None
     basis: str = ""
     complete: bool = True
     interval: tuple[float, float] | None = None
@@ -66,6 +68,7 @@ class Figure:
     interval_level: float | None = None
     round_figures: tuple[float, ...] = ()
     round_seconds: tuple[float, ...] = ()
+    """The same in seconds: what verdicts are made of."""
     samples: int = 1
     """So many samples are in `seconds`: one, or where they are a total, all of it."""
     first_token_seconds: float | None = None
@@ -92,71 +95,68 @@ def in_unit(benchmark: Benchmark, seconds: float, new_tokens: int | None) -> flo
     return seconds * 1e3 if benchmark == "train_static" else seconds
 
 
-def note(record: Record) -> Reduced:
+def note(record: Record, samples: Columns | None = None) -> Reduced:
     """Reduce one round as the note did: by index, whatever the phase, first calls and compilation included.
 
     forward, model_inference, generation: the best of the first ten samples. train_static: mean of samples 6 to 50.
-    train_dynamic: total of samples 6 to 50. Repeats are no samples of the note's.
+    train_dynamic: total of samples 6 to 50. The note had no repeats: they are left out. `samples` are the record's own.
     """
-    originals = sorted((s for s in record.samples if s.phase != "repeat"), key=lambda s: s.index)
-    benchmark = record.workload.benchmark
-    if benchmark in ("train_static", "train_dynamic"):
-        return _note_training(originals, total=benchmark == "train_dynamic")
-    chosen = [s for s in originals if s.index < NOTE_BEST_OF]
-    reason = _unusable(chosen)
+    samples = samples or columns_of(record)
+    places = samples.originals()
+    if record.workload.benchmark in TRAINING:
+        return _note_training(samples, places, total=record.workload.benchmark == "train_dynamic")
+    chosen = [place for place in places if samples.index[place] < NOTE_BEST_OF]
+    reason = samples.unusable(chosen)
     if reason:
         return Reduced(None, reason=reason)
-    best = min(chosen, key=_wall)
+    best = [min(chosen, key=samples.wall.__getitem__)]
     full = len(chosen) == NOTE_BEST_OF
-    basis = f"best of {len(chosen)}" + ("" if full else f" (the note takes {NOTE_BEST_OF})")
-    first, following = _token_times([best], record.workload.new_tokens)
+    devices = samples.devices(best)
+    first, following = _token_times(samples, best, record.workload.new_tokens)
     return Reduced(
-        seconds=_wall(best),
-        device_seconds=_device(best),
-        basis=basis,
+        seconds=samples.wall[best[0]],
+        device_seconds=devices[0] if devices else None,
+        basis=f"best of {len(chosen)}" + ("" if full else f" (the note takes {NOTE_BEST_OF})"),
         complete=full,
-        used=(best.index,),
+        used=(samples.index[best[0]],),
         first_token_seconds=first,
         next_token_seconds=following,
     )
 
 
-def steady(record: Record) -> Reduced:
+def steady(record: Record, samples: Columns | None = None) -> Reduced:
     """Reduce one round as it runs once warm: the median of its valid timed samples and their repeats.
 
     Where every one is tainted it is the median of them all. train_dynamic: every iteration has its own shape, so the
     figure is the total over the timed samples; a repeated iteration counts once, with the median of its valid
-    durations, or of all of them where none is valid. The basis says what was done.
+    durations, or of all of them where none is valid. The basis says what was done. `samples` are the record's own.
     """
+    samples = samples or columns_of(record)
     if record.workload.benchmark == "train_dynamic":
-        return _steady_total(record.samples)
-    timed = [s for s in record.samples if s.phase in ("timed", "repeat")]
-    chosen, tainted = _valid(timed)
-    reason = _unusable(chosen)
+        return _steady_total(samples)
+    timed = samples.at("timed", "repeat")
+    chosen, tainted = samples.valid(timed)
+    reason = samples.unusable(chosen)
     if reason:
         return Reduced(None, reason=reason)
-    walls = tuple([_wall(s) for s in chosen])
-    devices = _devices(chosen)
-    first, following = _token_times(chosen, record.workload.new_tokens)
+    walls, devices = samples.walls(chosen), samples.devices(chosen)
+    first, following = _token_times(samples, chosen, record.workload.new_tokens)
     return Reduced(
         seconds=median(walls),
         device_seconds=median(devices) if devices else None,
         basis=f"median of {_counted(len(timed), len(chosen), tainted=tainted)}",
-        used=tuple(sorted(s.index for s in chosen)),
-        walls=walls,
+        used=tuple(sorted([samples.index[place] for place in chosen])),
+        walls=tuple(walls),
         first_token_seconds=first,
         next_token_seconds=following,
         tainted=tainted,
     )
 
 
-REDUCE: dict[Protocol, Callable[[Record], Reduced]] = {"note": note, "steady": steady}
-
-
-def first_call_seconds(record: Record) -> float | None:
+def first_call_seconds(samples: Columns) -> float | None:
     """Return how long the first call took, compilation included, or null where there was none."""
-    first = [s for s in record.samples if s.phase == "first"]
-    return _wall(first[0]) if first and not _unusable(first[:1]) else None
+    first = samples.at("first")[:1]
+    return None if samples.unusable(first) else samples.wall[first[0]]
 
 
 def combine(protocol: Protocol, benchmark: Benchmark, new_tokens: int | None, rounds: Sequence[Reduced]) -> Figure:
@@ -185,10 +185,10 @@ def combine(protocol: Protocol, benchmark: Benchmark, new_tokens: int | None, ro
     basis = " / ".join(bases) if len(good) == 1 else f"median of {len(good)} rounds, each the {' / '.join(bases)}"
     device = _all_or_none(median, (r.device_seconds for r in good))
     return Figure(
-        figure=convert(median(seconds)),
+        value=convert(median(seconds)),
         unit=unit,
         seconds=median(seconds),
-        device_figure=None if device is None else convert(device),
+        device_value=None if device is None else convert(device),
         basis=basis,
         complete=all(r.complete for r in good),
         interval=None if interval is None else _ordered(convert(interval[0]), convert(interval[1])),
@@ -219,61 +219,53 @@ def _interval(
     return (low, high), "within-process", level
 
 
-def _note_training(originals: Sequence[Sample], *, total: bool) -> Reduced:
-    chosen = [s for s in originals if NOTE_FIRST <= s.index <= NOTE_LAST]
-    if originals and not chosen:
-        return Reduced(None, reason=f"{len(originals)} samples: the note leaves out the first {NOTE_FIRST}")
-    reason = _unusable(chosen)
+def _note_training(samples: Columns, places: Sequence[int], *, total: bool) -> Reduced:
+    chosen = [place for place in places if NOTE_FIRST <= samples.index[place] <= NOTE_LAST]
+    if places and not chosen:
+        return Reduced(None, reason=f"{len(places)} samples: the note leaves out the first {NOTE_FIRST}")
+    reason = samples.unusable(chosen)
     if reason:
         return Reduced(None, reason=reason)
     full = len(chosen) == NOTE_LAST - NOTE_FIRST + 1
     what = "total" if total else "mean"
-    basis = f"{what} of samples {NOTE_FIRST + 1} to {chosen[-1].index + 1}"
+    used = tuple([samples.index[place] for place in chosen])
+    basis = f"{what} of samples {NOTE_FIRST + 1} to {used[-1] + 1}"
     if not full:
         basis = f"{what} of the {len(chosen)} samples after the first {NOTE_FIRST} (the note goes to {NOTE_LAST + 1})"
     reduce: Callable[[Iterable[float]], float] = math.fsum if total else fmean
-    devices = _devices(chosen)
+    devices = samples.devices(chosen)
     return Reduced(
-        seconds=reduce([_wall(s) for s in chosen]),
+        seconds=reduce(samples.walls(chosen)),
         device_seconds=reduce(devices) if devices else None,
         basis=basis,
         complete=full,
-        used=tuple(s.index for s in chosen),
+        used=used,
     )
 
 
-def _steady_total(samples: Iterable[Sample]) -> Reduced:
-    by_index: dict[int, list[Sample]] = {}
-    repeats: list[Sample] = []
-    for sample in samples:
-        if sample.phase == "timed":
-            by_index.setdefault(sample.index, []).append(sample)
-        elif sample.phase == "repeat":
-            repeats.append(sample)
-    for sample in repeats:
+def _steady_total(samples: Columns) -> Reduced:
+    by_index = {samples.index[place]: [place] for place in samples.at("timed")}
+    for place in samples.at("repeat"):
         # A repeat of an iteration that was not timed has nothing to repeat: a total must not count it.
-        if sample.index in by_index:
-            by_index[sample.index].append(sample)
-    reason = _unusable([s for group in by_index.values() for s in group])
+        if samples.index[place] in by_index:
+            by_index[samples.index[place]].append(place)
+    groups = [samples.valid(group) for group in by_index.values()]
+    chosen = [place for group, _ in groups for place in group]
+    reason = samples.unusable([place for group in by_index.values() for place in group])
     if reason:
         return Reduced(None, reason=reason)
-    valid = [_valid(group) for group in by_index.values()]
-    bad = sum(1 for _, tainted in valid if tainted)
-    walls = [median([_wall(s) for s in group]) for group, _ in valid]
-    devices = [_devices(group) for group, _ in valid]
+    bad = sum(tainted for _, tainted in groups)
+    walls, devices = samples.walls(chosen), samples.devices(chosen)
+    if len(chosen) > len(groups):
+        walls = [median(samples.walls(group)) for group, _ in groups]
+        devices = devices and [median(samples.devices(group) or ()) for group, _ in groups]
     return Reduced(
         seconds=math.fsum(walls),
-        device_seconds=_all_or_none(math.fsum, (median(group) if group else None for group in devices)),
+        device_seconds=math.fsum(devices) if devices else None,
         basis=f"total of {len(by_index)} timed samples" + (f", {bad} of them tainted" if bad else ""),
         used=tuple(sorted(by_index)),
         tainted=bad > 0,
     )
-
-
-def _valid(samples: Sequence[Sample]) -> tuple[Sequence[Sample], bool]:
-    """Return the samples that nothing disturbed, or all of them (and True) where each one was."""
-    valid = [s for s in samples if s.taint is None]
-    return (valid, False) if valid else (samples, bool(samples))
 
 
 def _counted(timed: int, used: int, *, tainted: bool) -> str:
@@ -282,38 +274,15 @@ def _counted(timed: int, used: int, *, tainted: bool) -> str:
     return f"{used} timed samples" if used == timed else f"the {used} valid of {timed} timed samples"
 
 
-def _unusable(samples: Sequence[Sample]) -> str | None:
-    """Return why the samples give no figure, or null where they do."""
-    if not samples:
-        return "no samples of the kind that the protocol takes"
-    for sample in samples:
-        if sample.end_ns <= sample.begin_ns:
-            return f"sample {sample.index} ends before it begins"
-    return None
-
-
-def _wall(sample: Sample) -> float:
-    return (sample.end_ns - sample.begin_ns) / 1e9
-
-
-def _device(sample: Sample) -> float | None:
-    return None if sample.device_ns is None else sample.device_ns / 1e9
-
-
-def _devices(samples: Iterable[Sample]) -> list[float] | None:
-    """Return the device seconds of all samples, or null where one is unknown."""
-    found = [s.device_ns for s in samples]
-    return None if None in found else [ns / 1e9 for ns in found if ns is not None]
-
-
-def _token_times(samples: Sequence[Sample], new_tokens: int | None) -> tuple[float | None, float | None]:
+def _token_times(samples: Columns, places: Sequence[int], new_tokens: int | None) -> tuple[float | None, float | None]:
     """Return the medians of the seconds to the first token and of the seconds for each further one."""
-    first = [s.first_token_ns / 1e9 for s in samples if s.first_token_ns is not None]
-    if len(first) < len(samples):
+    first = [seconds for place in places if (seconds := samples.first_token[place]) is not None]
+    if len(first) < len(places):
         return None, None
     if not new_tokens or new_tokens < 2:  # noqa: PLR2004 - there is no further token
         return median(first), None
-    following = [(_wall(s) - seconds) / (new_tokens - 1) for s, seconds in zip(samples, first, strict=True)]
+    walls = samples.walls(places)
+    following = [(wall - seconds) / (new_tokens - 1) for wall, seconds in zip(walls, first, strict=True)]
     return median(first), median(following)
 
 

@@ -13,10 +13,11 @@ from orchestrator.base.errors import UsageError
 from orchestrator.records.store import Run, read_record, record_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from orchestrator.analysis.rows import Ceiling, Row
+    from orchestrator.analysis.ceilings import Ceiling
+    from orchestrator.analysis.rows import Row
     from orchestrator.records.record import Record
     from orchestrator.records.store import Header
 
@@ -43,7 +44,7 @@ class Report:
     failed_references: tuple[str, ...]
     """A line for each reference cell that made none: its rows are unchecked."""
     unreadable: tuple[str, ...]
-    """A line for each record file that is none: it is left out, and every table says so."""
+    """A line for each file that cannot be read as a record: it is left out, and every table says so."""
 
     @property
     def planned(self) -> int:
@@ -56,39 +57,53 @@ def make_report(
 ) -> Report:
     """Read the run's records (or take those given) and reduce them under both protocols.
 
-    A folder that is no run is a UsageError; so is a published file that is none.
+    A folder without a run is a UsageError; so is a bad file of published figures.
     """
     header = Run.open(run_folder).header
     comparisons = read_published() if published is None else published
-    reduction, unreadable = Reduction(), list[str]()
-    count = 0
-    with _no_search_for_cycles():
-        for record in read_all(run_folder, unreadable) if records is None else records:
-            reduction.add(record)
-            count += 1
-    note = {row.cell_id: row for row in reduction.rows("note")}
+    unreadable: list[str] = []
+    return report_of(header, reduce_run(run_folder, unreadable, records), comparisons, unreadable)
+
+
+def report_of(
+    header: Header, reduction: Reduction, published: tuple[Published, ...], unreadable: Sequence[str] = ()
+) -> Report:
+    """Return what the tables say of records that are reduced already."""
     pairs = tuple(
-        Pair(row, note[row.cell_id], find_figure(comparisons, row.workload, row.method))
+        Pair(row, reduction.as_note(row), find_figure(published, row.workload, row.method))
         for row in reduction.rows("steady")
     )
     failed = tuple(reduction.failed_references)
-    return Report(header, count, pairs, tuple(reduction.ceilings), comparisons, failed, tuple(unreadable))
+    return Report(header, reduction.recorded, pairs, tuple(reduction.ceilings), published, failed, tuple(unreadable))
+
+
+def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record] | None = None) -> Reduction:
+    """Return the reduction of the run's records (or of those given); a line for each bad file goes to `unreadable`."""
+    reduction = Reduction()
+    with _no_search_for_cycles():
+        for record in read_all(run_folder, unreadable) if records is None else records:
+            reduction.add(record)
+    return reduction
 
 
 @contextlib.contextmanager
 def _no_search_for_cycles() -> Iterator[None]:
-    """Switch the garbage collector's search off: records hold no cycles, and it would take a fifth of the time."""
+    """Switch the garbage collector's search off: records hold no cycles, and it would take a fifth of the time.
+
+    What was made meanwhile is left out of later searches too.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_on:
             gc.enable()
 
 
 def read_all(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
-    """Yield the run's records; a line for each file that is none goes to `unreadable`."""
+    """Yield the run's records; a line for each file that cannot be read goes to `unreadable`."""
     for path in record_files(run_folder):
         try:
             yield read_record(path)

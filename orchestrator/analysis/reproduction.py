@@ -53,7 +53,7 @@ class Reproduction(Frozen):
 
     @property
     def exit_code(self) -> int:
-        """0 reproduced, 1 not, 2 not to be told, 3 nothing ran."""
+        """0 reproduced, 1 not, 2 cannot be said, 3 nothing ran."""
         return EXIT_CODES[self.answer]
 
 
@@ -64,12 +64,12 @@ def reproduction(then: Sequence[Record], now: Sequence[Record], *, alone: bool =
     its own checks found and nothing of a probe.
     """
     old, new = _row(then, probed=not alone), _row(now)
-    told = None
+    found = None
     if old.headline is not None and new.headline is not None:
-        told = verdict(new.round_seconds, old.round_seconds)
+        found = verdict(new.figure.round_seconds, old.figure.round_seconds)
     before, after = _ground(then), _ground(now)
-    answer, why = _answer(old, new, told)
-    if told is not None and not same_device(before, after):
+    answer, why = _answer(old, new, found)
+    if found is not None and not same_device(before, after):
         devices = f"{before.hardware.name or 'not known'} then, {after.hardware.name or 'not known'} now"
         answer, why = "refused", f"measured on another device: {devices}"
     return Reproduction(
@@ -77,25 +77,29 @@ def reproduction(then: Sequence[Record], now: Sequence[Record], *, alone: bool =
         now=new,
         answer=answer,
         why=why,
-        verdict=told,
+        verdict=found,
         differences=differences(before, after),
         alone=alone and not is_own_probe(old.workload),
     )
 
 
-def _answer(old: Row, new: Row, told: Verdict | None) -> tuple[Answer, str]:
-    if told is None:
+def _answer(old: Row, new: Row, found: Verdict | None) -> tuple[Answer, str]:
+    if found is None:
         return _without_figure(old, new)
-    if min(told.rounds) >= FEWEST_ROUNDS:
-        return told.outcome, told.reason or f"by {told.rounds[1]} rounds then and {told.rounds[0]} now"
+    if min(found.rounds) >= FEWEST_ROUNDS:
+        return found.outcome, found.reason or f"by {found.rounds[1]} rounds then and {found.rounds[0]} now"
     few = f"for a verdict both sides need {FEWEST_ROUNDS} rounds (--rounds)"
-    if old.interval is None or new.figure is None:
+    if old.figure.interval is None or new.figure.value is None:
         return "inconclusive", f"the record has too few samples for an interval; {few}"
-    low, high = old.interval
-    kind = f"the old interval ({old.interval_kind})"
-    if low <= new.figure <= high:
+    low, high = old.figure.interval
+    kind = f"the old interval ({old.figure.interval_kind})"
+    if low <= new.figure.value <= high:
         return "inside", f"the new figure lies inside {kind}; {few}"
-    within = " such an interval knows nothing of how processes differ;" if old.interval_kind == "within-process" else ""
+    within = (
+        " such an interval knows nothing of how processes differ;"
+        if old.figure.interval_kind == "within-process"
+        else ""
+    )
     return "outside", f"the new figure lies outside {kind};{within} {few}"
 
 

@@ -1,4 +1,4 @@
-"""Faster, slower or the same: the one rule by which two rows are told apart, from their rounds' medians alone.
+"""Faster, slower or the same: the one rule by which two rows are compared, from their rounds' medians alone.
 
 The difference of the logarithms' means gets Welch's t-interval at the 1 % level. With at least five rounds a side:
 

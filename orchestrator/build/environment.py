@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,10 +11,9 @@ import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from orchestrator.base.errors import InfrastructureError
-from orchestrator.base.files import os_error
+from orchestrator.base.files import hash_files, make_folder, write_text
 from orchestrator.base.paths import STATE
 from orchestrator.build import wheels
 from orchestrator.launchers.local import PYTHON_VARIABLE, clean_environment
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
     from orchestrator.plan.stack import Stack
 
-PIP_SOURCES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 MARKER = ".complete"
 LOG_END_CHARACTERS = 600
 HEARTBEAT_S = 15.0
@@ -39,37 +36,15 @@ def find_python(stack: Stack, *, say: Callable[[str], None], again: bool = False
     """
     given = os.environ.get(PYTHON_VARIABLE)
     if given:
-        return _existing(given, f"{PYTHON_VARIABLE}")
+        return _existing(given, PYTHON_VARIABLE)
     if stack.ready is not None:
         return _existing(stack.ready.python, f"{stack.name}: ready.python")
-    if again:
-        shutil.rmtree(environment_folder(stack, state), ignore_errors=True)
-    return make_environment(stack, say=say, state=state)
-
-
-def make_environment(stack: Stack, *, say: Callable[[str], None], state: Path = STATE) -> Path:
-    """Return the Python of the virtual environment for the stack's lock; it is made whole or not at all."""
     folder = environment_folder(stack, state)
-    python = folder / "bin" / "python"
-    if (folder / MARKER).exists():
-        return python
-    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    log = state / "logs" / f"environment-{stack.name}.log"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
-    except OSError as error:
-        raise os_error(error, folder.parent) from error
-    say(f"{stack.name}: making a virtual environment from {stack.build.lock if stack.build else '?'} (log: {log})")
-    began = time.monotonic()
-    try:
-        _fill(stack, beside, log, say)
-        _move(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    say(f"{stack.name}: virtual environment ready after {time.monotonic() - began:.0f} s")
-    return python
+    if again:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not (folder / MARKER).exists():
+        _make(stack, folder, state / "logs" / f"environment-{stack.name}.log", say)
+    return folder / "bin" / "python"
 
 
 def has_python(stack: Stack, state: Path = STATE) -> bool:
@@ -80,32 +55,40 @@ def has_python(stack: Stack, state: Path = STATE) -> bool:
 
 def environment_folder(stack: Stack, state: Path = STATE) -> Path:
     """Return where the stack's virtual environment is or would be: a changed lock or Python means another one."""
-    assert stack.build is not None
-    content = hashlib.sha256(sys.version.encode())
-    for name in (stack.build.lock, stack.build.lock_cuda):
-        if name is not None:
-            try:
-                content.update((stack.folder / name).read_bytes())
-            except OSError as error:
-                raise os_error(error, stack.folder / name) from error
-    return state / "envs" / f"{stack.name}-{content.hexdigest()[:16]}"
+    content = hash_files(stack.folder, _locks(stack), sys.version.encode())
+    return state / "envs" / f"{stack.name}-{content[:16]}"
 
 
-def _fill(stack: Stack, folder: Path, log: Path, say: Callable[[str], None]) -> None:
+def _locks(stack: Stack) -> list[Path]:
     assert stack.build is not None
-    python = str(folder / "bin" / "python")
-    _call([sys.executable, "-m", "venv", str(folder)], log, stack.name, say)
-    locks = [stack.folder / name for name in (stack.build.lock, stack.build.lock_cuda) if name is not None]
-    install = [python, "-m", "pip", "install", "--no-deps", "--require-hashes"]
-    if local := wheels.local_wheels(locks, local_sources()):
-        # pip takes a file of a local folder only where a page says its hash.
-        install += ["--find-links", str(wheels.write_links(local, folder / "links.html"))]
-    install.append("-r")
-    _call([*install, str(stack.folder / stack.build.lock)], log, stack.name, say)
-    if stack.build.lock_cuda is not None and not _imports_torch(python):
-        # This platform's torch is built for CUDA and needs its libraries even where there is no GPU.
-        say(f"{stack.name}: torch needs its CUDA libraries here, installing {stack.build.lock_cuda}")
-        _call([*install, str(stack.folder / stack.build.lock_cuda)], log, stack.name, say)
+    return [stack.folder / name for name in (stack.build.lock, stack.build.lock_cuda) if name is not None]
+
+
+def _make(stack: Stack, folder: Path, log: Path, say: Callable[[str], None]) -> None:
+    """Make the virtual environment beside its place and put it there: whole or not at all."""
+    lock, *libraries = _locks(stack)
+    make_folder(folder.parent)
+    make_folder(log.parent)
+    write_text(log, "")
+    say(f"{stack.name}: making a virtual environment from {lock.name} (log: {log})")
+    began = time.monotonic()
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    python = str(beside / "bin" / "python")
+    try:
+        _call([sys.executable, "-m", "venv", str(beside)], log, stack.name, say)
+        install = [python, "-m", "pip", "install", "--no-deps", "--require-hashes"]
+        if local := wheels.local_wheels([lock, *libraries]):
+            # pip takes a file of a local folder only where a page says its hash.
+            install += ["--find-links", str(wheels.write_links(local, beside / "links.html"))]
+        _call([*install, "-r", str(lock)], log, stack.name, say)
+        if libraries and not _imports_torch(python):
+            # This platform's torch is built for CUDA and needs its libraries even where there is no GPU.
+            say(f"{stack.name}: torch needs its CUDA libraries here, installing {libraries[0].name}")
+            _call([*install, "-r", str(libraries[0])], log, stack.name, say)
+        _move(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    say(f"{stack.name}: virtual environment ready after {time.monotonic() - began:.0f} s")
 
 
 def _move(beside: Path, folder: Path) -> None:
@@ -131,13 +114,14 @@ def _call(command: Sequence[str], log: Path, name: str, say: Callable[[str], Non
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(HEARTBEAT_S)
                     break
-                say(f"{name}: installing, {time.monotonic() - began:.0f} s: {_last_line(log)}")
+                last = (_text(log).splitlines() or [""])[-1].strip()
+                say(f"{name}: installing, {time.monotonic() - began:.0f} s: {last[:100]}")
         except BaseException:
             process.kill()
             process.wait()
             raise
     if process.returncode != 0:
-        end = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-LOG_END_CHARACTERS:]
+        end = " ".join(_text(log).split())[-LOG_END_CHARACTERS:]
         raise InfrastructureError(
             f"the virtual environment could not be made: … {end}", where=name, remedy=f"the whole log: {log}"
         )
@@ -150,9 +134,8 @@ def _imports_torch(python: str) -> bool:
     return done.returncode == 0
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return lines[-1].strip()[:100] if lines else ""
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def _existing(name: str, where: str) -> Path:
@@ -162,16 +145,3 @@ def _existing(name: str, where: str) -> Path:
             "there is no such Python on this host", where=f"{where} = {name}", remedy="run this stack with Docker"
         )
     return Path(found)
-
-
-def local_sources() -> list[Path]:
-    """Return the folders of this host among pip's sources in the environment."""
-    parts = [part for name in PIP_SOURCES for part in os.environ.get(name, "").split()]
-    return [folder for part in parts if (folder := local_folder(part)) is not None]
-
-
-def local_folder(source: str) -> Path | None:
-    """Return the folder that a source of pip's names on this host, or None for one reached over the network."""
-    if source.startswith("file:"):
-        return Path(unquote(urlparse(source).path))
-    return None if "://" in source else Path(source)

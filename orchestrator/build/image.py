@@ -1,4 +1,4 @@
-"""Making stacks ready: images through the engine's classic builder, environments where there is no engine."""
+"""Images of stacks: what they are built from, and building them with the engine's classic builder."""
 
 from __future__ import annotations
 
@@ -12,25 +12,21 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError
+from orchestrator.base.errors import EXIT_OK, InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.paths import STATE
 from orchestrator.base.text import counted, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
-from orchestrator.build.environment import PIP_SOURCES, find_python, local_folder, local_sources
-from orchestrator.launchers.work_area import work_area
 from orchestrator.plan.stack import STACK_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from orchestrator.launchers import Launcher
     from orchestrator.plan.stack import Stack
 
 
 BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
-BUILDER_VARIABLE = "STACKBENCH_BUILDER_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
 OF_THE_ENGINE = re.compile(r"\s*(Step \d+/\d+ : |---> |Removing intermediate container )")
@@ -46,51 +42,6 @@ FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)",
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BUILD_LABEL = "stackbench.build"
 CONTENT_LABEL = "stackbench.content"
-
-
-def build_stacks(
-    stacks: Mapping[str, Stack], *, launcher: str = "auto", again: bool = False, state: Path = STATE
-) -> int:
-    """Make every stack ready for `launcher` (auto: images where an engine answers); return the exit code.
-
-    A stack that fails does not keep the others from being built. `again`: also where it is ready already.
-    """
-    from orchestrator.host import docker_engine as engine
-
-    client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
-    failures = {}
-    with work_area(state) as area:
-        for stack in stacks.values():
-            try:
-                print(f"{stack.name}: {_build_one(client, stack, area.bench, again=again, state=state)}", flush=True)
-            except InfrastructureError as error:  # noqa: PERF203
-                failures[stack.name] = error
-                print(f"{stack.name}: failed: {error}", flush=True)
-    return EXIT_BAD_ROWS if failures else EXIT_OK
-
-
-def _build_one(client: Any, stack: Stack, bench: Path, *, again: bool, state: Path) -> str:
-    """Make one stack ready, write what it was made of, and return its image's name or its Python's path."""
-    from orchestrator.launchers.docker import DockerLauncher
-    from orchestrator.launchers.local import LocalLauncher
-
-    launcher: Launcher
-    if client is not None:
-        place = ensure_image(client, stack, say=_say, again=again, state=state)
-        launcher = DockerLauncher(client, bench, images={stack.name: place})
-    else:
-        python = find_python(stack, say=_say, again=again, state=state)
-        place, launcher = str(python), LocalLauncher(bench, lambda _stack: python)
-    if again or stack.ready:
-        stack_lock.forget(stack, place, state)
-    prepared = launcher.prepare(stack)
-    for line in stack_lock.remarks(stack_lock.lock_of(launcher, prepared, state), prepared):
-        _say(line)
-    return place
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def ensure_image(
@@ -137,95 +88,101 @@ def image_name(stack: Stack) -> str:
 def image_tag(stack: Stack) -> str:
     """Return the name of the stack's image, decided by what goes into the build: a changed stack is another image."""
     chosen = {name: value for name, value in chosen_arguments(stack).items() if name not in ONLY_SPEED}
-    more = chosen.pop("BASE_IMAGE", "") + "".join(f"\0{name}={value}" for name, value in sorted(chosen.items()))
-    return f"stackbench/{stack.name}:{hash_files(stack.folder, context_files(stack), more.encode())[:16]}"
+    return f"stackbench/{stack.name}:{content(stack, chosen)}"
 
 
-def content(stack: Stack) -> str:
-    """Return sixteen hex digits over the files that the stack's image is built from, whatever the base."""
-    return hash_files(stack.folder, context_files(stack))[:16]
-
-
-def base_image(stack: Stack) -> str | None:
-    """Return the base that the environment names for this stack or for all, or None: the Dockerfile's own."""
-    return _named(BASE_VARIABLE, stack)
-
-
-def builder_image(stack: Stack) -> str | None:
-    """Return the image that compiles, where the environment names one: for this stack, for all, or its base.
-
-    What it compiles has to fit the base, so another base is the builder too unless another builder is named.
-    """
-    return _named(BUILDER_VARIABLE, stack) or base_image(stack)
-
-
-def _named(variable: str, stack: Stack) -> str | None:
-    own = f"{variable.removesuffix('_IMAGE')}_{stack.name.upper().replace('-', '_')}"
-    return os.environ.get(own) or os.environ.get(variable) or None
+def content(stack: Stack, chosen: Mapping[str, str] | None = None) -> str:
+    """Return sixteen hex digits over what the stack's image is built from; without `chosen`, whatever its base."""
+    arguments = sorted({**own_arguments(stack), **(chosen or {})}.items())
+    return hash_files(stack.context, context_files(stack), str(arguments).encode())[:16]
 
 
 def chosen_arguments(stack: Stack) -> dict[str, str]:
-    """Return the build's images and further arguments, as far as the environment names them."""
+    """Return the build's images and further arguments, as far as the environment names them, for the stack or for all.
+
+    What is compiled has to fit the base, so another base is the builder too unless another builder is named.
+    """
     assert stack.build is not None
-    chosen = {"BASE_IMAGE": base_image(stack), "BUILDER_IMAGE": builder_image(stack) if stack.build.builder else None}
+    suffix = stack.name.upper().replace("-", "_")
+    base, builder = (
+        os.environ.get(f"STACKBENCH_{image}_{suffix}") or os.environ.get(f"STACKBENCH_{image}_IMAGE")
+        for image in ("BASE", "BUILDER")
+    )
+    chosen = {"BASE_IMAGE": base, "BUILDER_IMAGE": (builder or base) if stack.build.builder else None}
     chosen |= {name: os.environ.get(name) for name in stack.build.arguments}
     return {name: value for name, value in chosen.items() if value}
 
 
+def own_arguments(stack: Stack) -> dict[str, str]:
+    """Return what `stack.toml` says to the Dockerfile that stacks share; a stack's own Dockerfile says it itself."""
+    build = stack.build
+    if build is None or stack.context == stack.folder:
+        return {}
+    own = {"BASE_IMAGE": build.base, "BUILDER_IMAGE": build.builder, "PYTHONS": " ".join(build.pythons)}
+    return {"STACK": stack.folder.name, **{name: value for name, value in own.items() if value}}
+
+
+def target(stack: Stack) -> str | None:
+    """Return the stage of the shared Dockerfile that is the stack's image; None: it has its own Dockerfile."""
+    own = own_arguments(stack)
+    return ("compiled" if "BUILDER_IMAGE" in own else "packages") if own else None
+
+
+def build_arguments(stack: Stack) -> dict[str, str]:
+    """Return the build's arguments: the stack's own, pip's sources that a container can reach, and what was chosen."""
+    arguments = own_arguments(stack)
+    for name in wheels.PIP_SOURCES:
+        parts = [part for part in os.environ.get(name, "").split() if wheels.local_folder(part) is None]
+        if parts:
+            arguments[name] = " ".join(parts)
+    return {**arguments, **chosen_arguments(stack)}
+
+
 def context_files(stack: Stack) -> list[Path]:
-    """Return the files of the stack's folder that its image is built from: not its wheels, which the locks name."""
+    """Return the files that the stack's image is built from: its own, and those that lie beside a shared Dockerfile.
+
+    Not its wheels, which the locks name.
+    """
     from docker.utils import exclude_paths
 
     assert stack.build is not None
-    patterns: list[str] = []
+    root = stack.context
+    patterns = [f"**/{wheels.FOLDER}/*.whl", "**/__pycache__"]
     with contextlib.suppress(FileNotFoundError):
-        lines = (stack.folder / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    names = exclude_paths(str(stack.folder), [*patterns, f"{wheels.FOLDER}/*.whl"], dockerfile=stack.build.dockerfile)
+        lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        patterns = [*(line.strip() for line in lines if line.strip() and not line.startswith("#")), *patterns]
+    paths = [root / name for name in sorted(exclude_paths(str(root), patterns, dockerfile=stack.build.dockerfile))]
     # The ignoring is done here; the engine would do it again with what stands in the context.
-    left_out = {STACK_FILE, ".dockerignore"}
-    paths = [stack.folder / name for name in sorted(names) if "__pycache__" not in name and name not in left_out]
-    return [path for path in paths if path.is_file()]
+    left_out = {stack.folder / STACK_FILE, root / ".dockerignore"}
+    own = [path for path in paths if path.parent == root or path.is_relative_to(stack.folder)]
+    return [path for path in own if path.is_file() and path not in left_out]
 
 
 def make_context(stack: Stack, out: IO[bytes]) -> int:
     """Write the build context as a tar and return how many wheels are in it.
 
-    Wheels of the lock that lie in a local folder of pip's sources (the build could not see it) go along.
+    Wheels that one of the stack's locks names by hash, and that lie in its own `wheels/` or in a local folder of pip's
+    sources (the build could not see it), go along.
     """
-    local = local_wheels(stack)
+    place = stack.folder / wheels.FOLDER
+    paths = {path: path for path in context_files(stack)}
+    locks = [path for path in paths if path.suffix == ".lock" and path.is_relative_to(stack.folder)]
+    try:
+        local = wheels.local_wheels(locks, [place, *wheels.local_sources()])
+    except OSError as error:
+        raise os_error(error, error.filename or stack.folder) from error
+    found = {place / path.name: path for path in reversed(local)}
     with tarfile.open(fileobj=out, mode="w") as tar:
-        folder = tarfile.TarInfo(wheels.FOLDER)
+        folder = tarfile.TarInfo(place.relative_to(stack.context).as_posix())
         folder.type, folder.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(folder)
-        for path in (*context_files(stack), *local):
-            inside = f"{wheels.FOLDER}/{path.name}" if path in local else path.relative_to(stack.folder).as_posix()
-            entry = tarfile.TarInfo(inside)
+        for inside, path in {**paths, **found}.items():
+            entry = tarfile.TarInfo(inside.relative_to(stack.context).as_posix())
             entry.size, entry.mode = path.stat().st_size, 0o644
             with path.open("rb") as file:
                 tar.addfile(entry, file)
     out.seek(0)
-    return len(local)
-
-
-def local_wheels(stack: Stack) -> list[Path]:
-    """Return wheels in the stack's own `wheels/` and in local pip sources that one of its locks names by hash."""
-    locks = [path for path in context_files(stack) if path.suffix == ".lock"]
-    try:
-        found = wheels.local_wheels(locks, [stack.folder / wheels.FOLDER, *local_sources()])
-    except OSError as error:
-        raise os_error(error, error.filename or stack.folder) from error
-    return list({path.name: path for path in reversed(found)}.values())
-
-
-def build_arguments(stack: Stack) -> dict[str, str]:
-    """Return the build's arguments: what the environment chose, and pip's sources that a container can reach."""
-    arguments = {}
-    for name in PIP_SOURCES:
-        parts = [part for part in os.environ.get(name, "").split() if local_folder(part) is None]
-        if parts:
-            arguments[name] = " ".join(parts)
-    return {**arguments, **chosen_arguments(stack)}
+    return len(found)
 
 
 def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], state: Path) -> None:
@@ -243,6 +200,7 @@ def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], stat
             fileobj=context,
             custom_context=True,
             dockerfile=stack.build.dockerfile,
+            target=target(stack),
             tag=tag,
             buildargs=build_arguments(stack),
             labels={BUILD_LABEL: stack.name, CONTENT_LABEL: content(stack)},
@@ -286,9 +244,9 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Callable
 def _check_disk(client: Any, stack: Stack) -> None:
     assert stack.build is not None
     root = Path(str(client.info().get("DockerRootDir") or ""))
-    base, builder = base_image(stack), builder_image(stack)
+    chosen = chosen_arguments(stack)
     # A base that stands in for the builder has no compiler for GPUs: then that stage is nearly empty.
-    nothing_compiled = base is not None and base == builder
+    nothing_compiled = chosen.get("BASE_IMAGE", "") == chosen.get("BUILDER_IMAGE")
     need = (stack.build.disk_bytes if nothing_compiled else stack.build.most_disk_bytes) or LEAST_FREE_BYTES
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(root).free
@@ -322,15 +280,15 @@ def clean_images(stacks: Mapping[str, Stack], *, state: Path = STATE) -> int:
             tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
             labels = image.get("Labels") or {}
             stack = stacks.get(labels[BUILD_LABEL])
-            size = size_in_words(int(image["Size"]))
             title = ", ".join(tags) or image["Id"].removeprefix("sha256:")[:12]
+            title += f" ({size_in_words(int(image['Size']))})"
             if tagged & set(tags) or (tags and present.get(labels[BUILD_LABEL]) == labels.get(CONTENT_LABEL, "")):
                 continue
             if stack is None:
-                print(f"kept {title} ({size}): its stack is not chosen here (--stack, --stacks)")
+                print(f"kept {title}: its stack is not chosen here (--stack, --stacks)")
                 continue
             reason = _remove(client, [tag for tag in tags if tag.startswith(OURS)] if tags else [image["Id"]])
-            print(f"kept {title} ({size}): {reason}" if reason else f"removed {title} ({size})")
+            print(f"kept {title}: {reason}" if reason else f"removed {title}")
             removed += reason is None
             for tag in tags:
                 stack_lock.forget(stack, tag, state)
@@ -347,10 +305,9 @@ def _remove(client: Any, names: list[str]) -> str | None:
     try:
         for name in names:
             client.api.remove_image(name)
-    except docker.errors.ImageNotFound:
-        return None  # Removing another one has taken it along.
     except docker.errors.APIError as error:
-        if error.status_code != IN_USE:
+        if error.status_code == IN_USE:
+            return "something uses it"
+        if not isinstance(error, docker.errors.ImageNotFound):  # removing another one has taken it along
             raise
-        return "something uses it"
     return None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -19,7 +20,6 @@ from orchestrator.base.files import Frozen, make_folder, read_bytes, write_text
 from orchestrator.base.text import utc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator.launchers import Launcher, Prepared
@@ -71,7 +71,7 @@ def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
     path = lock_path(prepared.stack, prepared.image or prepared.python, state)
     with contextlib.suppress(UsageError, ValidationError):
         return StackLock.model_validate_json(read_bytes(path, limit=LIMIT_BYTES))
-    told = facts_of(launcher.facts(prepared))
+    torch, left_out = facts_of(launcher.facts(prepared))
     lock = StackLock(
         schema_version=1,
         stack=prepared.stack.name,
@@ -84,8 +84,8 @@ def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
         fingerprint=prepared.fingerprint,
         python=prepared.python_version,
         packages=dict(prepared.packages),
-        torch=told[0],
-        left_out=told[1],
+        torch=torch,
+        left_out=left_out,
     )
     make_folder(path.parent)
     write_text(path, as_text(lock))
@@ -111,64 +111,40 @@ def as_text(lock: StackLock) -> str:
 
 def facts_of(output: str) -> tuple[TorchBuild | None, tuple[str, ...]]:
     """Return torch's build and what was left out, from what `python -m bench --facts` printed; (None, ()) without."""
-    for line in reversed(output.splitlines()):
-        if not line.startswith("{"):
-            continue
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            told: dict[str, Any] = json.loads(line)
-            torch = told.get("torch")
-            left_out = tuple(str(part)[:400] for part in told.get("left_out") or ())
-            return (TorchBuild.model_validate(torch) if torch else None), left_out
-        break
+    with contextlib.suppress(ValueError, TypeError, AttributeError, IndexError):
+        facts = json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
+        torch = TorchBuild.model_validate(facts["torch"]) if facts.get("torch") else None
+        return torch, tuple(str(part)[:400] for part in facts.get("left_out") or ())
     return None, ()
 
 
-def drift(
-    lock: StackLock,
-    *,
-    fingerprint: str,
-    python: str | None,
-    packages: Mapping[str, str],
-    image_id: str | None,
-    image_content: str | None = None,
-) -> str | None:
+def drift_of(lock: StackLock, now: Prepared) -> str | None:
     """Return in words how a stack differs from its lock, or None where it does not."""
     changes = []
-    if fingerprint != lock.fingerprint:
-        if python != lock.python:
-            changes.append(f"Python {lock.python} is now {python}")
-        for name in sorted({*lock.packages, *packages}):
-            before, now = lock.packages.get(name), packages.get(name)
-            if before != now:
-                changes.append(_change(name, before, now))
+    if now.fingerprint != lock.fingerprint:
+        if now.python_version != lock.python:
+            changes.append(f"Python {lock.python} is now {now.python_version}")
+        for name in sorted({*lock.packages, *now.packages}):
+            old, new = lock.packages.get(name), now.packages.get(name)
+            if old is None:
+                changes.append(f"{name} {new} is new")
+            elif old != new:
+                changes.append(f"{name} {old} is {'gone' if new is None else f'now {new}'}")
         changes = changes or ["its fingerprint is another"]
-    same_image = image_id == lock.image_id or (image_content is not None and image_content == lock.image_content)
-    if not same_image:
-        changes.append(f"image {_short(lock.image_id)} is now {_short(image_id)}")
+    same_content = now.image_content is not None and now.image_content == lock.image_content
+    if now.image_id != lock.image_id and not same_content:
+        changes.append(f"image {_short(lock.image_id)} is now {_short(now.image_id)}")
     if not changes:
         return None
     more = f" and {len(changes) - SHOWN_CHANGES} more" if len(changes) > SHOWN_CHANGES else ""
     return f"since it was built ({lock.written_utc[:10]}): {', '.join(changes[:SHOWN_CHANGES])}{more}"
 
 
-def drift_of(lock: StackLock, prepared: Prepared) -> str | None:
-    """Return how a stack, as it was found when this run began, differs from its lock."""
-    return drift(
-        lock,
-        fingerprint=prepared.fingerprint,
-        python=prepared.python_version,
-        packages=prepared.packages,
-        image_id=prepared.image_id,
-        image_content=prepared.image_content,
-    )
-
-
 def remarks(lock: StackLock, prepared: Prepared) -> list[str]:
     """Return lines on what a stack was built without, and on how it differs from what was built."""
     name = prepared.stack.name
     lines = [f"{name}: built without {part}" for part in lock.left_out]
-    found = drift_of(lock, prepared)
-    if found:
+    if found := drift_of(lock, prepared):
         lines.append(
             f"{name}: drift {found}; its rows say so; `orchestrator build --stack {name} --again` makes it anew"
         )
@@ -177,28 +153,14 @@ def remarks(lock: StackLock, prepared: Prepared) -> list[str]:
 
 def mark_drift(record: Record, lock: StackLock, prepared: Prepared) -> Record:
     """Return the record, where what it ran in differs from the lock with the flag `drift` and the difference told."""
-    environment = record.environment
-    if environment is None:  # It did not live to say so.
-        found = drift_of(lock, prepared)
-    else:
-        found = drift(
-            lock,
-            fingerprint=environment.fingerprint,
-            python=environment.python,
-            packages=environment.packages,
-            image_id=prepared.image_id,
-            image_content=prepared.image_content,
-        )
+    ran = record.environment
+    if ran is not None:  # else it did not live to say so, and what was found when the run began counts
+        prepared = replace(prepared, fingerprint=ran.fingerprint, python_version=ran.python, packages=ran.packages)
+    found = drift_of(lock, prepared)
     if found is None:
         return record
     flags = tuple(dict.fromkeys((*record.flags, "drift")))
     return record.model_copy(update={"flags": flags, "detail": {**record.detail, "drift": found}})
-
-
-def _change(name: str, before: str | None, now: str | None) -> str:
-    if before is None:
-        return f"{name} {now} is new"
-    return f"{name} {before} is gone" if now is None else f"{name} {before} is now {now}"
 
 
 def _short(image_id: str | None) -> str:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.base.errors import InfrastructureError, StackbenchError
+from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError
 from orchestrator.base.files import make_folder, write_text
 from orchestrator.base.paths import STATE
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import ensure_image, has_image
 from orchestrator.launchers.local import LocalLauncher
+from orchestrator.launchers.work_area import work_area
 from orchestrator.plan.workload import digest
-from orchestrator.records.record import Verdict
+from orchestrator.records.record import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from orchestrator.build.lock import StackLock
@@ -38,7 +40,7 @@ class Ready:
     """Stacks that can run, and for the others why not."""
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
-    refused: dict[str, Verdict] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
     locks: dict[str, StackLock] = field(default_factory=dict)
     """What the prepared ones were made of when they were built."""
 
@@ -63,7 +65,8 @@ class Ready:
             "fingerprint": prepared.fingerprint,
             "python": prepared.python_version,
             "deviations": [deviation.model_dump() for deviation in prepared.stack.deviations],
-            **self._built(prepared),
+            "left_out": list(self.locks[stack].left_out),
+            "drift": stack_lock.drift_of(self.locks[stack], prepared),
         }
 
     def copy_locks(self, folder: Path) -> None:
@@ -72,12 +75,6 @@ class Ready:
         make_folder(place)
         for name, lock in self.locks.items():
             write_text(place / f"{name}.lock.json", stack_lock.as_text(lock))
-
-    def _built(self, prepared: Prepared) -> dict[str, Any]:
-        lock = self.locks.get(prepared.stack.name)
-        if lock is None:
-            return {}
-        return {"left_out": list(lock.left_out), "drift": stack_lock.drift_of(lock, prepared)}
 
 
 def reach_engine(choice: Choice) -> Any:
@@ -95,30 +92,94 @@ def make_ready(
     """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too."""
     ready = Ready()
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
-    wanted = {name: stack for name, stack in choice.stacks.items() if name in devices}
-    for name, stack in wanted.items():
-        reason = why_not(stack, gpu, devices[name])
-        if reason:
-            ready.refused[name] = Verdict("skipped", reason)
+    launcher = _launcher(client, bench, say, state, gpu=gpu)
+    for name, stack in choice.stacks.items():
+        if name not in devices:
+            continue
+        if reason := why_not(stack, gpu, devices[name]):
+            ready.refused[name] = Refusal("skipped", reason)
             say(f"{name}: skipped: {reason}")
-    images = {}
-    if choice.launcher == "docker":
-        for name, stack in wanted.items():
-            if name not in ready.refused:
-                with _refusing(ready, name, say):
-                    images[name] = ensure_image(client, stack, say=say, state=state)
-    launcher = _launcher(choice, gpu, client, bench, images, say=say, state=state)
-    for name, stack in wanted.items():
-        if name not in ready.refused:
-            with _refusing(ready, name, say):
-                if choice.launcher == "docker" and devices[name] == "cuda" and stack.gpu.access == "auto":
-                    _find_access(launcher, stack, say)
-                prepared = launcher.prepare(stack)
-                ready.locks[name] = stack_lock.lock_of(launcher, prepared, state)
-                ready.prepared[name] = prepared
-                for line in stack_lock.remarks(ready.locks[name], prepared):
-                    say(line)
+            continue
+        try:
+            found = _prepare(launcher, stack, say, state, access=devices[name] == "cuda")
+            ready.prepared[name], ready.locks[name] = found
+        except InfrastructureError as error:
+            reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
+            ready.refused[name] = Refusal("infrastructure", reason)
+            say(f"{name}: cannot run: {reason}")
     return launcher, ready
+
+
+def build_stacks(
+    stacks: Mapping[str, Stack], *, launcher: str = "auto", again: bool = False, state: Path = STATE
+) -> int:
+    """Make every stack ready for `launcher` (auto: images where an engine answers); return the exit code.
+
+    A stack that fails does not keep the others from being built. `again`: also where it is ready already.
+    """
+    from orchestrator.host import docker_engine as engine
+
+    client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
+    say = partial(print, flush=True)
+    failed = False
+    with work_area(state) as area:
+        place = _launcher(client, area.bench, say, state, again=again)
+        for stack in stacks.values():
+            try:
+                prepared, _ = _prepare(place, stack, say, state, again=again, forget=again or stack.ready is not None)
+                say(f"{stack.name}: {prepared.image or prepared.python}")
+            except InfrastructureError as error:  # noqa: PERF203
+                failed = True
+                say(f"{stack.name}: failed: {error}")
+    return EXIT_BAD_ROWS if failed else EXIT_OK
+
+
+def _launcher(
+    client: Any,
+    bench: Path,
+    say: Callable[[str], None],
+    state: Path,
+    *,
+    gpu: HostGpu | None = None,
+    again: bool = False,
+) -> Any:
+    """Return the launcher in containers of this engine, or of plain processes where there is none."""
+    if client is None:
+        return LocalLauncher(bench, lambda stack: find_python(stack, say=say, again=again, state=state), gpu)
+    from orchestrator.launchers.docker import DockerLauncher
+
+    return DockerLauncher(client, bench, gpu, images={})
+
+
+def _prepare(
+    launcher: Any,
+    stack: Stack,
+    say: Callable[[str], None],
+    state: Path,
+    *,
+    again: bool = False,
+    forget: bool = False,
+    access: bool = False,
+) -> tuple[Prepared, StackLock]:
+    """Build or find one stack and ask it what is installed; say how it differs from its lock, and what it lacks.
+
+    `again`: built although it is there. `forget`: what it is made of now is its lock from here on. `access`: find out
+    how containers get the GPU, where the stack does not say it.
+    """
+    if launcher.name == "docker":
+        launcher.images[stack.name] = ensure_image(launcher.client, stack, say=say, again=again, state=state)
+        if access and stack.gpu.access == "auto":
+            from orchestrator.launchers.docker import find_access
+
+            launcher.access = find_access(launcher, stack)
+            say(f"{stack.name}: containers get the GPU by {launcher.access}")
+    prepared = launcher.prepare(stack)
+    if forget:
+        stack_lock.forget(stack, prepared.image or prepared.python, state)
+    lock = stack_lock.lock_of(launcher, prepared, state)
+    for line in stack_lock.remarks(lock, prepared):
+        say(line)
+    return prepared, lock
 
 
 def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozenset[str]:
@@ -132,40 +193,6 @@ def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozens
             if has_image(client, stack) if choice.launcher == "docker" else has_python(stack, state):
                 found.add(name)
     return frozenset(found)
-
-
-def _launcher(
-    choice: Choice,
-    gpu: HostGpu | None,
-    client: Any,
-    bench: Path,
-    images: dict[str, str],
-    *,
-    say: Callable[[str], None],
-    state: Path,
-) -> Any:
-    if choice.launcher == "docker":
-        from orchestrator.launchers.docker import DockerLauncher
-
-        return DockerLauncher(client, bench, gpu, images=images)
-    return LocalLauncher(bench, lambda stack: find_python(stack, say=say, state=state), gpu)
-
-
-def _find_access(launcher: Any, stack: Any, say: Callable[[str], None]) -> None:
-    from orchestrator.launchers.gpu_probe import find_access
-
-    launcher.access = find_access(launcher, stack)
-    say(f"{stack.name}: containers get the GPU by {launcher.access}")
-
-
-@contextlib.contextmanager
-def _refusing(ready: Ready, name: str, say: Callable[[str], None]) -> Iterator[None]:
-    try:
-        yield
-    except InfrastructureError as error:
-        reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
-        ready.refused[name] = Verdict("infrastructure", reason)
-        say(f"{name}: cannot run: {reason}")
 
 
 def why_not(stack: Stack, gpu: HostGpu | None, device: Device) -> str | None:

@@ -16,35 +16,52 @@ import sys
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+PIP_SOURCES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 FOLDER = "wheels"
-"""The folder beside a Dockerfile that takes the wheels for its build."""
+"""The folder in a stack's that takes the wheels for its build."""
 CHUNK_BYTES = 1 << 20
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", re.MULTILINE)
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
-def local_wheels(locks: Iterable[Path], folders: Iterable[Path] | None = None) -> dict[Path, str]:
-    """Return the wheels in `folders` that the locks accept, with their SHA-256.
+def local_folder(source: str) -> Path | None:
+    """Return the folder that a source of pip's names on this host, or None for one reached over the network."""
+    if source.startswith("file:"):
+        return Path(unquote(urlparse(source).path))
+    return None if "://" in source else Path(source)
 
-    `folders`: those of the variable PIP_FIND_LINKS by default. A folder that cannot be read has no wheels.
-    """
-    text = "\n".join(lock.read_text(encoding="utf-8") for lock in locks)
-    pins = {(_normal(name), version) for name, version in PIN.findall(text)}
-    hashes = set(HASH.findall(text))
-    if folders is None:
-        folders = [Path(entry) for entry in os.environ.get("PIP_FIND_LINKS", "").split()]
-    found: dict[Path, str] = {}
+
+def local_sources() -> list[Path]:
+    """Return the folders of this host among pip's sources in the environment."""
+    parts = [part for name in PIP_SOURCES for part in os.environ.get(name, "").split()]
+    return [folder for part in parts if (folder := local_folder(part)) is not None]
+
+
+def releases(folders: Iterable[Path]) -> Iterator[tuple[Path, tuple[str, str]]]:
+    """Yield the wheels in `folders`, each with its (name, version). A folder that cannot be read has no wheels."""
     for folder in folders:
         for wheel in sorted(folder.glob("*.whl")):
             name, version, *_ = wheel.name.split("-")
-            # A local label (+cpu) is no part of the pin.
-            if (_normal(name), version.partition("+")[0]) in pins and (digest := sha256(wheel)) in hashes:
-                found[wheel.resolve()] = digest
-    return found
+            yield wheel.resolve(), release(name, version.partition("+")[0])  # a local label is no part of a pin
+
+
+def release(name: str, version: str) -> tuple[str, str]:
+    """Return a package's name in its one normal form, and the version."""
+    return re.sub(r"[-_.]+", "-", name).lower(), version
+
+
+def local_wheels(locks: Iterable[Path], folders: Iterable[Path] | None = None) -> dict[Path, str]:
+    """Return the wheels in `folders` (by default those of pip's sources) that the locks accept, with their SHA-256."""
+    text = "\n".join(lock.read_text(encoding="utf-8") for lock in locks)
+    pins = {release(*pin) for pin in PIN.findall(text)}
+    hashes = set(HASH.findall(text))
+    found = releases(local_sources() if folders is None else folders)
+    return {wheel: digest for wheel, pin in found if pin in pins and (digest := sha256(wheel)) in hashes}
 
 
 def write_links(wheels: Mapping[Path, str], page: Path) -> Path:
@@ -60,21 +77,18 @@ def write_links(wheels: Mapping[Path, str], page: Path) -> Path:
 def copy_wheels(folder: Path) -> list[Path]:
     """Bring `folder`/wheels in line with the folder's locks and return the wheels that are in it afterwards.
 
-    Does nothing where the stack has no such folder. Wheels that the locks no longer accept are removed.
+    Wheels that the locks no longer accept are removed.
     """
-    target = folder / FOLDER
-    if not target.is_dir():
-        return []
-    locks = sorted(folder.glob("*.lock"))
+    target, locks = folder / FOLDER, sorted(folder.glob("*.lock"))
     kept = local_wheels(locks, [target])
     for stale in {wheel.resolve() for wheel in target.glob("*.whl")} - set(kept):
         stale.unlink()
     for wheel, digest in local_wheels(locks).items():
         if digest not in kept.values():
+            target.mkdir(exist_ok=True)
             beside = target / f".{wheel.name}.part"
-            shutil.copyfile(wheel, beside)
-            # An old time stamp keeps the builders' caches: the same wheel is the same file.
-            shutil.copystat(wheel, beside)
+            # With its old time stamp, which keeps the builders' caches: the same wheel is the same file.
+            shutil.copy2(wheel, beside)
             beside.replace(target / wheel.name)
     return sorted(target.glob("*.whl"))
 
@@ -86,10 +100,6 @@ def sha256(path: Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main() -> None:

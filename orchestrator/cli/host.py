@@ -22,7 +22,8 @@ def build_command(
     stacks: tuple[str, ...], stack_folders: tuple[Path, ...], launcher: str, *, again: bool, clean: bool
 ) -> int:
     """Build the stacks' images (or, without Docker, their environments)."""
-    from orchestrator.build.image import build_stacks, clean_images
+    from orchestrator.build.image import clean_images
+    from orchestrator.build.ready import build_stacks
     from orchestrator.plan.choice import select_stacks
 
     chosen = select_stacks(stacks, stack_folders)

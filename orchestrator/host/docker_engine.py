@@ -11,7 +11,7 @@ import docker
 import requests
 
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.host.owner import Owner, myself
+from orchestrator.host.owner import Owner, signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ def version() -> str:
 
 def labels(run: str, cell: str) -> dict[str, str]:
     """Return the labels of a container of this process."""
-    return {LABEL_RUN: run, LABEL_CELL: cell, LABEL_OWNER: str(myself())}
+    return {LABEL_RUN: run, LABEL_CELL: cell, LABEL_OWNER: signature()}
 
 
 def sweep(client: Any) -> int:
@@ -81,7 +81,7 @@ def sweep(client: Any) -> int:
 
 def remove_own(client: Any) -> int:
     """Remove every container of this very process and return how many there were."""
-    found = client.api.containers(all=True, filters={"label": f"{LABEL_OWNER}={myself()}"})
+    found = client.api.containers(all=True, filters={"label": f"{LABEL_OWNER}={signature()}"})
     for container in found:
         remove(client, container["Id"])
     return len(found)

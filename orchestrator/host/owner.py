@@ -67,3 +67,9 @@ def myself() -> Owner:
     """Return this very process as an owner."""
     pid = os.getpid()
     return Owner(pid, start_ticks(pid) or 0, boot())
+
+
+@cache
+def signature() -> str:
+    """Return this very process as text: what it starts carries that, in a label or a variable."""
+    return str(myself())

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
+from abc import abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from orchestrator.base.errors import InfrastructureError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
-    from orchestrator.plan.cell import Device
+    from orchestrator.plan.cell import Cell
     from orchestrator.plan.stack import Stack
 
 CACHE_FOLDER = "cache"
@@ -45,15 +49,22 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Job:
-    """One process to start: `python -m bench` on the spec that lies in `work`."""
+    """One round of a cell to be run: what it is, what identifies it, and where its process finds its files."""
 
+    cell: Cell
+    round: int
+    cell_id: str
+    bench_source: str
     work: Path
     """The one folder that the process may write to; holds `spec.json`."""
     log: Path
     """Where standard output and error end up; outside `work`, so that the process cannot rewrite it."""
     run: str
-    cell: str
-    device: Device
+    """The run's name."""
+    orchestrator: str | None = None
+    """Identity of the orchestrator's own code, for the record's provenance."""
+    gpu: str | None = None
+    """UUID of the GPU to be watched meanwhile."""
     cache: Path | None = None
     """A compile cache shared between cells; None: an empty one in `work`."""
     checkpoint: Path | None = None
@@ -61,15 +72,21 @@ class Job:
     checkpoint_inside: str = ""
     """The checkpoint's place below that folder."""
     references: Path | None = None
-    """The run's references, to be seen read-only."""
+    """The run's references, visible read-only."""
+    reference_sha256: str | None = None
+    """Of the file among them that the round is checked against; None: there is none."""
+    threads: int | None = None
+    """CPU threads; None: torch's own choice."""
+    only_first: bool = False
+    """Nothing but the first call is wanted."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Folders as the process sees them."""
+class Places:
+    """The job's folders as its process sees them."""
 
-    cache: str | None
-    checkpoint: str | None
+    cache: str | None = None
+    checkpoint: str | None = None
     references: str | None = None
 
 
@@ -83,32 +100,48 @@ class Exit:
     error: str | None = None
 
 
-class Handle(Protocol):
-    """A started process. Leaving the context ends it for certain and removes what it ran in."""
+class Handle(AbstractContextManager["Handle"]):
+    """A started process; a thread waits for its end. Leaving the context kills it and removes what it ran in."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._ended = what, threading.Event()
+        self._exit: Exit | None = None
+        threading.Thread(target=self._watch, name=what, daemon=True).start()
 
     def poll(self) -> Exit | None:
         """Return how it ended, or None while it runs."""
+        return self._exit
 
     def wait(self, timeout_s: float) -> Exit | None:
         """Sleep until it ends, `timeout_s` seconds at most; return as `poll`."""
+        self._ended.wait(timeout_s)
+        return self._exit
 
+    def _watch(self) -> None:
+        try:
+            self._exit = self._wait_for_end()
+        finally:
+            self._exit = self._exit or Exit(None, error=f"the wait for the {self._what} failed")
+            self._ended.set()
+
+    @abstractmethod
+    def _wait_for_end(self) -> Exit:
+        """Wait, in the thread, without a deadline."""
+
+    @abstractmethod
     def pids(self) -> frozenset[int] | None:
-        """Return the numbers, on this host, of its processes that run now; None where that cannot be told."""
+        """Return the numbers, on this host, of its processes that run now; None where that is not known."""
 
+    @abstractmethod
     def cancel(self) -> None:
         """Kill it, with everything that it started; return when that is done."""
 
     def collect(self) -> None:
-        """Put its whole output into the job's log file; after the end."""
+        """Put its whole output into the job's log file, unless it wrote there itself; after the end."""
 
-    def close(self) -> None:
-        """Kill it where it still runs and remove its container; may be called again."""
-
-    def __enter__(self) -> Handle: ...  # noqa: PYI034  (Self is Python 3.11's)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    @abstractmethod
+    def __exit__(self, *_: object) -> None:
+        """Kill it where it still runs and remove its container."""
 
 
 class Launcher(Protocol):
@@ -122,11 +155,14 @@ class Launcher(Protocol):
     def facts(self, prepared: Prepared) -> str:
         """Return what `python -m bench --facts` prints there: how torch was built, and what was left out."""
 
-    def seen(self, job: Job) -> Seen:
+    def places(self, job: Job) -> Places:
         """Return where the job's folders are for its process."""
 
     def start(self, prepared: Prepared, job: Job) -> Handle:
-        """Start the job's process. InfrastructureError where it could not be started."""
+        """Start the job's process: `python -m bench` on the spec in its work folder.
+
+        InfrastructureError where it could not be started.
+        """
 
 
 def cell_environment(stack: Stack, cache: str, *, python_path: str, home: str) -> dict[str, str]:
@@ -149,18 +185,19 @@ def cell_environment(stack: Stack, cache: str, *, python_path: str, home: str) -
     }
 
 
-def fingerprint_of(output: str) -> tuple[str, str | None, dict[str, str]] | None:
-    """Return (fingerprint, Python, packages) from what `python -m bench --fingerprint` printed, or None."""
-    for line in reversed(output.splitlines()):
-        if not line.startswith("{"):
-            continue
-        try:
-            told = json.loads(line)
-            packages = {str(name): str(version) for name, version in told["packages"].items()}
-            return str(told["fingerprint"])[:64], str(told["python"])[:40], packages
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-    return None
+def installed(code: int | None, output: str, where: str) -> tuple[str, str, dict[str, str]]:
+    """Return (fingerprint, Python, packages) from what `python -m bench --fingerprint` printed as it ended with `code`.
+
+    InfrastructureError where it did not run; `where` is the image or the Python.
+    """
+    line = next((line for line in reversed(output.splitlines()) if line.startswith("{")), "")
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        found = json.loads(line)
+        packages = {str(name): str(version) for name, version in found["packages"].items()}
+        if code == 0:
+            return str(found["fingerprint"])[:64], str(found["python"])[:40], packages
+    end = " ".join(output.split())[-300:]
+    raise InfrastructureError(f"its Python does not run bench (exit code {code}): {end}", where=where)
 
 
 def lock_digest(stack: Stack) -> str | None:

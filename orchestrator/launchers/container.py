@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,11 @@ import requests
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.host import docker_engine as engine
-from orchestrator.launchers import KILL_WAIT_S, Exit
+from orchestrator.launchers import KILL_WAIT_S, Exit, Handle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
 RETRIES = 5
 SIGNAL_BASE = 128
@@ -26,23 +24,13 @@ OOM_EVENT_S = 2
 """How long the engine may take to tell of an end for want of memory."""
 
 
-class DockerHandle:
-    """A started container. A thread sleeps in the engine's own wait, without deadline: that is the supervisor's."""
+class DockerHandle(Handle):
+    """A started container. A thread sleeps in the engine's own wait, without a deadline: that is the supervisor's."""
 
     def __init__(self, client: Any, container: str, log: Path) -> None:
         self._client, self._container, self._log = client, container, log
-        self._exit: Exit | None = None
-        self._ended, self._closed, self._cancelled = threading.Event(), False, False
-        threading.Thread(target=self._watch, name="container", daemon=True).start()
-
-    def poll(self) -> Exit | None:
-        """Return how the container ended, or None while it runs."""
-        return self._exit
-
-    def wait(self, timeout_s: float) -> Exit | None:
-        """Sleep until the container ends, `timeout_s` seconds at most."""
-        self._ended.wait(timeout_s)
-        return self._exit
+        self._cancelled = False
+        super().__init__("container")
 
     def pids(self) -> frozenset[int] | None:
         """Return the numbers of the container's processes as the engine's host has them."""
@@ -76,28 +64,10 @@ class DockerHandle:
         """Write the container's output to the job's log file."""
         self._log.write_bytes(self.output())
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the container, killing it first where it runs. An engine that fails here is swept up after later."""
-        if self._closed:
-            return
         with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
             engine.remove(self._client, self._container)
-        self._closed = True
-
-    def __enter__(self) -> DockerHandle:  # noqa: PYI034  (Self is Python 3.11's)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _watch(self) -> None:
-        try:
-            self._exit = self._wait_for_end()
-        finally:
-            self._exit = self._exit or Exit(None, error="the wait for the container failed")
-            self._ended.set()
 
     def _wait_for_end(self) -> Exit:
         broken: str | None = None

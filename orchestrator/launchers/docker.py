@@ -15,19 +15,23 @@ import docker
 from docker.types import LogConfig, Mount
 
 from orchestrator.base.errors import InfrastructureError
+from orchestrator.base.files import make_folder, write_json
+from orchestrator.base.paths import STATE
 from orchestrator.host import docker_engine as engine
+from orchestrator.host.owner import boot
 from orchestrator.launchers import (
     CACHE_FOLDER,
     FINGERPRINT_S,
     Job,
+    Places,
     Prepared,
-    Seen,
     cell_environment,
-    fingerprint_of,
+    installed,
     lock_digest,
 )
 from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.gpu_access import GpuGrant, gpu_grant
+from orchestrator.plan.workload import digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +48,17 @@ PIDS_LIMIT = 8192
 NANO = 10**9
 LOG_BYTES, LOG_FILES = "8m", "2"
 INIT_PROGRAM = "docker-init"
+WAYS: tuple[GpuAccess, ...] = ("request", "cdi", "raw")
+CACHE_FILE = "gpu-access.json"
+
+# Asks the driver itself, so that any image with a Python will do.
+PROBE = """
+import ctypes
+cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(-1)
+error = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+print("cuda error", error, "devices", count.value)
+raise SystemExit(0 if error == 0 and count.value == 1 else 1)
+"""
 
 
 @dataclass(frozen=True)
@@ -91,18 +106,10 @@ class DockerLauncher:
                 raise InfrastructureError(
                     "this image is not on this host", where=name, remedy=f"`orchestrator build --stack {stack.name}`"
                 ) from None
-        code, output = self.ask(stack, ("-m", "bench", "--fingerprint"))
-        told = fingerprint_of(output)
-        if code != 0 or told is None:
-            end = " ".join(output.split())[-300:]
-            raise InfrastructureError(f"its Python does not run bench (exit code {code}): {end}", where=name)
-        fingerprint, version, packages = told
         return Prepared(
             stack,
             stack.python,
-            fingerprint,
-            version,
-            packages,
+            *installed(*self.ask(stack, ("-m", "bench", "--fingerprint")), name),
             image=name,
             image_id=image.id,
             image_content=content_of(image.attrs),
@@ -114,11 +121,13 @@ class DockerLauncher:
         """Return what `python -m bench --facts` prints in the stack's image."""
         return self.ask(prepared.stack, ("-m", "bench", "--facts"))[1]
 
-    def seen(self, job: Job) -> Seen:
+    def places(self, job: Job) -> Places:
         """Return the folders' places in the container."""
-        checkpoint = str(PurePosixPath(CHECKPOINT) / job.checkpoint_inside) if job.checkpoint else None
-        references = REFERENCES if job.references else None
-        return Seen(cache=CACHE if job.cache else None, checkpoint=checkpoint, references=references)
+        return Places(
+            cache=CACHE if job.cache else None,
+            checkpoint=str(PurePosixPath(CHECKPOINT) / job.checkpoint_inside) if job.checkpoint else None,
+            references=REFERENCES if job.references else None,
+        )
 
     def start(self, prepared: Prepared, job: Job) -> DockerHandle:
         """Create and start the cell's container."""
@@ -126,8 +135,8 @@ class DockerLauncher:
         for folder in (job.work, job.cache):
             if folder is not None:
                 give_away(folder, self.limits.user)
-        arguments = self._arguments(prepared.stack, command, job.device, job)
-        return self._start(arguments, engine.labels(job.run, job.cell), job.log)
+        arguments = self._arguments(prepared.stack, command, job.cell.device, job)
+        return self._start(arguments, engine.labels(job.run, job.cell_id), job.log)
 
     def ask(
         self, stack: Stack, command: tuple[str, ...], device: Device = "cpu", access: GpuAccess | None = None
@@ -135,7 +144,8 @@ class DockerLauncher:
         """Run the stack's Python with `command`, without a work folder; return exit code and output."""
         arguments = self._arguments(stack, command, device, None, access)
         log = Path(os.devnull)
-        with self._start(arguments, engine.labels(self.run, "ask"), log) as handle:
+        handle = self._start(arguments, engine.labels(self.run, "ask"), log)
+        with handle:
             ended = handle.wait(FINGERPRINT_S)
             if ended is None:
                 handle.cancel()
@@ -214,22 +224,18 @@ def container_arguments(
         **cell_environment(stack, cache, python_path=str(Path(BENCH).parent), home="/tmp"),  # noqa: S108
         "TMPDIR": "/tmp",  # noqa: S108
     }
-    if "LD_LIBRARY_PATH" in grant.environment and "LD_LIBRARY_PATH" in stack.environment:
-        environment["LD_LIBRARY_PATH"] = (
-            f"{stack.environment['LD_LIBRARY_PATH']}:{grant.environment['LD_LIBRARY_PATH']}"
-        )
-    mounts = [Mount(BENCH, str(bench), type="bind", read_only=True)]
-    if job is not None:
-        mounts.append(Mount(WORK, str(job.work), type="bind"))
-        if job.cache is not None:
-            mounts.append(Mount(CACHE, str(job.cache), type="bind"))
-        if job.checkpoint is not None:
-            mounts.append(Mount(CHECKPOINT, str(job.checkpoint.resolve()), type="bind", read_only=True))
-        if job.references is not None:
-            mounts.append(Mount(REFERENCES, str(job.references.resolve()), type="bind", read_only=True))
-    own = stack.ready.mounts if stack.ready else ()
-    mounts += [Mount(place, place, type="bind", read_only=True) for place in own]
-    mounts += [Mount(inside, outside, type="bind", read_only=True) for outside, inside in grant.libraries]
+    libraries = [own["LD_LIBRARY_PATH"] for own in (stack.environment, grant.environment) if "LD_LIBRARY_PATH" in own]
+    if libraries:
+        environment["LD_LIBRARY_PATH"] = ":".join(libraries)
+    writable = {} if job is None else {WORK: job.work, CACHE: job.cache}
+    readable = {} if job is None else {CHECKPOINT: job.checkpoint, REFERENCES: job.references}
+    places = [(place, place) for place in (stack.ready.mounts if stack.ready else ())]
+    places += [(inside, str(outside.resolve())) for inside, outside in readable.items() if outside is not None]
+    places += [(inside, outside) for outside, inside in grant.libraries]
+    mounts = [Mount(inside, str(outside), type="bind") for inside, outside in writable.items() if outside is not None]
+    mounts += [
+        Mount(inside, outside, type="bind", read_only=True) for inside, outside in [(BENCH, str(bench)), *places]
+    ]
     return {
         "container": {
             "image": image,
@@ -299,3 +305,48 @@ def give_away(folder: Path, user: str) -> None:
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             os.chown(os.path.join(place, name), uid, gid, follow_symlinks=False)  # noqa: PTH118  (a hot loop)
+
+
+def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> GpuAccess:
+    """Return the first way in which a container of `stack` really sees the GPU; tried once per boot and driver.
+
+    InfrastructureError, with what each way answered, where none works.
+    """
+    assert launcher.gpu is not None
+    key = digest([boot(), launcher.client.version().get("Version"), launcher.gpu.driver, launcher.gpu.uuid])
+    known = _read(state / CACHE_FILE).get(key)
+    for way in WAYS:
+        if way == known:
+            return way
+    answers = try_ways(launcher, stack)
+    for way, answer in answers.items():
+        if answer is None:
+            make_folder(state)
+            write_json(state / CACHE_FILE, {key: way})
+            return way
+    told = "; ".join(f"{way}: {answer}" for way, answer in answers.items())
+    raise InfrastructureError(f"no container sees the GPU ({told})", where=stack.name, remedy="`orchestrator doctor`")
+
+
+def try_ways(launcher: DockerLauncher, stack: Stack, *, every: bool = False) -> dict[GpuAccess, str | None]:
+    """Really start containers of `stack`: None for a way that works, else why not. Stops at the first that works."""
+    answers: dict[GpuAccess, str | None] = {}
+    for way in WAYS:
+        try:
+            code, output = launcher.ask(stack, ("-c", PROBE), "cuda", way)
+        except InfrastructureError as error:
+            answers[way] = error.what
+            continue
+        line = output.strip().splitlines()[-1] if output.strip() else f"exit code {code}"
+        answers[way] = None if code == 0 else line
+        if code == 0 and not every:
+            break
+    return answers
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -7,29 +7,28 @@ import ctypes
 import os
 import signal
 import subprocess
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.base.errors import InfrastructureError
-from orchestrator.host.owner import PROC, Owner, myself
+from orchestrator.host.owner import PROC, Owner, signature
 from orchestrator.launchers import (
     CACHE_FOLDER,
     FINGERPRINT_S,
     KILL_WAIT_S,
     Exit,
+    Handle,
     Job,
+    Places,
     Prepared,
-    Seen,
     cell_environment,
-    fingerprint_of,
+    installed,
     lock_digest,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from orchestrator.host.gpu import HostGpu
     from orchestrator.plan.stack import Stack
@@ -59,29 +58,27 @@ class LocalLauncher:
         """Find the stack's Python and ask it what is installed; InfrastructureError where it cannot run bench."""
         python = self.python(stack)
         done = self._ask(stack, python, "--fingerprint")
-        told = fingerprint_of(done.stdout)
-        if done.returncode != 0 or told is None:
-            end = " ".join((done.stderr or done.stdout).split())[-300:]
-            raise InfrastructureError(f"it does not run bench (exit code {done.returncode}): {end}", where=str(python))
-        fingerprint, version, packages = told
-        return Prepared(stack, str(python), fingerprint, version, packages, lock=lock_digest(stack))
+        found = installed(done.returncode, done.stdout or done.stderr, str(python))
+        return Prepared(stack, str(python), *found, lock=lock_digest(stack))
 
     def facts(self, prepared: Prepared) -> str:
         """Return what `python -m bench --facts` prints with the stack's Python."""
         return self._ask(prepared.stack, Path(prepared.python), "--facts").stdout
 
-    def seen(self, job: Job) -> Seen:
+    def places(self, job: Job) -> Places:
         """Return the folders where they are."""
-        checkpoint = str(job.checkpoint / job.checkpoint_inside) if job.checkpoint else None
-        references = str(job.references) if job.references else None
-        return Seen(cache=str(job.cache) if job.cache else None, checkpoint=checkpoint, references=references)
+        return Places(
+            cache=str(job.cache) if job.cache else None,
+            checkpoint=str(job.checkpoint / job.checkpoint_inside) if job.checkpoint else None,
+            references=str(job.references) if job.references else None,
+        )
 
     def start(self, prepared: Prepared, job: Job) -> LocalHandle:
         """Start the cell's process.
 
         To be called from the main thread: the kernel kills the process when the thread that started it ends.
         """
-        environment = self._environment(prepared.stack, job.device, job.cache or job.work / CACHE_FOLDER)
+        environment = self._environment(prepared.stack, job.cell.device, job.cache or job.work / CACHE_FOLDER)
         environment["HOME"] = str(job.work)
         command = [prepared.python, "-m", "bench", str(job.work / "spec.json")]
         try:
@@ -117,28 +114,16 @@ class LocalLauncher:
             **inherited,
             "CUDA_VISIBLE_DEVICES": gpu,
             **cell_environment(stack, str(cache), python_path=str(self.bench.parent), home="/"),
-            OWNER_VARIABLE: str(myself()),
+            OWNER_VARIABLE: signature(),
         }
 
 
-class LocalHandle:
+class LocalHandle(Handle):
     """A started process. A thread sleeps in the kernel's own wait; the process group is killed as a whole."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        self._oom_before = oom_kills()
-        self._exit: Exit | None = None
-        self._ended = threading.Event()
-        threading.Thread(target=self._watch, name="process", daemon=True).start()
-
-    def poll(self) -> Exit | None:
-        """Return how the process ended, or None while it runs."""
-        return self._exit
-
-    def wait(self, timeout_s: float) -> Exit | None:
-        """Sleep until the process ends, `timeout_s` seconds at most."""
-        self._ended.wait(timeout_s)
-        return self._exit
+        self._process, self._oom_before = process, oom_kills()
+        super().__init__("process")
 
     def pids(self) -> frozenset[int] | None:
         """Return the numbers of all processes in its session."""
@@ -151,37 +136,24 @@ class LocalHandle:
         if self.wait(KILL_WAIT_S) is None:
             raise InfrastructureError("a process cannot be killed", where=f"process {self._process.pid}")
 
-    def collect(self) -> None:
-        """Do nothing: the process wrote to the log file itself."""
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Kill the process where it still runs."""
         if not self._ended.is_set():
             with contextlib.suppress(InfrastructureError):
                 self.cancel()
 
-    def __enter__(self) -> LocalHandle:  # noqa: PYI034  (Self is Python 3.11's)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _watch(self) -> None:
+    def _wait_for_end(self) -> Exit:
         try:
             # Left unreaped at first, so that its number, which is also its group's, cannot be another's already.
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             _kill_group(self._process.pid)
             code = self._process.wait()
-            killed = -code if code < 0 else None
-            # The kernel says nowhere whom it killed: a SIGKILL while its counter rose is taken for one of its own.
-            oom = killed == signal.SIGKILL and oom_kills() > self._oom_before
-            self._exit = Exit(code if code >= 0 else 128 - code, killed, oom=oom)
         except OSError as error:
-            self._exit = Exit(None, error=f"the wait for the process failed: {error}")
-        finally:
-            self._ended.set()
+            return Exit(None, error=f"the wait for the process failed: {error}")
+        killed = -code if code < 0 else None
+        # The kernel says nowhere whom it killed: a SIGKILL while its counter rose is taken for one of its own.
+        oom = killed == signal.SIGKILL and oom_kills() > self._oom_before
+        return Exit(code if code >= 0 else 128 - code, killed, oom=oom)
 
 
 def oom_kills() -> int:

@@ -26,14 +26,6 @@ PRIVATE_FOLDER = 0o700
 
 
 @dataclass(frozen=True)
-class CellFolder:
-    """A cell's own: `work` is the process's to write to, `log` is not."""
-
-    work: Path
-    log: Path
-
-
-@dataclass(frozen=True)
 class WorkArea:
     """One orchestrator process's folder below `.stackbench/work`; gone when it is done."""
 
@@ -41,16 +33,18 @@ class WorkArea:
     bench: Path
     """A copy of bench as it was when the run began: an edit meanwhile changes no cell under its old identity."""
 
-    def cell(self, stem: str) -> CellFolder:
-        """Make an empty folder for one round of a cell."""
-        place = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
-        work = place / "work"
-        work.mkdir(mode=PRIVATE_FOLDER)
-        return CellFolder(work, place / "log.txt")
+    @contextlib.contextmanager
+    def cell(self, stem: str) -> Iterator[Path]:
+        """Give one round of a cell its folder: `work` in it is the process's to write to, all else is not.
 
-    def discard(self, folder: CellFolder) -> None:
-        """Remove a cell's folder and whatever its process left there; no link in it is followed."""
-        remove_tree(folder.work.parent)
+        It is removed in the end with whatever the process left there; no link in it is followed.
+        """
+        folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
+        try:
+            (folder / "work").mkdir(mode=PRIVATE_FOLDER)
+            yield folder
+        finally:
+            remove_tree(folder)
 
 
 @contextlib.contextmanager

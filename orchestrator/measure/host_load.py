@@ -43,7 +43,7 @@ LEAST_NS = 300_000_000
 """Counters move in hundredths of a second: over less than this they say too little."""
 
 
-class Reading(NamedTuple):
+class CpuTimes(NamedTuple):
     """CPU time since some beginning, in clock ticks of all CPUs together. `own` is null where it cannot be told."""
 
     t_ns: int
@@ -52,26 +52,22 @@ class Reading(NamedTuple):
     own: int | None
 
 
-class LoadSampler:
-    """A thread that reads until it is stopped. `pids` returns the cell's processes, or None: not told."""
+class LoadSampler(threading.Thread):
+    """Reads until it is stopped. `pids` returns the cell's processes, or None: not known."""
 
     def __init__(self, pids: Pids, proc: Path = PROC) -> None:
+        super().__init__(name="host load", daemon=True)
         self._pids, self._proc = pids, proc
-        self._readings: list[Reading] = []
+        self._readings: list[CpuTimes] = []
         self._cpus = 0
         self._known: dict[int, int] = {}
         """The cell's processes, each with the ticks that it had used before it was known."""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="host load", daemon=True)
-
-    def start(self) -> None:
-        """Begin to read."""
-        self._thread.start()
+        self._ending = threading.Event()
 
     def stop(self) -> None:
         """End the thread."""
-        self._stop.set()
-        self._thread.join(JOIN_S)
+        self._ending.set()
+        self.join(JOIN_S)
 
     def load(self, windows: Sequence[tuple[int, int]]) -> HostLoad | None:
         """Return what ran from the first window's begin to the last one's end (ns), or None where that is not known."""
@@ -80,10 +76,11 @@ class LoadSampler:
         begin, end = min(begin for begin, _ in windows), max(end for _, end in windows)
         return load_between(list(self._readings), self._cpus, (begin, end))
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Read, in the thread."""
         began = due = time.monotonic()
         interval, pause = INTERVAL_S, 0.0
-        while not self._stop.wait(pause):
+        while not self._ending.wait(pause):
             if time.monotonic() >= due:
                 self._look()
                 now = time.monotonic()
@@ -98,7 +95,7 @@ class LoadSampler:
                 interval *= 2
             pause = max(interval, min(LONGEST_S, REST * (time.monotonic() - begun)))
 
-    def _read(self) -> Reading | None:
+    def _read(self) -> CpuTimes | None:
         try:
             lines = (self._proc / "stat").read_text(encoding="ascii").splitlines()
             fields = [int(field) for field in lines[0].split()[1:]]
@@ -106,7 +103,7 @@ class LoadSampler:
         except (OSError, ValueError, IndexError):
             return None
         self._cpus = sum(line.startswith("cpu") for line in lines) - 1
-        return Reading(time.monotonic_ns(), busy, stolen, self._own())
+        return CpuTimes(time.monotonic_ns(), busy, stolen, self._own())
 
     def _own(self) -> int | None:
         found = [ticks - before for pid, before in self._known.items() if (ticks := self._ticks(pid)) is not None]
@@ -138,7 +135,7 @@ class LoadSampler:
         return frozenset()
 
 
-def load_between(readings: Sequence[Reading], cpus: int, window: tuple[int, int]) -> HostLoad | None:
+def load_between(readings: Sequence[CpuTimes], cpus: int, window: tuple[int, int]) -> HostLoad | None:
     """Return who used the CPUs in the window, from the readings that enclose it; None where they do not say.
 
     Where they are too near to one another, more of what is around them is taken. A process that ends right after its

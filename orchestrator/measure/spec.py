@@ -1,65 +1,72 @@
-"""What a cell's process is told: `spec.json` in its work folder."""
+"""What a cell's process reads first: `spec.json` in its work folder."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from orchestrator.base.files import write_json
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from orchestrator.plan.cell import Cell
+from orchestrator.base.files import Frozen, write_text
+from orchestrator.launchers import Job, Places
+from orchestrator.plan.cell import Cache, Device
+from orchestrator.plan.workload import MEASURED, Role, Workload
+from orchestrator.records.references import ENDING as REFERENCE_ENDING
 
 SPEC_FILE = "spec.json"
 
 
-def write_spec(
-    folder: Path,
-    cell: Cell,
-    *,
-    cell_id: str,
-    round: int,  # noqa: A002  # the word for it everywhere else
-    bench_source: str,
-    threads: int | None = None,
-    cache_folder: str | None = None,
-    checkpoint: str | None = None,
-    reference: str | None = None,
-    reference_sha256: str | None = None,
-    repeats: bool = False,
-    only_first: bool = False,
-) -> Path:
-    """Write `spec.json` into `folder` and return its path.
+class Spec(Frozen):
+    """What `spec.json` says. Folders and files are where the cell's process sees them."""
 
-    `threads` is the number of CPU threads (None: torch's own choice). `cache_folder` and `checkpoint` are folders as
-    the cell's process sees them; no `cache_folder` means an empty one in the work folder. `reference` is the file to
-    check against, as the process sees it. `repeats`: somebody answers which samples are to be measured again.
-    `only_first`: nothing but the first call is wanted.
-    """
-    path = folder / SPEC_FILE
-    write_json(
-        path,
-        {
-            "schema_version": 1,
-            "cell_id": cell_id,
-            "workload_id": cell.workload.workload_id,
-            "round": round,
-            "stack": cell.stack,
-            "method": cell.method,
-            "device": cell.device,
-            "bench_source": bench_source,
-            "workload": cell.workload.model_dump(mode="json"),
-            "threads": threads,
-            "cache": cell.cache,
-            "cache_folder": cache_folder,
-            "checkpoint": checkpoint,
-            "deadline_s": cell.timeout_s,
-            "role": cell.role,
-            "reference": reference,
-            "reference_sha256": reference_sha256,
-            "subject_ids": [subject.workload_id for subject in cell.workload.subjects or ()],
-            "repeats": repeats,
-            "only_first": only_first,
-        },
+    schema_version: Literal[1] = 1
+    cell_id: str
+    workload_id: str
+    round: int
+    stack: str
+    method: str
+    device: Device
+    bench_source: str
+    workload: Workload
+    threads: int | None
+    """CPU threads; None: torch's own choice."""
+    cache: Cache
+    cache_folder: str | None
+    """None: an empty one in the work folder."""
+    checkpoint: str | None
+    deadline_s: float
+    role: Role
+    reference: str | None
+    """The file to check against."""
+    reference_sha256: str | None
+    subject_ids: tuple[str, ...]
+    repeats: bool
+    """Somebody answers which samples are to be measured again."""
+    only_first: bool
+    """Nothing but the first call is wanted."""
+
+
+def write_spec(job: Job, places: Places) -> Spec:
+    """Write `spec.json` into the job's work folder; return what it says."""
+    cell, workload_id = job.cell, job.cell.workload.workload_id
+    has_reference = job.reference_sha256 is not None and places.references is not None
+    spec = Spec(
+        cell_id=job.cell_id,
+        workload_id=workload_id,
+        round=job.round,
+        stack=cell.stack,
+        method=cell.method,
+        device=cell.device,
+        bench_source=job.bench_source,
+        workload=cell.workload,
+        threads=job.threads,
+        cache=cell.cache,
+        cache_folder=places.cache,
+        checkpoint=places.checkpoint,
+        deadline_s=cell.timeout_s,
+        role=cell.role,
+        reference=f"{places.references}/{workload_id}{REFERENCE_ENDING}" if has_reference else None,
+        reference_sha256=job.reference_sha256,
+        subject_ids=tuple(subject.workload_id for subject in cell.workload.subjects or ()),
+        repeats=cell.role == "row" and cell.workload.benchmark in MEASURED and not job.only_first,
+        only_first=job.only_first,
     )
-    return path
+    write_text(job.work / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
+    return spec

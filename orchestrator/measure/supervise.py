@@ -13,26 +13,24 @@ import signal
 import stat
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.base.untrusted import place_file
 from orchestrator.measure.host_load import watch_host
-from orchestrator.measure.repeats import Question
 from orchestrator.measure.spec import write_spec
 from orchestrator.measure.telemetry import watch_gpu
-from orchestrator.measure.validity import judged, taints, to_repeat
-from orchestrator.plan.workload import MEASURED
-from orchestrator.records.record import PhaseTime, Provenance, Record, Verdict
-from orchestrator.records.references import ENDING as REFERENCE_ENDING
+from orchestrator.measure.validity import Span, judged, taints, to_repeat
+from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
 from orchestrator.records.store import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared, Seen
+    from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared
+    from orchestrator.measure.spec import Spec
     from orchestrator.measure.telemetry import Sampler, Series
-    from orchestrator.measure.validity import Span
     from orchestrator.plan.cell import Cell
 
 
@@ -46,22 +44,12 @@ PHASES_KEPT = 32
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
 FULL_DISK_BYTES = 16_000_000
+MOST_ASKS, MOST_ROWS, MOST_SIZES, LARGEST = 3, 512, 8, 2**63
+"""Of a question: how often one is answered, and its limits; 512 samples are more than a record has room for."""
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
+REPEATED = ("cell_id", "round", "stack", "method", "device", "workload_id", "workload", "bench_source")
+"""Keys of the spec that a record has too, with the very same values."""
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One round of a cell, with what identifies it."""
-
-    cell: Cell
-    round: int
-    cell_id: str
-    bench_source: str
-    orchestrator: str | None = None
-    """Identity of the orchestrator's own code, for the record's provenance."""
-    reference_sha256: str | None = None
-    """Of the file in the job's references that the round is checked against; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -74,97 +62,68 @@ class Event:
 
 
 def supervise(
-    launcher: Launcher,
-    prepared: Prepared,
-    task: Task,
-    job: Job,
-    *,
-    deadline_s: float | None = None,
-    threads: int | None = None,
-    gpu: str | None = None,
-    only_first: bool = False,
-    on_event: Callable[[Event], None] = lambda _event: None,
+    launcher: Launcher, prepared: Prepared, job: Job, on_event: Callable[[Event], None] = lambda _event: None
 ) -> Record:
-    """Run one round of a cell in `job.work` and return its record; `deadline_s` stands in for the cell's own deadline.
+    """Run one round of a cell in `job.work` and return its record.
 
-    `gpu` is the UUID of the GPU to be watched meanwhile; what was seen of it is left in TELEMETRY_FILE beside the log.
-    `only_first`: the process is to make its first call and end.
-    Whatever goes wrong with the process, the engine or the disk is a record too. Only an interruption gets out, and
-    a disk that cannot even take the cell's spec (UsageError); the process has ended in every case.
+    What was seen of the job's GPU meanwhile is left in TELEMETRY_FILE beside the log. Whatever goes wrong with the
+    process, the engine or the disk is a record too. Only an interruption gets out, and a disk that cannot even take
+    the cell's spec (UsageError); the process has ended in every case.
     """
-    seen = launcher.seen(job)
-    write_spec(
-        job.work,
-        task.cell,
-        cell_id=task.cell_id,
-        round=task.round,
-        bench_source=task.bench_source,
-        threads=threads,
-        cache_folder=seen.cache,
-        checkpoint=seen.checkpoint,
-        reference=_reference(seen, task),
-        reference_sha256=task.reference_sha256,
-        repeats=task.cell.role == "row" and task.cell.benchmark in MEASURED and not only_first,
-        only_first=only_first,
-    )
-    deadline = deadline_s or task.cell.timeout_s
+    spec = write_spec(job, launcher.places(job))
     watch = Watch(job.work / EVENTS_FILE, on_event)
     started_utc, began = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic_ns()
-    ended, verdict, sampler, load = None, None, None, None
+    ended, refusal, sampler, load = None, None, None, None
 
     def tick() -> None:
         watch.look()
-        watch.question.answer(job.work, lambda samples: _disturbed(samples, sampler, task.cell))
+        watch.question.answer(job.work, lambda samples: _disturbed(samples, sampler, job.cell))
 
     try:
         with (
             launcher.start(prepared, job) as handle,
-            watch_gpu(gpu, handle.pids) as sampler,
+            watch_gpu(job.gpu, handle.pids) if job.gpu else contextlib.nullcontext() as sampler,
             watch_host(handle.pids) as load,
         ):
-            ended, in_time = _watch_until(handle, tick, began, deadline)
+            ended, in_time = _watch_until(handle, tick, began, spec.deadline_s)
             wall_ns = time.monotonic_ns() - began
             with contextlib.suppress(InfrastructureError, OSError):
                 handle.collect()
         if not in_time:
-            verdict = Verdict("timeout", f"not done after {deadline:g} s, {watch.where()}")
+            refusal = Refusal("timeout", f"not done after {spec.deadline_s:g} s, {watch.where()}")
     except InfrastructureError as error:
         wall_ns = time.monotonic_ns() - began
-        verdict = Verdict("infrastructure", str(error))
+        refusal = Refusal("infrastructure", str(error))
     watch.look(show=False)
-    provenance = Provenance(
-        launcher=launcher.name,
-        image=prepared.image,
-        image_id=prepared.image_id,
-        lock=prepared.lock,
-        cache=task.cell.cache,
-        orchestrator=task.orchestrator,
-        exit_code=ended.code if ended else None,
-        wall_ns=wall_ns,
-    )
     # A record that is whole counts even where the process then hung until its deadline.
-    record, complaint = believe(job.work / RECORD_FILE, task)
-    verdict = verdict or judge(ended, record, complaint, job, watch)
+    record, complaint = believe(job.work / RECORD_FILE, spec)
+    refusal = refusal or judge(ended, record, complaint, job, watch)
     if record is None:
-        assert verdict is not None
-        record = blank_record(task, verdict, started_utc=started_utc, phases=tuple(watch.phases))
-    elif verdict is not None and verdict.status == "crashed":
+        assert refusal is not None
+        record = blank_record(job, refusal, started_utc=started_utc, phases=tuple(watch.phases))
+    elif refusal is not None and refusal.status == "crashed":
         # The samples are whole, but a process that fell over at its end is not fine.
-        record = record.model_copy(update={"status": "crashed", "reason": verdict.reason})
+        record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
     series = sampler.series() if sampler else None
     record = _leave_series(judged(record, series), series, job)
     timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
-    host_load = load.load(timed) if load else None
-    reason = scrub(record.reason) if record.reason else None
-    # What a cell is for is the orchestrator's to say, whatever its process wrote.
-    said = {"provenance": provenance, "reason": reason, "role": task.cell.role, "host_load": host_load}
+    said = {
+        "provenance": Provenance(
+            launcher=launcher.name,
+            image=prepared.image,
+            image_id=prepared.image_id,
+            lock=prepared.lock,
+            cache=spec.cache,
+            orchestrator=job.orchestrator,
+            exit_code=ended.code if ended else None,
+            wall_ns=wall_ns,
+        ),
+        "reason": scrub(record.reason) if record.reason else None,
+        # What a cell is for is the orchestrator's to say, whatever its process wrote.
+        "role": spec.role,
+        "host_load": load.load(timed) if load else None,
+    }
     return record.model_copy(update=said)
-
-
-def _reference(seen: Seen, task: Task) -> str | None:
-    if task.reference_sha256 is None or seen.references is None:
-        return None
-    return f"{seen.references}/{task.cell.workload.workload_id}{REFERENCE_ENDING}"
 
 
 def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> list[int]:
@@ -198,26 +157,26 @@ def _watch_until(handle: Handle, tick: Callable[[], None], began: int, deadline_
         tick()
 
 
-def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, watch: Watch) -> Verdict | None:
+def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, watch: Watch) -> Refusal | None:
     """Return what to say of a process that ended by itself; None where its own record says it all."""
     assert ended is not None
     if record is not None and ended.code == 0:
         return None
     if ended.error is not None:
-        return Verdict("infrastructure", ended.error)
+        return Refusal("infrastructure", ended.error)
     how = _how(ended)
     if record is not None:
-        return Verdict("crashed", f"{how} after it had written its record{_log_end(job)}")
+        return Refusal("crashed", f"{how} after it had written its record{_log_end(job)}")
     if ended.oom:
-        return Verdict("out_of_memory", f"the host's memory was not enough: {how}, {watch.where()}")
+        return Refusal("out_of_memory", f"the host's memory was not enough: {how}, {watch.where()}")
     with contextlib.suppress(OSError):
         if shutil.disk_usage(job.work).free < FULL_DISK_BYTES:
-            return Verdict("infrastructure", f"the disk is full; {how}, {watch.where()}")
+            return Refusal("infrastructure", f"the disk is full; {how}, {watch.where()}")
     what = complaint or "no record was written"
-    return Verdict("crashed", f"{how}, {watch.where()}; {what}{_log_end(job)}")
+    return Refusal("crashed", f"{how}, {watch.where()}; {what}{_log_end(job)}")
 
 
-def believe(path: Path, task: Task) -> tuple[Record | None, str]:
+def believe(path: Path, spec: Spec) -> tuple[Record | None, str]:
     """Return the record that the process wrote if it is one and its own, else None and what is wrong with it."""
     try:
         os.lstat(path)
@@ -227,10 +186,7 @@ def believe(path: Path, task: Task) -> tuple[Record | None, str]:
         record = read_record(path)
     except UsageError as error:
         return None, f"what was written as its record cannot be believed: {error.what}"
-    cell = task.cell
-    told = (record.cell_id, record.round, record.stack, record.method, record.device, record.workload_id)
-    ours = (task.cell_id, task.round, cell.stack, cell.method, cell.device, cell.workload.workload_id)
-    if told != ours or record.workload != cell.workload or record.bench_source != task.bench_source:
+    if any(getattr(record, name) != getattr(spec, name) for name in REPEATED):
         return None, "what was written as its record is another cell's"
     claimed: list[object] = [record.provenance, record.log_sha256, record.telemetry, record.host_load]
     claimed += [claim for sample in record.samples for claim in (sample.taint, sample.energy_joules)]
@@ -240,24 +196,24 @@ def believe(path: Path, task: Task) -> tuple[Record | None, str]:
 
 
 def blank_record(
-    task: Task, verdict: Verdict, *, started_utc: str | None = None, phases: tuple[PhaseTime, ...] = ()
+    job: Job, refusal: Refusal, *, started_utc: str | None = None, phases: tuple[PhaseTime, ...] = ()
 ) -> Record:
     """Return the orchestrator's own record for a round that has none of bench's."""
-    cell = task.cell
+    cell = job.cell
     return Record(
         schema_version=1,
         written_by="orchestrator",
-        cell_id=task.cell_id,
+        cell_id=job.cell_id,
         workload_id=cell.workload.workload_id,
-        round=task.round,
+        round=job.round,
         stack=cell.stack,
         method=cell.method,
         workload=cell.workload,
         device=cell.device,
-        status=verdict.status,
-        reason=scrub(verdict.reason),
+        status=refusal.status,
+        reason=scrub(refusal.reason),
         flags=(),
-        bench_source=task.bench_source,
+        bench_source=job.bench_source,
         started_utc=started_utc,
         phases=phases,
         role=cell.role,
@@ -349,3 +305,47 @@ def _log_end(job: Job) -> str:
         if end:
             return f"; end of the log:\n{end}"
     return "; the log is empty"
+
+
+class Question:
+    """Which samples are to be measured again, as bench asked last; not yet answered. It may come in several lines.
+
+    What the process behind it tells is checked before it is used, and nothing that it left in the folder is followed.
+    """
+
+    def __init__(self) -> None:
+        self._ask, self._answered = 0, 0
+        self._rows: list[Span] = []
+        self._whole = False
+
+    def take(self, told: dict[str, Any]) -> None:
+        """Take in one event `samples`; ValueError, TypeError or KeyError where it is none that bench would write."""
+        ask = int(told["ask"])
+        if not self._answered < ask <= MOST_ASKS:
+            raise ValueError(ask)
+        if ask != self._ask:
+            self._ask, self._rows = ask, []
+        self._whole = False
+        rows = [_span(row) for row in told["rows"]]
+        if len(self._rows) + len(rows) > MOST_ROWS:
+            self._answered = MOST_ASKS  # nobody to be answered
+            raise ValueError(len(rows))
+        self._rows += rows
+        self._whole = told["more"] is False
+
+    def answer(self, folder: Path, choose: Callable[[Sequence[Span]], Sequence[int]]) -> None:
+        """Write what `choose` makes of the samples into `folder`, where a question is open."""
+        if self._whole:
+            self._whole, self._answered = False, self._ask
+            place_file(folder, f"repeat-{self._ask}.json", json.dumps({"repeat": list(choose(self._rows))}))
+            self._rows = []
+
+
+def _span(row: Any) -> Span:
+    index, phase, begin_ns, end_ns, device_ns, shape, compiled = row
+    if phase not in get_args(Phase) or not isinstance(compiled, bool) or not 0 < len(shape) <= MOST_SIZES:
+        raise ValueError(phase)
+    numbers = [index, begin_ns, end_ns, *([] if device_ns is None else [device_ns]), *shape]
+    if not all(type(number) is int and 0 <= number < LARGEST for number in numbers):
+        raise ValueError(numbers)
+    return Span(index, phase, begin_ns, end_ns, device_ns, tuple(shape), compiled)

@@ -47,27 +47,23 @@ class Reading(NamedTuple):
     """Processes that compute there and are not the cell's."""
 
 
-class Sampler:
-    """A thread that reads a gauge until it is stopped. `pids` returns the cell's own processes, or None: not told."""
+class Sampler(threading.Thread):
+    """Reads a gauge until it is stopped. `pids` returns the cell's own processes, or None: not known."""
 
     def __init__(self, gauge: Gauge, pids: Pids) -> None:
+        super().__init__(name="telemetry", daemon=True)
         self._gauge, self._pids = gauge, pids
         self._readings: list[Reading] = []
         self._interval_s = INTERVAL_S
         self._own: frozenset[int] = frozenset()
         self._own_seen = False
         self._names: dict[int, str] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
-
-    def start(self) -> None:
-        """Begin to read."""
-        self._thread.start()
+        self._ending = threading.Event()
 
     def stop(self) -> None:
         """End the thread. A driver that does not answer is not waited for without end."""
-        self._stop.set()
-        self._thread.join(JOIN_S)
+        self._ending.set()
+        self.join(JOIN_S)
 
     def series(self) -> Series:
         """Return what was read so far; other processes only where the cell's own were among those told."""
@@ -77,9 +73,10 @@ class Sampler:
             readings = [reading._replace(foreign=None) for reading in readings]
         return Series(readings, dict(self._names))
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Read, in the thread."""
         pause = slow_due = 0.0
-        while not self._stop.wait(pause):
+        while not self._ending.wait(pause):
             began = time.monotonic()
             reading = Reading(time.monotonic_ns(), self._gauge.quick())
             pause = max(self._interval_s, min(LONGEST_S, REST * (time.monotonic() - began)))
@@ -109,20 +106,18 @@ class Sampler:
 
 
 @contextlib.contextmanager
-def watch_gpu(uuid: str | None, pids: Pids) -> Iterator[Sampler | None]:
-    """Read the GPU `uuid` meanwhile; None, and nothing is read, where there is no GPU or NVML does not answer."""
-    if uuid is None:
-        yield None
-        return
+def watch_gpu(uuid: str, pids: Pids) -> Iterator[Sampler | None]:
+    """Read the GPU `uuid` meanwhile; None, and nothing is read, where NVML does not answer or knows no such GPU."""
     with gauge(uuid) as found:
-        sampler = Sampler(found, pids) if found is not None else None
-        if sampler is not None:
-            sampler.start()
+        if found is None:
+            yield None
+            return
+        sampler = Sampler(found, pids)
+        sampler.start()
         try:
             yield sampler
         finally:
-            if sampler is not None:
-                sampler.stop()
+            sampler.stop()
 
 
 class Series:

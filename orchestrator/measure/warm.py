@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 from orchestrator.base.errors import StackbenchError
@@ -15,9 +16,10 @@ from orchestrator.records.record import COMPUTED, NOTHING_LEFT, WarmStart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from orchestrator.launchers import Job, Launcher, Prepared
-    from orchestrator.measure.supervise import Event, Task
+    from orchestrator.measure.supervise import Event
     from orchestrator.plan.cell import Cell
     from orchestrator.records.record import Record
 
@@ -39,13 +41,7 @@ def wanted(cell: Cell, record: Record) -> bool:
 
 
 def with_warm_start(
-    launcher: Launcher,
-    prepared: Prepared,
-    task: Task,
-    job: Job,
-    record: Record,
-    *,
-    on_event: Callable[[Event], None] = lambda _event: None,
+    launcher: Launcher, prepared: Prepared, job: Job, record: Record, on_event: Callable[[Event], None]
 ) -> Record:
     """Make the first call once more, in a fresh process in the folder of `job`, and return `record` with what it took.
 
@@ -54,33 +50,33 @@ def with_warm_start(
     """
     assert record.compiles is not None
     try:
-        if _left_nothing(job):
+        if _left_nothing(job.work / CACHE_FOLDER):
             found = WarmStart(first_ns=None, reason=NOTHING_LEFT)
         else:
-            found = _measure(launcher, prepared, task, job, on_event)
+            found = _measure(launcher, prepared, job, on_event)
     except (StackbenchError, OSError) as error:
         found = WarmStart(first_ns=None, reason=str(error)[:REASON_CHARACTERS])
     return record.model_copy(update={"compiles": record.compiles.model_copy(update={"warm": found})})
 
 
-def _left_nothing(job: Job) -> bool:
+def _left_nothing(cache: Path) -> bool:
     """Whether the first process left no file in its cache; no where that cannot be seen."""
     hidden: list[OSError] = []
-    files = any(names for _, _, names in os.walk(job.work / CACHE_FOLDER, onerror=hidden.append))
+    files = any(names for _, _, names in os.walk(cache, onerror=hidden.append))
     return not files and not any(isinstance(error, PermissionError) for error in hidden)
 
 
-def _measure(
-    launcher: Launcher, prepared: Prepared, task: Task, job: Job, on_event: Callable[[Event], None]
-) -> WarmStart:
+def _measure(launcher: Launcher, prepared: Prepared, job: Job, on_event: Callable[[Event], None]) -> WarmStart:
     # What the first process wrote there is not to be taken for the second's.
     for name in (RECORD_FILE, EVENTS_FILE):
         (job.work / name).unlink(missing_ok=True)
-    again = dataclasses.replace(job, log=job.log.with_name(WARM_LOG))
+    again = dataclasses.replace(job, log=job.log.with_name(WARM_LOG), gpu=None, only_first=True)
     try:
-        record = supervise(launcher, prepared, task, again, on_event=on_event, only_first=True)
+        record = supervise(launcher, prepared, again, on_event)
     finally:
-        _append(again, job)
+        with contextlib.suppress(OSError), again.log.open("rb") as new, job.log.open("ab") as log:
+            log.write(LOG_HEADING)
+            shutil.copyfileobj(new, log)
     if record.status != "ok" or not record.samples:
         return WarmStart(first_ns=None, reason=f"{record.status}: {record.reason}"[:REASON_CHARACTERS])
     first, compiles = record.samples[0], record.compiles
@@ -90,10 +86,3 @@ def _measure(
         cache_misses=compiles.cache_misses if compiles else None,
         reason=None if "warm" in record.flags else "the first process left an empty cache",
     )
-
-
-def _append(source: Job, target: Job) -> None:
-    with contextlib.suppress(OSError), source.log.open("rb") as new, target.log.open("ab") as log:
-        log.write(LOG_HEADING)
-        while piece := new.read(2**20):
-            log.write(piece)

@@ -95,7 +95,7 @@ def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choic
     does). Every bad name, file and combination in the options is a UsageError.
     """
     found = find_stacks([IMAGES, *options.stack_folders])
-    launcher = _launcher(options, engine)
+    launcher = choose_launcher(options, engine)
     stacks, devices, why = _stacks(options, found, gpu)
     on_gpu = "cuda" in devices.values()
     if options.gpu and not on_gpu:
@@ -139,7 +139,8 @@ def _named(names: Sequence[str], found: Mapping[str, Stack]) -> dict[str, Stack]
     return {name: found[name] for name in dict.fromkeys(names)}
 
 
-def _launcher(options: RunOptions, engine: str | None) -> Literal["docker", "local"]:
+def choose_launcher(options: RunOptions, engine: str | None) -> Literal["docker", "local"]:
+    """Return the launcher that was asked for, or else what this host has; `engine` as for `choose`."""
     if options.launcher == "auto":
         return "docker" if engine else "local"
     if options.launcher == "docker" and engine is None:

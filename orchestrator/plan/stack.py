@@ -28,12 +28,15 @@ OF_THE_CELL = frozenset(
 
 
 class BuiltImage(Frozen):
-    """An image built from the folder's Dockerfile, context = the repository's root or the stack's folder."""
+    """An image built from a Dockerfile: the stack's own, or the one that all stacks in the folder above share."""
 
     dockerfile: str = "Dockerfile"
     base: str | None = None
+    """The shared Dockerfile's build argument BASE_IMAGE."""
     builder: str | None = None
     """The image of a stage that compiles (build argument BUILDER_IMAGE), where the Dockerfile has one."""
+    pythons: tuple[str, ...] = ()
+    """The versions of Python that the lock is made for, which the shared Dockerfile checks; any where empty."""
     arguments: tuple[str, ...] = ()
     """Further build arguments, which take the values of variables of these names where they are set."""
     python: str = "/opt/stack/bin/python"
@@ -99,6 +102,12 @@ class Stack(Frozen):
         return self
 
     @property
+    def context(self) -> Path:
+        """The folder that its image is built from: its own where a Dockerfile is there, else the one it lies in."""
+        has_own = self.build is None or (self.folder / self.build.dockerfile).is_file()
+        return self.folder if has_own else self.folder.parent
+
+    @property
     def python(self) -> str:
         """The interpreter inside the container."""
         return self.build.python if self.build else self.ready.python if self.ready else "python3"
@@ -128,11 +137,15 @@ def load_stack(folder: Path) -> Stack:
         raise bad("methods: a method is named twice", "name each once")
     for name in sorted(OF_THE_CELL.intersection(stack.environment)):
         raise bad(f"environment.{name}: every cell gets one of its own", "leave this variable out")
-    for key in ("dockerfile", "lock") if stack.build else ():
-        name = getattr(stack.build, key)
-        if not (folder / name).is_file():
-            raise bad(f'build.{key}: there is no file "{name}" beside it', "add it or correct the name")
-    return stack.model_copy(update={"folder": folder})
+    stack = stack.model_copy(update={"folder": folder.resolve()})
+    if stack.build is not None:
+        for key, place, name in (
+            ("dockerfile", stack.context, stack.build.dockerfile),
+            ("lock", folder, stack.build.lock),
+        ):
+            if not (place / name).is_file():
+                raise bad(f'build.{key}: there is no file "{name}" beside it', "add it or correct the name")
+    return stack
 
 
 def find_stacks(folders: Sequence[Path]) -> dict[str, Stack]:
@@ -142,7 +155,7 @@ def find_stacks(folders: Sequence[Path]) -> dict[str, Stack]:
         for place in _stack_folders(folder):
             stack = load_stack(place)
             first = stacks.setdefault(stack.name, stack)
-            if first.folder.resolve() != place.resolve():
+            if first.folder != place.resolve():
                 what = f'name: "{stack.name}" is also the name of the stack in {first.folder}'
                 raise UsageError(what, where=str(place / STACK_FILE), remedy="rename one of them")
     return stacks

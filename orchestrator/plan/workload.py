@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from orchestrator.base.files import Frozen
-from orchestrator.base.text import counted
+from orchestrator.base.text import counted, size_in_words
 
 Benchmark = Literal[
     "forward", "model_inference", "generation", "train_static", "train_dynamic", "ceilings", "reference"
@@ -158,12 +158,15 @@ def describe(workload: Workload) -> str:
     sequence = f"sequence {workload.sequence}"
     if workload.shortest is not None:
         sequence = f"sequences of {workload.shortest} to {workload.sequence}"
+    sizes = ", ".join(map(str, workload.matrix_sizes or ()))
     parts = [
         workload.model.name if workload.model else None,
         f"batch {workload.batch}" if workload.batch is not None else None,
         sequence if workload.sequence is not None else None,
         counted(len(workload.prompt), "prompt token") if workload.prompt is not None else None,
         f"{workload.new_tokens} new tokens" if workload.new_tokens is not None else None,
+        f"matrices of {sizes}" if sizes else None,
+        f"copy of {size_in_words(workload.copy_bytes)}" if workload.copy_bytes is not None else None,
         workload.dtype,
     ]
     return ", ".join(part for part in parts if part)

@@ -120,7 +120,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _write(folder: Path, name: str, paths: list[str], out: gzip.GzipFile) -> Manifest:
-    """Write the files, then the manifest: each file is read once, and the manifest tells what was written."""
+    """Write the files, then the manifest: each file is read once, and the manifest says what was written."""
     parts: dict[str, Part] = {}
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for path in paths:

@@ -75,8 +75,8 @@ def _no_such_cell(
     more = f" and {len(cells) - len(shown)} more" if len(cells) > len(shown) else ""
     if matching:
         # They differ in what they compute, which is in the records alone.
-        told = [f"{cell_id} ({title}: {_what(run_folder, cells[title, cell_id])})" for title, cell_id in shown]
-        remedy = f"give a cell_id: {'; '.join(told)}{more}"
+        listed_ids = [f"{cell_id} ({title}: {_what(run_folder, cells[title, cell_id])})" for title, cell_id in shown]
+        remedy = f"give a cell_id: {'; '.join(listed_ids)}{more}"
         return UsageError(f"{len(cells)} cells have that name", where=where, remedy=remedy)
     listed = ", ".join(f"{title} ({cell_id})" for title, cell_id in shown) + more
     near = closest(cell, sorted({title for title, _ in cells}))

@@ -14,9 +14,33 @@ RECORD_LIMIT_BYTES = 50_000
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
 COMPUTED: tuple[Status, ...] = ("ok", "incorrect")
 """With these an output was there: to be timed, checked and looked into."""
+FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
+"""A record with one of these is no result: the round is run again."""
+BAD: tuple[Status, ...] = ("incorrect", *FAILED)
+"""With one of these a run did not go well."""
 Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 CheckStatus = Literal["passed", "failed", "unchecked"]
+KERNEL_PACKAGES = frozenset(
+    [
+        "apex",
+        "flash-attn",
+        "flash-attn-3",
+        "flashinfer-python",
+        "liger-kernel",
+        "lightning-thunder",
+        "nvfuser",
+        "sglang",
+        "tensorrt",
+        "torchao",
+        "transformer-engine",
+        "transformers",
+        "triton",
+        "vllm",
+        "xformers",
+    ]
+)
+KERNEL_PREFIXES = ("nvfuser-", "nvidia-cublas", "nvidia-cudnn", "pytorch-triton")
 
 
 class Sample(Frozen):
@@ -185,6 +209,11 @@ class Compiles(Frozen):
         """How many graphs and kernels."""
         return self.graphs + self.kernels
 
+    @property
+    def later_kernels(self) -> int:
+        """How many of the kernels were compiled after the first call."""
+        return self.kernels - sum(entry.kernels for entry in self.ledger if entry.sample == 0)
+
 
 class Range(Frozen):
     """Of one quantity over the timed samples."""
@@ -207,7 +236,7 @@ class Telemetry(Frozen):
     throttled: dict[str, float] = Field(default_factory=dict)
     """Share of the readings under each reason that was seen."""
     foreign: tuple[str, ...] = ()
-    """Other processes seen on the GPU, by name where the host tells it."""
+    """Other processes seen on the GPU, by name where the host says it."""
     energy_joules: float | None = None
     """Over the timed samples alone."""
     series_sha256: str | None = None
@@ -264,6 +293,21 @@ class Environment(Frozen):
     threads: int | None = None
     gpu: Gpu | None = None
     settings: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def in_short(self) -> str:
+        """What decides most about a speed, for a line."""
+        parts = (("torch", self.torch), ("CUDA", self.cuda), ("Triton", self.triton), ("Python", self.python))
+        return ", ".join(f"{name} {version}" for name, version in parts if version)
+
+    @property
+    def kernel_packages(self) -> dict[str, str]:
+        """The packages that bring kernels or compilers, and their versions."""
+        return {
+            name: version
+            for name, version in sorted(self.packages.items())
+            if name in KERNEL_PACKAGES or name.startswith(KERNEL_PREFIXES)
+        }
 
 
 class Rate(Frozen):
@@ -328,11 +372,11 @@ def is_row(record: Record) -> bool:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Refusal:
     """What to say where bench left no record of its own."""
 
     status: Status
     reason: str
 
 
-NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compiles anew"
+NOTHING_LEFT = "it leaves nothing in the compile cache: a second process compiles again"

@@ -53,13 +53,13 @@ class References:
 
     def collect(self, work: Path, cell: Cell, record: Record, say: Callable[[str], None]) -> Record:
         """Take over what a reference cell's process left in `work` and return the record with the files' hashes."""
-        told = record.detail.get(DETAIL)
+        left = record.detail.get(DETAIL)
         detail: dict[str, Any] = {}
         make_folder(self.folder)
         self.folder.chmod(READABLE_FOLDER)  # the containers' user is another than the one whose mask made it
         for subject in cell.workload.subjects or ():
             workload_id = subject.workload_id
-            facts = told.get(workload_id) if isinstance(told, dict) else None
+            facts = left.get(workload_id) if isinstance(left, dict) else None
             kept = dict(facts) if isinstance(facts, dict) else {}
             kept.pop("sha256", None)
             self.known.pop(workload_id, None)
@@ -78,11 +78,11 @@ class References:
 
 def recorded(record: Record) -> Mapping[str, str]:
     """Return the SHA-256 by workload that a reference record names; nothing for any other record."""
-    told = record.detail.get(DETAIL)
-    if record.role != "reference" or not isinstance(told, dict):
+    left = record.detail.get(DETAIL)
+    if record.role != "reference" or not isinstance(left, dict):
         return {}
     return {
         workload_id: facts["sha256"]
-        for workload_id, facts in told.items()
+        for workload_id, facts in left.items()
         if isinstance(facts, dict) and isinstance(facts.get("sha256"), str) and SHA256.fullmatch(facts["sha256"])
     }

@@ -28,10 +28,10 @@ from orchestrator.base.files import (
 from orchestrator.base.text import utc
 from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
-from orchestrator.records.record import RECORD_LIMIT_BYTES, Record, Status
+from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 RUN_FILE = "run.json"
@@ -39,8 +39,6 @@ RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
 LOG_LIMIT_BYTES = 8_000_000
-FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
-"""A record with one of these is no result: the key is run again."""
 
 
 class Header(Frozen):
@@ -107,7 +105,7 @@ class Run:
         try:
             run._write()
         except UsageError:
-            shutil.rmtree(folder, ignore_errors=True)  # Half a run is none.
+            shutil.rmtree(folder, ignore_errors=True)  # Half a run is worth nothing.
             raise
         return run
 
@@ -174,17 +172,22 @@ class Run:
             content = _log_bytes(log)
             write_bytes(self.folder / "logs" / f"{stem}.log", content)
             record = record.model_copy(update={"log_sha256": hashlib.sha256(content).hexdigest()})
-        text = record.model_dump_json()
-        if len(text.encode()) > RECORD_LIMIT_BYTES:
+        text = record.model_dump_json().encode()
+        if len(text) > RECORD_LIMIT_BYTES:
             record = record.model_copy(update={"detail": {"dropped": "the record was over its size limit"}})
-            text = record.model_dump_json()
-        write_text(self.folder / "records" / f"{stem}.json", text)
+            text = record.model_dump_json().encode()
+        write_bytes(self.folder / "records" / f"{stem}.json", text)
         return record
+
+    def forget(self, record: Record) -> None:
+        """Remove a record and its log."""
+        for part, ending in (("records", "json"), ("logs", "log")):
+            (self.folder / part / f"{stem_of(record)}.{ending}").unlink(missing_ok=True)
 
     def keep(self, part: Literal["dispatch", "telemetry"], stem: str, source: Path) -> str:
         """Take over a side file of the record `stem` as `part/stem` with the source's ending; return its SHA-256.
 
-        The source may be a container's: no link is followed. What is no plain file, or too large, is a UsageError.
+        The source may be a container's: no link is followed. Anything but a plain file of a sane size is a UsageError.
         """
         return take_over(source, self.folder / part / f"{stem}{source.suffix}")
 
@@ -193,12 +196,13 @@ class Run:
         for path in record_files(self.folder):
             yield read_record(path)
 
-    def finished_keys(self) -> set[tuple[str, int]]:
-        """Return (cell_id, round) of every record that need not be run again."""
-        return {(record.cell_id, record.round) for record in self.records() if record.status not in FAILED}
-
     def _write(self) -> None:
         write_text(self.folder / RUN_FILE, self.header.model_dump_json(indent=1) + "\n")
+
+
+def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
+    """Return (cell_id, round) of every record that need not be run again."""
+    return {(record.cell_id, record.round) for record in records if record.status not in FAILED}
 
 
 def read_record(path: Path) -> Record:
@@ -212,12 +216,14 @@ def read_record(path: Path) -> Record:
 
 def record_files(folder: Path) -> list[Path]:
     """Return the paths of a run's records, sorted by name."""
+    records = folder / "records"
     try:
-        return sorted(path for path in (folder / "records").iterdir() if path.suffix == ".json" and path.name[0] != ".")
+        names = os.listdir(records)  # noqa: PTH208 - names are sorted faster than paths
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise os_error(error, folder / "records") from error
+        raise os_error(error, records) from error
+    return [records / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
 
 def run_of(path: Path, record: Record) -> Path | None:
@@ -252,7 +258,7 @@ def runs(results: Path) -> list[Path]:
 def newest_run(results: Path) -> Run:
     """Return the newest run; none at all is a UsageError.
 
-    Where all have been renamed their names tell no age: the one that was begun last, by its own account.
+    Where all have been renamed their names say no age: the one that was begun last, by its own account.
     """
     found = runs(results)
     if not found:
@@ -289,7 +295,7 @@ def newest_unfinished(results: Path) -> Run | None:
 
 
 def resumable(results: Path, plan: Plan, bench_source: str, launcher: str) -> tuple[Run | None, str]:
-    """Return the newest unfinished run if it can go on, else None and why it cannot (empty: there is none)."""
+    """Return the newest unfinished run if it can go on, else None and why it cannot (empty: no such run)."""
     run = newest_unfinished(results)
     if run is None:
         return None, ""

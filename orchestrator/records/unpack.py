@@ -143,10 +143,10 @@ def _check_manifest(folder: Path, found: Unpacked, bundle: Path) -> None:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise _bad(bundle, f"{MANIFEST}: {explain_validation(error, None, Manifest)}") from error
-    told = {path: part for path, part in found.files.items() if path != MANIFEST}
-    for path in sorted({*manifest.files, *told}):
-        if manifest.files.get(path) != told.get(path):
-            what = "is missing" if path not in told else "is not the file that the manifest names"
+    present = {path: part for path, part in found.files.items() if path != MANIFEST}
+    for path in sorted({*manifest.files, *present}):
+        if manifest.files.get(path) != present.get(path):
+            what = "is missing" if path not in present else "is not the file that the manifest names"
             raise _bad(bundle, f"{_shown(path)} {what}")
     if manifest.run != found.name:
         raise _bad(bundle, f"{MANIFEST} is that of another run")

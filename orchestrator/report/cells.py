@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator.analysis.reduced_run import Pair
-    from orchestrator.analysis.rows import CheckCounts, Compilation, Power, Ran, Row
+    from orchestrator.analysis.rows import CheckCounts, Power, Row
+    from orchestrator.records.record import Compiles, Dispatch
 
 GROUPS_SHOWN = 5
 SHARE_SHOWN = 0.005
@@ -33,14 +34,16 @@ def against_eager(row: Row) -> str:
 
 def error_ratio(row: Row) -> str:
     """Return the row's error over eager's."""
-    return MISSING if row.error_ratio is None or row.status != "ok" else significant(row.error_ratio, 3)
+    return (
+        MISSING if row.evidence.error_ratio is None or row.status != "ok" else significant(row.evidence.error_ratio, 3)
+    )
 
 
 def checks(row: Row) -> str:
     """Return `9/9`, and what of the proof is missing; the reasons stand below the table."""
     if row.status not in COMPUTED:
         return MISSING
-    text = _fraction(row.checks) if row.checks else "none"
+    text = _fraction(row.evidence.checks) if row.evidence.checks else "none"
     if row.probe is None or row.probe.passed:
         return text
     return f"{text}; probe {row.probe.status if row.probe.status not in (None, 'ok') else 'unchecked'}"
@@ -51,19 +54,19 @@ def first_call(row: Row, unit: str = "", digits: int = SECONDS_DIGITS) -> str:
 
     `unit` goes after each number.
     """
-    if row.first_call_seconds is None or row.status != "ok":
+    if row.first_call.seconds is None or row.status != "ok":
         return MISSING
-    told = [(row.first_call_seconds, row.first_call_cache)]
-    if row.warm_first_call_seconds is not None and row.first_call_cache != "warm":
-        told.append((row.warm_first_call_seconds, "warm"))
+    told = [(row.first_call.seconds, row.first_call.cache)]
+    if row.first_call.warm_seconds is not None and row.first_call.cache != "warm":
+        told.append((row.first_call.warm_seconds, "warm"))
     return ", ".join(f"{significant(seconds, digits)}{unit}{f' {cache}' if cache else ''}" for seconds, cache in told)
 
 
 def later_compiles(row: Row) -> float | None:
     """Return the seconds that compiles in the warm-up, after the first call, cost; null where there were none."""
-    if row.upfront_seconds is None or row.first_call_seconds is None:
+    if row.first_call.upfront_seconds is None or row.first_call.seconds is None:
         return None
-    later = row.upfront_seconds - row.first_call_seconds
+    later = row.first_call.upfront_seconds - row.first_call.seconds
     return later if later > 0 else None
 
 
@@ -82,7 +85,7 @@ def lines(pairs: Sequence[Pair]) -> list[str]:
     rows = [pair.steady for pair in pairs]
     told = [(row, "; ".join(_facts(row))) for row in rows if row.status in COMPUTED]
     found = [f"{code(row.name)}: {text}." for row, text in told if text]
-    found += [f"{code(row.name)} dispatched {_dispatched(row)}." for row, _ in told if row.dispatched]
+    found += [f"{code(row.name)} dispatched {_dispatched(row)}." for row, _ in told if row.evidence.operators]
     found += _unproved(rows)
     found += [
         f"{code(row.name)}: {escape(warning)}." for row in rows if row.status == "ok" for warning in warnings(row)
@@ -91,12 +94,19 @@ def lines(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _facts(row: Row) -> list[str]:
-    parts = [_ran(row.ran) if row.ran else "", _compiled(row, row.compilation) if row.compilation else ""]
-    parts += [_power(row.power) if row.power else "", escape(loss_advice(row) or ""), escape(taint_note(row) or "")]
+    parts = [
+        _ran(row.evidence.dispatch) if row.evidence.dispatch else "",
+        _compiled(row, row.evidence.compiles) if row.evidence.compiles else "",
+    ]
+    parts += [
+        _power(row.evidence.power) if row.evidence.power else "",
+        escape(loss_advice(row) or ""),
+        escape(taint_note(row) or ""),
+    ]
     return [part for part in parts if part]
 
 
-def _ran(ran: Ran) -> str:
+def _ran(ran: Dispatch) -> str:
     """Return `412 kernels in one step, 1 graph replay: matrix product 60 %, …`."""
     text = f"{counted(ran.launches, ran.kind.removesuffix('s'))} in {escape(ran.what)}"
     if ran.graph_replays:
@@ -110,7 +120,7 @@ def _ran(ran: Ran) -> str:
 def _dispatched(row: Row) -> str:
     """Return `attention to flash_attn_func; norm and loss to eager`."""
     by_target: dict[str, list[str]] = {}
-    for operator, target in row.dispatched.items():
+    for operator, target in row.evidence.operators.items():
         by_target.setdefault(target, []).append(operator)
     return "; ".join(
         f"{escape(' and '.join(operators))} to {escape(shortened(target, REASON_LENGTH))}"
@@ -118,13 +128,13 @@ def _dispatched(row: Row) -> str:
     )
 
 
-def not_fused(ran: Ran) -> str:
+def not_fused(ran: Dispatch) -> str:
     """Return what should have been seen and was not, with what ran in its place."""
     text = f"expected {', '.join(ran.missing)}"
     return f"{text}; ran instead: {ran.instead}" if ran.instead else text
 
 
-def _compiled(row: Row, compilation: Compilation) -> str:
+def _compiled(row: Row, compilation: Compiles) -> str:
     if not compilation.made:
         return ""
     parts = [f"{counted(compilation.graphs, 'graph')} compiled"] if compilation.graphs else []
@@ -139,8 +149,8 @@ def _compiled(row: Row, compilation: Compilation) -> str:
     if compilation.breaks:
         reason = escape(shortened(compilation.breaks[0], REASON_LENGTH))
         parts.append(f"{counted(len(compilation.breaks), 'graph break')} ({reason})")
-    if compilation.warm_reason:
-        parts.append(f"no warm start: {escape(shortened(compilation.warm_reason, REASON_LENGTH))}")
+    if compilation.warm is not None and compilation.warm.reason:
+        parts.append(f"no warm start: {escape(shortened(compilation.warm.reason, REASON_LENGTH))}")
     return ", ".join(parts)
 
 
@@ -170,15 +180,15 @@ def unproved(rows: Iterable[Row]) -> dict[str, list[str]]:
     for row in rows:
         if row.status not in COMPUTED:
             continue
-        if row.checks is not None and row.checks.unchecked:
-            told.setdefault(f"not checked: {row.checks.why}", []).append(row.name)
+        if row.evidence.checks is not None and row.evidence.checks.unchecked:
+            told.setdefault(f"not checked: {row.evidence.checks.why}", []).append(row.name)
         if row.probe is not None and not row.probe.passed and row.probe.status != "incorrect":
             how = f"{row.probe.status}: " if row.probe.status not in (None, "ok") else ""
             told.setdefault(f"not checked on the probe: {how}{row.probe.reason}", []).append(row.name)
-        if row.ran is not None and row.ran.missing:
-            told.setdefault(f"not fused: {not_fused(row.ran)}", []).append(row.name)
-        if row.resembles:
-            told.setdefault(f"its error has the effect of a known fault: {row.resembles}", []).append(row.name)
+        if row.evidence.dispatch is not None and row.evidence.dispatch.missing:
+            told.setdefault(f"not fused: {not_fused(row.evidence.dispatch)}", []).append(row.name)
+        if row.evidence.resembles:
+            told.setdefault(f"its error has the effect of a known fault: {row.evidence.resembles}", []).append(row.name)
     return told
 
 

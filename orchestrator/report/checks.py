@@ -28,8 +28,8 @@ def beside_section(row: Row) -> Section | None:
         even = row.break_even
         after = "never" if even.count is None else f"after {counted(even.count, even.of, PLURALS.get(even.of))}"
         told.append(("pays off", f"{after}{_why(even.reason)}"))
-    if row.power is not None and row.power.joules is not None:
-        told.append(("energy", f"{significant(row.power.joules)} J a {row.power.per}"))
+    if row.evidence.power is not None and row.evidence.power.joules is not None:
+        told.append(("energy", f"{significant(row.evidence.power.joules)} J a {row.evidence.power.per}"))
     warned = [f"{warning[:1].upper()}{warning[1:]}." for warning in warnings(row)]
     return section("Beside others", facts(told), text(*warned, warning=True), text(loss_advice(row), taint_note(row)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.evidence import dispatched
+from orchestrator.analysis.evidence import operators
 from orchestrator.base.text import MISSING, percent, significant
 from orchestrator.report.blocks import facts, section, shares, table, text
 from orchestrator.report.words import cpu_use
@@ -35,7 +35,7 @@ def dispatch_section(record: Record) -> Section | None:
                 ("launches", f"{told.launches:,}"),
                 ("CUDA graph replays", told.graph_replays),
                 ("expected", ", ".join(told.expected) or None),
-                *((f"{operator} dispatched to", what) for operator, what in dispatched(record).items()),
+                *((f"{operator} dispatched to", what) for operator, what in operators(record).items()),
             ]
         ),
         shares(groups),

@@ -7,9 +7,11 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.beside import EAGER
+from orchestrator.analysis.ceilings import ceiling
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.evidence import graphs_of
 from orchestrator.analysis.protocol import first_call_seconds
-from orchestrator.analysis.reduce import Reduction, ceiling
+from orchestrator.analysis.reduce import Reduction
 from orchestrator.base.text import (
     DIGITS,
     MISSING,
@@ -114,7 +116,7 @@ def _round(record: Record) -> str:
 def _samples(record: Record) -> list[str]:
     if not record.samples:
         return ["samples: none"]
-    first = first_call_seconds(record)
+    first = first_call_seconds(columns_of(record))
     lines = [f"first call: {significant(first)} s"] if first is not None else []
     for phase in ("warmup", "timed", "repeat"):
         chosen = [sample for sample in record.samples if sample.phase == phase]
@@ -198,19 +200,22 @@ def _proof(record: Record) -> list[str]:
 
 
 def _figure(row: Row) -> list[str]:
-    if row.figure is None:
-        return [f"{row.protocol}: none ({row.figure_reason})"]
+    if row.figure.value is None:
+        return [f"{row.protocol}: none ({row.figure.reason})"]
     text = with_interval(
-        f"{row.protocol}: {significant(row.figure)} {row.unit}", row.interval, row.interval_level, row.interval_kind
+        f"{row.protocol}: {significant(row.figure.value)} {row.figure.unit}",
+        row.figure.interval,
+        row.figure.interval_level,
+        row.figure.interval_kind,
     )
-    text += f"; {row.basis}"
+    text += f"; {row.figure.basis}"
     text += "" if row.headline is not None else f"; not shown as a speed, for the row is {row.status}"
     lines = [text]
-    if row.device_figure is not None:
-        lines.append(f"  by the device's clock: {significant(row.device_figure)} {row.unit}")
-    if row.first_token_seconds is not None:
-        further = milliseconds(row.next_token_seconds)
-        lines.append(f"  first token {milliseconds(row.first_token_seconds)} ms, each further one {further} ms")
+    if row.figure.device_value is not None:
+        lines.append(f"  by the device's clock: {significant(row.figure.device_value)} {row.figure.unit}")
+    if row.figure.first_token_seconds is not None:
+        further = milliseconds(row.figure.next_token_seconds)
+        lines.append(f"  first token {milliseconds(row.figure.first_token_seconds)} ms, each further one {further} ms")
     if row.work is not None:
         least = "" if row.work.bytes is None else f", at least {scaled(row.work.bytes, 'B')} read"
         lines.append(f"  work: {scaled(row.work.flops, 'FLOP')}{least}")
@@ -221,7 +226,7 @@ def _figure(row: Row) -> list[str]:
 
 
 def _first_call(row: Row) -> list[str]:
-    if row.first_call_seconds is None or row.status != "ok":
+    if row.first_call.seconds is None or row.status != "ok":
         return []
     later = proof.later_compiles(row)
     more = "" if later is None else f"; compiles in the warm-up: {significant(later)} s"

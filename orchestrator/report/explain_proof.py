@@ -105,8 +105,8 @@ def standing(row: Row) -> list[str]:
         even = row.break_even
         text = "never" if even.count is None else f"after {counted(even.count, even.of, PLURALS.get(even.of))}"
         lines.append(f"pays off: {text}{f' ({even.reason})' if even.reason else ''}")
-    if row.power is not None and row.power.joules is not None:
-        lines.append(f"energy: {significant(row.power.joules)} J a {row.power.per}")
+    if row.evidence.power is not None and row.evidence.power.joules is not None:
+        lines.append(f"energy: {significant(row.evidence.power.joules)} J a {row.evidence.power.per}")
     lines += [f"warning: {warning}" for warning in warnings(row)]
     return lines + [note for note in (loss_advice(row), taint_note(row)) if note]
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from orchestrator.analysis.published import Published, PublishedFigure
     from orchestrator.analysis.reduced_run import Pair, Report
-    from orchestrator.analysis.rows import Row, Versions
+    from orchestrator.analysis.rows import Row
+    from orchestrator.records.record import Environment
 
 SHORT_HASH = 12
 HOW_TO_READ = """\
@@ -47,7 +48,7 @@ def below(pairs: Sequence[Pair], report: Report) -> str:
     """Return the notes of one benchmark's table as a list."""
     lines = [*_bases(pairs), *_intervals(pairs), *proof.lines(pairs), *_shares(pairs), *_versions(pairs)]
     lines += _deviations(pairs, report)
-    if any(not pair.note.complete and pair.note.headline is not None for pair in pairs):
+    if any(not pair.note.figure.complete and pair.note.headline is not None for pair in pairs):
         lines.append("\\* The run has fewer samples than the note's.")
     if len({pair.steady.name for pair in pairs}) < len(pairs):
         lines.append(
@@ -79,12 +80,12 @@ def stacks(report: Report) -> str:
     """Return the section that says what each stack was made of."""
     images: dict[str, dict[str, None]] = {}
     for pair in sorted(report.pairs, key=lambda pair: pair.steady.stack):
-        versions = pair.steady.versions
-        if versions.fingerprint is not None:
+        environment, image_id = pair.steady.environment, pair.steady.image_id
+        if environment is not None:
             # A run that went on elsewhere may have had another image of the very same packages.
-            found = images.setdefault(f"- {code(pair.steady.stack)}: {escape(_long(versions))}", {})
-            if versions.image_id:
-                found[versions.image_id.removeprefix("sha256:")[:SHORT_HASH]] = None
+            found = images.setdefault(f"- {code(pair.steady.stack)}: {escape(_long(environment))}", {})
+            if image_id:
+                found[image_id.removeprefix("sha256:")[:SHORT_HASH]] = None
     lines = [f"{line}, image {' and '.join(map(escape, found))}" if found else line for line, found in images.items()]
     return "\n".join(["## Stacks", "", *lines]) if lines else ""
 
@@ -107,14 +108,14 @@ def published(report: Report) -> str:
 def _bases(pairs: Sequence[Pair]) -> list[str]:
     lines = []
     for title, rows in (("Steady", [p.steady for p in pairs]), ("As the note", [p.note for p in pairs])):
-        told = _by_text((row.basis, row) for row in rows if row.headline is not None)
+        told = _by_text((row.figure.basis, row) for row in rows if row.headline is not None)
         lines += [f"{title}: {escape(basis)}{_whose(names, told)}." for basis, names in told.items()]
     return lines
 
 
 def _intervals(pairs: Sequence[Pair]) -> list[str]:
     shown = [pair.steady for pair in pairs if pair.steady.headline is not None]
-    if all(row.interval_kind != "within-process" for row in shown):
+    if all(row.figure.interval_kind != "within-process" for row in shown):
         return []
     return ["One round: within-process interval, which knows nothing of how processes differ from one another."]
 
@@ -129,12 +130,12 @@ def _shares(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _versions(pairs: Sequence[Pair]) -> list[str]:
-    rows = [pair.steady for pair in pairs if pair.steady.versions.python is not None]
+    known = [(pair.steady.stack, pair.steady.environment) for pair in pairs if pair.steady.environment is not None]
     stacks_of: dict[str, set[str]] = {}
-    for row in rows:
-        stacks_of.setdefault(row.versions.in_short, set()).add(row.stack)
+    for stack, environment in known:
+        stacks_of.setdefault(environment.in_short, set()).add(stack)
     lines = [f"{', '.join(map(code, sorted(names)))}: {escape(text)}." for text, names in stacks_of.items()]
-    if len({row.versions.torch for row in rows}) > 1:
+    if len({environment.torch for _, environment in known}) > 1:
         lines.append("**The rows of this table ran on different versions of torch.**")
     return lines
 
@@ -184,7 +185,7 @@ def _whose(names: Sequence[str], told: dict[str, list[str]]) -> str:
     return "" if len(told) == 1 else f" ({', '.join(map(code, names))})"
 
 
-def _long(versions: Versions) -> str:
+def _long(versions: Environment) -> str:
     parts = [
         ("Python", versions.python),
         ("torch", versions.torch),
@@ -193,7 +194,7 @@ def _long(versions: Versions) -> str:
         ("cuDNN", versions.cudnn),
         ("Triton", versions.triton),
         ("compiler", versions.compiler),
-        *((name, version) for name, version in versions.packages.items() if name != "triton"),
+        *((name, version) for name, version in versions.kernel_packages.items() if name != "triton"),
         ("fingerprint", versions.fingerprint),
     ]
     return ", ".join(f"{name} {value}" for name, value in parts if value)

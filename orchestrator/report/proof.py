@@ -134,12 +134,14 @@ def _figures(pair: Pair) -> list[Block | None]:
     told: list[tuple[str, str]] = []
     for found, name in ((pair.steady, "steady"), (pair.note, "as the note")):
         told.append((name, _figure(found)))
-        if found.device_figure is not None:
-            told.append(("by the device's clock", f"{significant(found.device_figure)} {found.unit}"))
-    if row.first_token_seconds is not None:
-        further = milliseconds(row.next_token_seconds)
-        told.append(("tokens", f"first {milliseconds(row.first_token_seconds)} ms, each further one {further} ms"))
-    if row.first_call_seconds is not None:
+        if found.figure.device_value is not None:
+            told.append(("by the device's clock", f"{significant(found.figure.device_value)} {found.figure.unit}"))
+    if row.figure.first_token_seconds is not None:
+        further = milliseconds(row.figure.next_token_seconds)
+        told.append(
+            ("tokens", f"first {milliseconds(row.figure.first_token_seconds)} ms, each further one {further} ms")
+        )
+    if row.first_call.seconds is not None:
         told.append(("first call", first_call(row, " s", DIGITS)))
     later = later_compiles(row)
     if later is not None:
@@ -153,11 +155,14 @@ def _figures(pair: Pair) -> list[Block | None]:
 
 def _figure(row: Row) -> str:
     if row.headline is None:
-        return f"none ({row.figure_reason})"
+        return f"none ({row.figure.reason})"
     words = with_interval(
-        f"{significant(row.headline)} {row.unit}", row.interval, row.interval_level, row.interval_kind
+        f"{significant(row.headline)} {row.figure.unit}",
+        row.figure.interval,
+        row.figure.interval_level,
+        row.figure.interval_kind,
     )
-    return f"{words}; {row.basis}"
+    return f"{words}; {row.figure.basis}"
 
 
 def _share(row: Row) -> str:

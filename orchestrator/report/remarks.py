@@ -22,11 +22,11 @@ def remarks(found: Sequence[tuple[Source, Pair]]) -> list[str]:
     steady = [pair.steady for _, pair in found]
     shown = [row for row in steady if row.headline is not None]
     notes = [pair.note for _, pair in found if pair.note.headline is not None]
-    lines = _told("Steady", ((row.basis, row) for row in shown))
-    lines += _told("As the note", ((row.basis, row) for row in notes))
-    if any(not row.complete for row in notes):
+    lines = _told("Steady", ((row.figure.basis, row) for row in shown))
+    lines += _told("As the note", ((row.figure.basis, row) for row in notes))
+    if any(not row.figure.complete for row in notes):
         lines.append("* The run has fewer samples than the note's.")
-    if any(row.interval_kind == "within-process" for row in shown):
+    if any(row.figure.interval_kind == "within-process" for row in shown):
         lines.append(
             "One round: within-process interval, which knows nothing of how processes differ from one another."
         )
@@ -65,12 +65,12 @@ def _told(what: str, told: Iterable[tuple[str | None, Row]]) -> list[str]:
 
 
 def _versions(rows: Sequence[Row]) -> list[str]:
-    known = [row for row in rows if row.versions.python is not None]
+    known = [(row.environment, row.stack) for row in rows if row.environment is not None]
     stacks: dict[str, set[str]] = {}
-    for row in known:
-        stacks.setdefault(row.versions.in_short, set()).add(row.stack)
+    for environment, stack in known:
+        stacks.setdefault(environment.in_short, set()).add(stack)
     lines = [f"{', '.join(sorted(names))}: {text}." for text, names in stacks.items()]
-    if len({row.versions.torch for row in known}) > 1:
+    if len({environment.torch for environment, _ in known}) > 1:
         lines.append("The rows of this table ran on different versions of torch.")
     return lines
 

@@ -31,8 +31,8 @@ def _figure(row: Row, *, alone: bool = False) -> str:
     if row.headline is None:
         parts = [f"{MISSING} ({row.status}{f': {row.reason}' if row.reason else ''})"]
     else:
-        figure = f"{significant(row.headline)} {row.unit}"
-        parts = [with_interval(figure, row.interval, row.interval_level, row.interval_kind)]
+        figure = f"{significant(row.headline)} {row.figure.unit}"
+        parts = [with_interval(figure, row.figure.interval, row.figure.interval_level, row.figure.interval_kind)]
         parts += [counted(row.rounds_ok, "round"), f"on {row.hardware.name or 'an unknown device'}"]
     if row.status in COMPUTED:
         parts.append(f"checks {proof.checks(row)}")

@@ -20,15 +20,17 @@ NOTABLE = 0.1
 def warnings(row: Row) -> list[str]:
     """Return a line for each thing about the row's samples that a person should know before trusting the figure."""
     lines = []
-    if row.first_off is not None:
-        lines.append(f"the first timed sample is {_signed(row.first_off)} off the others: raise `warmup` in the suite")
-    if row.drift is not None:
+    if row.evidence.first_off is not None:
+        lines.append(
+            f"the first timed sample is {_signed(row.evidence.first_off)} off the others: raise `warmup` in the suite"
+        )
+    if row.evidence.drift is not None:
         remedy = "close what else runs here"
         if row.hardware.device == "cuda":
             remedy = "lock the clocks (`nvidia-smi -lgc MHZ`)"
         lines.append(
-            f"the later half of the samples is {_signed(row.drift)} off the earlier: let the device settle, that is, "
-            f"raise `iterations` or `--rounds`, or {remedy}"
+            f"the later half of the samples is {_signed(row.evidence.drift)} off the earlier: let the device settle, "
+            f"that is, raise `iterations` or `--rounds`, or {remedy}"
         )
     if row.one_compile:
         lines.append(
@@ -39,13 +41,13 @@ def warnings(row: Row) -> list[str]:
         lines.append(
             f"its rounds ran on {len(row.gpus)} GPUs, whose difference is in the interval: run it with `--fresh` on one"
         )
-    if row.host_load is not None and row.host_load.taken >= NOTABLE:
-        took = load_in_words(row.host_load)
+    if row.evidence.host_load is not None and row.evidence.host_load.taken >= NOTABLE:
+        took = load_in_words(row.evidence.host_load)
         lines.append(f"while it was timed, {took}: close what else runs here, and run the cell again")
-    if row.tainted and "tainted" in row.flags:
+    if row.evidence.tainted and "tainted" in row.flags:
         lines.append(
-            f"{counted(row.tainted, 'timed sample')} tainted ({'; '.join(row.taints)}): run the cell again with the "
-            "GPU to itself, cooled, its clocks locked"
+            f"{counted(row.evidence.tainted, 'timed sample')} tainted ({'; '.join(row.evidence.taints)}): run the cell "
+            "again with the GPU to itself, cooled, its clocks locked"
         )
     return lines
 
@@ -65,9 +67,10 @@ def cpu_use(load: HostLoad) -> str:
 
 def taint_note(row: Row) -> str | None:
     """Return how many samples something else disturbed, where there were enough others to make the figure of."""
-    if not row.tainted or "tainted" in row.flags:
+    seen = row.evidence
+    if not seen.tainted or "tainted" in row.flags:
         return None
-    return f"{counted(row.tainted, 'sample')} tainted and left out of the figure ({'; '.join(row.taints)})"
+    return f"{counted(seen.tainted, 'sample')} tainted and left out of the figure ({'; '.join(seen.taints)})"
 
 
 def loss_advice(row: Row) -> str | None:

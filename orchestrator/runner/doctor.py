@@ -128,8 +128,7 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
 def _access(doc: Doctor) -> Iterator[Line]:
     if not doc.found or doc.client is None:
         return
-    from orchestrator.launchers.docker import DockerLauncher
-    from orchestrator.launchers.gpu_probe import try_ways
+    from orchestrator.launchers.docker import DockerLauncher, try_ways
 
     able_ones = [stack for stack in doc.stacks.values() if stack.gpu.access != "none" and stack.name in doc.images]
     if not able_ones:

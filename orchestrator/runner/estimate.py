@@ -14,8 +14,8 @@ from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.text import counted, in_words
 from orchestrator.plan.cell import may_be_wanted
 from orchestrator.plan.workload import GENERATING, TRAINING
-from orchestrator.records.record import NOTHING_LEFT
-from orchestrator.records.store import FAILED, newest_unfinished, read_record, record_files, runs
+from orchestrator.records.record import FAILED, NOTHING_LEFT
+from orchestrator.records.store import newest_unfinished, read_record, record_files, runs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

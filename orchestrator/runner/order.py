@@ -1,20 +1,34 @@
-"""What of a plan is still to be run, and in which order."""
+"""What of a plan is still to be run, in which order, and whether there is time for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.plan.workload import describe
 from orchestrator.records.record import is_row
-from orchestrator.records.store import stem_of
+from orchestrator.records.store import finished_keys
+from orchestrator.runner.estimate import Earlier, expected, second_start_seconds, used_up, wall_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.plan.cell import Cell, Plan
+    from orchestrator.plan.choice import RunOptions
     from orchestrator.plan.workload import Workload
     from orchestrator.records.record import Record, Status
     from orchestrator.records.references import References
-    from orchestrator.records.store import Run
+    from orchestrator.runner.estimate import Key
+
+
+class Turn(NamedTuple):
+    """A round of a cell, when it is its turn. `title` is what a person reads meanwhile."""
+
+    cell: Cell
+    round: int
+    cell_id: str
+    title: str
 
 
 def interleave(plan: Plan) -> list[tuple[Cell, int]]:
@@ -27,32 +41,73 @@ def interleave(plan: Plan) -> list[tuple[Cell, int]]:
     return order
 
 
-def remaining(
-    order: Sequence[tuple[Cell, int]], run: Run, references: References, identity: Callable[[Cell], str]
-) -> list[tuple[Cell, int]]:
-    """Return the rounds that have no result, in their order; `identity` gives a cell's cell_id.
+def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:
+    """Return every round of the plan in its order; `identity` gives a cell's cell_id, and is asked once for each."""
+    titles = Counter(cell.title for cell in plan.cells)
+    named = {
+        id(cell): (identity(cell), cell.title + (f" ({describe(cell.workload)})" if titles[cell.title] > 1 else ""))
+        for cell in plan.cells
+    }
+    return [
+        Turn(cell, number, named[id(cell)][0], named[id(cell)][1] + (f" round {number + 1}" if cell.rounds > 1 else ""))
+        for cell, number in interleave(plan)
+    ]
+
+
+def remaining(order: Sequence[Turn], records: Sequence[Record], references: References) -> list[Turn]:
+    """Return the rounds that have no result among the run's `records`, in their order.
 
     A reference counts as long as its files are here (they are in no commit, so not in every copy of a run), and is
     made again only where a round that has no result asks for it.
     """
-    lacking = {(record.cell_id, record.round) for record in run.records() if not references.complete(record)}
-    done = run.finished_keys() - lacking
-    todo = [(cell, number) for cell, number in order if (identity(cell), number) not in done]
-    wanted = {cell.workload.workload_id for cell, _ in todo if cell.role != "reference"}
-    return [(cell, number) for cell, number in todo if cell.role != "reference" or _asked_for(cell, wanted)]
+    done = finished_keys(record for record in records if references.complete(record))
+    todo = [turn for turn in order if (turn.cell_id, turn.round) not in done]
+    wanted = {turn.cell.workload.workload_id for turn in todo if turn.cell.role != "reference"}
+    return [turn for turn in todo if turn.cell.role != "reference" or _asked_for(turn.cell, wanted)]
 
 
-def forget_replaced(run: Run, current: set[str]) -> None:
-    """Remove records that only say a stack could not run, where it can now: they would stand beside its results."""
-    for record in list(run.records()):
-        hollow = record.written_by == "orchestrator" and record.status in ("skipped", "infrastructure")
-        if hollow and record.cell_id not in current:
-            for part, ending in (("records", "json"), ("logs", "log")):
-                (run.folder / part / f"{stem_of(record)}.{ending}").unlink(missing_ok=True)
+def replaced(record: Record, current: set[str]) -> bool:
+    """Whether the record only says that a stack could not run, where it can now: it would stand beside its results."""
+    hollow = record.written_by == "orchestrator" and record.status in ("skipped", "infrastructure")
+    return hollow and record.cell_id not in current
 
 
 def _asked_for(cell: Cell, wanted: set[str]) -> bool:
     return any(subject.workload_id in wanted for subject in cell.workload.subjects or ())
+
+
+class Agenda:
+    """The rounds that are still to be run, and the time for them; `known` is what earlier rounds took."""
+
+    def __init__(self, todo: Sequence[Turn], options: RunOptions, known: dict[Key, Earlier], asked: float) -> None:
+        """`asked` is when the run was asked for, by the monotonic clock."""
+        self.todo, self._options, self._known = todo, options, known
+        self._asked, self._began = asked, time.monotonic()
+        self._cells = {id(turn.cell): turn.cell for turn in todo}
+        self._left = Counter(id(turn.cell) for turn in todo)
+
+    @property
+    def left_s(self) -> float:
+        """What the rounds that are not done are expected to take."""
+        return sum(expected(self._cells[key], self._known).seconds * count for key, count in self._left.items())
+
+    def over(self, turn: Turn) -> str:
+        """Return why no other round is started, in words; empty where there is time for this one."""
+        limit, now = self._options.max_minutes, time.monotonic()
+        if used_up(self._options, self._began, turn.cell, turn.round, self._known):
+            return "the budget is used up"
+        return f"{limit:g} minutes are over" if limit is not None and now - self._asked > limit * 60 else ""
+
+    def done(self, turn: Turn, record: Record) -> None:
+        """Take in what became of a round: it is not left any more, and those after it will take as long."""
+        self._left[id(turn.cell)] -= 1
+        seconds, again = wall_seconds(record), second_start_seconds(record)
+        if seconds is None:
+            return
+        key = (turn.cell.workload.workload_id, turn.cell.method, turn.cell.device)
+        if again is None and key in self._known:
+            again = self._known[key].second_start  # of the first round alone
+        self._known[key] = Earlier(seconds, again)
 
 
 OUT_OF_MEMORY: Status = "out_of_memory"

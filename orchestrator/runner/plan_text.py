@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.base.text import counted, in_words, size_in_words
 from orchestrator.build.ready import here_already, reach_engine
+from orchestrator.plan.workload import describe
 from orchestrator.runner.estimate import estimate, expected, history
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from orchestrator.plan.cell import Cell
     from orchestrator.plan.choice import Choice
-    from orchestrator.plan.workload import Role, Workload
-    from orchestrator.runner.estimate import Earlier, Estimate, Key
+    from orchestrator.plan.workload import Role
+    from orchestrator.runner.estimate import Earlier, Estimate, Expected, Key
 
 
 Line = tuple[str, str, str, str, str, str]
@@ -32,29 +33,27 @@ def render(choice: Choice, results: Path, form: str) -> str:
 def as_text(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
     """Return a line of what and why, the cells (references and probes in a line each), and what they cost."""
     rows: list[Line] = [("cell", "workload", "device", "rounds", "expected", "computes")]
-    proving: dict[Role, list[Cell]] = {"reference": [], "probe": []}
+    together: dict[Role, list[Cell]] = {"reference": [], "probe": []}
     for cell in choice.plan.cells:
-        if cell.role in proving:
-            proving[cell.role].append(cell)
+        if cell.role in together:
+            together[cell.role].append(cell)
     for cell in choice.plan.cells:
-        if cell.role in proving:
-            if cell is proving[cell.role][0]:
-                rows.append(_together(proving[cell.role], known))
-            continue
-        time = expected(cell, known)
-        rows.append(
-            (
-                cell.title,
-                cell.workload.workload_id,
-                cell.device,
-                str(cell.rounds),
-                _time(time.seconds, guessed=time.source != "measured"),
-                describe(cell.workload),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        if cell.role not in together:
+            rows.append(_line(cell, expected(cell, known)))
+        elif cell is together[cell.role][0]:
+            rows.append(_together(together[cell.role], known))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([choice.line, "", *lines, "", cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"])
+
+
+def _line(cell: Cell, time: Expected) -> Line:
+    workload, weights = cell.workload, cell.workload.weights
+    what = f"{describe(workload)}, {counted(workload.iterations, 'iteration')}"
+    if weights is not None and weights.source == "checkpoint":
+        what += f", weights {weights.fingerprint}"
+    spent = _time(time.seconds, guessed=time.source != "measured")
+    return cell.title, workload.workload_id, cell.device, str(cell.rounds), spent, what
 
 
 def _together(cells: Sequence[Cell], known: Mapping[Key, Earlier]) -> Line:
@@ -67,14 +66,9 @@ def _together(cells: Sequence[Cell], known: Mapping[Key, Earlier]) -> Line:
     else:
         what = f"{', '.join(dict.fromkeys(cell.benchmark for cell in cells))}: "
         what += ", ".join(dict.fromkeys(f"{cell.method}@{cell.stack}" for cell in cells))
-    return (
-        counted(len(cells), f"{cells[0].role} cell"),
-        "",
-        ", ".join(dict.fromkeys(cell.device for cell in cells)),
-        "1",
-        _time(sum(time.seconds for time in times), guessed=any(time.source != "measured" for time in times)),
-        what,
-    )
+    devices = ", ".join(dict.fromkeys(cell.device for cell in cells))
+    spent = _time(sum(time.seconds for time in times), guessed=any(time.source != "measured" for time in times))
+    return counted(len(cells), f"{cells[0].role} cell"), "", devices, "1", spent, what
 
 
 def _time(seconds: float, *, guessed: bool) -> str:
@@ -92,17 +86,12 @@ def cost_line(cost: Estimate, *, marked: bool = False) -> str:
 
 def as_json(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
     """Return the same for programs; unknown is null, times in seconds, sizes in bytes."""
-    cells = [
-        {
-            "title": cell.title,
-            "key": cell.key,
-            "workload_id": cell.workload.workload_id,
-            "expected_s": expected(cell, known).seconds,
-            "expected_from": expected(cell, known).source,
-            **cell.model_dump(mode="json"),
-        }
-        for cell in choice.plan.cells
-    ]
+    cells = []
+    for cell in choice.plan.cells:
+        time = expected(cell, known)
+        names = {"title": cell.title, "key": cell.key, "workload_id": cell.workload.workload_id}
+        cost_of_it = {"expected_s": time.seconds, "expected_from": time.source}
+        cells.append({**names, **cost_of_it, **cell.model_dump(mode="json")})
     content = {
         "schema_version": 1,
         "suite": choice.suite.name,
@@ -116,22 +105,3 @@ def as_json(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str
         "cells": cells,
     }
     return json.dumps(content, indent=1)
-
-
-def describe(workload: Workload) -> str:
-    """Return the sizes in a few words: `open_llama_7b bfloat16 B=10 T=2048 x10`."""
-    if workload.subjects is not None:
-        return f"{workload.model.name if workload.model else '?'}, {counted(len(workload.subjects), 'workload')}"
-    if workload.model is None:
-        sizes = ", ".join(str(size) for size in workload.matrix_sizes or ())
-        return f"matrices {sizes}; copy of {size_in_words(workload.copy_bytes)}"
-    parts = [workload.model.name, workload.dtype, f"B={workload.batch}"]
-    if workload.prompt is not None:
-        parts.append(f"{len(workload.prompt)}+{workload.new_tokens} tokens")
-    elif workload.shortest is not None:
-        parts.append(f"T={workload.shortest}..{workload.sequence}")
-    else:
-        parts.append(f"T={workload.sequence}")
-    if workload.weights is not None and workload.weights.source == "checkpoint":
-        parts.append(f"weights {workload.weights.fingerprint}")
-    return " ".join([*parts, f"x{workload.iterations}"])

@@ -134,6 +134,6 @@ def outcome(record: Record) -> str:
     proved = f", {counts.passed} of {counts.total} checks passed" if counts else ""
     if not rows:
         return f"ok{proved}"
-    figure, unit = rows[0].headline, rows[0].unit
-    shown = f"{significant(figure)} {unit}" if figure is not None else f"ok ({rows[0].figure_reason or 'no figure'})"
+    figure, unit = rows[0].headline, rows[0].figure.unit
+    shown = f"{significant(figure)} {unit}" if figure is not None else f"ok ({rows[0].figure.reason or 'no figure'})"
     return f"{shown}{proved}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.analysis.reproduction import reproduction
 from orchestrator.base.errors import StackbenchError, UsageError
@@ -13,7 +13,7 @@ from orchestrator.base.files import unknown
 from orchestrator.base.paths import IMAGES
 from orchestrator.base.text import printable
 from orchestrator.plan.cell import Cell, Plan
-from orchestrator.plan.choice import FULL_SUITE, SMALL_SUITE, Choice
+from orchestrator.plan.choice import FULL_SUITE, SMALL_SUITE, Choice, choose_launcher
 from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
 from orchestrator.plan.stack import ReadyImage, find_stacks
@@ -100,7 +100,7 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
         raise unknown("method", record.method, stack.methods, where=f"the record, stack {stack.name}")
     if record.device == "cuda" and gpu is None:
         raise UsageError("the record is of a GPU, and none is here", where="reproduce", remedy="run it on a GPU's host")
-    launcher = _launcher(options, engine)
+    launcher = choose_launcher(options, engine)
     said = f"launcher {launcher}"
     if launcher == "docker":
         stack, said = same_image(stack, record)
@@ -179,12 +179,6 @@ def _checkpoints(record: Record, options: RunOptions) -> dict[str, Checkpoint]:
     if own.fingerprint != weights.fingerprint:
         raise UsageError("holds other weights than the record's", where=str(options.checkpoint), remedy="name another")
     return {own.fingerprint: own}
-
-
-def _launcher(options: RunOptions, engine: str | None) -> Literal["docker", "local"]:
-    if options.launcher == "auto":
-        return "docker" if engine else "local"
-    return options.launcher
 
 
 def _deadline(record: Record) -> float:

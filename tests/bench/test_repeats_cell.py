@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("pynvml")
 
 from bench_specs import workload  # noqa: E402
-from fake_run import make_job, make_stack, make_task  # noqa: E402
+from fake_run import make_job, make_stack  # noqa: E402
 
 from orchestrator.analysis.protocol import steady  # noqa: E402
 from orchestrator.launchers.local import LocalLauncher  # noqa: E402
@@ -53,10 +53,10 @@ def run(tmp_path: Path, benchmark: str, call: int) -> Record:
     (bench / "methods" / "sleepy.py").write_text(SLEEPY.replace("{call}", str(call)))
     launcher = LocalLauncher(bench, lambda stack: Path(stack.python))
     what = workload(benchmark, iterations=14, warmup=2, dtype="float32")
-    task = make_task("sleepy", 120.0)
-    cell = task.cell.model_copy(update={"workload": Workload.model_validate_json(json.dumps(what))})
+    job = make_job("sleepy", tmp_path, 120.0, threads=1)
+    cell = job.cell.model_copy(update={"workload": Workload.model_validate_json(json.dumps(what))})
     prepared = launcher.prepare(make_stack(sys.executable))
-    return supervise(launcher, prepared, replace(task, cell=cell), make_job(tmp_path), threads=1)
+    return supervise(launcher, prepared, replace(job, cell=cell))
 
 
 @pytest.mark.parametrize("benchmark", ["forward", "generation", "train_dynamic"])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -30,7 +29,7 @@ from orchestrator.host.devices import (  # noqa: E402
 )
 from orchestrator.launchers import Job, Launcher, Prepared  # noqa: E402
 from orchestrator.launchers.work_area import WorkArea, work_area  # noqa: E402
-from orchestrator.measure.supervise import Task, supervise  # noqa: E402
+from orchestrator.measure.supervise import supervise  # noqa: E402
 from orchestrator.plan.cell import Cell  # noqa: E402
 from orchestrator.plan.choice import (  # noqa: E402
     RunOptions,
@@ -80,17 +79,13 @@ def measured(
     area: WorkArea, launcher: Launcher, prepared: Prepared, cell: Cell, gpu: str | None
 ) -> tuple[float, Telemetry | None]:
     """Run the cell once; return its steady seconds and what was seen of the GPU."""
-    folder = area.cell(f"telemetry-{time.monotonic_ns()}")
-    try:
-        task = Task(cell, 0, "0" * 16, bench_source(area.bench))
-        job = Job(folder.work, folder.log, run="telemetry", cell=task.cell_id, device=cell.device)
-        record = supervise(launcher, prepared, task, job, gpu=gpu)
+    with area.cell("telemetry") as folder:
+        source, work, log = bench_source(area.bench), folder / "work", folder / "log.txt"
+        record = supervise(launcher, prepared, Job(cell, 0, "0" * 16, source, work, log, "telemetry", gpu=gpu))
         seconds = steady(record).seconds
         if seconds is None:
             raise InfrastructureError(f"{record.status}: {record.reason}", where=cell.title)
         return seconds, record.telemetry
-    finally:
-        area.discard(folder)
 
 
 def asked() -> tuple[int, RunOptions]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from places import ROOT
+
+from orchestrator.plan.stack import find_stacks
 
 A, B = "a" * 64, "b" * 64
 
@@ -39,7 +42,6 @@ def test_a_lock_holds_where_the_index_answers_with_its_pins_and_hashes(
     lock: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     (tmp_path / "x.lock").write_text(text(one=A, two=A))
-    (tmp_path / "copy.lock").write_text(text(one=A, two=A))
     asked: list[str] = []
 
     def compiled(_lock: Any, python: str, constraints: list[str]) -> list[list[str]]:
@@ -48,7 +50,7 @@ def test_a_lock_holds_where_the_index_answers_with_its_pins_and_hashes(
         return blocks(one=A, two=A)
 
     monkeypatch.setattr(lock, "compiled", compiled)
-    found = lock.check(lock.Lock("x.lock", ("x.in",), "x", pythons=("3.10", "3.11"), copies=("copy.lock",)))
+    found = lock.check(lock.Lock("x.lock", ("x.in",), "x", pythons=("3.10", "3.11")))
     assert found == []
     assert asked == ["3.10", "3.11"]
 
@@ -83,20 +85,27 @@ def test_pins_that_the_index_has_no_more_are_told_with_its_reason(lock: Any, tmp
     assert str(found) == "x.lock: does not resolve for Python 3.10: No solution found: one==1.0 is not there"
 
 
-def test_a_copy_that_differs_is_told(lock: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    (tmp_path / "x.lock").write_text(text(one=A))
-    (tmp_path / "copy.lock").write_text(text(one=B))
-    monkeypatch.setattr(lock, "compiled", lambda *_args, **_more: blocks(one=A))
-    (found,) = lock.check(lock.Lock("x.lock", ("x.in",), "x", copies=("copy.lock",)))
-    assert str(found) == "copy.lock: differs from x.lock; run `make lock`"
-
-
 def test_every_lock_of_the_repository_is_made_by_it(lock: Any) -> None:
-    known = {name for entry in lock.LOCKS for name in (entry.target, entry.libraries, *entry.copies) if name}
-    there = {str(path.relative_to(ROOT)) for path in (*ROOT.glob("images/*/*.lock"), *ROOT.glob("tests/*.lock"))}
+    known = {name for entry in lock.LOCKS for name in (entry.target, entry.libraries) if name}
+    there = {str(path.relative_to(ROOT)) for place in ("images", "tests") for path in (ROOT / place).rglob("*.lock")}
     assert there == known
     for entry in lock.LOCKS:
         for name in (*entry.sources, *entry.constraints):
             assert (ROOT / name).is_file()
-        for name in entry.copies:
-            assert (ROOT / name).read_bytes() == (ROOT / entry.target).read_bytes()
+
+
+def test_a_stack_says_for_which_pythons_its_lock_is_made(lock: Any) -> None:
+    made_for = {entry.target: entry.pythons for entry in lock.LOCKS if entry.platform}
+    for name, stack in find_stacks([ROOT / "images"]).items():
+        assert stack.build is not None
+        assert stack.build.pythons == made_for.get(f"images/{name}/requirements.lock", ())
+
+
+def test_wheels_of_a_local_folder_have_their_hashes_in_a_lock(
+    lock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("some_thing-1.0+cpu-py3-none-any.whl", "some_thing-1.0.1-py3-none-any.whl", "other-1.0-py3-x-any.whl"):
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} https://elsewhere.example/")
+    wanted = hashlib.sha256(b"some_thing-1.0+cpu-py3-none-any.whl").hexdigest()
+    assert lock.local_hashes("some-thing", "1.0") == {wanted}

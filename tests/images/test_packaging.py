@@ -8,20 +8,21 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from places import ROOT
 
-from orchestrator.build.image import build_arguments
+from orchestrator.build.image import build_arguments, own_arguments, target
 from orchestrator.build.wheels import copy_wheels, local_wheels, write_links
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
 
 STACKS = find_stacks([ROOT / "images"])
-LOCKS = sorted([*ROOT.glob("images/*/*.lock"), *ROOT.glob("tests/*.lock")])
+LOCKS = sorted([*(ROOT / "images").rglob("*.lock"), *ROOT.glob("tests/*.lock")])
 PIN = re.compile(r"[a-z0-9][a-z0-9.-]*==[^ ;\\]+( ; .+)? \\")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 INDEX_HOST = re.compile(r"https?://[^\s\"'/]*(pypi|pythonhosted|pytorch|debian|npmjs|docker)\.(org|com|io)")
@@ -53,7 +54,7 @@ def test_the_cpu_stack():
     assert stack.methods == ("eager", "inductor")
     assert stack.gpu.access == "none"
     assert stack.build is not None
-    for name in (stack.build.lock, stack.build.lock_cuda, stack.build.dockerfile):
+    for name in (stack.build.lock, stack.build.lock_cuda):
         assert name
         assert (stack.folder / name).is_file()
 
@@ -81,8 +82,6 @@ def test_the_cuda_stacks(name: str):
     assert not stack.gpu.required
     assert (stack.gpu.driver, stack.gpu.compute_capability) != (None, None)
     assert (stack.build.download_bytes or 0) < (stack.build.most_disk_bytes or 0)
-    ours = ROOT / "images" / "cpu" / "orchestrator.lock"
-    assert (stack.folder / "orchestrator.lock").read_bytes() == ours.read_bytes()
 
 
 def test_what_is_compiled_is_pinned_too():
@@ -120,19 +119,24 @@ def test_torch_is_one_version_for_every_index():
     assert all(re.match("(nvidia|cuda)-|triton$", name) for name in apart)
 
 
-@pytest.mark.parametrize("stack", [stack for stack in STACKS.values() if stack.build], ids=lambda stack: stack.name)
-def test_dockerfiles_build_with_either_builder(stack: Any):
-    text = (stack.folder / stack.build.dockerfile).read_text()
+def test_there_is_one_dockerfile_and_it_builds_with_either_builder():
+    assert list((ROOT / "images").rglob("Dockerfile*")) == [ROOT / "images" / "Dockerfile"]
+    text = (ROOT / "images" / "Dockerfile").read_text()
     instructions = [line for line in text.splitlines() if not line.startswith("#")]
     assert not [line for line in instructions if re.search(r"--mount\b|<<", line)]
     assert "# syntax=" not in text
-    for name in ("BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
-        assert f"ARG {name}=" in text
-    assert f"ARG BASE_IMAGE={stack.build.base}\n" in text
-    assert "--require-hashes" in text
-    assert f"ARG BUILDER_IMAGE={stack.build.builder}\n" in text if stack.build.builder else "BUILDER" not in text
-    for name in stack.build.arguments:
-        assert f"ARG {name}=" in text
+    assert text.count("--require-hashes") == 2
+    declared = {name for line in instructions for name in re.findall(r"^ARG (\w+)", line)}
+    assert {"BASE_IMAGE", "BUILDER_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"} <= declared
+    for stack in STACKS.values():
+        assert stack.build is not None
+        assert stack.context == ROOT / "images"
+        assert {*own_arguments(stack), *stack.build.arguments} <= declared
+        assert f" AS {target(stack)}\n" in text
+        assert (stack.folder / "compile.sh").exists() == (target(stack) == "compiled")
+        # The stack's own values stand in its stack.toml alone.
+        assert stack.build.base
+        assert stack.build.base not in text
 
 
 def test_no_package_host_and_no_machine_path_is_tracked():
@@ -206,11 +210,9 @@ def test_compose_builds_as_the_orchestrator_does(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    given = {
-        name: value for name, value in compose(**environment)["services"][stack.name]["build"]["args"].items() if value
-    }
-    defaults = {"BASE_IMAGE": stack.build.base, **({"BUILDER_IMAGE": b} if (b := stack.build.builder) else {})}
-    assert given == {**defaults, **build_arguments(stack)}
+    build = compose(**environment)["services"][stack.name]["build"]
+    assert {name: value for name, value in build["args"].items() if value} == build_arguments(stack)
+    assert (build["context"], build["target"]) == (str(stack.context), target(stack))
 
 
 def test_compose_takes_the_same_variables_as_the_orchestrator():
@@ -254,11 +256,20 @@ def test_wheels_are_copied_beside_the_dockerfile(tmp_path: Path, monkeypatch: py
     stack.mkdir()
     (stack / "requirements.lock").write_text(f"thing==1.0 \\\n    --hash=sha256:{good}\n")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    assert copy_wheels(stack) == []
     wheel(stack / "wheels", "thing-0.9-py3-none-any.whl", b"of an older lock")
     for _ in range(2):
         assert copy_wheels(stack) == [stack / "wheels" / "thing-1.0-py3-none-any.whl"]
     assert [path.name for path in (stack / "wheels").iterdir()] == ["thing-1.0-py3-none-any.whl"]
+    # The folder is made for them, and only where there are some.
+    (tmp_path / "none").mkdir()
+    assert copy_wheels(tmp_path / "none") == list((tmp_path / "none").iterdir()) == []
+    (tmp_path / "none" / "requirements.lock").write_text((stack / "requirements.lock").read_text())
+    assert [path.parent.name for path in copy_wheels(tmp_path / "none")] == ["wheels"]
+
+
+def test_the_makefile_finds_wheels_without_any_package():
+    command = [sys.executable, "-I", "-S", "-c", "import sys; sys.path[0] = '.'; import orchestrator.build.wheels"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def test_every_target_of_the_makefile_is_explained():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAKE_BENCH, IMAGE, SOURCE, WORKLOAD, make_job, make_stack, make_task, write_stack, write_suite
+from fake_run import FAKE_BENCH, IMAGE, WORKLOAD, make_job, make_stack, write_stack, write_suite
 from places import ROOT
 
 from orchestrator.base.errors import InfrastructureError, UsageError
@@ -26,8 +26,7 @@ from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import Owner, boot, myself
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.launchers.container import DockerHandle
-from orchestrator.launchers.docker import DockerLauncher
-from orchestrator.launchers.gpu_probe import find_access, try_ways
+from orchestrator.launchers.docker import DockerLauncher, find_access, try_ways
 from orchestrator.measure.host_load import watch_host
 from orchestrator.measure.spec import write_spec
 from orchestrator.measure.supervise import supervise
@@ -60,10 +59,9 @@ def ours(client: Any, label: str = engine.LABEL_OWNER) -> list[str]:
 
 def run(launcher: DockerLauncher, tmp_path: Path, method: str, timeout_s: float = 60.0, **job: object) -> Record:
     prepared = launcher.prepare(make_stack(python="python3"))
-    task = make_task(method, timeout_s, cache="shared" if "cache" in job else "cold")
     if "references" in job:
-        task = replace(task, reference_sha256="d" * 64)
-    return supervise(launcher, prepared, task, make_job(tmp_path / "cell", **job))
+        job["reference_sha256"] = "d" * 64
+    return supervise(launcher, prepared, make_job(method, tmp_path / "cell", timeout_s, **job))
 
 
 def test_a_container_is_answered_and_a_link_in_the_answers_place_is_not_written_through(
@@ -83,9 +81,9 @@ def test_a_stacks_variables_reach_its_containers_behind_the_cells_own(launcher: 
 def test_a_containers_processes_are_told_by_their_numbers_on_this_host(
     launcher: DockerLauncher, tmp_path: Path
 ) -> None:
-    task, job = make_task("hang"), make_job(tmp_path / "cell")
+    job = make_job("hang", tmp_path / "cell")
     prepared = launcher.prepare(make_stack(python="python3"))
-    write_spec(job.work, task.cell, cell_id=task.cell_id, round=0, bench_source=SOURCE)
+    write_spec(job, launcher.places(job))
     with launcher.start(prepared, job) as handle:
         for _ in range(100):
             commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in handle.pids() or ()}
@@ -101,9 +99,9 @@ def test_a_containers_processes_are_told_by_their_numbers_on_this_host(
 
 
 def test_a_neighbour_of_a_container_on_the_hosts_cpus_is_told(launcher: DockerLauncher, tmp_path: Path) -> None:
-    task, job = make_task("hang"), make_job(tmp_path / "cell")
+    job = make_job("hang", tmp_path / "cell")
     prepared = launcher.prepare(make_stack(python="python3"))
-    write_spec(job.work, task.cell, cell_id=task.cell_id, round=0, bench_source=SOURCE)
+    write_spec(job, launcher.places(job))
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         with launcher.start(prepared, job) as handle, watch_host(handle.pids) as sampler:
@@ -230,8 +228,8 @@ def test_a_busy_engine_tells_of_want_of_memory_by_an_event(
 ) -> None:
     launcher.limits = replace(launcher.limits, memory_bytes=128 * 2**20)
     prepared = launcher.prepare(make_stack(python="python3"))
-    task, job = make_task(method), make_job(tmp_path / "cell")
-    write_spec(job.work, task.cell, cell_id=task.cell_id, round=0, bench_source=SOURCE)
+    job = make_job(method, tmp_path / "cell")
+    write_spec(job, launcher.places(job))
     with launcher.start(prepared, job) as started:
         handle = DockerHandle(BusyEngine(client), started._container, tmp_path / "log")
         if not oom:
@@ -277,7 +275,7 @@ def test_an_exception_leaves_no_container(launcher: DockerLauncher, tmp_path: Pa
 
     prepared = launcher.prepare(make_stack(python="python3"))
     with pytest.raises(KeyboardInterrupt):
-        supervise(launcher, prepared, make_task("hang"), make_job(tmp_path / "cell"), on_event=interrupt)
+        supervise(launcher, prepared, make_job("hang", tmp_path / "cell"), interrupt)
 
 
 def test_the_sweep_takes_the_dead_ones_only(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,7 +425,7 @@ def test_an_image_of_empty_folders_over_the_hosts_own_system(client: Any, tmp_pa
         ready = ReadyImage(name=image, python=str(python), mounts=("/usr", "/etc"))
         stack = make_stack().model_copy(update={"ready": ready})
         prepared = launcher.prepare(stack)
-        record = supervise(launcher, prepared, make_task("looks_around"), make_job(tmp_path / "cell"))
+        record = supervise(launcher, prepared, make_job("looks_around", tmp_path / "cell"))
         assert record.status == "ok", record.reason
         assert record.detail["could"] == []
     finally:

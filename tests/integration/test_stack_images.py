@@ -140,6 +140,38 @@ def test_an_image_made_again_of_the_same_is_the_same_by_its_content(client: Any)
             client.images.remove(image, force=True)
 
 
+@pytest.mark.parametrize("buildkit", ["0", "1"])
+def test_either_builder_copies_what_a_stack_has(client: Any, tmp_path: Path, buildkit: str) -> None:
+    steps = re.findall(r"^COPY (?:\$|orch).*$", (ROOT / "images" / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(steps) == 3
+    (tmp_path / "Dockerfile").write_text("\n".join([f"FROM {IMAGE}", "ARG STACK", *steps]) + "\n")
+    (tmp_path / "orchestrator.lock").write_text("")
+    for name, files in {
+        "plain": ("requirements.lock", "requirements.cuda.lock"),
+        "compiles": (
+            "requirements.lock",
+            "compile.sh",
+            "wheels/a-1.0-py3-none-any.whl",
+            "wheels/b-1.0-py3-none-any.whl",
+        ),
+    }.items():
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text("x")
+        tag = f"stackbench/test-copies:{name}"
+        command = ["docker", "build", "--quiet", "--build-arg", f"STACK={name}", "--tag", tag, str(tmp_path)]
+        environment = {**os.environ, "DOCKER_BUILDKIT": buildkit}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        try:
+            there = client.containers.run(tag, ["ls", "/locks", "/build"], remove=True).decode().split()
+        finally:
+            client.images.remove(tag, force=True)
+        locks = [Path(file).name for file in files if not file.endswith(".sh")]
+        build = [file for file in files if "/" not in file]
+        assert sorted(there) == sorted(["/locks:", "/build:", "orchestrator.lock", *locks, *build])
+
+
 def example(kind: str) -> str:
     """Return the README's first block of that kind."""
     found = re.search(rf"```{kind} stack\n(.*?)```", README, re.DOTALL)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from orchestrator.launchers import Job
 from orchestrator.launchers import work_area as workfolders
-from orchestrator.measure.supervise import Task
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.stack import ReadyImage, Stack
 from orchestrator.plan.workload import ModelConfig, Weights, Workload
@@ -38,16 +37,15 @@ def make_stack(python: str = sys.executable, name: str = "fake", image: str = IM
     return Stack(schema_version=1, name=name, description="for a test", methods=("good",), ready=ready)
 
 
-def make_task(method: str, timeout_s: float = 60.0, cache: Cache = "cold") -> Task:
+def make_job(method: str, folder: Path | None = None, timeout_s: float = 60.0, **more: object) -> Job:
+    """The job of one round; its work folder is made where a `folder` is given."""
+    cache: Cache = "shared" if "cache" in more else "cold"
     cell = Cell(stack="fake", method=method, device="cpu", workload=WORKLOAD, timeout_s=timeout_s, cache=cache)
-    return Task(cell, 0, "0" * 16, SOURCE)
-
-
-def make_job(folder: Path, **more: object) -> Job:
-    work = folder / "work"
-    work.mkdir(parents=True)
-    work.chmod(0o700)
-    return Job(work, folder / "log.txt", run="test", cell="0" * 16, device="cpu", **more)  # type: ignore[arg-type]
+    place = folder or Path("nowhere")
+    if folder:
+        (place / "work").mkdir(parents=True)
+        (place / "work").chmod(0o700)
+    return Job(cell, 0, "0" * 16, SOURCE, place / "work", place / "log.txt", "test", **more)  # type: ignore[arg-type]
 
 
 def write_stack(folder: Path, methods: list[str], python: str = sys.executable, name: str = "fake") -> Path:

@@ -135,7 +135,9 @@ def _row(pair: Pair) -> dict[str, Any]:
         "rounds": [row.rounds, row.rounds_ok],
         "steady": _speed(row),
         "note": _speed(pair.note),
-        "tokens": [milliseconds(s) if ok else MISSING for s in (row.first_token_seconds, row.next_token_seconds)],
+        "tokens": [
+            milliseconds(s) if ok else MISSING for s in (row.figure.first_token_seconds, row.figure.next_token_seconds)
+        ],
         "first": _first_call(row) if ok else None,
         "memory": _memory(row),
         "checks": proof.checks(row),
@@ -144,9 +146,9 @@ def _row(pair: Pair) -> dict[str, Any]:
         "versus": _versus(row),
         "energy": _energy(row),
     }
-    if row.ran is not None and row.status in COMPUTED:
-        content["kinds"] = row.ran.kind
-        content["groups"] = [[group.name, group.share, group.launches] for group in row.ran.groups]
+    if row.evidence.dispatch is not None and row.status in COMPUTED:
+        content["kinds"] = row.evidence.dispatch.kind
+        content["groups"] = [[group.name, group.share, group.launches] for group in row.evidence.dispatch.groups]
     if pair.published is not None:
         content["published"] = published_text(pair.published).replace("~~", "")
     return {key: value for key, value in content.items() if value is not None}
@@ -154,20 +156,20 @@ def _row(pair: Pair) -> dict[str, Any]:
 
 def _speed(row: Row) -> dict[str, Any]:
     if row.headline is None:
-        why = row.figure_reason if row.status == "ok" else f"the row is {row.status}"
+        why = row.figure.reason if row.status == "ok" else f"the row is {row.status}"
         return {"text": MISSING, "why": why}
     content: dict[str, Any] = {
         "value": row.headline,
         "text": significant(row.headline),
-        "seconds": row.seconds,
-        "basis": row.basis,
-        "complete": row.complete,
+        "seconds": row.figure.seconds,
+        "basis": row.figure.basis,
+        "complete": row.figure.complete,
     }
-    if row.interval is not None:
-        level = row.interval_level or LEVEL
-        content["interval"] = between(*row.interval)
-        content["bounds"] = row.interval
-        content["level"] = f"{level * 100:.3g} %, {row.interval_kind}"
+    if row.figure.interval is not None:
+        level = row.figure.interval_level or LEVEL
+        content["interval"] = between(*row.figure.interval)
+        content["bounds"] = row.figure.interval
+        content["level"] = f"{level * 100:.3g} %, {row.figure.interval_kind}"
     if row.share.share is not None:
         content["share"] = row.share.share
         content["shareText"] = percent(row.share.share)
@@ -176,11 +178,11 @@ def _speed(row: Row) -> dict[str, Any]:
 
 
 def _first_call(row: Row) -> dict[str, Any] | None:
-    if row.first_call_seconds is None:
+    if row.first_call.seconds is None:
         return None
-    cache = row.first_call_cache or ""
-    content = {"seconds": row.first_call_seconds, "text": significant(row.first_call_seconds, 3), "cache": cache}
-    warm = row.warm_first_call_seconds
+    cache = row.first_call.cache or ""
+    content = {"seconds": row.first_call.seconds, "text": significant(row.first_call.seconds, 3), "cache": cache}
+    warm = row.first_call.warm_seconds
     if warm is not None and cache != "warm":
         content |= {"warm": warm, "warmText": significant(warm, 3)}
     return content
@@ -197,18 +199,18 @@ def _versus(row: Row) -> list[str] | None:
 
 def _energy(row: Row) -> list[str] | None:
     """Return the energy of one pass, token or step with what it is of."""
-    if row.power is None or row.power.joules is None or row.status != "ok":
+    if row.evidence.power is None or row.evidence.power.joules is None or row.status != "ok":
         return None
-    return [significant(row.power.joules, 3), f"J a {row.power.per}"]
+    return [significant(row.evidence.power.joules, 3), f"J a {row.evidence.power.per}"]
 
 
 def _memory(row: Row) -> dict[str, Any]:
-    host = row.process_bytes is None and row.host_bytes is not None and row.hardware.device != "cuda"
+    host = row.memory.process_bytes is None and row.memory.host_bytes is not None and row.hardware.device != "cuda"
     return {
-        "bytes": row.host_bytes if host else row.process_bytes,
-        "process": gigabytes(row.host_bytes if host else row.process_bytes),
-        "steady": gigabytes(row.steady_bytes),
-        "reserved": gigabytes(row.reserved_bytes),
+        "bytes": row.memory.host_bytes if host else row.memory.process_bytes,
+        "process": gigabytes(row.memory.host_bytes if host else row.memory.process_bytes),
+        "steady": gigabytes(row.memory.steady_bytes),
+        "reserved": gigabytes(row.memory.reserved_bytes),
         "host": host,
     }
 

@@ -22,12 +22,12 @@ def verdicts(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Return `"A:B"` → (outcome, text) for rows A and B by their places: A against B, of one workload and method."""
     alike: dict[tuple[str, str, str], list[int]] = {}
     for place, row in enumerate(rows):
-        if row.headline is not None and len(row.round_seconds) >= FEWEST_ROUNDS:
+        if row.headline is not None and len(row.figure.round_seconds) >= FEWEST_ROUNDS:
             alike.setdefault((row.benchmark, row.workload_id, row.method), []).append(place)
     found: dict[str, list[str]] = {}
     for places in alike.values():
         for one, other in combinations(places[:MOST_ROWS], 2):
-            result = verdict(rows[one].round_seconds, rows[other].round_seconds)
+            result = verdict(rows[one].figure.round_seconds, rows[other].figure.round_seconds)
             if result.speedup_interval is None:
                 continue
             low, high = result.speedup_interval

@@ -20,12 +20,12 @@ EXPORTERS = {"markdown": markdown.render, "json": json.render, "csv": csv.render
 FILES = {"tables.md": "markdown", "tables.json": "json", "tables.csv": "csv"}
 
 
-def write_tables(run_folder: Path, records: Iterable[Record] | None = None) -> Report:
+def write_tables(run_folder: Path, report: Report | None = None) -> Report:
     """Write tables.md, tables.json and tables.csv of a run, each whole or not at all; return what they were made from.
 
-    Without `records` the run's own are read.
+    Without `report` the run's records are read.
     """
-    report = make_report(run_folder, records)
+    report = report or make_report(run_folder)
     for name, form in FILES.items():
         write_text(run_folder / name, EXPORTERS[form](report))
     return report

@@ -11,11 +11,17 @@ if TYPE_CHECKING:
     from orchestrator.analysis.protocol import Protocol
     from orchestrator.analysis.reduced_run import Pair, Report
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+LEFT_OUT: Any = {
+    "workload": True,
+    "environment": True,
+    "evidence": {"losses": True, "compiles": {"ledger"}, "dispatch": {"top", "listing_sha256"}},
+}
+"""Of a row: what stands once for many (`workloads`, `environments`), and what is as long as a record."""
 
 
 def render(report: Report, protocol: Protocol | None = None) -> str:
-    """Return the document: `run`, `ceilings`, `workloads` by identity, `published`, `rows`, each under a protocol.
+    """Return the document: run, ceilings, workloads and environments by identity, published figures, rows, growth.
 
     Rows are those of `protocol`; of both, one after the other, where it is null.
     A row whose status is not ok has a `headline` of null; its `figure`, where one was measured, stays.
@@ -42,6 +48,13 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
         },
         "ceilings": [ceiling.model_dump(mode="json") for ceiling in report.ceilings],
         "workloads": {pair.steady.workload_id: pair.steady.workload.model_dump(mode="json") for pair in report.pairs},
+        "environments": {
+            fingerprint: environment.model_dump(mode="json", exclude={"gpu", "threads"})
+            for fingerprint, environment in {
+                pair.steady.fingerprint: pair.steady.environment for pair in report.pairs
+            }.items()
+            if environment is not None
+        },
         "published": [
             comparison.model_dump(mode="json", include={"name", "title", "source", "gpu", "driver", "cuda", "caveats"})
             for comparison in report.published
@@ -66,7 +79,12 @@ def _dump(value: Any) -> str:
 def _rows(pair: Pair, protocol: Protocol | None) -> list[dict[str, Any]]:
     published = pair.published.model_dump(mode="json") if pair.published else None
     return [
-        {"name": row.name, **row.model_dump(mode="json", exclude={"workload"}), "published": published}
+        {
+            "name": row.name,
+            **row.model_dump(mode="json", exclude=LEFT_OUT),
+            "environment": row.fingerprint,
+            "published": published,
+        }
         for row in (pair.steady, pair.note)
         if protocol in (None, row.protocol)
     ]

@@ -148,7 +148,7 @@ def _line(row: Row, marks: Marks, *, alone: bool, columns: int) -> str:
     if row.status in COMPUTED:
         name += "".join(map(marks, row.shown_flags))
     if row.headline is None:
-        reason = row.reason or row.figure_reason
+        reason = row.reason or row.figure.reason
         why = f"{row.status}: {shortened(reason, REASON_LENGTH)}" if reason else row.status
         return rf"{name} & \multicolumn{{{columns - 1}}}{{l}}{{{escape(why)}}}"
     cells = [name, escape(significant(row.headline))]
@@ -158,13 +158,13 @@ def _line(row: Row, marks: Marks, *, alone: bool, columns: int) -> str:
 
 
 def _interval(row: Row, marks: Marks) -> str:
-    if row.interval is None:
+    if row.figure.interval is None:
         return escape(MISSING)
-    level = f"{int((row.interval_level or LEVEL) * 100)} %"
+    level = f"{int((row.figure.interval_level or LEVEL) * 100)} %"
     what = f"interval at {level}, {counted(row.rounds_ok, 'round')}"
-    if row.interval_kind == "within-process":
+    if row.figure.interval_kind == "within-process":
         what = f"interval at {level} of one process, which knows nothing of how processes differ"
-    return escape(between(*row.interval)) + marks(what)
+    return escape(between(*row.figure.interval)) + marks(what)
 
 
 def _versus(row: Row, marks: Marks) -> str:
@@ -177,20 +177,20 @@ def _versus(row: Row, marks: Marks) -> str:
 
 
 def _first_call(row: Row, marks: Marks) -> str:
-    if row.first_call_seconds is None:
+    if row.first_call.seconds is None:
         return escape(MISSING)
-    text = escape(significant(row.first_call_seconds, proof.SECONDS_DIGITS))
-    if row.first_call_cache != "cold":
-        text += marks(f"first call {row.first_call_cache or 'with a compile cache not known of'}")
-    if row.warm_first_call_seconds is not None and row.first_call_cache != "warm":
-        text += escape(f", {significant(row.warm_first_call_seconds, proof.SECONDS_DIGITS)}")
+    text = escape(significant(row.first_call.seconds, proof.SECONDS_DIGITS))
+    if row.first_call.cache != "cold":
+        text += marks(f"first call {row.first_call.cache or 'with a compile cache not known of'}")
+    if row.first_call.warm_seconds is not None and row.first_call.cache != "warm":
+        text += escape(f", {significant(row.first_call.warm_seconds, proof.SECONDS_DIGITS)}")
     return text
 
 
 def _peak(row: Row, marks: Marks) -> str:
-    if row.process_bytes is None and row.host_bytes is not None and row.hardware.device != "cuda":
-        return escape(gigabytes(row.host_bytes)) + marks("of the host's memory")
-    return escape(gigabytes(row.process_bytes))
+    if row.memory.process_bytes is None and row.memory.host_bytes is not None and row.hardware.device != "cuda":
+        return escape(gigabytes(row.memory.host_bytes)) + marks("of the host's memory")
+    return escape(gigabytes(row.memory.process_bytes))
 
 
 def _share(row: Row, marks: Marks) -> str:

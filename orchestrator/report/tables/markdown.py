@@ -28,10 +28,11 @@ from orchestrator.report import notes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.analysis.ceilings import Ceiling
     from orchestrator.analysis.protocol import Protocol
     from orchestrator.analysis.published import PublishedFigure
     from orchestrator.analysis.reduced_run import Pair, Report
-    from orchestrator.analysis.rows import Ceiling, Row
+    from orchestrator.analysis.rows import Row
     from orchestrator.plan.workload import Workload
 
 
@@ -151,11 +152,11 @@ def _name(row: Row, alike: set[str]) -> str:
 
 def _speeds(pair: Pair, first: Protocol) -> tuple[str, str]:
     steady, note = _speed(pair.steady, first), _speed(pair.note, first)
-    if pair.steady.headline is not None and pair.steady.interval is not None:
-        steady += f" {between(*pair.steady.interval)}"
-        level = pair.steady.interval_level or LEVEL
+    if pair.steady.headline is not None and pair.steady.figure.interval is not None:
+        steady += f" {between(*pair.steady.figure.interval)}"
+        level = pair.steady.figure.interval_level or LEVEL
         steady += "" if level >= LEVEL else f" at {int(level * 100)} %"
-    if pair.note.headline is not None and not pair.note.complete:
+    if pair.note.headline is not None and not pair.note.figure.complete:
         note += " \\*"
     return steady, note
 
@@ -167,16 +168,16 @@ def _speed(row: Row, first: Protocol) -> str:
 
 
 def _tokens(row: Row) -> str:
-    if row.status != "ok" or row.first_token_seconds is None:
+    if row.status != "ok" or row.figure.first_token_seconds is None:
         return MISSING
-    return f"{milliseconds(row.first_token_seconds)}, {milliseconds(row.next_token_seconds)}"
+    return f"{milliseconds(row.figure.first_token_seconds)}, {milliseconds(row.figure.next_token_seconds)}"
 
 
 def _peaks(row: Row) -> str:
-    peaks = (row.process_bytes, row.steady_bytes, row.reserved_bytes)
+    peaks = (row.memory.process_bytes, row.memory.steady_bytes, row.memory.reserved_bytes)
     if any(count is not None for count in peaks):
         return ", ".join(map(gigabytes, peaks))
-    return MISSING if row.host_bytes is None else f"{gigabytes(row.host_bytes)} (host)"
+    return MISSING if row.memory.host_bytes is None else f"{gigabytes(row.memory.host_bytes)} (host)"
 
 
 def _share(row: Row) -> str:
@@ -197,6 +198,6 @@ def _status(row: Row) -> str:
     text = f"{status}{f' ({flags})' if flags else ''}"
     if row.rounds > 1 and row.rounds_ok < row.rounds:
         text += f", {row.rounds_ok} of {row.rounds} rounds ok"
-    if row.status == "ok" and row.figure is None and row.figure_reason:
-        text += f": {escape(shortened(row.figure_reason, REASON_LENGTH))}"
+    if row.status == "ok" and row.figure.value is None and row.figure.reason:
+        text += f": {escape(shortened(row.figure.reason, REASON_LENGTH))}"
     return f"{text}: {escape(shortened(row.reason, REASON_LENGTH))}" if row.reason else text

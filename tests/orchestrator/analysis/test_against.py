@@ -111,11 +111,11 @@ def test_break_even_is_of_the_cold_rounds_where_there_are_any() -> None:
     eager = rounds("eager", 750.0, first=2000.0)
     row = row_of([*shared_cache(62_000.0, 7000.0, 7000.0), *eager])
     assert row.break_even is not None
-    assert row.seconds == pytest.approx(0.451)
-    assert row.break_even.count == math.ceil(60.0 / (row_of(eager, "eager").seconds - row.seconds))
+    assert row.figure.seconds == pytest.approx(0.451)
+    assert row.break_even.count == math.ceil(60.0 / (row_of(eager, "eager").figure.seconds - row.figure.seconds))
     warm = row_of([*shared_cache(7000.0, 7000.0, 7000.0, cold=0), *eager]).break_even
     assert warm is not None
-    assert warm.count == math.ceil(5.0 / (row_of(eager, "eager").seconds - row.seconds))
+    assert warm.count == math.ceil(5.0 / (row_of(eager, "eager").figure.seconds - row.figure.seconds))
 
 
 def test_break_even_counts_tokens_and_steps() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from record_samples import COMPILES, TELEMETRY, check, dispatch, proof, record, sample, samples
 
-from orchestrator.analysis.evidence import compilation, evidence, power, unsteadiness
+from orchestrator.analysis.columns import columns_of
+from orchestrator.analysis.evidence import compiles, evidence, power, unsteadiness
 from orchestrator.analysis.reduce import rows
 from orchestrator.report.words import warnings
 
@@ -23,8 +24,8 @@ def test_a_record_that_says_ok_beside_a_failed_check_is_incorrect() -> None:
     lies = proof(0.01, check("causality", "failed", what="row 3 differs"))
     (row,) = rows([record(samples=taken(*QUIET), proof=lies)], "steady")
     assert (row.status, row.reason, row.headline) == ("incorrect", "causality: row 3 differs", None)
-    assert row.checks is not None
-    assert (row.checks.passed, row.checks.failed, row.checks.total) == (3, 1, 4)
+    assert row.evidence.checks is not None
+    assert (row.evidence.checks.passed, row.evidence.checks.failed, row.evidence.checks.total) == (3, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -46,24 +47,24 @@ def test_the_error_is_told_relative_to_eagers() -> None:
     found = evidence(record(samples=taken(*QUIET), proof=proof(0.015)))
     assert (found.error, found.eager_error) == (0.015, 0.01)
     (row,) = rows([record(samples=taken(*QUIET), proof=proof(0.015))], "steady")
-    assert row.error_ratio == pytest.approx(1.5)
+    assert row.evidence.error_ratio == pytest.approx(1.5)
 
 
 def test_what_was_expected_and_not_seen_is_a_flag() -> None:
     (row,) = rows([record(samples=taken(*QUIET), flags=[], dispatch=dispatch("Triton", instead="copies"))], "steady")
     assert "not_fused" in row.flags
-    assert row.ran is not None
-    assert (row.ran.missing, row.ran.instead) == (("Triton",), "copies")
+    assert row.evidence.dispatch is not None
+    assert (row.evidence.dispatch.missing, row.evidence.dispatch.instead) == (("Triton",), "copies")
 
 
 def test_compiles_and_what_older_records_say_of_them() -> None:
-    found = compilation(record(compiles=COMPILES, detail={"graphs": [7, 7]}))
+    found = compiles(record(compiles=COMPILES, detail={"graphs": [7, 7]}))
     assert found is not None
-    assert (found.graphs, found.recompiles, len(found.breaks), found.warm_first_seconds) == (2, 1, 1, 9.5)
-    older = compilation(record(detail={"graphs": [1, 1, 3]}))
+    assert (found.graphs, found.recompiles, len(found.breaks), found.warm.first_ns) == (2, 1, 1, 9_500_000_000)
+    older = compiles(record(detail={"graphs": [1, 1, 3]}))
     assert older is not None
-    assert (older.graphs, older.recompiles, older.warm_first_seconds) == (3, 2, None)
-    assert compilation(record()) is None
+    assert (older.graphs, older.recompiles, older.warm) == (3, 2, None)
+    assert compiles(record()) is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_energy_is_told_for_one_pass_token_or_step(benchmark: str, joules: float
 
 
 def off(*milliseconds: float, **changes: Any) -> tuple[float | None, float | None]:
-    return unsteadiness(record(samples=taken(*milliseconds, **changes)).samples)
+    return unsteadiness(columns_of(record(samples=taken(*milliseconds, **changes))))
 
 
 def test_the_first_sample_and_a_drift_are_noticed_and_noise_is_not() -> None:
@@ -96,7 +97,7 @@ def test_the_first_sample_and_a_drift_are_noticed_and_noise_is_not() -> None:
     assert off(450.0, 460.0, 470.0) == (None, None)  # too few
     assert off(600.0, *QUIET[1:], taint="throttled") == (None, None)
     shapes = [sample(i, 100.0 + 10 * i, shape=[2, 10 + i]) for i in range(10)]
-    assert unsteadiness(record("train_dynamic", samples=shapes).samples) == (None, None)
+    assert unsteadiness(columns_of(record("train_dynamic", samples=shapes))) == (None, None)
 
 
 def test_each_warning_names_a_remedy() -> None:
@@ -118,4 +119,4 @@ def test_each_warning_names_a_remedy() -> None:
 def test_one_odd_round_of_three_is_no_drift_of_the_row() -> None:
     odd = record(round=2, samples=taken(*(450.0 + 6 * i for i in range(12))))
     (row,) = rows([*(record(round=i, samples=taken(*QUIET)) for i in range(2)), odd], "steady")
-    assert (row.drift, "drift" in row.flags) == (None, False)
+    assert (row.evidence.drift, "drift" in row.flags) == (None, False)

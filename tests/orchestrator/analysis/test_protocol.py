@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_samples import record, sample, samples, workload
 
+from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.protocol import Reduced, combine, first_call_seconds, in_unit, note, steady
 from orchestrator.analysis.statistics import interval_across, interval_of_median, student_t
 from orchestrator.records.record import Record
@@ -47,21 +48,21 @@ def test_steady_is_the_median_of_the_timed_samples() -> None:
     # 410, 420, 430, 440, 450, 460, 470, 480
     assert reduced.seconds == pytest.approx(0.445)
     assert reduced.basis == "median of 8 timed samples"
-    assert first_call_seconds(record(samples=FORWARD)) == pytest.approx(9.0)
+    assert first_call_seconds(columns_of(record(samples=FORWARD))) == pytest.approx(9.0)
 
 
 def test_note_of_train_static_is_the_mean_of_samples_6_to_50() -> None:
     taken = samples(60_000.0, *(100.0 + i for i in range(1, 60)), warmup=4)
     figure = combine("note", "train_static", None, [note(record("train_static", samples=taken))])
     # Indices 5 to 49: the mean of 105 to 149.
-    assert figure.figure == pytest.approx(127.0)
+    assert figure.value == pytest.approx(127.0)
     assert (figure.unit, figure.basis, figure.complete) == ("ms", "mean of samples 6 to 50", True)
 
 
 def test_note_of_train_dynamic_is_the_total_of_samples_6_to_50() -> None:
     taken = samples(60_000.0, *(100.0 + i for i in range(1, 50)), warmup=4)
     figure = combine("note", "train_dynamic", None, [note(record("train_dynamic", samples=taken))])
-    assert figure.figure == pytest.approx(45 * 0.127)
+    assert figure.value == pytest.approx(45 * 0.127)
     assert (figure.unit, figure.basis) == ("s", "total of samples 6 to 50")
 
 
@@ -87,10 +88,10 @@ def test_tokens_per_second_and_token_times() -> None:
     made = [sample(i, 1000.0 + 100 * i, "timed" if i else "first", first_token_ns=50_000_000) for i in range(4)]
     got = record("generation", workload=workload("generation", new_tokens=101), samples=made)
     best = combine("note", "generation", 101, [note(got)])
-    assert best.figure == pytest.approx(101.0)
+    assert best.value == pytest.approx(101.0)
     assert best.next_token_seconds == pytest.approx((1.0 - 0.05) / 100)
     typical = combine("steady", "generation", 101, [steady(got)])
-    assert typical.figure == pytest.approx(101 / 1.2)
+    assert typical.value == pytest.approx(101 / 1.2)
     assert typical.first_token_seconds == pytest.approx(0.05)
     assert typical.next_token_seconds == pytest.approx(1.15 / 100)
     assert typical.interval == pytest.approx((101 / 1.3, 101 / 1.1))
@@ -114,7 +115,7 @@ def test_no_samples_and_backward_clocks_have_a_reason(reduce: Callable[[Record],
 def test_rounds_are_combined_by_the_median_of_medians_with_a_t_interval() -> None:
     rounds = [steady(record(samples=samples(9.0, 1.0, *[taken] * 3))) for taken in (100.0, 110.0, 150.0)]
     figure = combine("steady", "forward", None, rounds)
-    assert figure.figure == pytest.approx(0.110)
+    assert figure.value == pytest.approx(0.110)
     assert figure.interval_kind == "across rounds"
     logs = [math.log(x) for x in (0.1, 0.11, 0.15)]
     centre = sum(logs) / 3
@@ -130,7 +131,7 @@ def test_rounds_are_combined_by_the_median_of_medians_with_a_t_interval() -> Non
 def test_totals_over_different_iterations_are_not_combined() -> None:
     rounds = [steady(record("train_dynamic", samples=samples(9.0, 1.0, *[5.0] * n))) for n in (3, 4)]
     figure = combine("steady", "train_dynamic", None, rounds)
-    assert figure.figure is None
+    assert figure.value is None
     assert figure.reason == "the rounds' totals are over different iterations"
 
 

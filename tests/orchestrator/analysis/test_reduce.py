@@ -37,36 +37,36 @@ def test_a_row_carries_its_proof() -> None:
     memory = {"process_bytes": 16 * 10**9, "steady_bytes": 15 * 10**9, "host_bytes": 10**9}
     (row,) = rows([ceilings(), record(samples=TAKEN, memory=memory, detail={"graphs": [1, 1, 1, 2, 2, 3]})], "steady")
     assert (row.name, row.title, row.status) == ("inductor@cuda", "forward inductor@cuda", "ok")
-    assert row.figure == row.headline == pytest.approx(0.425)
-    assert row.first_call_seconds == pytest.approx(9.0)
-    assert (row.process_bytes, row.steady_bytes) == (16 * 10**9, 15 * 10**9)
+    assert row.figure.value == row.headline == pytest.approx(0.425)
+    assert row.first_call.seconds == pytest.approx(9.0)
+    assert (row.memory.process_bytes, row.memory.steady_bytes) == (16 * 10**9, 15 * 10**9)
     assert (row.graphs, row.recompiled) == (3, 2)
-    assert (row.versions.torch, row.versions.packages) == ("2.13.0+cu130", {"triton": "3.5.0"})
-    assert (row.interval_kind, row.interval_level) == ("within-process", 1 - 2 / 16)
+    assert (row.environment.torch, row.environment.kernel_packages) == ("2.13.0+cu130", {"triton": "3.5.0"})
+    assert (row.figure.interval_kind, row.figure.interval_level) == ("within-process", 1 - 2 / 16)
 
 
 def test_the_first_call_is_that_of_the_cold_rounds_where_there_are_any() -> None:
     (row,) = rows(shared_cache(39_600.0, 8593.0, 7336.0, 6182.0, 6870.0), "steady")
-    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(39.6), "cold")
-    assert row.warm_first_call_seconds == pytest.approx(7.103)
-    assert row.first_call_rounds == pytest.approx((39.6, 8.593, 7.336, 6.182, 6.87))
+    assert (row.first_call.seconds, row.first_call.cache) == (pytest.approx(39.6), "cold")
+    assert row.first_call.warm_seconds == pytest.approx(7.103)
+    assert row.first_call.rounds == pytest.approx((39.6, 8.593, 7.336, 6.182, 6.87))
     (row,) = rows(shared_cache(39_600.0, 41_600.0, 7000.0, cold=2), "steady")
-    assert (row.first_call_seconds, row.warm_first_call_seconds) == (pytest.approx(40.6), pytest.approx(7.0))
+    assert (row.first_call.seconds, row.first_call.warm_seconds) == (pytest.approx(40.6), pytest.approx(7.0))
     (row,) = rows(shared_cache(115_000.0, 117_000.0, cold=0), "steady")
-    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(116.0), "warm")
-    assert row.warm_first_call_seconds == pytest.approx(116.0)
+    assert (row.first_call.seconds, row.first_call.cache) == (pytest.approx(116.0), "warm")
+    assert row.first_call.warm_seconds == pytest.approx(116.0)
     (row,) = rows(shared_cache(39_600.0, 41_600.0, cold=2), "steady")
-    assert (row.first_call_seconds, row.warm_first_call_seconds) == (pytest.approx(40.6), None)
+    assert (row.first_call.seconds, row.first_call.warm_seconds) == (pytest.approx(40.6), None)
 
 
 def test_a_first_call_over_a_cache_that_lacked_something_is_partly_warm() -> None:
     (row,) = rows(shared_cache(115_000.0, cold=0, lacking=1, compiles=compiled_in(0)), "steady")
-    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(115.0), "partly warm")
-    assert row.warm_first_call_seconds is None
+    assert (row.first_call.seconds, row.first_call.cache) == (pytest.approx(115.0), "partly warm")
+    assert row.first_call.warm_seconds is None
     half_filled = shared_cache(39_600.0, 20_000.0, lacking=1, compiles={**compiled_in(0), "warm": None})
     (row,) = rows(half_filled, "steady")
-    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(39.6), "cold")
-    assert row.warm_first_call_seconds is None, "no figure of a warm start is made of it"
+    assert (row.first_call.seconds, row.first_call.cache) == (pytest.approx(39.6), "cold")
+    assert row.first_call.warm_seconds is None, "no figure of a warm start is made of it"
 
 
 def test_rounds_over_one_compile_cache_say_so() -> None:
@@ -97,31 +97,31 @@ def test_rounds_on_several_gpus_say_so() -> None:
 
 def test_a_second_process_tells_the_warm_first_call_before_other_rounds_do() -> None:
     (row,) = rows(shared_cache(39_600.0, 7000.0, compiles=COMPILES), "steady")
-    assert row.warm_first_call_seconds == 9.5
+    assert row.first_call.warm_seconds == 9.5
     failed = {**COMPILES, "warm": {"first_ns": None, "reason": "timeout"}}
     (row,) = rows(shared_cache(39_600.0, 7000.0, compiles=failed), "steady")
-    assert row.warm_first_call_seconds == pytest.approx(7.0)
+    assert row.first_call.warm_seconds == pytest.approx(7.0)
 
 
 def test_rounds_that_do_not_say_what_their_cache_held_are_neither_cold_nor_warm() -> None:
     unknown = record(round=1, samples=TAKEN, flags=[])
     (row,) = rows([*shared_cache(115_000.0, cold=0), unknown], "steady")
-    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(62.0), None)
+    assert (row.first_call.seconds, row.first_call.cache) == (pytest.approx(62.0), None)
     (row,) = rows([*shared_cache(115_000.0), unknown], "steady")
-    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(115.0), "cold")
+    assert (row.first_call.seconds, row.first_call.cache) == (pytest.approx(115.0), "cold")
 
 
 def test_a_round_that_does_not_count_says_nothing_of_the_first_call() -> None:
     lost = record(round=0, samples=[], status="infrastructure", reason="disk full", flags=["cold"])
     (row,) = rows([lost, *shared_cache(0.0, 7000.0, cold=0)[1:]], "steady")
-    assert (row.first_call_seconds, row.first_call_cache) == (pytest.approx(7.0), "warm")
+    assert (row.first_call.seconds, row.first_call.cache) == (pytest.approx(7.0), "warm")
 
 
 def test_compiles_in_the_warm_up_are_paid_up_front() -> None:
     def upfront(*compiled: int, benchmark: str = "train_dynamic", **changes: object) -> float | None:
         taken = samples(60_000.0, 200.0, 51_000.0, 77_000.0, *[100.0, 300.0] * 3, warmup=4)
         changes = {"compiles": compiled_in(*compiled), "samples": taken, **changes}
-        return rows([record(benchmark, **changes)], "steady")[0].upfront_seconds
+        return rows([record(benchmark, **changes)], "steady")[0].first_call.upfront_seconds
 
     # Less a step of 0.22 s each: five timed steps took 1.1 s.
     assert upfront(0, 2, 3) == pytest.approx(60.0 + 51.0 + 77.0 - 2 * 0.22)
@@ -139,14 +139,14 @@ def test_compiles_in_the_warm_up_are_paid_up_front() -> None:
 def test_an_incorrect_round_takes_the_headline_and_keeps_the_figure() -> None:
     (row,) = rows([record(samples=TAKEN), record(round=1, samples=TAKEN, status="incorrect", reason="NaN")], "note")
     assert (row.status, row.headline, row.rounds, row.rounds_ok) == ("incorrect", None, 2, 1)
-    assert row.figure == pytest.approx(0.41)
+    assert row.figure.value == pytest.approx(0.41)
     assert row.reason == "round 1 incorrect: NaN"
 
 
 def test_a_crashed_round_makes_the_row_crashed() -> None:
     (row,) = rows([record(samples=TAKEN), record(round=1, status="crashed", reason="signal 9")], "steady")
     assert (row.status, row.headline) == ("crashed", None)
-    assert row.figure == pytest.approx(0.425)
+    assert row.figure.value == pytest.approx(0.425)
 
 
 def test_a_lost_node_says_nothing_about_the_stack() -> None:
@@ -158,7 +158,7 @@ def test_a_lost_node_says_nothing_about_the_stack() -> None:
 
 def test_a_refused_row_has_a_reason_and_no_figure() -> None:
     (row,) = rows([record(status="unsupported", reason="no compiler", environment=None)], "steady")
-    assert (row.reason, row.figure, row.figure_reason) == ("no compiler", None, "no round is ok (unsupported)")
+    assert (row.reason, row.figure.value, row.figure.reason) == ("no compiler", None, "no round is ok (unsupported)")
     assert row.share.share is None
 
 
@@ -175,7 +175,7 @@ def test_peaks_are_the_largest_of_the_rounds_and_unknown_stays_unknown() -> None
         return record(round=number, samples=TAKEN, memory=memory)
 
     (row,) = rows([peak(0, 5), peak(1, 7)], "steady")
-    assert (row.process_bytes, row.steady_bytes) == (7, None)
+    assert (row.memory.process_bytes, row.memory.steady_bytes) == (7, None)
 
 
 def test_best_first_and_broken_last() -> None:

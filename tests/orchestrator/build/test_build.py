@@ -18,9 +18,11 @@ from stack_folders import LOCK, WHEEL, make
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.build import image as build
 from orchestrator.build import lock as stack_lock
+from orchestrator.build import wheels
 from orchestrator.build.image import clean_images
+from orchestrator.build.ready import build_stacks
 from orchestrator.host import docker_engine as engine
-from orchestrator.plan.stack import BuiltImage
+from orchestrator.plan.stack import BuiltImage, Stack, find_stacks
 
 
 def test_the_tag_changes_with_what_is_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,12 +40,12 @@ def test_the_tag_changes_with_what_is_built_from(tmp_path: Path, monkeypatch: py
 
 
 def test_wheels_of_the_lock_go_along_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stack, wheels = make(tmp_path / "s"), tmp_path / "links"
-    wheels.mkdir()
-    (wheels / "mine_package-1.0-py3-none-any.whl").write_bytes(WHEEL)
-    (wheels / "mine_package-1.1-py3-none-any.whl").write_bytes(b"another")
-    (wheels / "other-1.0-py3-none-any.whl").write_bytes(WHEEL)
-    for source in (str(wheels), wheels.as_uri()):
+    stack, links = make(tmp_path / "s"), tmp_path / "links"
+    links.mkdir()
+    (links / "mine_package-1.0-py3-none-any.whl").write_bytes(WHEEL)
+    (links / "mine_package-1.1-py3-none-any.whl").write_bytes(b"another")
+    (links / "other-1.0-py3-none-any.whl").write_bytes(WHEEL)
+    for source in (str(links), links.as_uri()):
         monkeypatch.setenv("PIP_FIND_LINKS", f"{source} https://wheels.invalid/simple")
         out = io.BytesIO()
         assert build.make_context(stack, out) == 1
@@ -82,6 +84,90 @@ def test_another_base_compiles_too_unless_a_builder_is_named(tmp_path: Path, mon
     monkeypatch.setenv("MAX_JOBS", "2")
     assert build.build_arguments(stack)["MAX_JOBS"] == "2"
     assert build.image_tag(stack) in tags
+
+
+def shared(images: Path) -> dict[str, Stack]:
+    """Write a folder of two stacks that share a Dockerfile, and a third that has one of its own."""
+    for name, more in (("one", ""), ("two", 'builder = "devel:1"\npythons = ["3.10", "3.11"]\n'), ("own", "")):
+        place = make(images / name, name=name).folder
+        (place / ".dockerignore").unlink()
+        (place / "requirements.in").write_text("mine-package\n")
+        (place / "wheels").mkdir()
+        (place / "wheels" / "old_package-1.0-py3-none-any.whl").write_bytes(b"of an older lock")
+        (place / "stack.toml").write_text(
+            f'schema_version = 1\nname = "{name}"\ndescription = "x"\nmethods = ["good"]\n'
+            f'[build]\nbase = "base:1"\n{more}'
+        )
+    for name in ("one", "two"):
+        (images / name / "Dockerfile").unlink()
+    (images / "Dockerfile").write_text("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nARG STACK\nCOPY ${STACK}/*.lock /\n")
+    (images / "orchestrator.lock").write_text("")
+    (images / "lock.py").write_text("")
+    (images / ".dockerignore").write_text((ROOT / "images" / ".dockerignore").read_text())
+    return find_stacks([images])
+
+
+def test_stacks_without_a_dockerfile_share_that_of_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*wheels.PIP_SOURCES, "STACKBENCH_BASE_IMAGE", "STACKBENCH_BUILDER_IMAGE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "mine_package-1.0-py3-none-any.whl").write_bytes(WHEEL)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
+    stacks = shared(tmp_path / "images")
+    names = {}
+    for name, stack in stacks.items():
+        out = io.BytesIO()
+        assert build.make_context(stack, out) == 1
+        with tarfile.open(fileobj=out) as tar:
+            names[name] = sorted(tar.getnames())
+    wheel = "wheels/mine_package-1.0-py3-none-any.whl"
+    for name in ("one", "two"):
+        own = [f"{name}/{file}" for file in ("notes.txt", "requirements.lock", "wheels", wheel)]
+        assert names[name] == ["Dockerfile", *sorted(["orchestrator.lock", *own])]
+    assert names["own"] == ["Dockerfile", "notes.txt", "requirements.in", "requirements.lock", "wheels", wheel]
+    assert build.build_arguments(stacks["one"]) == {"STACK": "one", "BASE_IMAGE": "base:1"}
+    two = {"STACK": "two", "BASE_IMAGE": "base:1", "BUILDER_IMAGE": "devel:1", "PYTHONS": "3.10 3.11"}
+    assert build.build_arguments(stacks["two"]) == two
+    # Its own Dockerfile has its own defaults.
+    assert build.build_arguments(stacks["own"]) == {}
+    assert [build.target(stacks[name]) for name in ("one", "two", "own")] == ["packages", "compiled", None]
+    monkeypatch.setenv("STACKBENCH_BASE_IMAGE", "mine:1")
+    assert build.build_arguments(stacks["two"]) == {**two, "BASE_IMAGE": "mine:1", "BUILDER_IMAGE": "mine:1"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "rebuilt"),
+    [
+        ("Dockerfile", {"one", "two"}),
+        ("orchestrator.lock", {"one", "two"}),
+        ("one/requirements.lock", {"one"}),
+        ("one/notes.txt", {"one"}),
+        ("own/Dockerfile", {"own"}),
+        ("lock.py", set()),
+        ("one/requirements.in", set()),
+    ],
+)
+def test_a_change_rebuilds_the_images_that_are_built_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, rebuilt: set[str]
+) -> None:
+    monkeypatch.delenv("STACKBENCH_BASE_IMAGE", raising=False)
+    before = {name: (build.image_tag(stack), build.content(stack)) for name, stack in shared(tmp_path).items()}
+    (tmp_path / changed).write_text("# another\n")
+    stacks = find_stacks([tmp_path])
+    assert {name for name, stack in stacks.items() if build.image_tag(stack) != before[name][0]} == rebuilt
+    assert {name for name, stack in stacks.items() if build.content(stack) != before[name][1]} == rebuilt
+
+
+def test_what_stack_toml_says_to_the_shared_dockerfile_is_part_of_the_image(tmp_path: Path) -> None:
+    stack = shared(tmp_path)["one"]
+    before = build.image_tag(stack), build.content(stack)
+    path = tmp_path / "one" / "stack.toml"
+    path.write_text(path.read_text().replace("base:1", "base:2"))
+    after = find_stacks([tmp_path])["one"]
+    assert build.image_tag(after) != before[0]
+    assert build.content(after) != before[1]
 
 
 class FullDisk:
@@ -197,23 +283,23 @@ def test_build_writes_what_was_built_and_again_builds_it_anew(
     stack = stack.model_copy(update={"build": stack.build.model_copy(update={"python": "python3"})})
     bad = make(tmp_path / "bad", f"FROM {IMAGE}\nRUN echo why it failed && exit 7\n", "testonly-bad")
     try:
-        assert build.build_stacks({"testonly-bad": bad, "testonly": stack}, launcher="docker", state=tmp_path) == 1
+        assert build_stacks({"testonly-bad": bad, "testonly": stack}, launcher="docker", state=tmp_path) == 1
         out = capsys.readouterr().out
         assert "testonly-bad: failed: " in out
         assert f"testonly: {build.image_tag(stack)}\n" in out
         path = stack_lock.lock_path(stack, build.image_tag(stack), tmp_path)
         first = stack_lock.StackLock.model_validate_json(path.read_text())
         assert first.image_id == client.images.get(first.image).id
-        assert build.build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
+        assert build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
         assert "build step" not in capsys.readouterr().out
         # What somebody put in its place under the same name is found out, and built away.
         changed = client.containers.run(first.image, ["touch", "/changed"], detach=True)
         changed.wait()
         changed.commit(first.image)
         changed.remove()
-        assert build.build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
+        assert build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
         assert f"testonly: drift since it was built ({first.written_utc[:10]}): image " in capsys.readouterr().out
-        assert build.build_stacks({"testonly": stack}, launcher="docker", again=True, state=tmp_path) == 0
+        assert build_stacks({"testonly": stack}, launcher="docker", again=True, state=tmp_path) == 0
         out = capsys.readouterr().out
         assert "build step" in out
         assert "drift" not in out

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, make_task
+from fake_run import FAKE_BENCH, make_job, make_stack
 from processes import gone
 
 from orchestrator.base.errors import InfrastructureError
@@ -23,8 +23,8 @@ from orchestrator.plan.stack import OF_THE_CELL, BuiltImage, Stack
 def start(tmp_path: Path, method: str):
     launcher = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))
     prepared = launcher.prepare(make_stack())
-    task, job = make_task(method), make_job(tmp_path)
-    write_spec(job.work, task.cell, cell_id=task.cell_id, round=0, bench_source=SOURCE)
+    job = make_job(method, tmp_path)
+    write_spec(job, launcher.places(job))
     return launcher.start(prepared, job)
 
 

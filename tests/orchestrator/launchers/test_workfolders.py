@@ -16,21 +16,20 @@ import os, signal, sys
 from pathlib import Path
 from orchestrator.launchers.work_area import work_area
 with work_area(Path(sys.argv[1])) as area:
-    area.cell("forward")
+    area.cell("forward").__enter__()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_work_area_is_gone_afterwards(tmp_path: Path) -> None:
     with work_area(tmp_path) as area:
-        cell = area.cell("forward-eager-cpu")
-        assert cell.work.is_dir()
-        assert not cell.log.is_relative_to(cell.work)
+        with area.cell("forward-eager-cpu") as folder:
+            assert (folder / "work").stat().st_mode & 0o777 == 0o700
+            assert folder.is_relative_to(area.folder)
+        assert not folder.exists()
         assert (area.bench / "models.json").stat().st_mode & 0o777 == 0o644
         assert area.bench.name == "bench"
         assert sweep_folders(tmp_path) == 0  # its owner lives
-        area.discard(cell)
-        assert not cell.work.exists()
     assert list((tmp_path / "work").iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from fake_rounds import run, with_seed
 from record_samples import record, samples, save_run
 
 from orchestrator.analysis.reduce import rows
-from orchestrator.measure.host_load import LoadSampler, Reading, load_between
+from orchestrator.measure.host_load import CpuTimes, LoadSampler, load_between
 from orchestrator.records.record import HostLoad
 from orchestrator.report.evidence import telemetry_section
 from orchestrator.report.explain import explain
@@ -27,12 +27,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SECOND = 1_000_000_000
 
 
-def reading(at_s: float, busy_s: float, own_s: float | None, stolen_s: float = 0.0) -> Reading:
+def reading(at_s: float, busy_s: float, own_s: float | None, stolen_s: float = 0.0) -> CpuTimes:
     own = None if own_s is None else round(own_s * TICKS)
-    return Reading(round(at_s * SECOND), round(busy_s * TICKS), round(stolen_s * TICKS), own)
+    return CpuTimes(round(at_s * SECOND), round(busy_s * TICKS), round(stolen_s * TICKS), own)
 
 
-def between(readings: list[Reading], begin_s: float, end_s: float, cpus: int = 4) -> HostLoad | None:
+def between(readings: list[CpuTimes], begin_s: float, end_s: float, cpus: int = 4) -> HostLoad | None:
     return load_between(readings, cpus, (round(begin_s * SECOND), round(end_s * SECOND)))
 
 
@@ -74,7 +74,7 @@ def test_a_process_that_ended_right_after_its_last_sample() -> None:
     ],
     ids=["none", "too late", "not the cell's", "too near", "a process gone", "no counters", "more than there are"],
 )
-def test_what_says_nothing(told: list[Reading]) -> None:
+def test_what_says_nothing(told: list[CpuTimes]) -> None:
     assert between(told, 1, 2) is None
 
 
@@ -156,7 +156,7 @@ def test_without_counters_nothing_is_told(tmp_path: Path) -> None:
 def test_a_neighbour_of_a_real_process_is_seen(tmp_path: Path) -> None:
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        found = run(tmp_path, "stalls", change=lambda task: with_seed(task, 2)).host_load
+        found = run(tmp_path, "stalls", change=lambda job: with_seed(job, 2)).host_load
     finally:
         neighbour.kill()
         neighbour.wait()
@@ -199,8 +199,8 @@ def test_other_machines_of_the_hypervisor_are_named() -> None:
 def test_the_most_crowded_round_counts() -> None:
     crowds = [loaded(others, round=number) for number, others in enumerate((0.1, 2.0, 0.4))]
     (row,) = rows(crowds, "steady")
-    assert row.host_load is not None
-    assert row.host_load.others == 2.0
+    assert row.evidence.host_load is not None
+    assert row.evidence.host_load.others == 2.0
 
 
 def test_where_it_is_shown(tmp_path: Path) -> None:

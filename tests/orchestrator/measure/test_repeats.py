@@ -17,8 +17,8 @@ from bench import repeats as asking
 from bench.record import Events
 from orchestrator.analysis.protocol import steady
 from orchestrator.base.untrusted import place_file
-from orchestrator.measure.repeats import MOST_ROWS, Question
-from orchestrator.measure.supervise import TELEMETRY_FILE, Task
+from orchestrator.launchers import Job
+from orchestrator.measure.supervise import MOST_ROWS, TELEMETRY_FILE, Question
 
 ROW = [3, "timed", 10, 20, None, [2, 64], False]
 
@@ -215,7 +215,7 @@ def test_a_sleep_in_one_sample_of_a_real_process_is_found_and_measured_again(tmp
 
 def test_an_undisturbed_process_is_answered_at_once_and_repeats_nothing(tmp_path: Path) -> None:
     began = time.monotonic()
-    record = run(tmp_path, "stalls", change=lambda task: with_seed(task, 1))
+    record = run(tmp_path, "stalls", change=lambda job: with_seed(job, 1))
     assert time.monotonic() - began < 4  # far from the five seconds that it would wait for an answer
     assert len(record.samples) == 10
     assert not any(sample.taint for sample in record.samples)
@@ -247,9 +247,9 @@ def often(monkeypatch) -> None:
         monkeypatch.setattr(f"orchestrator.measure.telemetry.{name}", 0.005)
 
 
-def long_samples(task: Task) -> Task:
+def long_samples(job: Job) -> Job:
     """Undisturbed by itself; on a GPU, as far as the orchestrator knows."""
-    seeded = with_seed(task, 2)
+    seeded = with_seed(job, 2)
     return replace(seeded, cell=seeded.cell.model_copy(update={"device": "cuda"}))
 
 

@@ -7,6 +7,7 @@ import pytest
 from plan_samples import smoke_cell
 
 from orchestrator.base.errors import UsageError
+from orchestrator.launchers import Job, Places
 from orchestrator.measure.spec import write_spec
 from orchestrator.plan.workload import Workload
 
@@ -16,21 +17,19 @@ if TYPE_CHECKING:
 
 def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
     cell = smoke_cell(cache="shared", timeout_s=12.5)
-    path = write_spec(
-        tmp_path,
+    job = Job(
         cell,
-        cell_id="c" * 16,
-        round=3,
-        bench_source="b" * 16,
-        threads=2,
-        cache_folder="/cache",
-        checkpoint="/checkpoint",
-        reference="/references/0.safetensors",
+        3,
+        "c" * 16,
+        "b" * 16,
+        tmp_path,
+        tmp_path / "log",
+        "run",
         reference_sha256="d" * 64,
-        repeats=True,
+        threads=2,
     )
-    assert path == tmp_path / "spec.json"
-    spec = json.loads(path.read_text())
+    write_spec(job, Places(cache="/cache", checkpoint="/checkpoint", references="/references"))
+    spec = json.loads((tmp_path / "spec.json").read_text())
     workload = Workload.model_validate(spec.pop("workload"))
     assert workload == cell.workload
     assert spec == {
@@ -48,7 +47,7 @@ def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
         "checkpoint": "/checkpoint",
         "deadline_s": 12.5,
         "role": "row",
-        "reference": "/references/0.safetensors",
+        "reference": f"/references/{cell.workload.workload_id}.safetensors",
         "reference_sha256": "d" * 64,
         "subject_ids": [],
         "repeats": True,
@@ -58,5 +57,7 @@ def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_a_clear_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    job = Job(smoke_cell(), 0, "c", "b", gone, gone / "log", "run")
     with pytest.raises(UsageError, match=r"spec.json: no such file or directory"):
-        write_spec(tmp_path / "gone", smoke_cell(), cell_id="c", round=0, bench_source="b")
+        write_spec(job, Places())

@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_run import FAKE_BENCH, make_job, make_stack, make_task
+from fake_run import FAKE_BENCH, make_job, make_stack
 from processes import gone
 
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.launchers import Exit, Handle, Job, Prepared, Seen
+from orchestrator.launchers import Exit, Handle, Job, Places, Prepared
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.measure.supervise import Event, Watch, scrub, supervise
 from orchestrator.records.record import Record
@@ -18,9 +18,8 @@ from orchestrator.records.record import Record
 def run(tmp_path: Path, method: str, timeout_s: float = 60.0, events: list[Event] | None = None) -> Record:
     launcher = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))
     prepared = launcher.prepare(make_stack())
-    task = make_task(method, timeout_s)
     on_event = (events if events is not None else []).append
-    return supervise(launcher, prepared, task, make_job(tmp_path), on_event=on_event)
+    return supervise(launcher, prepared, make_job(method, tmp_path, timeout_s), on_event)
 
 
 def test_a_good_record_comes_back_with_its_provenance(tmp_path: Path) -> None:
@@ -117,8 +116,8 @@ class BrokenLauncher:
     def prepare(self, stack: object) -> Prepared:
         raise NotImplementedError
 
-    def seen(self, job: Job) -> Seen:
-        return Seen(None, None)
+    def places(self, job: Job) -> Places:
+        return Places()
 
     def start(self, prepared: Prepared, job: Job) -> Handle:
         if self.ended is None:
@@ -165,18 +164,18 @@ class EndedHandle:
 )
 def test_exits_become_statuses(tmp_path: Path, ended: Exit | None, status: str, words: str) -> None:
     prepared = Prepared(make_stack(), "python3", "0" * 16)
-    record = supervise(BrokenLauncher(ended), prepared, make_task("good"), make_job(tmp_path))
+    record = supervise(BrokenLauncher(ended), prepared, make_job("good", tmp_path))
     assert record.status == status
     assert record.reason is not None
     assert words in record.reason
 
 
 def test_a_spec_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
+    job = make_job("good", tmp_path)
     job.work.rmdir()
     prepared = Prepared(make_stack(), "python3", "0" * 16)
     with pytest.raises(UsageError):
-        supervise(BrokenLauncher(None), prepared, make_task("good"), job)
+        supervise(BrokenLauncher(None), prepared, job)
 
 
 def test_events_are_followed_as_they_grow(tmp_path: Path) -> None:

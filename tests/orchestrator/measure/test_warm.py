@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAKE_BENCH, make_task, write_stack, write_suite
+from fake_run import FAKE_BENCH, make_job, write_stack, write_suite
 from places import ROOT
 
 from orchestrator.analysis.reduce import rows
@@ -16,7 +16,7 @@ from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.measure.supervise import blank_record
 from orchestrator.measure.warm import LOG_HEADING, wanted
-from orchestrator.records.record import NOTHING_LEFT, Compiles, Record, Verdict
+from orchestrator.records.record import NOTHING_LEFT, Compiles, Record, Refusal
 from orchestrator.runner import run_all as pipeline
 
 NEW = "STACKBENCH_TEST_PYTHON"
@@ -64,8 +64,8 @@ def test_the_first_round_of_what_compiles_says_what_a_warm_start_takes(place: Pa
 def test_the_row_has_it_whichever_round_it_was(place: Path) -> None:
     found = [Record.model_validate_json(json.dumps(record)) for record in go(place, "compiles", rounds=2).values()]
     (row,) = rows(found, "steady")
-    assert row.compilation
-    assert row.compilation.warm_first_seconds == 0.1
+    assert row.evidence.compiles
+    assert row.evidence.compiles.warm.first_ns == 100_000_000
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_a_suite_can_do_without(place: Path) -> None:
     ],
 )
 def test_which_cells_are_started_again(cell: dict[str, Any], record: dict[str, Any], answer: bool) -> None:
-    task = make_task("compiles")
-    made = blank_record(task, Verdict("ok", ""))
+    job = make_job("compiles")
+    made = blank_record(job, Refusal("ok", ""))
     made = made.model_copy(update={"compiles": COMPILES, **record})
-    assert wanted(task.cell.model_copy(update=cell), made) is answer
+    assert wanted(job.cell.model_copy(update=cell), made) is answer
 
 
 @pytest.mark.oldtorch

@@ -12,11 +12,11 @@ from plan_samples import record, smoke_cell, stack
 from orchestrator.base.errors import UsageError
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.records.record import RECORD_LIMIT_BYTES, Record
+from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
 from orchestrator.records.store import (
-    FAILED,
     Run,
     find_run,
+    finished_keys,
     newest_run,
     newest_unfinished,
     read_record,
@@ -83,14 +83,14 @@ def test_failed_keys_are_run_again_and_all_others_not(run: Run) -> None:
     for number, status in enumerate(statuses):
         run.save(record(number=number, status=status))
     final = {f"{number:016x}" for number, status in enumerate(statuses) if status not in FAILED}
-    assert run.finished_keys() == {(cell, 0) for cell in final}
+    assert finished_keys(run.records()) == {(cell, 0) for cell in final}
     assert len(final) == 5
 
 
 def test_rounds_are_keys_of_their_own(run: Run) -> None:
     run.save(record(round=0))
     run.save(record(round=1, status="crashed"))
-    assert run.finished_keys() == {("0" * 16, 0)}
+    assert finished_keys(run.records()) == {("0" * 16, 0)}
     assert len(list(run.records())) == 2
 
 
@@ -131,7 +131,7 @@ def test_an_unfinished_run_goes_on_elsewhere_after_a_copy(run: Run, tmp_path: Pa
     shutil.copytree(run.folder, elsewhere / run.folder.name)
     found, _ = resumable(elsewhere, PLAN, SOURCE, "docker")
     assert found
-    assert found.finished_keys() == {("0" * 16, 0)}
+    assert finished_keys(found.records()) == {("0" * 16, 0)}
 
 
 def test_of_renamed_runs_the_newest_is_the_one_begun_last(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAKE_BENCH, SOURCE, make_stack, make_task, write_stack, write_suite
+from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, write_stack, write_suite
 from places import ROOT
 
 from orchestrator.build.ready import Ready
@@ -20,9 +21,11 @@ from orchestrator.launchers import Prepared
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.measure.supervise import blank_record
 from orchestrator.plan.cell import Plan
-from orchestrator.records.record import Record, Verdict
+from orchestrator.records.record import Refusal
+from orchestrator.records.store import Run
 from orchestrator.runner import run_all as pipeline
 from orchestrator.runner.order import interleave
+from orchestrator.runner.outcomes import Outcomes
 
 
 @pytest.fixture
@@ -144,15 +147,16 @@ def test_the_variables_that_a_stack_sets_are_part_of_its_identity() -> None:
 
 
 def test_rounds_are_interleaved_there_and_back() -> None:
-    cells = tuple(make_task(name).cell.model_copy(update={"rounds": rounds}) for name, rounds in
+    cells = tuple(make_job(name).cell.model_copy(update={"rounds": rounds}) for name, rounds in
                   (("torch", 1), ("a", 3), ("b", 3)))  # fmt: skip
     order = [(cell.method, number) for cell, number in interleave(Plan(suite="x", cells=cells))]
     assert order == [("torch", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
 
 
-def outcome(*statuses: str) -> int:
-    made: list[Record] = [blank_record(make_task("x"), Verdict(status, "")) for status in statuses]  # type: ignore[arg-type]
-    return pipeline.exit_code(made)
+def outcome(tmp_path: Path, *statuses: str) -> int:
+    jobs = [replace(make_job("x"), round=number) for number in range(len(statuses))]
+    made = [blank_record(job, Refusal(status, "")) for job, status in zip(jobs, statuses, strict=True)]  # type: ignore[arg-type]
+    return Outcomes(Run.create(tmp_path, Plan(suite="x", cells=()), SOURCE), made).exit_code
 
 
 @pytest.mark.parametrize(
@@ -168,8 +172,8 @@ def outcome(*statuses: str) -> int:
         (("unsupported",), 3),
     ],
 )
-def test_exit_codes(statuses: tuple[str, ...], code: int) -> None:
-    assert outcome(*statuses) == code
+def test_exit_codes(tmp_path: Path, statuses: tuple[str, ...], code: int) -> None:
+    assert outcome(tmp_path, *statuses) == code
 
 
 def start(place: Path, method: str) -> subprocess.Popen[str]:

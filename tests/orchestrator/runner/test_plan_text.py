@@ -10,8 +10,8 @@ from plan_samples import stack
 from orchestrator.plan.choice import Choice
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.plan.workload import MEASURED
-from orchestrator.runner.plan_text import describe, render
+from orchestrator.plan.workload import MEASURED, describe
+from orchestrator.runner.plan_text import render
 
 STACKS = {"cpu": stack(build={"download_bytes": 250_000_000})}
 
@@ -35,6 +35,8 @@ def test_a_line_for_every_cell_with_workload_time_and_cost() -> None:
     for cell in listed:
         (line,) = [line for line in lines if line.startswith(f"{cell.title} ")]
         assert cell.workload.workload_id in line
+        assert describe(cell.workload) in line
+        assert line.endswith(f", {cell.workload.iterations} iterations")
         assert " ? " in line
     (references,) = [line for line in lines if "reference cell" in line]
     assert references.endswith("5 references for tiny_1_layer")
@@ -73,7 +75,7 @@ def test_the_same_for_programs() -> None:
 def test_sizes_in_words() -> None:
     words = {task.workload.benchmark: describe(task.workload) for task in load_suite("note").expand()}
     assert list(words) == list(MEASURED)
-    assert words["forward"] == "open_llama_7b bfloat16 B=10 T=2048 x10"
-    assert words["generation"] == "open_llama_7b bfloat16 B=1 6+200 tokens x10"
-    assert words["train_dynamic"] == "open_llama_3b bfloat16 B=2 T=10..2048 x50"
-    assert describe(load_suite("note").ceilings("cuda").workload) == "matrices 8192, 16384; copy of 4.3 GB"
+    assert words["forward"] == "open_llama_7b, batch 10, sequence 2048, bfloat16"
+    assert words["generation"] == "open_llama_7b, batch 1, 6 prompt tokens, 200 new tokens, bfloat16"
+    assert words["train_dynamic"] == "open_llama_3b, batch 2, sequences of 10 to 2048, bfloat16"
+    assert describe(load_suite("note").ceilings("cuda").workload) == "matrices of 8192, 16384, copy of 4.3 GB, bfloat16"

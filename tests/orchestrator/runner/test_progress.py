@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import io
 
-from fake_run import make_task
+from fake_run import make_job
 from record_samples import check, proof, record, samples
 
 from orchestrator.measure.supervise import Event, blank_record
-from orchestrator.records.record import Sample, Verdict
+from orchestrator.records.record import Refusal, Sample
 from orchestrator.runner.progress import LiveProgress, Progress, outcome
 
 
@@ -15,7 +15,7 @@ def good():
         Sample(index=i, phase="timed", shape=(2, 64), begin_ns=i * 10**9, end_ns=i * 10**9 + 123456789, device_ns=None)
         for i in range(5)
     )
-    return blank_record(make_task("good"), Verdict("ok", "")).model_copy(update={"samples": samples, "reason": None})
+    return blank_record(make_job("good"), Refusal("ok", "")).model_copy(update={"samples": samples, "reason": None})
 
 
 def test_plain_lines() -> None:
@@ -33,7 +33,7 @@ def test_plain_lines() -> None:
 
 
 def test_an_outcome_is_one_line() -> None:
-    record = blank_record(make_task("x"), Verdict("crashed", "exit code 1; end of the log:\nTraceback\n  File"))
+    record = blank_record(make_job("x"), Refusal("crashed", "exit code 1; end of the log:\nTraceback\n  File"))
     assert outcome(record) == "crashed (exit code 1; end of the log: Traceback File)"
     assert outcome(good()) == "0.1235 s"
 

@@ -50,10 +50,10 @@ def test_nothing_else_is_left_in_the_folder(run: Path) -> None:
 def test_json_keeps_every_digit_and_the_wrong_figure_but_no_headline(run: Path) -> None:
     document = json.loads(render_tables(run, form="json"))
     (wrong,) = [r for r in document["rows"] if r["status"] == "incorrect" and r["protocol"] == "steady"]
-    assert wrong["figure"] is not None
+    assert wrong["figure"]["value"] is not None
     assert wrong["headline"] is None
     (best,) = [r for r in document["rows"] if r["name"] == "inductor@cuda" and r["benchmark"] == "forward"][:1]
-    assert best["figure"] == pytest.approx(0.45135, rel=1e-15)
+    assert best["figure"]["value"] == pytest.approx(0.45135, rel=1e-15)
     assert best["published"]["figure"] == 1.19
     assert best["share"]["share"] == pytest.approx(281.6 / 781 / 0.45135, rel=1e-6)
     assert set(document["workloads"]) == {r["workload_id"] for r in document["rows"]}
@@ -171,7 +171,8 @@ def test_first_calls_of_rounds_that_share_a_cache(
     for line in csv.DictReader(io.StringIO(render_tables(run, form="csv"))):
         assert tuple(line[name] for name in names) == cells
     for row in json.loads(render_tables(run, form="json"))["rows"]:
-        assert tuple("" if row[name] is None else str(row[name]) for name in names) == cells
+        first = [row["first_call"][name] for name in ("seconds", "cache", "warm_seconds")]
+        assert tuple("" if value is None else str(value) for value in first) == cells
 
 
 def test_what_each_operator_was_dispatched_to_stands_below_the_table(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_what_each_operator_was_dispatched_to_stands_below_the_table(tmp_path: P
     line = "`tinyllama@cuda` dispatched attention to flash_attn_func; norm and rotary to eager; swiglu to a\\|b."
     assert line in render_tables(run)
     (row, _) = json.loads(render_tables(run, form="json"))["rows"]
-    assert row["dispatched"] == {name: what for name, what in operators.items() if what != "not called"}
+    assert row["evidence"]["operators"] == {name: what for name, what in operators.items() if what != "not called"}
     for odd in ("flash", ["flash"], {"attention": 1}, None):
         run = save_run(tmp_path / repr(odd), [record(detail={"operators": odd})])
         assert "dispatched" not in render_tables(run)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from record_samples import ceilings
 
-from orchestrator.analysis.reduce import ceiling
-from orchestrator.analysis.rows import Ceiling, Hardware, share_of_ceiling
+from orchestrator.analysis.ceilings import Ceiling, Hardware, ceiling, share_of_ceiling
 from orchestrator.records.record import Work
 
 H100 = Hardware(device="cuda", name="NVIDIA H100 80GB HBM3", uuid="GPU-0", driver="580.159.04")
@@ -33,15 +34,15 @@ def test_memory_bound_of_decoding() -> None:
 
 
 def test_another_device_of_the_same_model_is_named() -> None:
-    other = H100.model_copy(update={"uuid": "GPU-1"})
+    other = replace(H100, uuid="GPU-1")
     assert share_of_ceiling(FORWARD, 0.5, other, "bfloat16", [measured()]).ceiling_of == "this model of device"
-    unknown = H100.model_copy(update={"uuid": None})
+    unknown = replace(H100, uuid=None)
     assert share_of_ceiling(FORWARD, 0.5, unknown, "bfloat16", [measured()]).ceiling_of == "this model of device"
 
 
 def test_the_devices_own_ceilings_go_first_and_the_best_of_them_counts() -> None:
     slow, quick = measured(flops_per_second=600e12), measured(round=1, flops_per_second=700e12)
-    elsewhere = measured(hardware=H100.model_copy(update={"uuid": "GPU-1"}), flops_per_second=999e12)
+    elsewhere = measured(hardware=replace(H100, uuid="GPU-1"), flops_per_second=999e12)
     share = share_of_ceiling(FORWARD, 0.5, H100, "bfloat16", [slow, elsewhere, quick])
     assert share.share == pytest.approx(281.6 / 700 / 0.5)
 
@@ -50,7 +51,7 @@ def test_the_devices_own_ceilings_go_first_and_the_best_of_them_counts() -> None
     ("changes", "reason"),
     [
         ({"status": "crashed"}, "the run has no ceilings of this device"),
-        ({"hardware": H100.model_copy(update={"driver": "1"})}, "the run has no ceilings of this device"),
+        ({"hardware": replace(H100, driver="1")}, "the run has no ceilings of this device"),
         ({"dtype": "float32"}, "no compute ceiling: the matrix product was measured in float32, not in bfloat16"),
         ({"flops_per_second": None}, "no compute ceiling: it was not measured"),
         ({"bytes_per_second": None}, "no memory ceiling: it was not measured"),
@@ -70,6 +71,6 @@ def test_no_figure_and_no_work() -> None:
 def test_a_cpu_is_the_same_with_as_many_threads() -> None:
     cpu = Hardware(device="cpu", name="A CPU", threads=2)
     assert cpu.is_same_model(cpu)
-    assert not cpu.is_same_model(cpu.model_copy(update={"threads": 4}))
+    assert not cpu.is_same_model(replace(cpu, threads=4))
     assert not cpu.is_same_model(H100)
     assert not Hardware(device="cpu").is_same_model(Hardware(device="cpu"))

@@ -1,0 +1,165 @@
+"""What a device can do, as far as it was measured, and how near a row comes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from orchestrator.base.files import Frozen
+from orchestrator.base.text import counted, scaled
+from orchestrator.records.record import Rate, Record, Status, Work
+
+Bound = Literal["compute", "memory"]
+CeilingOf = Literal["this device", "this model of device"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a cell ran on, as far as the record knows. `name` is the GPU's, or the CPU's for device `cpu`."""
+
+    device: Literal["cuda", "cpu"]
+    name: str | None = None
+    uuid: str | None = None
+    driver: str | None = None
+    memory_bytes: int | None = None
+    threads: int | None = None
+
+    @property
+    def in_words(self) -> str:
+        """Name, and what else a reader has to know of it; empty where nothing is known."""
+        if self.name is None:
+            return ""
+        if self.device == "cuda":
+            return f"{self.name}, driver {self.driver or 'not known'}"
+        return self.name if self.threads is None else f"{self.name}, {counted(self.threads, 'thread')}"
+
+    def is_same_model(self, other: Hardware) -> bool:
+        """Whether a ceiling measured on the other holds here: same GPU model and driver, or same CPU and threads."""
+        if self.name is None or self.device != other.device or self.name != other.name:
+            return False
+        return self.driver == other.driver if self.device == "cuda" else self.threads == other.threads
+
+
+class Ceiling(Frozen):
+    """A record of the benchmark `ceilings`. Rates are null where they were not measured; then `reason` may say why."""
+
+    cell_id: str
+    round: int
+    stack: str
+    hardware: Hardware
+    dtype: str
+    status: Status
+    reason: str | None
+    flops_per_second: float | None
+    """Matrix product, the largest of the sizes' median rates."""
+    matrix_size: int | None
+    bytes_per_second: float | None
+    """Device copy, bytes read and bytes written both counted, the largest of the sizes' median rates."""
+    copy_size: int | None
+
+    @property
+    def in_words(self) -> str:
+        """The rates, or why there are none."""
+        if self.status != "ok":
+            return f"{self.status}: {self.reason or 'no reason given'}"
+        return (
+            f"{self.dtype} matrix product {scaled(self.flops_per_second, 'FLOP/s')} "
+            f"(size {self.matrix_size}), device copy {scaled(self.bytes_per_second, 'B/s')} (read + written)"
+        )
+
+
+class Share(Frozen):
+    """How near a row comes to what the device can do: the ideal time of the tighter bound over the time taken."""
+
+    share: float | None
+    bound: Bound | None = None
+    ceiling_of: CeilingOf | None = None
+    reason: str | None = None
+
+
+def hardware_of(record: Record) -> Hardware:
+    """Return what the record says it ran on."""
+    environment = record.environment
+    if record.device == "cpu":
+        threads = environment.threads if environment else None
+        return Hardware(device="cpu", name=environment.cpu if environment else None, threads=threads)
+    gpu = environment.gpu if environment else None
+    if gpu is None:
+        return Hardware(device="cuda")
+    return Hardware(device="cuda", name=gpu.name, uuid=gpu.uuid, driver=gpu.driver, memory_bytes=gpu.memory_bytes)
+
+
+def ceiling(record: Record) -> Ceiling:
+    """Return the best rate of each kind: the largest, over the sizes, of the median rate."""
+    flops, matrix_size = _best_rate(record.rates, "matrix_product")
+    copied, copy_size = _best_rate(record.rates, "device_copy")
+    return Ceiling(
+        cell_id=record.cell_id,
+        round=record.round,
+        stack=record.stack,
+        hardware=hardware_of(record),
+        dtype=record.workload.dtype,
+        status=record.status,
+        reason=record.reason,
+        flops_per_second=flops,
+        matrix_size=matrix_size,
+        bytes_per_second=copied,
+        copy_size=copy_size,
+    )
+
+
+def _best_rate(
+    rates: Iterable[Rate], kind: Literal["matrix_product", "device_copy"]
+) -> tuple[float | None, int | None]:
+    found = [
+        (rate.work / (median(rate.durations_ns) / 1e9), rate.size)
+        for rate in rates
+        if rate.kind == kind and rate.durations_ns and min(rate.durations_ns) > 0
+    ]
+    return max(found, default=(None, None))
+
+
+def share_of_ceiling(
+    work: Work | None, seconds: float | None, hardware: Hardware, dtype: str, ceilings: Sequence[Ceiling]
+) -> Share:
+    """Return the ideal time over `seconds` for the work done in them, and which bound is the tighter.
+
+    The compute bound is flops over the matrix product's rate, the memory bound bytes over the copy's rate; the ideal
+    time is the longer of the two. Ceilings of this very device are taken where there are any, else those of another
+    one of the same model (a run that went on on another machine).
+    """
+    if seconds is None:
+        return Share(share=None, reason="no figure")
+    if work is None or (work.flops is None and work.bytes is None):
+        return Share(share=None, reason="the work of a sample is not known")
+    found, ceiling_of = _ceilings_for(hardware, ceilings)
+    if ceiling_of is None:
+        return Share(share=None, reason="the run has no ceilings of this device")
+    flops_rate = max((c.flops_per_second for c in found if c.flops_per_second and c.dtype == dtype), default=None)
+    copy_rate = max((c.bytes_per_second for c in found if c.bytes_per_second), default=None)
+    # A bound that is unknown might be the tighter one: no share is better than a share of the wrong thing.
+    if work.flops is not None and not flops_rate:
+        measured = ", ".join(sorted({c.dtype for c in found if c.flops_per_second}))
+        why = f"the matrix product was measured in {measured}, not in {dtype}" if measured else "it was not measured"
+        return Share(share=None, ceiling_of=ceiling_of, reason=f"no compute ceiling: {why}")
+    if work.bytes is not None and not copy_rate:
+        return Share(share=None, ceiling_of=ceiling_of, reason="no memory ceiling: it was not measured")
+    ideals: list[tuple[float, Bound]] = []
+    if work.flops is not None and flops_rate:
+        ideals.append((work.flops / flops_rate, "compute"))
+    if work.bytes is not None and copy_rate:
+        ideals.append((work.bytes / copy_rate, "memory"))
+    ideal, bound = max(ideals)
+    return Share(share=ideal / seconds, bound=bound, ceiling_of=ceiling_of)
+
+
+def _ceilings_for(hardware: Hardware, ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], CeilingOf | None]:
+    alike = [c for c in ceilings if c.status == "ok" and hardware.is_same_model(c.hardware)]
+    if hardware.device == "cpu":
+        return alike, "this device" if alike else None
+    same = [c for c in alike if hardware.uuid is not None and c.hardware.uuid == hardware.uuid]
+    if same:
+        return same, "this device"
+    return alike, "this model of device" if alike else None

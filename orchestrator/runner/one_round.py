@@ -1,0 +1,145 @@
+"""One round of a cell, from its turn to its stored record."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import make_folder
+from orchestrator.build.lock import mark_drift
+from orchestrator.launchers import Job
+from orchestrator.measure.supervise import TELEMETRY_FILE, blank_record, supervise
+from orchestrator.measure.warm import wanted, with_warm_start
+from orchestrator.plan.workload import digest
+from orchestrator.records.record import Refusal
+from orchestrator.records.store import stem_of
+from orchestrator.runner.order import too_large
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from orchestrator.build.ready import Ready
+    from orchestrator.host.gpu import HostGpu
+    from orchestrator.launchers import Launcher
+    from orchestrator.launchers.work_area import WorkArea
+    from orchestrator.plan.cell import Cell
+    from orchestrator.plan.choice import Choice
+    from orchestrator.records.record import Record
+    from orchestrator.records.references import References
+    from orchestrator.records.store import Run
+    from orchestrator.runner.order import Turn
+    from orchestrator.runner.outcomes import Outcomes
+    from orchestrator.runner.progress import Progress
+
+LISTING_FILE = "dispatch.json"
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the rounds of one run share: all that is made ready before the first of them."""
+
+    choice: Choice
+    area: WorkArea
+    gpu: HostGpu | None
+    client: Any
+    launcher: Launcher
+    ready: Ready
+    progress: Progress
+    state: Path
+    source: str
+    """Identity of bench as it was when the run began."""
+    orchestrator: str
+    """Identity of the orchestrator's own code."""
+    run: Run
+    references: References
+    outcomes: Outcomes
+    todo: Sequence[Turn]
+    """The rounds that have no result yet."""
+
+    def store(self, record: Record, log: Path | None = None) -> Record:
+        """Store a round's record and log, and keep what the run's tables need of it; return it as stored."""
+        stored = self.run.save(record, log)
+        self.outcomes.add(stored)
+        return stored
+
+
+def run_round(session: Session, turn: Turn) -> Record:
+    """Run one round of a cell, store its record and log, and return the record as stored."""
+    cell, ready, show = turn.cell, session.ready, session.progress.event
+    with session.area.cell(f"{cell.workload.benchmark}-{cell.method}-{cell.stack}") as folder:
+        job = make_job(session, turn, folder)
+        if cell.stack in ready.refused:
+            return session.store(blank_record(job, ready.refused[cell.stack]))
+        reason = too_large(cell, session.outcomes.exhausted)
+        if reason is not None:
+            return session.store(blank_record(job, Refusal("skipped", reason)))
+        prepared = ready.prepared[cell.stack]
+        record = supervise(session.launcher, prepared, job, show)
+        if cell.role == "reference" and record.written_by == "bench":
+            record = session.references.collect(job.work, cell, record, session.progress.say)
+        record = mark_drift(record, ready.locks[cell.stack], prepared)
+        stored = session.store(_with_side_files(session.run, record, job), job.log)
+        if wanted(cell, stored):
+            # Stored first: an interruption of the second start loses nothing.
+            stored = session.store(with_warm_start(session.launcher, prepared, job, stored, show), job.log)
+        return stored
+
+
+def make_job(session: Session, turn: Turn, folder: Path) -> Job:
+    """Return the job of a round in its own `folder`."""
+    cell, weights = turn.cell, turn.cell.workload.weights
+    checkpoint = session.choice.checkpoints.get(weights.fingerprint or "") if weights else None
+    reference = session.references.known.get(cell.workload.workload_id)
+    return Job(
+        cell,
+        turn.round,
+        turn.cell_id,
+        session.source,
+        folder / "work",
+        folder / "log.txt",
+        run=session.run.folder.name,
+        orchestrator=session.orchestrator,
+        gpu=session.gpu.uuid if session.gpu and cell.device == "cuda" else None,
+        cache=_shared_cache(session, cell) if cell.cache == "shared" else None,
+        checkpoint=checkpoint.mount if checkpoint else None,
+        checkpoint_inside=checkpoint.inside if checkpoint else "",
+        references=session.references.folder if reference else None,
+        reference_sha256=reference,
+    )
+
+
+def _shared_cache(session: Session, cell: Cell) -> Path:
+    """Return the cell's own compile cache, kept from process to process; another environment or GPU has another."""
+    gpu = session.gpu.identity if session.gpu and cell.device == "cuda" else None
+    folder = session.state / "cache" / digest([cell.key, session.ready.environment(cell.stack), gpu])
+    make_folder(folder)
+    return folder
+
+
+def _with_side_files(run: Run, record: Record, job: Job) -> Record:
+    """Keep the whole listing of what ran and the telemetry; a record must not name a file that is not there."""
+    if record.dispatch is not None:
+        listing = _kept(run, "dispatch", record, job.work / LISTING_FILE, record.dispatch.listing_sha256)
+        record = record.model_copy(update={"dispatch": record.dispatch.model_copy(update={"listing_sha256": listing})})
+    if record.telemetry is not None:
+        source = job.log.with_name(TELEMETRY_FILE)
+        series = _kept(run, "telemetry", record, source, record.telemetry.series_sha256)
+        record = record.model_copy(update={"telemetry": record.telemetry.model_copy(update={"series_sha256": series})})
+    return record
+
+
+def _kept(
+    run: Run, part: Literal["dispatch", "telemetry"], record: Record, source: Path, sha256: str | None
+) -> str | None:
+    """Keep a side file and return its SHA-256; None where it is not the one that the record names."""
+    if sha256 is None:
+        return None
+    stem = stem_of(record)
+    with contextlib.suppress(UsageError):
+        if run.keep(part, stem, source) == sha256:
+            return sha256
+    (run.folder / part / f"{stem}{source.suffix}").unlink(missing_ok=True)
+    return None

@@ -1,0 +1,70 @@
+"""What a run keeps of its records: one reduction that each is added to once, and the tables that are made of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.published import read_published
+from orchestrator.analysis.reduce import Reduction
+from orchestrator.analysis.reduced_run import report_of
+from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_NOTHING_MEASURED, EXIT_OK
+from orchestrator.records.record import BAD, COMPUTED, is_row
+from orchestrator.report.tables import write_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator.records.record import Record, Status
+    from orchestrator.records.store import Run
+
+EVERY_S = 30.0
+"""Tables are written at most this often while rounds are run: writing them takes longer with every round."""
+
+
+class Outcomes:
+    """How the rounds of a run came out so far. Nothing is read from the run's folder here, whatever it holds."""
+
+    def __init__(self, run: Run, records: Iterable[Record] = ()) -> None:
+        self.exhausted: list[Record] = []
+        """Those that ran out of memory: larger shapes need not be tried."""
+        self._run, self._reduction, self._published = run, Reduction(), read_published()
+        self._statuses: dict[tuple[str, int], tuple[Status, bool]] = {}
+        """Of each round its status, and whether it is one of a row."""
+        self._written = -math.inf
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        """Take in a round's record, in the place of an earlier one."""
+        self._reduction.forget(record.cell_id, record.round)
+        self._reduction.add(record)
+        self._statuses[record.cell_id, record.round] = record.status, is_row(record)
+        if record.status == "out_of_memory":
+            self.exhausted.append(record)
+
+    def status(self, cell_id: str, number: int) -> Status:
+        """Return how a round came out."""
+        return self._statuses[cell_id, number][0]
+
+    @property
+    def counts(self) -> Counter[Status]:
+        """How many rounds came out how."""
+        return Counter(status for status, _ in self._statuses.values())
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all is well, 1 where a round is bad, 3 where nothing at all was measured."""
+        rows = [status for status, row in self._statuses.values() if row] or list(self.counts)
+        if not any(status in COMPUTED for status in rows):
+            return EXIT_NOTHING_MEASURED
+        return EXIT_BAD_ROWS if any(status in BAD for status in self.counts) else EXIT_OK
+
+    def write_tables(self, *, now: bool = False) -> None:
+        """Write the run's tables, unless that was done a moment ago; `now`: in any case."""
+        if now or time.monotonic() - self._written >= EVERY_S:
+            report = report_of(self._run.header, self._reduction, self._published)
+            write_tables(self._run.folder, report)
+            self._written = time.monotonic()
