@@ -48,7 +48,7 @@ def facts() -> dict[str, Any]:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """The record's `environment`: the fingerprint and what importing torch tells."""
+    """The record's `environment`: the fingerprint and what torch reports once it is imported."""
     import torch
 
     return {
@@ -125,17 +125,17 @@ def _gpu() -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(0)
     query = "uuid,driver_version,clocks.sm,clocks.mem,power.limit"
     line = _first_line(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", "--id=0"])
-    told = [part.strip() for part in line.split(",")] if line else [""] * 5
-    uuid = told[0] or (f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None)
+    shown = [part.strip() for part in line.split(",")] if line else [""] * 5
+    uuid = shown[0] or (f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None)
     return {
         "name": properties.name,
         "uuid": uuid,
         "memory_bytes": properties.total_memory,
         "compute_capability": f"{properties.major}.{properties.minor}",
-        "driver": told[1] or _driver(),
-        "sm_clock_mhz": int(told[2]) if told[2].isdigit() else None,
-        "memory_clock_mhz": int(told[3]) if told[3].isdigit() else None,
-        "power_limit_watts": float(told[4]) if told[4].replace(".", "", 1).isdigit() else None,
+        "driver": shown[1] or _driver(),
+        "sm_clock_mhz": int(shown[2]) if shown[2].isdigit() else None,
+        "memory_clock_mhz": int(shown[3]) if shown[3].isdigit() else None,
+        "power_limit_watts": float(shown[4]) if shown[4].replace(".", "", 1).isdigit() else None,
     }
 
 

@@ -59,8 +59,8 @@ def main() -> int:
         print(f"bench: {one_line(error)}", file=sys.stderr)
         return 4
     found = list(check(method, options.device, options.dtype or sorted(LIMITS), compiled=options.compiled))
-    told = {"method": options.method, "environment": environment(options.device), "findings": found}
-    print(json.dumps({"schema_version": 1, **told}, indent=1))
+    report = {"method": options.method, "environment": environment(options.device), "findings": found}
+    print(json.dumps({"schema_version": 1, **report}, indent=1))
     return 1 if any(item["status"] == "failed" for item in found) else 0
 
 

@@ -53,7 +53,7 @@ def make_model(spec: Spec, method: ModuleType) -> tuple[GPT, Any]:
 
 
 def fill_model(spec: Spec, model: GPT) -> None:
-    """Give the model the workload's weights, in place; also once more after timing."""
+    """Give the model the workload's weights, in place; also again after timing."""
     workload = spec.workload
     assert workload.model is not None
     assert workload.weights is not None

@@ -33,7 +33,7 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[int]
         return
     allowed_ns, typical_ns = TIME_SHARE * sum(timed.values()), median(timed.values())
     for ask in range(1, ROUNDS + 1):
-        tell(record, ask, events)
+        ask_about(record, ask, events)
         indices = [index for index in answer(folder, ask) if index in timed]
         if indices and ask == 1:
             events.phase("repeats")
@@ -46,7 +46,7 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[int]
             return
 
 
-def tell(record: dict[str, Any], ask: int, events: Events) -> None:
+def ask_about(record: dict[str, Any], ask: int, events: Events) -> None:
     """Write the question: a row [index, phase, begin, end, device, shape, compiled] for every sample so far."""
     rows = [
         [

@@ -15,7 +15,7 @@ from bench.status import Incorrect
 Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 # Sample i draws with the workload's seed times this plus i.
 SEED_STRIDE = 1_000_003
-# Profiled in the place of a whole generation, whose every further step runs the same kernels.
+# Profiled instead of a whole generation: every further step runs the same kernels.
 BRIEF_TOKENS = 5
 
 
@@ -54,7 +54,7 @@ class Generation(Task):
         return seed
 
     def content(self, inputs: int) -> tuple[Tensor, ...]:
-        """The prompt, and the seed that makes this sample another than the last."""
+        """The prompt, and the seed that makes this sample differ from the last."""
         return self.prompt, torch.tensor([inputs])
 
     def shape(self, inputs: int) -> list[int]:  # noqa: ARG002

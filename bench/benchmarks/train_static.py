@@ -69,7 +69,7 @@ class Training(Task):
         return "one step"
 
     def loss(self, output: float) -> float | None:
-        """The step's loss; None where it is no number, since JSON has no NaN."""
+        """The step's loss; None where it is not a number, since JSON has no NaN."""
         return output if math.isfinite(output) else None
 
     def work(self, shapes: list[list[int]]) -> dict[str, int | None]:

@@ -10,7 +10,7 @@ A method module has six functions:
     expects(workload, device) -> tuple          what a profiled call must show, or the row is flagged `not_fused`
 
 A package that brings Triton kernels is loaded by one of them, and not in the first call: only then is it counted what
-Triton compiles in that call (bench/compiles.py).
+Triton compiles in that call (bench/observe/compiles.py).
 
 One more is optional:
 
@@ -20,7 +20,7 @@ A variant of a method takes over what it shares with it by name: `refuse = induc
 
 Each expectation is one of these, or several joined by " or ", any of which will do:
 
-    a group of bench/kernels.py                 Triton, attention flash, matrix product, compiled, ...
+    a group of bench/observe/kernels.py         Triton, attention flash, matrix product, compiled, ...
     graph replay                                a CUDA graph was replayed
     kernel:PATTERN                              a kernel's name: kernel:(?<!pytorch_)flash::flash_fwd (flash-attn's own)
     operator:PATTERN                            an operator's name, on a GPU as on a CPU: operator:^xformers
@@ -42,7 +42,7 @@ FUSED_ATTENTION = "attention flash or attention cuDNN or attention efficient"
 def load(name: str) -> ModuleType:
     """Import `bench.methods.<name>`; Unsupported when this bench has no such method."""
     if not name.isidentifier():
-        raise Unsupported(f"{name!r} is no method name")
+        raise Unsupported(f"{name!r} is not a method's name")
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

@@ -59,9 +59,9 @@ def liger_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return LIGER["norm"].apply(x, weight, eps, 0.0, "llama", True, None)
 
 
-def torch_norm_refuses(given: Given) -> str | None:  # noqa: ARG001
-    """It came with torch 2.4."""
-    return None if hasattr(F, "rms_norm") else "torch is older than 2.4"
+def too_old(first: tuple[int, int]) -> Callable[[Given], str | None]:
+    """Refuses where torch is older than the first that has an operator."""
+    return lambda _: None if torch_version() >= first else f"torch is older than {first[0]}.{first[1]}"
 
 
 def torch_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -73,7 +73,7 @@ def liger_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """It turns queries and keys in one launch: here all of x as queries, beside one head that nobody reads.
 
     It takes [batch, heads, time, size], which it turns back, and it works in place, on a copy where x is part of a
-    larger tensor. Half-width tables need the rotated size told.
+    larger tensor. With tables of half the width it must be given the rotated size.
     """
     batch, time, _, size = x.shape
     unread = x.new_empty(batch, time, 1, size)
@@ -97,11 +97,6 @@ def liger_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return LIGER["loss"].apply(flat, targets.reshape(-1), None, -1, *nothing_else)[0]
 
 
-def grouped_refuses(given: Given) -> str | None:  # noqa: ARG001
-    """Old torches repeat the keys instead."""
-    return None if torch_version() >= OLDEST else f"torch is older than {OLDEST[0]}.{OLDEST[1]}"
-
-
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention by torch; groups of queries share their keys without a copy."""
     q, k, v = heads_first(q), k.transpose(1, 2), v.transpose(1, 2)
@@ -110,7 +105,7 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
     return mixed.transpose(1, 2)
 
 
-SDPA = [Implementation("scaled_dot_product_attention", grouped_refuses, grouped_attention)]
+SDPA = [Implementation("scaled_dot_product_attention", too_old(OLDEST), grouped_attention)]
 
 
 def with_liger(
@@ -121,7 +116,7 @@ def with_liger(
 ) -> Operators:
     """The operators, with liger-kernel's norm, rotary embedding and SwiGLU as they are given.
 
-    `refuses`: why they cannot take something, or None. Attention is torch's and is told what to prefer elsewhere; the
+    `refuses`: why they cannot take something, or None. Attention is torch's, and what it prefers is set elsewhere; the
     loss is never compiled, and so liger-kernel's as it is.
     """
     return Operators(
@@ -129,7 +124,7 @@ def with_liger(
             "norm",
             [
                 Implementation("liger RMSNorm", refuses, norm, needs_trial=True),
-                Implementation("torch rms_norm", torch_norm_refuses, torch_norm),
+                Implementation("torch rms_norm", too_old((2, 4)), torch_norm),
             ],
         ),
         rotary=WithFallbacks("rotary", [Implementation("liger rope", refuses, rotary, needs_trial=True)]),
@@ -143,9 +138,9 @@ OPERATORS = with_liger(liger_refuses, liger_norm, liger_rotary, liger_swiglu)
 
 
 def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
-    """The torch here must be new enough to be told which attention to prefer."""
+    """Torch must be new enough to let a caller choose which attention to prefer."""
     if torch_version() < OLDEST:
-        return f"torch {torch.__version__} is too old: its attention cannot be told what to prefer before 2.5"
+        return f"torch {torch.__version__} is too old: before 2.5 nobody can set which attention it prefers"
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -72,11 +73,8 @@ def compile_with(target: Callable[..., Any], chosen: dict[str, Any]) -> Callable
     import torch._inductor.config as inductor
 
     for path, value in chosen["inductor"].items():
-        place = inductor
         *outer, last = path.split(".")
-        for part in outer:
-            place = getattr(place, part)
-        setattr(place, last, value)
+        setattr(reduce(getattr, outer, inductor), last, value)
     compiled: Callable[..., Any] = torch.compile(target, **chosen["compile"])
     return compiled
 

@@ -63,7 +63,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def settings(workload: Workload) -> dict[str, Any]:
-    """The executors found, and what `thunder.jit` is told."""
+    """The executors found, and what `thunder.jit` is given."""
     found = [name for name in EXECUTORS if executor(name) is not None]
     return {
         "executors": found,
@@ -104,7 +104,7 @@ def executors() -> list[Any]:
 
 
 def executor(name: str) -> Any:
-    """Thunder's object, or None where it has none: nvFuser only registers itself beside a GPU."""
+    """Thunder's object, or None where there is none: nvFuser only registers itself beside a GPU."""
     importlib.import_module("thunder")
     return importlib.import_module("thunder.extend").get_executor(name)
 
@@ -117,7 +117,7 @@ def cache(workload: Workload) -> str:
 
 
 def saying_why(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn what Thunder raises for want of support into Unsupported."""
+    """Turn what Thunder raises because it does not support something into Unsupported."""
 
     def call(*arguments: Any) -> Any:
         try:
@@ -164,19 +164,14 @@ def report() -> dict[str, Any]:
         for last in (thunder.last_traces, thunder.last_backward_traces):
             traces = last(compiled)
             if traces:
-                took.update(taker(symbol) for symbol in traces[-1].bound_symbols)
+                chosen = (getattr(symbol.sym, "executor", None) for symbol in traces[-1].bound_symbols)
+                took.update(str(getattr(executor, "name", None) or "python") for executor in chosen)
         found["thunder"] = {
             "compiled": thunder.cache_misses(compiled),
             "reused": thunder.cache_hits(compiled),
             "executors": {str(name): count for name, count in sorted(took.items())},
         }
     return found
-
-
-def taker(symbol: Any) -> str:
-    """Which executor took one operation of a trace."""
-    chosen = getattr(symbol.sym, "executor", None)
-    return str(getattr(chosen, "name", None) or "python")
 
 
 def nvfuser() -> str | None:

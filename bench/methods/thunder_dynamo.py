@@ -28,7 +28,7 @@ def refuse(workload: Workload, device: str) -> str | None:
     if reason := thunder.refuse(workload, device) or inductor.refuse(workload, device):
         return reason
     if reason := fallbacks.missing("thunder.dynamo"):
-        return f"this Thunder is no backend of torch.compile: {reason}"
+        return f"this Thunder is not a backend of torch.compile: {reason}"
     return None
 
 
@@ -58,7 +58,7 @@ compile_step = compile_model
 
 
 def compiled_again(library: Any, backend: Any) -> int:
-    """How often Thunder compiled one part of a graph anew, which Dynamo, whose graph is still the same, never sees."""
+    """How often Thunder compiled one part of a graph again, which Dynamo, whose graph is still the same, never sees."""
     parts = [part for graph in backend.subgraph_infos for part in graph.thunder_compiled_fns or ()]
     return sum(max(int(library.cache_misses(part)) - 1, 0) for part in parts)
 

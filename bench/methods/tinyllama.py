@@ -1,13 +1,14 @@
 """TinyLlama's fused operators as the note of November 2023 really ran them: attention and rotary, and no more.
 
 Attention is flash-attn's, rotary its CUDA extension `rotary_emb`, in place. SwiGLU is called through xformers, which
-decides by itself: for bfloat16 weights that lie apart, 0.0.22.post7 takes its plain operator without a word. Norm and
-loss are plain, since the note's two configurations asked for no others. `tinyllama_full` has everything fused.
+decides by itself: for bfloat16 weights that lie apart, 0.0.22.post7 takes its plain operator and does not say so.
+Norm and loss are plain, since the note's two configurations asked for no others. `tinyllama_full` has all fused.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,18 +24,17 @@ from bench.spec import Workload
 FLASH, ROTARY, XFORMERS = "flash_attn.flash_attn_interface", "rotary_emb", "xformers.ops"
 
 
-def flash_refuses(given: Given) -> str | None:
-    """flash-attn's own limits."""
-    if given.device != "cuda":
-        return "runs on CUDA only"
-    if given.dtype not in HALF:
-        return f"takes no {name_of(given.dtype)}"
-    return fallbacks.missing(FLASH)
+def on_cuda(module: str, *dtypes: torch.dtype) -> Callable[[Given], str | None]:
+    """Refuses other devices, other dtypes where some are given, and a module that is not there."""
 
+    def refuses(given: Given) -> str | None:
+        if given.device != "cuda":
+            return "runs on CUDA only"
+        if dtypes and given.dtype not in dtypes:
+            return f"takes no {name_of(given.dtype)}"
+        return fallbacks.missing(module)
 
-def flash_takes_no_mask(given: Given) -> str | None:  # noqa: ARG001
-    """Why a cache, whose slots are masked, is not read by it."""
-    return "takes no mask"
+    return refuses
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:  # noqa: ARG001
@@ -42,13 +42,8 @@ def flash(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:  # noqa: ARG00
     return importlib.import_module(FLASH).flash_attn_func(q, k, v, causal=True)
 
 
-def rotary_refuses(given: Given) -> str | None:
-    """The limits of `rotary_emb`."""
-    return "runs on CUDA only" if given.device != "cuda" else fallbacks.missing(ROTARY)
-
-
 class RotaryInPlace(torch.autograd.Function):
-    """Turns x where it lies. Autograd is not told that x changed: it would copy the whole of q, k and v in backward.
+    """Turns x where it lies. Autograd does not learn that x changed: it would copy the whole of q, k and v in backward.
 
     That is safe since x is a part of a linear layer's result, which no gradient asks for. Backward makes a new tensor:
     the gradient that comes in is not ours to change.
@@ -90,11 +85,6 @@ class Rotary:
         return turned
 
 
-def xformers_refuses(given: Given) -> str | None:  # noqa: ARG001
-    """Xformers takes whatever comes; what it then dispatches to is another matter."""
-    return fallbacks.missing(XFORMERS)
-
-
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """SwiGLU by xformers, which chooses its operator for each call."""
     return importlib.import_module(XFORMERS).swiglu(x, gate, None, up, None, down, None)
@@ -118,13 +108,17 @@ def why_plain(x: Tensor) -> str:
 
 
 ATTENTION = AttentionWithFallbacks(
-    causal=[Implementation("flash_attn_func", flash_refuses, flash, needs_trial=True)],
-    masked=[Implementation("flash_attn_func", flash_takes_no_mask, flash)],
+    causal=[Implementation("flash_attn_func", on_cuda(FLASH, *HALF), flash, needs_trial=True)],
+    # A cache, whose slots are masked, is not read by it.
+    masked=[Implementation("flash_attn_func", lambda _: "takes no mask", flash)],
 )
 ROTARY_IN_PLACE = WithFallbacks(
-    "rotary", [Implementation("rotary_emb, in place", rotary_refuses, Rotary(), needs_trial=True)]
+    "rotary", [Implementation("rotary_emb, in place", on_cuda(ROTARY), Rotary(), needs_trial=True)]
 )
-SWIGLU = WithFallbacks("swiglu", [Implementation("xformers swiglu", xformers_refuses, swiglu, swiglu_called)])
+# xformers takes whatever comes; what it then dispatches to is another matter.
+SWIGLU = WithFallbacks(
+    "swiglu", [Implementation("xformers swiglu", lambda _: fallbacks.missing(XFORMERS), swiglu, swiglu_called)]
+)
 OPERATORS = Operators(attention=ATTENTION, rotary=ROTARY_IN_PLACE, swiglu=SWIGLU)
 PACKAGES = {"attention": FLASH, "rotary": ROTARY, "swiglu": XFORMERS}
 

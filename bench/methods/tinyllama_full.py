@@ -17,23 +17,11 @@ from torch import Tensor
 from bench.methods import tinyllama
 from bench.model.gpt import GPT
 from bench.operators import Operators, fallbacks
-from bench.operators.fallbacks import HALF, Given, Implementation, WithFallbacks
+from bench.operators.fallbacks import HALF, Implementation, WithFallbacks
 from bench.spec import Workload
 
 NORM, LOSS = "flash_attn.ops.rms_norm", "flash_attn.losses.cross_entropy"
-
-
-def on_cuda(module: str) -> Callable[[Given], str | None]:
-    """Refuses other devices, float64, and a module that is not there."""
-
-    def refuses(given: Given) -> str | None:
-        if given.device != "cuda":
-            return "runs on CUDA only"
-        if given.dtype == torch.float64:
-            return "takes no float64"
-        return fallbacks.missing(module)
-
-    return refuses
+TAKEN = (*HALF, torch.float32)
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -51,8 +39,12 @@ OPERATORS = Operators(
     attention=tinyllama.ATTENTION,
     rotary=tinyllama.ROTARY_IN_PLACE,
     swiglu=tinyllama.SWIGLU,
-    norm=WithFallbacks("norm", [Implementation("dropout_layer_norm", on_cuda(NORM), norm, needs_trial=True)]),
-    loss=WithFallbacks("loss", [Implementation("xentropy_cuda_lib", on_cuda(LOSS), loss, needs_trial=True)]),
+    norm=WithFallbacks(
+        "norm", [Implementation("dropout_layer_norm", tinyllama.on_cuda(NORM, *TAKEN), norm, needs_trial=True)]
+    ),
+    loss=WithFallbacks(
+        "loss", [Implementation("xentropy_cuda_lib", tinyllama.on_cuda(LOSS, *TAKEN), loss, needs_trial=True)]
+    ),
 )
 PACKAGES = {**tinyllama.PACKAGES, "norm": NORM, "loss": LOSS}
 

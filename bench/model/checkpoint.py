@@ -114,14 +114,14 @@ class Tokenizer:
     """A SentencePiece model: text to token ids and back."""
 
     def __init__(self, file: Path) -> None:
-        """Read `file`. Raises ValueError, one line, if it is no SentencePiece model."""
+        """Read `file`. Raises ValueError, one line, if it is not a SentencePiece model."""
         from sentencepiece import SentencePieceProcessor
 
         self._model = SentencePieceProcessor()
         try:
             self._model.Load(str(file))
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"{file.name}: is no SentencePiece model: {_line(error)}") from error
+            raise ValueError(f"{file.name}: is not a SentencePiece model: {_line(error)}") from error
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, the beginning-of-sequence id first where the model has one."""

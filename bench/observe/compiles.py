@@ -1,4 +1,4 @@
-"""What the compiler did, sample by sample: graphs made, made anew and why, cut and why, and what its caches gave.
+"""What the compiler did, sample by sample: graphs made, made again and why, cut and why, and what its caches held.
 
 Dynamo keeps all of it in counters, and the reasons in a list of failed guards: they are read between samples. Triton
 compiles a kernel when it is launched with arguments of a kind that it has not seen (a size that 16 divides, a 1): that
@@ -28,7 +28,7 @@ PLACE = re.compile(r"\S*/(?=[^\s/]+\.py\b)|(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+
 
 
 class Ledger:
-    """To be told of each sample after it ran; `summary` is the record's `compiles`."""
+    """Its `after` is called after each sample; `summary` is the record's `compiles`."""
 
     def __init__(self) -> None:
         self.graphs: list[int] = []
@@ -139,7 +139,7 @@ def worked(detail: dict[str, Any], place: int) -> bool:
 
 
 def count_kernels() -> None:
-    """Have Triton, once it is loaded, tell of each kernel that it compiles at a launch.
+    """Have Triton, once it is loaded, report each kernel that it compiles at a launch.
 
     Called before the compilation; a true answer would keep Triton from it. Whoever had hooked in before is asked too.
     """

@@ -71,7 +71,7 @@ class Profiled(Protocol):
 
 
 def gather(task: Profiled, spec: Spec, record: dict[str, Any], expected: Sequence[str]) -> None:
-    """Fill the record's `dispatch`; flag it `not_fused`, or `unchecked` where there is no evidence at all."""
+    """Fill the record's `dispatch`; flag it `not_fused`, or `unchecked` where there is no evidence."""
     workload = spec.workload
     timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
     changing = any(shape != timed[0] for shape in timed)
@@ -135,7 +135,7 @@ def entry(name: str, count: Count, total: int) -> dict[str, Any]:
 def profile(call: Callable[[], str], device: str) -> tuple[Profile, str]:
     """Run `call` once under torch's profiler; return what ran and what `call` says."""
     if device == "cuda":
-        # A profiler that is torn down, or loaded anew, crashes later replays of CUDA graphs (CUDA before 12.6).
+        # A profiler that is torn down, or loaded again, crashes later replays of CUDA graphs (CUDA before 12.6).
         os.environ.setdefault("DISABLE_CUPTI_LAZY_REINIT", "1")
         os.environ.setdefault("TEARDOWN_CUPTI", "0")
         torch.cuda.synchronize()
@@ -149,10 +149,10 @@ def profile(call: Callable[[], str], device: str) -> tuple[Profile, str]:
 
 def profiler(device: str) -> Any:
     """Kineto's, without `torch.profiler.profile` around it, which imports the compiler for seconds on end."""
-    told: dict[str, Any] = {}
+    wanted: dict[str, Any] = {}
     if device == "cuda":
-        told = {"use_device": "cuda"} if torch_version() >= (2, 3) else {"use_cuda": True}
-    return torch.autograd.profiler.profile(use_kineto=True, **told)
+        wanted = {"use_device": "cuda"} if torch_version() >= (2, 3) else {"use_cuda": True}
+    return torch.autograd.profiler.profile(use_kineto=True, **wanted)
 
 
 def read_kernels(events: Iterable[Any]) -> Profile:
@@ -233,7 +233,7 @@ def found(wanted: str, seen: Profile, groups: dict[str, Count]) -> bool:
 
 
 def instead(groups: dict[str, Count], ordered: Sequence[tuple[str, Count]], total: int) -> str:
-    """What ran in the place of what is missing: the groups that took most, and names that took most."""
+    """What ran instead of what is missing: the groups and the names that took the most time."""
     most = ", ".join(f"{name} {round(100 * (share(count, total) or 0))} %" for name, count in list(groups.items())[:4])
     return f"{most}; longest: {', '.join(shorten(name, 60) for name, _ in ordered[:4])}"
 
@@ -244,5 +244,5 @@ def share(count: Count, total: int) -> float | None:
 
 
 def shorten(name: str, characters: int = NAME_CHARACTERS) -> str:
-    """A kernel's name is a whole signature: its beginning tells it apart."""
+    """A kernel's name is a whole signature: its beginning identifies it."""
     return name if len(name) <= characters else name[: characters - 2] + " …"

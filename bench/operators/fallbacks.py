@@ -60,7 +60,7 @@ class WithFallbacks:
         self.forget()
 
     def forget(self) -> None:
-        """Decide anew."""
+        """Decide again."""
         self.decided: dict[Given, Callable[..., Tensor]] = {}
         self.notes: dict[str, None] = {}
         self.settled: Callable[..., Tensor] | None = None
@@ -115,7 +115,7 @@ class AttentionWithFallbacks:
         return (self.causal if mask is None else self.masked)(q, k, v, mask)
 
     def forget(self) -> None:
-        """Decide anew."""
+        """Decide again."""
         self.causal.forget()
         self.masked.forget()
 
@@ -140,7 +140,7 @@ def report(chosen: operators.Operators) -> dict[str, dict[str, str]]:
 
 
 def forget(chosen: operators.Operators) -> operators.Operators:
-    """Make all of them decide anew: a process may build several models."""
+    """Make all of them decide again: a process may build several models."""
     for operator in vars(chosen).values():
         if isinstance(operator, (WithFallbacks, AttentionWithFallbacks)):
             operator.forget()

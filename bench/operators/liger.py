@@ -121,7 +121,7 @@ def turning(name: str, function: Callable[..., Any]) -> Any:
 
 
 def product_with(swiglu: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """silu(gate) * up in one kernel; backward makes the product's parts anew."""
+    """silu(gate) * up in one kernel; backward computes the product's parts again."""
 
     @torch.library.custom_op("stackbench::liger_silu_product", mutates_args=())
     def product(gate: Tensor, up: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class Checks:
         self._add(name, "passed" if passed else "failed", value, limit, what)
 
     def at_most(self, name: str, value: float, limit: float, what: str) -> None:
-        """Judge `value` by `limit`; a value that is no number fails."""
+        """Judge `value` by `limit`; a value that is not a number fails."""
         self.judge(name, value <= limit, value=value, limit=limit, what=what)
 
     def unchecked(self, name: str, why: str) -> None:

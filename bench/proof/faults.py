@@ -23,7 +23,7 @@ from bench.proof.layerwise import Layerwise
 BETA = 0.5
 # A fault whose effect is below this share of eager's own error is not looked for.
 SMALLEST_EFFECT = 0.1
-# Rounding has a beta too: eager's own, twice, and this many standard errors of it are no fault.
+# Rounding has a beta too: eager's own, twice, and this many standard errors of it are not a fault.
 BIAS_FACTOR, STANDARD_ERRORS = 2.0, 8.0
 # What a fault leaves unexplained is no more than this many times eager's own error, or less than what it explains.
 REST = 3.0

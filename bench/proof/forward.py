@@ -23,7 +23,7 @@ ORDER = ("finite", "reference", "repeat", "changed input", "causality", "logits"
 FAULT_POSITIONS = 2048
 # Other tokens make other logits: at least by this many times eager's error, and visibly.
 CHANGED, CHANGED_LEAST = 3.0, 1e-3
-# Positions whose largest logit is another than the reference's: standard errors allowed beyond the scaled rate.
+# Positions whose largest logit is not the reference's: standard errors allowed beyond the scaled rate.
 TOP_SIGMAS = 5.0
 
 
@@ -113,7 +113,7 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
     same = Same(checks, level, found.sketch.norm(dim=-1))
     with checks.guard("repeat"):
         again = again if index == last else observe(task.call(task.inputs(index)))
-        same.judge("repeat", again, timed, "the last sample's input once more")
+        same.judge("repeat", again, timed, "the last sample's input again")
     with checks.guard("changed input", "causality"):
         fresh = observe(task.call(mixed))
         moved = levels.rms(levels.distance(written.sketch, found.sketch, same.norm)[:, half:])

@@ -29,7 +29,7 @@ ORDER = (
 )  # fmt: skip
 STEPS = 16
 DRAWS = 400
-# Far from the workload's 1: a sampler that does not hear it is told from a right one by fewer draws than nearer to 1.
+# Far from the workload's 1: fewer draws show a sampler that ignores it than would nearer to 1.
 TEMPERATURE = 0.5
 # What unused slots hold: finite, since 0 times NaN would be seen by a right mask too.
 POISON = 100.0
@@ -186,7 +186,7 @@ class Proof:
     def same_seed(self, timed: Tensor, again: Tensor) -> None:
         """The same seed draws the same text."""
         other = (timed != again).any(0).nonzero()
-        what = f"token {int(other[0])} is another in the second run" if len(other) else f"{again.shape[1]} tokens"
+        what = f"token {int(other[0])} differs in the second run" if len(other) else f"{again.shape[1]} tokens"
         self.checks.judge("same seed", not len(other), value=len(other), limit=0, what=what)
 
     def forced(self, replay: Run) -> None:
@@ -211,7 +211,7 @@ class Proof:
         self.limited(("reference", "reference"), errors, level, "the reference's continuation")
 
     def leaks(self, replay: Run, level: Level) -> None:
-        """The same again; another prompt, then the first again; and once more over a poisoned cache.
+        """The same again; another prompt, then the first again; and again over a poisoned cache.
 
         Not a bit of what was in the cache before may show.
         """
@@ -281,7 +281,7 @@ class Proof:
         what = f"{count * batch} draws at temperature {TEMPERATURE}: {test}"
         if p >= sampler.ALARM and needs[step] > count * batch:
             self.checks.unchecked(
-                "temperature", f"{what}: too few to tell it from 1, {needs[step]:.3g} would be needed"
+                "temperature", f"{what}: too few to distinguish it from 1, {needs[step]:.3g} would be needed"
             )
             return
         self.checks.judge("temperature", p >= sampler.ALARM, value=p, limit=sampler.ALARM, what=what)

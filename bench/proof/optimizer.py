@@ -37,7 +37,7 @@ class Move:
     bound: int
     """Elements that had to change: no legal rounding leaves them as they were."""
     illegal: int
-    """Elements that are no legal rounding; whatever is not finite, gradient or weight, makes one."""
+    """Elements that are not a legal rounding, as where a gradient or a weight is not finite."""
     fed: bool
     """Whether any element of the gradient is not zero."""
     first: int | None = None
@@ -67,10 +67,7 @@ def together(moves: Mapping[str, Move]) -> Move:
     every = list(moves.values())
     sums = [move.sums for move in every if move.sums is not None]
     return Move(
-        elements=sum(move.elements for move in every),
-        changed=sum(move.changed for move in every),
-        bound=sum(move.bound for move in every),
-        illegal=sum(move.illegal for move in every),
+        **{key: sum(getattr(move, key) for move in every) for key in ("elements", "changed", "bound", "illegal")},
         fed=any(move.fed for move in every),
         sums=tuple(map(sum, zip(*sums, strict=True))) if sums else None,
     )
@@ -93,7 +90,7 @@ def legal(weight: Tensor, gradient: Tensor, rate: float, decay: float) -> tuple[
 
 
 def within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Whether each element lies between its bounds; what is no number does not."""
+    """Whether each element lies between its bounds; what is not a number does not."""
     return (x >= low).logical_and_(x <= high)
 
 
@@ -127,7 +124,7 @@ def pieces(*tensors: Tensor) -> Iterator[list[Tensor]]:
 
 
 def first_illegal(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay: float) -> int:
-    """Place of the first element that is no legal rounding; there must be one."""
+    """Place of the first element that is not a legal rounding; there must be one."""
     start = 0
     for w, g, new in pieces(before, gradient, after):
         low, high = legal(w, g, rate, decay)

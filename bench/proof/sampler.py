@@ -88,13 +88,13 @@ def chernoff_bound(total: float, cumulants: tuple[float, ...]) -> float:
 
 
 def draws_needed(logits: Tensor, temperature: float) -> float:
-    """How many draws from softmax(logits [vocabulary]) tell it from softmax(logits / temperature), nearly surely.
+    """How many draws from softmax(logits [vocabulary]) nearly surely show it is not softmax(logits / temperature).
 
     So many that the mean log-probability's bound is passed even where the draws are four standard deviations unlucky.
     """
     plain, sharp = (torch.log_softmax(logits.double() / t, dim=-1) for t in (1.0, temperature))
     p = plain.exp()
-    # -inf * 0 is no number; such a token is never drawn.
+    # -inf * 0 is not a number; such a token is never drawn.
     sharp_or_zero = torch.where(p > 0, sharp, torch.zeros_like(sharp))
     mean = float((p * sharp_or_zero).sum())
     spread = float((p * (sharp_or_zero - mean).square()).sum().clamp(min=0).sqrt())

@@ -3,8 +3,8 @@
 The very call that was timed takes five more steps from the first weights: four at the workload's learning rate, the
 gradients of the first compared with the reference's, and one at a learning rate of 1, where even bfloat16 shows weight
 decay. Each step's new weights must be legal roundings of what its own gradient asks for, so that a step left out or
-an update that is not SGD's is found whatever the precision hides. The loss curve over many steps is no check: it hardly
-sees weight decay or a layer that does not learn.
+an update that is not SGD's is found whatever the precision hides. The loss curve over many steps is not a check: it
+hardly shows weight decay or a layer that does not learn.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
 
 @dataclass(frozen=True)
 class Step:
-    """One untimed call: what was seen of its optimizer, and its loss (None: no number)."""
+    """One untimed call: what was seen of its optimizer, and its loss (None: not a number)."""
 
     watch: Watch
     loss: float | None
@@ -320,7 +320,7 @@ def illegal(moves: Mapping[str, Move]) -> str:
     bad = {name: move for name, move in moves.items() if move.illegal}
     name, move = next(iter(bad.items()))
     count, of = (sum(getattr(one, key) for one in moves.values()) for key in ("illegal", "elements"))
-    return f"{count} of {of} new weights are no rounding of w - lr (g + wd w), the first is {name}[{move.first}]"
+    return f"{count} of {of} new weights are not a rounding of w - lr (g + wd w), the first is {name}[{move.first}]"
 
 
 def cause(move: Move, rate: float, decay: float) -> str | None:
@@ -334,6 +334,6 @@ def cause(move: Move, rate: float, decay: float) -> str | None:
     if decay and abs(b) < near < abs(a):
         return "weight decay was dropped" + ("" if abs(a - 1) < near else f", and the learning rate is {a * rate:.4g}")
     if abs(a - b) < near * abs(a) or not decay:
-        told, wanted = f"{a * rate:.4g}", f"{rate:.4g}"
-        return f"the learning rate is {told}, not {wanted}" if told != wanted else None
+        found, wanted = f"{a * rate:.4g}", f"{rate:.4g}"
+        return f"the learning rate is {found}, not {wanted}" if found != wanted else None
     return f"the update is {a * rate:.4g} g + {b * rate * decay:.4g} w, not {rate:.4g} g + {rate * decay:.4g} w"

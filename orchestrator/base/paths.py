@@ -1,4 +1,4 @@
-"""Where things are in the repository. No folder is made here."""
+"""Where things are in the repository. No folder is created here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers for people: rounded to significant digits when they are shown, and nowhere else."""
+"""Text for people: figures are rounded when they are shown and nowhere else, strangers' words are made harmless."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ DIGITS = 4
 SMALLEST = 1e-4
 """What is nearer to zero is written with an exponent."""
 MISSING = "–"  # noqa: RUF001 - a dash is what a table has there
+MARKUP = re.compile(r"([\\`*\[\]|~$])")
+EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+"""Inside of a word an underscore means nothing to Markdown, and names are full of them."""
+NAME = re.compile(r"[A-Za-z0-9_@.+-]+")
+
+
+# Figures and their units.
 
 
 def significant(value: float | None, digits: int = DIGITS) -> str:
@@ -42,11 +49,6 @@ def with_interval(figure: str, interval: tuple[float, float] | None, level: floa
     return f"{figure} {between(*interval)} at {level * 100:.3g} %, {kind}"
 
 
-def gigabytes(count: int | None) -> str:
-    """Return bytes as GB (1e9 bytes), without the unit."""
-    return MISSING if count is None else significant(count / 1e9, 3)
-
-
 def percent(share: float | None) -> str:
     """Return a share as a percentage with one digit after the point."""
     return MISSING if share is None else f"{share * 100:.1f} %"
@@ -57,6 +59,11 @@ def milliseconds(seconds: float | None, digits: int = 3) -> str:
     return MISSING if seconds is None else significant(seconds * 1e3, digits)
 
 
+def gigabytes(count: int | None) -> str:
+    """Return bytes as GB (1e9 bytes), without the unit."""
+    return MISSING if count is None else significant(count / 1e9, 3)
+
+
 def scaled(value: float | None, unit: str) -> str:
     """Return a rate with a decimal prefix: 7.81e14 FLOP/s is `781 TFLOP/s`."""
     if value is None or not math.isfinite(value) or value <= 0:
@@ -64,6 +71,9 @@ def scaled(value: float | None, unit: str) -> str:
     prefixes = ("", "k", "M", "G", "T", "P")
     power = min(max(math.floor(math.log10(value) / 3), 0), len(prefixes) - 1)
     return f"{significant(value / 1000**power, 3)} {prefixes[power]}{unit}"
+
+
+# Counts, times and sizes in words.
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -91,11 +101,14 @@ def size_in_words(size: int | None) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004
 
 
-MARKUP = re.compile(r"([\\`*\[\]|~$])")
-NAME = re.compile(r"[A-Za-z0-9_@.+-]+")
+# What others wrote.
 
-# An underscore inside of a word means nothing to Markdown, and names are full of them.
-EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+def printable(text: str) -> str:
+    """Return `text` without control characters (terminal escapes, direction marks); line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else " " for c in text)
 
 
 def escape(text: str) -> str:
@@ -110,13 +123,6 @@ def escape(text: str) -> str:
 def code(name: str) -> str:
     """Return a name as code where it is one, else as escaped text: backslashes mean nothing inside of code."""
     return f"`{name}`" if NAME.fullmatch(name) else escape(name)
-
-
-def printable(text: str) -> str:
-    """Return `text` without control characters (terminal escapes, direction marks); line ends and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else " " for c in text)
 
 
 def one_line(text: str, *, keep: bool = False) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,17 +35,6 @@ def _duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     return seconds_in(value)
 
 
-def together(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
-    """Return a decorator that adds all of `options`, in their order."""
-
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
 results = click.option(
     "--results", type=PATH, default=RESULTS, metavar="FOLDER", help="Where runs are kept (default: results)."
 )
@@ -66,30 +55,34 @@ timeout = click.option(
 )
 allow_busy = click.option("--allow-busy", is_flag=True, help="Run although something else uses the GPU.")
 
-selection = together(
-    [
-        click.option("--suite", metavar="NAME|FILE", help="Which cells: a suite's name, or a suite file."),
-        stacks,
-        stack_folders,
-        click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method. Repeatable."),
-        benchmarks,
-        gpu,
-        launcher,
-        click.option("--rounds", type=click.IntRange(1, 1000), help="Rounds of each cell, interleaved."),
-        click.option(
-            "--budget",
-            "budget_s",
-            callback=_duration,
-            metavar="TIME",
-            help="As many rounds as fit into it, at least one: 45m, 1h30m.",
-        ),
-        click.option(
-            "--cache",
-            **one_of("cold", "shared", help="Compile caches: empty for each cell, or kept from cell to cell."),
-        ),
-        click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Your own model: config.json and safetensors."),
-        results,
-        timeout,
-    ]
+SELECTION = (
+    click.option("--suite", metavar="NAME|FILE", help="Which cells: a suite's name, or a suite file."),
+    stacks,
+    stack_folders,
+    click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method. Repeatable."),
+    benchmarks,
+    gpu,
+    launcher,
+    click.option("--rounds", type=click.IntRange(1, 1000), help="Rounds of each cell, interleaved."),
+    click.option(
+        "--budget",
+        "budget_s",
+        callback=_duration,
+        metavar="TIME",
+        help="As many rounds as fit into it, at least one: 45m, 1h30m.",
+    ),
+    click.option(
+        "--cache",
+        **one_of("cold", "shared", help="Compile caches: empty for each cell, or kept from cell to cell."),
+    ),
+    click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Your own model: config.json and safetensors."),
+    results,
+    timeout,
 )
-"""What is to be run, and how."""
+
+
+def selection(command: F) -> F:
+    """Add the options that say what is to be run, and how."""
+    for option in reversed(SELECTION):
+        command = option(command)
+    return command

@@ -26,6 +26,44 @@ FULL_SUITE = "note"
 SMALL_SUITE = "smoke"
 
 
+LauncherName = Literal["auto", "docker", "local"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of `run-all`. An empty tuple means "all", None means "what suits this host"."""
+
+    suite: str | None = None
+    """Name of a suite in `orchestrator/plan/suites`, or a path to a suite file."""
+    stacks: tuple[str, ...] = ()
+    """Names of the stacks to run."""
+    stack_folders: tuple[Path, ...] = ()
+    """Folders of stacks beside the repository's `images`."""
+    methods: tuple[str, ...] = ()
+    benchmarks: tuple[str, ...] = ()
+    gpu: str | None = None
+    """UUID of the GPU to run on."""
+    allow_busy: bool = False
+    """Run although other processes use the GPU."""
+    fresh: bool = False
+    """Start a new run even where an unfinished one could go on."""
+    rerun: bool = False
+    """Run keys again that have a final record."""
+    launcher: LauncherName = "auto"
+    rounds: int | None = None
+    """Rounds of each cell; None: the suite's."""
+    cache: Literal["cold", "shared"] = "cold"
+    checkpoint: Path | None = None
+    """Folder with the model's weights in safetensors (and its tokenizer)."""
+    results: Path = RESULTS
+    timeout_s: float | None = None
+    """Deadline of every cell; None: the suite's."""
+    max_minutes: float | None = None
+    """Start no new cell after that; the run stays unfinished and can go on later."""
+    budget_s: float | None = None
+    """Time for all cells: decides the rounds in place of `rounds`."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What will be run. `line` says what and why; `checkpoints` maps a fingerprint of weights to their checkpoint."""
@@ -106,11 +144,8 @@ def choose_launcher(options: RunOptions, engine: str | None) -> Literal["docker"
     if options.launcher == "auto":
         return "docker" if engine else "local"
     if options.launcher == "docker" and engine is None:
-        raise UsageError(
-            "no Docker Engine answers",
-            where="--launcher docker",
-            remedy="start it (see `orchestrator doctor`), or use --launcher local",
-        )
+        remedy = "start it (see `orchestrator doctor`), or use --launcher local"
+        raise UsageError("no Docker Engine answers", where="--launcher docker", remedy=remedy)
     return options.launcher
 
 
@@ -142,41 +177,3 @@ def _stacks(
     if needing and not gpu:
         why += f", so rows of {', '.join(needing)} will be skipped"
     return chosen, devices, why
-
-
-LauncherName = Literal["auto", "docker", "local"]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of `run-all`. An empty tuple means "all", None means "what suits this host"."""
-
-    suite: str | None = None
-    """Name of a suite in `orchestrator/suites`, or a path to a suite file."""
-    stacks: tuple[str, ...] = ()
-    """Names of the stacks to run."""
-    stack_folders: tuple[Path, ...] = ()
-    """Folders of stacks beside the repository's `images`."""
-    methods: tuple[str, ...] = ()
-    benchmarks: tuple[str, ...] = ()
-    gpu: str | None = None
-    """UUID of the GPU to run on."""
-    allow_busy: bool = False
-    """Run although other processes use the GPU."""
-    fresh: bool = False
-    """Start a new run even where an unfinished one could go on."""
-    rerun: bool = False
-    """Run keys again that have a final record."""
-    launcher: LauncherName = "auto"
-    rounds: int | None = None
-    """Rounds of each cell; None: the suite's."""
-    cache: Literal["cold", "shared"] = "cold"
-    checkpoint: Path | None = None
-    """Folder with the model's weights in safetensors (and its tokenizer)."""
-    results: Path = RESULTS
-    timeout_s: float | None = None
-    """Deadline of every cell; None: the suite's."""
-    max_minutes: float | None = None
-    """Start no new cell after that; the run stays unfinished and can go on later."""
-    budget_s: float | None = None
-    """Time for all cells: decides the rounds in place of `rounds`."""

@@ -42,17 +42,17 @@ def make_plan(
 
     `device` is one for all stacks, or one for each by name. Empty `benchmarks` and `methods` mean all. `rounds` and
     `timeout_s` stand in for the suite's; a checkpoint for the model and the weights of every cell.
-    `known_methods` are names that are no mistake although no stack in `stacks` offers them: one left out does.
+    `known_methods` are names of methods that stacks left out of `stacks` offer: they are not a mistake.
     """
     own = inspect_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    offered = [*dict.fromkeys(method for stack in stacks.values() for method in stack.methods), *known_methods]
+    known = tuple(dict.fromkeys([*_offered(stacks), *known_methods]))
     _check_names("benchmark", benchmarks, (*MEASURED, "ceilings"))
-    _check_names("method", methods, tuple(dict.fromkeys(offered)))
-    devices = {name: device if isinstance(device, str) else device[name] for name in stacks}
+    _check_names("method", methods, known)
     weights = Weights(source="checkpoint", fingerprint=own.fingerprint) if own else None
     requests = suite.expand(own.model if own else None, weights)
     for request in requests:
-        _check_names("method", request.methods or (), tuple(dict.fromkeys(offered)), where=f"{request.where}.methods")
+        _check_names("method", request.methods or (), known, where=f"{request.where}.methods")
+    devices = {name: device if isinstance(device, str) else device[name] for name in stacks}
 
     def cell(request: Request, method: str, stack: str) -> Cell:
         return Cell(
@@ -66,10 +66,10 @@ def make_plan(
             warm=suite.file.warm,
         )
 
-    rows: dict[str, Cell] = {}
     first = next(iter(stacks))
     ceilings = cell(suite.ceilings(devices[first]), CEILINGS_METHOD, first)
     ceilings = ceilings.model_copy(update={"rounds": 1, "role": "ceilings"})
+    rows: dict[str, Cell] = {}
     origins: dict[str, str] = {}
     for request in requests:
         if benchmarks and request.workload.benchmark not in benchmarks:
@@ -79,15 +79,12 @@ def make_plan(
             origin = origins.setdefault(one.key, request.where)
             # A checkpoint in place of all models makes cells equal that differed in the model alone.
             if origin != request.where and own is None:
-                raise UsageError(
-                    f"names {one.title} of {origin} once more", where=request.where, remedy="remove one of them"
-                )
+                what = f"names {one.title} of {origin} again"
+                raise UsageError(what, where=request.where, remedy="remove one of them")
             rows.setdefault(one.key, one)
     if not rows and tuple(benchmarks) != ("ceilings",):
-        raise UsageError(
-            f"nothing to run: no cell of suite {suite.name} is left by this selection",
-            remedy="leave out --benchmark or --method, or choose another suite or stack",
-        )
+        what = f"nothing to run: no cell of suite {suite.name} is left by this selection"
+        raise UsageError(what, remedy="leave out --benchmark or --method, or choose another suite or stack")
     probes = probe_cells(tuple(rows.values())) if suite.file.probes else []
     references = []
     if suite.file.references and rows:
@@ -98,6 +95,10 @@ def make_plan(
     return Plan(suite=suite.name, cells=(ceilings, *references, *probes, *rows.values()))
 
 
+def _offered(stacks: Mapping[str, Stack]) -> list[str]:
+    return list(dict.fromkeys(method for stack in stacks.values() for method in stack.methods))
+
+
 def _reference_maker(stacks: Mapping[str, Stack], devices: Mapping[str, Device]) -> str:
     """Return the first stack; one that uses the GPU goes before one that does not, one with eager before others."""
     return min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
@@ -105,16 +106,10 @@ def _reference_maker(stacks: Mapping[str, Stack], devices: Mapping[str, Device])
 
 def _runs(request: Request, stacks: Mapping[str, Stack], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (method, stack), eager first, then as the stacks list them; stacks side by side within a method."""
-    offered = dict.fromkeys(method for stack in stacks.values() for method in stack.methods)
-    order = sorted(offered, key=lambda method: method != FIRST_METHOD)
-    for method in order:
-        if methods and method not in methods:
-            continue
-        if request.methods is not None and method not in request.methods:
-            continue
-        for name, stack in stacks.items():
-            if method in stack.methods:
-                yield method, name
+    for method in sorted(_offered(stacks), key=lambda method: method != FIRST_METHOD):
+        chosen = not methods or method in methods
+        if chosen and (request.methods is None or method in request.methods):
+            yield from ((method, name) for name, stack in stacks.items() if method in stack.methods)
 
 
 def _check_names(

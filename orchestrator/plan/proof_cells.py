@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.workload import GENERATING, ModelConfig, Weights, Workload, digest
@@ -42,7 +42,7 @@ def with_its_packages(
 
 def probe_workload(workload: Workload) -> Workload:
     """Return the tiny float32 workload that takes the same way through a method as `workload` does."""
-    own: dict[str, object] = {"iterations": 6, "warmup": 1, "batch": PROBE_BATCH, "sequence": 64}
+    own: dict[str, Any] = {"iterations": 6, "warmup": 1, "batch": PROBE_BATCH, "sequence": 64}
     if workload.benchmark == "forward":
         own.update(iterations=2, warmup=0, ids_below=PROBE_MODEL.vocabulary)
     elif workload.benchmark in GENERATING:
@@ -53,28 +53,17 @@ def probe_workload(workload: Workload) -> Workload:
         below = min(workload.ids_below or PROBE_MODEL.vocabulary, PROBE_MODEL.vocabulary)
         own.update(ids_below=below, learning_rate=workload.learning_rate, weight_decay=workload.weight_decay)
         own.update(shortest=10 if workload.shortest is not None else None)
-    return Workload.model_validate(
-        {
-            "benchmark": workload.benchmark,
-            "model": PROBE_MODEL,
-            "weights": Weights(source="probe"),
-            "dtype": "float32",
-            "seed": 0,
-            **own,
-        }
-    )
+    weights = Weights(source="probe")
+    return Workload(benchmark=workload.benchmark, model=PROBE_MODEL, weights=weights, dtype="float32", seed=0, **own)
 
 
 def probe_cells(rows: Sequence[Cell]) -> list[Cell]:
     """Return a probe for each stack, method, benchmark and device of `rows`, where not every row is its own."""
     found: dict[tuple[str, str, str, str], Cell] = {}
     for row in rows:
-        if is_own_probe(row.workload):
-            continue
-        found.setdefault(
-            probe_of(row),
-            row.model_copy(update={"workload": probe_workload(row.workload), "role": "probe", "rounds": 1}),
-        )
+        if not is_own_probe(row.workload):
+            probe = {"workload": probe_workload(row.workload), "role": "probe", "rounds": 1}
+            found.setdefault(probe_of(row), row.model_copy(update=probe))
     return list(found.values())
 
 
@@ -95,26 +84,14 @@ def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
         assert workload.weights is not None
         key = digest([workload.model.hashed(), workload.weights.hashed(), workload.dtype])
         groups.setdefault(key, {}).setdefault(workload.workload_id, workload)
-    return [
-        maker.model_copy(update={"workload": _reference(subjects), "role": "reference", "method": REFERENCE})
-        for group in groups.values()
-        for subjects in _parts(tuple(group.values()))
-    ]
-
-
-def _parts(subjects: tuple[Workload, ...]) -> list[tuple[Workload, ...]]:
-    return [subjects[start : start + SUBJECTS_AT_MOST] for start in range(0, len(subjects), SUBJECTS_AT_MOST)]
+    cells = []
+    for subjects in (tuple(group.values()) for group in groups.values()):
+        for start in range(0, len(subjects), SUBJECTS_AT_MOST):
+            workload = _reference(subjects[start : start + SUBJECTS_AT_MOST])
+            cells.append(maker.model_copy(update={"workload": workload, "role": "reference", "method": REFERENCE}))
+    return cells
 
 
 def _reference(subjects: tuple[Workload, ...]) -> Workload:
-    first = subjects[0]
-    return Workload(
-        benchmark="reference",
-        model=first.model,
-        weights=first.weights,
-        dtype=first.dtype,
-        seed=first.seed,
-        iterations=1,
-        warmup=0,
-        subjects=subjects,
-    )
+    of_all = {key: getattr(subjects[0], key) for key in ("model", "weights", "dtype", "seed")}
+    return Workload(benchmark="reference", **of_all, iterations=1, warmup=0, subjects=subjects)

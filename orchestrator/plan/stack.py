@@ -81,7 +81,7 @@ class Deviation(Frozen):
 
 
 class Stack(Frozen):
-    """One `stack.toml`. `folder` is where it was found and is no key of the file."""
+    """One `stack.toml`. `folder` is where it was found and is not a key of the file."""
 
     schema_version: Literal[1]
     name: str = Field(pattern="^[a-z0-9][a-z0-9_-]*$")

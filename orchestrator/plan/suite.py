@@ -238,7 +238,7 @@ class Suite:
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """Return the suite called so in `orchestrator/suites`, or the one in the file that is named."""
+    """Return the suite called so in `orchestrator/plan/suites`, or the one in the file that is named."""
     path = _find(name_or_path)
     file = validate(SuiteFile, read_toml(path), path)
     models = named_models()

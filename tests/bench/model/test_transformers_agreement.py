@@ -229,5 +229,5 @@ def test_no_tokenizer(tmp_path):
     assert find_tokenizer(str(tmp_path)) is None
     pytest.importorskip("sentencepiece")
     (tmp_path / "tokenizer.model").write_bytes(b"\nnonsense")
-    with pytest.raises(ValueError, match="no SentencePiece model"):
+    with pytest.raises(ValueError, match="not a SentencePiece model"):
         find_tokenizer(str(tmp_path))

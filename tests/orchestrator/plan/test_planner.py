@@ -102,7 +102,7 @@ def test_a_suites_methods_are_taken_where_a_stack_offers_them(tmp_path: Path) ->
 def test_the_same_cell_twice_is_refused_and_split_methods_are_not(tmp_path: Path) -> None:
     cell = "\n[[cells]]\nbenchmark = 'forward'\nmodel = 'tiny'\nbatch = 2\nsequence = 64\n"
     twice = load_suite(str(write_suite(tmp_path, SUITE + cell)))
-    with pytest.raises(UsageError, match=r"cells\[2\]: names forward eager@a of .*cells\[0\] once more; remove one"):
+    with pytest.raises(UsageError, match=r"cells\[2\]: names forward eager@a of .*cells\[0\] again; remove one"):
         make_plan(twice, STACKS, device="cpu")
     split = (
         SUITE.replace("batch = 2", 'batch = 2\nmethods = ["eager"]') + cell + "methods = ['inductor']\ntimeout_s = 9\n"
