@@ -18,7 +18,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.base.text import printable
-from orchestrator.report.words import GLOSSARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +58,7 @@ def render(content: Mapping[str, Any], drawers: Sequence[Mapping[str, Any]]) -> 
         style=Markup(style),  # noqa: S704 - this package's own files
         early=Markup(early),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        glossary=GLOSSARY,
+        glossary=content["glossary"],
         data=embedded(content),
         drawers=[embedded(drawer) for drawer in drawers],
     )

@@ -26,7 +26,7 @@ from orchestrator.report.columns import (
     speed,
 )
 from orchestrator.report.remarks import about_published, as_text, comparisons, figure_caveats, remarks, run_facts
-from orchestrator.report.words import better
+from orchestrator.report.words import GLOSSARY, better
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +80,7 @@ class Index:
             "rows": rows,
             "verdicts": _verdicts([pair.steady for _, pair in self.pairs]),
             "environments": list(environments),
+            "glossary": GLOSSARY,
         }
 
     def _title(self) -> str:

@@ -81,7 +81,7 @@ function openRow(row) {
 }
 
 function statusLine(row) {
-  const flags = row.flags.map((flag) => el("span", { class: `flag ${flag}` }, flag));
+  const flags = row.flags.map(flagNode);
   return [el("span", { class: `state ${row.status}` }, row.status), flags, row.reason ? ` ${row.reason}` : null];
 }
 

@@ -28,7 +28,7 @@ function lines([text, ...below] = [MISSING]) {
 const OUTCOMES = new Set(["faster", "slower", "same", "inconclusive"]);
 
 function headOf(columns) {
-  return el("tr", null, columns.map((column) => el("th", { scope: "col", class: column.name }, column.head)));
+  return el("tr", null, columns.map((column) => el("th", { scope: "col", class: column.name, title: meaningOf(column.head) }, column.head)));
 }
 
 function rowNode(row, columns) {
@@ -75,7 +75,7 @@ function statusCell(row) {
   const told = [some, row.reason || missing].filter(Boolean).join("; ");
   return [
     el("span", { class: `state ${row.status}` }, row.status),
-    row.flags.map((flag) => el("span", { class: `flag ${flag}` }, flag)),
+    row.flags.map(flagNode),
     told ? el("small", { title: told }, told) : null,
   ];
 }

