@@ -179,7 +179,7 @@ function compareChart(workload, found, shown, base) {
         words(x(ratio) + 6, y + 12, `${ratio.toFixed(2)}×`),
       );
     },
-    extra: unitLine(shortened(base.name, 80)),
+    extra: unitLine(shortened(base.name, 240)),
     axis: `times as fast as ${base.name}`,
   });
 }
