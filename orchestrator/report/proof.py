@@ -82,7 +82,7 @@ def prove(source: Source, records: tuple[Record, ...], pair: Pair | None) -> Pro
 
 
 def measured_all_the_same(pair: Pair) -> Section | None:
-    """Return the figures of rows that show no speed: they are no result, and for the terminal alone."""
+    """Return the figures of a row that shows no speed: not a result, and shown in the terminal alone."""
     if pair.steady.status == "ok" or pair.steady.figure.value is None:
         return None
     return section("Measured, but not shown as a speed", facts(*_measured(pair)))

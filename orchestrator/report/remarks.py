@@ -71,7 +71,7 @@ def run_facts(report: Report) -> list[tuple[str, list[str]]]:
     return [
         ("Ran on", sorted(filter(None, hardware)) or [MISSING]),
         ("Measured ceilings", list(dict.fromkeys(ceilings)) or ["none in this run"]),
-        ("Run", [f"{header.run_id}, begun {header.started_utc}"]),
+        ("Run", [f"{header.run_id}, started {header.started_utc}"]),
         ("Rounds", [f"{report.recorded} of {report.planned} recorded"]),
         ("Rows", [", ".join(f"{count} {status}" for status, count in statuses.most_common()) or "none"]),
         *([("Remark", [header.note])] if header.note else []),

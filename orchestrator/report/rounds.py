@@ -67,7 +67,7 @@ def checks(record: Record) -> list[Block | None]:
     """Return the checks one a line, the reference, and the fault that the error resembles."""
     proof = record.proof
     if proof is None:
-        return [text("There is no proof: the cell did not get that far.")]
+        return [text("There is no proof: the cell did not get this far.")]
     rows = [(c.status, c.name, _number(c.value), _number(c.limit), c.what) for c in proof.checks]
     blocks: list[Block | None] = [
         table(("", "check", "value", "limit", "what"), rows, numeric=(2, 3), state=0),

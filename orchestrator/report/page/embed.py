@@ -67,7 +67,7 @@ def render(content: Mapping[str, Any], drawers: Sequence[Mapping[str, Any]]) -> 
 def embedded(value: Any) -> Markup:
     """Return `value` as JSON that is the same text in HTML, whatever its strings hold.
 
-    Characters that steer a terminal or turn the direction of text become spaces; what is no number is null.
+    Characters that steer a terminal or turn the direction of text become spaces; what is not a number is null.
     """
     text = json.dumps(_clean(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character, escape in ESCAPES.items():

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 OPPOSITE = {"faster": "slower", "slower": "faster"}
 MOST_ROWS = 40
-"""Of one workload and method: more are no comparison that anybody reads, and pairs grow with the square."""
+"""Of one workload and method: nobody reads more comparisons, and their number grows with the square."""
 BELOW = {"checks": "ratio", "first": "even"}
-"""Columns whose cell stands below another's, for the page is narrow."""
+"""Columns whose cell stands below another's, because the page is narrow."""
 ELSEWHERE = ("steady", "note", "share", *BELOW.values())
 """The page draws these itself, for the protocol that its reader chose."""
 
@@ -227,7 +227,7 @@ def _memory(row: Row) -> dict[str, Any]:
 
 
 def _published_figure(figure: PublishedFigure) -> dict[str, Any]:
-    # What its authors called wrong is no speed here either; what they put in its place is.
+    # What its authors called wrong is not shown as a speed here either; what they put in its place is.
     value = figure.figure if figure.status == "ok" else None
     return {
         "method": figure.method,

@@ -145,7 +145,7 @@ function absent(section) {
   const without = ok.filter((row) => !row.groups).map((row) => row.legend);
   if (!without.length) return "";
   const whose = without.length === ok.length ? "these rows" : without.slice(0, 6).join(", ") + (without.length > 6 ? " and others" : "");
-  return el("p", { class: "absent" }, `No kernels were recorded of ${whose}.`);
+  return el("p", { class: "absent" }, `No kernels were recorded for ${whose}.`);
 }
 
 function redraw() {

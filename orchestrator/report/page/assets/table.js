@@ -72,10 +72,10 @@ function statusCell(row) {
   const [rounds, ok] = row.rounds;
   const some = rounds > 1 && ok < rounds ? `${ok} of ${rounds} rounds ok` : null;
   const missing = row.status === "ok" && row.steady.value === undefined ? row.steady.why : null;
-  const told = [some, row.reason || missing].filter(Boolean).join("; ");
+  const why = [some, row.reason || missing].filter(Boolean).join("; ");
   return [
     el("span", { class: `state ${row.status}` }, row.status),
     row.flags.map(flagNode),
-    told ? el("small", { title: told }, told) : null,
+    why ? el("small", { title: why }, why) : null,
   ];
 }

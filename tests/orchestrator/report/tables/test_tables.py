@@ -1,4 +1,4 @@
-"""The tables of a small run against golden files (UPDATE_GOLDEN=1 writes them anew), and what must stay out of them."""
+"""The tables of a small run against golden files (UPDATE_GOLDEN=1 writes them), and what must stay out of them."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_what_each_operator_was_dispatched_to_stands_below_the_table(tmp_path: P
         assert "dispatched" not in render_tables(run)
 
 
-def test_later_compiles_are_told(tmp_path: Path) -> None:
+def test_later_compiles_are_shown(tmp_path: Path) -> None:
     taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
     run = save_run(tmp_path, [record(samples=taken, compiles=compiled_in(0, 1))])
     assert "2 graphs compiled, 30.0 s for compiles in the warm-up" in render_tables(run)
@@ -210,7 +210,7 @@ def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
     assert "No cell has a record yet" in (run / "tables.md").read_text()
 
 
-def test_no_run_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"run\.json"):
         write_tables(tmp_path)
 
