@@ -21,7 +21,7 @@ from orchestrator.base.text import (
 )
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import not_fused, resembles
-from orchestrator.report.sections import Environment, Samples, code, facts, kept, section, shares, table, text
+from orchestrator.report.sections import Environment, Samples, code, facts, section, shares, table, text
 from orchestrator.report.source import read_log
 from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence
 
@@ -41,26 +41,25 @@ SHOWN_ELSEWHERE = ("graphs", "kernels")
 
 def round_sections(source: Source, record: Record) -> tuple[Section, ...]:
     """Return everything that a record says, in the order in which a reader asks."""
-    return kept(
-        [
-            section("Checks", *checks(record)),
-            _samples(record),
-            _rates(record),
-            _dispatch(record),
-            _compiles(record),
-            telemetry(record),
-            _output(record),
-            section("Phases", _phases(record), folded=True),
-            _record(record),
-            _what_ran(record),
-            section(
-                "Further detail",
-                facts(*((key, plain(value)) for key, value in record.detail.items() if key not in SHOWN_ELSEWHERE)),
-                folded=True,
-            ),
-            _log(source, record),
-        ]
+    found = (
+        section("Checks", *checks(record)),
+        _samples(record),
+        _rates(record),
+        _dispatch(record),
+        _compiles(record),
+        telemetry(record),
+        _output(record),
+        section("Phases", _phases(record), folded=True),
+        _record(record),
+        _what_ran(record),
+        section(
+            "Further detail",
+            facts(*((key, plain(value)) for key, value in record.detail.items() if key not in SHOWN_ELSEWHERE)),
+            folded=True,
+        ),
+        _log(source, record),
     )
+    return tuple(filter(None, found))
 
 
 def checks(record: Record) -> list[Block | None]:

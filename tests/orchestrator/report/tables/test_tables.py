@@ -18,6 +18,9 @@ from orchestrator.analysis.reduced_run import make_report
 from orchestrator.base.errors import UsageError
 from orchestrator.base.text import code, escape, shortened
 from orchestrator.records.record import Record
+from orchestrator.report.page.index import make_index
+from orchestrator.report.remarks import as_markdown, remarks
+from orchestrator.report.source import read_source
 from orchestrator.report.tables import FILES, markdown, render_tables, write_tables
 
 DEVIATION = {"package": "torch", "wanted": "2.2", "here": "2.13.0", "reason": "2.2 does not know this GPU"}
@@ -226,3 +229,45 @@ def test_text() -> None:
     assert code("a|b") == "a\\|b"
     assert shortened("abcdef", 4) == "ab …"
     assert shortened("abcd", 4) == "abcd"
+
+
+def test_csv_has_what_a_row_of_json_has(run: Path) -> None:
+    document = json.loads(render_tables(run, form="json"))
+    lines = list(csv.DictReader(io.StringIO(render_tables(run, form="csv"))))
+    assert len(lines) == len(document["rows"]) > 0
+    compared = 0
+    for row, line in zip(document["rows"], lines, strict=True):
+        row["environment"] = document["environments"].get(row["environment"])
+        row["workload"] = document["workloads"][row["workload_id"]]
+        for name, cell in line.items():
+            value = row
+            for part in name.split("."):
+                step = ("low", "high").index(part) if isinstance(value, list) else part
+                value = None if value is None else value[step]
+            if not isinstance(value, (list, dict)):
+                assert cell == ("" if value is None else str(value)), name
+                compared += value is not None
+    assert compared > 50 * len(lines) / 2
+
+
+def test_columns_are_there_whatever_a_run_has_seen(tmp_path: Path, run: Path) -> None:
+    bare = save_run(tmp_path / "bare", [record(status="crashed", reason="exit code 1", environment=None)])
+    heads = [render_tables(folder, form="csv").splitlines()[0] for folder in (run, bare, save_run(tmp_path / "no", []))]
+    assert len(set(heads)) == 1
+    assert {"figure.value", "figure.interval.low", "first_call.seconds", "evidence.checks.passed"} <= set(
+        heads[0].split(",")
+    )
+
+
+def test_the_page_has_the_tables_cells_and_remarks(run: Path) -> None:
+    report = make_report(run)
+    source = read_source(run)
+    content = make_index([source]).content([])
+    shown = [as_markdown(remark) for remark in remarks([(report, pair) for pair in report.pairs[:4]])]
+    assert len(shown) == len(content["workloads"][0]["remarks"]) > 8
+    page = markdown.render(report)
+    for line in shown:
+        assert f"- {line}\n" in page
+    for row in content["rows"]:
+        for key, (text, *_) in row["cells"].items():
+            assert text in page, key
