@@ -85,7 +85,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines = _by_text("Steady: ", [(row.figure.basis, row) for row in shown])
     lines += _by_text("As the note: ", [(row.figure.basis, row) for row in notes if row.headline is not None])
     if any(row.figure.interval_kind == "within-process" for row in shown):
-        lines.append(("One round: within-process interval, which knows nothing of how processes differ.",))
+        lines.append(("One round: the interval is within one process and does not include how processes differ.",))
     lines += [(Name(row.name), f": {facts}.") for row in steady if (facts := _facts(row))]
     lines += [(Name(row.name), f" dispatched {what}.") for row in steady if (what := _dispatched(row))]
     lines += _unproved(steady)

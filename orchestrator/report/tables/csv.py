@@ -1,4 +1,4 @@
-"""The rows as CSV for a spreadsheet: one line for each row and protocol, full precision, an unknown value empty.
+"""The rows as CSV for a spreadsheet: one line for each row and protocol, full precision, unknown is empty.
 
 Columns are named as in the rows of tables.json: `figure.value`; an interval has a `.low` and a `.high`.
 """

@@ -175,7 +175,7 @@ def _interval(row: Row, marks: Marks) -> str:
     level = f"{int((row.figure.interval_level or LEVEL) * 100)} %"
     what = f"interval at {level}, {counted(row.rounds_ok, 'round')}"
     if row.figure.interval_kind == "within-process":
-        what = f"interval at {level} of one process, which knows nothing of how processes differ"
+        what = f"interval at {level} within one process, which does not include how processes differ"
     return escape(between(*row.figure.interval)) + marks(what)
 
 

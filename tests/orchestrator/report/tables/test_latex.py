@@ -64,7 +64,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert commands(text) <= OURS
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     assert r"eager & 0.6413 & {[}0.6400, 0.6440{]}\textsuperscript{" in text
-    assert "of one process, which knows nothing of how processes differ." in text, "written once, in the caption"
+    assert "within one process, which does not include how processes differ." in text, "written once, in the caption"
     assert re.search(r"^thunder(\\textsuperscript{\w})* & \\multicolumn\{7\}\{l\}\{incorrect: ", text, re.MULTILINE)
     assert "0.4503" not in next(line for line in text.splitlines() if line.startswith("thunder"))
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
