@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 EAGER = "eager"
+NOT_FASTER = "it is not faster than eager"
 
 ProbeKey = tuple[str, str, str, str]
 """benchmark, method, stack, device"""
@@ -74,7 +75,7 @@ def break_even(row: Row, eager: Row) -> BreakEven:
     if mine is None or others is None or first is None or eager_first is None:
         return never("the first call or the speed is not known")
     if mine >= others:
-        return never("it is no faster than eager")
+        return never(NOT_FASTER)
     if first <= eager_first:
         return BreakEven(count=0, of=of, reason="its first call and compiles take no longer than eager's")
     return BreakEven(count=math.ceil((first - eager_first) / (others - mine)), of=of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.analysis.beside import NOT_FASTER
 from orchestrator.analysis.protocol import unit_of
 from orchestrator.analysis.statistics import LEVEL
 from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, percent, significant
@@ -131,7 +132,7 @@ def break_even(row: Row) -> str:
     """Return after how many passes, tokens or steps the first call and later compiles have paid off."""
     even = row.break_even
     if even is None or even.count is None:
-        return "never" if even is not None and even.reason == "it is no faster than eager" else MISSING
+        return "never" if even is not None and even.reason == NOT_FASTER else MISSING
     plural = "" if even.count == 1 else "es" if even.of == "pass" else "s"
     return f"{even.count:,} {even.of}{plural}"
 

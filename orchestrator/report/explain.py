@@ -10,7 +10,7 @@ from orchestrator.records.find import _probe_prefix, find_records
 from orchestrator.records.record import is_row
 from orchestrator.records.store import read_record, record_files
 from orchestrator.report.proof import measured_all_the_same, prove
-from orchestrator.report.sections import INDENT, kept
+from orchestrator.report.sections import INDENT
 from orchestrator.report.source import read_source
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ def explain(run_folder: Path, cell: str) -> str:
     pair = next((pair for pair in source.report.pairs if pair.steady.cell_id == records[-1].cell_id), None)
     proof = prove(source, records, pair)
     shown: dict[Section, int] = {}
+    measured = measured_all_the_same(pair) if pair else None
     parts = [
         [proof.title, proof.about],
-        *(found.lines() for found in (*proof.top, *kept([measured_all_the_same(pair)] if pair else []))),
+        *(found.lines() for found in (*proof.top, *([measured] if measured else []))),
         *(lines for one in proof.rounds for lines in _round(one, shown)),
         *(found.lines() for found in proof.bottom),
     ]

@@ -11,7 +11,7 @@ from orchestrator.records.record import is_row
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import break_even, first_call, later_compiles
 from orchestrator.report.rounds import checks, round_sections
-from orchestrator.report.sections import code, facts, kept, section, text
+from orchestrator.report.sections import code, facts, section, text
 from orchestrator.report.words import command, loss_advice, reproduction, sentence, taint_note, warnings
 
 if TYPE_CHECKING:
@@ -67,22 +67,25 @@ def prove(source: Source, records: tuple[Record, ...], pair: Pair | None) -> Pro
     return Proof(
         title=f"{of}{last.workload.benchmark} {last.method}@{last.stack}",
         about=f"cell {last.cell_id}, workload {last.workload_id}, {counted(count, 'round')}",
-        top=kept([_figures(pair), _beside(pair.steady)] if pair else []),
+        top=tuple(filter(None, (_figures(pair), _beside(pair.steady)) if pair else ())),
         rounds=tuple(
             RoundProof(r.round, r.status, r.flags, r.reason, r.started_utc, round_sections(source, r)) for r in records
         ),
-        bottom=kept(
-            [
-                _probe(source, pair.steady) if pair else None,
-                section("Workload", _workload(last), folded=True),
-                section("Run it again", *again),
-            ]
+        bottom=tuple(
+            filter(
+                None,
+                [
+                    _probe(source, pair.steady) if pair else None,
+                    section("Workload", _workload(last), folded=True),
+                    section("Run it again", *again),
+                ],
+            )
         ),
     )
 
 
 def measured_all_the_same(pair: Pair) -> Section | None:
-    """Return the figures of rows that show no speed: they are no result, and for the terminal alone."""
+    """Return the figures of a row that shows no speed: not a result, and shown in the terminal alone."""
     if pair.steady.status == "ok" or pair.steady.figure.value is None:
         return None
     return section("Measured, but not shown as a speed", facts(*_measured(pair)))

@@ -71,7 +71,7 @@ def run_facts(report: Report) -> list[tuple[str, list[str]]]:
     return [
         ("Ran on", sorted(filter(None, hardware)) or [MISSING]),
         ("Measured ceilings", list(dict.fromkeys(ceilings)) or ["none in this run"]),
-        ("Run", [f"{header.run_id}, begun {header.started_utc}"]),
+        ("Run", [f"{header.run_id}, started {header.started_utc}"]),
         ("Rounds", [f"{report.recorded} of {report.planned} recorded"]),
         ("Rows", [", ".join(f"{count} {status}" for status, count in statuses.most_common()) or "none"]),
         *([("Remark", [header.note])] if header.note else []),
@@ -85,7 +85,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines = _by_text("Steady: ", [(row.figure.basis, row) for row in shown])
     lines += _by_text("As the note: ", [(row.figure.basis, row) for row in notes if row.headline is not None])
     if any(row.figure.interval_kind == "within-process" for row in shown):
-        lines.append(("One round: within-process interval, which knows nothing of how processes differ.",))
+        lines.append(("One round: the interval is within one process and does not include how processes differ.",))
     lines += [(Name(row.name), f": {facts}.") for row in steady if (facts := _facts(row))]
     lines += [(Name(row.name), f" dispatched {what}.") for row in steady if (what := _dispatched(row))]
     lines += _unproved(steady)

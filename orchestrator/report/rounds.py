@@ -22,7 +22,7 @@ from orchestrator.base.text import (
 )
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import not_fused, resembles
-from orchestrator.report.sections import Environment, Samples, code, facts, kept, section, shares, table, text
+from orchestrator.report.sections import Environment, Samples, code, facts, section, shares, table, text
 from orchestrator.report.source import read_log
 from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence
 
@@ -42,33 +42,32 @@ SHOWN_ELSEWHERE = ("graphs", "kernels")
 
 def round_sections(source: Source, record: Record) -> tuple[Section, ...]:
     """Return everything that a record says, in the order in which a reader asks."""
-    return kept(
-        [
-            section("Checks", *checks(record)),
-            _samples(record),
-            _rates(record),
-            _dispatch(record),
-            _compiles(record),
-            telemetry(record),
-            _output(record),
-            section("Phases", _phases(record), folded=True),
-            _record(record),
-            _what_ran(record),
-            section(
-                "Further detail",
-                facts(*((key, plain(value)) for key, value in record.detail.items() if key not in SHOWN_ELSEWHERE)),
-                folded=True,
-            ),
-            _log(source, record),
-        ]
+    found = (
+        section("Checks", *checks(record)),
+        _samples(record),
+        _rates(record),
+        _dispatch(record),
+        _compiles(record),
+        telemetry(record),
+        _output(record),
+        section("Phases", _phases(record), folded=True),
+        _record(record),
+        _what_ran(record),
+        section(
+            "Further detail",
+            facts(*((key, plain(value)) for key, value in record.detail.items() if key not in SHOWN_ELSEWHERE)),
+            folded=True,
+        ),
+        _log(source, record),
     )
+    return tuple(filter(None, found))
 
 
 def checks(record: Record) -> list[Block | None]:
     """Return the checks one a line, the reference, and the fault that the error resembles."""
     proof = record.proof
     if proof is None:
-        return [text("There is no proof: the cell did not get that far.")]
+        return [text("There is no proof: the cell did not get this far.")]
     rows = [(c.status, c.name, _number(c.value), _number(c.limit), c.what) for c in proof.checks]
     blocks: list[Block | None] = [
         table(("", "check", "value", "limit", "what"), rows, numeric=(2, 3), state=0),

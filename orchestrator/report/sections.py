@@ -131,11 +131,6 @@ def section(title: str, *blocks: Block | None, folded: bool = False) -> Section 
     return Section(title, kept, folded) if kept else None
 
 
-def kept(sections: Iterable[Section | None]) -> tuple[Section, ...]:
-    """Return the sections that are there."""
-    return tuple(found for found in sections if found is not None)
-
-
 def facts(*pairs: tuple[str, Any]) -> Facts | None:
     """Return labels with their values; what is not known (null) is left out."""
     known = tuple((label, str(value)) for label, value in pairs if value is not None)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOG_LINES = 60
 LOG_CHARACTERS = 6_000
 LOG_SLACK_BYTES = 4_096
-"""What the store puts where it left out the middle of a long log."""
+"""Room for the line that the store puts where it left out the middle of a long log."""
 
 
 @dataclass(frozen=True)

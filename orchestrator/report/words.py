@@ -16,38 +16,38 @@ if TYPE_CHECKING:
 
 
 GLOSSARY = {
-    "steady": "The first call and the warm-up apart; the median of the rounds' medians with its 99 % interval (at the "
-    "level that is named, where the samples are too few for 99 %).",
+    "steady": "Without the first call and the warm-up: the median of the rounds' medians with its 99 % interval (at "
+    "the level that is named, where the samples are too few for 99 %).",
     "against eager": "How many times as fast as eager on the same stack, with the 99 % interval (Welch's, of the "
     "logarithms of the rounds' medians) and the verdict: faster, slower, same (the whole interval within ±1 %), or "
     "inconclusive (fewer than five rounds a side, or an interval that is wider than that and holds 1).",
-    "checks": "Passed of all, on the very callable that was timed, after timing. Tolerances are relative to what eager "
-    "in the same precision shows against the same reference.",
+    "checks": "How many of all passed, on the very callable that was timed, after timing. Tolerances are relative to "
+    "what eager in the same precision shows against the same reference.",
     "reference": "The output that the same weights and inputs give in float32 (tiny models: float64), computed once "
     "in each run.",
     "probe": "A tiny model in float32 with weights on which faults stand out. Each method runs it through the same "
     "code; a method that is wrong there is incorrect in its rows.",
-    "error ÷ eager's": "Distance from the reference over the distance of eager on the stack that made it. Right "
-    "methods are near 1; for eager on another stack it is how far the stacks differ.",
-    "as the note": "The same samples as the Lit-GPT note of November 2023 computed its figures from them: by the "
-    "samples' numbers (the best of the first ten, the mean of samples 6 to 50), whatever is in them.",
+    "error ÷ eager's": "The output's distance from the reference over the distance of eager on the stack that made "
+    "it. Right methods are near 1; for eager on another stack it is how far the stacks differ.",
+    "as the note": "Figures computed from the same samples as the Lit-GPT note of November 2023 computed its own: by "
+    "the samples' numbers (the best of the first ten, the mean of samples 6 to 50), whatever is in them.",
     "peak GB": "1e9 bytes: of the whole process, never reset; steady: from the end of the warm-up on; reserved: what "
     "the allocator held of the device. A CUDA graph's own memory is in the last and not in the steady peak.",
     "first call": "Compilation included. Cold: with an empty compile cache; warm: a second process over the same "
     "cache. Of several rounds the median of the cold ones, and of the warm ones where there was no such second "
     "process. Partly warm: over a cache that lacked something.",
-    "pays off after": "So many passes, tokens or steps until the extra time of the first call, and of compiles in the "
-    "warm-up, is made up for against eager; of the cold rounds where there are any.",
+    "pays off after": "The number of passes, tokens or steps until the extra time of the first call, and of compiles "
+    "in the warm-up, is made up for against eager; from the cold rounds where there are any.",
     "of the ceiling": "The least time that the work can take at the rates measured on this device in this run, over "
     "the time that it took; compute or memory, whichever bounds more tightly.",
     "incorrect": "A check failed, or the output was not finite: the row shows no speed.",
     "unchecked": "A check of the row, or of its method on the probe, could not be made; the reason stands below the "
     "table.",
     "not_fused": "Kernels that the method promises were not seen.",
-    "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by more "
-    "than 1 % and more than their noise.",
-    "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples are "
-    "marked and never dropped.",
+    "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by "
+    "more than 1 % and more than their noise.",
+    "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples "
+    "are marked and never dropped.",
 }
 """What stands in tables.md and on the page, in words for readers from the field. README says no more of these."""
 LOSS_DIGITS = 2
@@ -69,7 +69,7 @@ def glossary_in_markdown() -> str:
 
 
 def warnings(row: Row) -> list[str]:
-    """Return a line for each thing about the row's samples that a person should know before trusting the figure."""
+    """Return a line for each thing about the row's samples that a reader should know before trusting the figure."""
     lines = []
     if row.evidence.first_off is not None:
         lines.append(f"{first_is_off(row.evidence.first_off)}: raise `warmup` in the suite")
@@ -83,12 +83,13 @@ def warnings(row: Row) -> list[str]:
         )
     if row.one_compile:
         lines.append(
-            "its rounds share a compile cache, so that the interval knows nothing of how compiles differ (one that "
-            "tunes by measuring finds another kernel each time): leave `--cache shared` out to have that in it"
+            "its rounds share a compile cache, so the interval does not include how compiles differ (a compiler that "
+            "tunes by measuring finds another kernel each time): leave out `--cache shared` to include it"
         )
     if len(row.gpus) > 1:
         lines.append(
-            f"its rounds ran on {len(row.gpus)} GPUs, whose difference is in the interval: run it with `--fresh` on one"
+            f"its rounds ran on {len(row.gpus)} GPUs, and the interval includes how they differ: "
+            "run it with `--fresh` on one"
         )
     if row.evidence.host_load is not None and row.evidence.host_load.taken >= NOTABLE:
         took = load_in_words(row.evidence.host_load)

@@ -55,18 +55,19 @@ def browser() -> Iterator[Any]:
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     """Open a file in a window of its own; afterwards nothing may have been complained of or asked of any network."""
     contexts: list[Any] = []
-    told: list[str] = []
+    complaints: list[str] = []
 
     def opened(path: Path, *, mark: str = "", wide: int = 1440, high: int = 900, **options: Any) -> Any:
         context = browser.new_context(viewport={"width": wide, "height": high}, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)
-        page.on("console", lambda message: told.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: told.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (told.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on(
-            "request", lambda request: None if request.url.startswith(("file:", "data:")) else told.append(request.url)
+            "request",
+            lambda request: None if request.url.startswith(("file:", "data:")) else complaints.append(request.url),
         )
         page.goto(path.as_uri() + mark)
         page.wait_for_selector("html[data-ready]", state="attached")
@@ -75,4 +76,4 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     yield opened
     for context in contexts:
         context.close()
-    assert told == []
+    assert complaints == []

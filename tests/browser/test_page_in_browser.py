@@ -77,8 +77,8 @@ def test_first_calls_by_layers_lead_to_their_rows(pages: dict[str, Path], visit:
     draw_all(page)
     charts = page.locator(".chart", has_text="First call by layers")
     assert charts.count() == 4, "one beside each of the four workloads"
-    told = charts.first.locator("svg[role=img]").get_attribute("aria-label")
-    assert "9.00 s at 2, 36.0 s at 8, 72.0 s at 16, 144 s at 32" in told
+    found = charts.first.locator("svg[role=img]").get_attribute("aria-label")
+    assert "9.00 s at 2, 36.0 s at 8, 72.0 s at 16, 144 s at 32" in found
     assert "Measured on 2 GPUs, whose hosts" in charts.first.inner_text()
     line = charts.first.locator("svg[role=img] path.line").get_attribute("d")
     assert (line.count("M"), line.count("L")) == (2, 2), "between two GPUs there is no line"

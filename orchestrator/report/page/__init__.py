@@ -22,7 +22,7 @@ PAGE_FILE = "report.html"
 def write_page(folders: Sequence[Path], output: Path) -> int:
     """Write the page of the runs in `folders` to `output`, whole or not at all; return its size in bytes.
 
-    A folder that is no run is a UsageError; a record that is none is left out, and the page says so.
+    A folder that is not a run is a UsageError; a file that is not a record is left out, and the page says so.
     """
     text = render_page(folders)
     write_text(output, text)

@@ -18,7 +18,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.base.text import printable
-from orchestrator.report.words import GLOSSARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +58,7 @@ def render(content: Mapping[str, Any], drawers: Sequence[Mapping[str, Any]]) -> 
         style=Markup(style),  # noqa: S704 - this package's own files
         early=Markup(early),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        glossary=GLOSSARY,
+        glossary=content["glossary"],
         data=embedded(content),
         drawers=[embedded(drawer) for drawer in drawers],
     )
@@ -68,7 +67,7 @@ def render(content: Mapping[str, Any], drawers: Sequence[Mapping[str, Any]]) -> 
 def embedded(value: Any) -> Markup:
     """Return `value` as JSON that is the same text in HTML, whatever its strings hold.
 
-    Characters that steer a terminal or turn the direction of text become spaces; what is no number is null.
+    Characters that steer a terminal or turn the direction of text become spaces; what is not a number is null.
     """
     text = json.dumps(_clean(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character, escape in ESCAPES.items():

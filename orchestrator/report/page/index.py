@@ -26,7 +26,7 @@ from orchestrator.report.columns import (
     speed,
 )
 from orchestrator.report.remarks import about_published, as_text, comparisons, figure_caveats, remarks, run_facts
-from orchestrator.report.words import better
+from orchestrator.report.words import GLOSSARY, better
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 OPPOSITE = {"faster": "slower", "slower": "faster"}
 MOST_ROWS = 40
-"""Of one workload and method: more are no comparison that anybody reads, and pairs grow with the square."""
+"""Of one workload and method: nobody reads more comparisons, and their number grows with the square."""
 BELOW = {"checks": "ratio", "first": "even"}
-"""Columns whose cell stands below another's, for the page is narrow."""
+"""Columns whose cell stands below another's, because the page is narrow."""
 ELSEWHERE = ("steady", "note", "share", *BELOW.values())
 """The page draws these itself, for the protocol that its reader chose."""
 
@@ -80,6 +80,7 @@ class Index:
             "rows": rows,
             "verdicts": _verdicts([pair.steady for _, pair in self.pairs]),
             "environments": list(environments),
+            "glossary": GLOSSARY,
         }
 
     def _title(self) -> str:
@@ -226,7 +227,7 @@ def _memory(row: Row) -> dict[str, Any]:
 
 
 def _published_figure(figure: PublishedFigure) -> dict[str, Any]:
-    # What its authors called wrong is no speed here either; what they put in its place is.
+    # What its authors called wrong is not shown as a speed here either; what they put in its place is.
     value = figure.figure if figure.status == "ok" else None
     return {
         "method": figure.method,

@@ -98,12 +98,12 @@ def difference_lines(groups: Sequence[tuple[str, Sequence[Difference]]]) -> list
     return lines
 
 
-def speedup(told: Verdict | None) -> str:
+def speedup(verdict: Verdict | None) -> str:
     """Return the ratio of speeds with its interval."""
-    if told is None or told.speedup is None:
+    if verdict is None or verdict.speedup is None:
         return MISSING
-    text = f"{significant(told.speedup, RATIO_DIGITS)}×"  # noqa: RUF001  (times)
-    return text if told.speedup_interval is None else f"{text} {between(*told.speedup_interval, RATIO_DIGITS)}"
+    text = f"{significant(verdict.speedup, RATIO_DIGITS)}×"  # noqa: RUF001  (times)
+    return text if verdict.speedup_interval is None else f"{text} {between(*verdict.speedup_interval, RATIO_DIGITS)}"
 
 
 def _line(cell: CellComparison) -> tuple[str, ...]:
@@ -127,14 +127,14 @@ def _figure(entry: Entry | None) -> str:
 
 
 def _flags(cell: CellComparison) -> str:
-    told: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for side, entry in (("A", cell.a), ("B", cell.b)):
         # Where nothing was computed there was nothing to check.
         if entry is not None and entry.figure is not None:
             for flag in entry.flags:
                 if flag not in QUIET_FLAGS:
-                    told.setdefault(flag, []).append(side)
-    return "; ".join(f"{' and '.join(sides)} {flag}" for flag, sides in told.items())
+                    found.setdefault(flag, []).append(side)
+    return "; ".join(f"{' and '.join(sides)} {flag}" for flag, sides in found.items())
 
 
 def _below(comparison: Comparison) -> list[str]:
@@ -149,9 +149,9 @@ def _below(comparison: Comparison) -> list[str]:
         groups.setdefault(tuple(where), []).append(difference)
     lines += difference_lines([(f"A / B differ in {_where(at, both)}", found) for at, found in groups.items()])
     if comparison.mean is not None:
-        told = comparison.mean.verdict
+        mean = comparison.mean.verdict
         lines.append(
-            f"geometric mean of {comparison.mean.cells} cells: B is {speedup(told)} as fast as A: {told.outcome}"
+            f"geometric mean of {comparison.mean.cells} cells: B is {speedup(mean)} as fast as A: {mean.outcome}"
         )
     counts = Counter(cell.result for cell in comparison.cells)
     found = ", ".join(f"{count} {result}" for result, count in counts.most_common())
@@ -160,7 +160,9 @@ def _below(comparison: Comparison) -> list[str]:
         mine, others = stacks
         lines.append(f"the stacks' names differ, the work and the methods do not: compare A:@{mine} B:@{others}")
     if comparison.protocol == "note":
-        lines.append("figures of both sides are reckoned as the note did; published ones have no rounds, so no verdict")
+        lines.append(
+            "figures of both sides are computed as in the note; published ones have no rounds, so there is no verdict"
+        )
     return lines
 
 
@@ -188,13 +190,13 @@ def _names(cell: CellComparison) -> str:
     return " / ".join(dict.fromkeys(entry.name for entry in (cell.a, cell.b) if entry is not None))
 
 
-def _ratio_facts(told: Verdict | None) -> dict[str, object]:
+def _ratio_facts(verdict: Verdict | None) -> dict[str, object]:
     return {
-        "time_ratio": told.ratio if told else None,
-        "time_ratio_interval": told.interval if told else None,
-        "speedup": told.speedup if told else None,
-        "speedup_interval": told.speedup_interval if told else None,
-        "interval_level": told.level if told and told.interval else None,
+        "time_ratio": verdict.ratio if verdict else None,
+        "time_ratio_interval": verdict.interval if verdict else None,
+        "speedup": verdict.speedup if verdict else None,
+        "speedup_interval": verdict.speedup_interval if verdict else None,
+        "interval_level": verdict.level if verdict and verdict.interval else None,
     }
 
 

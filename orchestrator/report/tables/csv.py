@@ -1,4 +1,4 @@
-"""The rows as CSV for a spreadsheet: one line for each row and protocol, full precision, an unknown value empty.
+"""The rows as CSV for a spreadsheet: one line for each row and protocol, full precision, unknown is empty.
 
 Columns are named as in the rows of tables.json: `figure.value`; an interval has a `.low` and a `.high`.
 """
@@ -85,7 +85,7 @@ class Part:
 
 
 def _shape(model: type[BaseModel], left_out: Mapping[str, Any]) -> Tree:
-    """Return the columns of a model, by its JSON Schema; a list of objects is no cell and is left out."""
+    """Return the columns of a model, by its JSON Schema; a list of objects does not fit a cell and is left out."""
     schema = model.model_json_schema(mode="serialization")
     return _tree(schema, schema.get("$defs", {}), left_out)
 

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 def as_text(lines: Sequence[Line]) -> str:
     """Return an aligned table: each line's newest figures by day, and the newest against the one before."""
     if not lines:
-        return "no row that is ok"
+        return "no row is ok"
     rows = [("cell", "workload", "device", "runs", "newest", "against the one before", "by day (rounds)")]
     for line in lines:
-        told = line.verdict
-        ratio = MISSING if told is None or told.speedup is None else f"{significant(told.speedup)}× {told.outcome}"  # noqa: RUF001
+        verdict = line.verdict
+        ratio = MISSING
+        if verdict is not None and verdict.speedup is not None:
+            ratio = f"{significant(verdict.speedup)}× {verdict.outcome}"  # noqa: RUF001
         shown = line.points[-POINTS_SHOWN:]
         days = ", ".join(f"{_day(point)} {significant(point.figure)} ({len(point.round_seconds)})" for point in shown)
         more = "… " if len(shown) < len(line.points) else ""

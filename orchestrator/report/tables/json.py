@@ -71,7 +71,7 @@ def _by_name(
 
 
 def _lines(value: Any) -> str:
-    """Return JSON with a line for each element of a list: it reads and compares well, and is quickly made."""
+    """Return JSON with a line for each element of a list: easy to read and compare, and quick to make."""
     if isinstance(value, list) and value:
         return (
             "[\n" + ",\n".join(element if isinstance(element, Ready) else _dump(element) for element in value) + "\n]"

@@ -1,6 +1,6 @@
 """The tables for a paper: one LaTeX table for each benchmark and workload, narrow enough for a column of text.
 
-What is long and stands in many cells is told once, in the caption, and has a letter in the cells.
+What is long and stands in many cells is written once, in the caption, and has a letter in the cells.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SPECIAL = {
 def render(report: Report, protocol: Protocol | None = None) -> str:
     """Return the tables; the figures are those of `protocol` (steady where null)."""
     rows = [pair.note if protocol == "note" else pair.steady for pair in _ordered(report, protocol)]
-    head = f"% run {report.header.run_id}, suite {report.header.suite}, begun {report.header.started_utc}"
+    head = f"% run {report.header.run_id}, suite {report.header.suite}, started {report.header.started_utc}"
     parts = [_comment(head), "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}, \\usepackage{textcomp}"]
     for _, group in groupby(rows, key=lambda row: row.workload_id):
         parts.append(_table(list(group)))
@@ -97,7 +97,7 @@ def _ordered(report: Report, protocol: Protocol | None) -> Sequence[Pair]:
 
 
 class Marks:
-    """Letters that stand raised in a table for texts that its caption tells once."""
+    """Letters that stand raised in a table for texts that its caption has once."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -108,7 +108,7 @@ class Marks:
             self.texts.append(text)
         return rf"\textsuperscript{{{_letter(self.texts.index(text))}}}"
 
-    def told(self) -> str:
+    def legend(self) -> str:
         """Return what the letters stand for."""
         return " ".join(f"({_letter(number)}) {text}." for number, text in enumerate(self.texts))
 
@@ -150,7 +150,7 @@ def _caption(rows: Sequence[Row], stacks: Sequence[str], marks: Marks) -> str:
     parts = [
         f"{first.benchmark}: {describe(first.workload)}; {better(first.benchmark)} is better.",
         f"On {where}.",
-        marks.told(),
+        marks.legend(),
     ]
     return " ".join(part for part in parts if part)
 
@@ -175,7 +175,7 @@ def _interval(row: Row, marks: Marks) -> str:
     level = f"{int((row.figure.interval_level or LEVEL) * 100)} %"
     what = f"interval at {level}, {counted(row.rounds_ok, 'round')}"
     if row.figure.interval_kind == "within-process":
-        what = f"interval at {level} of one process, which knows nothing of how processes differ"
+        what = f"interval at {level} within one process, which does not include how processes differ"
     return escape(between(*row.figure.interval)) + marks(what)
 
 

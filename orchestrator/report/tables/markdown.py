@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 REASON_LENGTH = 300
 SHORT_HASH = 12
+WHERE_EXPLAINED = (
+    "Columns and flags, and the words note, reference, probe and drift, are explained [at the end](#how-to-read-this)."
+)
 
 
 def render(report: Report, protocol: Protocol | None = None) -> str:
@@ -58,7 +61,7 @@ def grid(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[i
 def _head(report: Report) -> str:
     facts = [(name, "<br>".join(map(escape, lines))) for name, lines in run_facts(report)]
     unfinished = [] if report.header.finished_utc else ["**The run was not finished.**"]
-    return "\n\n".join([grid(("", ""), facts, left=(0, 1)), *unfinished])
+    return "\n\n".join([grid(("", ""), facts, left=(0, 1)), *unfinished, WHERE_EXPLAINED])
 
 
 def _heading(workload: Workload) -> str:

@@ -83,7 +83,7 @@ def test_break_even() -> None:
     assert break_even(row) == "200 passes"
     row = row_of([*rounds("inductor", 400.0, first=62_000.0), *eager])
     assert row.break_even is not None
-    assert (row.break_even.count, row.break_even.reason) == (None, "it is no faster than eager")
+    assert (row.break_even.count, row.break_even.reason) == (None, "it is not faster than eager")
     assert break_even(row) == "never"
     row = row_of([*rounds("inductor", 100.0, first=500.0), *eager])
     assert row.break_even is not None
@@ -91,7 +91,7 @@ def test_break_even() -> None:
     # A start that is quicker than eager's is soon lost again by a row that is slower.
     row = row_of([*rounds("inductor", 500.0, first=500.0), *eager])
     assert row.break_even is not None
-    assert (row.break_even.count, row.break_even.reason) == (None, "it is no faster than eager")
+    assert (row.break_even.count, row.break_even.reason) == (None, "it is not faster than eager")
 
 
 def test_break_even_counts_every_compile_that_is_not_in_the_speed() -> None:

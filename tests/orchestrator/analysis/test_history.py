@@ -104,7 +104,7 @@ def test_a_wrong_row_has_no_line_whatever_it_says(tmp_path: Path) -> None:
     failed = proof(0.3, check("causality", "failed"))
     saved(tmp_path / "r", "20261101-100000-note", rounds(1.0, "2026-11-01", proof=failed))
     assert history(tmp_path / "r") == []
-    assert as_text([]) == "no row that is ok"
+    assert as_text([]) == "no row is ok"
 
 
 @pytest.mark.parametrize(("found", "lines"), [("passed", 1), ("failed", 0)])
@@ -145,4 +145,4 @@ def test_the_command(results: Path, capsys: Any) -> None:
     assert run([*words, "--since", "x"]) == 4
     assert capsys.readouterr().err.count("\n") == 1
     assert run(["history", "--results", str(results / "none")]) == 0
-    assert capsys.readouterr().out == "no row that is ok\n"
+    assert capsys.readouterr().out == "no row is ok\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.base.text import between, counted, gigabytes, milliseconds, percent, scaled, significant
+from orchestrator.base.text import aligned, between, counted, gigabytes, milliseconds, percent, scaled, significant
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,12 @@ def test_units() -> None:
     assert scaled(12.0, "B") == "12.0 B"
     assert counted(1, "round") == "1 round"
     assert counted(0, "round") == "0 rounds"
+
+
+def test_aligned() -> None:
+    rows = [("cell", "s"), ("a\x1b[2J\nlong  name", "1.5"), ("b", "10")]
+    assert aligned(rows, right=(1,)) == [
+        "cell               s",
+        "a [2J long name  1.5",
+        "b                 10",
+    ]

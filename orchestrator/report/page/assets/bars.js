@@ -23,8 +23,8 @@ function lanes(rows, width) {
   };
 }
 
-// `scale` makes the axis in the room that the names leave, `draw` a row's line, `says` a row's words for who cannot see.
-function laneChart(rows, width, { title, about, says, told, top = 4, right = 10, scale, ticks = 4, draw, extra, axis, format, below }) {
+// `scale` makes the axis in the room that the names leave, `draw` a row's line, `says` and `each` the words for readers who cannot see the picture.
+function laneChart(rows, width, { title, about, says, each, top = 4, right = 10, scale, ticks = 4, draw, extra, axis, format, below }) {
   const shown = rows.slice(0, MOST_BARS);
   const lane = lanes(shown, width);
   const bottom = top + shown.length * lane.height + 4;
@@ -32,7 +32,7 @@ function laneChart(rows, width, { title, about, says, told, top = 4, right = 10,
   return chart(
     title, about && about + capped(rows, MOST_BARS),
     picture(
-      width, bottom + AXIS_HEIGHT, `${says}: ${shown.map(told).join(", ")}`,
+      width, bottom + AXIS_HEIGHT, `${says}: ${shown.map(each).join(", ")}`,
       ticks && xGrid(x, top, bottom, ticks),
       shown.map((row, n) => draw(row, lane.bar(n, top), x, lane)),
       shown.map((row, n) => lane.name(row, n, top)),
@@ -69,7 +69,7 @@ function shareBars(workload, rows, width) {
     title: "Against the ceiling",
     about: `Share of what this device was measured to do in the same run, ${protocolName()}; longer is better.`,
     says: "Share of the ceiling",
-    told: (row) => `${row.legend} ${speedOf(row).shareText || "no share"}`,
+    each: (row) => `${row.legend} ${speedOf(row).shareText || "no share"}`,
     top: 18,
     scale: (from, to, shown) => linear(0, Math.max(1, ...shown.map((row) => shareOf(row) || 0)), from, to),
     draw: (row, y, x) => shareBar(workload, row, x, y),
@@ -110,7 +110,7 @@ function speedBars(workload, rows, width) {
     title: "Speed",
     about: `${protocolName()}, in ${workload.unit}; ${workload.better} is better. No share of the ceiling is known.`,
     says: `Speed in ${workload.unit}`,
-    told: (row) => `${row.legend} ${speedOf(row).text}`,
+    each: (row) => `${row.legend} ${speedOf(row).text}`,
     right: Math.max(...rows.slice(0, MOST_BARS).map((row) => textWidth(speedOf(row).text))) + 14,
     scale: (from, to, shown) => linear(0, niceTop(Math.max(...shown.map(farthest))), from, to),
     draw: (row, y, x) => {
@@ -134,7 +134,7 @@ function firstCallChart(workload, all, width) {
     title: "First call against steady",
     about: `Seconds of one call: ring steady, dot first call, compilation included${bar}. Logarithmic.`,
     says: "First call against steady",
-    told: (row) => `${row.legend} ${row.first.text} s against ${short(perCall(row))} s`,
+    each: (row) => `${row.legend} ${row.first.text} s against ${short(perCall(row))} s`,
     scale: (from, to, shown) => {
       const times = shown.flatMap((row) => [row.first.seconds, perCall(row), row.first.warm || row.first.seconds]);
       const low = 10 ** Math.floor(Math.log10(Math.min(...times)));
@@ -190,7 +190,7 @@ function kernelChart(workload, all, width) {
     title: operators ? "Operators" : "Kernels",
     about: `Share of one call's ${operators ? "operators' own" : "device"} time, by kind.`,
     says: "Share of the time by kind",
-    told: (row) => `${row.legend}: ${row.groups.map((group) => `${group[0]} ${share(group[1])}`).join(", ")}`,
+    each: (row) => `${row.legend}: ${row.groups.map((group) => `${group[0]} ${share(group[1])}`).join(", ")}`,
     scale: (from, to) => linear(0, 1, from, to),
     ticks: null,
     draw: (row, y, x) => {

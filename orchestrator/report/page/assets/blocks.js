@@ -64,7 +64,7 @@ const PHASE_NAMES = { first: "first call", warmup: "warm-up", timed: "timed", re
 
 function samplesBlock(block, row) {
   const width = Math.max(Math.min(byId("drawer").clientWidth - 48, 680), 260);
-  const head = ["sample", "phase", "begun, s", "wall, s", "device, s", "loss", "shape", "taint"];
+  const head = ["sample", "phase", "start, s", "wall, s", "device, s", "loss", "shape", "taint"];
   const rows = block.rows.map(([index, phase, since, wall, device, loss, taint, shapeText]) =>
     [String(index), PHASE_NAMES[phase] || phase, since.toFixed(3), short(wall), device === null ? "" : short(device), loss === null ? "" : short(loss), shapeText, taint || ""]);
   const list = tableBlock({ head, rows, numeric: [0, 2, 3, 4, 5], state: null });

@@ -167,7 +167,7 @@ function compareChart(workload, found, shown, base) {
   const item = (row) => items[rows.indexOf(row)];
   return laneChart(rows, width, {
     says: `Times as fast as ${base.name}`,
-    told: (row) => `${row.legend} ${item(row).ratio.toFixed(2)}`,
+    each: (row) => `${row.legend} ${item(row).ratio.toFixed(2)}`,
     top: 18,
     right: 60,
     scale: (from, to) => linear(0, niceTop(Math.max(1, ...items.map(({ ratio }) => ratio))), from, to),
@@ -179,7 +179,7 @@ function compareChart(workload, found, shown, base) {
         words(x(ratio) + 6, y + 12, `${ratio.toFixed(2)}×`),
       );
     },
-    extra: unitLine(shortened(base.name, 80)),
+    extra: unitLine(shortened(base.name, 240)),
     axis: `times as fast as ${base.name}`,
   });
 }

@@ -42,6 +42,15 @@ function samplesOf(row) {
   });
 }
 
+// What a column's head or a flag means; heads have a unit or more after the term.
+function meaningOf(head) {
+  return data.glossary[head.split(/[,:]/)[0]];
+}
+
+function flagNode(flag) {
+  return el("span", { class: `flag ${flag}`, title: meaningOf(flag) }, flag);
+}
+
 function speedOf(row) {
   return row[state.protocol];
 }

@@ -45,7 +45,7 @@ function trap(event) {
   return undefined;
 }
 
-// The place in the address, so that a row can be pointed at; where the browser forbids it, nothing is lost.
+// Puts the place into the address, so that a link can lead to a row; a browser may forbid it, and nothing is lost.
 function remember(mark) {
   try {
     history.replaceState(null, "", mark ? `#${mark}` : location.pathname + location.search);
@@ -81,7 +81,7 @@ function openRow(row) {
 }
 
 function statusLine(row) {
-  const flags = row.flags.map((flag) => el("span", { class: `flag ${flag}` }, flag));
+  const flags = row.flags.map(flagNode);
   return [el("span", { class: `state ${row.status}` }, row.status), flags, row.reason ? ` ${row.reason}` : null];
 }
 
@@ -97,7 +97,7 @@ function showRound(row, proof) {
   const round = proof.rounds[dialog.round];
   for (const button of byId("drawer").querySelectorAll("[data-round]")) button.setAttribute("aria-pressed", String(Number(button.dataset.round) === dialog.round));
   const flags = round.flags.length ? ` (${round.flags.join(", ")})` : "";
-  const line = `Round ${round.number}: ${round.status}${flags}${round.began ? `, begun ${round.began}` : ""}`;
+  const line = `Round ${round.number}: ${round.status}${flags}${round.began ? `, started ${round.began}` : ""}`;
   byId("round").replaceChildren(
     el("p", { class: "reason muted" }, line),
     round.reason && proof.rounds.length > 1 ? el("p", { class: "reason" }, round.reason) : "",

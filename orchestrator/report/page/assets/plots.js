@@ -49,7 +49,7 @@ function pointLabels(points, width, left, bottom) {
   });
 }
 
-// One strip for each row, so that rows of different speed show their own unrest at the same scale.
+// One strip for each row: rows of different speed show how unsteady they are at the same scale.
 function samplesChart(workload, all, width) {
   const rows = all.filter((row) => row.status === "ok" && hasSpeed(row));
   const shown = rows.slice(0, MOST_SERIES).map((row) => strip(row, workload)).filter((item) => item.points.length > 1);
@@ -68,12 +68,12 @@ function samplesChart(workload, all, width) {
   const height = shown.length * stripHeight + AXIS_HEIGHT + 4;
   const strips = shown.map((item, n) => drawStrip(item, n, { x, low, high, left, width, stripHeight, above, format }));
   const tainted = shown.reduce((sum, item) => sum + item.tainted, 0);
-  const told = shown.map((item) => `${item.row.legend} ${plural(item.points.length, "sample")}, ${item.tainted} tainted`).join("; ");
+  const spoken = shown.map((item) => `${item.row.legend} ${plural(item.points.length, "sample")}, ${item.tainted} tainted`).join("; ");
   const how = relative ? "each as its distance from the row's median" : "in seconds, each at its own shape";
   return chart(
     "Samples over time",
     `Timed samples, ${how}; ${tainted ? "tainted ones are crossed out" : "none is tainted"}.${capped(rows, MOST_SERIES)}`,
-    picture(width, height, `Samples over time: ${told}`, strips, xAxis(x, left, width - 12, height - AXIS_HEIGHT, "seconds since the round's first timed sample")),
+    picture(width, height, `Samples over time: ${spoken}`, strips, xAxis(x, left, width - 12, height - AXIS_HEIGHT, "seconds since the round's first timed sample")),
   );
 }
 
@@ -121,12 +121,12 @@ function growthChart(workload, all, width) {
   if (!rows.length) return null;
   const series = rows.map((row) => data.rows.filter((other) => other.growth === row.growth).sort((a, b) => a.layers - b.layers));
   const gpus = Math.max(...rows.map((row) => row.gpus));
-  const told = series.map((points) => `${points[0].legend} ${points.map((row) => `${row.first.text} s at ${row.layers}`).join(", ")}`).join("; ");
+  const spoken = series.map((points) => `${points[0].legend} ${points.map((row) => `${row.first.text} s at ${row.layers}`).join(", ")}`).join("; ");
   const tip = (row) => `${row.legend}\n${plural(row.layers, "layer")}\n${row.first.text} s ${row.first.cache}${row.further ? `\n${row.further} s for each further layer` : ""}`;
   return plotted(width, 240, {
     title: "First call by layers",
     about: `Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.${gpus > 1 ? ` Measured on ${gpus} GPUs, whose hosts may compile at different speeds: no line leads from one to another.` : ""}`,
-    says: `First call by layers: ${told}`,
+    says: `First call by layers: ${spoken}`,
     xs: [0, niceTop(Math.max(...series.flat().map((row) => row.layers)))],
     ys: [0, niceTop(Math.max(...series.flat().map((row) => row.first.seconds)) * 1.04)],
     axis: "layers",

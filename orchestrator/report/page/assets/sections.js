@@ -22,7 +22,7 @@ function buildResults() {
     rows.forEach((row) => { row.alike = names.get(row.legend) > 1; });
     sections.push({ workload, rows, list: null, limit: ROWS_AT_ONCE, visible: false, drawn: null });
   });
-  if (sections.length > 1 && sections.length <= 24) place.append(jumpList());
+  place.append(jumpList(sections.length > 1 && sections.length <= 24 ? sections : []));
   if (!sections.length) place.append(el("p", { class: "nothing" }, "No cell has a record yet."));
   sections.forEach((section, n) => place.append(buildSection(section, n)));
   place.classList.toggle("many", data.rows.length > 300);
@@ -46,9 +46,9 @@ function factList(facts) {
   ]));
 }
 
-function jumpList() {
-  return el("nav", { class: "jump", "aria-label": "Workloads" }, sections.map((section, n) =>
-    el("a", { href: `#workload-${n}`, "data-jump": n }, `${section.workload.benchmark}: ${section.workload.what}`)));
+function jumpList(shown) {
+  const links = shown.map(({ workload }, n) => el("a", { href: `#workload-${n}` }, `${workload.benchmark}: ${workload.what}`));
+  return el("nav", { class: "jump", "aria-label": "On this page" }, links, el("a", { href: "#how" }, "How to read this"));
 }
 
 function buildSection(section, n) {
@@ -145,7 +145,7 @@ function absent(section) {
   const without = ok.filter((row) => !row.groups).map((row) => row.legend);
   if (!without.length) return "";
   const whose = without.length === ok.length ? "these rows" : without.slice(0, 6).join(", ") + (without.length > 6 ? " and others" : "");
-  return el("p", { class: "absent" }, `No kernels were recorded of ${whose}.`);
+  return el("p", { class: "absent" }, `No kernels were recorded for ${whose}.`);
 }
 
 function redraw() {

@@ -28,7 +28,7 @@ function lines([text, ...below] = [MISSING]) {
 const OUTCOMES = new Set(["faster", "slower", "same", "inconclusive"]);
 
 function headOf(columns) {
-  return el("tr", null, columns.map((column) => el("th", { scope: "col", class: column.name }, column.head)));
+  return el("tr", null, columns.map((column) => el("th", { scope: "col", class: column.name, title: meaningOf(column.head) }, column.head)));
 }
 
 function rowNode(row, columns) {
@@ -72,10 +72,10 @@ function statusCell(row) {
   const [rounds, ok] = row.rounds;
   const some = rounds > 1 && ok < rounds ? `${ok} of ${rounds} rounds ok` : null;
   const missing = row.status === "ok" && row.steady.value === undefined ? row.steady.why : null;
-  const told = [some, row.reason || missing].filter(Boolean).join("; ");
+  const why = [some, row.reason || missing].filter(Boolean).join("; ");
   return [
     el("span", { class: `state ${row.status}` }, row.status),
-    row.flags.map((flag) => el("span", { class: `flag ${flag}` }, flag)),
-    told ? el("small", { title: told }, told) : null,
+    row.flags.map(flagNode),
+    why ? el("small", { title: why }, why) : null,
   ];
 }

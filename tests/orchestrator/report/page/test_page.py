@@ -49,10 +49,10 @@ def test_what_a_stack_is_and_is_not_stands_below_its_rows(tmp_path: Path) -> Non
     deviation = {"package": "torch", "wanted": "2.2", "here": "2.13.0", "reason": "2.2 knows no such GPU"}
     facts = {"deviations": [deviation], "left_out": ["flash-attn (no nvcc)"], "drift": "since it was built: numpy"}
     stack = record().stack
-    told = strings(content(render_page([save_run(tmp_path, [record(), ceilings()], stacks={stack: facts})])))
-    assert f"{stack} has torch 2.13.0, not 2.2: 2.2 knows no such GPU." in told
-    assert f"{stack} was built without flash-attn (no nvcc)." in told
-    assert f"{stack} has drifted since it was built: numpy." in told
+    found = strings(content(render_page([save_run(tmp_path, [record(), ceilings()], stacks={stack: facts})])))
+    assert f"{stack} has torch 2.13.0, not 2.2: 2.2 knows no such GPU." in found
+    assert f"{stack} was built without flash-attn (no nvcc)." in found
+    assert f"{stack} has drifted since it was built: numpy." in found
 
 
 @given(
@@ -64,7 +64,7 @@ def test_what_a_stack_is_and_is_not_stands_below_its_rows(tmp_path: Path) -> Non
 def test_embedded_json_has_no_markup_in_it(value: Any) -> None:
     text = str(embedded(value))
     assert not set(text) & set("<>&\u2028\u2029")
-    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def test_what_steers_a_terminal_or_text_is_gone() -> None:
@@ -87,13 +87,13 @@ def test_the_policy_names_exactly_what_is_there(tmp_path: Path) -> None:
     text = render_page([save_run(tmp_path, small_run())])
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
     assert policy
-    told = policy[1].replace("&#39;", "'")
-    assert told.startswith("default-src 'none';")
+    found = policy[1].replace("&#39;", "'")
+    assert found.startswith("default-src 'none';")
     parts = re.findall(r"<script>(.*?)</script>|<style>(.*?)</style>", text, re.DOTALL)
     assert len(parts) == 3
     for script, style in parts:
-        assert base64.b64encode(hashlib.sha256((script or style).encode()).digest()).decode() in told
-    assert not re.search(r"unsafe|https?:|\*", told)
+        assert base64.b64encode(hashlib.sha256((script or style).encode()).digest()).decode() in found
+    assert not re.search(r"unsafe|https?:|\*", found)
 
 
 def test_nothing_is_loaded_from_anywhere(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_environments_are_kept_once(tmp_path: Path) -> None:
     assert ["numpy", "2.1.0"] in data["environments"][0]["packages"]
 
 
-def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_record_is_named(tmp_path: Path) -> None:
     folder = save_run(tmp_path, small_run())
     (folder / "records" / "forward-x@y-0000000000000000-r0.json").write_text("{")
     data = content(render_page([folder]))["data"]
@@ -260,6 +260,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="run\\.json"):
         write_page([tmp_path], tmp_path / "x.html")

@@ -64,7 +64,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert commands(text) <= OURS
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     assert r"eager & 0.6413 & {[}0.6400, 0.6440{]}\textsuperscript{" in text
-    assert "of one process, which knows nothing of how processes differ." in text, "told once, in the caption"
+    assert "within one process, which does not include how processes differ." in text, "written once, in the caption"
     assert re.search(r"^thunder(\\textsuperscript{\w})* & \\multicolumn\{7\}\{l\}\{incorrect: ", text, re.MULTILINE)
     assert "0.4503" not in next(line for line in text.splitlines() if line.startswith("thunder"))
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
@@ -86,8 +86,8 @@ def test_stacks_and_letters(tmp_path: Path) -> None:
     assert "method@stack & " in text
     (row,) = [line for line in text.splitlines() if line.startswith("inductor@other")]
     (caption,) = [line for line in text.splitlines() if line.startswith(r"\caption")]
-    told = dict(re.findall(r"\((\w)\) ([^.(]+)\.", caption))
-    assert {told[letter] for letter in re.findall(r"textsuperscript\{(\w)\}", row)} >= {"drift", "first call warm"}
+    found = dict(re.findall(r"\((\w)\) ([^.(]+)\.", caption))
+    assert {found[letter] for letter in re.findall(r"textsuperscript\{(\w)\}", row)} >= {"drift", "first call warm"}
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The tables of a small run against golden files (UPDATE_GOLDEN=1 writes them anew), and what must stay out of them."""
+"""The tables of a small run against golden files (UPDATE_GOLDEN=1 writes them), and what must stay out of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from orchestrator.analysis.reduced_run import make_report
 from orchestrator.base.errors import UsageError
 from orchestrator.base.text import code, escape, shortened
 from orchestrator.records.record import Record
+from orchestrator.report.page.index import make_index
+from orchestrator.report.remarks import as_markdown, remarks
+from orchestrator.report.source import read_source
 from orchestrator.report.tables import FILES, markdown, render_tables, write_tables
 
 DEVIATION = {"package": "torch", "wanted": "2.2", "here": "2.13.0", "reason": "2.2 does not know this GPU"}
@@ -87,6 +90,7 @@ def test_what_a_container_wrote_is_text_and_never_markup(tmp_path: Path) -> None
     run = save_run(tmp_path, bad)
     page = render_tables(run)
     html = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(page)
+    html = html.replace('<a href="#how-to-read-this">', "")
     for markup in ("<script", "<a ", "<em>", "red</h1>", "heading</h1>", "\x1b", "\u202e"):
         assert markup not in html
     assert "&lt;script&gt;" in html
@@ -193,7 +197,7 @@ def test_what_each_operator_was_dispatched_to_stands_below_the_table(tmp_path: P
         assert "dispatched" not in render_tables(run)
 
 
-def test_later_compiles_are_told(tmp_path: Path) -> None:
+def test_later_compiles_are_shown(tmp_path: Path) -> None:
     taken = samples(62_000.0, 30_100.0, *[100.0] * 4)
     run = save_run(tmp_path, [record(samples=taken, compiles=compiled_in(0, 1))])
     assert "2 graphs compiled, 30.0 s for compiles in the warm-up" in render_tables(run)
@@ -209,7 +213,7 @@ def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
     assert "No cell has a record yet" in (run / "tables.md").read_text()
 
 
-def test_no_run_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"run\.json"):
         write_tables(tmp_path)
 
@@ -225,3 +229,45 @@ def test_text() -> None:
     assert code("a|b") == "a\\|b"
     assert shortened("abcdef", 4) == "ab …"
     assert shortened("abcd", 4) == "abcd"
+
+
+def test_csv_has_what_a_row_of_json_has(run: Path) -> None:
+    document = json.loads(render_tables(run, form="json"))
+    lines = list(csv.DictReader(io.StringIO(render_tables(run, form="csv"))))
+    assert len(lines) == len(document["rows"]) > 0
+    compared = 0
+    for row, line in zip(document["rows"], lines, strict=True):
+        row["environment"] = document["environments"].get(row["environment"])
+        row["workload"] = document["workloads"][row["workload_id"]]
+        for name, cell in line.items():
+            value = row
+            for part in name.split("."):
+                step = ("low", "high").index(part) if isinstance(value, list) else part
+                value = None if value is None else value[step]
+            if not isinstance(value, (list, dict)):
+                assert cell == ("" if value is None else str(value)), name
+                compared += value is not None
+    assert compared > 50 * len(lines) / 2
+
+
+def test_columns_are_there_whatever_a_run_has_seen(tmp_path: Path, run: Path) -> None:
+    bare = save_run(tmp_path / "bare", [record(status="crashed", reason="exit code 1", environment=None)])
+    heads = [render_tables(folder, form="csv").splitlines()[0] for folder in (run, bare, save_run(tmp_path / "no", []))]
+    assert len(set(heads)) == 1
+    assert {"figure.value", "figure.interval.low", "first_call.seconds", "evidence.checks.passed"} <= set(
+        heads[0].split(",")
+    )
+
+
+def test_the_page_has_the_tables_cells_and_remarks(run: Path) -> None:
+    report = make_report(run)
+    source = read_source(run)
+    content = make_index([source]).content([])
+    shown = [as_markdown(remark) for remark in remarks([(report, pair) for pair in report.pairs[:4]])]
+    assert len(shown) == len(content["workloads"][0]["remarks"]) > 8
+    page = markdown.render(report)
+    for line in shown:
+        assert f"- {line}\n" in page
+    for row in content["rows"]:
+        for key, (text, *_) in row["cells"].items():
+            assert text in page, key
