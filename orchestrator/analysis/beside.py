@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 from orchestrator.analysis.evidence import piece
 from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Versus
 from orchestrator.analysis.statistics import verdict
 from orchestrator.plan.proof_cells import is_own_probe, with_its_packages
 from orchestrator.records.record import COMPUTED, Flag
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 EAGER = "eager"
 NOT_FASTER = "it is not faster than eager"

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, Outcome, interval_across, interval_of_median, verdict
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.paths import RESULTS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
 
 Order = Literal["interleaved", "sequential"]
 Noise = Callable[[random.Random, int], list[float]]

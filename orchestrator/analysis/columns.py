@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from orchestrator.records.record import Phase, Record
+from orchestrator.records.record import Phase, Record
 
 FIELDS = ("index", "phase", "shape", "begin_ns", "end_ns", "device_ns", "first_token_ns", "loss", "taint")
 TAKE = attrgetter(*FIELDS)

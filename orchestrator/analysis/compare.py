@@ -5,29 +5,24 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from orchestrator.analysis.ceilings import Hardware
 from orchestrator.analysis.conditions import Difference, Ground, differences, ground_of, joined, same_device
 from orchestrator.analysis.protocol import Protocol, Unit, higher_is_better
-from orchestrator.analysis.published import read_published
+from orchestrator.analysis.published import Published, read_published
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.analysis.reduced_run import read_all
+from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen
 from orchestrator.plan.workload import Workload
 from orchestrator.records.record import BAD, Flag, Status, is_row
 from orchestrator.records.store import find_run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from orchestrator.analysis.published import Published
-    from orchestrator.analysis.rows import Row
-
 
 Result = Literal["faster", "slower", "same", "inconclusive", "refused", "bad", "unmeasured", "only in A", "only in B"]
 """A verdict; or `refused`: none may be given; `bad`: B is wrong or failed, or has no figure where A has one;

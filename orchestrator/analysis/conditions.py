@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from orchestrator.analysis.ceilings import Hardware, hardware_of
 from orchestrator.base.files import Frozen
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from orchestrator.records.record import Record
-
+from orchestrator.records.record import Record
 
 SAME_CLOCK = 0.01
 """Medians of the clock this near to each other are one clock."""

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import fmean, median
-from typing import TYPE_CHECKING
 
-from orchestrator.analysis.columns import columns_of
-from orchestrator.analysis.protocol import first_call_seconds, samples_in
-from orchestrator.analysis.rows import CheckCounts, Evidence, FirstCall, Piece, Power
-from orchestrator.plan.workload import GENERATING, TRAINING
-from orchestrator.records.record import Compiles
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.analysis.columns import Columns
-    from orchestrator.analysis.protocol import Reduced
-    from orchestrator.analysis.rows import CacheState
-    from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import Record
-
+from orchestrator.analysis.columns import Columns, columns_of
+from orchestrator.analysis.protocol import Reduced, first_call_seconds, samples_in
+from orchestrator.analysis.rows import CacheState, CheckCounts, Evidence, FirstCall, Piece, Power
+from orchestrator.plan.workload import GENERATING, TRAINING, Workload
+from orchestrator.records.record import Compiles, Record
 
 NOT_CALLED = "not called"
 FEWEST_FOR_WARNING = 4

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
+from orchestrator.analysis.rows import Row
 from orchestrator.base.files import Frozen
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from orchestrator.analysis.rows import Row
 
 
 class GrowthPoint(Frozen):

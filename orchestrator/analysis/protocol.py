@@ -7,21 +7,15 @@ Everything is computed in seconds here and turned into the benchmark's unit last
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from orchestrator.analysis.columns import columns_of
+from orchestrator.analysis.columns import Columns, columns_of
 from orchestrator.analysis.statistics import LEVEL, interval_across, interval_of_median
-from orchestrator.plan.workload import GENERATING, TRAINING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from orchestrator.analysis.columns import Columns
-    from orchestrator.plan.workload import Benchmark
-    from orchestrator.records.record import Record
-
+from orchestrator.plan.workload import GENERATING, TRAINING, Benchmark
+from orchestrator.records.record import Record
 
 Protocol = Literal["note", "steady"]
 Unit = Literal["s", "tokens/s", "ms"]

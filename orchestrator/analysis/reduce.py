@@ -5,28 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from orchestrator.analysis.beside import EagerRows, beside_eager, beside_probes
-from orchestrator.analysis.ceilings import Share, ceiling, hardware_of, share_of_ceiling
+from orchestrator.analysis.beside import EagerRows, ProbeKey, beside_eager, beside_probes
+from orchestrator.analysis.ceilings import Ceiling, Hardware, Share, ceiling, hardware_of, share_of_ceiling
 from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.evidence import evidence, first_call, over_rounds, units_in
-from orchestrator.analysis.protocol import Figure, combine, note, steady, unit_of
-from orchestrator.analysis.rows import Row
-from orchestrator.plan.workload import MEASURED, Role
-from orchestrator.records.record import Flag, Memory, Status
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from orchestrator.analysis.beside import ProbeKey
-    from orchestrator.analysis.ceilings import Ceiling, Hardware
-    from orchestrator.analysis.protocol import Protocol, Reduced
-    from orchestrator.analysis.rows import Evidence, FirstCall
-    from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import Compiles, Environment, Record
+from orchestrator.analysis.protocol import Figure, Protocol, Reduced, combine, note, steady, unit_of
+from orchestrator.analysis.rows import Evidence, FirstCall, Row
+from orchestrator.plan.workload import MEASURED, Role, Workload
+from orchestrator.records.record import Compiles, Environment, Flag, Memory, Record, Status
 
 SEVERITY: tuple[Status, ...] = (
     "incorrect",

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from orchestrator.analysis.ceilings import Ceiling
 from orchestrator.analysis.published import Published, PublishedFigure, find_figure, read_published
 from orchestrator.analysis.reduce import Reduction
+from orchestrator.analysis.rows import Row
 from orchestrator.base.errors import UsageError
-from orchestrator.records.store import Run, read_record, record_files
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from orchestrator.analysis.ceilings import Ceiling
-    from orchestrator.analysis.rows import Row
-    from orchestrator.records.record import Record
-    from orchestrator.records.store import Header
+from orchestrator.records.record import Record
+from orchestrator.records.store import Header, Run, read_record, record_files
 
 
 @dataclass(frozen=True)

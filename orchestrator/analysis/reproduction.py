@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from orchestrator.analysis.conditions import Difference, Ground, differences, ground_of, joined, same_device
 from orchestrator.analysis.reduce import rows
@@ -11,13 +12,7 @@ from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen
 from orchestrator.plan.proof_cells import is_own_probe
-from orchestrator.records.record import is_row
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.records.record import Record
-
+from orchestrator.records.record import Record, is_row
 
 Answer = Literal["same", "faster", "slower", "inconclusive", "inside", "outside", "refused", "as then", "lost", "none"]
 """A verdict; with few rounds, whether the new figure lies `inside` or `outside` the old interval; `refused`: on another

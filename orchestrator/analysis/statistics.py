@@ -14,16 +14,13 @@ shows how often each answer is given.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from statistics import fmean, variance
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from orchestrator.base.files import Frozen
 from orchestrator.base.text import between, counted, significant
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 Outcome = Literal["faster", "slower", "same", "inconclusive"]
 LEVEL = 0.99

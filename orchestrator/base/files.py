@@ -14,16 +14,13 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import BENCH
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,10 +6,8 @@ import datetime as dt
 import math
 import re
 import unicodedata
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
+from typing import Any
 
 DIGITS = 4
 SMALLEST = 1e-4

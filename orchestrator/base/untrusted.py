@@ -10,14 +10,11 @@ import hashlib
 import os
 import secrets
 import stat
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import make_folder, os_errors
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 SIDE_FILE_LIMIT_BYTES = 2_000_000
 READ_ONLY, READABLE = 0o444, 0o644

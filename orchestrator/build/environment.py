@@ -9,19 +9,15 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, write_text
 from orchestrator.base.paths import STATE
 from orchestrator.build import wheels
 from orchestrator.launchers.local import PYTHON_VARIABLE, clean_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from orchestrator.plan.stack import Stack
+from orchestrator.plan.stack import Stack
 
 MARKER = ".complete"
 LOG_END_CHARACTERS = 600

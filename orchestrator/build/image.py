@@ -9,8 +9,9 @@ import shutil
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from orchestrator.base.errors import EXIT_OK, InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, os_error
@@ -18,13 +19,7 @@ from orchestrator.base.paths import STATE
 from orchestrator.base.text import counted, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
-from orchestrator.plan.stack import STACK_FILE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from orchestrator.plan.stack import Stack
-
+from orchestrator.plan.stack import STACK_FILE, Stack
 
 BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9

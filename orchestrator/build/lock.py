@@ -11,20 +11,17 @@ import contextlib
 import hashlib
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen, make_folder, read_bytes, write_json
 from orchestrator.base.text import utc
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from orchestrator.launchers import Launcher, Prepared
-    from orchestrator.plan.stack import Stack
-    from orchestrator.records.record import Record
+from orchestrator.launchers import Launcher, Prepared
+from orchestrator.plan.stack import Stack
+from orchestrator.records.record import Record
 
 FOLDER = "stacks"
 """Below the state's folder, and in a run, which has a copy of each."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError
 from orchestrator.base.files import make_folder, write_json
@@ -14,22 +16,16 @@ from orchestrator.base.paths import STATE
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import ensure_image, has_image
+from orchestrator.build.lock import StackLock
+from orchestrator.host.gpu import HostGpu
+from orchestrator.launchers import Launcher, Prepared
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.work_area import work_area
+from orchestrator.plan.cell import Device
+from orchestrator.plan.choice import Choice
+from orchestrator.plan.stack import Stack
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Refusal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from orchestrator.build.lock import StackLock
-    from orchestrator.host.gpu import HostGpu
-    from orchestrator.launchers import Launcher, Prepared
-    from orchestrator.plan.cell import Device
-    from orchestrator.plan.choice import Choice
-    from orchestrator.plan.stack import Stack
-
 
 NO_ENVIRONMENT = "unknown"
 """The environment of a stack that could not be asked; a record with it is never a result."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, choose_gpu, gpus
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from orchestrator.host.gpu import HostGpu
-    from orchestrator.plan.cell import Plan
-    from orchestrator.plan.choice import RunOptions
+from orchestrator.plan.cell import Plan
+from orchestrator.plan.choice import RunOptions
 
 
 def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:

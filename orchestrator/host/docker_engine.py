@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import docker
 import requests
 
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.host.owner import Owner, signature
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LABEL_RUN = "stackbench.run"
 LABEL_CELL = "stackbench.cell"

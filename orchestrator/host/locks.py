@@ -6,16 +6,13 @@ import contextlib
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import filelock
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import os_error
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 ENVIRONMENT = "STACKBENCH_LOCKS"
 EVERYBODY = 0o1777

@@ -7,18 +7,15 @@ import hashlib
 import json
 import threading
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from orchestrator.base.errors import InfrastructureError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from orchestrator.plan.cell import Cell
-    from orchestrator.plan.stack import Stack
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.stack import Stack
 
 CACHE_FOLDER = "cache"
 """The cell's own compile cache, in its work folder."""

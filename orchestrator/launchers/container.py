@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from signal import SIGKILL
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import docker
 import requests
@@ -13,10 +15,6 @@ import requests
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.host import docker_engine as engine
 from orchestrator.launchers import KILL_WAIT_S, Exit, Handle
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 RETRIES = 5
 SIGNAL_BASE = 128

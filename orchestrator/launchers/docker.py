@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import docker
 from docker.types import LogConfig, Mount
@@ -18,6 +19,7 @@ from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.base.files import make_folder, read_json, write_json
 from orchestrator.base.paths import STATE
 from orchestrator.host import docker_engine as engine
+from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import boot
 from orchestrator.launchers import (
     CACHE_FOLDER,
@@ -31,14 +33,9 @@ from orchestrator.launchers import (
 )
 from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.gpu_access import GpuGrant, gpu_grant
+from orchestrator.plan.cell import Device
+from orchestrator.plan.stack import GpuAccess, Stack
 from orchestrator.plan.workload import digest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from orchestrator.host.gpu import HostGpu
-    from orchestrator.plan.cell import Device
-    from orchestrator.plan.stack import GpuAccess, Stack
 
 WORK, BENCH, CHECKPOINT, CACHE = "/work", "/stackbench/bench", "/checkpoint", "/cache"
 REFERENCES = "/references"

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from docker.types import DeviceRequest
 
 from orchestrator.base.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from orchestrator.host.gpu import HostGpu
-    from orchestrator.plan.stack import GpuAccess, Stack
-
+from orchestrator.host.gpu import HostGpu
+from orchestrator.plan.stack import GpuAccess, Stack
 
 DRIVER_FOLDER = "/usr/local/nvidia/lib64"
 CONTROL_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")

@@ -7,11 +7,12 @@ import ctypes
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.base.errors import InfrastructureError
+from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import PROC, Owner, signature
 from orchestrator.launchers import (
     CACHE_FOLDER,
@@ -26,12 +27,7 @@ from orchestrator.launchers import (
     installed,
     lock_digest,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from orchestrator.host.gpu import HostGpu
-    from orchestrator.plan.stack import Stack
+from orchestrator.plan.stack import Stack
 
 OWNER_VARIABLE = "STACKBENCH_OWNER"
 PYTHON_VARIABLE = "STACKBENCH_PYTHON"

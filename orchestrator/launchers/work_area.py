@@ -8,16 +8,13 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import os_error
 from orchestrator.base.paths import BENCH, STATE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 OWNER_FILE = "owner.lock"
 READABLE_FILE = 0o644

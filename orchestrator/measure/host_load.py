@@ -13,16 +13,15 @@ import os
 import threading
 import time
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.host.owner import PROC
 from orchestrator.records.record import HostLoad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
     Pids = Callable[[], frozenset[int] | None]
 
 INTERVAL_S, LONGEST_S = 0.1, 0.5

@@ -12,27 +12,21 @@ import shutil
 import signal
 import stat
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from pathlib import Path
+from typing import Any, get_args
 
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.base.untrusted import place_file
+from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared
 from orchestrator.measure.host_load import watch_host
-from orchestrator.measure.spec import write_spec
-from orchestrator.measure.telemetry import watch_gpu
+from orchestrator.measure.spec import Spec, write_spec
+from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
 from orchestrator.measure.validity import Span, judged, taints, to_repeat
+from orchestrator.plan.cell import Cell
 from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
 from orchestrator.records.store import read_record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared
-    from orchestrator.measure.spec import Spec
-    from orchestrator.measure.telemetry import Sampler, Series
-    from orchestrator.plan.cell import Cell
-
 
 RECORD_FILE, EVENTS_FILE = "record.json", "events.jsonl"
 TELEMETRY_FILE = "telemetry.jsonl"

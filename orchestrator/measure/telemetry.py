@@ -10,18 +10,15 @@ import json
 import threading
 import time
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.host.gpu import REASONS, Quick, Slow, gauge, process_name
+from orchestrator.host.gpu import REASONS, Gauge, Quick, Slow, gauge, process_name
 from orchestrator.records.record import Range, Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from orchestrator.host.gpu import Gauge
-
     Pids = Callable[[], frozenset[int] | None]
     Window = tuple[int, int]
 

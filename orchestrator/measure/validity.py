@@ -7,21 +7,16 @@ is time, and stays in the record either way.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
 
 from orchestrator.analysis.protocol import steady
 from orchestrator.host.gpu import REASONS
-from orchestrator.measure.telemetry import strangers, summary
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from orchestrator.measure.telemetry import Reading, Series
-    from orchestrator.plan.cell import Device
-    from orchestrator.plan.workload import Benchmark
-    from orchestrator.records.record import Phase, Record
+from orchestrator.measure.telemetry import Reading, Series, strangers, summary
+from orchestrator.plan.cell import Device
+from orchestrator.plan.workload import Benchmark
+from orchestrator.records.record import Phase, Record
 
 SLOWDOWNS = {
     "hardware thermal slowdown": "thermal slowdown (hardware)",

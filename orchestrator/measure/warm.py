@@ -6,23 +6,14 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 from orchestrator.base.errors import StackbenchError
-from orchestrator.launchers import CACHE_FOLDER
-from orchestrator.measure.supervise import EVENTS_FILE, RECORD_FILE, supervise
-from orchestrator.plan.cell import may_be_wanted
-from orchestrator.records.record import COMPUTED, NOTHING_LEFT, WarmStart
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from orchestrator.launchers import Job, Launcher, Prepared
-    from orchestrator.measure.supervise import Event
-    from orchestrator.plan.cell import Cell
-    from orchestrator.records.record import Record
-
+from orchestrator.launchers import CACHE_FOLDER, Job, Launcher, Prepared
+from orchestrator.measure.supervise import EVENTS_FILE, RECORD_FILE, Event, supervise
+from orchestrator.plan.cell import Cell, may_be_wanted
+from orchestrator.records.record import COMPUTED, NOTHING_LEFT, Record, WarmStart
 
 WARM_LOG = "warm.txt"
 LOG_HEADING = b"\n--- warm start: a second process over the same compile cache ---\n"

@@ -12,17 +12,15 @@ import math
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen
 from orchestrator.plan.models import from_huggingface
 from orchestrator.plan.workload import ModelConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import unknown
 from orchestrator.base.paths import IMAGES, RESULTS
+from orchestrator.plan.cell import Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
 from orchestrator.plan.planner import make_plan
-from orchestrator.plan.stack import find_stacks
+from orchestrator.plan.stack import Stack, find_stacks
 from orchestrator.plan.suite import Suite, load_suite
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from orchestrator.plan.cell import Device, Plan
-    from orchestrator.plan.stack import Stack
-
 
 FULL_SUITE = "note"
 SMALL_SUITE = "smoke"

@@ -6,7 +6,9 @@ model is none. Keys of transformers 4 (`rope_theta`, `rope_scaling`) and 5 (`rop
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, RootModel, ValidationError
 
@@ -14,11 +16,6 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import read_json, unknown, validate
 from orchestrator.base.paths import BENCH
 from orchestrator.plan.workload import ModelConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
 
 T = TypeVar("T", bound=BaseModel)
 MOST = 2**40  # of any size or setting; above it the file is wrong

@@ -5,21 +5,18 @@ Its order: ceilings, references, probes, rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import unknown
 from orchestrator.plan.cell import Cache, Cell, Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
+from orchestrator.plan.stack import Stack
+from orchestrator.plan.suite import Request, Suite
 from orchestrator.plan.workload import MEASURED, Weights
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from orchestrator.plan.stack import Stack
-    from orchestrator.plan.suite import Request, Suite
 
 CEILINGS_METHOD = "torch"
 FIRST_METHOD = "eager"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.workload import GENERATING, ModelConfig, Weights, Workload, digest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 ProbeOf = TypeVar("ProbeOf")
 """A probe's row, or what an index holds of its record."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen, os_errors, read_toml, validate
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
 OF_THE_CELL = frozenset(

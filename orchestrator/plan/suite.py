@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -13,17 +14,14 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validat
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen, read_json, read_toml, unknown, validate
 from orchestrator.base.paths import SUITES
+from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.models import from_huggingface, named_models, resolve_model
 from orchestrator.plan.workload import MEASURED, Benchmark, Dtype, ModelConfig, Weights, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
-
-    from orchestrator.plan.cell import Device
 
 V = TypeVar("V")
 

@@ -10,7 +10,9 @@ import json
 import os
 import re
 import tarfile
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,10 +22,6 @@ from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES
 from orchestrator.records.record import RECORD_LIMIT_BYTES
 from orchestrator.records.references import LIMIT_BYTES as REFERENCE_LIMIT_BYTES
 from orchestrator.records.store import LOG_LIMIT_BYTES, RUN_FILE, RUN_LIMIT_BYTES, STEM, Run, read_record, stem_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 MANIFEST = "manifest.json"
 ENDING = ".tar.gz"

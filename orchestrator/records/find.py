@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import closest
 from orchestrator.base.text import printable
 from orchestrator.plan.workload import describe
+from orchestrator.records.record import Record
 from orchestrator.records.store import read_record, record_files
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from orchestrator.records.record import Record
-
 
 PROBE = "probe-"
 SHOWN_CANDIDATES = 12

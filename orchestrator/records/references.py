@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import make_folder
 from orchestrator.base.untrusted import sha256_of, take_over
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
-
-    from orchestrator.plan.cell import Cell
-    from orchestrator.records.record import Record
+from orchestrator.plan.cell import Cell
+from orchestrator.records.record import Record
 
 FOLDER = "references"
 DETAIL = "references"

@@ -9,8 +9,9 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -29,10 +30,6 @@ from orchestrator.base.text import utc
 from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
 from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
 
 RUN_FILE = "run.json"
 RUN_LIMIT_BYTES = 64_000_000

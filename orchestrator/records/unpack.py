@@ -9,8 +9,9 @@ import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -18,13 +19,8 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import explain_validation, make_folder, os_error, read_bytes
 from orchestrator.base.text import printable
 from orchestrator.records.bundle import MANIFEST, NAME, Manifest, Part, limit_of
+from orchestrator.records.record import Record
 from orchestrator.records.store import RUN_FILE, Run, read_record, record_files, stem_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from orchestrator.records.record import Record
 
 BLOCK = 512
 PIECE_BYTES = 2**20

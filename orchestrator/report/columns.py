@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from orchestrator.analysis.beside import NOT_FASTER
 from orchestrator.analysis.protocol import unit_of
+from orchestrator.analysis.published import Published, PublishedFigure
+from orchestrator.analysis.reduced_run import Pair
+from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import LEVEL
 from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, percent, significant
-from orchestrator.plan.workload import GENERATING
-from orchestrator.records.record import COMPUTED
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from orchestrator.analysis.published import Published, PublishedFigure
-    from orchestrator.analysis.reduced_run import Pair
-    from orchestrator.analysis.rows import Row
-    from orchestrator.plan.workload import Benchmark
-    from orchestrator.records.record import Dispatch
+from orchestrator.plan.workload import GENERATING, Benchmark
+from orchestrator.records.record import COMPUTED, Dispatch
 
 SECONDS_DIGITS = 3
 

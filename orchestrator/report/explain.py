@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from orchestrator.analysis.beside import EAGER
 from orchestrator.base.text import MISSING, one_line
 from orchestrator.records.find import _probe_prefix, find_records
-from orchestrator.records.record import is_row
+from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import read_record, record_files
-from orchestrator.report.proof import measured_all_the_same, prove
-from orchestrator.report.sections import INDENT
+from orchestrator.report.proof import RoundProof, measured_all_the_same, prove
+from orchestrator.report.sections import INDENT, Section
 from orchestrator.report.source import read_source
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from orchestrator.records.record import Record
-    from orchestrator.report.proof import RoundProof
-    from orchestrator.report.sections import Section
 
 
 def explain(run_folder: Path, cell: str) -> str:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from orchestrator.analysis.reduced_run import Pair
+from orchestrator.analysis.rows import Row
 from orchestrator.base.text import DIGITS, MISSING, counted, milliseconds, percent, plain, scaled, with_interval
 from orchestrator.base.text import significant as rounded
-from orchestrator.records.record import is_row
+from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import break_even, first_call, later_compiles
 from orchestrator.report.rounds import checks, round_sections
-from orchestrator.report.sections import code, facts, section, text
+from orchestrator.report.sections import Block, Environment, Section, code, facts, section, text
+from orchestrator.report.source import Source
 from orchestrator.report.words import command, loss_advice, reproduction, sentence, taint_note, warnings
-
-if TYPE_CHECKING:
-    from orchestrator.analysis.reduced_run import Pair
-    from orchestrator.analysis.rows import Row
-    from orchestrator.records.record import Record
-    from orchestrator.report.sections import Block, Environment, Section
-    from orchestrator.report.source import Source
 
 
 @dataclass(frozen=True)

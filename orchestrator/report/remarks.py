@@ -6,20 +6,16 @@ A remark is a line in parts, so that Markdown can show names as code and the pag
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from orchestrator.analysis.published import Published, PublishedFigure
+from orchestrator.analysis.reduced_run import Pair, Report
+from orchestrator.analysis.rows import Power, Row
 from orchestrator.base.text import MISSING, code, counted, escape, shortened, significant
-from orchestrator.records.record import COMPUTED
+from orchestrator.records.record import COMPUTED, Compiles, Dispatch
 from orchestrator.report.columns import SECONDS_DIGITS, later_compiles, not_fused, published_text, resembles
 from orchestrator.report.words import loss_advice, taint_note, warnings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from orchestrator.analysis.published import Published, PublishedFigure
-    from orchestrator.analysis.reduced_run import Pair, Report
-    from orchestrator.analysis.rows import Power, Row
-    from orchestrator.records.record import Compiles, Dispatch
 
 GROUPS_SHOWN = 5
 SHARE_SHOWN = 0.005

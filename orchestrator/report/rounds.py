@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.analysis.ceilings import ceiling
 from orchestrator.analysis.columns import columns_of
@@ -20,18 +21,12 @@ from orchestrator.base.text import (
     scaled,
     significant,
 )
+from orchestrator.records.record import Record, Sample, WarmStart
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import not_fused, resembles
-from orchestrator.report.sections import Environment, Samples, code, facts, section, shares, table, text
-from orchestrator.report.source import read_log
+from orchestrator.report.sections import Block, Environment, Samples, Section, code, facts, section, shares, table, text
+from orchestrator.report.source import Source, read_log
 from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.records.record import Record, Sample, WarmStart
-    from orchestrator.report.sections import Block, Section
-    from orchestrator.report.source import Source
 
 SHOWN_TOKENS = 40
 PHASES = {"warmup": "warm-up", "timed": "timed", "repeat": "repeated"}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from orchestrator.base.text import aligned, one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 INDENT = "  "
 

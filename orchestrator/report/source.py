@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from orchestrator.analysis.reduced_run import make_report, read_all
+from orchestrator.analysis.reduced_run import Report, make_report, read_all
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import read_bytes
-from orchestrator.records.record import is_row
+from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import LOG_LIMIT_BYTES, stem_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from orchestrator.analysis.reduced_run import Report
-    from orchestrator.records.record import Record
 
 LOG_LINES = 60
 LOG_CHARACTERS = 6_000

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from typing import TYPE_CHECKING
 
 from orchestrator.analysis.protocol import higher_is_better
+from orchestrator.analysis.rows import Row
 from orchestrator.base.text import counted, significant
-
-if TYPE_CHECKING:
-    from orchestrator.analysis.rows import Row
-    from orchestrator.plan.workload import Benchmark
-    from orchestrator.records.record import HostLoad, Record
-
+from orchestrator.plan.workload import Benchmark
+from orchestrator.records.record import HostLoad, Record
 
 GLOSSARY = {
     "steady": "Without the first call and the warm-up: the median of the rounds' medians with its 99 % interval (at "

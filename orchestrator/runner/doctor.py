@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_writable
@@ -18,12 +19,7 @@ from orchestrator.build.ready import why_not
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, gpus
 from orchestrator.launchers.work_area import work_area
-from orchestrator.plan.stack import find_stacks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from orchestrator.plan.stack import Stack
+from orchestrator.plan.stack import Stack, find_stacks
 
 State = Literal["ok", "warn", "fail"]
 COMPILERS = ("g++", "clang++", "c++")

@@ -8,27 +8,20 @@ import itertools
 import re
 import statistics
 import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from orchestrator.analysis.statistics import FEWEST_ROUNDS
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.text import counted, in_words
-from orchestrator.plan.cell import may_be_wanted
-from orchestrator.plan.workload import GENERATING, TRAINING
-from orchestrator.records.record import FAILED, NOTHING_LEFT
+from orchestrator.plan.cell import Cell, Device, Plan, may_be_wanted
+from orchestrator.plan.choice import Choice, RunOptions
+from orchestrator.plan.stack import Stack
+from orchestrator.plan.workload import GENERATING, TRAINING, ModelConfig, Workload
+from orchestrator.records.record import FAILED, NOTHING_LEFT, Record
 from orchestrator.records.store import newest_unfinished, read_record, record_files, runs
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from orchestrator.plan.cell import Cell, Device, Plan
-    from orchestrator.plan.choice import Choice, RunOptions
-    from orchestrator.plan.stack import Stack
-    from orchestrator.plan.workload import ModelConfig, Workload
-    from orchestrator.records.record import Record
-
 
 RECORDS_LOOKED_AT = 400
 NS = 1e9

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import make_folder
 from orchestrator.build.lock import mark_drift
-from orchestrator.launchers import Job
+from orchestrator.build.ready import Ready
+from orchestrator.host.gpu import HostGpu
+from orchestrator.launchers import Job, Launcher
+from orchestrator.launchers.work_area import WorkArea
 from orchestrator.measure.supervise import TELEMETRY_FILE, blank_record, supervise
 from orchestrator.measure.warm import wanted, with_warm_start
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.choice import Choice
 from orchestrator.plan.workload import digest
-from orchestrator.records.record import Refusal
-from orchestrator.records.store import stem_of
-from orchestrator.runner.order import too_large
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from orchestrator.build.ready import Ready
-    from orchestrator.host.gpu import HostGpu
-    from orchestrator.launchers import Launcher
-    from orchestrator.launchers.work_area import WorkArea
-    from orchestrator.plan.cell import Cell
-    from orchestrator.plan.choice import Choice
-    from orchestrator.records.record import Record
-    from orchestrator.records.references import References
-    from orchestrator.records.store import Run
-    from orchestrator.runner.order import Turn
-    from orchestrator.runner.outcomes import Outcomes
-    from orchestrator.runner.progress import Progress
+from orchestrator.records.record import Record, Refusal
+from orchestrator.records.references import References
+from orchestrator.records.store import Run, stem_of
+from orchestrator.runner.order import Turn, too_large
+from orchestrator.runner.outcomes import Outcomes
+from orchestrator.runner.progress import Progress
 
 LISTING_FILE = "dispatch.json"
 

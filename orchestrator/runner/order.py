@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-from orchestrator.plan.workload import describe
-from orchestrator.records.record import is_row
+from orchestrator.plan.cell import Cell, Plan
+from orchestrator.plan.choice import RunOptions
+from orchestrator.plan.workload import Workload, describe
+from orchestrator.records.record import Record, Status, is_row
+from orchestrator.records.references import References
 from orchestrator.records.store import finished_keys
-from orchestrator.runner.estimate import Earlier, expected, second_start_seconds, used_up, wall_seconds
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from orchestrator.plan.cell import Cell, Plan
-    from orchestrator.plan.choice import RunOptions
-    from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import Record, Status
-    from orchestrator.records.references import References
-    from orchestrator.runner.estimate import Key
+from orchestrator.runner.estimate import Earlier, Key, expected, second_start_seconds, used_up, wall_seconds
 
 
 class Turn(NamedTuple):

@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 from orchestrator.analysis.published import read_published
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.analysis.reduced_run import report_of
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_NOTHING_MEASURED, EXIT_OK
-from orchestrator.records.record import BAD, COMPUTED, is_row
+from orchestrator.records.record import BAD, COMPUTED, Record, Status, is_row
+from orchestrator.records.store import Run
 from orchestrator.report.tables import write_tables
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from orchestrator.records.record import Record, Status
-    from orchestrator.records.store import Run
 
 EVERY_S = 30.0
 """Tables are written at most this often while rounds are run: writing them takes longer with every round."""

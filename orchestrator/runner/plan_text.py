@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from orchestrator.base.text import counted, in_words, size_in_words
 from orchestrator.build.ready import here_already, reach_engine
-from orchestrator.plan.workload import describe
-from orchestrator.runner.estimate import estimate, expected, history
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from orchestrator.plan.cell import Cell
-    from orchestrator.plan.choice import Choice
-    from orchestrator.plan.workload import Role
-    from orchestrator.runner.estimate import Earlier, Estimate, Expected, Key
-
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.choice import Choice
+from orchestrator.plan.workload import Role, describe
+from orchestrator.runner.estimate import Earlier, Estimate, Expected, Key, estimate, expected, history
 
 Line = tuple[str, str, str, str, str, str]
 

@@ -6,15 +6,13 @@ import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from orchestrator.analysis.evidence import check_counts
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.base.text import in_words, significant
-
-if TYPE_CHECKING:
-    from orchestrator.measure.supervise import Event
-    from orchestrator.records.record import Record
+from orchestrator.measure.supervise import Event
+from orchestrator.records.record import Record
 
 REFRESH_PER_SECOND = 1
 """Seldom: drawing takes time from the host that is being measured."""

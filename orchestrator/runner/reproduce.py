@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.analysis.reproduction import reproduction
 from orchestrator.base.errors import StackbenchError, UsageError
@@ -13,21 +13,16 @@ from orchestrator.base.files import unknown
 from orchestrator.base.paths import IMAGES
 from orchestrator.base.text import printable
 from orchestrator.plan.cell import Cell, Plan
-from orchestrator.plan.choice import FULL_SUITE, SMALL_SUITE, Choice, choose_launcher
+from orchestrator.plan.checkpoint import Checkpoint
+from orchestrator.plan.choice import FULL_SUITE, SMALL_SUITE, Choice, RunOptions, choose_launcher
 from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
-from orchestrator.plan.stack import ReadyImage, find_stacks
+from orchestrator.plan.stack import ReadyImage, Stack, find_stacks
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.find import find_records, probes_of
-from orchestrator.records.record import is_row
+from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import Run, find_run, read_record, run_of
 from orchestrator.report.reproduction import as_text
-
-if TYPE_CHECKING:
-    from orchestrator.plan.checkpoint import Checkpoint
-    from orchestrator.plan.choice import RunOptions
-    from orchestrator.plan.stack import Stack
-    from orchestrator.records.record import Record
 
 NAME = "reproduce"
 IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")

@@ -5,40 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, check_writable
 from orchestrator.base.paths import REPOSITORY, STATE
 from orchestrator.base.text import counted, in_words
-from orchestrator.build.ready import here_already, make_ready, reach_engine
-from orchestrator.host.devices import facts, hold_devices, look, pick_gpu
-from orchestrator.host.gpu import refuse_busy
+from orchestrator.build.ready import Ready, here_already, make_ready, reach_engine
+from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu
+from orchestrator.host.gpu import HostGpu, refuse_busy
 from orchestrator.launchers.local import sweep_processes
 from orchestrator.launchers.work_area import sweep_folders, work_area
-from orchestrator.plan.choice import Choosing, choose
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
+from orchestrator.records.record import Record
 from orchestrator.records.references import References
 from orchestrator.records.store import Run, newest_run, record_files, resumable, why_another
-from orchestrator.runner.estimate import estimate, fitted, history
+from orchestrator.runner.estimate import Earlier, Key, estimate, fitted, history
 from orchestrator.runner.interrupt import Interrupted, interruptible
 from orchestrator.runner.one_round import Session, run_round
-from orchestrator.runner.order import Agenda, remaining, replaced, turns
+from orchestrator.runner.order import Agenda, Turn, remaining, replaced, turns
 from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.plan_text import cost_line
-from orchestrator.runner.progress import make_progress
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from orchestrator.build.ready import Ready
-    from orchestrator.host.devices import Host
-    from orchestrator.host.gpu import HostGpu
-    from orchestrator.plan.cell import Cell
-    from orchestrator.plan.choice import Choice, RunOptions
-    from orchestrator.records.record import Record
-    from orchestrator.runner.estimate import Earlier, Key
-    from orchestrator.runner.order import Turn
-    from orchestrator.runner.progress import Progress
+from orchestrator.runner.progress import Progress, make_progress
 
 
 def run_all(options: RunOptions, choosing: Choosing = choose, made: list[Run] | None = None) -> int:

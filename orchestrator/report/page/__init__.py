@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.base.files import write_text
 from orchestrator.report.page.embed import render
 from orchestrator.report.page.index import make_index
 from orchestrator.report.proof import prove
+from orchestrator.report.sections import Environment
 from orchestrator.report.source import read_source
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from orchestrator.report.sections import Environment
 
 PAGE_FILE = "report.html"
 

@@ -11,16 +11,14 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.base.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 STYLES = ("theme.css", "page.css", "table.css", "chart.css", "drawer.css")

@@ -6,19 +6,24 @@ not ok has no speed on the page.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.analysis.growth import growths
 from orchestrator.analysis.protocol import unit_of
+from orchestrator.analysis.published import PublishedFigure
 from orchestrator.analysis.reduce import place
+from orchestrator.analysis.reduced_run import Pair
+from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, verdict
 from orchestrator.base.text import MISSING, between, gigabytes, significant
 from orchestrator.plan.workload import TRAINING, WHAT, describe
 from orchestrator.records.record import COMPUTED
 from orchestrator.report.columns import (
     SECONDS_DIGITS,
+    Column,
     columns,
     host_memory,
     published_text,
@@ -26,16 +31,8 @@ from orchestrator.report.columns import (
     speed,
 )
 from orchestrator.report.remarks import about_published, as_text, comparisons, figure_caveats, remarks, run_facts
+from orchestrator.report.source import Source
 from orchestrator.report.words import GLOSSARY, better
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.analysis.published import PublishedFigure
-    from orchestrator.analysis.reduced_run import Pair
-    from orchestrator.analysis.rows import Row
-    from orchestrator.report.columns import Column
-    from orchestrator.report.source import Source
 
 OPPOSITE = {"faster": "slower", "slower": "faster"}
 MOST_ROWS = 40

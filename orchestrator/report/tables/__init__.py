@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
-from orchestrator.analysis.reduced_run import make_report
+from orchestrator.analysis.protocol import Protocol
+from orchestrator.analysis.reduced_run import Report, make_report
 from orchestrator.base.files import write_text
+from orchestrator.records.record import Record
 from orchestrator.report.tables import csv, json, latex, markdown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from orchestrator.analysis.protocol import Protocol
-    from orchestrator.analysis.reduced_run import Report
-    from orchestrator.records.record import Record
 
 EXPORTERS = {"markdown": markdown.render, "json": json.render, "csv": csv.render, "latex": latex.render}
 FILES = {"tables.md": "markdown", "tables.json": "json", "tables.csv": "csv"}

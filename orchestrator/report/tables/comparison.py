@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from orchestrator.analysis.compare import PUBLISHED
+from orchestrator.analysis.compare import PUBLISHED, CellComparison, Comparison, Entry
+from orchestrator.analysis.conditions import Difference
+from orchestrator.analysis.statistics import Verdict
 from orchestrator.base.text import MISSING, aligned, between, counted, escape, one_line, shortened, significant
 from orchestrator.plan.workload import describe
 from orchestrator.report.tables.markdown import grid
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.analysis.compare import CellComparison, Comparison, Entry
-    from orchestrator.analysis.conditions import Difference
-    from orchestrator.analysis.statistics import Verdict
 
 SCHEMA_VERSION = 1
 REASON_LENGTH = 200

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.analysis.protocol import Protocol
 from orchestrator.analysis.published import PublishedFigure
+from orchestrator.analysis.reduced_run import Report
 from orchestrator.analysis.rows import Row
 from orchestrator.report.tables.json import LEFT_OUT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pydantic import BaseModel
-
-    from orchestrator.analysis.protocol import Protocol
-    from orchestrator.analysis.reduced_run import Report
 
 # A spreadsheet takes a text that begins so for a formula, and what a container wrote must never become one.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from orchestrator.analysis.history import POINTS_SHOWN, Line, Point
 from orchestrator.base.text import MISSING, aligned, counted, significant
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def as_text(lines: Sequence[Line]) -> str:

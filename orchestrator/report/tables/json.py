@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from orchestrator.analysis.growth import growths
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from orchestrator.analysis.protocol import Protocol
-    from orchestrator.analysis.reduced_run import Pair, Report
-    from orchestrator.base.files import Frozen
+from orchestrator.analysis.protocol import Protocol
+from orchestrator.analysis.reduced_run import Pair, Report
+from orchestrator.base.files import Frozen
 
 SCHEMA_VERSION = 2
 LEFT_OUT: Any = {

@@ -6,10 +6,13 @@ What is long and stands in many cells is written once, in the caption, and has a
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
+from orchestrator.analysis.protocol import Protocol
 from orchestrator.analysis.reduce import place
+from orchestrator.analysis.reduced_run import Pair, Report
+from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import LEVEL
 from orchestrator.base.text import MISSING, between, counted, gigabytes, shortened, significant
 from orchestrator.plan.workload import describe
@@ -24,13 +27,6 @@ from orchestrator.report.columns import (
     share,
 )
 from orchestrator.report.words import better
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.analysis.protocol import Protocol
-    from orchestrator.analysis.reduced_run import Pair, Report
-    from orchestrator.analysis.rows import Row
 
 REASON_LENGTH = 60
 LETTERS = 26

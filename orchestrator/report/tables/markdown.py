@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from orchestrator.analysis.growth import growths
-from orchestrator.analysis.protocol import unit_of
+from orchestrator.analysis.protocol import Protocol, unit_of
 from orchestrator.analysis.reduce import place
+from orchestrator.analysis.reduced_run import Pair, Report
+from orchestrator.analysis.rows import Row
 from orchestrator.base.text import MISSING, code, escape, shortened, significant
-from orchestrator.plan.workload import WHAT, describe
-from orchestrator.report.columns import SECONDS_DIGITS, columns
+from orchestrator.plan.workload import WHAT, Workload, describe
+from orchestrator.records.record import Environment
+from orchestrator.report.columns import SECONDS_DIGITS, Column, columns
 from orchestrator.report.remarks import about_published, as_markdown, comparisons, figure_caveats, remarks, run_facts
 from orchestrator.report.words import better, glossary_in_markdown
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from orchestrator.analysis.protocol import Protocol
-    from orchestrator.analysis.reduced_run import Pair, Report
-    from orchestrator.analysis.rows import Row
-    from orchestrator.plan.workload import Workload
-    from orchestrator.records.record import Environment
-    from orchestrator.report.columns import Column
-
 
 REASON_LENGTH = 300
 SHORT_HASH = 12
