@@ -156,12 +156,7 @@ class DockerLauncher:
         return name
 
     def _arguments(
-        self,
-        stack: Stack,
-        command: tuple[str, ...],
-        device: Device,
-        job: Job | None,
-        access: GpuAccess | None = None,
+        self, stack: Stack, command: tuple[str, ...], device: Device, job: Job | None, access: GpuAccess | None = None
     ) -> dict[str, Any]:
         grant = GpuGrant(environment={"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"})
         if device == "cuda":
@@ -203,14 +198,7 @@ class DockerLauncher:
 
 
 def container_arguments(
-    image: str,
-    stack: Stack,
-    command: tuple[str, ...],
-    *,
-    bench: Path,
-    job: Job | None,
-    grant: GpuGrant,
-    limits: Limits,
+    image: str, stack: Stack, command: tuple[str, ...], *, bench: Path, job: Job | None, grant: GpuGrant, limits: Limits
 ) -> dict[str, Any]:
     """Return the SDK's arguments for a container: `container` and `host_config`."""
     shared = job is not None and job.cache is not None
