@@ -30,7 +30,7 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     found, copied = hashlib.sha256(), 0
     try:
-        with os_errors(source.name), _open_plain(source) as file, beside.open("wb") as out:
+        with os_errors(source.name), open_plain(source) as file, beside.open("wb") as out:
             while piece := file.read(PIECE_BYTES):
                 copied += len(piece)
                 if copied > limit:
@@ -48,7 +48,7 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
 def sha256_of(path: Path) -> str | None:
     """Return the SHA-256 of a plain file, or None where there is none."""
     try:
-        with _open_plain(path) as file:
+        with open_plain(path) as file:
             found = hashlib.sha256()
             while piece := file.read(PIECE_BYTES):
                 found.update(piece)
@@ -57,7 +57,8 @@ def sha256_of(path: Path) -> str | None:
         return None
 
 
-def _open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file for reading, through no link; UsageError where it is not a plain one, OSError where there is none."""
     # Not blocking: a named pipe in its place must not hang the run.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

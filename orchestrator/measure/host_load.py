@@ -13,16 +13,14 @@ import os
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.host.owner import PROC
+from orchestrator.measure.telemetry import Pids
 from orchestrator.records.record import HostLoad
-
-if TYPE_CHECKING:
-    Pids = Callable[[], frozenset[int] | None]
 
 INTERVAL_S, LONGEST_S = 0.1, 0.5
 REST = 100
@@ -122,7 +120,7 @@ class LoadSampler(threading.Thread):
         with contextlib.suppress(OSError, ValueError):
             # After the name, which may hold anything.
             text = (self._proc / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
-            return sum(int(field) for field in text.rpartition(")")[2].split()[OWN])
+            return sum(map(int, text.rpartition(")")[2].split()[OWN]))
         return None
 
     def _cells(self, pids: frozenset[int] | None) -> frozenset[int]:
@@ -153,8 +151,8 @@ def load_between(readings: Sequence[CpuTimes], cpus: int, window: tuple[int, int
     assert last.own is not None
     seconds = (last.t_ns - first.t_ns) / 1e9
     per_cpu = seconds * os.sysconf("SC_CLK_TCK")
-    busy, stolen = (last.busy - first.busy) / per_cpu, (last.stolen - first.stolen) / per_cpu
-    own = (last.own - first.own) / per_cpu
+    grown = (last.busy - first.busy, last.stolen - first.stolen, last.own - first.own)
+    busy, stolen, own = (ticks / per_cpu for ticks in grown)
     if own < 0 or stolen < 0 or busy <= 0 or busy > cpus * 1.5:
         return None  # a process of the cell's is gone, or these are no counters
     return HostLoad(cpus=cpus, seconds=seconds, own=own, others=max(0.0, busy - own), stolen=stolen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.base.files import Frozen, write_text
 from orchestrator.launchers import Job, Places
@@ -43,26 +43,26 @@ class Spec(Frozen):
     """Only the first call is wanted."""
 
 
+def identity(job: Job) -> dict[str, Any]:
+    """Return what the spec and the record say of a job with the same keys and values."""
+    of_job = {name: getattr(job, name) for name in ("cell_id", "round", "bench_source")}
+    of_cell = {name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload")}
+    return {**of_job, **of_cell, "workload_id": job.cell.workload.workload_id}
+
+
 def write_spec(job: Job, places: Places) -> Spec:
     """Write `spec.json` into the job's work folder; return what it says."""
-    cell, workload_id = job.cell, job.cell.workload.workload_id
+    cell, same = job.cell, identity(job)
     has_reference = job.reference_sha256 is not None and places.references is not None
     spec = Spec(
-        cell_id=job.cell_id,
-        workload_id=workload_id,
-        round=job.round,
-        stack=cell.stack,
-        method=cell.method,
-        device=cell.device,
-        bench_source=job.bench_source,
-        workload=cell.workload,
+        **same,
         threads=job.threads,
         cache=cell.cache,
         cache_folder=places.cache,
         checkpoint=places.checkpoint,
         deadline_s=cell.timeout_s,
         role=cell.role,
-        reference=f"{places.references}/{workload_id}{REFERENCE_ENDING}" if has_reference else None,
+        reference=f"{places.references}/{same['workload_id']}{REFERENCE_ENDING}" if has_reference else None,
         reference_sha256=job.reference_sha256,
         subject_ids=tuple(subject.workload_id for subject in cell.workload.subjects or ()),
         repeats=cell.role == "row" and cell.workload.benchmark in MEASURED and not job.only_first,

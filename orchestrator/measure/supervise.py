@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.base.untrusted import place_file
+from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared
 from orchestrator.measure.host_load import watch_host
-from orchestrator.measure.spec import Spec, write_spec
+from orchestrator.measure.spec import identity, write_spec
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
 from orchestrator.measure.validity import Span, judged, taints, to_repeat
 from orchestrator.plan.cell import Cell
@@ -41,8 +40,6 @@ FULL_DISK_BYTES = 16_000_000
 MOST_ASKS, MOST_ROWS, MOST_SIZES, LARGEST = 3, 512, 8, 2**63
 """Limits of a question: how often one is answered, and its size; a record has no room for 512 samples."""
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
-REPEATED = ("cell_id", "round", "stack", "method", "device", "workload_id", "workload", "bench_source")
-"""Keys of the spec that the record repeats, with the same values."""
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
 
 
@@ -90,7 +87,7 @@ def supervise(
         refusal = Refusal("infrastructure", str(error))
     watch.look(show=False)
     # A complete record counts even if the process then hung until its deadline.
-    record, complaint = believe(job.work / RECORD_FILE, spec)
+    record, complaint = believe(job.work / RECORD_FILE, identity(job))
     refusal = refusal or judge(ended, record, complaint, job, watch)
     if record is None:
         assert refusal is not None
@@ -170,17 +167,15 @@ def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, w
     return Refusal("crashed", f"{how}, {watch.where()}; {what}{_log_end(job)}")
 
 
-def believe(path: Path, spec: Spec) -> tuple[Record | None, str]:
+def believe(path: Path, same: dict[str, Any]) -> tuple[Record | None, str]:
     """Return the record that the process wrote if it is valid and this round's, else None and what is wrong."""
-    try:
-        os.lstat(path)
-    except OSError:
+    if not os.path.lexists(path):
         return None, ""
     try:
         record = read_record(path)
     except UsageError as error:
         return None, f"what was written as its record cannot be believed: {error.what}"
-    if any(getattr(record, name) != getattr(spec, name) for name in REPEATED):
+    if any(getattr(record, name) != value for name, value in same.items()):
         return None, "what was written as its record is another cell's"
     claimed: list[object] = [record.provenance, record.log_sha256, record.telemetry, record.host_load]
     claimed += [claim for sample in record.samples for claim in (sample.taint, sample.energy_joules)]
@@ -193,24 +188,16 @@ def blank_record(
     job: Job, refusal: Refusal, *, started_utc: str | None = None, phases: tuple[PhaseTime, ...] = ()
 ) -> Record:
     """Return the orchestrator's own record for a round for which bench wrote none."""
-    cell = job.cell
     return Record(
+        **identity(job),
         schema_version=1,
         written_by="orchestrator",
-        cell_id=job.cell_id,
-        workload_id=cell.workload.workload_id,
-        round=job.round,
-        stack=cell.stack,
-        method=cell.method,
-        workload=cell.workload,
-        device=cell.device,
         status=refusal.status,
         reason=scrub(refusal.reason),
         flags=(),
-        bench_source=job.bench_source,
         started_utc=started_utc,
         phases=phases,
-        role=cell.role,
+        role=job.cell.role,
     )
 
 
@@ -250,18 +237,12 @@ class Watch:
             self._on_event(last)
 
     def _read(self) -> bytes:
-        try:
-            # No link is followed, and a pipe in its place blocks nothing.
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return b""
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return b""
+        with contextlib.suppress(OSError, UsageError), open_plain(self._path) as file:
             file.seek(self._offset)
             new = file.read(EVENTS_READ_BYTES)
             self._offset += len(new)
             return new
+        return b""
 
     def _take(self, said: dict[str, Any]) -> Event | None:
         now = int(said["t_ns"])
@@ -283,9 +264,8 @@ class Watch:
 def _how(ended: Exit) -> str:
     if ended.signal is None:
         return f"exit code {ended.code}"
-    with contextlib.suppress(ValueError):
-        return f"ended by signal {ended.signal} ({signal.Signals(ended.signal).name})"
-    return f"ended by signal {ended.signal}"
+    names = {number.value: f" ({number.name})" for number in signal.Signals}
+    return f"ended by signal {ended.signal}{names.get(ended.signal, '')}"
 
 
 def _log_end(job: Job) -> str:

@@ -13,15 +13,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.host.gpu import REASONS, Gauge, Quick, Slow, gauge, process_name
 from orchestrator.records.record import Range, Telemetry
 
-if TYPE_CHECKING:
-    Pids = Callable[[], frozenset[int] | None]
-    Window = tuple[int, int]
-
+Pids = Callable[[], frozenset[int] | None]
+Window = tuple[int, int]
 INTERVAL_S = 0.02
 SLOW_INTERVAL_S = 0.25
 LONGEST_S = 0.5

@@ -6,7 +6,9 @@ is time, and stays in the record either way.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -105,8 +107,8 @@ def judged(record: Record, series: Series | None) -> Record:
     )
     seen = summary(series, [span.window for span in spans if span.phase == "timed"]) if series else None
     record = record.model_copy(update={"samples": samples, "telemetry": seen})
-    if steady(record).tainted and "tainted" not in record.flags:
-        record = record.model_copy(update={"flags": (*record.flags, "tainted")})
+    if reasons and steady(record).tainted:
+        record = record.model_copy(update={"flags": tuple(dict.fromkeys((*record.flags, "tainted")))})
     return record
 
 
@@ -126,9 +128,8 @@ def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:
     for place, sample in enumerate(samples):
         if not sample.judged:
             continue
-        seen = 0
-        for reading in series.around(sample.window, lambda reading: reading.quick.reasons is not None):
-            seen |= reading.quick.reasons or 0
+        readings = series.around(sample.window, lambda reading: reading.quick.reasons is not None)
+        seen = functools.reduce(operator.or_, (reading.quick.reasons or 0 for reading in readings), 0)
         why = [words for name, words in SLOWDOWNS.items() if seen & REASONS[name]]
         if not why and series.thermal_ns(sample.window) > THERMAL_SHARE * sample.wall_ns:
             why.append("thermal slowdown (the driver's counter)")
@@ -191,8 +192,8 @@ def _apart(
     count = len(places)
     if count < FEWEST_SAMPLES:
         return {}
-    ratios = {place: samples[place].wall_ns / usual for place, usual in zip(places, expected, strict=True)}
     usual_ns = dict(zip(places, expected, strict=True))
+    ratios = {place: samples[place].wall_ns / usual for place, usual in usual_ns.items()}
     order = sorted(places, key=ratios.__getitem__)
     for few in range(count // OUTLIERS_AMONG, 0, -1):
         rest, apart = order[:-few], order[-few:]

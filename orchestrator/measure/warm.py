@@ -22,13 +22,8 @@ REASON_CHARACTERS = 500
 
 def wanted(cell: Cell, record: Record) -> bool:
     """Whether the cell's record is to say what a warm start takes: of the first round of a row that compiled."""
-    return (
-        may_be_wanted(cell)
-        and record.round == 0
-        and record.status in COMPUTED
-        and record.compiles is not None
-        and record.compiles.made > 0
-    )
+    first = may_be_wanted(cell) and record.round == 0 and record.status in COMPUTED
+    return first and record.compiles is not None and record.compiles.made > 0
 
 
 def with_warm_start(
@@ -71,9 +66,6 @@ def _measure(launcher: Launcher, prepared: Prepared, job: Job, on_event: Callabl
     if record.status != "ok" or not record.samples:
         return WarmStart(first_ns=None, reason=f"{record.status}: {record.reason}"[:REASON_CHARACTERS])
     first, compiles = record.samples[0], record.compiles
-    return WarmStart(
-        first_ns=first.end_ns - first.begin_ns,
-        cache_hits=compiles.cache_hits if compiles else None,
-        cache_misses=compiles.cache_misses if compiles else None,
-        reason=None if "warm" in record.flags else "the first process left an empty cache",
-    )
+    hits, misses = (compiles.cache_hits, compiles.cache_misses) if compiles else (None, None)
+    reason = None if "warm" in record.flags else "the first process left an empty cache"
+    return WarmStart(first_ns=first.end_ns - first.begin_ns, cache_hits=hits, cache_misses=misses, reason=reason)
