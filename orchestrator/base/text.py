@@ -6,9 +6,11 @@ import datetime as dt
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+Say = Callable[[str], None]
+"""Shows a person one line."""
 DIGITS = 4
 SMALLEST = 1e-4
 """What is nearer to zero is written with an exponent."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.base.errors import StackbenchError, UsageError
+from orchestrator.base.errors import UsageError
+from orchestrator.base.text import Say
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, choose_gpu, gpus
 from orchestrator.plan.cell import Plan
@@ -36,7 +37,7 @@ def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
 
 
 @contextlib.contextmanager
-def hold_devices(plan: Plan, gpu: HostGpu | None, say: Callable[[str], None]) -> Iterator[None]:
+def hold_devices(plan: Plan, gpu: HostGpu | None, say: Say) -> Iterator[None]:
     """Hold the locks of all devices that the plan uses, always in the same order."""
     devices = [None] if any(cell.device == "cpu" for cell in plan.cells) else []
     with contextlib.ExitStack() as held:
@@ -76,9 +77,5 @@ def engine_version(*, needed: bool) -> str | None:
     """Return `Docker Engine 27.3.1`; where none answers None, or, when it is needed, a UsageError with the reason."""
     from orchestrator.host import docker_engine  # The docker SDK takes a while to import: only where it is asked.
 
-    try:
-        return docker_engine.version()
-    except StackbenchError:
-        if needed:
-            raise
-        return None
+    client = docker_engine.connect() if needed else docker_engine.answers()
+    return client and f"Docker Engine {client.version().get('Version', '?')}"

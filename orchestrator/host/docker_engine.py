@@ -36,11 +36,9 @@ def connect() -> Any:
         )
         client.ping()
     except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
-        raise UsageError(
-            f"the engine does not answer ({_reason(error)})",
-            where=f"Docker at {address or 'its default socket'}",
-            remedy="start it, or allow this user to use it, or run with --launcher local",
-        ) from error
+        what, where = f"the engine does not answer ({_reason(error)})", f"Docker at {address or 'its default socket'}"
+        remedy = "start it, or allow this user to use it, or run with --launcher local"
+        raise UsageError(what, where=where, remedy=remedy) from error
     # From here on a slow engine (a busy disk) is waited for; this is never the deadline of a cell.
     client.api.timeout = HTTP_TIMEOUT_S
     return client
@@ -52,11 +50,6 @@ def answers() -> Any | None:
         return connect()
     except UsageError:
         return None
-
-
-def version() -> str:
-    """Return the engine's name and version, as `Docker Engine 27.3.1`; UsageError where none answers."""
-    return f"Docker Engine {connect().version().get('Version', '?')}"
 
 
 def labels(run: str, cell: str) -> dict[str, str]:

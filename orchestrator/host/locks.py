@@ -6,13 +6,14 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import os_error
+from orchestrator.base.files import os_errors
+from orchestrator.base.text import Say
 
 ENVIRONMENT = "STACKBENCH_LOCKS"
 EVERYBODY = 0o1777
@@ -27,22 +28,14 @@ def lock_folder() -> Path:
     return Path(chosen) if chosen else Path(tempfile.gettempdir()) / "stackbench-locks"
 
 
-def lock_name(gpu_uuid: str | None) -> str:
-    """Return the file's name for a GPU, or for the CPU where it is None."""
-    return f"{gpu_uuid or 'cpu'}.lock"
-
-
 @contextlib.contextmanager
-def hold(
-    gpu_uuid: str | None, *, purpose: str, say: Callable[[str], None], folder: Path | None = None
-) -> Iterator[None]:
+def hold(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = None) -> Iterator[None]:
     """Hold the device's lock, waiting for it as long as it takes; `say` gets one line before the wait.
 
     `purpose` is what others read while they wait: no more than a word about what runs. The lock goes with the
     process, however it ends. UsageError where the folder cannot be used.
     """
-    place = _make(folder or lock_folder())
-    path = place / lock_name(gpu_uuid)
+    path = _lock_file(gpu_uuid, folder)
     lock = filelock.FileLock(path, mode=FILE_MODE)
     device = gpu_uuid or "the CPU"
     try:
@@ -67,7 +60,7 @@ def hold(
 
 def is_free(gpu_uuid: str | None, folder: Path | None = None) -> bool:
     """Whether nobody holds the device's lock at this moment."""
-    path = _make(folder or lock_folder()) / lock_name(gpu_uuid)
+    path = _lock_file(gpu_uuid, folder)
     try:
         with filelock.FileLock(path, mode=FILE_MODE, blocking=False):
             return True
@@ -79,10 +72,10 @@ def is_free(gpu_uuid: str | None, folder: Path | None = None) -> bool:
 
 def holder(path: Path) -> str:
     """Return what the holder of the lock says about itself."""
+    text = ""
     with contextlib.suppress(OSError), _beside(path).open("rb") as file:
         text = " ".join(file.read(HOLDER_LIMIT_BYTES).decode("utf-8", "replace").split())
-        return text or "another run"
-    return "another run"
+    return text or "another run"
 
 
 def _beside(path: Path) -> Path:
@@ -103,17 +96,13 @@ def _sign(path: Path, text: str) -> None:
                 os.fchmod(file.fileno(), FILE_MODE)
 
 
-def _make(folder: Path) -> Path:
-    try:
+def _lock_file(gpu_uuid: str | None, folder: Path | None) -> Path:
+    """Return the file for a GPU, or for the CPU where it is None; its folder is made."""
+    folder = folder or lock_folder()
+    with os_errors(folder), contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True)
         folder.chmod(EVERYBODY)
-    except FileExistsError:
-        if not folder.is_dir():
-            raise UsageError(
-                "not a folder, so locks cannot be kept there",
-                where=str(folder),
-                remedy=f"set {ENVIRONMENT} to a folder",
-            ) from None
-    except OSError as error:
-        raise os_error(error, folder) from error
-    return folder
+    if not folder.is_dir():
+        what, remedy = "not a folder, so locks cannot be kept there", f"set {ENVIRONMENT} to a folder"
+        raise UsageError(what, where=str(folder), remedy=remedy)
+    return folder / f"{gpu_uuid or 'cpu'}.lock"

@@ -82,10 +82,8 @@ class DockerHandle(Handle):
                 time.sleep(1 + attempt)
             else:
                 signal = code - SIGNAL_BASE if code > SIGNAL_BASE else None
-                lost = broken if code != 0 else None
-                return Exit(
-                    code, signal, oom=self._lacked_memory(signal, state), error=lost or state.get("Error") or None
-                )
+                lost = (broken if code != 0 else None) or state.get("Error") or None
+                return Exit(code, signal, oom=self._lacked_memory(signal, state), error=lost)
         return Exit(None, error=broken)
 
     def _lacked_memory(self, signal: int | None, state: Mapping[str, Any]) -> bool:

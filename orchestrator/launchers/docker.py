@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,8 +37,7 @@ from orchestrator.plan.cell import Device
 from orchestrator.plan.stack import GpuAccess, Stack
 from orchestrator.plan.workload import digest
 
-WORK, BENCH, CHECKPOINT, CACHE = "/work", "/stackbench/bench", "/checkpoint", "/cache"
-REFERENCES = "/references"
+WORK, BENCH, CHECKPOINT, CACHE, REFERENCES = "/work", "/stackbench/bench", "/checkpoint", "/cache", "/references"
 NOBODY = 65534
 TMP_OPTIONS = "rw,exec,nosuid,nodev,size=2g,mode=1777"
 PIDS_LIMIT = 8192
@@ -65,7 +64,6 @@ class Limits:
     memory_bytes: int
     cpus: int
     user: str
-    pids: int = PIDS_LIMIT
 
 
 @dataclass
@@ -102,6 +100,7 @@ class DockerLauncher:
                 raise InfrastructureError(
                     "this image is not on this host", where=name, remedy=f"`orchestrator build --stack {stack.name}`"
                 ) from None
+        digests = image.attrs.get("RepoDigests") or ()
         return Prepared(
             stack,
             stack.python,
@@ -109,7 +108,8 @@ class DockerLauncher:
             image=name,
             image_id=image.id,
             image_content=content_of(image.attrs),
-            image_digest=digest_of(image.attrs.get("RepoDigests") or ()),
+            # As `registry/name@sha256:…`; the registry's name says nothing about the image.
+            image_digest=next((name.rpartition("@")[2] for name in digests if "@" in name), None),
             lock=lock_digest(stack),
         )
 
@@ -139,8 +139,7 @@ class DockerLauncher:
     ) -> tuple[int | None, str]:
         """Run the stack's Python with `command`, without a work folder; return exit code and output."""
         arguments = self._arguments(stack, command, device, None, access)
-        log = Path(os.devnull)
-        handle = self._start(arguments, engine.labels("prepare", "ask"), log)
+        handle = self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull))
         with handle:
             ended = handle.wait(FINGERPRINT_S)
             if ended is None:
@@ -213,13 +212,11 @@ def container_arguments(
         environment["LD_LIBRARY_PATH"] = ":".join(libraries)
     writable = {} if job is None else {WORK: job.work, CACHE: job.cache}
     readable = {} if job is None else {CHECKPOINT: job.checkpoint, REFERENCES: job.references}
-    places = [(place, place) for place in (stack.ready.mounts if stack.ready else ())]
+    places = [(BENCH, str(bench)), *((place, place) for place in (stack.ready.mounts if stack.ready else ()))]
     places += [(inside, str(outside.resolve())) for inside, outside in readable.items() if outside is not None]
     places += [(inside, outside) for outside, inside in grant.libraries]
     mounts = [Mount(inside, str(outside), type="bind") for inside, outside in writable.items() if outside is not None]
-    mounts += [
-        Mount(inside, outside, type="bind", read_only=True) for inside, outside in [(BENCH, str(bench)), *places]
-    ]
+    mounts += [Mount(inside, outside, type="bind", read_only=True) for inside, outside in places]
     return {
         "container": {
             "image": image,
@@ -240,7 +237,7 @@ def container_arguments(
             "tmpfs": {"/tmp": TMP_OPTIONS},  # noqa: S108
             "init": True,
             "shm_size": "1g",
-            "pids_limit": limits.pids,
+            "pids_limit": PIDS_LIMIT,
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes,
             "nano_cpus": limits.cpus * NANO,
@@ -263,11 +260,6 @@ def content_of(attributes: Mapping[str, Any]) -> str | None:
     config = attributes.get("Config") or {}
     settings = {key: config.get(key) or None for key in ("Env", "Entrypoint", "Cmd", "WorkingDir", "User")}
     return hashlib.sha256(json.dumps([layers, settings], sort_keys=True).encode()).hexdigest()
-
-
-def digest_of(names: Sequence[str]) -> str | None:
-    """Return the digest in an image's RepoDigests (`registry/name@sha256:…`), without the registry's name."""
-    return next((name.rpartition("@")[2] for name in names if "@" in name), None)
 
 
 def container_user(uid: int, gid: int, *, rootless: bool = False) -> str:
@@ -298,12 +290,10 @@ def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> 
     """
     assert launcher.gpu is not None
     key = digest([boot(), launcher.client.version().get("Version"), launcher.gpu.driver, launcher.gpu.uuid])
-    known = None
     with contextlib.suppress(UsageError):
         known = read_json(state / CACHE_FILE).get(key)
-    for way in WAYS:
-        if way == known:
-            return way
+        if known in WAYS:
+            return WAYS[WAYS.index(known)]
     answers = try_ways(launcher, stack)
     for way, answer in answers.items():
         if answer is None:

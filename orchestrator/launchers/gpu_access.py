@@ -58,11 +58,8 @@ def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack) -> GpuGrant:
         if stack.ready is not None and stack.ready.mounts:
             return GpuGrant(visible, devices=devices)  # the driver's libraries come with the mounts
         libraries = driver_libraries()
-        return GpuGrant(
-            {**visible, "LD_LIBRARY_PATH": DRIVER_FOLDER} if libraries else visible,
-            devices=devices,
-            libraries=libraries,
-        )
+        environment = {**visible, "LD_LIBRARY_PATH": DRIVER_FOLDER} if libraries else visible
+        return GpuGrant(environment, devices=devices, libraries=libraries)
     raise UsageError(
         f'access "{access}" gives it no GPU', where=f"{stack.name}: gpu.access", remedy="write auto, or run on the CPU"
     )

@@ -105,10 +105,9 @@ class LocalLauncher:
 
     def _environment(self, stack: Stack, device: str, cache: Path) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        gpu = self.gpu.uuid if self.gpu and device == "cuda" else ""
         return {
             **inherited,
-            "CUDA_VISIBLE_DEVICES": gpu,
+            "CUDA_VISIBLE_DEVICES": self.gpu.uuid if self.gpu and device == "cuda" else "",
             **cell_environment(stack, str(cache), python_path=str(self.bench.parent), home="/"),
             OWNER_VARIABLE: signature(),
         }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import os_error
+from orchestrator.base.files import os_errors
 from orchestrator.base.paths import BENCH, STATE
 
 OWNER_FILE = "owner.lock"
@@ -49,19 +49,15 @@ class WorkArea:
 def work_area(state: Path | None = None) -> Iterator[WorkArea]:
     """Make a work area and remove it at the end. A killed process's is removed by the next `sweep_folders`."""
     place = (state or STATE) / "work"
-    try:
+    with os_errors(place):
         place.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
-    except OSError as error:
-        raise os_error(error, place) from error
     # Held as long as this process lives: a lock, unlike a process number, means the same in every namespace.
     descriptor = os.open(folder / OWNER_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
+        with os_errors(folder):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             copy = copy_bench(BENCH, folder / "stackbench" / "bench")
-        except OSError as error:
-            raise os_error(error, folder) from error
         yield WorkArea(folder, copy)
     finally:
         remove_tree(folder)
@@ -84,13 +80,11 @@ def copy_bench(source: Path, target: Path) -> Path:
 
 def sweep_folders(state: Path | None = None) -> int:
     """Remove the work areas of dead processes and return how many."""
-    removed = 0
     place = (state or STATE) / "work"
-    for folder in list(place.iterdir()) if place.is_dir() else []:
-        if _abandoned(folder):
-            remove_tree(folder)
-            removed += 1
-    return removed
+    abandoned = [folder for folder in place.iterdir() if _abandoned(folder)] if place.is_dir() else []
+    for folder in abandoned:
+        remove_tree(folder)
+    return len(abandoned)
 
 
 def remove_tree(folder: Path) -> None:
