@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, write_text
 from orchestrator.base.paths import STATE
+from orchestrator.base.text import Say
 from orchestrator.build import wheels
 from orchestrator.launchers.local import PYTHON_VARIABLE, clean_environment
 from orchestrator.plan.stack import Stack
@@ -24,7 +25,7 @@ LOG_END_CHARACTERS = 600
 HEARTBEAT_S = 15.0
 
 
-def find_python(stack: Stack, *, say: Callable[[str], None], again: bool = False, state: Path = STATE) -> Path:
+def find_python(stack: Stack, *, say: Say, again: bool = False, state: Path = STATE) -> Path:
     """Return the stack's Python on this host, making a virtual environment from its lock file where needed.
 
     `say` gets a line of progress now and then; `again` makes it although it is there. InfrastructureError where there
@@ -60,7 +61,7 @@ def _locks(stack: Stack) -> list[Path]:
     return [stack.folder / name for name in (stack.build.lock, stack.build.lock_cuda) if name is not None]
 
 
-def _make(stack: Stack, folder: Path, log: Path, say: Callable[[str], None]) -> None:
+def _make(stack: Stack, folder: Path, log: Path, say: Say) -> None:
     """Make the virtual environment beside its place and put it there: whole or not at all."""
     lock, *libraries = _locks(stack)
     make_folder(folder.parent)
@@ -99,7 +100,7 @@ def _move(beside: Path, folder: Path) -> None:
         beside.rename(folder)
 
 
-def _call(command: Sequence[str], log: Path, name: str, say: Callable[[str], None]) -> None:
+def _call(command: Sequence[str], log: Path, name: str, say: Say) -> None:
     began = time.monotonic()
     with log.open("ab") as out:
         process = subprocess.Popen(  # noqa: S603  (this Python, or the environment just made)

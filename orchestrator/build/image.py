@@ -9,14 +9,14 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.base.errors import EXIT_OK, InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.paths import STATE
-from orchestrator.base.text import counted, size_in_words
+from orchestrator.base.text import Say, counted, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
 from orchestrator.plan.stack import STACK_FILE, Stack
@@ -39,9 +39,7 @@ BUILD_LABEL = "stackbench.build"
 CONTENT_LABEL = "stackbench.content"
 
 
-def ensure_image(
-    client: Any, stack: Stack, *, say: Callable[[str], None], again: bool = False, state: Path = STATE
-) -> str:
+def ensure_image(client: Any, stack: Stack, *, say: Say, again: bool = False, state: Path = STATE) -> str:
     """Return the stack's image, built or pulled where the engine does not have it; InfrastructureError if it fails.
 
     `again`: built although it is there.
@@ -175,7 +173,7 @@ def make_context(stack: Stack, out: IO[bytes]) -> int:
     return len(found)
 
 
-def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], state: Path) -> None:
+def _build(client: Any, stack: Stack, tag: str, say: Say, state: Path) -> None:
     assert stack.build is not None
     _check_disk(client, stack)
     log = state / "logs" / f"build-{stack.name}.log"
@@ -212,7 +210,7 @@ def _build(client: Any, stack: Stack, tag: str, say: Callable[[str], None], stat
     say(f"{stack.name}: built in {time.monotonic() - began:.0f} s")
 
 
-def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Callable[[str], None]) -> str | None:
+def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Say) -> str | None:
     """Write the build's output to the log, say each step, and return the error that ended it, or None."""
     lines: list[str] = []
     for part in stream:

@@ -69,16 +69,13 @@ def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:
     with contextlib.suppress(UsageError, ValidationError):
         return StackLock.model_validate_json(read_bytes(path, limit=LIMIT_BYTES))
     torch, left_out = facts_of(launcher.facts(prepared))
+    same = ("image", "image_id", "image_content", "image_digest", "fingerprint")
     lock = StackLock(
+        **{name: getattr(prepared, name) for name in same},
         schema_version=1,
         stack=prepared.stack.name,
         written_utc=utc(),
-        image=prepared.image,
-        image_id=prepared.image_id,
-        image_content=prepared.image_content,
-        image_digest=prepared.image_digest,
         requirements=prepared.lock,
-        fingerprint=prepared.fingerprint,
         python=prepared.python_version,
         packages=dict(prepared.packages),
         torch=torch,
@@ -137,9 +134,8 @@ def remarks(lock: StackLock, prepared: Prepared) -> list[str]:
     name = prepared.stack.name
     lines = [f"{name}: built without {part}" for part in lock.left_out]
     if found := drift_of(lock, prepared):
-        lines.append(
-            f"{name}: drift {found}; its rows say so; `orchestrator build --stack {name} --again` builds it again"
-        )
+        remedy = f"`orchestrator build --stack {name} --again` builds it again"
+        lines.append(f"{name}: drift {found}; its rows say so; {remedy}")
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError
 from orchestrator.base.files import make_folder, write_json
 from orchestrator.base.paths import STATE
+from orchestrator.base.text import Say
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import ensure_image, has_image
@@ -55,10 +56,7 @@ class Ready:
             refused = self.refused.get(stack)
             return {"reason": refused.reason if refused else "no cell of the plan uses it"}
         return {
-            "image": prepared.image,
-            "image_id": prepared.image_id,
-            "lock": prepared.lock,
-            "fingerprint": prepared.fingerprint,
+            **{name: getattr(prepared, name) for name in ("image", "image_id", "lock", "fingerprint")},
             "python": prepared.python_version,
             "deviations": [deviation.model_dump() for deviation in prepared.stack.deviations],
             "left_out": list(self.locks[stack].left_out),
@@ -83,7 +81,7 @@ def reach_engine(choice: Choice) -> Any:
 
 
 def make_ready(
-    choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Callable[[str], None], *, state: Path = STATE
+    choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Say, *, state: Path = STATE
 ) -> tuple[Launcher, Ready]:
     """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too."""
     ready = Ready()
@@ -131,13 +129,7 @@ def build_stacks(
 
 
 def _launcher(
-    client: Any,
-    bench: Path,
-    say: Callable[[str], None],
-    state: Path,
-    *,
-    gpu: HostGpu | None = None,
-    again: bool = False,
+    client: Any, bench: Path, say: Say, state: Path, *, gpu: HostGpu | None = None, again: bool = False
 ) -> Any:
     """Return the launcher in containers of this engine, or of plain processes where there is none."""
     if client is None:
@@ -150,7 +142,7 @@ def _launcher(
 def _prepare(
     launcher: Any,
     stack: Stack,
-    say: Callable[[str], None],
+    say: Say,
     state: Path,
     *,
     again: bool = False,

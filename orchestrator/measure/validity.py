@@ -107,7 +107,7 @@ def judged(record: Record, series: Series | None) -> Record:
     )
     seen = summary(series, [span.window for span in spans if span.phase == "timed"]) if series else None
     record = record.model_copy(update={"samples": samples, "telemetry": seen})
-    if reasons and steady(record).tainted:
+    if steady(record).tainted:
         record = record.model_copy(update={"flags": tuple(dict.fromkeys((*record.flags, "tainted")))})
     return record
 

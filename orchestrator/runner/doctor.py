@@ -163,21 +163,18 @@ def _disk(doc: Doctor) -> Iterator[Line]:
             free = shutil.disk_usage(place).free
         except OSError:
             continue  # an engine elsewhere, or a folder that is not ours to see
-        little = free < LITTLE_DISK_BYTES
-        finding = f"{size_in_words(free)} free ({name})"
-        yield Line(
-            "warn" if little else "ok", "disk", finding, "an image takes several GB: make room" if little else ""
-        )
+        found = f"{size_in_words(free)} free ({name})"
+        little = Line("warn", "disk", found, "an image takes several GB: make room")
+        yield little if free < LITTLE_DISK_BYTES else Line("ok", "disk", found)
 
 
 def _locks(_doc: Doctor) -> Iterator[Line]:
     try:
         with locks.hold("doctor", purpose="doctor", say=print):
-            pass
+            held = "free" if locks.is_free(None) else "held"
+            yield Line("ok", "locks", f"{locks.lock_folder()}, the CPU's is {held}")
     except UsageError as error:
         yield Line("fail", "locks", str(error))
-    else:
-        yield Line("ok", "locks", f"{locks.lock_folder()}, the CPU's is {'free' if locks.is_free(None) else 'held'}")
 
 
 def _results(_doc: Doctor) -> Iterator[Line]:

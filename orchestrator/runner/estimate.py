@@ -8,7 +8,7 @@ import itertools
 import re
 import statistics
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,13 +83,15 @@ def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, Earli
     for record in itertools.islice(_newest_records(results), limit):
         if record.status not in FAILED and wall_seconds(record) is not None:
             found.setdefault((record.workload_id, record.method, record.device), []).append(record)
-    return {key: _earlier(rounds) for key, rounds in found.items()}
+    return {
+        key: Earlier(_median(map(wall_seconds, rounds)) or 0.0, _median(map(second_start_seconds, rounds)))
+        for key, rounds in found.items()
+    }
 
 
-def _earlier(rounds: Sequence[Record]) -> Earlier:
-    again = [seconds for seconds in map(second_start_seconds, rounds) if seconds is not None]
-    first = statistics.median(wall_seconds(record) or 0.0 for record in rounds)
-    return Earlier(first, statistics.median(again) if again else None)
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def wall_seconds(record: Record) -> float | None:
@@ -119,17 +121,11 @@ def second_start_seconds(record: Record) -> float | None:
 def expected(cell: Cell, known: Mapping[Key, Earlier]) -> Expected:
     """Return what one round of `cell` will take, its share of the second start included, each within its deadline."""
     earlier = known.get((cell.workload.workload_id, cell.method, cell.device))
-    again = _second_start(cell, earlier) / cell.rounds  # of one round only
-    if earlier is not None:
-        return Expected(min(earlier.seconds, cell.timeout_s) + again, "measured")
-    return Expected(min(guess_seconds(cell), cell.timeout_s) + again, "guess")
-
-
-def _second_start(cell: Cell, earlier: Earlier | None) -> float:
-    if not may_be_wanted(cell):
-        return 0.0
-    measured = None if earlier is None else earlier.second_start
-    return min(guess_second_start(cell) if measured is None else measured, cell.timeout_s)
+    first, again = (earlier.seconds, earlier.second_start) if earlier else (guess_seconds(cell), None)
+    seconds = min(first, cell.timeout_s)
+    if may_be_wanted(cell):  # of one round only
+        seconds += min(guess_second_start(cell) if again is None else again, cell.timeout_s) / cell.rounds
+    return Expected(seconds, "measured" if earlier else "guess")
 
 
 def estimate(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
 from orchestrator.plan.workload import Workload, describe
-from orchestrator.records.record import Record, Status, is_row
+from orchestrator.records.record import Record, is_row
 from orchestrator.records.references import References
 from orchestrator.records.store import finished_keys
 from orchestrator.runner.estimate import Earlier, Key, expected, second_start_seconds, used_up, wall_seconds
@@ -28,11 +28,8 @@ class Turn(NamedTuple):
 def interleave(plan: Plan) -> list[tuple[Cell, int]]:
     """Return (cell, round) in the order in which they run: A B C, C B A, …, so that a drift hits all cells alike."""
     most = max((cell.rounds for cell in plan.cells), default=0)
-    order: list[tuple[Cell, int]] = []
-    for number in range(most):
-        cells = [cell for cell in plan.cells if cell.rounds > number]
-        order += [(cell, number) for cell in (reversed(cells) if number % 2 else cells)]
-    return order
+    passes = ((number, plan.cells[::-1] if number % 2 else plan.cells) for number in range(most))
+    return [(cell, number) for number, cells in passes for cell in cells if cell.rounds > number]
 
 
 def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:
@@ -57,17 +54,14 @@ def remaining(order: Sequence[Turn], records: Sequence[Record], references: Refe
     done = finished_keys(record for record in records if references.complete(record))
     todo = [turn for turn in order if (turn.cell_id, turn.round) not in done]
     wanted = {turn.cell.workload.workload_id for turn in todo if turn.cell.role != "reference"}
-    return [turn for turn in todo if turn.cell.role != "reference" or _asked_for(turn.cell, wanted)]
+    subjects = [{subject.workload_id for subject in turn.cell.workload.subjects or ()} for turn in todo]
+    return [turn for turn, own in zip(todo, subjects, strict=True) if turn.cell.role != "reference" or own & wanted]
 
 
 def replaced(record: Record, current: set[str]) -> bool:
     """Whether the record only says that a stack could not run, where it can now: it would stand beside its results."""
     hollow = record.written_by == "orchestrator" and record.status in ("skipped", "infrastructure")
     return hollow and record.cell_id not in current
-
-
-def _asked_for(cell: Cell, wanted: set[str]) -> bool:
-    return any(subject.workload_id in wanted for subject in cell.workload.subjects or ())
 
 
 class Agenda:
@@ -104,15 +98,12 @@ class Agenda:
         self._known[key] = Earlier(seconds, again)
 
 
-OUT_OF_MEMORY: Status = "out_of_memory"
-
-
 def too_large(cell: Cell, records: Iterable[Record]) -> str | None:
     """Return why `cell` is skipped: a smaller shape of it, all else being equal, ran out of memory; else None."""
     if cell.role != "row":
         return None
     for record in records:
-        if record.status != OUT_OF_MEMORY or not is_row(record):
+        if record.status != "out_of_memory" or not is_row(record):
             continue
         alike = (record.method, record.stack, record.device) == (cell.method, cell.stack, cell.device)
         if alike and _is_smaller(record.workload, cell.workload):

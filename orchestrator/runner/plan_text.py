@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.base.text import counted, in_words, size_in_words
+from orchestrator.base.text import aligned, counted, in_words, size_in_words
 from orchestrator.build.ready import here_already, reach_engine
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice
@@ -26,18 +26,14 @@ def render(choice: Choice, results: Path, form: str) -> str:
 def as_text(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
     """Return a line of what and why, the cells (references and probes in a line each), and what they cost."""
     rows: list[Line] = [("cell", "workload", "device", "rounds", "expected", "computes")]
-    together: dict[Role, list[Cell]] = {"reference": [], "probe": []}
-    for cell in choice.plan.cells:
-        if cell.role in together:
-            together[cell.role].append(cell)
-    for cell in choice.plan.cells:
-        if cell.role not in together:
+    cells, shown = choice.plan.cells, set[Role]()
+    for cell in cells:
+        if cell.role not in ("reference", "probe"):
             rows.append(_line(cell, expected(cell, known)))
-        elif cell is together[cell.role][0]:
-            rows.append(_together(together[cell.role], known))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([choice.line, "", *lines, "", cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"])
+        elif cell.role not in shown:
+            rows.append(_together([other for other in cells if other.role == cell.role], known))
+        shown.add(cell.role)
+    return "\n".join([choice.line, "", *aligned(rows), "", cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"])
 
 
 def _line(cell: Cell, time: Expected) -> Line:

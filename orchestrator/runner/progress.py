@@ -53,12 +53,9 @@ class Progress(AbstractContextManager["Progress"]):
 
     def end(self, record: Record, left_s: float) -> None:
         """Show how the round came out."""
-        self.say(f"[{self.number}/{self.of}] {self.title}: {outcome(record)}; {self.summary(left_s)}")
-
-    def summary(self, left_s: float) -> str:
-        """Return elapsed and remaining time in words."""
         rest = f"{in_words(left_s)} left" if self.number < self.of else "that was the last"
-        return f"took {self.elapsed():.1f} s, {rest}"
+        took = f"took {self.elapsed():.1f} s, {rest}"
+        self.say(f"[{self.number}/{self.of}] {self.title}: {outcome(record)}; {took}")
 
     def elapsed(self) -> float:
         """Return the seconds since the round started."""
@@ -76,10 +73,9 @@ class LiveProgress(Progress):
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
-        columns = (SpinnerColumn(), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
-        self._bar = Bar(
-            *columns, TimeElapsedColumn(), refresh_per_second=REFRESH_PER_SECOND, transient=True, expand=False
-        )
+        shown = TextColumn("{task.description}")
+        columns = (SpinnerColumn(), MofNCompleteColumn(), BarColumn(), shown, TimeElapsedColumn())
+        self._bar = Bar(*columns, refresh_per_second=REFRESH_PER_SECOND, transient=True, expand=False)
         self._task = self._bar.add_task("preparing", total=None)
         self._bar.start()
         return self
@@ -104,10 +100,8 @@ class LiveProgress(Progress):
         self._show(f"{event.phase}{sample}")
 
     def _show(self, what: str) -> None:
-        left = in_words(max(self.left_s - self.elapsed(), 0))
-        self._bar.update(
-            self._task, total=self.of, completed=self.number - 1, description=f"{self.title}: {what}, {left} left"
-        )
+        shown = f"{self.title}: {what}, {in_words(max(self.left_s - self.elapsed(), 0))} left"
+        self._bar.update(self._task, total=self.of, completed=self.number - 1, description=shown)
 
 
 def make_progress() -> Progress:
