@@ -14,20 +14,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.base.files import Frozen, write_text
 from orchestrator.base.untrusted import open_plain, place_file
-from orchestrator.launchers import Exit, Handle, Job, Launcher, Prepared
+from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.measure.host_load import watch_host
-from orchestrator.measure.spec import identity, write_spec
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
 from orchestrator.measure.validity import Span, judged, taints, to_repeat
-from orchestrator.plan.cell import Cell
+from orchestrator.plan.cell import Cache, Cell, Device
+from orchestrator.plan.workload import MEASURED, Role, Workload
 from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
+from orchestrator.records.references import ENDING as REFERENCE_ENDING
 from orchestrator.records.store import read_record
 
-RECORD_FILE, EVENTS_FILE = "record.json", "events.jsonl"
+SPEC_FILE, RECORD_FILE, EVENTS_FILE = "spec.json", "record.json", "events.jsonl"
 TELEMETRY_FILE = "telemetry.jsonl"
 """Beside the log, where the process cannot write."""
 TICK_S = 0.1
@@ -41,6 +43,65 @@ MOST_ASKS, MOST_ROWS, MOST_SIZES, LARGEST = 3, 512, 8, 2**63
 """Limits of a question: how often one is answered, and its size; a record has no room for 512 samples."""
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
+
+
+class Spec(Frozen):
+    """What `spec.json` says. Folders and files are where the cell's process sees them."""
+
+    schema_version: Literal[1] = 1
+    cell_id: str
+    workload_id: str
+    round: int
+    stack: str
+    method: str
+    device: Device
+    bench_source: str
+    workload: Workload
+    threads: int | None
+    """CPU threads; None: torch's own choice."""
+    cache: Cache
+    cache_folder: str | None
+    """None: an empty one in the work folder."""
+    checkpoint: str | None
+    deadline_s: float
+    role: Role
+    reference: str | None
+    """The file to check against."""
+    reference_sha256: str | None
+    subject_ids: tuple[str, ...]
+    repeats: bool
+    """The orchestrator answers which samples are to be measured again."""
+    only_first: bool
+    """Only the first call is wanted."""
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """Return what the spec and the record say of a job with the same keys and values."""
+    of_job = {name: getattr(job, name) for name in ("cell_id", "round", "bench_source")}
+    of_cell = {name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload")}
+    return {**of_job, **of_cell, "workload_id": job.cell.workload.workload_id}
+
+
+def write_spec(job: Job, places: Places) -> Spec:
+    """Write `spec.json` into the job's work folder; return what it says."""
+    cell, same = job.cell, identity(job)
+    has_reference = job.reference_sha256 is not None and places.references is not None
+    spec = Spec(
+        **same,
+        threads=job.threads,
+        cache=cell.cache,
+        cache_folder=places.cache,
+        checkpoint=places.checkpoint,
+        deadline_s=cell.timeout_s,
+        role=cell.role,
+        reference=f"{places.references}/{same['workload_id']}{REFERENCE_ENDING}" if has_reference else None,
+        reference_sha256=job.reference_sha256,
+        subject_ids=tuple(subject.workload_id for subject in cell.workload.subjects or ()),
+        repeats=cell.role == "row" and cell.workload.benchmark in MEASURED and not job.only_first,
+        only_first=job.only_first,
+    )
+    write_text(job.work / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
+    return spec
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def taints(samples: Sequence[Span], series: Series | None, benchmark: Benchmark,
     """Return the reason for every sample (by its place in `samples`) that was disturbed; none for a good cell."""
     found = [_stalled(samples, benchmark, device)]
     if series is not None:
-        found = [_slowed(samples, series), _clocks(samples, series), *found]
+        found = [_slowed(samples, series), *_clocks(samples, series), *found]
     places = sorted({place for reasons in found for place in reasons})
     return {place: "; ".join(reasons[place] for reasons in found if place in reasons) for place in places}
 
@@ -141,32 +141,27 @@ def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:
     return found
 
 
-def _clocks(samples: Sequence[Span], series: Series) -> dict[int, str]:
+def _clocks(samples: Sequence[Span], series: Series) -> list[dict[int, str]]:
     """Samples in which a clock differed from that in the others."""
-    found: dict[int, str] = {}
     cap = REASONS["software power cap"]
     inside = [series.inside(sample.window) if sample.judged else () for sample in samples]
     reasons = [reading.quick.reasons for readings in inside for reading in readings]
     # While the cap is at work in a cell it moves the SM clock as it must, and that explains every value. Whether it
     # is at work has to be known.
-    if reasons and not any(reason is None or reason & cap for reason in reasons):
-        _moved("SM", lambda reading: reading.quick.sm_mhz, inside, found)
-    _moved("memory", lambda reading: reading.quick.memory_mhz, inside, found)
-    return found
+    judgeable = reasons and not any(reason is None or reason & cap for reason in reasons)
+    of_sm = _moved("SM", lambda reading: reading.quick.sm_mhz, inside) if judgeable else {}
+    return [of_sm, _moved("memory", lambda reading: reading.quick.memory_mhz, inside)]
 
 
-def _moved(
-    name: str, clock: Callable[[Reading], int | None], inside: Sequence[Sequence[Reading]], found: dict[int, str]
-) -> None:
+def _moved(name: str, clock: Callable[[Reading], int | None], inside: Sequence[Sequence[Reading]]) -> dict[int, str]:
     values = [[mhz for mhz in map(clock, readings) if mhz] for readings in inside]
     medians = {place: median(mhz) for place, mhz in enumerate(values) if len(mhz) >= FEWEST_READINGS}
     if len(medians) < FEWEST_SAMPLES:
-        return
+        return {}
     usual = median(medians.values())
-    for place, own in medians.items():
-        if abs(own - usual) > CLOCK_SHIFT * usual:
-            text = f"the {name} clock moved: {own:g} MHz, {usual:g} MHz in the others"
-            found[place] = f"{found[place]}; {text}" if place in found else text
+    moved = {place: own for place, own in medians.items() if abs(own - usual) > CLOCK_SHIFT * usual}
+    said = f"{usual:g} MHz in the others"
+    return {place: f"the {name} clock moved: {own:g} MHz, {said}" for place, own in moved.items()}
 
 
 def _stalled(samples: Sequence[Span], benchmark: Benchmark, device: Device) -> dict[int, str]:

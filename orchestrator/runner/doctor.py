@@ -16,8 +16,10 @@ from orchestrator.base.paths import IMAGES, RESULTS, STATE
 from orchestrator.base.text import size_in_words
 from orchestrator.build.image import has_image, image_tag
 from orchestrator.build.ready import why_not
+from orchestrator.host import docker_engine as engine
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, gpus
+from orchestrator.launchers.docker import DockerLauncher, try_ways
 from orchestrator.launchers.work_area import work_area
 from orchestrator.plan.stack import Stack, find_stacks
 
@@ -68,8 +70,6 @@ def _python(_doc: Doctor) -> Iterator[Line]:
 
 
 def _engine(doc: Doctor) -> Iterator[Line]:
-    from orchestrator.host import docker_engine as engine
-
     try:
         doc.client = engine.connect()
         info = doc.client.info()
@@ -124,8 +124,6 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
 def _access(doc: Doctor) -> Iterator[Line]:
     if not doc.found or doc.client is None:
         return
-    from orchestrator.launchers.docker import DockerLauncher, try_ways
-
     able_ones = [stack for stack in doc.stacks.values() if stack.gpu.access != "none" and stack.name in doc.images]
     if not able_ones:
         yield Line("warn", "GPU access", "no image of a stack for the GPU is here to try with", "`orchestrator build`")
@@ -190,8 +188,6 @@ def _results(_doc: Doctor) -> Iterator[Line]:
 def _leftovers(doc: Doctor) -> Iterator[Line]:
     if doc.client is None:
         return
-    from orchestrator.host import docker_engine as engine
-
     found = doc.client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
     if found:
         yield Line("warn", "containers", f"{len(found)} of cells are there", "run-all removes those of dead runs")

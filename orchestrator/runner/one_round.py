@@ -114,25 +114,19 @@ def _shared_cache(session: Session, cell: Cell) -> Path:
 
 def _with_side_files(run: Run, record: Record, job: Job) -> Record:
     """Keep the whole listing of what ran and the telemetry; a record must not name a file that is not there."""
-    if record.dispatch is not None:
-        listing = _kept(run, "dispatch", record, job.work / LISTING_FILE, record.dispatch.listing_sha256)
-        record = record.model_copy(update={"dispatch": record.dispatch.model_copy(update={"listing_sha256": listing})})
-    if record.telemetry is not None:
-        source = job.log.with_name(TELEMETRY_FILE)
-        series = _kept(run, "telemetry", record, source, record.telemetry.series_sha256)
-        record = record.model_copy(update={"telemetry": record.telemetry.model_copy(update={"series_sha256": series})})
-    return record
-
-
-def _kept(
-    run: Run, part: Literal["dispatch", "telemetry"], record: Record, source: Path, sha256: str | None
-) -> str | None:
-    """Keep a side file and return its SHA-256; None where it is not the one that the record names."""
-    if sha256 is None:
-        return None
     stem = stem_of(record)
-    with contextlib.suppress(UsageError):
-        if run.keep(part, stem, source) == sha256:
-            return sha256
-    (run.folder / part / f"{stem}{source.suffix}").unlink(missing_ok=True)
-    return None
+    part: Literal["dispatch", "telemetry"]
+    for part, key, source in (
+        ("dispatch", "listing_sha256", job.work / LISTING_FILE),
+        ("telemetry", "series_sha256", job.log.with_name(TELEMETRY_FILE)),
+    ):
+        said, kept = getattr(record, part), None
+        named = said and getattr(said, key)
+        if named is None:
+            continue
+        with contextlib.suppress(UsageError):
+            kept = run.keep(part, stem, source)
+        if kept != named:
+            (run.folder / part / f"{stem}{source.suffix}").unlink(missing_ok=True)
+            record = record.model_copy(update={part: said.model_copy(update={key: None})})
+    return record

@@ -28,7 +28,7 @@ from orchestrator.base.files import write_text  # noqa: E402
 from orchestrator.build.ready import reach_engine  # noqa: E402
 from orchestrator.host.devices import look  # noqa: E402
 from orchestrator.launchers.docker import DockerLauncher, give_away  # noqa: E402
-from orchestrator.measure.spec import SPEC_FILE, write_spec  # noqa: E402
+from orchestrator.measure.supervise import SPEC_FILE, write_spec  # noqa: E402
 from orchestrator.plan.choice import (  # noqa: E402
     RunOptions,
     choose,
