@@ -119,9 +119,8 @@ def _call(command: Sequence[str], log: Path, name: str, say: Say) -> None:
             raise
     if process.returncode != 0:
         end = " ".join(_text(log).split())[-LOG_END_CHARACTERS:]
-        raise InfrastructureError(
-            f"the virtual environment could not be made: … {end}", where=name, remedy=f"the whole log: {log}"
-        )
+        what = f"the virtual environment could not be made: … {end}"
+        raise InfrastructureError(what, where=name, remedy=f"the whole log: {log}")
 
 
 def _imports_torch(python: str) -> bool:
@@ -138,7 +137,6 @@ def _text(log: Path) -> str:
 def _existing(name: str, where: str) -> Path:
     found = shutil.which(name)
     if found is None:
-        raise InfrastructureError(
-            "there is no such Python on this host", where=f"{where} = {name}", remedy="run this stack with Docker"
-        )
+        what, remedy = "there is no such Python on this host", "run this stack with Docker"
+        raise InfrastructureError(what, where=f"{where} = {name}", remedy=remedy)
     return Path(found)

@@ -239,11 +239,9 @@ def _check_disk(client: Any, stack: Stack) -> None:
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(root).free
         if free < need:
-            raise InfrastructureError(
-                f"{free / 1e9:.1f} GB free where the engine keeps images, {need / 1e9:.1f} GB needed",
-                where=stack.name,
-                remedy="make room (`docker system df` says what is there)",
-            )
+            what = f"{free / 1e9:.1f} GB free where the engine keeps images, {need / 1e9:.1f} GB needed"
+            remedy = "make room (`docker system df` says what is there)"
+            raise InfrastructureError(what, where=stack.name, remedy=remedy)
 
 
 OURS = "stackbench/"

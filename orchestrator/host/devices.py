@@ -59,7 +59,12 @@ def look(options: RunOptions) -> Host:
     """Look at the host without touching anything. A busy GPU is not an error here: a plan runs nothing."""
     found = gpus()
     gpu = choose_gpu(found, options.gpu, allow_busy=True).name if found or options.gpu else None
-    engine = None if options.launcher == "local" else engine_version(needed=options.launcher == "docker")
+    engine = None
+    if options.launcher != "local":
+        from orchestrator.host import docker_engine  # The docker SDK takes a while to import: only where it is asked.
+
+        client = docker_engine.connect() if options.launcher == "docker" else docker_engine.answers()
+        engine = client and f"Docker Engine {client.version().get('Version', '?')}"
     return Host(gpu=gpu, engine=engine, found=found)
 
 
@@ -71,11 +76,3 @@ def facts(gpu: HostGpu | None) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
-
-
-def engine_version(*, needed: bool) -> str | None:
-    """Return `Docker Engine 27.3.1`; where none answers None, or, when it is needed, a UsageError with the reason."""
-    from orchestrator.host import docker_engine  # The docker SDK takes a while to import: only where it is asked.
-
-    client = docker_engine.connect() if needed else docker_engine.answers()
-    return client and f"Docker Engine {client.version().get('Version', '?')}"

@@ -20,7 +20,6 @@ LABEL_OWNER = "stackbench.owner"
 
 HTTP_TIMEOUT_S = 60
 PING_TIMEOUT_S = 5
-GIGABYTE = 10**9
 MEMORY_SHARE = 0.95
 """Of the host's memory, for a cell: the rest keeps the host alive when a cell runs out of memory."""
 
@@ -104,7 +103,7 @@ def memory_limit_bytes(engine_total: int) -> int:
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             totals.append(int(Path(path).read_text(encoding="ascii")))
-    return int(min(totals, default=GIGABYTE) * MEMORY_SHARE)
+    return int(min(totals, default=10**9) * MEMORY_SHARE)
 
 
 def is_rootless(info: dict[str, Any]) -> bool:

@@ -186,11 +186,8 @@ def process_name(pid: int) -> str:
 
 
 def _busy(gpu: HostGpu) -> UsageError:
-    return UsageError(
-        f"this GPU is busy: {gpu.busy}",
-        where=f"{gpu.uuid} ({gpu.name})",
-        remedy="wait, choose another with --gpu UUID, or measure all the same with --allow-busy",
-    )
+    remedy = "wait, choose another with --gpu UUID, or measure all the same with --allow-busy"
+    return UsageError(f"this GPU is busy: {gpu.busy}", where=f"{gpu.uuid} ({gpu.name})", remedy=remedy)
 
 
 @contextlib.contextmanager

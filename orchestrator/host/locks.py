@@ -45,11 +45,8 @@ def hold(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = 
             say(f"waiting for {device}: in use by {holder(path)}")
             lock.acquire(poll_interval=POLL_S)
     except OSError as error:
-        raise UsageError(
-            f"the lock cannot be taken: {error.strerror}",
-            where=str(path),
-            remedy=f"name another folder in {ENVIRONMENT}, the same for all users of this host",
-        ) from error
+        remedy = f"name another folder in {ENVIRONMENT}, the same for all users of this host"
+        raise UsageError(f"the lock cannot be taken: {error.strerror}", where=str(path), remedy=remedy) from error
     try:
         _sign(path, f"process {os.getpid()}, {purpose}, since {time.strftime('%H:%M:%S')}")
         yield

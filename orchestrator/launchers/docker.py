@@ -41,7 +41,6 @@ WORK, BENCH, CHECKPOINT, CACHE, REFERENCES = "/work", "/stackbench/bench", "/che
 NOBODY = 65534
 TMP_OPTIONS = "rw,exec,nosuid,nodev,size=2g,mode=1777"
 PIDS_LIMIT = 8192
-NANO = 10**9
 LOG_BYTES, LOG_FILES = "8m", "2"
 INIT_PROGRAM = "docker-init"
 WAYS: tuple[GpuAccess, ...] = ("request", "cdi", "raw")
@@ -64,6 +63,7 @@ class Limits:
     memory_bytes: int
     cpus: int
     user: str
+    pids: int = PIDS_LIMIT
 
 
 @dataclass
@@ -97,9 +97,8 @@ class DockerLauncher:
             try:
                 image = self.client.images.get(name)
             except docker.errors.ImageNotFound:
-                raise InfrastructureError(
-                    "this image is not on this host", where=name, remedy=f"`orchestrator build --stack {stack.name}`"
-                ) from None
+                remedy = f"`orchestrator build --stack {stack.name}`"
+                raise InfrastructureError("this image is not on this host", where=name, remedy=remedy) from None
         digests = image.attrs.get("RepoDigests") or ()
         return Prepared(
             stack,
@@ -237,10 +236,10 @@ def container_arguments(
             "tmpfs": {"/tmp": TMP_OPTIONS},  # noqa: S108
             "init": True,
             "shm_size": "1g",
-            "pids_limit": PIDS_LIMIT,
+            "pids_limit": limits.pids,
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes,
-            "nano_cpus": limits.cpus * NANO,
+            "nano_cpus": limits.cpus * 10**9,
             "mounts": mounts,
             "devices": list(grant.devices),
             "device_requests": list(grant.requests),

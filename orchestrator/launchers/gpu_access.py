@@ -60,9 +60,8 @@ def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack) -> GpuGrant:
         libraries = driver_libraries()
         environment = {**visible, "LD_LIBRARY_PATH": DRIVER_FOLDER} if libraries else visible
         return GpuGrant(environment, devices=devices, libraries=libraries)
-    raise UsageError(
-        f'access "{access}" gives it no GPU', where=f"{stack.name}: gpu.access", remedy="write auto, or run on the CPU"
-    )
+    what, remedy = f'access "{access}" gives it no GPU', "write auto, or run on the CPU"
+    raise UsageError(what, where=f"{stack.name}: gpu.access", remedy=remedy)
 
 
 def raw_devices(gpu: HostGpu, patterns: tuple[str, ...] = ()) -> tuple[str, ...]:

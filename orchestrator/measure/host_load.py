@@ -101,11 +101,9 @@ class LoadSampler(threading.Thread):
         except (OSError, ValueError, IndexError):
             return None
         self._cpus = sum(line.startswith("cpu") for line in lines) - 1
-        return CpuTimes(time.monotonic_ns(), busy, stolen, self._own())
-
-    def _own(self) -> int | None:
-        found = [ticks - before for pid, before in self._known.items() if (ticks := self._ticks(pid)) is not None]
-        return sum(found) if found else None
+        t_ns = time.monotonic_ns()
+        own = [ticks - before for pid, before in self._known.items() if (ticks := self._ticks(pid)) is not None]
+        return CpuTimes(t_ns, busy, stolen, sum(own) if own else None)
 
     def _look(self) -> None:
         """See which processes the cell has by now: what a new one did before is not counted for this moment."""

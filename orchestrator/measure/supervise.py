@@ -186,13 +186,12 @@ def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> 
 
 def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
     """Write the series that the record's telemetry was made from to a file; return the record with its hash."""
-    if series is None or record.telemetry is None:
-        return record
-    content = series.content()
-    with contextlib.suppress(OSError):
-        job.log.with_name(TELEMETRY_FILE).write_bytes(content)
-        telemetry = record.telemetry.model_copy(update={"series_sha256": hashlib.sha256(content).hexdigest()})
-        return record.model_copy(update={"telemetry": telemetry})
+    if series is not None and record.telemetry is not None:
+        content = series.content()
+        with contextlib.suppress(OSError):
+            job.log.with_name(TELEMETRY_FILE).write_bytes(content)
+            telemetry = record.telemetry.model_copy(update={"series_sha256": hashlib.sha256(content).hexdigest()})
+            return record.model_copy(update={"telemetry": telemetry})
     return record
 
 

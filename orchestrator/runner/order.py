@@ -103,10 +103,9 @@ def too_large(cell: Cell, records: Iterable[Record]) -> str | None:
     if cell.role != "row":
         return None
     for record in records:
-        if record.status != "out_of_memory" or not is_row(record):
-            continue
+        exhausted = record.status == "out_of_memory" and is_row(record)
         alike = (record.method, record.stack, record.device) == (cell.method, cell.stack, cell.device)
-        if alike and _is_smaller(record.workload, cell.workload):
+        if exhausted and alike and _is_smaller(record.workload, cell.workload):
             batch, tokens = _shape(record.workload)
             return f"a smaller shape ran out of memory in this run: batch {batch}, {tokens} tokens each"
     return None

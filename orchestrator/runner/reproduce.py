@@ -161,9 +161,8 @@ def _checkpoints(record: Record, options: RunOptions) -> dict[str, Checkpoint]:
     if weights is None or weights.source != "checkpoint":
         return {}
     if options.checkpoint is None:
-        raise UsageError(
-            "the record is of a checkpoint", where="reproduce", remedy="name its folder with --checkpoint FOLDER"
-        )
+        remedy = "name its folder with --checkpoint FOLDER"
+        raise UsageError("the record is of a checkpoint", where="reproduce", remedy=remedy)
     own = inspect_checkpoint(options.checkpoint)
     if own.fingerprint != weights.fingerprint:
         raise UsageError("holds other weights than the record's", where=str(options.checkpoint), remedy="name another")

@@ -83,14 +83,11 @@ def sweep(client: Any, progress: Progress) -> None:
 
         with engine.engine_errors():
             containers = engine.sweep(client)
-    left = [
-        (containers, "container", None),
-        (sweep_processes(), "process", "processes"),
-        (sweep_folders(), "folder", None),
-    ]
-    if any(count for count, *_ in left):
-        found = ", ".join(counted(count, what, several) for count, what, several in left if count)
-        progress.say(f"removed what a killed run had left: {found}")
+    counts = {"container": containers, "process": sweep_processes(), "folder": sweep_folders()}
+    several = {"process": "processes"}
+    found = [counted(count, what, several.get(what)) for what, count in counts.items() if count]
+    if found:
+        progress.say(f"removed what a killed run had left: {', '.join(found)}")
 
 
 @contextlib.contextmanager
