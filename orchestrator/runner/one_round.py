@@ -114,7 +114,6 @@ def _shared_cache(session: Session, cell: Cell) -> Path:
 
 def _with_side_files(run: Run, record: Record, job: Job) -> Record:
     """Keep the whole listing of what ran and the telemetry; a record must not name a file that is not there."""
-    stem = stem_of(record)
     part: Literal["dispatch", "telemetry"]
     for part, key, source in (
         ("dispatch", "listing_sha256", job.work / LISTING_FILE),
@@ -124,6 +123,7 @@ def _with_side_files(run: Run, record: Record, job: Job) -> Record:
         named = said and getattr(said, key)
         if named is None:
             continue
+        stem = stem_of(record)
         with contextlib.suppress(UsageError):
             kept = run.keep(part, stem, source)
         if kept != named:
