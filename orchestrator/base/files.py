@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -237,16 +237,22 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Hand out a hidden place beside `path` to write to first, and remove what is left there in the end."""
+    place = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield place
+    finally:
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`; no space, no right to write and the like are UsageErrors."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with os_errors(path):
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+    with os_errors(path), beside(path) as place:
+        place.write_bytes(content)
+        place.replace(path)
 
 
 def make_folder(path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import unknown
@@ -86,7 +85,8 @@ def make_plan(
     references = []
     if suite.file.references and rows:
         longest = max(row.timeout_s for row in rows.values())
-        maker = _reference_maker(stacks, devices)
+        # The first stack; one that uses the GPU goes before one that does not, one with eager before others.
+        maker = min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
         place = {"stack": maker, "device": devices[maker], "timeout_s": longest, "rounds": 1}
         references = reference_cells((*probes, *rows.values()), ceilings.model_copy(update=place))
     return Plan(suite=suite.name, cells=(ceilings, *references, *probes, *rows.values()))
@@ -94,11 +94,6 @@ def make_plan(
 
 def _offered(stacks: Mapping[str, Stack]) -> list[str]:
     return list(dict.fromkeys(method for stack in stacks.values() for method in stack.methods))
-
-
-def _reference_maker(stacks: Mapping[str, Stack], devices: Mapping[str, Device]) -> str:
-    """Return the first stack; one that uses the GPU goes before one that does not, one with eager before others."""
-    return min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
 
 
 def _runs(request: Request, stacks: Mapping[str, Stack], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -109,9 +104,7 @@ def _runs(request: Request, stacks: Mapping[str, Stack], methods: Sequence[str])
             yield from ((method, name) for name, stack in stacks.items() if method in stack.methods)
 
 
-def _check_names(
-    kind: Literal["benchmark", "method"], names: Sequence[str], known: Sequence[str], *, where: str = ""
-) -> None:
+def _check_names(kind: str, names: Sequence[str], known: Sequence[str], *, where: str = "") -> None:
     for name in names:
         if name not in known:
             raise unknown(kind, name, known, where=where)

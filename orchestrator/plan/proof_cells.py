@@ -76,8 +76,7 @@ def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
     `maker` says on which stack and device, and with which deadline. A cell with very many workloads is cut in parts.
     """
     groups: dict[str, dict[str, Workload]] = {}
-    for cell in cells:
-        workload = cell.workload
+    for workload in (cell.workload for cell in cells):
         assert workload.model is not None
         assert workload.weights is not None
         key = digest([workload.model.hashed(), workload.weights.hashed(), workload.dtype])
@@ -85,11 +84,8 @@ def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
     cells = []
     for subjects in (tuple(group.values()) for group in groups.values()):
         for start in range(0, len(subjects), SUBJECTS_AT_MOST):
-            workload = _reference(subjects[start : start + SUBJECTS_AT_MOST])
+            part = subjects[start : start + SUBJECTS_AT_MOST]
+            of_all = {key: getattr(part[0], key) for key in ("model", "weights", "dtype", "seed")}
+            workload = Workload(benchmark="reference", **of_all, iterations=1, warmup=0, subjects=part)
             cells.append(maker.model_copy(update={"workload": workload, "role": "reference", "method": REFERENCE}))
     return cells
-
-
-def _reference(subjects: tuple[Workload, ...]) -> Workload:
-    of_all = {key: getattr(subjects[0], key) for key in ("model", "weights", "dtype", "seed")}
-    return Workload(benchmark="reference", **of_all, iterations=1, warmup=0, subjects=subjects)
