@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -169,16 +169,18 @@ def key_name(location: Sequence[str | int], raw: Any) -> str:
     return name
 
 
-def closest(word: str, known: Sequence[str]) -> str:
+def closest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "x"?)`, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word, list(known), n=1)
     return f' (did you mean "{near[0]}"?)' if near else ""
 
 
-def unknown(kind: str, word: str, known: Sequence[str], *, where: str = "") -> UsageError:
-    """Return the error for a name that nothing here has, listing the names that there are."""
-    what = f'unknown {kind} "{_one_line(word)}"{closest(word, known)}'
-    return UsageError(what, where=where, remedy=f"known: {', '.join(known) or 'none'}")
+def check_known(kind: str, words: Iterable[str], known: Collection[str], *, where: str = "") -> None:
+    """Raise the error for the first of `words` that nothing here is called, listing the names that there are."""
+    for word in words:
+        if word not in known:
+            what = f'unknown {kind} "{_one_line(word)}"{closest(word, known)}'
+            raise UsageError(what, where=where, remedy=f"known: {', '.join(known) or 'none'}")
 
 
 def _suggestion(word: str, model: type[BaseModel], location: Sequence[str | int]) -> str:

@@ -82,13 +82,11 @@ def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus:
     3 nothing in common.
     """
     from orchestrator.analysis.compare import compare, read_sides
-    from orchestrator.base.files import unknown
+    from orchestrator.base.files import check_known
     from orchestrator.plan.workload import MEASURED
     from orchestrator.report.tables.comparison import render
 
-    for name in benchmarks:
-        if name not in MEASURED:
-            raise unknown("benchmark", name, MEASURED)
+    check_known("benchmark", benchmarks, MEASURED)
     comparison = compare(*read_sides(a, b, results, benchmarks), across_devices=across_gpus)
     click.echo(render(comparison, form), nl=False)
     return comparison.exit_code

@@ -78,10 +78,14 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(what, where=str(folder), remedy="name a folder with config.json and model.safetensors")
+    config, digest = folder / CONFIG, hashlib.sha256()
     try:
-        model = _model(folder)
-        digest = hashlib.sha256()
-        _add(digest, CONFIG, (folder / CONFIG).read_bytes())
+        if not config.is_file():
+            raise UsageError(
+                f"has no {CONFIG}", where=str(folder), remedy="name the folder of a Hugging Face checkpoint"
+            )
+        model = from_huggingface(_read(config, LIMIT_CONFIG_BYTES), folder.resolve().name, file=str(config))
+        _add(digest, CONFIG, config.read_bytes())
         names = _weight_files(folder)
         held = {file: _read_header(folder / file, digest) for file in sorted(set(names.values()) or {WEIGHTS})}
         _check_tensors(folder, model, held, names)
@@ -99,22 +103,15 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
         raise UsageError(f"cannot be read: {error.strerror}", where=where, remedy="check its permissions") from error
 
 
-def _model(folder: Path) -> ModelConfig:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UsageError(f"has no {CONFIG}", where=str(folder), remedy="name the folder of a Hugging Face checkpoint")
-    raw = _json(_bounded(path, LIMIT_CONFIG_BYTES), str(path))
-    return from_huggingface(raw, folder.resolve().name, file=str(path))
-
-
-def _bounded(path: Path, limit: int) -> bytes:
+def _read(path: Path, limit: int) -> dict[str, Any]:
+    """Return what a JSON file of at most `limit` bytes holds."""
     size = path.stat().st_size
     if size > limit:
         raise _damaged(f"has {size} bytes, at most {limit} are read", path)
-    return path.read_bytes()
+    return _json(path.read_bytes(), path)
 
 
-def _json(data: bytes, where: str) -> dict[str, Any]:
+def _json(data: bytes, where: Path) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -134,7 +131,7 @@ def _weight_files(folder: Path) -> dict[str, str]:
         old = any(folder.glob("pytorch_model*.bin"))
         remedy = "convert it with save_pretrained(safe_serialization=True)" if old else BAD_DOWNLOAD
         raise UsageError(f"has no weights: neither {WEIGHTS} nor {INDEX}", where=str(folder), remedy=remedy)
-    names = _json(_bounded(path, LIMIT_INDEX_BYTES), str(path)).get("weight_map")
+    names = _read(path, LIMIT_INDEX_BYTES).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise _damaged("has no weight_map", path)
     files = set()
@@ -171,7 +168,7 @@ def _read_header(path: Path, digest: hashlib._Hash) -> Tensors:
         if length > LIMIT_HEADER_BYTES:
             raise _damaged(f"has a header of {length} bytes, at most {LIMIT_HEADER_BYTES} are read", path)
         data = stream.read(length)
-        tensors, end = _tensors(_json(data, str(path)), str(path))
+        tensors, end = _tensors(_json(data, path), path)
         held = size - 8 - length
         if held < end:
             raise _damaged(f"is truncated: it holds {held} bytes of tensors of {end}", path)
@@ -184,7 +181,7 @@ def _read_header(path: Path, digest: hashlib._Hash) -> Tensors:
     return tensors
 
 
-def _tensors(raw: dict[str, Any], where: str) -> tuple[Tensors, int]:
+def _tensors(raw: dict[str, Any], where: Path) -> tuple[Tensors, int]:
     """Return the tensors of a header and where their data ends; they must lie one after another, as saved."""
     tensors, spans = Tensors(), []
     for name, entry in raw.items():

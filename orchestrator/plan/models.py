@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, RootModel, ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import read_json, unknown, validate
+from orchestrator.base.files import check_known, read_json, validate
 from orchestrator.base.paths import BENCH
 from orchestrator.plan.workload import ModelConfig
 
@@ -261,6 +261,5 @@ def named_models(path: Path = MODELS) -> dict[str, ModelConfig]:
 
 def resolve_model(name: str, models: Mapping[str, ModelConfig], *, where: str = "") -> ModelConfig:
     """Return the model called `name`; an unknown one is a UsageError that lists the known."""
-    if name not in models:
-        raise unknown("model", name, list(models), where=where)
+    check_known("model", [name], models, where=where)
     return models[name]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import unknown
+from orchestrator.base.files import check_known
 from orchestrator.plan.cell import Cache, Cell, Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
@@ -42,12 +42,12 @@ def make_plan(
     """
     own = inspect_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     known = tuple(dict.fromkeys([*_offered(stacks), *known_methods]))
-    _check_names("benchmark", benchmarks, (*MEASURED, "ceilings"))
-    _check_names("method", methods, known)
+    check_known("benchmark", benchmarks, (*MEASURED, "ceilings"))
+    check_known("method", methods, known)
     weights = Weights(source="checkpoint", fingerprint=own.fingerprint) if own else None
     requests = suite.expand(own.model if own else None, weights)
     for request in requests:
-        _check_names("method", request.methods or (), known, where=f"{request.where}.methods")
+        check_known("method", request.methods or (), known, where=f"{request.where}.methods")
     devices = {name: device if isinstance(device, str) else device[name] for name in stacks}
 
     def cell(request: Request, method: str, stack: str) -> Cell:
@@ -102,9 +102,3 @@ def _runs(request: Request, stacks: Mapping[str, Stack], methods: Sequence[str])
         chosen = not methods or method in methods
         if chosen and (request.methods is None or method in request.methods):
             yield from ((method, name) for name, stack in stacks.items() if method in stack.methods)
-
-
-def _check_names(kind: str, names: Sequence[str], known: Sequence[str], *, where: str = "") -> None:
-    for name in names:
-        if name not in known:
-            raise unknown(kind, name, known, where=where)

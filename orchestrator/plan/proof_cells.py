@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.workload import GENERATING, ModelConfig, Weights, Workload, digest
 
-ProbeOf = TypeVar("ProbeOf")
-"""A probe's row, or what an index holds of its record."""
 REFERENCE = "reference"
 """Benchmark and method of a cell that makes references."""
 SUBJECTS_AT_MOST = 16
@@ -29,13 +27,6 @@ PROBE_MODEL = ModelConfig(
 def is_own_probe(workload: Workload) -> bool:
     """Whether a row on this workload shows a fault by itself: sharp weights, and no rounding to hide behind."""
     return workload.weights is not None and workload.weights.source == "probe" and workload.dtype in EXACT
-
-
-def with_its_packages(
-    probes: Sequence[ProbeOf], fingerprint: str | None, fingerprint_of: Callable[[ProbeOf], str | None]
-) -> Sequence[ProbeOf]:
-    """Return those of a method's probes that ran with the same packages as a row, or all where none did."""
-    return [probe for probe in probes if fingerprint_of(probe) == fingerprint] or probes
 
 
 def probe_workload(workload: Workload) -> Workload:

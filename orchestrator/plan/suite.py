@@ -13,12 +13,12 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validat
 from pydantic_core import CoreSchema
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, read_json, read_toml, unknown, validate
+from orchestrator.base.files import Frozen, check_known, read_json, read_toml, validate
 from orchestrator.base.paths import SUITES
 from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.models import from_huggingface, named_models, resolve_model
-from orchestrator.plan.workload import MEASURED, Benchmark, Dtype, ModelConfig, Weights, Workload
+from orchestrator.plan.workload import MEASURED, Dtype, ModelConfig, Weights, Workload
 
 V = TypeVar("V")
 
@@ -209,8 +209,7 @@ class Suite:
     ) -> Iterator[Request]:
         where = f"{self.path}: cells[{index}]"
         for benchmark in entry.benchmark:
-            if benchmark not in MEASURED:
-                raise unknown("benchmark", benchmark, MEASURED, where=f"{where}.benchmark")
+            check_known("benchmark", [benchmark], MEASURED, where=f"{where}.benchmark")
             settings = _settings(benchmark, entry, self.file.defaults, where)
             axes = {key: value for key, value in settings.items() if isinstance(value, tuple) and key not in LISTS}
             for name in entry.model:
@@ -253,8 +252,7 @@ def suite_names() -> tuple[str, ...]:
 def _find(name_or_path: str) -> Path:
     # A word is a name; a path has a separator or an ending.
     if re.fullmatch(r"[\w-]+", name_or_path) and not Path(name_or_path).is_file():
-        if name_or_path not in suite_names():
-            raise unknown("suite", name_or_path, [*suite_names(), "or a path to a .toml file"])
+        check_known("suite", [name_or_path], [*suite_names(), "or a path to a .toml file"])
         return SUITES / f"{name_or_path}.toml"
     return Path(name_or_path)
 
@@ -293,12 +291,12 @@ def _settings(benchmark: str, entry: CellEntry, defaults: Settings, where: str) 
     return settings
 
 
-def _request(benchmark: Benchmark, model: ModelConfig, weights: Weights, chosen: dict[str, Any], where: str) -> Request:
+def _request(benchmark: str, model: ModelConfig, weights: Weights, chosen: dict[str, Any], where: str) -> Request:
     if "ids_below" in chosen and chosen["ids_below"] is None:
         chosen["ids_below"] = model.vocabulary
     _check(model, chosen, where)
-    computed = {key: value for key, value in chosen.items() if key not in NOT_COMPUTED}
-    workload = Workload(benchmark=benchmark, model=model, weights=weights, **computed)
+    computed = {"benchmark": benchmark} | {key: value for key, value in chosen.items() if key not in NOT_COMPUTED}
+    workload = Workload(model=model, weights=weights, **computed)
     return Request(workload, chosen["methods"], chosen["timeout_s"], chosen["rounds"], where)
 
 

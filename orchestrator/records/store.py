@@ -273,10 +273,8 @@ def newest_unfinished(results: Path) -> Run | None:
 def resumable(results: Path, plan: Plan, bench_source: str, launcher: str) -> tuple[Run | None, str]:
     """Return the newest unfinished run if it can go on, else None and why it cannot (empty: no such run)."""
     run = newest_unfinished(results)
-    if run is None:
-        return None, ""
-    why = why_another(run.header, plan, bench_source, launcher)
-    return (None, f"the unfinished run {run.folder.name} {why}") if why else (run, "")
+    why = why_another(run.header, plan, bench_source, launcher) if run else ""
+    return (None, f"the unfinished run {run.folder.name} {why}") if run and why else (run, "")
 
 
 def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) -> str:
