@@ -17,7 +17,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead scaling trip alarms lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead scaling trip verdicts alarms lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -63,6 +63,9 @@ scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 10
 
 trip: $(VENV)/.dev  ## how many files one cell passes through on its way to a record and a row; what a round costs late in a run
 	@$(VENV)/bin/python tests/benchmarks/trip.py $(ARGS)
+
+verdicts: $(VENV)/.dev  ## how often intervals hold a known truth, and how often verdicts are false, by simulation
+	@$(VENV)/bin/python tests/benchmarks/verdicts.py $(ARGS)
 
 alarms: $(TORCH_ENV)/.installed  ## how often the proof calls a right method wrong: 200 tiny cells, each with its own seed
 	@$(TORCH_ENV)/bin/python tests/benchmarks/alarms.py $(ARGS)

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 
 from orchestrator.records.record import Phase, Record
 
-FIELDS = ("index", "phase", "shape", "begin_ns", "end_ns", "device_ns", "first_token_ns", "loss", "taint")
+FIELDS = (
+    "index",
+    "phase",
+    "shape",
+    "begin_ns",
+    "end_ns",
+    "device_ns",
+    "first_token_ns",
+    "loss",
+    "taint",
+    "energy_joules",
+)
 TAKE = attrgetter(*FIELDS)
 
 
@@ -17,26 +29,31 @@ class Columns:
     """One entry for each sample, in the record's order; durations in seconds, null where they are not known."""
 
     index: tuple[int, ...]
-    phase: tuple[Phase, ...]
     shape: tuple[tuple[int, ...], ...]
     wall: tuple[float, ...]
     device: tuple[float | None, ...]
     first_token: tuple[float | None, ...]
     loss: tuple[float | None, ...]
     taint: tuple[str | None, ...]
+    energy: tuple[float | None, ...]
+    """In joules."""
+    places: dict[Phase, list[int]]
+    """Where the samples of each phase are."""
+    disturbed: bool
+    """Whether any sample is tainted."""
 
     def at(self, *phases: Phase) -> list[int]:
         """Return where the samples of these phases are."""
-        return [place for place, phase in enumerate(self.phase) if phase in phases]
+        found = [self.places[phase] for phase in phases if phase in self.places]
+        return sorted(chain(*found)) if len(found) > 1 else found[0] if found else []
 
     def originals(self) -> list[int]:
         """Return where the samples that repeat no other are, in the order of their indices."""
-        found = [place for place, phase in enumerate(self.phase) if phase != "repeat"]
-        return found if sorted(self.index) == list(self.index) else sorted(found, key=self.index.__getitem__)
+        return sorted(self.at("first", "warmup", "timed"), key=self.index.__getitem__)
 
     def valid(self, places: Sequence[int]) -> tuple[Sequence[int], bool]:
         """Return those places whose samples nothing disturbed, or all of them (and True) where each one was."""
-        if not any(self.taint):
+        if not self.disturbed:
             return places, False
         valid = [place for place in places if self.taint[place] is None]
         return (valid, False) if valid else (places, bool(places))
@@ -65,15 +82,20 @@ class Columns:
 def columns_of(record: Record) -> Columns:
     """Return the columns of the record's samples."""
     if not record.samples:
-        return Columns((), (), (), (), (), (), (), ())
-    index, phase, shape, begin, end, device, first, loss, taint = zip(*map(TAKE, record.samples), strict=True)
+        return Columns((), (), (), (), (), (), (), (), {}, disturbed=False)
+    index, phase, shape, begin, end, device, first, loss, taint, energy = zip(*map(TAKE, record.samples), strict=True)
+    places: dict[Phase, list[int]] = {}
+    for place, name in enumerate(phase):
+        places.setdefault(name, []).append(place)
     return Columns(
         index=index,
-        phase=phase,
         shape=shape,
         wall=tuple([(late - early) / 1e9 for early, late in zip(begin, end, strict=True)]),
         device=tuple([None if ns is None else ns / 1e9 for ns in device]),
         first_token=tuple([None if ns is None else ns / 1e9 for ns in first]),
         loss=loss,
         taint=taint,
+        energy=energy,
+        places=places,
+        disturbed=any(taint),
     )

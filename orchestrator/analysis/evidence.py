@@ -42,7 +42,7 @@ def evidence(record: Record, samples: Columns | None = None) -> Evidence:
         dispatch=record.dispatch,
         operators=operators(record),
         compiles=compiles(record),
-        power=power(record),
+        power=power(record, samples),
         host_load=record.host_load,
         tainted=len(taints),
         taints=tuple(dict.fromkeys(taints)),
@@ -89,11 +89,11 @@ def graphs_of(record: Record) -> tuple[int, ...]:
     return tuple(graphs) if isinstance(graphs, list) and set(map(type, graphs)) <= {int} else ()
 
 
-def power(record: Record) -> Power | None:
+def power(record: Record, samples: Columns | None = None) -> Power | None:
     """Return power and clock while the timed samples ran, and the energy of one pass, token or step."""
-    telemetry = record.telemetry
-    timed = [sample for sample in record.samples if sample.phase in ("timed", "repeat")]
-    energies = [sample.energy_joules for sample in timed if sample.energy_joules is not None]
+    samples, telemetry = samples or columns_of(record), record.telemetry
+    timed = samples.at("timed", "repeat")
+    energies = [joules for place in timed if (joules := samples.energy[place]) is not None]
     if telemetry is None and not energies:
         return None
     joules = None
@@ -102,14 +102,11 @@ def power(record: Record) -> Power | None:
     elif telemetry is not None and telemetry.energy_joules is not None and timed:
         joules = telemetry.energy_joules / len(timed)
     units = _energy_units(record)
-    return Power(
-        joules=None if joules is None or units is None else joules / units,
-        per=piece(record.workload),
-        watts=telemetry.power_watts if telemetry else None,
-        sm_clock_mhz=telemetry.sm_clock_mhz if telemetry else None,
-        throttled=dict(telemetry.throttled) if telemetry else {},
-        foreign=telemetry.foreign if telemetry else (),
-    )
+    found = Power(joules=None if joules is None or units is None else joules / units, per=piece(record.workload))
+    if telemetry is None:
+        return found
+    seen = {"watts": telemetry.power_watts, "sm_clock_mhz": telemetry.sm_clock_mhz}
+    return found.model_copy(update={**seen, "throttled": dict(telemetry.throttled), "foreign": telemetry.foreign})
 
 
 def piece(workload: Workload) -> Piece:
@@ -137,7 +134,8 @@ def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
 
     Only of samples of one shape, of which nothing else disturbed any.
     """
-    timed = [place for place in samples.at("timed") if samples.taint[place] is None and samples.wall[place] > 0]
+    taint, wall = samples.taint, samples.wall
+    timed = [place for place in samples.at("timed") if taint[place] is None and wall[place] > 0]
     if len(timed) < FEWEST_FOR_WARNING or len({samples.shape[place] for place in timed}) > 1:
         return None, None
     walls = samples.walls(sorted(timed, key=samples.index.__getitem__))

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from statistics import fmean
 
 import pytest
-from click.testing import CliRunner
-
-from orchestrator.analysis.calibration import (
+from known_truth import (
     MOVING,
     SIZE,
     STEADY,
     drifting,
     heavy,
-    main,
     median_coverage,
     normal,
     row_coverage,
     two_rows,
     verdicts,
 )
+from places import ROOT
+
 from orchestrator.analysis.compare import _round_means
 from orchestrator.analysis.statistics import verdict
 
@@ -121,18 +122,22 @@ def test_another_level_is_met_too(name: str) -> None:
     assert 0.94 <= found.coverage <= 0.98
 
 
+def printed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / "verdicts.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_what_is_printed() -> None:
-    done = CliRunner().invoke(main, ["simulate", "--draws", "20", "--level", "95"])
-    assert done.exit_code == 0
-    out = done.output
-    assert out.startswith("20 draws each; noise of a round 0.3%; level 95 %\n")
-    assert "power, interleaved: found slower" in out
-    assert out.count("sequential") == 9
+    done = printed("--draws", "20", "--level", "95")
+    assert done.returncode == 0
+    assert done.stdout.startswith("20 draws each; noise of a round 0.3%; level 95 %\n")
+    assert "power, interleaved: found slower" in done.stdout
+    assert done.stdout.count("sequential") == 9
 
 
 @pytest.mark.parametrize("arguments", [["--draws", "0"], ["--draws", "many"], ["--level", "100"], ["20"]])
-def test_bad_arguments_are_told_without_a_traceback(arguments: list[str]) -> None:
-    done = CliRunner().invoke(main, ["simulate", *arguments])
-    assert done.exit_code == 2
-    assert isinstance(done.exception, SystemExit)
-    assert "Error: " in done.output
+def test_bad_arguments_are_reported_without_a_traceback(arguments: list[str]) -> None:
+    done = printed(*arguments)
+    assert done.returncode == 2
+    assert "Error: " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -103,7 +103,7 @@ def test_rounds_that_were_measured(tmp_path) -> None:
 )
 def test_what_cannot_be_split_is_one_line(tmp_path, arguments, told) -> None:
     folder = save_run(tmp_path, [record(round=i, samples=samples(9e3, *[450.0] * 4)) for i in range(9)])
-    done = CliRunner().invoke(main, ["alike", *(str(folder) if word == "RUN" else word for word in arguments)])
+    done = CliRunner().invoke(main, [*(str(folder) if word == "RUN" else word for word in arguments)])
     assert done.exit_code != 0
     assert isinstance(done.exception, SystemExit)
     assert told in done.output.splitlines()[-1]
