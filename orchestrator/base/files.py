@@ -80,15 +80,16 @@ def read_bytes(path: Path, *, limit: int = FILE_LIMIT_BYTES, follow_links: bool 
     with os_errors(path):
         # Not blocking: a named pipe that nobody writes to must not hang the command.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW))
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise UsageError("not a plain file", where=str(path), remedy="name a file")
-    with os.fdopen(descriptor, "rb") as file:
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError("not a plain file", where=str(path), remedy="name a file")
         if status.st_size > limit:
             what = f"{status.st_size} bytes, more than the limit of {limit}"
             raise UsageError(what, where=str(path), remedy="is it the right file?")
-        return file.read(limit + 1)
+        return os.read(descriptor, limit + 1)
+    finally:
+        os.close(descriptor)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
