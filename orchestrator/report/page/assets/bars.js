@@ -177,8 +177,7 @@ function perCall(row) {
 const kinds = new Map();
 
 function kindClass(name) {
-  if (!kinds.has(name)) kinds.set(name, kinds.size);
-  return "c" + (kinds.get(name) % COLOURS);
+  return "c" + (kept(kinds, name, () => kinds.size) % COLOURS);
 }
 
 function kernelChart(workload, all, width) {

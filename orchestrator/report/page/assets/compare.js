@@ -7,25 +7,18 @@ function compareColumns() {
   const found = new Map();
   for (const row of data.rows) {
     const key = `${row.run} ${row.stack}`;
-    if (!found.has(key)) found.set(key, { key, name: several ? `${row.runName} · ${row.stack}` : row.stack, gpus: new Set(), rows: new Map() });
-    const column = found.get(key);
+    const column = kept(found, key, () => ({ key, name: several ? `${row.runName} · ${row.stack}` : row.stack, gpus: new Set(), rows: new Map() }));
     if (row.gpu) column.gpus.add(row.gpu);
-    const place = lineKey(row.workload, row.method);
-    if (!column.rows.has(place)) column.rows.set(place, []);
-    column.rows.get(place).push(row);
+    kept(column.rows, lineKey(row.workload, row.method), () => []).push(row);
   }
-  const columns = [...found.values()];
   data.workloads.forEach((workload, n) => {
-    for (const published of workload.published) {
-      let column = columns.find((other) => other.published === published.name);
-      if (!column) {
-        column = { key: `published ${published.name}`, name: `${published.short}, published`, published: published.name, gpus: new Set([published.gpu]), figures: new Map() };
-        columns.push(column);
-      }
-      for (const figure of published.figures) column.figures.set(lineKey(n, figure.method), figure);
+    for (const { name, short, gpu, figures } of workload.published) {
+      const key = `published ${name}`;
+      const column = kept(found, key, () => ({ key, name: `${short}, published`, published: name, gpus: new Set([gpu]), figures: new Map() }));
+      for (const figure of figures) column.figures.set(lineKey(n, figure.method), figure);
     }
   });
-  return columns;
+  return [...found.values()];
 }
 
 function lineKey(workload, method) {
@@ -51,10 +44,7 @@ function buildCompare() {
 // What stands in a cell: the best row of that method there, or a published figure.
 function cellOf(column, workload, method) {
   const place = lineKey(workload, method);
-  if (column.figures) {
-    const figure = column.figures.get(place);
-    return figure ? { value: figure.value, text: figure.text, status: figure.status } : null;
-  }
+  if (column.figures) return column.figures.get(place) ?? null;
   const rows = ordered((column.rows.get(place) || []).filter(fits));
   if (!rows.length) return null;
   const speed = speedOf(rows[0]);
@@ -161,9 +151,11 @@ function compareChart(workload, found, shown, base) {
   const width = room > 1100 && shown.length < 4 ? 560 : Math.min(Math.max(room - 70, 240), 860);
   const many = new Set(items.map((item) => item.column)).size > 1;
   // Colours stand for columns here, unless there is but one: then for methods, as everywhere.
-  const rows = items.map(({ column, cell, method }) => (many
-    ? { id: cell.row ? cell.row.id : "", series: shown.indexOf(column), legend: `${method} · ${column.name}` }
-    : { id: cell.row ? cell.row.id : "", series: cell.row ? cell.row.series : 0, legend: method }));
+  const rows = items.map(({ column, cell, method }) => ({
+    id: cell.row?.id ?? "",
+    series: many ? shown.indexOf(column) : cell.row?.series ?? 0,
+    legend: many ? `${method} · ${column.name}` : method,
+  }));
   const item = (row) => items[rows.indexOf(row)];
   return laneChart(rows, width, {
     says: `Times as fast as ${base.name}`,

@@ -10,7 +10,7 @@ function shape(tag, attributes, ...children) {
 
 function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
-    if (value === null || value === undefined || value === false) continue;
+    if (value === false || (value ?? null) === null) continue;
     if (name === "on") for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
@@ -20,6 +20,12 @@ function filled(node, attributes, children) {
 
 function byId(id) {
   return document.getElementById(id);
+}
+
+// What `map` has under `key`, made when it is first asked for.
+function kept(map, key, make) {
+  if (!map.has(key)) map.set(key, make());
+  return map.get(key);
 }
 
 function plural(count, noun, many = `${noun}s`) {
@@ -32,12 +38,10 @@ const fonts = [false, true].map((mono) => `12px ${getComputedStyle(document.docu
 
 // Width of a text in a chart, in pixels.
 function textWidth(text, mono) {
-  const key = (mono ? "m" : "s") + text;
-  if (!widths.has(key)) {
+  return kept(widths, (mono ? "m" : "s") + text, () => {
     canvas.font = fonts[mono ? 1 : 0];
-    widths.set(key, canvas.measureText(text).width);
-  }
-  return widths.get(key);
+    return canvas.measureText(text).width;
+  });
 }
 
 function shortened(text, pixels, mono) {
