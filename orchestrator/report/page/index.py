@@ -138,6 +138,7 @@ def _grown(sources: Sequence[Source]) -> dict[tuple[int, str], dict[str, Any]]:
 
 def _row(pair: Pair, shown: Sequence[Column]) -> dict[str, Any]:
     row = pair.steady
+    peak = row.memory.host_bytes if host_memory(row) else row.memory.process_bytes
     content: dict[str, Any] = {
         **row.model_dump(include={"method", "stack", "status", "reason"}),
         "name": row.name,
@@ -148,7 +149,7 @@ def _row(pair: Pair, shown: Sequence[Column]) -> dict[str, Any]:
         "steady": _speed(row),
         "note": _speed(pair.note),
         "first": _first_call(row) if row.status == "ok" else None,
-        "memory": _memory(row),
+        "memory": {"bytes": peak, "text": gigabytes(peak)},
         "cells": _cells(pair, shown),
     }
     if row.evidence.dispatch is not None and row.status in COMPUTED:
@@ -199,11 +200,6 @@ def _first_call(row: Row) -> dict[str, Any] | None:
     if call.warm_seconds is not None and call.cache != "warm":
         content |= {"warm": call.warm_seconds, "warmText": significant(call.warm_seconds, SECONDS_DIGITS)}
     return content
-
-
-def _memory(row: Row) -> dict[str, Any]:
-    count = row.memory.host_bytes if host_memory(row) else row.memory.process_bytes
-    return {"bytes": count, "text": gigabytes(count)}
 
 
 def _published_figure(figure: PublishedFigure) -> dict[str, Any]:

@@ -25,9 +25,7 @@ QUIET_FLAGS = ("cold", "warm")
 
 def render(comparison: Comparison, form: str) -> str:
     """Return the comparison as `text`, `markdown` or `json`."""
-    if form == "json":
-        return as_json(comparison)
-    return as_markdown(comparison) if form == "markdown" else as_text(comparison)
+    return {"text": as_text, "markdown": as_markdown, "json": as_json}[form](comparison)
 
 
 def as_text(comparison: Comparison) -> str:
@@ -53,9 +51,7 @@ def as_json(comparison: Comparison) -> str:
     """Return everything, unrounded; `time_ratio` is B's time over A's, `speedup` its inverse."""
     document = {
         "schema_version": SCHEMA_VERSION,
-        "a": comparison.a,
-        "b": comparison.b,
-        "protocol": comparison.protocol,
+        **comparison.model_dump(include={"a", "b", "protocol"}),
         "exit_code": comparison.exit_code,
         "cells": [
             {

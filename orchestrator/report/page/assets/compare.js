@@ -7,23 +7,23 @@ function compareColumns() {
   const found = new Map();
   for (const row of data.rows) {
     const key = `${row.run} ${row.stack}`;
-    const column = kept(found, key, () => ({ key, name: several ? `${row.runName} · ${row.stack}` : row.stack, gpus: new Set(), rows: new Map() }));
+    const name = several ? `${row.runName} · ${row.stack}` : row.stack;
+    const column = kept(found, key, () => ({ key, name, gpus: new Set(), rows: new Map() }));
     if (row.gpu) column.gpus.add(row.gpu);
     kept(column.rows, lineKey(row.workload, row.method), () => []).push(row);
   }
   data.workloads.forEach((workload, n) => {
-    for (const { name, short, gpu, figures } of workload.published) {
-      const key = `published ${name}`;
-      const column = kept(found, key, () => ({ key, name: `${short}, published`, published: name, gpus: new Set([gpu]), figures: new Map() }));
-      for (const figure of figures) column.figures.set(lineKey(n, figure.method), figure);
+    for (const published of workload.published) {
+      const [key, name] = [`published ${published.name}`, `${published.short}, published`];
+      const gpus = new Set([published.gpu]);
+      const column = kept(found, key, () => ({ key, name, published: true, gpus, figures: new Map() }));
+      for (const figure of published.figures) column.figures.set(lineKey(n, figure.method), figure);
     }
   });
   return [...found.values()];
 }
 
-function lineKey(workload, method) {
-  return `${workload} ${method}`;
-}
+const lineKey = (workload, method) => `${workload} ${method}`;
 
 const columns = { all: null, tables: TABLES_AT_ONCE };
 
@@ -111,10 +111,11 @@ function compareTable({ workload, lines: found }, base) {
 }
 
 function cautions(shown, gpus) {
-  const lines = [];
-  if (gpus.size > 1) lines.push("The columns are of different GPUs: their ratios are of the hardware too, not of the software alone.");
-  if (state.protocol === "steady" && shown.some((column) => column.published)) lines.push("Published figures were made by the note's protocol: switch to “as the note” to compare like with like.");
-  return lines;
+  const published = state.protocol === "steady" && shown.some((column) => column.published);
+  return [
+    gpus.size > 1 && "The columns are of different GPUs: their ratios are of the hardware too, not of the software alone.",
+    published && "Published figures were made by the note's protocol: switch to “as the note” to compare like with like.",
+  ].filter(Boolean);
 }
 
 function publishedMethods(workload) {

@@ -26,9 +26,7 @@ data.rows.forEach((row, place) => {
 const proofs = new Map();
 
 // A row's proof is parsed when it is first asked for: a page of thousands opens at once.
-function proofOf(row) {
-  return kept(proofs, row.id, () => JSON.parse(byId("p" + row.id).textContent));
-}
+const proofOf = (row) => kept(proofs, row.id, () => JSON.parse(byId("p" + row.id).textContent));
 
 // [index, phase, since_s, wall_s, device_s, loss, taint, shape] of each sample of each round.
 function samplesOf(row) {
@@ -37,29 +35,12 @@ function samplesOf(row) {
 }
 
 // What a column's head or a flag means; heads have a unit or more after the term.
-function meaningOf(head) {
-  return data.glossary[head.split(/[,:]/)[0]];
-}
-
-function flagNode(flag) {
-  return el("span", { class: `flag ${flag}`, title: meaningOf(flag) }, flag);
-}
-
-function speedOf(row) {
-  return row[state.protocol];
-}
-
-function hasSpeed(row) {
-  return speedOf(row).value !== undefined;
-}
-
-function protocolName() {
-  return state.protocol === "note" ? "as the note" : "steady";
-}
-
-function titleOf(row) {
-  return `${row.of.benchmark} ${row.legend}`;
-}
+const meaningOf = (head) => data.glossary[head.split(/[,:]/)[0]];
+const flagNode = (flag) => el("span", { class: `flag ${flag}`, title: meaningOf(flag) }, flag);
+const speedOf = (row) => row[state.protocol];
+const hasSpeed = (row) => speedOf(row).value !== undefined;
+const protocolName = () => state.protocol === "note" ? "as the note" : "steady";
+const titleOf = (row) => `${row.of.benchmark} ${row.legend}`;
 
 function valuesOf(row, facet) {
   if (facet === "flag") return row.flags;
@@ -67,7 +48,8 @@ function valuesOf(row, facet) {
 }
 
 function haystack(row) {
-  row.haystack ??= [row.of.benchmark, row.name, row.status, ...row.flags, row.runName, row.reason, row.of.what, row.gpu, row.cell].join(" ").toLowerCase();
+  const { name, status, flags, runName, reason, of, gpu, cell } = row;
+  row.haystack ??= [of.benchmark, name, status, ...flags, runName, reason, of.what, gpu, cell].join(" ").toLowerCase();
   return row.haystack;
 }
 
@@ -77,6 +59,4 @@ function fits(row) {
 }
 
 // Rows in the order of the protocol: the best of a table first.
-function ordered(rows) {
-  return state.protocol === "note" ? [...rows].sort((a, b) => a.noteOrder - b.noteOrder) : rows;
-}
+const ordered = (rows) => state.protocol === "note" ? [...rows].sort((a, b) => a.noteOrder - b.noteOrder) : rows;

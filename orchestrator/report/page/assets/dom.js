@@ -1,8 +1,6 @@
 // Elements are made by hand and every string becomes a text node: nothing from a record is ever parsed as markup.
 
-function el(tag, attributes, ...children) {
-  return filled(document.createElement(tag), attributes, children);
-}
+const el = (tag, attributes, ...children) => filled(document.createElement(tag), attributes, children);
 
 function shape(tag, attributes, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
@@ -18,9 +16,7 @@ function filled(node, attributes, children) {
   return node;
 }
 
-function byId(id) {
-  return document.getElementById(id);
-}
+const byId = (id) => document.getElementById(id);
 
 // What `map` has under `key`, made when it is first asked for.
 function kept(map, key, make) {
@@ -28,9 +24,7 @@ function kept(map, key, make) {
   return map.get(key);
 }
 
-function plural(count, noun, many = `${noun}s`) {
-  return `${count.toLocaleString("en")} ${count === 1 ? noun : many}`;
-}
+const plural = (count, noun, many = `${noun}s`) => `${count.toLocaleString("en")} ${count === 1 ? noun : many}`;
 
 const canvas = document.createElement("canvas").getContext("2d");
 const widths = new Map();

@@ -74,7 +74,7 @@ const MOVES = {
 };
 
 function onRows(event) {
-  const node = event.target.closest ? event.target.closest("tr[data-row]") : null;
+  const node = event.target.closest?.("tr[data-row]");
   const move = MOVES[event.key];
   if (node && (event.key === "Enter" || event.key === " ") && event.target === node) {
     event.preventDefault();
@@ -98,9 +98,10 @@ const LETTERS = {
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target.matches?.("input:not([type=checkbox]), select, textarea");
   if (dialog.node) inDialog(event);
   else if (event.target === byId("words")) inWords(event);
-  else if (!event.target.matches?.("input:not([type=checkbox]), select, textarea") && !onRows(event) && LETTERS[event.key]) {
+  else if (!typing && !onRows(event) && LETTERS[event.key]) {
     event.preventDefault();
     LETTERS[event.key]();
   }

@@ -41,9 +41,7 @@ function nameCell(row) {
 }
 
 // A long name may be broken after its underscores, and before the stack.
-function breakable(name) {
-  return name.split(/(?<=_)/).flatMap((part, n) => (n ? [el("wbr"), part] : [part]));
-}
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part, n) => (n ? [el("wbr"), part] : [part]));
 
 function speedCell(row) {
   const { cell: [text, ...below], level, why } = speedOf(row);
