@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bench import caches
-from bench.environment import fingerprint
+from bench.environment import facts, fingerprint
 from bench.spec import read_spec
 
 
@@ -19,13 +19,8 @@ def main() -> int:
     parser.add_argument("--fingerprint", action="store_true", help="print Python and packages as one JSON line")
     parser.add_argument("--facts", action="store_true", help="the same with torch's build; imports torch")
     options = parser.parse_args()
-    if options.fingerprint:
-        print(json.dumps(fingerprint()))
-        return 0
-    if options.facts:
-        from bench.environment import facts
-
-        print(json.dumps(facts()))
+    if options.fingerprint or options.facts:
+        print(json.dumps(fingerprint() if options.fingerprint else facts()))
         return 0
     if options.spec is None:
         parser.error("give the path of a spec.json, or --fingerprint or --facts")

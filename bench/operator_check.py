@@ -8,9 +8,10 @@ off than its limit, or fails.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,27 +19,14 @@ from torch import Tensor
 
 from bench import methods
 from bench.environment import environment
-from bench.operators.fallbacks import (
-    PLAIN,
-    AttentionWithFallbacks,
-    Fill,
-    Given,
-    WithFallbacks,
-    differentiable,
-    example,
-    one_line,
-)
+from bench.operators import fallbacks
+from bench.operators.fallbacks import PLAIN, AttentionWithFallbacks, Fill, Given, Operator, WithFallbacks
 
 LIMITS = {"bfloat16": 1e-2, "float32": 1e-5}
 """Of the relative error, in the sense of Euclid's norm over a whole tensor."""
+WIDTHS, HEAD_SIZES = (3200, 4096), (100, 128)
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
-    "cuda": {
-        "norm": (3200, 4096),
-        "rotary": (100, 128),
-        "attention": (100, 128),
-        "swiglu": (3200, 4096),
-        "loss": (32000,),
-    },
+    "cuda": {"norm": WIDTHS, "rotary": HEAD_SIZES, "attention": HEAD_SIZES, "swiglu": WIDTHS, "loss": (32000,)},
     "cpu": {"norm": (64,), "rotary": (16,), "attention": (16,), "swiglu": (64,), "loss": (512,)},
 }
 TIMES = {"cuda": 256, "cpu": 16}
@@ -56,7 +44,7 @@ def main() -> int:
     try:
         method = methods.load(options.method)
     except Exception as error:  # noqa: BLE001  (one line is all that a person needs)
-        print(f"bench: {one_line(error)}", file=sys.stderr)
+        print(f"bench: {fallbacks.one_line(error)}", file=sys.stderr)
         return 4
     found = list(check(method, options.device, options.dtype or sorted(LIMITS), compiled=options.compiled))
     report = {"method": options.method, "environment": environment(options.device), "findings": found}
@@ -89,9 +77,11 @@ def check_one(
         "backward": None,
     }
     try:
-        arguments = example(kind, given, time=TIMES[given.device], fill=random(kind, given.size))
+        arguments = fallbacks.example(kind, given, time=TIMES[given.device], fill=random(kind, given.size))
         if variant:
-            arguments[-1] = causal_mask(arguments[0])
+            # 0 where a slot may be seen, -inf where not, [time, slots], as the model makes it for its cache.
+            time = arguments[0].shape[1]
+            arguments[-1] = arguments[0].new_full((time, time), float("-inf")).triu(1)
         direction = random("direction", given.size)
         expected = outcome(PLAIN[kind], kind, [exact(x) for x in arguments], direction, given.dtype)
         run = operator
@@ -110,22 +100,17 @@ def check_one(
         passed = finding["forward"] < limit and finding["backward"] < limit
         finding["status"] = "passed" if passed else "failed"
     except Exception as error:  # noqa: BLE001  (it is a finding)
-        finding["status"], finding["error"] = "failed", one_line(error)
+        finding["status"], finding["error"] = "failed", fallbacks.one_line(error)
     finding["dispatched"] = implementation_of(operator, variant)
     return finding
 
 
 def outcome(
-    run: Callable[..., Tensor],
-    kind: str,
-    arguments: list[Any],
-    direction: Fill,
-    dtype: torch.dtype,
-    *,
-    side_by_side: bool = False,
+    run: Operator, kind: str, arguments: list[Any], direction: Fill, dtype: torch.dtype, *, side_by_side: bool = False
 ) -> list[Tensor]:
     """The result, and the gradient in one direction, rounded to `dtype`, of each argument that has one."""
-    leaves = [x.clone().requires_grad_() if differentiable(kind, i) else x for i, x in enumerate(arguments)]
+    has_gradient = [fallbacks.differentiable(kind, i) for i in range(len(arguments))]
+    leaves = [x.clone().requires_grad_() if has else x for x, has in zip(arguments, has_gradient)]  # noqa: B905
     if side_by_side:
         gate_and_up = torch.stack([leaves[1].detach(), leaves[2].detach()])
         leaves[1], leaves[2] = (part.requires_grad_() for part in gate_and_up.unbind())
@@ -140,7 +125,7 @@ def outcome(
     if kind == "rotary" and not torch.equal(whole[:, :, HEADS:], arguments[0][:, :, :2]):
         raise ValueError("what lies beside the turned heads was changed")
     toward = direction(result.shape).to(result.device, dtype).to(result.dtype)
-    gradients = torch.autograd.grad(result, [x for i, x in enumerate(leaves) if differentiable(kind, i)], toward)
+    gradients = torch.autograd.grad(result, list(itertools.compress(leaves, has_gradient)), toward)
     return [result.detach(), *gradients]
 
 
@@ -148,12 +133,6 @@ def random(kind: str, size: int) -> Fill:
     """Normal numbers, the same in every run."""
     generator = torch.Generator().manual_seed(sum(map(ord, kind)) + size)
     return lambda shape: torch.randn(shape, dtype=torch.float64, generator=generator)
-
-
-def causal_mask(q: Tensor) -> Tensor:
-    """0 where a slot may be seen, -inf where not, [time, slots], as the model makes it for its cache."""
-    time = q.shape[1]
-    return torch.full((time, time), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
 
 
 def exact(x: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 from bench.spec import Spec
 
+FROM_SPEC = ("cell_id", "workload_id", "round", "stack", "method", "device", "bench_source")
+
 
 class Events:
     """`events.jsonl`: one line for each phase and sample, for whoever watches from outside."""
@@ -37,8 +39,7 @@ class Events:
 
     def samples(self, ask: int, rows: list[list[Any]], *, more: bool) -> None:
         """Ask, for the `ask`th time, which of these samples to measure again; `more` rows follow."""
-        line = {"t_ns": time.monotonic_ns(), "event": "samples", "ask": ask, "rows": rows, "more": more}
-        self._write(line)
+        self._write({"t_ns": time.monotonic_ns(), "event": "samples", "ask": ask, "rows": rows, "more": more})
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -58,17 +59,11 @@ def blank(spec: Spec) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "written_by": "bench",
-        "cell_id": spec.cell_id,
-        "workload_id": spec.workload_id,
-        "round": spec.round,
-        "stack": spec.stack,
-        "method": spec.method,
+        **{name: getattr(spec, name) for name in FROM_SPEC},
         "workload": spec.raw,
-        "device": spec.device,
         "status": "crashed",
         "reason": None,
         "flags": [],
-        "bench_source": spec.bench_source,
         "started_utc": now.isoformat(),
         "samples": [],
         "rates": [],

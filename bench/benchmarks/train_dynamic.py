@@ -18,7 +18,7 @@ class DynamicTraining(Training):
         span = workload.sequence - workload.shortest + 1
         drawn = hashing.integers(f"lengths/{index}", workload.seed, (workload.batch,), span, "cpu")
         lengths = [workload.shortest + int(length) for length in drawn]
-        ids = self.ids(index, workload.batch, max(lengths) + 1)
+        ids = self.ids(index, max(lengths) + 1)
         tokens, targets = ids[:, :-1].clone(), ids[:, 1:].clone()
         for row, length in enumerate(lengths):
             tokens[row, length:] = 0

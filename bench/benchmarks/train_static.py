@@ -33,16 +33,16 @@ class Training(Task):
 
     def inputs(self, index: int) -> Batch:
         """Ids [batch, time] and the ids that follow them."""
-        workload = self.workload
-        assert workload.batch
-        assert workload.sequence
-        ids = self.ids(index, workload.batch, workload.sequence + 1)
+        assert self.workload.sequence
+        ids = self.ids(index, self.workload.sequence + 1)
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
-    def ids(self, index: int, batch: int, time: int) -> Tensor:
-        """Ids below the workload's bound, others for each sample."""
-        below = min(self.workload.ids_below or self.config.vocabulary, self.config.vocabulary)
-        return hashing.integers(f"tokens/{index}", self.workload.seed, (batch, time), below, self.context.device)
+    def ids(self, index: int, time: int) -> Tensor:
+        """Ids [batch, time] below the workload's bound, others for each sample."""
+        workload, vocabulary = self.workload, self.config.vocabulary
+        assert workload.batch
+        shape, below = (workload.batch, time), min(workload.ids_below or vocabulary, vocabulary)
+        return hashing.integers(f"tokens/{index}", workload.seed, shape, below, self.context.device)
 
     def content(self, inputs: Batch) -> tuple[Tensor, ...]:
         """Inputs and targets."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.environment import torch_version, version_of
 from bench.methods import FUSED_ATTENTION
 from bench.operators import Operators, fallbacks, heads_first
-from bench.operators.fallbacks import AttentionWithFallbacks, Given, Implementation, WithFallbacks
+from bench.operators.fallbacks import AttentionWithFallbacks, Given, Implementation, Operator, Refuses, WithFallbacks
 from bench.spec import Workload
 
 PACKAGE = "liger_kernel.ops"
@@ -30,6 +30,12 @@ FLASH_FIRST = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MAT
 CUDNN_FIRST = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
 
 
+FUNCTIONS = {
+    "norm": ("rms_norm", "LigerRMSNormFunction"),
+    "rotary": ("rope", "LigerRopeFunction"),
+    "silu": ("swiglu", "LigerSiLUMulFunction"),
+    "loss": ("cross_entropy", "LigerCrossEntropyFunction"),
+}
 LIGER: dict[str, Any] = {}
 """Its autograd functions, once they were asked for: a compiler that traces an operator must meet no import."""
 
@@ -42,16 +48,10 @@ def liger_refuses(given: Given) -> str | None:
         return "takes no float64"
     reason = fallbacks.missing(PACKAGE)
     if reason is None and not LIGER:
-        LIGER["norm"] = function_of("rms_norm", "LigerRMSNormFunction")
-        LIGER["rotary"] = function_of("rope", "LigerRopeFunction")
-        LIGER["silu"] = function_of("swiglu", "LigerSiLUMulFunction")
-        LIGER["loss"] = function_of("cross_entropy", "LigerCrossEntropyFunction")
+        # By the submodules: no setting of the package's own replaces a function there.
+        for kind, (module, name) in FUNCTIONS.items():
+            LIGER[kind] = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
     return reason
-
-
-def function_of(module: str, name: str) -> Any:
-    """An autograd function, by its submodule: no setting of the package's own replaces it there."""
-    return getattr(importlib.import_module(f"liger_kernel.ops.{module}"), name)
 
 
 def liger_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -59,7 +59,7 @@ def liger_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return LIGER["norm"].apply(x, weight, eps, 0.0, "llama", True, None)
 
 
-def too_old(first: tuple[int, int]) -> Callable[[Given], str | None]:
+def too_old(first: tuple[int, int]) -> Refuses:
     """Refuses where torch is older than the first that has an operator."""
     return lambda _: None if torch_version() >= first else f"torch is older than {first[0]}.{first[1]}"
 
@@ -105,28 +105,18 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
     return mixed.transpose(1, 2)
 
 
+RMS_NORM = Implementation("torch rms_norm", too_old((2, 4)), torch_norm)
 SDPA = [Implementation("scaled_dot_product_attention", too_old(OLDEST), grouped_attention)]
 
 
-def with_liger(
-    refuses: Callable[[Given], str | None],
-    norm: Callable[..., Tensor],
-    rotary: Callable[..., Tensor],
-    swiglu: Callable[..., Tensor],
-) -> Operators:
+def with_liger(refuses: Refuses, norm: Operator, rotary: Operator, swiglu: Operator) -> Operators:
     """The operators, with liger-kernel's norm, rotary embedding and SwiGLU as they are given.
 
     `refuses`: why they cannot take something, or None. Attention is torch's, and what it prefers is set elsewhere; the
     loss is never compiled, and so liger-kernel's as it is.
     """
     return Operators(
-        norm=WithFallbacks(
-            "norm",
-            [
-                Implementation("liger RMSNorm", refuses, norm, needs_trial=True),
-                Implementation("torch rms_norm", too_old((2, 4)), torch_norm),
-            ],
-        ),
+        norm=WithFallbacks("norm", [Implementation("liger RMSNorm", refuses, norm, needs_trial=True), RMS_NORM]),
         rotary=WithFallbacks("rotary", [Implementation("liger rope", refuses, rotary, needs_trial=True)]),
         attention=AttentionWithFallbacks(causal=SDPA, masked=SDPA),
         swiglu=WithFallbacks("swiglu", [Implementation("liger SiLUMul", refuses, swiglu, needs_trial=True)]),
@@ -165,16 +155,10 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:  # noqa: ARG001
     """One sign of each operator."""
     if workload.dtype == "float64":
         return ("matrix product",)
-    wanted = [
-        "matrix product",
-        FUSED_ATTENTION,
-        "kernel:rms_norm_forward",
-        "kernel:triton_rope",
-        "kernel:swiglu_forward",
-    ]
+    kernels = ["rms_norm_forward", "triton_rope", "swiglu_forward"]
     if workload.learning_rate is not None:
-        wanted.append("kernel:liger_cross_entropy")
-    return tuple(wanted)
+        kernels.append("liger_cross_entropy")
+    return ("matrix product", FUSED_ATTENTION, *(f"kernel:{name}" for name in kernels))
 
 
 def backends(workload: Workload) -> tuple[str, ...]:

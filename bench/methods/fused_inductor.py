@@ -46,8 +46,6 @@ def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 OPERATORS = fused.with_liger(refuses, norm, rotary, swiglu)
-
-
 operators = partial(fused.operators, OPERATORS)
 report = partial(fallbacks.report, OPERATORS)
 
@@ -73,7 +71,7 @@ def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..
 
     The loss is not compiled: it chooses when it is called.
     """
-    compiled = fused.compile_model(inductor.compile_with(target, settings(workload)), workload)
+    compiled = fused.compile_model(inductor.compile_model(target, workload, settings), workload)
     config, dtype = workload.model, getattr(torch, workload.dtype)
     assert config is not None
     sizes = {"norm": config.width, "rotary": config.head_size, "attention": config.head_size, "swiglu": config.width}

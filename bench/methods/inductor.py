@@ -15,9 +15,12 @@ from typing import Any
 import torch
 
 from bench.environment import compiler, torch_version
-from bench.methods import FUSED_ATTENTION
-from bench.operators import Operators
+from bench.methods import FUSED_ATTENTION, eager
 from bench.spec import Workload
+
+Settings = Callable[[Workload], "dict[str, Any]"]
+
+operators = eager.operators  # fusing them is the compiler's work
 
 
 def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
@@ -29,11 +32,6 @@ def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
     if device == "cuda" and shutil.which("gcc") is None and shutil.which("cc") is None:
         return "Triton needs a C compiler to load its kernels, and no gcc or cc is on the path; install gcc"
     return None
-
-
-def operators() -> Operators:
-    """Plain PyTorch's: fusing them is the compiler's work."""
-    return Operators()
 
 
 def settings(workload: Workload) -> dict[str, Any]:
@@ -55,23 +53,11 @@ def settings_with(workload: Workload, *, graphs: bool, configuration: dict[str, 
     }
 
 
-def expects(workload: Workload, device: str) -> tuple[str, ...]:
-    """What is seen where Inductor really ran with these settings."""
-    return expects_with(settings(workload), workload, device)
-
-
-def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:
-    """Compile the model's forward, or the step that makes one token."""
-    return compile_with(target, settings(workload))
-
-
-compile_step = compile_model
-
-
-def compile_with(target: Callable[..., Any], chosen: dict[str, Any]) -> Callable[..., Any]:
-    """torch.compile `target` with what `settings` returned; nothing is compiled before the first call."""
+def compile_model(target: Callable[..., Any], workload: Workload, settings: Settings = settings) -> Callable[..., Any]:
+    """Compile the model's forward, or the step that makes one token; nothing is compiled before the first call."""
     import torch._inductor.config as inductor
 
+    chosen = settings(workload)
     for path, value in chosen["inductor"].items():
         *outer, last = path.split(".")
         setattr(reduce(getattr, outer, inductor), last, value)
@@ -79,11 +65,14 @@ def compile_with(target: Callable[..., Any], chosen: dict[str, Any]) -> Callable
     return compiled
 
 
-def expects_with(chosen: dict[str, Any], workload: Workload, device: str) -> tuple[str, ...]:
-    """Inductor's own kernels, and CUDA graphs where `chosen` asks for them."""
+compile_step = compile_model
+
+
+def expects(workload: Workload, device: str, settings: Settings = settings) -> tuple[str, ...]:
+    """Inductor's own kernels, and CUDA graphs where the settings ask for them."""
     if device == "cpu":
         return ("compiled",)
     attention = () if workload.dtype == "float64" else (FUSED_ATTENTION,)
     # A graph is recorded for one shape: where every sample has another, most of them replay none.
-    graphs = chosen["compile"]["mode"] == "reduce-overhead" and workload.benchmark != "train_dynamic"
+    graphs = settings(workload)["compile"]["mode"] == "reduce-overhead" and workload.benchmark != "train_dynamic"
     return ("Triton", *attention, *(("graph replay",) if graphs else ()))

@@ -48,10 +48,7 @@ def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..
     )
     made[:] = [backend]
     compiles.OTHERS[:] = [lambda: 1 + compiled_again(library, backend)]
-    chosen = settings(workload)["compile"]
-    return thunder.saying_why(
-        torch.compile(target, backend=backend, fullgraph=chosen["fullgraph"], dynamic=chosen["dynamic"])
-    )
+    return thunder.saying_why(torch.compile(target, **{**settings(workload)["compile"], "backend": backend}))
 
 
 compile_step = compile_model

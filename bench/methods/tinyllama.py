@@ -8,7 +8,6 @@ Norm and loss are plain, since the note's two configurations asked for no others
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,13 +17,13 @@ from torch import Tensor
 from bench.environment import version_of
 from bench.methods import eager
 from bench.operators import Operators, fallbacks
-from bench.operators.fallbacks import HALF, AttentionWithFallbacks, Given, Implementation, WithFallbacks
+from bench.operators.fallbacks import HALF, AttentionWithFallbacks, Given, Implementation, Refuses, WithFallbacks
 from bench.spec import Workload
 
 FLASH, ROTARY, XFORMERS = "flash_attn.flash_attn_interface", "rotary_emb", "xformers.ops"
 
 
-def on_cuda(module: str, *dtypes: torch.dtype) -> Callable[[Given], str | None]:
+def on_cuda(module: str, *dtypes: torch.dtype) -> Refuses:
     """Refuses other devices, other dtypes where some are given, and a module that is not there."""
 
     def refuses(given: Given) -> str | None:

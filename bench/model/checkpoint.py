@@ -6,16 +6,14 @@ The only module that needs safetensors and sentencepiece, and only once a checkp
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from bench.spec import ModelConfig
+from bench.spec import ModelConfig
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -52,19 +50,16 @@ def load_checkpoint(folder: str, parameters: Mapping[str, torch.Tensor], config:
                     raise ValueError(f"{place.name}/{file}: tensor {theirs}: {_line(error)}") from error
                 whole = parameters[ours]
                 target = whole if rows is None else whole[first_row : first_row + rows]
-                _copy(tensor, target, f"{place.name}/{file}: tensor {theirs}")
+                if tensor.shape != target.shape:
+                    shapes = f"has shape {list(tensor.shape)}, the model needs {list(target.shape)}"
+                    raise ValueError(f"{place.name}/{file}: tensor {theirs} {shapes}")
+                target.copy_(tensor)
                 first_row += rows or 0
             filled.add(ours)
     if config.tied_head:
         filled.add("head.weight")  # a state_dict names it beside the embedding that it is
     if left := sorted(set(parameters) - filled):
         raise ValueError(f"{place.name}: nothing in the checkpoint fills the parameter {left[0]}")
-
-
-def _copy(source: torch.Tensor, target: torch.Tensor, what: str) -> None:
-    if source.shape != target.shape:
-        raise ValueError(f"{what} has shape {list(source.shape)}, the model needs {list(target.shape)}")
-    target.copy_(source)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -117,7 +117,7 @@ class GPT(nn.Module):
         """With `positions` [time] the cache is read and written; without, the whole of `tokens` is its own context."""
         if positions is None:
             cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]
-            mask = self.window_mask(tokens)
+            mask = band(tokens.shape[1], self.config.sliding_window, self.head.weight)
         else:
             cos, sin = self.cos[positions], self.sin[positions]
             mask = self.cache_mask(positions)
@@ -133,13 +133,12 @@ class GPT(nn.Module):
             visible = visible & (self.slots > positions[:, None] - self.config.sliding_window)
         return torch.where(visible, self.seen, self.unseen)
 
-    def window_mask(self, tokens: Tensor) -> Tensor | None:
-        """None (plain causal attention) unless a sliding window is shorter than the sequence."""
-        return band(tokens.shape[1], self.config.sliding_window, self.head.weight)
-
 
 def band(time: int, window: int | None, like: Tensor) -> Tensor | None:
-    """What is added to the scores: 0 where a token sees another, else -inf, [time, time]; None: it is only causal."""
+    """What is added to the scores: 0 where a token sees another, else -inf, [time, time].
+
+    None (plain causal attention) unless a sliding window is shorter than the sequence.
+    """
     if window is None or time <= window:
         return None
     place = torch.arange(time, device=like.device)

@@ -8,6 +8,7 @@ Never compile these functions: a compiler may reorder what has to be exact.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -59,10 +60,7 @@ def unit(x: Tensor) -> Tensor:
 
 def integers(name: str, seed: int, shape: tuple[int, ...], below: int, device: str) -> Tensor:
     """int64 in [0, below) of the stream `name`; the bias of the remainder is below / 2**31."""
-    count = 1
-    for size in shape:
-        count *= size
-    x = words(0, count, keys(name, seed), device)
+    x = words(0, math.prod(shape), keys(name, seed), device)
     return x.bitwise_and_(0x7FFFFFFF).to(torch.int64).remainder_(below).view(shape)
 
 

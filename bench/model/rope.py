@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def rotary_tables(
@@ -23,42 +21,32 @@ def rotary_tables(
     if head_size % 2:
         raise ValueError(f"head size {head_size} is odd: its halves cannot be rotated")
     # On the CPU always: a GPU's cosine differs in the last bit, and every device should rotate by the same tables.
-    frequencies = _scaled(_frequencies(head_size, base), scaling)
+    exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device="cpu") / head_size
+    frequencies = _scaled(1.0 / (base**exponents), scaling)
     positions = torch.arange(length, dtype=torch.float32, device="cpu")
     angles = positions[:, None] * frequencies
     return angles.cos().to(device), angles.sin().to(device)
 
 
-def _frequencies(head_size: int, base: float) -> torch.Tensor:
-    """Return radians per position, `[head_size // 2]`."""
-    exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device="cpu") / head_size
-    frequencies: torch.Tensor = 1.0 / (base**exponents)
-    return frequencies
-
-
 def _scaled(frequencies: torch.Tensor, scaling: Mapping[str, Any] | None) -> torch.Tensor:
-    """Return the frequencies of a context that was stretched after pre-training."""
+    """Return the frequencies, in radians per position, of a context that was stretched after pre-training."""
     if scaling is None:
         return frequencies
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind == "linear":
         return frequencies / scaling["factor"]
     if kind == "llama3":
-        return _llama3(
-            frequencies,
-            factor=scaling["factor"],
-            low=scaling["low_freq_factor"],
-            high=scaling["high_freq_factor"],
-            context=scaling["original_max_position_embeddings"],
-        )
+        return _llama3(frequencies, scaling)
     raise ValueError(f"rotary scaling {kind!r} is not supported: only linear and llama3 are")
 
 
-def _llama3(frequencies: torch.Tensor, *, factor: float, low: float, high: float, context: int) -> torch.Tensor:
+def _llama3(frequencies: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
     """Keep waves shorter than context / high, slow those longer than context / low, blend between.
 
     The order of the operations decides the last bit; it is that of transformers.
     """
+    factor, context = scaling["factor"], scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     wavelengths = 2 * math.pi / frequencies
     blend = (context / wavelengths - low) / (high - low)
     blended = (1 - blend) * frequencies / factor + blend * frequencies

@@ -39,8 +39,5 @@ def device_copy(count: int, workload: Workload, device: str, clock: Clock) -> di
 
 
 def _repeat(call: Any, workload: Workload, clock: Clock) -> list[int]:
-    durations = []
-    for _ in range(workload.warmup + workload.iterations):
-        _, timing = clock.time(call)
-        durations.append(timing.device_ns or timing.end_ns - timing.begin_ns)
-    return durations[workload.warmup :]
+    timings = [clock.time(call)[1] for _ in range(workload.warmup + workload.iterations)]
+    return [timing.device_ns or timing.end_ns - timing.begin_ns for timing in timings[workload.warmup :]]

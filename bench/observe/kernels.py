@@ -6,89 +6,64 @@ The first pattern that fits decides. A name that none fits is `other`: the listi
 from __future__ import annotations
 
 import re
-from functools import cache
 
-KERNELS = (
-    ("copy", r"^Mem(cpy|set)\b|direct_copy_kernel|CatArrayBatchedCopy"),
+KERNELS = {
+    "copy": r"^Mem(cpy|set)\b|direct_copy_kernel|CatArrayBatchedCopy",
     # Inductor's kernels carry the names of what they fuse, attention too: they come before all that follows.
-    ("Triton", r"^triton_"),
-    ("nvFuser", r"nvfuser|CudaCodeGen::|^kernel\d+$"),
-    ("attention cuDNN", r"cudnn\w*(sdpa|fmha|mha|attention)"),
-    ("attention flash", r"flash_(fwd|bwd)|(pytorch_)?flash::|FlashAttn|FlashAttention|flash_attn"),
-    ("attention efficient", r"fmha_cutlass|PyTorchMemEffAttention|AttentionKernel<|AttentionBackwardKernel|\bfmha::"),
-    (
-        "hand-written",
-        (
-            r"rotary_kernel|apply_rotary|fused_rope|_triton_rope|SoftMaxXEntropy"
-            r"|(layer|rms)_norm_(fwd|bwd|forward|backward)|\bln_(fwd|bwd)|cuApplyRMS"
-            r"|cuCompute\w*Norm|swiglu|silu_and_mul|silu_bw_fused|dual_gemm|DualGemm|liger|xformers|transformer_engine"
-            r"|flashinfer|vllm::|apex|cross_entropy_(fwd|bwd|forward|backward)|element_mul_kernel"
-        ),
+    "Triton": r"^triton_",
+    "nvFuser": r"nvfuser|CudaCodeGen::|^kernel\d+$",
+    "attention cuDNN": r"cudnn\w*(sdpa|fmha|mha|attention)",
+    "attention flash": r"flash_(fwd|bwd)|(pytorch_)?flash::|FlashAttn|FlashAttention|flash_attn",
+    "attention efficient": r"fmha_cutlass|PyTorchMemEffAttention|AttentionKernel<|AttentionBackwardKernel|\bfmha::",
+    "hand-written": (
+        r"rotary_kernel|apply_rotary|fused_rope|_triton_rope|SoftMaxXEntropy"
+        r"|(layer|rms)_norm_(fwd|bwd|forward|backward)|\bln_(fwd|bwd)|cuApplyRMS"
+        r"|cuCompute\w*Norm|swiglu|silu_and_mul|silu_bw_fused|dual_gemm|DualGemm|liger|xformers|transformer_engine"
+        r"|flashinfer|vllm::|apex|cross_entropy_(fwd|bwd|forward|backward)|element_mul_kernel"
     ),
-    (
-        "matrix product",
-        r"gemm|gemv|cutlass|xmma|nvjet|cublas|split_?k|wgmma|hopper_|ampere_|turing_|volta_|\bKernel2\b|dot_kernel",
+    "matrix product": (
+        r"gemm|gemv|cutlass|xmma|nvjet|cublas|split_?k|wgmma|hopper_|ampere_|turing_|volta_|\bKernel2\b|dot_kernel"
     ),
-    (
-        "reduction",
-        r"reduce|[sS]oft[mM]ax|layer_norm|LayerNorm|RowwiseMoments|nll_loss|argm(ax|in)|cub::|sort|scan|cumsum",
+    "reduction": (
+        r"reduce|[sS]oft[mM]ax|layer_norm|LayerNorm|RowwiseMoments|nll_loss|argm(ax|in)|cub::|sort|scan|cumsum"
     ),
-    (
-        "elementwise",
-        (
-            r"elementwise|unrolled|vectorized|index|gather|scatter|embedding|distribution|multi_tensor|fill|arange"
-            r"|triu_tril|fused_dropout|multinomial|assert_async|compute_grad_weight|krn_partial|partial_segments"
-        ),
+    "elementwise": (
+        r"elementwise|unrolled|vectorized|index|gather|scatter|embedding|distribution|multi_tensor|fill|arange"
+        r"|triu_tril|fused_dropout|multinomial|assert_async|compute_grad_weight|krn_partial|partial_segments"
     ),
-)
+}
 """Of a GPU."""
 
-OPERATORS = (
-    ("compiled", r"CompiledFxGraph|^graph_\d+_|\bcpp_fused_"),
-    ("attention flash", r"_(scaled_dot_product_)?flash_attention"),
-    ("attention cuDNN", r"_(scaled_dot_product_)?cudnn_attention"),
-    ("attention efficient", r"_(scaled_dot_product_)?efficient_attention"),
-    ("attention math", r"_scaled_dot_product_attention_math"),
-    ("matrix product", r"^\w+::(_?(int_|scaled_)?(mm|addmm|bmm|baddbmm|mv|addmv|dot)|_linear_pointwise|_mkl_linear)$"),
-    (
-        "hand-written",
-        r"^(?!(aten|prims?|inductor|mkldnn|mkl|quantized|torch\w*|autograd|profiler|_?c10d?\w*)::)\w+::\w",
+OPERATORS = {
+    "compiled": r"CompiledFxGraph|^graph_\d+_|\bcpp_fused_",
+    "attention flash": r"_(scaled_dot_product_)?flash_attention",
+    "attention cuDNN": r"_(scaled_dot_product_)?cudnn_attention",
+    "attention efficient": r"_(scaled_dot_product_)?efficient_attention",
+    "attention math": r"_scaled_dot_product_attention_math",
+    "matrix product": r"^\w+::(_?(int_|scaled_)?(mm|addmm|bmm|baddbmm|mv|addmv|dot)|_linear_pointwise|_mkl_linear)$",
+    "hand-written": r"^(?!(aten|prims?|inductor|mkldnn|mkl|quantized|torch\w*|autograd|profiler|_?c10d?\w*)::)\w+::\w",
+    "copy": (
+        r"^aten::(copy_|clone|cat|stack|contiguous|repeat|repeat_interleave|index_select|index_copy_?|fill_|zero_"
+        r"|constant_pad_nd)$"
     ),
-    (
-        "copy",
-        (
-            r"^aten::(copy_|clone|cat|stack|contiguous|repeat|repeat_interleave|index_select|index_copy_?|fill_|zero_"
-            r"|constant_pad_nd)$"
-        ),
+    "reduction": (
+        r"^aten::(sum|mean|amax|amin|max|min|argmax|argmin|var|std|norm|linalg_vector_norm|prod|all|any|cumsum|sort"
+        r"|topk|_?(log_)?softmax\w*|_log_softmax\w*|_softmax\w*|nll_loss\w*|cross_entropy_loss|logsumexp|item"
+        r"|_local_scalar_dense|_?fused_rms_norm\w*|rms_norm|native_layer_norm\w*)$"
     ),
-    (
-        "reduction",
-        (
-            r"^aten::(sum|mean|amax|amin|max|min|argmax|argmin|var|std|norm|linalg_vector_norm|prod|all|any|cumsum|sort|topk"
-            r"|_?(log_)?softmax\w*|_log_softmax\w*|_softmax\w*|nll_loss\w*|cross_entropy_loss|logsumexp|item"
-            r"|_local_scalar_dense|_?fused_rms_norm\w*|rms_norm|native_layer_norm\w*)$"
-        ),
+    "bookkeeping": (
+        r"^aten::(view|_unsafe_view|_reshape_alias|reshape|as_strided\w*|t|transpose\w*|permute|expand\w*|slice\w*"
+        r"|select\w*|narrow|split\w*|chunk|unbind|unsqueeze|squeeze|detach\w*|alias|empty\w*|new_\w+|zeros\w*|ones\w*"
+        r"|full\w*|resize_\w*|set_|resolve_\w+|to|_to_copy|type_as|linear|matmul|dropout|embedding_\w+backward"
+        r"|scaled_dot_product_attention|arange|lift_fresh|result_type|is_\w+|float|size)$|^(?!\w+::)|^autograd::"
+        r"|^torch\w*::|^inductor::|^profiler::"
     ),
-    (
-        "bookkeeping",
-        (
-            r"^aten::(view|_unsafe_view|_reshape_alias|reshape|as_strided\w*|t|transpose\w*|permute|expand\w*|slice\w*"
-            r"|select\w*|narrow|split\w*|chunk|unbind|unsqueeze|squeeze|detach\w*|alias|empty\w*|new_\w+|zeros\w*|ones\w*"
-            r"|full\w*|resize_\w*|set_|resolve_\w+|to|_to_copy|type_as|linear|matmul|dropout|embedding_\w+backward"
-            r"|scaled_dot_product_attention|arange|lift_fresh|result_type|is_\w+|float|size)$|^(?!\w+::)|^autograd::"
-            r"|^torch\w*::|^inductor::|^profiler::"
-        ),
-    ),
-    ("elementwise", r"^(aten|prims?)::\w+$"),
-)
+    "elementwise": r"^(aten|prims?)::\w+$",
+}
 """Of a CPU. `bookkeeping` computes nothing: views, allocations, what only calls others, the compiler's own checks."""
-
-
-@cache
-def _compiled(kind: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    return tuple((group, re.compile(pattern)) for group, pattern in (KERNELS if kind == "kernels" else OPERATORS))
 
 
 def group_of(name: str, kind: str) -> str:
     """The group of a kernel (`kind` kernels) or of an operator (`kind` operators) by its name."""
-    return next((group for group, pattern in _compiled(kind) if pattern.search(name)), "other")
+    patterns = KERNELS if kind == "kernels" else OPERATORS
+    return next((group for group, pattern in patterns.items() if re.search(pattern, name)), "other")

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bench import operators
 
-PLAIN: dict[str, Callable[..., Tensor]] = vars(operators.Operators())
+Operator = Callable[..., Tensor]
+PLAIN: dict[str, Operator] = vars(operators.Operators())
 HALF = (torch.float16, torch.bfloat16)
 REASON_CHARACTERS = 200
 
@@ -35,18 +36,21 @@ class Given:
         return cls(x.device.type, x.dtype, x.shape[-1])
 
 
+Refuses = Callable[[Given], "str | None"]
+"""Why something cannot take what is given, or None."""
+
+
 @dataclass(frozen=True)
 class Implementation:
     """One way to compute an operator, with that operator's own arguments.
 
-    `refuses` says why it cannot take what is given, or None. `called` says by the arguments what it dispatches to in
-    turn. `needs_trial`: it is tried on a few small numbers first, forward and backward, since it may lack the kernel
-    for one size or one GPU.
+    `called` says by the arguments what it dispatches to in turn. `needs_trial`: it is tried on a few small numbers
+    first, forward and backward, since it may lack the kernel for one size or one GPU.
     """
 
     name: str
-    refuses: Callable[[Given], str | None]
-    run: Callable[..., Tensor]
+    refuses: Refuses
+    run: Operator
     called: Callable[..., str] | None = None
     needs_trial: bool = False
 
@@ -61,9 +65,9 @@ class WithFallbacks:
 
     def forget(self) -> None:
         """Decide again."""
-        self.decided: dict[Given, Callable[..., Tensor]] = {}
+        self.decided: dict[Given, Operator] = {}
         self.notes: dict[str, None] = {}
-        self.settled: Callable[..., Tensor] | None = None
+        self.settled: Operator | None = None
 
     def __call__(self, *arguments: Any) -> Tensor:
         """Compute the operator."""
@@ -79,22 +83,19 @@ class WithFallbacks:
         """Decide now and for good: a compiler that traces the operator finds one implementation, and no choice."""
         self.settled = self.decide(given, None)
 
-    def decide(self, given: Given, arguments: Sequence[Any] | None) -> Callable[..., Tensor]:
+    def decide(self, given: Given, arguments: Sequence[Any] | None) -> Operator:
         """Take the first implementation that does not refuse, and note it with the others' reasons."""
         passed: list[str] = []
+        run, name = self.run_plain, "eager"
         for implementation in self.implementations:
             reason = implementation.refuses(given)
             if reason is None and implementation.needs_trial:
                 reason = trial(self.kind, implementation, given)
             if reason is None:
-                called = implementation.called
+                run, called = implementation.run, implementation.called
                 name = called(*arguments) if called and arguments is not None else implementation.name
-                return self.keep(given, implementation.run, name, passed)
+                break
             passed.append(f"{implementation.name}: {reason}")
-        return self.keep(given, self.run_plain, "eager", passed)
-
-    def keep(self, given: Given, run: Callable[..., Tensor], name: str, passed: list[str]) -> Callable[..., Tensor]:
-        """Remember the choice."""
         self.decided[given] = run
         self.notes[f"{name} ({'; '.join(passed)})" if passed else name] = None
         return run

@@ -22,14 +22,26 @@ class Checks:
     def judge(
         self,
         name: str,
-        passed: bool,
+        passed: bool | None,
         *,
         value: float | None = None,
         limit: float | None = None,
         what: str | None = None,
     ) -> None:
-        """Record a verdict. A name that was judged before keeps its first failure, else its last verdict."""
-        self._add(name, "passed" if passed else "failed", value, limit, what)
+        """Record a verdict, None where nothing can be said.
+
+        A name that was judged before keeps its first failure, else its last verdict.
+        """
+        status = "unchecked" if passed is None else "passed" if passed else "failed"
+        item = {"name": name, "status": status, "value": finite(value), "limit": finite(limit), "what": what}
+        if what is not None and len(what) > LONGEST:
+            item["what"] = what[:LONGEST] + " …"
+        for place, before in enumerate(self.items):
+            if before["name"] == name:
+                if before["status"] != "failed":
+                    self.items[place] = item
+                return
+        self.items.append(item)
 
     def at_most(self, name: str, value: float, limit: float, what: str) -> None:
         """Judge `value` by `limit`; a value that is not a number fails."""
@@ -37,7 +49,7 @@ class Checks:
 
     def unchecked(self, name: str, why: str) -> None:
         """Record that nothing can be said, and why."""
-        self._add(name, "unchecked", None, None, why)
+        self.judge(name, None, what=why)
 
     @contextmanager
     def guard(self, *names: str) -> Iterator[None]:
@@ -55,25 +67,9 @@ class Checks:
             for name in self._left(names):
                 self.unchecked(name, f"{type(error).__name__}: {error}".strip().splitlines()[0])
 
-    @property
-    def first_failure(self) -> dict[str, Any] | None:
-        """The first check that failed, or None."""
-        return first_failed(self.items)
-
     def _left(self, names: tuple[str, ...]) -> list[str]:
         judged = {item["name"] for item in self.items}
         return [name for name in names if name not in judged]
-
-    def _add(self, name: str, status: str, value: float | None, limit: float | None, what: str | None) -> None:
-        item = {"name": name, "status": status, "value": finite(value), "limit": finite(limit), "what": what}
-        if what is not None and len(what) > LONGEST:
-            item["what"] = what[:LONGEST] + " …"
-        for place, before in enumerate(self.items):
-            if before["name"] == name:
-                if before["status"] != "failed":
-                    self.items[place] = item
-                return
-        self.items.append(item)
 
 
 def first_failed(items: Iterable[dict[str, Any]]) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ def hidden_states(model: Layerwise, tokens: Tensor, prompt: int | None = None) -
     config, first = model.config, (model.model.cos[1], model.model.sin[1])
     other = 1e-6 if config.norm_eps > 3e-6 else 1e-5  # noqa: PLR2004  (the two values that Llama models have)
     changes: dict[str, dict[str, Any]] = {
-        "attention scale off by 1 %": {"attention": _scaled},
+        "attention scale off by 1 %": {"attention": lambda q, k, v, mask: layerwise.attention(q * SCALE, k, v, mask)},
         f"norm epsilon {other:g} for {config.norm_eps:g}": {"norm": lambda x, w, _: operators.norm(x, w, other)},
         "norm weights ignored": {"norm": lambda x, w, eps: operators.norm(x, torch.ones_like(w), eps)},
         "rotary off by one in the queries alone": {"rotary": _Shift(*first, queries=True)},
@@ -53,7 +53,9 @@ def hidden_states(model: Layerwise, tokens: Tensor, prompt: int | None = None) -
         "rotary over neighbours instead of halves": {"rotary": _interleaved},
         "one future token visible": {"attention": _future},
         "no causal mask": {"attention": lambda q, k, v, _: layerwise.attention(q, k, v, q.new_zeros(()))},
-        "GELU for SiLU": {"swiglu": _gelu},
+        "GELU for SiLU": {
+            "swiglu": lambda x, gate, up, down: F.linear(F.gelu(F.linear(x, gate)) * F.linear(x, up), down)
+        },
     }
     if config.kv_heads < config.heads:
         changes["key heads tiled instead of repeated"] = {"attention": _tiled}
@@ -102,14 +104,6 @@ class _Shift:
 def _interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin, first, second = cos[:, None, :], sin[:, None, :], x[..., 0::2], x[..., 1::2]
     return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
-
-
-def _gelu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return F.linear(F.gelu(F.linear(x, gate)) * F.linear(x, up), down)
-
-
-def _scaled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return layerwise.attention(q * SCALE, k, v, mask)
 
 
 def _future(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

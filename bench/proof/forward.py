@@ -34,13 +34,8 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     with highest():
         model = Layerwise(context.model, dtype)
         hidden = model.forward(tokens)
-        rows, norms, tops = [], [], []
-        for row in hidden:
-            logits = model.head(row)
-            rows.append(sketch(logits))
-            norms.append(logits.norm(dim=-1))
-            tops.append(logits.argmax(-1))
-        truth, norm, top = torch.stack(rows), torch.stack(norms), torch.stack(tops)
+        seen = [(sketch(logits), logits.norm(dim=-1), logits.argmax(-1)) for logits in map(model.head, hidden)]
+        truth, norm, top = (torch.stack(parts) for parts in zip(*seen))  # noqa: B905  (Python 3.10's zip)
         some = max(1, min(tokens.shape[0], FAULT_POSITIONS // tokens.shape[1]))
         effects = {
             name: torch.stack([sketch(model.head(row)) for row in wrong]) - truth[:some]
@@ -145,9 +140,8 @@ def against(
     with checks.guard("top-1"):
         top, eager_top = tensors["top"].long(), tensors["eager_top"].long()
         wrong, eager_wrong = int((found.top != top).sum()), int((eager_top != top).sum())
-        limit = top_limit(eager_wrong)
         what = f"another largest logit at {wrong} of {top.numel()} positions, eager's at {eager_wrong}"
-        checks.at_most("top-1", wrong, limit, what)
+        checks.at_most("top-1", wrong, top_limit(eager_wrong), what)
     error = float((errors * norm).norm() / norm.norm())
     facts: dict[str, Any] = {"reference": reference.recorded(error)}
     with checks.guard("known faults"):
@@ -180,7 +174,5 @@ def judge_identity(context: Context, reference: Reference, inputs: int, checks: 
     """The reference is of these very weights, as they are now, and inputs."""
     mine, theirs = weights.checksum(context.model), reference.facts["weights_checksum"]
     right = mine == theirs and inputs == reference.facts["inputs_checksum"]
-    what = (
-        "made of the same weights and inputs" if right else f"weights {mine} or inputs differ from its own ({theirs})"
-    )
-    checks.judge("reference", right, what=what)
+    wrong = f"weights {mine} or inputs differ from its own ({theirs})"
+    checks.judge("reference", right, what="made of the same weights and inputs" if right else wrong)

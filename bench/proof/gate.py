@@ -35,9 +35,8 @@ def gate(context: Context, task: Task, spec: Spec, output: list[Any]) -> dict[st
     proof = module(spec.workload.benchmark)
     with checks.guard("checks"):
         facts.update(proof.check(context, task, reference, checks))
-    order = getattr(proof, "ORDER", ())
-    places = {name: place for place, name in enumerate(order)}
-    facts["checks"] = sorted(checks.items, key=lambda item: places.get(item["name"], len(order)))
+    places = {name: place for place, name in enumerate(proof.ORDER)}
+    facts["checks"] = sorted(checks.items, key=lambda item: places.get(item["name"], len(places)))
     facts["seconds"] = (time.monotonic_ns() - begin) / 1e9
     return facts
 

@@ -138,14 +138,11 @@ class Proof:
         self.runner, self.weight = Runner(context, task), context.model.head.weight
         self.steps, self.prompt = min(STEPS, task.new_tokens), task.prompt.shape[1]
         dtype = reference_dtype(self.weight.dtype)
-        self.exact, self.eager = (
-            Layerwise(context.model, dtype),
-            Layerwise(context.model, self.weight.dtype, Operators()),
-        )
+        self.exact = Layerwise(context.model, dtype)
+        self.eager = Layerwise(context.model, self.weight.dtype, Operators())
         # Eager here judges the texts that were made here; it may not be far worse than where the reference was made.
-        self.worst_eager = (
-            EAGER * reference.facts["eager_error"] if reference and reference.facts["eager_error"] else float("inf")
-        )
+        known = reference.facts["eager_error"] if reference else None
+        self.worst_eager = EAGER * known if known else float("inf")
         self.facts: dict[str, Any] = {}
 
     def judge(self) -> dict[str, Any]:
@@ -280,9 +277,8 @@ class Proof:
             p, test = min((p, test), (found[0] * batch, found[1]))
         what = f"{count * batch} draws at temperature {TEMPERATURE}: {test}"
         if p >= sampler.ALARM and needs[step] > count * batch:
-            self.checks.unchecked(
-                "temperature", f"{what}: too few to distinguish it from 1, {needs[step]:.3g} would be needed"
-            )
+            what = f"{what}: too few to distinguish it from 1, {needs[step]:.3g} would be needed"
+            self.checks.unchecked("temperature", what)
             return
         self.checks.judge("temperature", p >= sampler.ALARM, value=p, limit=sampler.ALARM, what=what)
 

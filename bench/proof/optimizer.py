@@ -109,10 +109,9 @@ def compare(before: Tensor, gradient: Tensor, after: Tensor, rate: float, decay:
     changed, may_stay_count, right_count, fed = torch.stack(counts).sum(0).tolist()
     elements = after.numel()
     illegal, bound = elements - right_count, elements - may_stay_count
-    if not illegal:
-        return Move(elements, changed, bound, illegal, bool(fed))
-    first = first_illegal(before, gradient, after, rate, decay)
-    return Move(elements, changed, bound, illegal, bool(fed), first, products(before, gradient, after))
+    first = first_illegal(before, gradient, after, rate, decay) if illegal else None
+    sums = products(before, gradient, after) if illegal else None
+    return Move(elements, changed, bound, illegal, bool(fed), first, sums)
 
 
 def pieces(*tensors: Tensor) -> Iterator[list[Tensor]]:

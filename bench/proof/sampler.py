@@ -103,9 +103,8 @@ def draws_needed(logits: Tensor, temperature: float) -> float:
         rate = s * mean - float(_cumulant(sharp, s))
         if rate > 0:
             # n * rate - 4 * |s| * spread * sqrt(n) >= log(2 / ALARM)
-            root = (4 * abs(s) * spread + math.sqrt(16 * s**2 * spread**2 + 4 * rate * math.log(2 / ALARM))) / (
-                2 * rate
-            )
+            unlucky = 4 * abs(s) * spread
+            root = (unlucky + math.sqrt(unlucky**2 + 4 * rate * math.log(2 / ALARM))) / (2 * rate)
             needed = min(needed, root**2)
     return needed
 

@@ -10,9 +10,10 @@ hardly shows weight decay or a layer that does not learn.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,7 +143,7 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
             if reference.facts["weights_checksum"] != filled:
                 raise ValueError("the reference was made with other weights")
             truth = Truth(reference, dtype)
-            explain = Diagnosis(context, task, truth, leftover)
+            explain = partial(known_mistake, context, task, truth, leftover)
             result["reference"] = reference.recorded(judge_gradients(steps[0], truth, explain, checks))
             judge_loss(steps[0], truth, checks)
         judge_optimizer(task, steps, checks)
@@ -207,7 +208,7 @@ def judge_finite(steps: list[Step], checks: Checks) -> None:
     checks.judge("finite", not bad, value=len(bad), limit=0, what=what)
 
 
-def judge_gradients(step: Step, truth: Truth, explain: Diagnosis, checks: Checks) -> float | None:
+def judge_gradients(step: Step, truth: Truth, explain: Callable[[Step], str | None], checks: Checks) -> float | None:
     """Each parameter's gradient, and all together, against the reference's. Returns the error of all together."""
     found = step.watch.sketches
     absent = [name for name in truth.names if name not in found]
@@ -226,34 +227,26 @@ def judge_gradients(step: Step, truth: Truth, explain: Diagnosis, checks: Checks
     if over:
         names = [name for name in over if name != WHOLE]
         what = f"{len(names)} of {len(truth.names)} are off, most of all {worst}"
-        what = "; ".join(filter(None, [what, explain.gradients(step)]))
+        what = "; ".join(filter(None, [what, explain(step)]))
     checks.judge("gradients", not over, value=errors[worst], limit=FACTOR, what=what)
     return finite(length(truth.distances(found).values()) / truth.norm)
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """Which known mistake makes wrong gradients; `leftover` are sketches of what was there before the first step."""
+def known_mistake(context: Context, task: Any, truth: Truth, leftover: Mapping[str, Tensor], step: Step) -> str | None:
+    """Which known mistake makes wrong gradients, or None; takes two steps more to find a stale batch.
 
-    context: Context
-    task: Any
-    truth: Truth
-    leftover: Mapping[str, Tensor]
-
-    def gradients(self, step: Step) -> str | None:
-        """The mistake's name, or None; takes two steps more to find a stale batch."""
-        found, truth = step.watch.sketches, self.truth
-        if self.leftover and truth.right({name: found[name] - self.leftover.get(name, 0) for name in found}):
-            return "gradients of earlier steps were added"
-        if mistake := truth.mistake(found):
-            return mistake
-        assert self.context.refill is not None
-        for _ in range(2):
-            self.context.refill()
-            again = take_step(self.context, self.task, truth.facts["sample"], self.task.rate, compared=True)
-        if truth.right(again.watch.sketches):
-            return "the step used the inputs of the call before"
-        return None
+    `leftover` are sketches of what was there before the first step.
+    """
+    found = step.watch.sketches
+    if leftover and truth.right({name: found[name] - leftover.get(name, 0) for name in found}):
+        return "gradients of earlier steps were added"
+    if mistake := truth.mistake(found):
+        return mistake
+    assert context.refill is not None
+    for _ in range(2):
+        context.refill()
+        again = take_step(context, task, truth.facts["sample"], task.rate, compared=True)
+    return "the step used the inputs of the call before" if truth.right(again.watch.sketches) else None
 
 
 def judge_loss(step: Step, truth: Truth, checks: Checks) -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 from orchestrator.analysis.evidence import piece
 from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Versus
 from orchestrator.analysis.statistics import verdict
-from orchestrator.plan.proof_cells import is_own_probe, with_its_packages
+from orchestrator.plan.proof_cells import is_own_probe
 from orchestrator.records.record import COMPUTED, Flag
 
 EAGER = "eager"
@@ -84,7 +84,8 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     if is_own_probe(row.workload) or row.status not in COMPUTED:
         return row
     found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
-    result = probe_result(with_its_packages(found, row.fingerprint, lambda probe: probe.fingerprint))
+    # Those that ran with the same packages as the row, or all where none did.
+    result = probe_result([probe for probe in found if probe.fingerprint == row.fingerprint] or found)
     changes: dict[str, object] = {"probe": result}
     if result.status == "incorrect":
         if row.status == "ok":

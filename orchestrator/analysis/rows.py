@@ -34,7 +34,8 @@ CacheState = Literal["cold", "partly warm", "warm"]
 """Whether the compile cache was empty when a process began; partly warm: it was not, and lacked something."""
 
 
-class CheckCounts(Frozen):
+@dataclass(frozen=True, slots=True)
+class CheckCounts:
     """How a record's checks came out; `why` is of the first that did not pass, a failed one before others."""
 
     passed: int

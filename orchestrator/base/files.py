@@ -12,8 +12,8 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,15 +80,16 @@ def read_bytes(path: Path, *, limit: int = FILE_LIMIT_BYTES, follow_links: bool 
     with os_errors(path):
         # Not blocking: a named pipe that nobody writes to must not hang the command.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW))
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise UsageError("not a plain file", where=str(path), remedy="name a file")
-    with os.fdopen(descriptor, "rb") as file:
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError("not a plain file", where=str(path), remedy="name a file")
         if status.st_size > limit:
             what = f"{status.st_size} bytes, more than the limit of {limit}"
             raise UsageError(what, where=str(path), remedy="is it the right file?")
-        return file.read(limit + 1)
+        return os.read(descriptor, limit + 1)
+    finally:
+        os.close(descriptor)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -169,16 +170,18 @@ def key_name(location: Sequence[str | int], raw: Any) -> str:
     return name
 
 
-def closest(word: str, known: Sequence[str]) -> str:
+def closest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "x"?)`, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word, list(known), n=1)
     return f' (did you mean "{near[0]}"?)' if near else ""
 
 
-def unknown(kind: str, word: str, known: Sequence[str], *, where: str = "") -> UsageError:
-    """Return the error for a name that nothing here has, listing the names that there are."""
-    what = f'unknown {kind} "{_one_line(word)}"{closest(word, known)}'
-    return UsageError(what, where=where, remedy=f"known: {', '.join(known) or 'none'}")
+def check_known(kind: str, words: Iterable[str], known: Collection[str], *, where: str = "") -> None:
+    """Raise the error for the first of `words` that nothing here is called, listing the names that there are."""
+    for word in words:
+        if word not in known:
+            what = f'unknown {kind} "{_one_line(word)}"{closest(word, known)}'
+            raise UsageError(what, where=where, remedy=f"known: {', '.join(known) or 'none'}")
 
 
 def _suggestion(word: str, model: type[BaseModel], location: Sequence[str | int]) -> str:
@@ -237,16 +240,22 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Hand out a hidden place beside `path` to write to first, and remove what is left there in the end."""
+    place = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield place
+    finally:
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`; no space, no right to write and the like are UsageErrors."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with os_errors(path):
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+    with os_errors(path), beside(path) as place:
+        place.write_bytes(content)
+        place.replace(path)
 
 
 def make_folder(path: Path) -> None:

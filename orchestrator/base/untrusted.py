@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import make_folder, os_errors
+from orchestrator.base.files import beside, make_folder, os_errors
 
 SIDE_FILE_LIMIT_BYTES = 2_000_000
 READ_ONLY, READABLE = 0o444, 0o644
@@ -27,21 +27,16 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
     No link is followed and nothing but a plain file of at most `limit` bytes is taken; else a UsageError.
     """
     make_folder(target.parent)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     found, copied = hashlib.sha256(), 0
-    try:
-        with os_errors(source.name), open_plain(source) as file, beside.open("wb") as out:
-            while piece := file.read(PIECE_BYTES):
-                copied += len(piece)
-                if copied > limit:
-                    raise UsageError(f"more than {limit} bytes", where=source.name)
-                found.update(piece)
-                out.write(piece)
-            beside.chmod(READ_ONLY)
-            beside.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+    with os_errors(source.name), beside(target) as place, open_plain(source) as file, place.open("wb") as out:
+        while piece := file.read(PIECE_BYTES):
+            copied += len(piece)
+            if copied > limit:
+                raise UsageError(f"more than {limit} bytes", where=source.name)
+            found.update(piece)
+            out.write(piece)
+        place.chmod(READ_ONLY)
+        place.replace(target)
     return found.hexdigest()
 
 

@@ -8,26 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import click
 
 from orchestrator.base.errors import EXIT_OK, EXIT_WRONG_USAGE, StackbenchError
-from orchestrator.cli.host import build_command, doctor_command
-from orchestrator.cli.results import (
-    bundle_command,
-    compare_command,
-    explain_command,
-    history_command,
-    import_command,
-    report_command,
-    table_command,
-)
-from orchestrator.cli.running import plan_command, reproduce_command, run_all_command
-from orchestrator.cli.schema import schema_command
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from orchestrator.cli import host, results, running, schema
 
 PROGRAM = "orchestrator"
 EXIT_INTERRUPTED = 130
@@ -42,13 +28,10 @@ def orchestrator() -> None:
     """
 
 
-for _command in (
-    *(plan_command, run_all_command, reproduce_command),
-    *(table_command, report_command, explain_command, compare_command, history_command),
-    *(bundle_command, import_command, schema_command),
-    *(build_command, doctor_command),
-):
-    orchestrator.add_command(_command)
+for _module in (running, results, schema, host):
+    for _command in vars(_module).values():
+        if isinstance(_command, click.Command):
+            orchestrator.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

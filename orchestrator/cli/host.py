@@ -13,8 +13,7 @@ from orchestrator.cli import options
 @options.stacks
 @options.stack_folders
 @click.option(
-    "--launcher",
-    **options.one_of("auto", "docker", "local", help="Build images, or environments for plain processes."),
+    "--launcher", **options.one_of("auto", "docker", "local", help="Build images, or environments for plain processes.")
 )
 @click.option("--again", is_flag=True, help="Build also what is there already.")
 @click.option("--clean", is_flag=True, help="Build nothing; remove images that no stack is built as any more.")

@@ -72,8 +72,7 @@ SELECTION = (
         help="As many rounds as fit into it, at least one: 45m, 1h30m.",
     ),
     click.option(
-        "--cache",
-        **one_of("cold", "shared", help="Compile caches: empty for each cell, or kept from cell to cell."),
+        "--cache", **one_of("cold", "shared", help="Compile caches: empty for each cell, or kept from cell to cell.")
     ),
     click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Your own model: config.json and safetensors."),
     results,

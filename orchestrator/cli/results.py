@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import click
 
 from orchestrator.cli import options
-
-if TYPE_CHECKING:
-    from orchestrator.analysis.protocol import Protocol
 
 
 @click.command("table", short_help="Print a run's tables.")
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 )
 @click.option("--format", "form", **options.one_of("markdown", "json", "csv", "latex"))
 @options.results
-def table_command(run: str | None, protocol: Protocol | None, form: str, results: Path) -> None:
+def table_command(run: str | None, protocol: Literal["note", "steady"] | None, form: str, results: Path) -> None:
     """Print the tables of RUN (a run's name or folder; the newest without)."""
     from orchestrator.records.store import find_run
     from orchestrator.report.tables import render_tables
@@ -85,13 +82,11 @@ def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus:
     3 nothing in common.
     """
     from orchestrator.analysis.compare import compare, read_sides
-    from orchestrator.base.files import unknown
+    from orchestrator.base.files import check_known
     from orchestrator.plan.workload import MEASURED
     from orchestrator.report.tables.comparison import render
 
-    for name in benchmarks:
-        if name not in MEASURED:
-            raise unknown("benchmark", name, MEASURED)
+    check_known("benchmark", benchmarks, MEASURED)
     comparison = compare(*read_sides(a, b, results, benchmarks), across_devices=across_gpus)
     click.echo(render(comparison, form), nl=False)
     return comparison.exit_code

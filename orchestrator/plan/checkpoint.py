@@ -13,7 +13,6 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,8 @@ LIMIT_AXES = 8
 LIMIT_NUMBER = 1 << 48  # elements of an axis, bytes of a file
 ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # the types that a weight of these models may have
 BAD_DOWNLOAD = "fetch the checkpoint again"
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+"""A safetensors file's own list: name to dtype and shape."""
 
 
 class Checkpoint(Frozen):
@@ -58,25 +59,14 @@ def _damaged(what: str, where: Path | str) -> UsageError:
     return UsageError(what, where=str(where), remedy=BAD_DOWNLOAD)
 
 
-@dataclass(frozen=True)
-class _Header:
-    """One safetensors file's own list of tensors: name to dtype and shape."""
-
-    file: str
-    tensors: dict[str, tuple[str, tuple[int, ...]]]
-
-
 def refuse_unreadable(checkpoint: Checkpoint) -> None:
     """Raise UsageError where a container's unprivileged user could not read what a root orchestrator can."""
     for path in (checkpoint.folder, *sorted(checkpoint.folder.iterdir())):
         needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
         read_later = path == checkpoint.folder or path.suffix in (".safetensors", ".json", ".model")
         if read_later and path.stat().st_mode & needed != needed:
-            raise UsageError(
-                "cannot be read by the containers' unprivileged user",
-                where=str(path),
-                remedy=f"`chmod -R a+rX {checkpoint.folder}`",
-            )
+            what, remedy = "cannot be read by the containers' unprivileged user", f"`chmod -R a+rX {checkpoint.folder}`"
+            raise UsageError(what, where=str(path), remedy=remedy)
 
 
 def inspect_checkpoint(folder: Path) -> Checkpoint:
@@ -88,14 +78,18 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(what, where=str(folder), remedy="name a folder with config.json and model.safetensors")
+    config, digest = folder / CONFIG, hashlib.sha256()
     try:
-        model = _model(folder)
-        digest = hashlib.sha256()
-        _add(digest, CONFIG, (folder / CONFIG).read_bytes())
+        if not config.is_file():
+            raise UsageError(
+                f"has no {CONFIG}", where=str(folder), remedy="name the folder of a Hugging Face checkpoint"
+            )
+        model = from_huggingface(_read(config, LIMIT_CONFIG_BYTES), folder.resolve().name, file=str(config))
+        _add(digest, CONFIG, config.read_bytes())
         names = _weight_files(folder)
-        headers = [_read_header(folder, name, digest) for name in sorted(set(names.values()) or {WEIGHTS})]
-        _check_tensors(folder, model, headers, names)
-        mount, inside = _mount(folder, [CONFIG, *(header.file for header in headers)])
+        held = {file: _read_header(folder / file, digest) for file in sorted(set(names.values()) or {WEIGHTS})}
+        _check_tensors(folder, model, held, names)
+        mount, inside = _mount(folder, [CONFIG, *held])
         return Checkpoint(
             model=model,
             fingerprint=digest.hexdigest()[:16],
@@ -109,22 +103,15 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
         raise UsageError(f"cannot be read: {error.strerror}", where=where, remedy="check its permissions") from error
 
 
-def _model(folder: Path) -> ModelConfig:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UsageError(f"has no {CONFIG}", where=str(folder), remedy="name the folder of a Hugging Face checkpoint")
-    raw = _json(_bounded(path, LIMIT_CONFIG_BYTES), str(path))
-    return from_huggingface(raw, folder.resolve().name, file=str(path))
-
-
-def _bounded(path: Path, limit: int) -> bytes:
+def _read(path: Path, limit: int) -> dict[str, Any]:
+    """Return what a JSON file of at most `limit` bytes holds."""
     size = path.stat().st_size
     if size > limit:
         raise _damaged(f"has {size} bytes, at most {limit} are read", path)
-    return path.read_bytes()
+    return _json(path.read_bytes(), path)
 
 
-def _json(data: bytes, where: str) -> dict[str, Any]:
+def _json(data: bytes, where: Path) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -144,7 +131,7 @@ def _weight_files(folder: Path) -> dict[str, str]:
         old = any(folder.glob("pytorch_model*.bin"))
         remedy = "convert it with save_pretrained(safe_serialization=True)" if old else BAD_DOWNLOAD
         raise UsageError(f"has no weights: neither {WEIGHTS} nor {INDEX}", where=str(folder), remedy=remedy)
-    names = _json(_bounded(path, LIMIT_INDEX_BYTES), str(path)).get("weight_map")
+    names = _read(path, LIMIT_INDEX_BYTES).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise _damaged("has no weight_map", path)
     files = set()
@@ -170,9 +157,8 @@ def _add(digest: hashlib._Hash, name: str, data: bytes) -> None:
     digest.update(struct.pack("<QQ", len(name.encode()), len(data)) + name.encode() + data)
 
 
-def _read_header(folder: Path, name: str, digest: hashlib._Hash) -> _Header:
+def _read_header(path: Path, digest: hashlib._Hash) -> Tensors:
     """Read one file's header, check that the file is as long as it says, and add it to the fingerprint."""
-    path = folder / name
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(8)
@@ -182,23 +168,22 @@ def _read_header(folder: Path, name: str, digest: hashlib._Hash) -> _Header:
         if length > LIMIT_HEADER_BYTES:
             raise _damaged(f"has a header of {length} bytes, at most {LIMIT_HEADER_BYTES} are read", path)
         data = stream.read(length)
-        tensors, end = _tensors(_json(data, str(path)), str(path))
+        tensors, end = _tensors(_json(data, path), path)
         held = size - 8 - length
         if held < end:
             raise _damaged(f"is truncated: it holds {held} bytes of tensors of {end}", path)
         if held > end:
             raise _damaged(f"holds {held - end} bytes after its tensors", path)
-        _add(digest, name, data)
+        _add(digest, path.name, data)
         _add(digest, "first", stream.read(min(MIB, held)))
         stream.seek(size - min(MIB, held))
         _add(digest, "last", stream.read(min(MIB, held)))
-    return _Header(name, tensors)
+    return tensors
 
 
-def _tensors(raw: dict[str, Any], where: str) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int]:
+def _tensors(raw: dict[str, Any], where: Path) -> tuple[Tensors, int]:
     """Return the tensors of a header and where their data ends; they must lie one after another, as saved."""
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    spans = []
+    tensors, spans = Tensors(), []
     for name, entry in raw.items():
         if name == "__metadata__":
             continue
@@ -223,32 +208,31 @@ def _tensors(raw: dict[str, Any], where: str) -> tuple[dict[str, tuple[str, tupl
     return tensors, expected
 
 
-def _check_tensors(folder: Path, model: ModelConfig, headers: list[_Header], names: dict[str, str]) -> None:
+def _check_tensors(folder: Path, model: ModelConfig, held: dict[str, Tensors], names: dict[str, str]) -> None:
     """Check that the files hold the model's tensors, all of them and no others."""
-    by_file = {header.file: header.tensors for header in headers}
-    holder = names or {name: header.file for header in headers for name in header.tensors}
+    holder = names or {name: file for file, tensors in held.items() for name in tensors}
     known = set()
     for name, shape in _expected(model):
         known.add(name)
         if name not in holder:
             raise _damaged(f"tensor {name} is missing", folder)
         where = str(folder / holder[name])
-        if name not in by_file[holder[name]]:
+        if name not in held[holder[name]]:
             raise _damaged(f"has no tensor {name}, though {INDEX} says so", where)
-        dtype, found = by_file[holder[name]][name]
+        dtype, found = held[holder[name]][name]
         if found != shape:
             what = f"tensor {name} has shape {list(found)}, {CONFIG} asks for {list(shape)}"
             raise UsageError(what, where=where, remedy="use the config.json that was saved with these weights")
         if dtype not in ELEMENT_BYTES:
             what = f"tensor {name} has dtype {_shown(dtype)}, supported are {', '.join(ELEMENT_BYTES)}"
             raise UsageError(what, where=where, remedy="give a checkpoint that is not quantised")
-    for header in headers:
-        for name in sorted(set(header.tensors) - known):
+    for file, tensors in held.items():
+        for name in sorted(set(tensors) - known):
             # Old checkpoints keep the rotary frequencies, some keep a tied head twice: both are computed here.
             if name.endswith("rotary_emb.inv_freq") or (model.tied_head and name == "lm_head.weight"):
                 continue
             what = f"tensor {_shown(name)} has no place in the model"
-            raise UsageError(what, where=str(folder / header.file), remedy="use a checkpoint of the plain model")
+            raise UsageError(what, where=str(folder / file), remedy="use a checkpoint of the plain model")
 
 
 def _expected(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import unknown
+from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES, RESULTS
 from orchestrator.plan.cell import Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
@@ -128,9 +128,7 @@ def select_stacks(names: Sequence[str], folders: Sequence[Path]) -> dict[str, St
 
 
 def _named(names: Sequence[str], found: Mapping[str, Stack]) -> dict[str, Stack]:
-    for name in names:
-        if name not in found:
-            raise unknown("stack", name, list(found), where="--stack")
+    check_known("stack", names, found, where="--stack")
     return {name: found[name] for name in dict.fromkeys(names)}
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, RootModel, ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import read_json, unknown, validate
+from orchestrator.base.files import check_known, read_json, validate
 from orchestrator.base.paths import BENCH
 from orchestrator.plan.workload import ModelConfig
 
@@ -43,13 +43,15 @@ MaybeSize = Annotated[int | None, POSITIVE]
 Real = Annotated[float, REAL]
 MaybeReal = Annotated[float | None, REAL]
 Flag = Annotated[bool, FLAG]
+Off = Annotated[bool, FLAG, Field(le=False)]
+One = Annotated[float, REAL, Field(ge=1, le=1)]
 
 
 class Config(BaseModel):
     """The keys that all three architectures have; those of a ModelConfig by its names."""
 
     hidden_act: Literal["silu"] = "silu"
-    mlp_bias: Literal[False] = False
+    mlp_bias: Off = False
     quantization_config: None = None
     layers: Size = Field(alias="num_hidden_layers")
     width: Size = Field(alias="hidden_size")
@@ -62,14 +64,14 @@ class Config(BaseModel):
     norm_eps: Real = Field(alias="rms_norm_eps")
     tied_head: Flag = Field(default=False, alias="tie_word_embeddings")
     rope_theta: Real = 10_000.0  # the configurations of Llama 1 and 2 do not name it
-    partial_rotary_factor: Literal[1] = 1
+    partial_rotary_factor: One = 1.0
     original_max_position_embeddings: Any = None
 
 
 class Llama(Config):
     """Llama's own: its attention_bias puts a bias on the output projection too; Qwen2's has no such key."""
 
-    attention_bias: Literal[False] = False
+    attention_bias: Off = False
 
 
 class Mistral(Llama):
@@ -96,7 +98,7 @@ class Rope(BaseModel):
     """Rotary settings in an object of their own, as all kinds have them."""
 
     rope_theta: MaybeReal = None
-    partial_rotary_factor: Literal[1] = 1
+    partial_rotary_factor: One = 1.0
 
 
 class Linear(BaseModel):
@@ -170,7 +172,7 @@ def _read(kind: type[T], raw: dict[str, Any], file: str, inside: str = "") -> T:
         key, value = str(problem["loc"][0]), _short(problem["input"])
         if problem["type"] == "missing":
             raise _bad(file, inside + key, "is missing", SAVED_FILE) from error
-        if key in REFUSED:
+        if key in REFUSED and not problem["type"].endswith("_type"):
             reason, remedy = REFUSED[key]
             raise _bad(file, inside + key, reason.format(value), remedy) from error
         wanted = {field.alias or name: field.description for name, field in kind.model_fields.items()}[key]
@@ -259,6 +261,5 @@ def named_models(path: Path = MODELS) -> dict[str, ModelConfig]:
 
 def resolve_model(name: str, models: Mapping[str, ModelConfig], *, where: str = "") -> ModelConfig:
     """Return the model called `name`; an unknown one is a UsageError that lists the known."""
-    if name not in models:
-        raise unknown("model", name, list(models), where=where)
+    check_known("model", [name], models, where=where)
     return models[name]

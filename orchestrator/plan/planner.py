@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import unknown
+from orchestrator.base.files import check_known
 from orchestrator.plan.cell import Cache, Cell, Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
@@ -43,12 +42,12 @@ def make_plan(
     """
     own = inspect_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     known = tuple(dict.fromkeys([*_offered(stacks), *known_methods]))
-    _check_names("benchmark", benchmarks, (*MEASURED, "ceilings"))
-    _check_names("method", methods, known)
+    check_known("benchmark", benchmarks, (*MEASURED, "ceilings"))
+    check_known("method", methods, known)
     weights = Weights(source="checkpoint", fingerprint=own.fingerprint) if own else None
     requests = suite.expand(own.model if own else None, weights)
     for request in requests:
-        _check_names("method", request.methods or (), known, where=f"{request.where}.methods")
+        check_known("method", request.methods or (), known, where=f"{request.where}.methods")
     devices = {name: device if isinstance(device, str) else device[name] for name in stacks}
 
     def cell(request: Request, method: str, stack: str) -> Cell:
@@ -86,7 +85,8 @@ def make_plan(
     references = []
     if suite.file.references and rows:
         longest = max(row.timeout_s for row in rows.values())
-        maker = _reference_maker(stacks, devices)
+        # The first stack; one that uses the GPU goes before one that does not, one with eager before others.
+        maker = min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
         place = {"stack": maker, "device": devices[maker], "timeout_s": longest, "rounds": 1}
         references = reference_cells((*probes, *rows.values()), ceilings.model_copy(update=place))
     return Plan(suite=suite.name, cells=(ceilings, *references, *probes, *rows.values()))
@@ -96,22 +96,9 @@ def _offered(stacks: Mapping[str, Stack]) -> list[str]:
     return list(dict.fromkeys(method for stack in stacks.values() for method in stack.methods))
 
 
-def _reference_maker(stacks: Mapping[str, Stack], devices: Mapping[str, Device]) -> str:
-    """Return the first stack; one that uses the GPU goes before one that does not, one with eager before others."""
-    return min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
-
-
 def _runs(request: Request, stacks: Mapping[str, Stack], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (method, stack), eager first, then as the stacks list them; stacks side by side within a method."""
     for method in sorted(_offered(stacks), key=lambda method: method != FIRST_METHOD):
         chosen = not methods or method in methods
         if chosen and (request.methods is None or method in request.methods):
             yield from ((method, name) for name, stack in stacks.items() if method in stack.methods)
-
-
-def _check_names(
-    kind: Literal["benchmark", "method"], names: Sequence[str], known: Sequence[str], *, where: str = ""
-) -> None:
-    for name in names:
-        if name not in known:
-            raise unknown(kind, name, known, where=where)

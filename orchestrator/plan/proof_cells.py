@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.workload import GENERATING, ModelConfig, Weights, Workload, digest
 
-ProbeOf = TypeVar("ProbeOf")
-"""A probe's row, or what an index holds of its record."""
 REFERENCE = "reference"
 """Benchmark and method of a cell that makes references."""
 SUBJECTS_AT_MOST = 16
@@ -29,13 +27,6 @@ PROBE_MODEL = ModelConfig(
 def is_own_probe(workload: Workload) -> bool:
     """Whether a row on this workload shows a fault by itself: sharp weights, and no rounding to hide behind."""
     return workload.weights is not None and workload.weights.source == "probe" and workload.dtype in EXACT
-
-
-def with_its_packages(
-    probes: Sequence[ProbeOf], fingerprint: str | None, fingerprint_of: Callable[[ProbeOf], str | None]
-) -> Sequence[ProbeOf]:
-    """Return those of a method's probes that ran with the same packages as a row, or all where none did."""
-    return [probe for probe in probes if fingerprint_of(probe) == fingerprint] or probes
 
 
 def probe_workload(workload: Workload) -> Workload:
@@ -76,8 +67,7 @@ def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
     `maker` says on which stack and device, and with which deadline. A cell with very many workloads is cut in parts.
     """
     groups: dict[str, dict[str, Workload]] = {}
-    for cell in cells:
-        workload = cell.workload
+    for workload in (cell.workload for cell in cells):
         assert workload.model is not None
         assert workload.weights is not None
         key = digest([workload.model.hashed(), workload.weights.hashed(), workload.dtype])
@@ -85,11 +75,8 @@ def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
     cells = []
     for subjects in (tuple(group.values()) for group in groups.values()):
         for start in range(0, len(subjects), SUBJECTS_AT_MOST):
-            workload = _reference(subjects[start : start + SUBJECTS_AT_MOST])
+            part = subjects[start : start + SUBJECTS_AT_MOST]
+            of_all = {key: getattr(part[0], key) for key in ("model", "weights", "dtype", "seed")}
+            workload = Workload(benchmark="reference", **of_all, iterations=1, warmup=0, subjects=part)
             cells.append(maker.model_copy(update={"workload": workload, "role": "reference", "method": REFERENCE}))
     return cells
-
-
-def _reference(subjects: tuple[Workload, ...]) -> Workload:
-    of_all = {key: getattr(subjects[0], key) for key in ("model", "weights", "dtype", "seed")}
-    return Workload(benchmark="reference", **of_all, iterations=1, warmup=0, subjects=subjects)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, read_json, read_toml, unknown, validate
+from orchestrator.base.files import Frozen, check_known, read_json, read_toml, validate
 from orchestrator.base.paths import SUITES
 from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.models import from_huggingface, named_models, resolve_model
-from orchestrator.plan.workload import MEASURED, Benchmark, Dtype, ModelConfig, Weights, Workload
-
-if TYPE_CHECKING:
-    from pydantic.json_schema import JsonSchemaValue
-    from pydantic_core import CoreSchema
+from orchestrator.plan.workload import MEASURED, Dtype, ModelConfig, Weights, Workload
 
 V = TypeVar("V")
 
@@ -38,7 +35,7 @@ Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 class _OneOrMore:
     """In the JSON Schema, too, a value alone stands for a list of one."""
 
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         schema = handler(core)
         return {"anyOf": [schema["items"], schema]}
 
@@ -189,42 +186,30 @@ class Suite:
     """A suite with its models resolved. `checkpoints` maps a fingerprint to the checkpoint with these weights."""
 
     name: str
-    description: str
     path: Path
     file: SuiteFile
     models: Mapping[str, ModelConfig]
-    weights: Mapping[str, Weights] = field(default_factory=dict)
-    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    weights: Mapping[str, Weights]
+    checkpoints: Mapping[str, Checkpoint]
 
     def ceilings(self, device: Device) -> Request:
         """Return the request to measure the ceilings of `device`."""
         entry = self.file.ceilings or CEILINGS[device]
-        workload = Workload(
-            benchmark="ceilings",
-            model=None,
-            weights=None,
-            dtype=entry.dtype,
-            seed=0,
-            iterations=entry.iterations,
-            warmup=entry.warmup,
-            matrix_sizes=entry.matrix_sizes,
-            copy_bytes=entry.copy_bytes,
-        )
+        computed = entry.model_dump(exclude={"timeout_s"})
+        workload = Workload(benchmark="ceilings", model=None, weights=None, seed=0, **computed)
         return Request(workload, None, entry.timeout_s, 1, f"{self.path}: ceilings")
 
     def expand(self, model: ModelConfig | None = None, weights: Weights | None = None) -> tuple[Request, ...]:
         """Return all requests in the file's order; `model` and `weights` stand in for every cell's own."""
-        return tuple(
-            itertools.chain(*(self._expand(*numbered, model, weights) for numbered in enumerate(self.file.cells)))
-        )
+        cells = enumerate(self.file.cells)
+        return tuple(request for index, entry in cells for request in self._expand(index, entry, model, weights))
 
     def _expand(
         self, index: int, entry: CellEntry, model: ModelConfig | None, weights: Weights | None
     ) -> Iterator[Request]:
         where = f"{self.path}: cells[{index}]"
         for benchmark in entry.benchmark:
-            if benchmark not in MEASURED:
-                raise unknown("benchmark", benchmark, MEASURED, where=f"{where}.benchmark")
+            check_known("benchmark", [benchmark], MEASURED, where=f"{where}.benchmark")
             settings = _settings(benchmark, entry, self.file.defaults, where)
             axes = {key: value for key, value in settings.items() if isinstance(value, tuple) and key not in LISTS}
             for name in entry.model:
@@ -239,9 +224,7 @@ def load_suite(name_or_path: str) -> Suite:
     """Return the suite called so in `orchestrator/plan/suites`, or the one in the file that is named."""
     path = _find(name_or_path)
     file = validate(SuiteFile, read_toml(path), path)
-    models = named_models()
-    weights: dict[str, Weights] = {}
-    checkpoints: dict[str, Checkpoint] = {}
+    models, weights, checkpoints = named_models(), dict[str, Weights](), dict[str, Checkpoint]()
     for name, entry in file.models.items():
         where = f"{path}: models.{name}"
         if name in models:
@@ -256,7 +239,7 @@ def load_suite(name_or_path: str) -> Suite:
             models[name] = from_huggingface(read_json(config), name, file=str(config))
         else:
             models[name] = _inline(name, entry, where)
-    suite = Suite(file.name, file.description, path, file, models, weights, checkpoints)
+    suite = Suite(file.name, path, file, models, weights, checkpoints)
     suite.expand()  # Every bad combination is found when the file is read, not halfway through a run.
     return suite
 
@@ -269,8 +252,7 @@ def suite_names() -> tuple[str, ...]:
 def _find(name_or_path: str) -> Path:
     # A word is a name; a path has a separator or an ending.
     if re.fullmatch(r"[\w-]+", name_or_path) and not Path(name_or_path).is_file():
-        if name_or_path not in suite_names():
-            raise unknown("suite", name_or_path, [*suite_names(), "or a path to a .toml file"])
+        check_known("suite", [name_or_path], [*suite_names(), "or a path to a .toml file"])
         return SUITES / f"{name_or_path}.toml"
     return Path(name_or_path)
 
@@ -309,12 +291,12 @@ def _settings(benchmark: str, entry: CellEntry, defaults: Settings, where: str) 
     return settings
 
 
-def _request(benchmark: Benchmark, model: ModelConfig, weights: Weights, chosen: dict[str, Any], where: str) -> Request:
+def _request(benchmark: str, model: ModelConfig, weights: Weights, chosen: dict[str, Any], where: str) -> Request:
     if "ids_below" in chosen and chosen["ids_below"] is None:
         chosen["ids_below"] = model.vocabulary
     _check(model, chosen, where)
-    computed = {key: value for key, value in chosen.items() if key not in NOT_COMPUTED}
-    workload = Workload(benchmark=benchmark, model=model, weights=weights, **computed)
+    computed = {"benchmark": benchmark} | {key: value for key, value in chosen.items() if key not in NOT_COMPUTED}
+    workload = Workload(model=model, weights=weights, **computed)
     return Request(workload, chosen["methods"], chosen["timeout_s"], chosen["rounds"], where)
 
 
@@ -324,29 +306,16 @@ def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
     sequence, shortest = chosen.get("sequence", 0), chosen.get("shortest", 0)
     prompt, new_tokens = chosen.get("prompt", (0,)), chosen.get("new_tokens", 0)
     below, iterations, least = chosen.get("ids_below", 0), chosen["iterations"], chosen["warmup"] + 2
-    beyond = f"beyond the block size {block} of {name}"
+    beyond, vocabulary = f"beyond the block size {block} of {name}", f"the vocabulary of {name} ({ids} ids)"
+    room, after = block - len(prompt), f"{new_tokens} after a prompt of {len(prompt)} is {beyond}"
+    few = f"{iterations} leaves no timed sample after the first and {least - 2} for warm-up"
     for wrong, key, what, remedy in (
         (sequence > block, "sequence", f"{sequence} is {beyond}", f"choose at most {block}, or another model"),
-        (
-            len(prompt) + new_tokens > block,
-            "new_tokens",
-            f"{new_tokens} after a prompt of {len(prompt)} is {beyond}",
-            f"choose at most {block - len(prompt)}, or another model",
-        ),
-        (
-            max(prompt) >= ids,
-            "prompt",
-            f"id {max(prompt)} is not in the vocabulary of {name} ({ids} ids)",
-            f"use ids below {ids}",
-        ),
+        (new_tokens > room, "new_tokens", after, f"choose at most {room}, or another model"),
+        (max(prompt) >= ids, "prompt", f"id {max(prompt)} is not in {vocabulary}", f"use ids below {ids}"),
         (shortest > sequence, "shortest", f"{shortest} is more than sequence {sequence}", f"choose at most {sequence}"),
-        (below > ids, "ids_below", f"{below} is beyond the vocabulary of {name} ({ids} ids)", f"choose at most {ids}"),
-        (
-            iterations < least,
-            "iterations",
-            f"{iterations} leaves no timed sample after the first and {least - 2} for warm-up",
-            f"choose at least {least}",
-        ),
+        (below > ids, "ids_below", f"{below} is beyond {vocabulary}", f"choose at most {ids}"),
+        (iterations < least, "iterations", few, f"choose at least {least}"),
     ):
         if wrong:
             raise UsageError(what, where=f"{where}.{key}", remedy=remedy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -10,14 +9,13 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, os_error, read_bytes
+from orchestrator.base.files import Frozen, beside, os_errors, read_bytes
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES
 from orchestrator.records.record import RECORD_LIMIT_BYTES
 from orchestrator.records.references import LIMIT_BYTES as REFERENCE_LIMIT_BYTES
@@ -75,46 +73,33 @@ def pack(run: Run, target: Path, *, references: bool = False) -> tuple[Manifest,
         raise UsageError("is there already", where=str(target), remedy="remove it, or name another file with -o")
     paths, left_out = _chosen(run.folder, references=references)
     for path in paths:
-        if path.startswith("records/"):
-            record = read_record(run.folder / path)
-            if path != f"records/{stem_of(record)}.json":
-                raise UsageError("the record of another cell has this name", where=path, remedy="move it away")
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("xb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as out:
-            manifest = _write(run.folder, name, paths, out)
-        # A link, unlike a rename, replaces nothing that has come there meanwhile.
-        os.link(beside, target)
-    except FileExistsError as error:
-        raise UsageError("is there already", where=str(target), remedy="name another file with -o") from error
-    except OSError as error:
-        raise os_error(error, target) from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
+        if path.startswith("records/") and path != f"records/{stem_of(read_record(run.folder / path))}.json":
+            raise UsageError("the record of another cell has this name", where=path, remedy="move it away")
+    with os_errors(target), beside(target) as place:
+        try:
+            with place.open("xb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as out:
+                manifest = _write(run.folder, name, paths, out)
+            # A link, unlike a rename, replaces nothing that has come there meanwhile.
+            os.link(place, target)
+        except FileExistsError as error:
+            raise UsageError("is there already", where=str(target), remedy="name another file with -o") from error
     return manifest, left_out
 
 
 def _chosen(folder: Path, *, references: bool) -> tuple[list[str], list[str]]:
     """Return the paths to take, in order, and those that are left out. Hidden files are nobody's business."""
     taken, left_out = list[str](), list[str]()
-    for path in _files(folder):
-        wanted = limit_of(path) is not None and (references or not path.startswith(f"{REFERENCES}/"))
-        (taken if wanted else left_out).append(path)
+
+    def shown(place: Path) -> list[Path]:
+        return sorted(inner for inner in place.iterdir() if not inner.name.startswith("."))
+
+    with os_errors(folder):
+        for place in shown(folder):
+            inside = shown(place) if place.is_dir() and not place.is_symlink() else [place]
+            for path in (found.relative_to(folder).as_posix() for found in inside):
+                wanted = limit_of(path) is not None and (references or not path.startswith(f"{REFERENCES}/"))
+                (taken if wanted else left_out).append(path)
     return taken, left_out
-
-
-def _files(folder: Path) -> Iterator[str]:
-    try:
-        for place in sorted(folder.iterdir()):
-            if place.name.startswith("."):
-                continue
-            if place.is_dir() and not place.is_symlink():
-                yield from (f"{place.name}/{inner.name}" for inner in sorted(place.iterdir()) if inner.name[0] != ".")
-            else:
-                yield place.name
-    except OSError as error:
-        raise os_error(error, folder) from error
 
 
 def _write(folder: Path, name: str, paths: list[str], out: gzip.GzipFile) -> Manifest:

@@ -53,11 +53,12 @@ def _names(cell: str, title: str, cell_id: str) -> bool:
 
 def probes_of(run_folder: Path, record: Record) -> list[Record]:
     """Return the run's records of the probe that a row's method was checked by, none where it was run without."""
-    prefix = _probe_prefix(record)
+    prefix = probe_prefix(record)
     return [read_record(path) for path in record_files(run_folder) if path.name.startswith(prefix)]
 
 
-def _probe_prefix(record: Record) -> str:
+def probe_prefix(record: Record) -> str:
+    """Return how the names of those records' files begin."""
     return f"{PROBE}{record.workload.benchmark}-{record.method}@{record.stack}-"
 
 

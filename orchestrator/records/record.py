@@ -1,4 +1,7 @@
-"""The record: the JSON file that one round of a cell leaves behind. Raw samples and proof, never rounded."""
+"""The record: the JSON file that one round of a cell leaves behind. Raw samples and proof, never rounded.
+
+Readers accept schema version 1 for ever, and checks that came later are not required of its records.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,10 @@ Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 CheckStatus = Literal["passed", "failed", "unchecked"]
 KERNEL_PACKAGES = frozenset(
-    [
-        "apex",
-        "flash-attn",
-        "flash-attn-3",
-        "flashinfer-python",
-        "liger-kernel",
-        "lightning-thunder",
-        "nvfuser",
-        "sglang",
-        "tensorrt",
-        "torchao",
-        "transformer-engine",
-        "transformers",
-        "triton",
-        "vllm",
-        "xformers",
-    ]
+    {
+        *("apex", "flash-attn", "flash-attn-3", "flashinfer-python", "liger-kernel", "lightning-thunder", "nvfuser"),
+        *("sglang", "tensorrt", "torchao", "transformer-engine", "transformers", "triton", "vllm", "xformers"),
+    }
 )
 KERNEL_PREFIXES = ("nvfuser-", "nvidia-cublas", "nvidia-cudnn", "pytorch-triton")
 

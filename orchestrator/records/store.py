@@ -9,9 +9,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -20,7 +20,7 @@ from orchestrator.base.files import (
     Frozen,
     explain_validation,
     make_folder,
-    os_error,
+    os_errors,
     read_bytes,
     read_json,
     write_bytes,
@@ -31,6 +31,7 @@ from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
 from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
 
+T = TypeVar("T", bound=Frozen)
 RUN_FILE = "run.json"
 RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
@@ -65,40 +66,27 @@ class Run:
         self._claim: int | None = None
 
     @classmethod
-    def create(
-        cls,
-        results: Path,
-        plan: Plan,
-        bench_source: str,
-        *,
-        host: Mapping[str, Any] | None = None,
-        stacks: Mapping[str, Mapping[str, Any]] | None = None,
-        note: str = "",
-        launcher: str | None = None,
-    ) -> Run:
-        """Make the folder of a new run, named by the time and the suite, and return the run."""
+    def create(cls, results: Path, plan: Plan, bench_source: str, **facts: Any) -> Run:
+        """Make the folder of a new run, named by the time and the suite, and return the run.
+
+        `facts` are further keys of its header: `host`, `stacks`, `note`, `launcher`.
+        """
         make_folder(results)
         now = dt.datetime.now(dt.timezone.utc)
-        wanted = f"{now:%Y%m%d-%H%M%S}-{plan.suite}"
-        folder = _new_folder(results, wanted)
+        folder = _new_folder(results, f"{now:%Y%m%d-%H%M%S}-{plan.suite}")
         for part in ("records", "logs"):
             make_folder(folder / part)
-        run = cls(
-            folder,
-            Header(
-                schema_version=1,
-                run_id=folder.name,
-                suite=plan.suite,
-                plan_id=plan.plan_id,
-                bench_source=bench_source,
-                started_utc=utc(now),
-                host=dict(host or {}),
-                stacks={name: dict(facts) for name, facts in (stacks or {}).items()},
-                note=note,
-                launcher=launcher,
-                plan=plan,
-            ),
+        header = Header(
+            schema_version=1,
+            run_id=folder.name,
+            suite=plan.suite,
+            plan_id=plan.plan_id,
+            bench_source=bench_source,
+            started_utc=utc(now),
+            plan=plan,
+            **facts,
         )
+        run = cls(folder, header)
         try:
             run._write()
         except UsageError:
@@ -109,12 +97,7 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Return the run in `folder`; one without a good run.json is a UsageError."""
-        path = folder / RUN_FILE
-        try:
-            header = Header.model_validate_json(read_bytes(path, limit=RUN_LIMIT_BYTES))
-        except ValidationError as error:
-            raise _bad_file(error, Header, path) from error
-        return cls(folder, header)
+        return cls(folder, _read(Header, folder / RUN_FILE, limit=RUN_LIMIT_BYTES))
 
     @property
     def plan(self) -> Plan:
@@ -143,10 +126,8 @@ class Run:
         """Return whether this process, alone, may go on with the run; it holds until the process ends or `release`."""
         if self._claim is not None:
             return True
-        try:
+        with os_errors(self.folder):
             descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise os_error(error, self.folder) from error
         try:
             # A lock of the kernel's on the folder itself: nothing is left over after kill -9, or in a copy.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,22 +185,26 @@ def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
 
 def read_record(path: Path) -> Record:
     """Return the record in `path`: a plain file, no link, at most 50 KB, every key known; else a UsageError."""
-    content = read_bytes(path, limit=RECORD_LIMIT_BYTES, follow_links=False)
+    return _read(Record, path, limit=RECORD_LIMIT_BYTES, follow_links=False)
+
+
+def _read(kind: type[T], path: Path, *, limit: int, follow_links: bool = True) -> T:
+    content = read_bytes(path, limit=limit, follow_links=follow_links)
     try:
-        return Record.model_validate_json(content)
+        return kind.model_validate_json(content)
     except ValidationError as error:
-        raise _bad_file(error, Record, path) from error
+        what = "no valid JSON"
+        # The key's name needs the raw content; read it again only now, when it is bad anyway.
+        with contextlib.suppress(UsageError):
+            what = explain_validation(error, read_json(path), kind)
+        raise UsageError(what, where=str(path), remedy="repair it or move it away") from error
 
 
 def record_files(folder: Path) -> list[Path]:
     """Return the paths of a run's records, sorted by name."""
-    records = folder / "records"
-    try:
+    records, names = folder / "records", list[str]()
+    with os_errors(records), contextlib.suppress(FileNotFoundError):
         names = os.listdir(records)  # noqa: PTH208 - names are sorted faster than paths
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise os_error(error, records) from error
     return [records / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
 
 
@@ -241,14 +226,9 @@ def stem_of(record: Record) -> str:
 
 def runs(results: Path) -> list[Path]:
     """Return the folders in `results` that hold a run, oldest first by name; renamed ones come first."""
-    try:
+    found = list[Path]()
+    with os_errors(results), contextlib.suppress(FileNotFoundError):
         found = [place for place in results.iterdir() if (place / RUN_FILE).is_file()]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError):
-            raise UsageError(str(error), where=repr(str(results)), remedy="check the path") from error
-        raise os_error(error, results) from error
     return sorted(found, key=lambda place: (bool(RUN_NAME.fullmatch(place.name)), place.name))
 
 
@@ -277,9 +257,8 @@ def find_run(results: Path, name: str | None) -> Run:
         with contextlib.suppress(ValueError, OSError):
             if (folder / RUN_FILE).is_file():
                 return Run.open(folder)
-    raise UsageError(
-        f'no run "{name}"', where=str(results), remedy=f"known: {', '.join(p.name for p in runs(results)) or 'none'}"
-    )
+    known = ", ".join(folder.name for folder in runs(results)) or "none"
+    raise UsageError(f'no run "{name}"', where=str(results), remedy=f"known: {known}")
 
 
 def newest_unfinished(results: Path) -> Run | None:
@@ -294,10 +273,8 @@ def newest_unfinished(results: Path) -> Run | None:
 def resumable(results: Path, plan: Plan, bench_source: str, launcher: str) -> tuple[Run | None, str]:
     """Return the newest unfinished run if it can go on, else None and why it cannot (empty: no such run)."""
     run = newest_unfinished(results)
-    if run is None:
-        return None, ""
-    why = why_another(run.header, plan, bench_source, launcher)
-    return (None, f"the unfinished run {run.folder.name} {why}") if why else (run, "")
+    why = why_another(run.header, plan, bench_source, launcher) if run else ""
+    return (None, f"the unfinished run {run.folder.name} {why}") if run and why else (run, "")
 
 
 def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) -> str:
@@ -315,19 +292,16 @@ def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) ->
 def _new_folder(results: Path, wanted: str) -> Path:
     for number in range(1, 100):
         folder = results / (wanted if number == 1 else f"{wanted}-{number}")
-        try:
+        # Where it is there, another run began in the same second.
+        with os_errors(results), contextlib.suppress(FileExistsError):
             folder.mkdir()
-        except FileExistsError:
-            continue  # Another run began in the same second.
-        except OSError as error:
-            raise os_error(error, results) from error
-        return folder
+            return folder
     raise UsageError("too many runs in one second", where=str(results), remedy="try again")
 
 
 def _log_bytes(path: Path) -> bytes:
     """Return the log; of a very long one the beginning and the end."""
-    try:
+    with os_errors(path), contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
             size = os.fstat(descriptor).st_size
@@ -337,16 +311,4 @@ def _log_bytes(path: Path) -> bytes:
             file.seek(size - LOG_LIMIT_BYTES // 2)
             left_out = f"\n[... {size - LOG_LIMIT_BYTES} bytes left out ...]\n".encode()
             return head + left_out + file.read(LOG_LIMIT_BYTES // 2)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise os_error(error, path) from error
-
-
-def _bad_file(error: ValidationError, model: type[Frozen], path: Path) -> UsageError:
-    # The key's name needs the raw content; read it again only now, when it is bad anyway.
-    with contextlib.suppress(UsageError):
-        return UsageError(
-            explain_validation(error, read_json(path), model), where=str(path), remedy="repair it or move it away"
-        )
-    return UsageError("no valid JSON", where=str(path), remedy="repair it or move it away")
+    return b""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import tarfile
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import explain_validation, make_folder, os_error, read_bytes
+from orchestrator.base.files import explain_validation, make_folder, os_error, os_errors, read_bytes
 from orchestrator.base.text import printable
 from orchestrator.records.bundle import MANIFEST, NAME, Manifest, Part, limit_of
 from orchestrator.records.record import Record
@@ -48,11 +47,8 @@ def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run
     along are not believed.
     """
     make_folder(results)
-    try:
-        place = tempfile.mkdtemp(prefix=".import-", dir=results)
-    except OSError as error:
-        raise os_error(error, results) from error
-    folder = results / os.path.basename(place)  # noqa: PTH119
+    with os_errors(results):
+        folder = results / Path(tempfile.mkdtemp(prefix=".import-", dir=results)).name
     try:
         content = folder / "run"
         content.mkdir()
@@ -62,9 +58,8 @@ def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run
         run = _check_run(content, found, bundle)
         target = results / found.name
         if target.exists() or target.is_symlink():
-            raise UsageError(
-                "a run of this name is there already", where=str(target), remedy="move it away, or name other --results"
-            )
+            remedy = "move it away, or name other --results"
+            raise UsageError("a run of this name is there already", where=str(target), remedy=remedy)
         finish(content)
         (content / MANIFEST).unlink()
         content.rename(target)
@@ -78,10 +73,8 @@ def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run
 def _open(bundle: Path) -> gzip.GzipFile:
     if bundle.exists() and not bundle.is_file():
         raise UsageError("not a plain file", where=str(bundle), remedy="name a bundle")
-    try:
+    with os_errors(bundle):
         return gzip.open(bundle, "rb")
-    except OSError as error:
-        raise os_error(error, bundle) from error
 
 
 def _read(file: gzip.GzipFile, folder: Path, bundle: Path) -> Unpacked:
@@ -121,8 +114,7 @@ def _write(file: gzip.GzipFile, target: Path, size: int, bundle: Path) -> Part:
     digest, left = hashlib.sha256(), size
     with target.open("xb") as out:
         while left:
-            piece = file.read(min(left, PIECE_BYTES))
-            if not piece:
+            if not (piece := file.read(min(left, PIECE_BYTES))):
                 raise _bad(bundle, "ends in the middle of a file")
             digest.update(piece)
             out.write(piece)

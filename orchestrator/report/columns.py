@@ -52,10 +52,7 @@ def columns(benchmark: Benchmark, published: Sequence[Published]) -> list[Column
     return [
         Column("steady", f"steady, {unit}", lambda pair: speed(pair.steady), ("", unit)),
         *(one for one in COLUMNS if one.key != "tokens" or benchmark in GENERATING),
-        *(
-            Column(comparison.name, f"{comparison.short}, {unit}", _published_by(comparison))
-            for comparison in published
-        ),
+        *(Column(one.name, f"{one.short}, {unit}", _published_by(one)) for one in published),
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.analysis.beside import EAGER
 from orchestrator.base.text import MISSING, one_line
-from orchestrator.records.find import _probe_prefix, find_records
+from orchestrator.records.find import find_records, probe_prefix
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import read_record, record_files
 from orchestrator.report.proof import RoundProof, measured_all_the_same, prove
@@ -56,7 +56,7 @@ def _others(run_folder: Path, record: Record) -> Iterator[Record]:
     """Yield the records that a row's figures are laid beside: the ceilings, its probe, eager on its stack."""
     if not is_row(record):
         return
-    names = ["ceilings-", _probe_prefix(record)]
+    names = ["ceilings-", probe_prefix(record)]
     names += [f"{record.workload.benchmark}-{EAGER}@{record.stack}-"] if record.method != EAGER else []
     for path in record_files(run_folder):
         if path.name.startswith(tuple(names)):

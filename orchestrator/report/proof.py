@@ -139,7 +139,8 @@ def _beside(row: Row) -> Section | None:
     against, even, power = row.versus, row.break_even, row.evidence.power
     after = None
     if even is not None:
-        after = ("never" if even.count is None else f"after {break_even(row)}") + _because(even.reason)
+        after = "never" if even.count is None else f"after {break_even(row)}"
+        after += f" ({even.reason})" if even.reason else ""
     return section(
         "Beside others",
         facts(
@@ -170,7 +171,3 @@ def _workload(record: Record) -> Any:
     content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects"})
     subjects = (("reference for", f"{s.benchmark}, workload {s.workload_id}") for s in record.workload.subjects or ())
     return facts(*((name.replace("_", " "), plain(value)) for name, value in content.items()), *subjects)
-
-
-def _because(reason: str | None) -> str:
-    return f" ({reason})" if reason else ""

@@ -6,12 +6,13 @@ A remark is a line in parts, so that Markdown can show names as code and the pag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from orchestrator.analysis.published import Published, PublishedFigure
 from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Power, Row
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, code, counted, escape, shortened, significant
 from orchestrator.records.record import COMPUTED, Compiles, Dispatch
 from orchestrator.report.columns import SECONDS_DIGITS, later_compiles, not_fused, published_text, resembles
@@ -94,7 +95,8 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines += [*_versions(steady), *_stacks(found)]
     if any(not row.figure.complete and row.headline is not None for row in notes):
         lines.append(("* The run has fewer samples than the note's.",))
-    if any(len({pair.steady.name for pair in pairs}) < len(pairs) for pairs in _by_report(found)):
+    names = grouped((id(report), pair.steady.name) for report, pair in found)
+    if any(len(set(of_one)) < len(of_one) for of_one in names.values()):
         lines.append(
             ("Rows of one name are different cells (other packages, device or cache): see orchestrator explain ID.",)
         )
@@ -139,10 +141,7 @@ def _others_published(rows: Sequence[Row], comparison: Published) -> list[Remark
 
 def _by_text(begin: str, found: Iterable[tuple[str | None, Row]]) -> list[Remark]:
     """Return a line for each text; the rows are named only where they differ."""
-    names: dict[str, list[str]] = {}
-    for text, row in found:
-        if text:
-            names.setdefault(text, []).append(row.name)
+    names = grouped((text, row.name) for text, row in found if text)
     if len(names) == 1:
         return [(f"{begin}{next(iter(names))}.",)]
     return [(f"{begin}{text} (", *_listed(rows), ").") for text, rows in names.items()]
@@ -151,13 +150,6 @@ def _by_text(begin: str, found: Iterable[tuple[str | None, Row]]) -> list[Remark
 def _listed(names: Iterable[str]) -> list[str]:
     parts = [part for name in dict.fromkeys(names) for part in (", ", Name(name))]
     return parts[1:]
-
-
-def _by_report(found: Sequence[tuple[Report, Pair]]) -> Iterable[list[Pair]]:
-    by_report: dict[int, list[Pair]] = {}
-    for report, pair in found:
-        by_report.setdefault(id(report), []).append(pair)
-    return by_report.values()
 
 
 def _facts(row: Row) -> str:
@@ -220,9 +212,8 @@ def _power(power: Power) -> str:
 
 def _dispatched(row: Row) -> str:
     """Return `attention to flash_attn_func; norm and loss to eager`."""
-    by_target: dict[str, list[str]] = {}
-    for operator, target in row.evidence.operators.items() if row.status in COMPUTED else ():
-        by_target.setdefault(target, []).append(operator)
+    dispatched = row.evidence.operators if row.status in COMPUTED else {}
+    by_target = grouped((target, operator) for operator, target in dispatched.items())
     return "; ".join(
         f"{' and '.join(operators)} to {shortened(target, REASON_LENGTH)}" for target, operators in by_target.items()
     )
@@ -230,30 +221,26 @@ def _dispatched(row: Row) -> str:
 
 def _unproved(rows: Iterable[Row]) -> list[Remark]:
     """Return a line for each reason why rows are unchecked or not fused, with the names of its rows."""
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        if row.status not in COMPUTED:
-            continue
-        seen, reasons = row.evidence, list[str]()
-        if seen.checks is not None and seen.checks.unchecked:
-            reasons.append(f"not checked: {seen.checks.why}")
-        if row.probe is not None and not row.probe.passed and row.probe.status != "incorrect":
-            how = f"{row.probe.status}: " if row.probe.status not in (None, "ok") else ""
-            reasons.append(f"not checked on the probe: {how}{row.probe.reason}")
-        if seen.dispatch is not None and seen.dispatch.missing:
-            reasons.append(f"not fused: {not_fused(seen.dispatch)}")
-        if seen.resembles:
-            reasons.append(resembles(seen.resembles))
-        for reason in reasons:
-            names.setdefault(reason, []).append(row.name)
+    names = grouped((reason, row.name) for row in rows if row.status in COMPUTED for reason in _reasons(row))
     return [(*_listed(of), f": {shortened(reason, LONG_REASON)}.") for reason, of in names.items()]
+
+
+def _reasons(row: Row) -> Iterator[str]:
+    seen = row.evidence
+    if seen.checks is not None and seen.checks.unchecked:
+        yield f"not checked: {seen.checks.why}"
+    if row.probe is not None and not row.probe.passed and row.probe.status != "incorrect":
+        how = f"{row.probe.status}: " if row.probe.status not in (None, "ok") else ""
+        yield f"not checked on the probe: {how}{row.probe.reason}"
+    if seen.dispatch is not None and seen.dispatch.missing:
+        yield f"not fused: {not_fused(seen.dispatch)}"
+    if seen.resembles:
+        yield resembles(seen.resembles)
 
 
 def _versions(rows: Sequence[Row]) -> list[Remark]:
     known = [(row.stack, row.environment) for row in rows if row.environment is not None]
-    stacks: dict[str, set[str]] = {}
-    for stack, environment in known:
-        stacks.setdefault(environment.in_short, set()).add(stack)
+    stacks = grouped((environment.in_short, stack) for stack, environment in known)
     lines: list[Remark] = [(*_listed(sorted(names)), f": {text}.") for text, names in stacks.items()]
     if len({environment.torch for _, environment in known}) > 1:
         lines.append((Strong("The rows of this table ran on different versions of torch."),))

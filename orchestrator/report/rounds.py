@@ -135,21 +135,11 @@ def _every_sample(record: Record) -> Samples | None:
     if not record.samples:
         return None
     start = min(sample.begin_ns for sample in record.samples)
-    return Samples(
-        tuple(
-            (
-                sample.index,
-                sample.phase,
-                (sample.begin_ns - start) / 1e9,
-                _seconds(sample),
-                None if sample.device_ns is None else sample.device_ns / 1e9,
-                sample.loss,
-                sample.taint,
-                _shape(sample.shape),
-            )
-            for sample in record.samples
-        )
-    )
+    rows = []
+    for s in record.samples:
+        since, device = (s.begin_ns - start) / 1e9, None if s.device_ns is None else s.device_ns / 1e9
+        rows.append((s.index, s.phase, since, _seconds(s), device, s.loss, s.taint, _shape(s.shape)))
+    return Samples(tuple(rows))
 
 
 def _memory(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from orchestrator.base.text import aligned, one_line
 
@@ -15,7 +15,6 @@ INDENT = "  "
 class Facts:
     """Labels with their values."""
 
-    kind: ClassVar = "facts"
     facts: tuple[tuple[str, str], ...]
 
 
@@ -23,7 +22,6 @@ class Facts:
 class Table:
     """Columns in `numeric` are set to the right; that of `state` has a status."""
 
-    kind: ClassVar = "table"
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[int, ...] = ()
@@ -34,7 +32,6 @@ class Table:
 class Text:
     """Lines of prose; `warning` where a reader must not miss them."""
 
-    kind: ClassVar = "text"
     paragraphs: tuple[str, ...]
     warning: bool = False
 
@@ -43,7 +40,6 @@ class Text:
 class Code:
     """Preformatted text; `command`: to be copied into a terminal."""
 
-    kind: ClassVar = "code"
     text: str
     command: bool = False
 
@@ -52,7 +48,6 @@ class Code:
 class Shares:
     """Bars: name, share of the whole or null, text."""
 
-    kind: ClassVar = "shares"
     rows: tuple[tuple[str, float | None, str], ...]
 
 
@@ -60,7 +55,6 @@ class Shares:
 class Samples:
     """A chart of samples: index, phase, since_s, wall_s, device_s, loss, taint, shape."""
 
-    kind: ClassVar = "samples"
     rows: tuple[tuple[Any, ...], ...]
 
 
@@ -68,7 +62,6 @@ class Samples:
 class Environment:
     """What was installed and set; the page keeps equal ones once."""
 
-    kind: ClassVar = "environment"
     facts: tuple[tuple[str, str], ...]
     settings: tuple[tuple[str, str], ...]
     packages: tuple[tuple[str, str], ...]
@@ -93,12 +86,13 @@ class Section:
     def as_json(self, environments: dict[Environment, int]) -> dict[str, Any]:
         """Return what the page's scripts draw; an environment is named by its number in `environments`."""
         blocks = [
-            {"kind": block.kind, "number": environments.setdefault(block, len(environments))}
+            {"number": environments.setdefault(block, len(environments))}
             if isinstance(block, Environment)
-            else {"kind": block.kind, **vars(block)}
+            else vars(block)
             for block in self.blocks
         ]
-        return {"title": self.title, "blocks": blocks, "folded": self.folded}
+        kinds = [type(block).__name__.lower() for block in self.blocks]
+        return {**vars(self), "blocks": [{"kind": kind, **block} for kind, block in zip(kinds, blocks, strict=True)]}
 
 
 def _lines(block: Block) -> list[str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from orchestrator.analysis.reduced_run import Report, make_report, read_all
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import read_bytes
+from orchestrator.base.grouping import grouped
+from orchestrator.plan.workload import Benchmark
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import LOG_LIMIT_BYTES, stem_of
 
@@ -26,7 +28,7 @@ class Source:
     folder: Path
     report: Report
     records: dict[str, tuple[Record, ...]]
-    probes: dict[tuple[str, str, str], tuple[Record, ...]]
+    probes: dict[tuple[Benchmark, str, str], tuple[Record, ...]]
     """By benchmark, method and stack."""
     unreadable: tuple[str, ...]
 
@@ -43,16 +45,9 @@ def read_source(folder: Path, records: Sequence[Record] | None = None) -> Source
     """
     unreadable: list[str] = []
     records = list(read_all(folder, unreadable)) if records is None else records
-    by_cell: dict[str, list[Record]] = {}
-    probes: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        if is_row(record):
-            by_cell.setdefault(record.cell_id, []).append(record)
-        elif record.role == "probe":
-            probes.setdefault((record.workload.benchmark, record.method, record.stack), []).append(record)
-    rounds = {cell: tuple(sorted(found, key=lambda r: r.round)) for cell, found in by_cell.items()}
-    probed = {key: tuple(found) for key, found in probes.items()}
-    return Source(folder, make_report(folder, records), rounds, probed, tuple(unreadable))
+    rounds = grouped((r.cell_id, r) for r in sorted(records, key=lambda r: r.round) if is_row(r))
+    probes = grouped(((r.workload.benchmark, r.method, r.stack), r) for r in records if r.role == "probe")
+    return Source(folder, make_report(folder, records), rounds, probes, tuple(unreadable))
 
 
 @dataclass(frozen=True)
@@ -75,9 +70,8 @@ def read_log(source: Source, record: Record) -> Log | None:
         content = read_bytes(source.folder / name, limit=LOG_LIMIT_BYTES + LOG_SLACK_BYTES, follow_links=False)
     except UsageError as error:
         return Log(name, "", 0, f"it cannot be shown: {error.what}")
-    remark = None
-    if hashlib.sha256(content).hexdigest() != record.log_sha256:
-        remark = "this is not the log that the record names: its SHA-256 is another"
+    same = hashlib.sha256(content).hexdigest() == record.log_sha256
+    remark = None if same else "this is not the log that the record names: its SHA-256 is another"
     text, left_out = _end(content.decode("utf-8", errors="replace").splitlines())
     return Log(name, text, left_out, remark)
 

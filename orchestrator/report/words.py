@@ -110,12 +110,12 @@ def sentence(words: str) -> str:
 
 def first_is_off(share: float) -> str:
     """Return by what share the first timed sample is off."""
-    return f"the first timed sample is {_signed(share)} off the others"
+    return f"the first timed sample is {share * 100:+.1f} % off the others"
 
 
 def drifted(share: float) -> str:
     """Return by what share the samples drift."""
-    return f"the later half of the samples is {_signed(share)} off the earlier"
+    return f"the later half of the samples is {share * 100:+.1f} % off the earlier"
 
 
 def load_in_words(load: HostLoad) -> str:
@@ -144,10 +144,6 @@ def loss_advice(row: Row) -> str | None:
     if row.loss_distance is None:
         return None
     return f"largest distance of the loss from eager's {significant(row.loss_distance, LOSS_DIGITS)} (advice, no check)"
-
-
-def _signed(share: float) -> str:
-    return f"{share * 100:+.1f} %"
 
 
 def command(suite: str, record: Record, rounds: int = 1) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.analysis.reproduction import reproduction
 from orchestrator.base.errors import StackbenchError, UsageError
-from orchestrator.base.files import unknown
+from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES
 from orchestrator.base.text import printable
 from orchestrator.plan.cell import Cell, Plan
@@ -88,11 +88,9 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
     Stack and method are names of this host's own stacks: a record cannot bring any.
     """
     found = find_stacks([IMAGES, *options.stack_folders])
-    if record.stack not in found:
-        raise unknown("stack", record.stack, list(found), where="the record (--stacks names a folder of more)")
+    check_known("stack", [record.stack], found, where="the record (--stacks names a folder of more)")
     stack = found[record.stack]
-    if record.method not in stack.methods:
-        raise unknown("method", record.method, stack.methods, where=f"the record, stack {stack.name}")
+    check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
     if record.device == "cuda" and gpu is None:
         raise UsageError("the record is of a GPU, and none is here", where="reproduce", remedy="run it on a GPU's host")
     launcher = choose_launcher(options, engine)

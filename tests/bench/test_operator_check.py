@@ -17,10 +17,7 @@ torch = pytest.importorskip("torch")
 
 from bench import methods, operator_check, operators  # noqa: E402
 from bench.methods import fused, fused_inductor  # noqa: E402
-from bench.operators import (  # noqa: E402
-    Operators,
-    fallbacks,
-)
+from bench.operators import Operators, fallbacks  # noqa: E402
 
 
 def findings(method, **options):

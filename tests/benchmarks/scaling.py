@@ -28,6 +28,7 @@ import record_samples  # noqa: E402 - found by the line above
 from orchestrator.analysis.published import read_published  # noqa: E402
 from orchestrator.analysis.reduce import Reduction  # noqa: E402
 from orchestrator.analysis.reduced_run import reduce_run, report_of  # noqa: E402
+from orchestrator.analysis.statistics import student_t  # noqa: E402
 from orchestrator.plan.cell import Plan  # noqa: E402
 from orchestrator.records.store import Run, read_record, record_files, stem_of  # noqa: E402
 from orchestrator.report.tables import EXPORTERS, FILES, write_tables  # noqa: E402
@@ -70,6 +71,7 @@ def whole(run: Path) -> None:
     """Print, as JSON, what it takes to read, reduce and tabulate the run."""
     for path in record_files(run):
         path.read_bytes()
+    student_t(3)  # which imports scipy
     begin, begin_cpu = time.perf_counter(), time.process_time()
     report = write_tables(run)
     wall, cpu = time.perf_counter() - begin, time.process_time() - begin_cpu
@@ -79,6 +81,7 @@ def whole(run: Path) -> None:
 
 def parts(run: Path) -> None:
     """Print how the CPU time divides among reading, reducing to rounds, making rows and writing each table."""
+    student_t(3)
     marks = [("", time.process_time())]
     for path in record_files(run):
         read_record(path)

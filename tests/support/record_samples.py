@@ -147,7 +147,7 @@ def save_run(folder: Path, records: list[Record], *, stacks: dict[str, Any] | No
         )
         for r in records
     }
-    run = Run.create(folder, Plan(suite="note", cells=tuple(cells.values())), "b" * 16, stacks=stacks)
+    run = Run.create(folder, Plan(suite="note", cells=tuple(cells.values())), "b" * 16, stacks=stacks or {})
     for r in records:
         run.save(r)
     changes: dict[str, Any] = {"run_id": "20261123-100000-note", "started_utc": "2026-11-23T10:00:00Z"}

@@ -52,7 +52,8 @@ def render(content: Mapping[str, Any], drawers: Sequence[Mapping[str, Any]]) -> 
     )
     return environment.get_template("page.html.jinja").render(
         title=printable(str(content["title"])),
-        policy=_policy([style], [early, script]),
+        policy=f"default-src 'none'; script-src {_hashes(early, script)}; style-src {_hashes(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
         style=Markup(style),  # noqa: S704 - this package's own files
         early=Markup(early),  # noqa: S704
         script=Markup(script),  # noqa: S704
@@ -89,13 +90,6 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
-    return (
-        f"default-src 'none'; script-src {_hashes(scripts)}; style-src {_hashes(styles)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hashes(texts: Sequence[str]) -> str:
+def _hashes(*texts: str) -> str:
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
     return " ".join(f"'sha256-{digest}'" for digest in digests)

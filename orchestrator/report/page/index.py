@@ -18,18 +18,11 @@ from orchestrator.analysis.reduce import place
 from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, verdict
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, between, gigabytes, significant
 from orchestrator.plan.workload import TRAINING, WHAT, describe
 from orchestrator.records.record import COMPUTED
-from orchestrator.report.columns import (
-    SECONDS_DIGITS,
-    Column,
-    columns,
-    host_memory,
-    published_text,
-    share,
-    speed,
-)
+from orchestrator.report.columns import SECONDS_DIGITS, Column, columns, host_memory, published_text, share, speed
 from orchestrator.report.remarks import about_published, as_text, comparisons, figure_caveats, remarks, run_facts
 from orchestrator.report.source import Source
 from orchestrator.report.words import GLOSSARY, better
@@ -71,7 +64,7 @@ class Index:
             for source, pair in self.pairs
         ]
         return {
-            "title": self._title(),
+            "title": "Stackbench: " + ", ".join(source.name for source in self.sources),
             "runs": [_run_card(source) for source in self.sources],
             "workloads": [self._workload(key) for key in self.groups],
             "rows": rows,
@@ -79,9 +72,6 @@ class Index:
             "environments": list(environments),
             "glossary": GLOSSARY,
         }
-
-    def _title(self) -> str:
-        return "Stackbench: " + ", ".join(source.name for source in self.sources)
 
     def _workload(self, key: tuple[str, ...]) -> dict[str, Any]:
         found = [(source.report, pair) for source, pair in self.pairs if _group(pair) == key]
@@ -109,12 +99,8 @@ class Index:
                 for caveat in (*about_published(comparison), *figure_caveats(comparison, figures[comparison.name]))
             ],
             "published": [
-                {
-                    "name": comparison.name,
-                    "short": comparison.short,
-                    "gpu": comparison.gpu,
-                    "figures": [_published_figure(figure) for figure in figures[comparison.name]],
-                }
+                comparison.model_dump(include={"name", "short", "gpu"})
+                | {"figures": [_published_figure(figure) for figure in figures[comparison.name]]}
                 for comparison in published
             ],
         }
@@ -152,20 +138,18 @@ def _grown(sources: Sequence[Source]) -> dict[tuple[int, str], dict[str, Any]]:
 
 def _row(pair: Pair, shown: Sequence[Column]) -> dict[str, Any]:
     row = pair.steady
+    peak = row.memory.host_bytes if host_memory(row) else row.memory.process_bytes
     content: dict[str, Any] = {
+        **row.model_dump(include={"method", "stack", "status", "reason"}),
         "name": row.name,
-        "method": row.method,
-        "stack": row.stack,
         "cell": row.cell_id,
         "gpu": row.hardware.name,
-        "status": row.status,
-        "reason": row.reason,
         "flags": list(row.shown_flags),
         "rounds": [row.rounds, row.rounds_ok],
         "steady": _speed(row),
         "note": _speed(pair.note),
         "first": _first_call(row) if row.status == "ok" else None,
-        "memory": _memory(row),
+        "memory": {"bytes": peak, "text": gigabytes(peak)},
         "cells": _cells(pair, shown),
     }
     if row.evidence.dispatch is not None and row.status in COMPUTED:
@@ -218,18 +202,11 @@ def _first_call(row: Row) -> dict[str, Any] | None:
     return content
 
 
-def _memory(row: Row) -> dict[str, Any]:
-    count = row.memory.host_bytes if host_memory(row) else row.memory.process_bytes
-    return {"bytes": count, "text": gigabytes(count)}
-
-
 def _published_figure(figure: PublishedFigure) -> dict[str, Any]:
     # What its authors called wrong is not shown as a speed here either; what they put in its place is.
     value = figure.figure if figure.status == "ok" else None
     return {
-        "method": figure.method,
-        "label": figure.label,
-        "status": figure.status,
+        **figure.model_dump(include={"method", "label", "status"}),
         "value": figure.corrected if figure.corrected is not None else value,
         "text": published_text(figure).replace("~~", ""),
     }
@@ -250,10 +227,11 @@ def _run_card(source: Source) -> dict[str, Any]:
 
 def _verdicts(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Return `"A:B"` → (outcome, text) for rows A and B by their places: A against B, of one workload and method."""
-    alike: dict[tuple[str, str, str], list[int]] = {}
-    for number, row in enumerate(rows):
-        if row.headline is not None and len(row.figure.round_seconds) >= FEWEST_ROUNDS:
-            alike.setdefault((row.benchmark, row.workload_id, row.method), []).append(number)
+    alike = grouped(
+        ((row.benchmark, row.workload_id, row.method), number)
+        for number, row in enumerate(rows)
+        if row.headline is not None and len(row.figure.round_seconds) >= FEWEST_ROUNDS
+    )
     found: dict[str, list[str]] = {}
     for places in alike.values():
         for one, other in combinations(places[:MOST_ROWS], 2):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from orchestrator.analysis.compare import PUBLISHED, CellComparison, Comparison, Entry
 from orchestrator.analysis.conditions import Difference
 from orchestrator.analysis.statistics import Verdict
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, aligned, between, counted, escape, one_line, shortened, significant
 from orchestrator.plan.workload import describe
 from orchestrator.report.tables.markdown import grid
@@ -24,9 +25,7 @@ QUIET_FLAGS = ("cold", "warm")
 
 def render(comparison: Comparison, form: str) -> str:
     """Return the comparison as `text`, `markdown` or `json`."""
-    if form == "json":
-        return as_json(comparison)
-    return as_markdown(comparison) if form == "markdown" else as_text(comparison)
+    return {"text": as_text, "markdown": as_markdown, "json": as_json}[form](comparison)
 
 
 def as_text(comparison: Comparison) -> str:
@@ -52,9 +51,7 @@ def as_json(comparison: Comparison) -> str:
     """Return everything, unrounded; `time_ratio` is B's time over A's, `speedup` its inverse."""
     document = {
         "schema_version": SCHEMA_VERSION,
-        "a": comparison.a,
-        "b": comparison.b,
-        "protocol": comparison.protocol,
+        **comparison.model_dump(include={"a", "b", "protocol"}),
         "exit_code": comparison.exit_code,
         "cells": [
             {
@@ -122,26 +119,17 @@ def _figure(entry: Entry | None) -> str:
 
 
 def _flags(cell: CellComparison) -> str:
-    found: dict[str, list[str]] = {}
-    for side, entry in (("A", cell.a), ("B", cell.b)):
-        # Where nothing was computed there was nothing to check.
-        if entry is not None and entry.figure is not None:
-            for flag in entry.flags:
-                if flag not in QUIET_FLAGS:
-                    found.setdefault(flag, []).append(side)
-    return "; ".join(f"{' and '.join(sides)} {flag}" for flag, sides in found.items())
+    # Where nothing was computed there was nothing to check.
+    computed = [(side, entry) for side, entry in (("A", cell.a), ("B", cell.b)) if entry and entry.figure is not None]
+    flags = grouped((flag, side) for side, entry in computed for flag in entry.flags if flag not in QUIET_FLAGS)
+    return "; ".join(f"{' and '.join(sides)} {flag}" for flag, sides in flags.items())
 
 
 def _below(comparison: Comparison) -> list[str]:
     lines = [f"could not be read, and is not compared: {line}" for line in comparison.unreadable]
     both = [cell for cell in comparison.cells if cell.a is not None and cell.b is not None]
-    places: dict[Difference, list[int]] = {}
-    for index, cell in enumerate(both):
-        for difference in cell.differences:
-            places.setdefault(difference, []).append(index)
-    groups: dict[tuple[int, ...], list[Difference]] = {}
-    for difference, where in places.items():
-        groups.setdefault(tuple(where), []).append(difference)
+    places = grouped((difference, index) for index, cell in enumerate(both) for difference in cell.differences)
+    groups = grouped((where, difference) for difference, where in places.items())
     lines += difference_lines([(f"A / B differ in {_where(at, both)}", found) for at, found in groups.items()])
     if comparison.mean is not None:
         mean = comparison.mean.verdict
@@ -163,13 +151,12 @@ def _below(comparison: Comparison) -> list[str]:
 
 def _stacks_apart(comparison: Comparison) -> tuple[str, str] | None:
     """Return the two stacks under which most of the same work by the same methods stands, A's and B's."""
-    mine: dict[tuple[str, str], list[str]] = {}
-    for entry in (cell.a for cell in comparison.cells if cell.a):
-        mine.setdefault((entry.workload_id, entry.method), []).append(entry.stack)
+    mine = grouped(((a.workload_id, a.method), a.stack) for cell in comparison.cells if (a := cell.a))
     pairs = Counter(
-        (stack, entry.stack)
-        for entry in (cell.b for cell in comparison.cells if cell.b)
-        for stack in mine.get((entry.workload_id, entry.method), ())
+        (stack, b.stack)
+        for cell in comparison.cells
+        if (b := cell.b)
+        for stack in mine.get((b.workload_id, b.method), ())
     )
     return next((pair for pair, _ in pairs.most_common(1)), None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from orchestrator.analysis.history import POINTS_SHOWN, Line, Point
+from orchestrator.analysis.history import POINTS_SHOWN, Line
 from orchestrator.base.text import MISSING, aligned, counted, significant
 
 
@@ -20,7 +20,7 @@ def as_text(lines: Sequence[Line]) -> str:
         if verdict is not None and verdict.speedup is not None:
             ratio = f"{significant(verdict.speedup)}× {verdict.outcome}"  # noqa: RUF001
         shown = line.points[-POINTS_SHOWN:]
-        days = ", ".join(f"{_day(point)} {significant(point.figure)} ({len(point.round_seconds)})" for point in shown)
+        days = ", ".join(f"{(p.began_utc or '?')[:10]} {significant(p.figure)} ({len(p.round_seconds)})" for p in shown)
         more = "… " if len(shown) < len(line.points) else ""
         newest = f"{significant(line.points[-1].figure)} {line.unit}"
         device = line.device or "not known"
@@ -32,7 +32,3 @@ def as_json(lines: Sequence[Line]) -> str:
     """Return everything, unrounded."""
     document = {"schema_version": 1, "lines": [line.model_dump(mode="json") for line in lines]}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _day(point: Point) -> str:
-    return (point.began_utc or "?")[:10]

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from orchestrator.analysis.protocol import Protocol
 from orchestrator.analysis.reduce import place
-from orchestrator.analysis.reduced_run import Pair, Report
+from orchestrator.analysis.reduced_run import Report
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import LEVEL
 from orchestrator.base.text import MISSING, between, counted, gigabytes, shortened, significant
@@ -61,7 +61,8 @@ SPECIAL = {
 
 def render(report: Report, protocol: Protocol | None = None) -> str:
     """Return the tables; the figures are those of `protocol` (steady where null)."""
-    rows = [pair.note if protocol == "note" else pair.steady for pair in _ordered(report, protocol)]
+    of_note = protocol == "note"
+    rows = sorted((p.note for p in report.pairs), key=place) if of_note else [p.steady for p in report.pairs]
     head = f"% run {report.header.run_id}, suite {report.header.suite}, started {report.header.started_utc}"
     parts = [_comment(head), "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}, \\usepackage{textcomp}"]
     for _, group in groupby(rows, key=lambda row: row.workload_id):
@@ -86,10 +87,6 @@ def _plain(character: str) -> str:
 def _comment(text: str) -> str:
     """Return one line that nothing gets out of."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in " ".join(text.split()))
-
-
-def _ordered(report: Report, protocol: Protocol | None) -> Sequence[Pair]:
-    return sorted(report.pairs, key=lambda pair: place(pair.note)) if protocol == "note" else report.pairs
 
 
 class Marks:

@@ -73,7 +73,7 @@ def test_settled_operators_make_no_choice_while_traced(monkeypatch):
     told = read_workload(workload("forward"))
     fused_inductor.operators()
     seen = []
-    monkeypatch.setattr(fused_inductor.inductor, "compile_with", lambda target, _: target)
+    monkeypatch.setattr(fused_inductor.inductor, "compile_model", lambda target, *_: target)
 
     def target(tokens):
         seen.extend(name for name, each in vars(fused_inductor.OPERATORS).items() if getattr(each, "settled", None))

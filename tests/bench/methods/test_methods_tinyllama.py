@@ -20,16 +20,9 @@ from bench import cell, operators  # noqa: E402
 from bench.methods import tinyllama, tinyllama_full  # noqa: E402
 from bench.model import weights  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
-from bench.operators import (  # noqa: E402
-    Operators,
-    fallbacks,
-)
+from bench.operators import Operators, fallbacks  # noqa: E402
 from bench.operators.fallbacks import Given, Implementation, WithFallbacks  # noqa: E402
-from bench.spec import (  # noqa: E402
-    named,
-    read_spec,
-    read_workload,
-)
+from bench.spec import named, read_spec, read_workload  # noqa: E402
 
 MEASURED = [name for name in SHAPES if name != "ceilings"]
 

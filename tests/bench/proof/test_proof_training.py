@@ -21,7 +21,7 @@ from bench.observe.clock import Clock  # noqa: E402
 from bench.operators import Operators, loss, widen  # noqa: E402
 from bench.proof import backward, training  # noqa: E402
 from bench.proof import layerwise as layerwise_module  # noqa: E402
-from bench.proof.checks import Checks  # noqa: E402
+from bench.proof.checks import Checks, first_failed  # noqa: E402
 from bench.proof.layerwise import Layerwise  # noqa: E402
 from bench.proof.reference_file import Reference  # noqa: E402
 from bench.spec import Workload, read_spec  # noqa: E402
@@ -98,7 +98,7 @@ def assert_right(checks):
 
 
 def assert_named(checks, name, *words):
-    failure = checks.first_failure
+    failure = first_failed(checks.items)
     assert failure is not None
     assert failure["name"] == name, failure
     for word in words:

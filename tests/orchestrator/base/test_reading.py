@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import (
     FILE_LIMIT_BYTES,
+    check_known,
     closest,
     key_name,
     os_error,
     read_bytes,
     read_json,
     read_toml,
-    unknown,
 )
 
 
@@ -74,7 +74,8 @@ def test_keys_are_named_as_in_the_file(location: tuple[str | int, ...], raw: Any
 def test_near_words_are_suggested() -> None:
     assert closest("egaer", ["eager", "inductor"]) == ' (did you mean "eager"?)'
     assert closest("x", ["eager"]) == ""
-    assert str(unknown("stack", "a\nb", [])) == 'unknown stack "a b"; known: none'
+    with pytest.raises(UsageError, match=r'^unknown stack "a b"; known: none$'):
+        check_known("stack", ["a\nb"], [])
 
 
 def test_every_failed_call_has_a_remedy() -> None:

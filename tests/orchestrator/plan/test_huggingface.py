@@ -135,6 +135,11 @@ def test_qwen2_has_biases_and_no_window_unless_used():
         (LLAMA2 | {"architectures": [["LlamaForCausalLM"]]}, "architectures", "not supported"),
         (LLAMA2 | {"attention_bias": True}, "attention_bias", "o_proj"),
         (LLAMA2 | {"mlp_bias": True}, "mlp_bias", "MLP"),
+        *[
+            (LLAMA2 | {key: zero}, key, f"{zero} is neither true nor false")
+            for key in ("attention_bias", "mlp_bias")
+            for zero in (0, 0.0)
+        ],
         (LLAMA2 | {"hidden_act": "gelu"}, "hidden_act", "silu"),
         (LLAMA2 | {"quantization_config": {"bits": 4}}, "quantization_config", "quantised"),
         (LLAMA2 | {"hidden_size": -1}, "hidden_size", "positive integer"),
@@ -153,6 +158,8 @@ def test_qwen2_has_biases_and_no_window_unless_used():
         (LLAMA2 | {"rope_theta": "x" * 10000}, "rope_theta", "finite"),
         (LLAMA2 | {"tie_word_embeddings": "no"}, "tie_word_embeddings", "true nor false"),
         (LLAMA2 | {"partial_rotary_factor": 0.5}, "partial_rotary_factor", "part"),
+        (LLAMA2 | {"partial_rotary_factor": True}, "partial_rotary_factor", "True is not a finite number"),
+        (LLAMA2 | {"rope_scaling": {"partial_rotary_factor": True}}, "rope_scaling.partial", "True is not a finite"),
         (LLAMA2 | {"rope_scaling": [1]}, "rope_scaling", "object"),
         (LLAMA2 | {"rope_scaling": {"type": "linear"}}, "rope_scaling.factor", "missing"),
         (LLAMA2 | {"rope_scaling": {"factor": 2.0}}, "rope_scaling.rope_type", "not supported"),

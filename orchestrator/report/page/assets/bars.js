@@ -176,10 +176,7 @@ function perCall(row) {
 
 const kinds = new Map();
 
-function kindClass(name) {
-  if (!kinds.has(name)) kinds.set(name, kinds.size);
-  return "c" + (kinds.get(name) % COLOURS);
-}
+const kindClass = (name) => "c" + (kept(kinds, name, () => kinds.size) % COLOURS);
 
 function kernelChart(workload, all, width) {
   const rows = all.filter((row) => row.groups && row.groups.length);

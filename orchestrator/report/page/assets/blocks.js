@@ -10,15 +10,10 @@ const BLOCKS = {
   environment: environmentBlock,
 };
 
-function blockNode(block, row) {
-  const draw = BLOCKS[block.kind];
-  return draw ? draw(block, row) : null;
-}
-
 function sectionNode(section, row) {
-  const blocks = section.blocks.map((block) => blockNode(block, row));
-  if (!section.folded) return el("section", { class: "block-section" }, el("h3", null, section.title), blocks);
-  return el("details", { class: "block-section" }, el("summary", null, section.title), blocks);
+  const blocks = section.blocks.map((block) => BLOCKS[block.kind](block, row));
+  const [whole, title] = section.folded ? ["details", "summary"] : ["section", "h3"];
+  return el(whole, { class: "block-section" }, el(title, null, section.title), blocks);
 }
 
 function tableBlock(block) {
@@ -108,7 +103,6 @@ function allSamples(samples, row, width) {
 
 function environmentBlock(block) {
   const found = data.environments[block.number];
-  if (!found) return null;
   const part = (title, entries) => (entries.length
     ? el("details", null, el("summary", null, `${title} (${entries.length})`), factList(entries))
     : null);

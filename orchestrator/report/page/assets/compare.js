@@ -7,30 +7,23 @@ function compareColumns() {
   const found = new Map();
   for (const row of data.rows) {
     const key = `${row.run} ${row.stack}`;
-    if (!found.has(key)) found.set(key, { key, name: several ? `${row.runName} · ${row.stack}` : row.stack, gpus: new Set(), rows: new Map() });
-    const column = found.get(key);
+    const name = several ? `${row.runName} · ${row.stack}` : row.stack;
+    const column = kept(found, key, () => ({ key, name, gpus: new Set(), rows: new Map() }));
     if (row.gpu) column.gpus.add(row.gpu);
-    const place = lineKey(row.workload, row.method);
-    if (!column.rows.has(place)) column.rows.set(place, []);
-    column.rows.get(place).push(row);
+    kept(column.rows, lineKey(row.workload, row.method), () => []).push(row);
   }
-  const columns = [...found.values()];
   data.workloads.forEach((workload, n) => {
     for (const published of workload.published) {
-      let column = columns.find((other) => other.published === published.name);
-      if (!column) {
-        column = { key: `published ${published.name}`, name: `${published.short}, published`, published: published.name, gpus: new Set([published.gpu]), figures: new Map() };
-        columns.push(column);
-      }
+      const [key, name] = [`published ${published.name}`, `${published.short}, published`];
+      const gpus = new Set([published.gpu]);
+      const column = kept(found, key, () => ({ key, name, published: true, gpus, figures: new Map() }));
       for (const figure of published.figures) column.figures.set(lineKey(n, figure.method), figure);
     }
   });
-  return columns;
+  return [...found.values()];
 }
 
-function lineKey(workload, method) {
-  return `${workload} ${method}`;
-}
+const lineKey = (workload, method) => `${workload} ${method}`;
 
 const columns = { all: null, tables: TABLES_AT_ONCE };
 
@@ -51,10 +44,7 @@ function buildCompare() {
 // What stands in a cell: the best row of that method there, or a published figure.
 function cellOf(column, workload, method) {
   const place = lineKey(workload, method);
-  if (column.figures) {
-    const figure = column.figures.get(place);
-    return figure ? { value: figure.value, text: figure.text, status: figure.status } : null;
-  }
+  if (column.figures) return column.figures.get(place) ?? null;
   const rows = ordered((column.rows.get(place) || []).filter(fits));
   if (!rows.length) return null;
   const speed = speedOf(rows[0]);
@@ -121,10 +111,11 @@ function compareTable({ workload, lines: found }, base) {
 }
 
 function cautions(shown, gpus) {
-  const lines = [];
-  if (gpus.size > 1) lines.push("The columns are of different GPUs: their ratios are of the hardware too, not of the software alone.");
-  if (state.protocol === "steady" && shown.some((column) => column.published)) lines.push("Published figures were made by the note's protocol: switch to “as the note” to compare like with like.");
-  return lines;
+  const published = state.protocol === "steady" && shown.some((column) => column.published);
+  return [
+    gpus.size > 1 && "The columns are of different GPUs: their ratios are of the hardware too, not of the software alone.",
+    published && "Published figures were made by the note's protocol: switch to “as the note” to compare like with like.",
+  ].filter(Boolean);
 }
 
 function publishedMethods(workload) {
@@ -161,9 +152,11 @@ function compareChart(workload, found, shown, base) {
   const width = room > 1100 && shown.length < 4 ? 560 : Math.min(Math.max(room - 70, 240), 860);
   const many = new Set(items.map((item) => item.column)).size > 1;
   // Colours stand for columns here, unless there is but one: then for methods, as everywhere.
-  const rows = items.map(({ column, cell, method }) => (many
-    ? { id: cell.row ? cell.row.id : "", series: shown.indexOf(column), legend: `${method} · ${column.name}` }
-    : { id: cell.row ? cell.row.id : "", series: cell.row ? cell.row.series : 0, legend: method }));
+  const rows = items.map(({ column, cell, method }) => ({
+    id: cell.row?.id ?? "",
+    series: many ? shown.indexOf(column) : cell.row?.series ?? 0,
+    legend: many ? `${method} · ${column.name}` : method,
+  }));
   const item = (row) => items[rows.indexOf(row)];
   return laneChart(rows, width, {
     says: `Times as fast as ${base.name}`,

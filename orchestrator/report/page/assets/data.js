@@ -20,76 +20,43 @@ data.rows.forEach((row, place) => {
   row.of = data.workloads[row.workload];
   row.runName = data.runs[row.run].name;
   row.legend = several ? `${row.name} · ${row.runName}` : row.name;
-  if (!series.has(row.legend)) series.set(row.legend, series.size);
-  row.series = series.get(row.legend);
+  row.series = kept(series, row.legend, () => series.size);
 });
 
 const proofs = new Map();
 
 // A row's proof is parsed when it is first asked for: a page of thousands opens at once.
-function proofOf(row) {
-  if (!proofs.has(row.id)) proofs.set(row.id, JSON.parse(byId("p" + row.id).textContent));
-  return proofs.get(row.id);
-}
+const proofOf = (row) => kept(proofs, row.id, () => JSON.parse(byId("p" + row.id).textContent));
 
 // [index, phase, since_s, wall_s, device_s, loss, taint, shape] of each sample of each round.
 function samplesOf(row) {
-  return proofOf(row).rounds.map((round) => {
-    for (const section of round.sections) {
-      for (const block of section.blocks) if (block.kind === "samples") return block.rows;
-    }
-    return [];
-  });
+  const blocks = (round) => round.sections.flatMap((section) => section.blocks);
+  return proofOf(row).rounds.map((round) => blocks(round).find((block) => block.kind === "samples")?.rows ?? []);
 }
 
 // What a column's head or a flag means; heads have a unit or more after the term.
-function meaningOf(head) {
-  return data.glossary[head.split(/[,:]/)[0]];
-}
-
-function flagNode(flag) {
-  return el("span", { class: `flag ${flag}`, title: meaningOf(flag) }, flag);
-}
-
-function speedOf(row) {
-  return row[state.protocol];
-}
-
-function hasSpeed(row) {
-  return speedOf(row).value !== undefined;
-}
-
-function protocolName() {
-  return state.protocol === "note" ? "as the note" : "steady";
-}
-
-function titleOf(row) {
-  return `${row.of.benchmark} ${row.legend}`;
-}
+const meaningOf = (head) => data.glossary[head.split(/[,:]/)[0]];
+const flagNode = (flag) => el("span", { class: `flag ${flag}`, title: meaningOf(flag) }, flag);
+const speedOf = (row) => row[state.protocol];
+const hasSpeed = (row) => speedOf(row).value !== undefined;
+const protocolName = () => state.protocol === "note" ? "as the note" : "steady";
+const titleOf = (row) => `${row.of.benchmark} ${row.legend}`;
 
 function valuesOf(row, facet) {
-  if (facet === "run") return [row.runName];
-  if (facet === "benchmark") return [row.of.benchmark];
   if (facet === "flag") return row.flags;
-  return [row[facet]];
+  return [{ run: row.runName, benchmark: row.of.benchmark }[facet] ?? row[facet]];
 }
 
 function haystack(row) {
-  if (row.haystack === undefined) {
-    const parts = [row.of.benchmark, row.name, row.status, ...row.flags, row.runName, row.reason || "", row.of.what, row.gpu || "", row.cell];
-    row.haystack = parts.join(" ").toLowerCase();
-  }
+  const { name, status, flags, runName, reason, of, gpu, cell } = row;
+  row.haystack ??= [of.benchmark, name, status, ...flags, runName, reason, of.what, gpu, cell].join(" ").toLowerCase();
   return row.haystack;
 }
 
 function fits(row) {
-  for (const [facet, chosen] of Object.entries(state.chosen)) {
-    if (chosen.size && !valuesOf(row, facet).some((value) => chosen.has(value))) return false;
-  }
-  return state.words.every((word) => haystack(row).includes(word));
+  const chosen = ([facet, values]) => !values.size || valuesOf(row, facet).some((value) => values.has(value));
+  return Object.entries(state.chosen).every(chosen) && state.words.every((word) => haystack(row).includes(word));
 }
 
 // Rows in the order of the protocol: the best of a table first.
-function ordered(rows) {
-  return state.protocol === "note" ? [...rows].sort((a, b) => a.noteOrder - b.noteOrder) : rows;
-}
+const ordered = (rows) => state.protocol === "note" ? [...rows].sort((a, b) => a.noteOrder - b.noteOrder) : rows;

@@ -1,8 +1,6 @@
 // Elements are made by hand and every string becomes a text node: nothing from a record is ever parsed as markup.
 
-function el(tag, attributes, ...children) {
-  return filled(document.createElement(tag), attributes, children);
-}
+const el = (tag, attributes, ...children) => filled(document.createElement(tag), attributes, children);
 
 function shape(tag, attributes, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
@@ -10,7 +8,7 @@ function shape(tag, attributes, ...children) {
 
 function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
-    if (value === null || value === undefined || value === false) continue;
+    if (value === false || (value ?? null) === null) continue;
     if (name === "on") for (const [event, handler] of Object.entries(value)) node.addEventListener(event, handler);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
@@ -18,13 +16,15 @@ function filled(node, attributes, children) {
   return node;
 }
 
-function byId(id) {
-  return document.getElementById(id);
+const byId = (id) => document.getElementById(id);
+
+// What `map` has under `key`, made when it is first asked for.
+function kept(map, key, make) {
+  if (!map.has(key)) map.set(key, make());
+  return map.get(key);
 }
 
-function plural(count, noun, many = `${noun}s`) {
-  return `${count.toLocaleString("en")} ${count === 1 ? noun : many}`;
-}
+const plural = (count, noun, many = `${noun}s`) => `${count.toLocaleString("en")} ${count === 1 ? noun : many}`;
 
 const canvas = document.createElement("canvas").getContext("2d");
 const widths = new Map();
@@ -32,12 +32,10 @@ const fonts = [false, true].map((mono) => `12px ${getComputedStyle(document.docu
 
 // Width of a text in a chart, in pixels.
 function textWidth(text, mono) {
-  const key = (mono ? "m" : "s") + text;
-  if (!widths.has(key)) {
+  return kept(widths, (mono ? "m" : "s") + text, () => {
     canvas.font = fonts[mono ? 1 : 0];
-    widths.set(key, canvas.measureText(text).width);
-  }
-  return widths.get(key);
+    return canvas.measureText(text).width;
+  });
 }
 
 function shortened(text, pixels, mono) {

@@ -20,11 +20,11 @@ function closeDialog() {
   document.body.classList.remove("locked");
   for (const part of document.querySelectorAll("[inert]")) part.inert = false;
   const back = dialog.row && state.view === "results" && made.get(dialog.row.id);
-  const target = back && back.isConnected ? back : dialog.back;
+  const target = back?.isConnected ? back : dialog.back;
   dialog.node = null;
   dialog.row = null;
   remember("");
-  if (target && target.isConnected) {
+  if (target?.isConnected) {
     if (target.dataset.row && target.tagName === "TR") setCurrent(target);
     target.focus();
   }
@@ -33,14 +33,11 @@ function closeDialog() {
 function trap(event) {
   const inside = [...dialog.node.querySelectorAll(FOCUSABLE)].filter((node) => node.getClientRects().length && !node.disabled);
   if (!inside.length) return event.preventDefault();
-  const [first, last] = [inside[0], inside[inside.length - 1]];
-  const outside = !dialog.node.contains(document.activeElement) || document.activeElement === dialog.node;
-  if (event.shiftKey && (document.activeElement === first || outside)) {
+  const [from, to] = event.shiftKey ? [inside[0], inside.at(-1)] : [inside.at(-1), inside[0]];
+  const { activeElement } = document;
+  if (activeElement === from || activeElement === dialog.node || !dialog.node.contains(activeElement)) {
     event.preventDefault();
-    last.focus();
-  } else if (!event.shiftKey && (document.activeElement === last || outside)) {
-    event.preventDefault();
-    first.focus();
+    to.focus();
   }
   return undefined;
 }
@@ -95,7 +92,7 @@ function roundChoice(row, proof) {
 
 function showRound(row, proof) {
   const round = proof.rounds[dialog.round];
-  for (const button of byId("drawer").querySelectorAll("[data-round]")) button.setAttribute("aria-pressed", String(Number(button.dataset.round) === dialog.round));
+  press("round", dialog.round);
   const flags = round.flags.length ? ` (${round.flags.join(", ")})` : "";
   const line = `Round ${round.number}: ${round.status}${flags}${round.began ? `, started ${round.began}` : ""}`;
   byId("round").replaceChildren(

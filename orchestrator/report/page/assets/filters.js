@@ -18,14 +18,12 @@ function buildFilters() {
 }
 
 function chip(facet, value, count) {
-  const box = el("input", { type: "checkbox", value, on: { change: () => choose(facet, value, box.checked) } });
+  const choose = () => {
+    state.chosen[facet][box.checked ? "add" : "delete"](value);
+    applyFilters();
+  };
+  const box = el("input", { type: "checkbox", value, on: { change: choose } });
   return el("label", { class: "chip" }, box, value, el("span", { class: "number" }, String(count)));
-}
-
-function choose(facet, value, on) {
-  if (on) state.chosen[facet].add(value);
-  else state.chosen[facet].delete(value);
-  applyFilters();
 }
 
 function filterByWords() {

@@ -1,16 +1,21 @@
 // Keys, and the choices that both keys and buttons make.
 
+// Shows which of the buttons with one data attribute is the choice.
+function press(name, choice) {
+  for (const button of document.querySelectorAll(`button[data-${name}]`)) button.setAttribute("aria-pressed", String(button.dataset[name] === String(choice)));
+}
+
 function setProtocol(protocol) {
   state.protocol = protocol;
-  for (const button of document.querySelectorAll("[data-protocol]")) button.setAttribute("aria-pressed", String(button.dataset.protocol === protocol));
-  forgetRows();
+  press("protocol", protocol);
+  made.clear();
   for (const section of sections) section.list = null;
   applyFilters();
 }
 
 function setView(view) {
   state.view = view;
-  for (const button of document.querySelectorAll("[data-view]")) button.setAttribute("aria-pressed", String(button.dataset.view === view));
+  press("view", view);
   byId("results").hidden = view !== "results";
   byId("compare").hidden = view !== "compare";
   if (view === "compare") drawCompare();
@@ -25,7 +30,6 @@ function isDark() {
 
 function showTheme() {
   byId("theme").setAttribute("aria-pressed", String(isDark()));
-  byId("theme").setAttribute("aria-label", "Dark theme");
   byId("theme").textContent = isDark() ? "Light" : "Dark";
 }
 
@@ -70,7 +74,7 @@ const MOVES = {
 };
 
 function onRows(event) {
-  const node = event.target.closest ? event.target.closest("tr[data-row]") : null;
+  const node = event.target.closest?.("tr[data-row]");
   const move = MOVES[event.key];
   if (node && (event.key === "Enter" || event.key === " ") && event.target === node) {
     event.preventDefault();
@@ -94,23 +98,23 @@ const LETTERS = {
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const typing = event.target.matches && event.target.matches("input:not([type=checkbox]), select, textarea");
-  if (dialog.node) return inDialog(event);
-  if (event.key === "Escape" && event.target === byId("words")) {
+  const typing = event.target.matches?.("input:not([type=checkbox]), select, textarea");
+  if (dialog.node) inDialog(event);
+  else if (event.target === byId("words")) inWords(event);
+  else if (!typing && !onRows(event) && LETTERS[event.key]) {
+    event.preventDefault();
+    LETTERS[event.key]();
+  }
+}
+
+function inWords(event) {
+  if (event.key === "Escape") {
     byId("words").value = "";
     filterByWords();
     byId("words").blur();
-    return;
-  }
-  if (event.target === byId("words") && (event.key === "Enter" || event.key === "ArrowDown")) {
+  } else if (event.key === "Enter" || event.key === "ArrowDown") {
     event.preventDefault();
     moveTo(0);
-    return;
-  }
-  if (typing || onRows(event)) return;
-  if (LETTERS[event.key]) {
-    event.preventDefault();
-    LETTERS[event.key]();
   }
 }
 

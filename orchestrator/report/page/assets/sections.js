@@ -18,8 +18,8 @@ function buildResults() {
   data.workloads.forEach((workload, n) => {
     const rows = data.rows.filter((row) => row.workload === n);
     const names = new Map();
-    rows.forEach((row) => names.set(row.legend, (names.get(row.legend) || 0) + 1));
-    rows.forEach((row) => { row.alike = names.get(row.legend) > 1; });
+    for (const row of rows) kept(names, row.legend, () => []).push(row);
+    for (const row of rows) row.alike = names.get(row.legend).length > 1;
     sections.push({ workload, rows, list: null, limit: ROWS_AT_ONCE, visible: false, drawn: null });
   });
   place.append(jumpList(sections.length > 1 && sections.length <= 24 ? sections : []));
@@ -35,7 +35,7 @@ function runCard(run) {
     run.unreadable.map((line) => el("p", { class: "warning" }, `Could not be read, and is not on this page: ${line}`)),
     run.failed.map((line) => el("p", { class: "warning" }, `A reference could not be made, and its rows are unchecked: ${line}`)),
     run.finished ? null : el("p", { class: "warning" }, "This run was not finished."),
-    factList(run.facts.map(([name, lines]) => [name, lines])),
+    factList(run.facts),
   );
 }
 
@@ -108,11 +108,7 @@ function showRows(section, list) {
   section.more.hidden = list.length <= section.limit;
   section.more.textContent = `Show all ${list.length.toLocaleString("en")} rows`;
   section.drawn = null;
-  if (section.visible) drawSoon(section);
-}
-
-function drawSoon(section) {
-  requestAnimationFrame(() => setTimeout(() => section.visible && drawCharts(section), 0));
+  if (section.visible) requestAnimationFrame(() => setTimeout(() => section.visible && drawCharts(section), 0));
 }
 
 function drawCharts(section) {
@@ -132,8 +128,7 @@ const measured = { at: 0, width: 0 };
 function chartWidth(place) {
   if (measured.at !== innerWidth || !measured.width) {
     if (!place.firstElementChild) place.append(el("div", { class: "chart" }), el("div", { class: "chart" }));
-    const first = place.querySelector(".chart");
-    measured.width = first ? Math.floor(first.getBoundingClientRect().width) : 0;
+    measured.width = Math.floor(place.querySelector(".chart")?.getBoundingClientRect().width ?? 0);
     measured.at = innerWidth;
   }
   return measured.width;

@@ -10,11 +10,7 @@ function linear(low, high, from, to) {
 
 function logarithmic(low, high, from, to) {
   const scale = (value) => from + (Math.log(value / low) / Math.log(high / low || 10)) * (to - from);
-  scale.ticks = () => {
-    const found = [];
-    for (let power = Math.ceil(Math.log10(low) - 1e-9); power <= Math.log10(high) + 1e-9; power += 1) found.push(10 ** power);
-    return found;
-  };
+  scale.ticks = () => wholeNumbers(Math.log10(low) - 1e-9, Math.log10(high) + 1e-9).map((power) => 10 ** power);
   return scale;
 }
 
@@ -22,9 +18,12 @@ function niceTicks(low, high, wanted) {
   const rough = (high - low) / Math.max(wanted, 1) || 1;
   const magnitude = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * magnitude).find((value) => value >= rough * 0.999);
-  const found = [];
-  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n += 1) found.push(n * step);
-  return found;
+  return wholeNumbers(low / step - 1e-9, high / step + 1e-9).map((n) => n * step);
+}
+
+function wholeNumbers(low, high) {
+  const first = Math.ceil(low);
+  return Array.from({ length: Math.max(Math.floor(high) - first + 1, 0) }, (_, n) => first + n);
 }
 
 function niceTop(value) {
@@ -52,9 +51,7 @@ function picture(width, height, description, ...children) {
   return shape("svg", box, ...children);
 }
 
-function words(x, y, content, attributes) {
-  return shape("text", { x, y, ...attributes }, content);
-}
+const words = (x, y, content, attributes) => shape("text", { x, y, ...attributes }, content);
 
 function xAxis(scale, left, right, y, name, format) {
   const room = Math.max(2, Math.floor((right - left) / 75));
@@ -85,21 +82,10 @@ function yAxis(scale, left, right) {
   ]);
 }
 
-function yAxisWidth(scale) {
-  return labelsWidth(scale.ticks(Y_TICKS), label);
-}
-
-function labelsWidth(ticks, format) {
-  return Math.ceil(Math.max(...ticks.map((tick) => textWidth(format(tick))), 10)) + 12;
-}
-
-function colour(row) {
-  return "c" + (row.series % COLOURS);
-}
-
-function dash(row) {
-  return "d" + (row.series % DASHES);
-}
+const yAxisWidth = (scale) => labelsWidth(scale.ticks(Y_TICKS), label);
+const labelsWidth = (ticks, format) => Math.ceil(Math.max(...ticks.map((tick) => textWidth(format(tick))), 10)) + 12;
+const colour = (row) => "c" + (row.series % COLOURS);
+const dash = (row) => "d" + (row.series % DASHES);
 
 // A marker of the row's own form: colour is never the only thing that tells two series apart.
 function marker(row, x, y, size, extra) {
@@ -120,9 +106,7 @@ function keyBox(content) {
   return shape("svg", { class: "key", width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" }, content);
 }
 
-function keyOf(row) {
-  return keyBox(marker(row, 7, 7, 5));
-}
+const keyOf = (row) => keyBox(marker(row, 7, 7, 5));
 
 const MOST_KEYS = 24;
 
@@ -132,9 +116,7 @@ function legend(rows) {
   return el("ul", { class: "legend" }, once.slice(0, MOST_KEYS).map((row) => el("li", null, keyOf(row), row.legend)), rest);
 }
 
-function capped(rows, most) {
-  return rows.length > most ? ` The best ${most} of ${plural(rows.length, "row")}.` : "";
-}
+const capped = (rows, most) => rows.length > most ? ` The best ${most} of ${plural(rows.length, "row")}.` : "";
 
 function chart(title, about, drawn, ...below) {
   return el("figure", { class: "chart" }, title && el("h3", null, title), about && el("p", null, about), drawn, ...below);

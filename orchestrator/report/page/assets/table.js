@@ -1,11 +1,7 @@
 // A table's rows. Each is made when it is first shown, and kept until the protocol changes.
 
 const ROWS_AT_ONCE = 50;
-let made = new Map();
-
-function forgetRows() {
-  made = new Map();
-}
+const made = new Map();
 
 // Columns that stay on a narrow window longer than the rest.
 const LAST_TO_GO = new Set(["versus", "checks", "first", "peak"]);
@@ -32,14 +28,12 @@ function headOf(columns) {
 }
 
 function rowNode(row, columns) {
-  if (!made.has(row.id)) {
+  return kept(made, row.id, () => {
     const cells = columns.map((column, n) => el(n ? "td" : "th", { class: column.name, scope: n ? null : "row" }, column.cell(row)));
     cells[0].className = "name left";
     cells[1].className = "speed";
-    const node = el("tr", { "data-row": row.id, tabindex: -1, class: row.status === "incorrect" ? "wrong" : null, "aria-haspopup": "dialog" }, cells);
-    made.set(row.id, node);
-  }
-  return made.get(row.id);
+    return el("tr", { "data-row": row.id, tabindex: -1, class: row.status === "incorrect" ? "wrong" : null, "aria-haspopup": "dialog" }, cells);
+  });
 }
 
 function nameCell(row) {
@@ -47,9 +41,7 @@ function nameCell(row) {
 }
 
 // A long name may be broken after its underscores, and before the stack.
-function breakable(name) {
-  return name.split(/(?<=_)/).flatMap((part, n) => (n ? [el("wbr"), part] : [part]));
-}
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part, n) => (n ? [el("wbr"), part] : [part]));
 
 function speedCell(row) {
   const { cell: [text, ...below], level, why } = speedOf(row);

@@ -83,10 +83,7 @@ def test_the_note_orders_the_rows_when_asked(tmp_path: Path) -> None:
 
 
 def test_what_a_container_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
-    bad = [
-        record(status="crashed", reason=NASTY, environment=None),
-        ceilings(status="crashed", reason=NASTY),
-    ]
+    bad = [record(status="crashed", reason=NASTY, environment=None), ceilings(status="crashed", reason=NASTY)]
     run = save_run(tmp_path, bad)
     page = render_tables(run)
     html = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(page)
