@@ -9,7 +9,6 @@ from typing import get_args
 from orchestrator.analysis.evidence import piece
 from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Versus
 from orchestrator.analysis.statistics import verdict
-from orchestrator.plan.proof_cells import is_own_probe
 from orchestrator.records.record import COMPUTED, Flag
 
 EAGER = "eager"
@@ -81,7 +80,7 @@ def break_even(row: Row, eager: Row) -> BreakEven:
 
 def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     """Return `row` with its probe's result: a wrong probe makes it incorrect, one that did not pass unchecked."""
-    if is_own_probe(row.workload) or row.status not in COMPUTED:
+    if row.workload.is_own_probe or row.status not in COMPUTED:
         return row
     found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
     # Those that ran with the same packages as the row, or all where none did.

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from orchestrator.analysis.columns import Columns, columns_of
-from orchestrator.analysis.protocol import Reduced, first_call_seconds, samples_in
+from orchestrator.analysis.protocol import Columns, Reduced, columns_of, first_call_seconds, samples_in
 from orchestrator.analysis.rows import CacheState, CheckCounts, Evidence, FirstCall, Piece, Power
 from orchestrator.plan.workload import GENERATING, TRAINING, Workload
 from orchestrator.records.record import Compiles, Record

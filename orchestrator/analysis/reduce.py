@@ -12,9 +12,8 @@ from typing import Any, get_args
 
 from orchestrator.analysis.beside import EagerRows, ProbeKey, beside_eager, beside_probes
 from orchestrator.analysis.ceilings import Ceiling, Hardware, Share, ceiling, hardware_of, share_of_ceiling
-from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.evidence import evidence, first_call, over_rounds, units_in
-from orchestrator.analysis.protocol import Figure, Protocol, Reduced, combine, note, steady, unit_of
+from orchestrator.analysis.protocol import Figure, Protocol, Reduced, columns_of, combine, note, steady, unit_of
 from orchestrator.analysis.rows import Evidence, FirstCall, Row
 from orchestrator.plan.workload import MEASURED, Role, Workload
 from orchestrator.records.record import Compiles, Environment, Flag, Memory, Record, Status

@@ -11,7 +11,6 @@ from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen
-from orchestrator.plan.proof_cells import is_own_probe
 from orchestrator.records.record import Record, is_row
 
 Answer = Literal["same", "faster", "slower", "inconclusive", "inside", "outside", "refused", "as then", "lost", "none"]
@@ -74,7 +73,7 @@ def reproduction(then: Sequence[Record], now: Sequence[Record], *, alone: bool =
         why=why,
         verdict=found,
         differences=differences(before, after),
-        alone=alone and not is_own_probe(old.workload),
+        alone=alone and not old.workload.is_own_probe,
     )
 
 

@@ -12,7 +12,6 @@ REFERENCE = "reference"
 """Benchmark and method of a cell that makes references."""
 SUBJECTS_AT_MOST = 16
 """Of one reference cell, so that its record stays within its size limit."""
-EXACT = ("float32", "float64")
 PROBE_PROMPT = 9
 """Ids of a probe's prompt at most: longer ones prefill no differently."""
 PROBE_BATCH = 2
@@ -22,11 +21,6 @@ PROBE_MODEL = ModelConfig(
     block_size=256, norm_eps=1e-6, rope_base=10000.0, rope_scaling=None, tied_head=False, qkv_bias=False,
     sliding_window=None,
 )  # fmt: skip
-
-
-def is_own_probe(workload: Workload) -> bool:
-    """Whether a row on this workload shows a fault by itself: sharp weights, and no rounding to hide behind."""
-    return workload.weights is not None and workload.weights.source == "probe" and workload.dtype in EXACT
 
 
 def probe_workload(workload: Workload) -> Workload:
@@ -50,7 +44,7 @@ def probe_cells(rows: Sequence[Cell]) -> list[Cell]:
     """Return a probe for each stack, method, benchmark and device of `rows`, where not every row is its own."""
     found: dict[tuple[str, str, str, str], Cell] = {}
     for row in rows:
-        if not is_own_probe(row.workload):
+        if not row.workload.is_own_probe:
             probe = {"workload": probe_workload(row.workload), "role": "probe", "rounds": 1}
             found.setdefault(probe_of(row), row.model_copy(update=probe))
     return list(found.values())

@@ -139,6 +139,11 @@ class Workload(Identified):
     """Of the benchmark `reference`: the workloads of one model, one weights and one dtype to make references of."""
 
     @property
+    def is_own_probe(self) -> bool:
+        """Whether a row on this workload shows a fault by itself: sharp weights, and no rounding to hide behind."""
+        return self.weights is not None and self.weights.source == "probe" and self.dtype in ("float32", "float64")
+
+    @property
     def workload_id(self) -> str:
         """Sixteen hex digits over every field but the model's name: equal workloads have equal ids."""
         return digest(self.hashed())

@@ -7,9 +7,8 @@ from statistics import median
 from typing import Any
 
 from orchestrator.analysis.ceilings import ceiling
-from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.evidence import compiles, evidence, graphs_of, operators
-from orchestrator.analysis.protocol import first_call_seconds
+from orchestrator.analysis.protocol import columns_of, first_call_seconds
 from orchestrator.base.text import (
     MISSING,
     between,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from record_samples import COMPILES, TELEMETRY, check, dispatch, proof, record, sample, samples
 
-from orchestrator.analysis.columns import columns_of
 from orchestrator.analysis.evidence import compiles, evidence, power, unsteadiness
+from orchestrator.analysis.protocol import columns_of
 from orchestrator.analysis.reduce import rows
 from orchestrator.report.words import warnings
 

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_samples import record, sample, samples, workload
 
-from orchestrator.analysis.columns import columns_of
-from orchestrator.analysis.protocol import Reduced, combine, first_call_seconds, in_unit, note, steady
+from orchestrator.analysis.protocol import Reduced, columns_of, combine, first_call_seconds, in_unit, note, steady
 from orchestrator.analysis.statistics import interval_across, interval_of_median, student_t
 from orchestrator.records.record import Record
 

@@ -10,7 +10,7 @@ from plan_samples import SUITE, stack, write_suite
 from orchestrator.base.paths import REPOSITORY
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.planner import make_plan
-from orchestrator.plan.proof_cells import PROBE_MODEL, SUBJECTS_AT_MOST, is_own_probe, probe_of
+from orchestrator.plan.proof_cells import PROBE_MODEL, SUBJECTS_AT_MOST, probe_of
 from orchestrator.plan.suite import load_suite
 from orchestrator.plan.workload import GENERATING, MEASURED
 from orchestrator.records.store import Run
@@ -56,7 +56,7 @@ def test_probes_are_tiny_exact_and_sharp() -> None:
     for cell in probes:
         work = cell.workload
         assert work.model == PROBE_MODEL
-        assert is_own_probe(work)
+        assert work.is_own_probe
         assert cell.rounds == 1
         assert work.iterations >= work.warmup + 2
         if work.benchmark in GENERATING:
