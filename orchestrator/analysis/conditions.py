@@ -76,7 +76,8 @@ def ground_of(record: Record) -> Ground:
 def joined(rounds: Sequence[Ground]) -> Ground:
     """Return one ground for a cell's rounds: the last one's, with every GPU and fact that any of them had.
 
-    Rounds that did not live to say what they ran on count only where no other does. The clock is the median of medians.
+    Rounds that ended before they could say what they ran on count only where no other does. The clock is the
+    median of medians.
     """
     known = [each for each in rounds if each.hardware.name is not None] or rounds
     names = dict.fromkeys(name for each in known for name in each.facts)

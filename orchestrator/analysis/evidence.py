@@ -131,7 +131,7 @@ def _energy_units(record: Record) -> int | None:
 def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
     """Return by what share the first timed sample, and the later half's median, are off; null where they are not.
 
-    Only of samples of one shape, of which nothing else disturbed any.
+    Only for samples of one shape that nothing else disturbed.
     """
     taint, wall = samples.taint, samples.wall
     timed = [place for place in samples.at("timed") if taint[place] is None and wall[place] > 0]

@@ -63,7 +63,12 @@ def history(results: Path, *, since: str | None = None, cell: str | None = None)
     for folder in runs(results):
         for row in reduce_run(folder, []).rows("steady"):
             began = _timestamp(row.began_utc or "")
-            if row.headline is not None and (start is None or (began is not None and began >= start)):
+            if (
+                row.rounds_ok
+                and row.status != "incorrect"
+                and row.figure.value is not None
+                and (start is None or (began is not None and began >= start))
+            ):
                 key = (row.benchmark, row.workload_id, row.method, row.stack, row.hardware.name)
                 groups.setdefault(key, {}).setdefault(folder.name, []).append(row)
     wanted = (cell or "").lower().split()

@@ -57,7 +57,7 @@ class Reduction:
         self._ceilings: dict[tuple[str, int], Ceiling] = {}
         self._references: dict[tuple[str, int], tuple[Status, str | None]] = {}
         self._workloads: dict[str, Workload] = {}
-        self._environments: dict[tuple[str | None, str | None], Environment | None] = {}
+        self._environments: dict[tuple[Any, ...], Environment] = {}
         self._hardware: dict[Hardware, Hardware] = {}
 
     def add(self, record: Record) -> None:
@@ -149,11 +149,10 @@ class Reduction:
         if workload != record.workload:
             workload = record.workload
         hardware = hardware_of(record)
-        environment, image = record.environment, record.provenance.image_id if record.provenance else None
+        environment = record.environment
         samples = columns_of(record)
         found, steadily = evidence(record, samples), steady(record, samples)
-        software = (environment.fingerprint if environment else None, image)
-        changes: dict[str, Any] = {"environment": self._environments.setdefault(software, environment)}
+        changes: dict[str, Any] = {"environment": environment and self._kept(environment)}
         if record.status == "ok" and found.checks is not None and found.checks.failed:
             # A record that says ok beside a check that failed is not taken at its word.
             changes.update(status="incorrect", reason=found.checks.why)
@@ -165,6 +164,11 @@ class Reduction:
             first_call=first_call(record, steadily, samples),
             evidence=found,
         )
+
+    def _kept(self, found: Environment) -> Environment:
+        """Return the first environment like this one; packages are compared by their fingerprint."""
+        host = (found.cpu, found.cores, found.threads, found.gpu, *sorted(found.settings.items()))
+        return self._environments.setdefault((found.fingerprint, found.torch_git, found.compiler, *host), found)
 
 
 def rows(records: Iterable[Record], protocol: Protocol, *, probed: bool = True) -> list[Row]:

@@ -16,7 +16,7 @@ from orchestrator.cli import options
     "--launcher", **options.one_of("auto", "docker", "local", help="Build images, or environments for plain processes.")
 )
 @click.option("--again", is_flag=True, help="Build also what is there already.")
-@click.option("--clean", is_flag=True, help="Build nothing; remove images that no stack is built as any more.")
+@click.option("--clean", is_flag=True, help="Build nothing; remove images that no stack uses any more.")
 def build_command(
     stacks: tuple[str, ...], stack_folders: tuple[Path, ...], launcher: str, *, again: bool, clean: bool
 ) -> int:

@@ -15,12 +15,12 @@ from orchestrator.cli import options
 @click.option(
     "--protocol",
     type=click.Choice(["note", "steady"]),
-    help="Order Markdown by it; only its rows in JSON and CSV. Both without.",
+    help="Order Markdown by it; only its rows in JSON, CSV and LaTeX (default: both).",
 )
 @click.option("--format", "form", **options.one_of("markdown", "json", "csv", "latex"))
 @options.results
 def table_command(run: str | None, protocol: Literal["note", "steady"] | None, form: str, results: Path) -> None:
-    """Print the tables of RUN (a run's name or folder; the newest without)."""
+    """Print the tables of RUN (a run's name or folder; default: the newest)."""
     from orchestrator.records.store import find_run
     from orchestrator.report.tables import render_tables
 
@@ -35,7 +35,7 @@ def table_command(run: str | None, protocol: Literal["note", "steady"] | None, f
 )
 @options.results
 def report_command(names: tuple[str, ...], output: Path | None, results: Path) -> None:
-    """Write one HTML page over the RUNs (names or folders; the newest without): it needs nothing but a browser.
+    """Write one HTML page over the RUNs (names or folders; default: the newest): it needs nothing but a browser.
 
     Of several runs it has every row, and shows them side by side; without -o it lies in the first one's folder.
     """
@@ -112,7 +112,7 @@ def history_command(*, since: str | None, cell: str | None, form: str, results: 
 @click.option("--references", is_flag=True, help="References too: large, and made again where they are missing.")
 @options.results
 def bundle_command(run: str | None, *, output: Path | None, references: bool, results: Path) -> None:
-    """Pack RUN (a run's name or folder; the newest without) into one file to send: records, logs, tables.
+    """Pack RUN (a run's name or folder; default: the newest) into one file to send: records, logs, tables.
 
     Logs go as they are: look into them before you send them to strangers.
     """

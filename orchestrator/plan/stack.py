@@ -129,7 +129,7 @@ def load_stack(folder: Path) -> Stack:
 
     for method in stack.methods:
         if not METHOD_NAME.fullmatch(method):
-            raise bad(f'methods: "{method}" is not a name of a method', "use a-z, 0-9 and underscores")
+            raise bad(f'methods: "{method}" is not a valid method name', "use a-z, 0-9 and underscores")
     if len(set(stack.methods)) != len(stack.methods):
         raise bad("methods: a method is named twice", "name each once")
     for name in sorted(OF_THE_CELL.intersection(stack.environment)):
@@ -141,7 +141,7 @@ def load_stack(folder: Path) -> Stack:
             ("lock", folder, stack.build.lock),
         ):
             if not (place / name).is_file():
-                raise bad(f'build.{key}: there is no file "{name}" beside it', "add it or correct the name")
+                raise bad(f'build.{key}: no file "{name}" in {place}', "add it or correct the name")
     return stack
 
 

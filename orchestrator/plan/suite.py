@@ -105,7 +105,7 @@ class ModelEntry(Frozen):
     def _one_source(self) -> ModelEntry:
         given = self.model_fields_set
         if given & {"config", "checkpoint"} and len(given) > 1:
-            raise ValueError("give either dimensions or config or checkpoint, nothing beside")
+            raise ValueError("give exactly one of dimensions, config, checkpoint")
         lacking = [key for key in DIMENSIONS if key not in given]
         if not given & {"config", "checkpoint"} and lacking:
             raise ValueError(f"missing: {', '.join(lacking)}")

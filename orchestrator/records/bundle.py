@@ -70,7 +70,7 @@ def pack(run: Run, target: Path, *, references: bool = False) -> tuple[Manifest,
     if not NAME.fullmatch(name):
         raise UsageError("this name cannot be a bundled run's", where=name, remedy="rename the folder: a-z, 0-9, . _ -")
     if target.exists() or target.is_symlink():
-        raise UsageError("is there already", where=str(target), remedy="remove it, or name another file with -o")
+        raise UsageError("already exists", where=str(target), remedy="remove it, or name another file with -o")
     paths, left_out = _chosen(run.folder, references=references)
     for path in paths:
         if path.startswith("records/") and path != f"records/{stem_of(read_record(run.folder / path))}.json":
@@ -82,7 +82,7 @@ def pack(run: Run, target: Path, *, references: bool = False) -> tuple[Manifest,
             # A link, unlike a rename, replaces nothing that has come there meanwhile.
             os.link(place, target)
         except FileExistsError as error:
-            raise UsageError("is there already", where=str(target), remedy="name another file with -o") from error
+            raise UsageError("already exists", where=str(target), remedy="name another file with -o") from error
     return manifest, left_out
 
 

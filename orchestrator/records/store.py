@@ -119,7 +119,7 @@ class Run:
         self.update(finished_utc=utc())
 
     def reopen(self) -> None:
-        """Take a finished run up again (its keys are to be run once more)."""
+        """Take a finished run up again (its rounds are to be run again)."""
         self.update(finished_utc=None)
 
     def claim(self) -> bool:

@@ -59,7 +59,7 @@ def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run
         target = results / found.name
         if target.exists() or target.is_symlink():
             remedy = "move it away, or name other --results"
-            raise UsageError("a run of this name is there already", where=str(target), remedy=remedy)
+            raise UsageError("a run of this name already exists", where=str(target), remedy=remedy)
         finish(content)
         (content / MANIFEST).unlink()
         content.rename(target)

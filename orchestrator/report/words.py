@@ -45,7 +45,7 @@ GLOSSARY = {
     "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples "
     "are marked and never dropped.",
 }
-"""What stands in tables.md and on the page, in words for readers from the field. README says no more of these."""
+"""What stands in tables.md and on the page, in words for readers from the field."""
 LOSS_DIGITS = 2
 NOTABLE = 0.1
 """The share of the host's CPUs that others may use before a row says so."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
-from orchestrator.base.text import size_in_words
+from orchestrator.base.text import counted, size_in_words
 from orchestrator.build.image import has_image, image_tag
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
@@ -55,7 +55,7 @@ class Doctor:
 
 
 def doctor(stack_folders: Sequence[Path] = ()) -> int:
-    """Print a line for each thing that a run needs; return 1 where one is broken, 0 where at most one is missing."""
+    """Print a line for each thing that a run needs; return 1 where one is broken, else 0."""
     doc = Doctor(find_stacks([IMAGES, *stack_folders]), gpus())
     failed = False
     for check in (_python, _engine, _gpus, _stacks, _access, _compiler, _disk, _locks, _results, _leftovers):
@@ -124,11 +124,11 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
 def _access(doc: Doctor) -> Iterator[Line]:
     if not doc.found or doc.client is None:
         return
-    able_ones = [stack for stack in doc.stacks.values() if stack.gpu.access != "none" and stack.name in doc.images]
-    if not able_ones:
+    able = [stack for stack in doc.stacks.values() if stack.gpu.access != "none" and stack.name in doc.images]
+    if not able:
         yield Line("warn", "GPU access", "no image of a stack for the GPU is here to try with", "`orchestrator build`")
         return
-    for stack in able_ones:
+    for stack in able:
         with work_area() as area:
             launcher = DockerLauncher(doc.client, area.bench, doc.found[0], images={stack.name: image_tag(stack)})
             answers = try_ways(launcher, stack, every=True)
@@ -190,6 +190,8 @@ def _leftovers(doc: Doctor) -> Iterator[Line]:
         return
     found = doc.client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
     if found:
-        yield Line("warn", "containers", f"{len(found)} of cells are there", "run-all removes those of dead runs")
+        yield Line(
+            "warn", "containers", f"{counted(len(found), 'container')} left over", "run-all removes those of dead runs"
+        )
     else:
         yield Line("ok", "containers", "none left over")

@@ -62,13 +62,16 @@ class Session:
 def run_round(session: Session, turn: Turn) -> Record:
     """Run one round of a cell, store its record and log, and return the record as stored."""
     cell, ready, show = turn.cell, session.ready, session.progress.event
+    refusal = ready.refused.get(cell.stack)
+    if refusal is None and (reason := too_large(cell, session.outcomes.exhausted)):
+        refusal = Refusal("skipped", reason)
+    if refusal is not None:
+        # Nothing is started, so nothing but the record touches the disk.
+        return session.store(blank_record(make_job(session, turn, Path()), refusal))
     with session.area.cell(f"{cell.workload.benchmark}-{cell.method}-{cell.stack}") as folder:
         job = make_job(session, turn, folder)
-        if cell.stack in ready.refused:
-            return session.store(blank_record(job, ready.refused[cell.stack]))
-        reason = too_large(cell, session.outcomes.exhausted)
-        if reason is not None:
-            return session.store(blank_record(job, Refusal("skipped", reason)))
+        if job.cache is not None:
+            make_folder(job.cache)
         prepared = ready.prepared[cell.stack]
         record = supervise(session.launcher, prepared, job, show)
         if cell.role == "reference" and record.written_by == "bench":
@@ -107,9 +110,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
 def _shared_cache(session: Session, cell: Cell) -> Path:
     """Return the cell's own compile cache, kept from process to process; another environment or GPU has another."""
     gpu = session.gpu.identity if session.gpu and cell.device == "cuda" else None
-    folder = session.state / "cache" / digest([cell.key, session.ready.environment(cell.stack), gpu])
-    make_folder(folder)
-    return folder
+    return session.state / "cache" / digest([cell.key, session.ready.environment(cell.stack), gpu])
 
 
 def _with_side_files(run: Run, record: Record, job: Job) -> Record:

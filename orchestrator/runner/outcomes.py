@@ -38,6 +38,8 @@ class Outcomes(AbstractContextManager["Outcomes"]):
         self._reduction.forget(record.cell_id, record.round)
         self._reduction.add(record)
         self._statuses[record.cell_id, record.round] = record.status, is_row(record)
+        key = (record.cell_id, record.round)
+        self.exhausted = [one for one in self.exhausted if (one.cell_id, one.round) != key]
         if record.status == "out_of_memory":
             self.exhausted.append(record)
 

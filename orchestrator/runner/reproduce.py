@@ -1,4 +1,4 @@
-"""`reproduce`: run the cell of a record once more, also of a record that somebody sent, in a run of its own."""
+"""`reproduce`: run the cell of a record again, also of a record that somebody sent, in a run of its own."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
     stack = found[record.stack]
     check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
     if record.device == "cuda" and gpu is None:
-        raise UsageError("the record is of a GPU, and none is here", where="reproduce", remedy="run it on a GPU's host")
+        raise UsageError(
+            "the record was made on a GPU, and this host has none", where="reproduce", remedy="run it on a GPU's host"
+        )
     launcher = choose_launcher(options, engine)
     said = f"launcher {launcher}"
     if launcher == "docker":
@@ -117,7 +119,7 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
     references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
     plan = Plan(suite=NAME, cells=(ceilings, *references, *probes, cell))
     place = gpu if record.device == "cuda" else "the CPU"
-    line = f"once more: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
+    line = f"again: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
     return Choice(
         printable(line), plan, dataclasses.replace(suite, name=NAME), {stack.name: stack}, launcher, checkpoints
     )
@@ -160,7 +162,7 @@ def _checkpoints(record: Record, options: RunOptions) -> dict[str, Checkpoint]:
         return {}
     if options.checkpoint is None:
         remedy = "name its folder with --checkpoint FOLDER"
-        raise UsageError("the record is of a checkpoint", where="reproduce", remedy=remedy)
+        raise UsageError("the record's weights come from a checkpoint", where="reproduce", remedy=remedy)
     own = inspect_checkpoint(options.checkpoint)
     if own.fingerprint != weights.fingerprint:
         raise UsageError("holds other weights than the record's", where=str(options.checkpoint), remedy="name another")

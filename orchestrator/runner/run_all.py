@@ -87,7 +87,7 @@ def sweep(client: Any, progress: Progress) -> None:
     several = {"process": "processes"}
     found = [counted(count, what, several.get(what)) for what, count in counts.items() if count]
     if found:
-        progress.say(f"removed what a killed run had left: {', '.join(found)}")
+        progress.say(f"removed what a killed run left behind: {', '.join(found)}")
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
             outcomes, references, left = take_up(run, order)
             todo = order if options.rerun else left
             if len(todo) < len(order):
-                progress.say(f"{len(order) - len(todo)} of {len(order)} rounds have their result already")
+                progress.say(f"{len(order) - len(todo)} of {len(order)} rounds already have results")
             yield Session(
                 choice,
                 area,

@@ -359,7 +359,7 @@ def test_kill_9_and_the_next_run_leave_nothing(client: Any, tmp_path: Path) -> N
     after = start_run_all(tmp_path, "good")
     out, _ = after.communicate(timeout=60)
     assert after.returncode == 0, out
-    assert "removed what a killed run had left: 1 container, 1 folder" in out
+    assert "removed what a killed run left behind: 1 container, 1 folder" in out
     assert containers_of(client, process) == []
     assert containers_of(client, after) == []
     assert list((tmp_path / "state" / "work").iterdir()) == []

@@ -35,6 +35,6 @@ def render_tables(
 ) -> str:
     """Return a run's tables as text, in one of the forms in `EXPORTERS`.
 
-    `protocol` orders the rows of the Markdown tables, which show both, and chooses the rows of JSON and CSV.
+    `protocol` orders the rows of the Markdown tables, which show both, and chooses the rows of JSON, CSV and LaTeX.
     """
     return EXPORTERS[form](make_report(run_folder, records), protocol)

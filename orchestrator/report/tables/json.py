@@ -48,7 +48,10 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
         },
         "ceilings": [ceiling.model_dump(mode="json") for ceiling in report.ceilings],
         "workloads": _by_name((row.workload_id, row.workload) for row in steady),
-        "environments": _by_name(((row.fingerprint, row.environment) for row in steady), without={"gpu", "threads"}),
+        "environments": _by_name(
+            ((row.fingerprint, row.environment) for row in steady),
+            without={"gpu", "threads", "cpu", "cores", "settings"},
+        ),
         "published": [
             comparison.model_dump(mode="json", include={"name", "title", "source", "gpu", "driver", "cuda", "caveats"})
             for comparison in report.published

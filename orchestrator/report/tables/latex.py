@@ -185,7 +185,7 @@ def _first_call(row: Row, marks: Marks) -> str:
     call = row.first_call
     text = escape(first_call(row).text)
     if call.seconds is not None and call.cache != "cold":
-        text += marks(f"first call {call.cache or 'with a compile cache not known of'}")
+        text += marks(f"first call {call.cache or 'state of the compile cache unknown'}")
     if call.warm_seconds is not None and call.cache != "warm":
         text += escape(f", {significant(call.warm_seconds, SECONDS_DIGITS)}")
     return text

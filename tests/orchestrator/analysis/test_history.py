@@ -114,6 +114,13 @@ def test_a_row_whose_method_is_wrong_on_the_probe_has_no_line(tmp_path: Path, fo
     assert len(history(tmp_path / "r")) == lines
 
 
+def test_a_round_that_failed_does_not_hide_the_others(tmp_path: Path) -> None:
+    *good, last = rounds(450.0, "2026-11-01")
+    saved(tmp_path / "r", "20261101-100000-note", [*good, last.model_copy(update={"status": "timeout", "samples": ()})])
+    (line,) = history(tmp_path / "r")
+    assert [len(point.round_seconds) for point in line.points] == [4]
+
+
 def test_what_is_read_is_what_lies_there(results: Path) -> None:
     saved(results, "20261121-100000-note", rounds(400.0, "2026-11-21"))
     assert figures(history(results)) == [[0.45, 0.45, 0.5, 0.4]]

@@ -246,3 +246,11 @@ def test_a_reduction_can_be_read_while_it_grows() -> None:
     reduction.add(ceilings())
     assert len(reduction.ceilings) == 1
     assert len(reduction.rows("steady")) == 1
+
+
+def test_what_is_kept_once_for_many_rows_is_the_same_host_too() -> None:
+    elsewhere = {**ENVIRONMENT, "cpu": "another", "cores": 2, "settings": {"A": "1"}}
+    found = rows([record(), record(method="eager", cell_id="e" * 16, environment=elsewhere)], "steady")
+    by_method = {row.method: row.environment for row in found}
+    assert (by_method["eager"].cpu, by_method["eager"].settings) == ("another", {"A": "1"})
+    assert by_method["inductor"].cpu != "another"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from places import RESULTS
+from places import COMMITTED
 from record_samples import record, sample, samples
 from scripted_nvml import HARDWARE, HARDWARE_THERMAL, POWER_BRAKE, POWER_CAP, SOFTWARE_THERMAL
 from telemetry_series import MS, series
@@ -21,7 +21,9 @@ from orchestrator.records.store import read_record
 
 # Triton's compiles at a launch were not counted yet: two of its samples were taken for stalls (its run's notes say so).
 UNCOUNTED = "train_dynamic-fused@h200-9ec9f0355635589"
-PUBLISHED = sorted(path for path in RESULTS.glob("*/records/*.json") if not path.name.startswith(UNCOUNTED))
+PUBLISHED = sorted(
+    path for run in COMMITTED for path in run.glob("records/*.json") if not path.name.startswith(UNCOUNTED)
+)
 
 
 def spans(count: int = 10, taken_ms: float = 180.0, every_ms: int = 200, **changes) -> list[Span]:

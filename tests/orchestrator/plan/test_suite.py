@@ -164,7 +164,7 @@ def test_own_model_by_config_beside_the_suite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        (f"{MODEL}config = 'x.json'", "give either dimensions or config or checkpoint"),
+        (f"{MODEL}config = 'x.json'", "give exactly one of dimensions, config, checkpoint"),
         ("layers = 1", "missing: width, heads"),
         (MODEL.replace("width = 64", "width = 65", 1), "width 65 is not a multiple of heads 4"),
         (f"{MODEL}kv_heads = 3", "not a multiple of kv_heads 3"),

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from places import COMMITTED
 from record_samples import record, samples, save_run, small_run
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.paths import RESULTS
 from orchestrator.cli import run as command
 from orchestrator.records.bundle import MANIFEST, pack
 from orchestrator.records.store import Run, stem_of
@@ -111,18 +111,17 @@ def test_references_go_along_when_asked(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_runs_of_the_repository(tmp_path: Path) -> None:
-    for folder in RESULTS.iterdir():
-        if (folder / "run.json").is_file():
-            pack(Run.open(folder), tmp_path / f"{folder.name}.tar.gz")
-            found = unpack(tmp_path / f"{folder.name}.tar.gz", tmp_path / "elsewhere", write_tables)
-            assert list(found.records()) == list(Run.open(folder).records())
+    for folder in COMMITTED:
+        pack(Run.open(folder), tmp_path / f"{folder.name}.tar.gz")
+        found = unpack(tmp_path / f"{folder.name}.tar.gz", tmp_path / "elsewhere", write_tables)
+        assert list(found.records()) == list(Run.open(folder).records())
 
 
 def test_nothing_is_overwritten(run: Run, bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         pack(run, bundle)
     before = sorted(path.name for path in run.folder.parent.iterdir())
-    with pytest.raises(UsageError, match="a run of this name is there already"):
+    with pytest.raises(UsageError, match="a run of this name already exists"):
         unpack(bundle, run.folder.parent, write_tables)
     assert sorted(path.name for path in run.folder.parent.iterdir()) == before
 

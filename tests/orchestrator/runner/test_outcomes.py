@@ -115,3 +115,10 @@ def test_the_kept_reduction_says_what_the_records_say(tmp_path: Path) -> None:
     assert outcomes_so_far.counts == {"ok": 3}
     for name, form in (("tables.md", "markdown"), ("tables.json", "json"), ("tables.csv", "csv")):
         assert (kept.folder / name).read_text() == EXPORTERS[form](make_report(kept.folder))
+
+
+def test_a_round_that_fits_now_no_longer_keeps_larger_ones_away(tmp_path: Path) -> None:
+    outcomes = Outcomes(Run.create(tmp_path, Plan(suite="x", cells=()), SOURCE), [record(status="out_of_memory")])
+    assert len(outcomes.exhausted) == 1
+    outcomes.add(record())
+    assert outcomes.exhausted == []

@@ -131,7 +131,7 @@ def test_a_stack_without_its_python_keeps_no_other_from_running_and_is_tried_aga
     (place / "later" / "python").symlink_to(sys.executable)
     assert go(place, *both) == 0
     out = capsys.readouterr().out
-    assert "2 of 3 rounds have their result already" in out
+    assert "2 of 3 rounds already have results" in out
     assert headers(place)[0]["finished_utc"] is not None
     folder = next((place / "results").iterdir())
     assert len(list((folder / "records").iterdir())) == 3

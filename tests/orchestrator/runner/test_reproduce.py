@@ -193,7 +193,7 @@ def test_by_name_and_by_a_file_that_was_sent(place: Path, capsys: pytest.Capture
     # The fake bench says no more of its host than that it is a CPU: another device cannot be ruled out.
     assert go(place, "reproduce", "forward good@fake", "--rounds", "2") == 2
     out = capsys.readouterr().out
-    assert f"once more: forward good@fake, workload {json.loads(sent.read_text())['workload_id']}" in out
+    assert f"again: forward good@fake, workload {json.loads(sent.read_text())['workload_id']}" in out
     assert "now is 1.000" in out
     for folder in (place / "results").iterdir():
         if "reproduce" not in folder.name:
@@ -214,7 +214,7 @@ def test_by_name_and_by_a_file_that_was_sent(place: Path, capsys: pytest.Capture
     [
         ({"stack": "theirs"}, 'unknown stack "theirs"'),
         ({"method": "evil"}, 'unknown method "evil"'),
-        ({"device": "cuda"}, "the record is of a GPU, and none is here"),
+        ({"device": "cuda"}, "the record was made on a GPU, and this host has none"),
         ({"workload_id": "0" * 16}, "its workload is not the one"),
         ({"role": "probe"}, "is a record of probe, not of a row"),
         ({"surprise": 1}, "surprise: unknown key"),
