@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_variables_that_change_what_runs_are_told_and_no_place_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_change_what_runs_are_recorded_and_no_place_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_PRINT_AUTOTUNING", "1")
     monkeypatch.setenv("TRITON_CACHE_DIR", "/somewhere")
     monkeypatch.setenv("HOME", "/home/me")
@@ -19,7 +19,7 @@ def test_variables_that_change_what_runs_are_told_and_no_place_is(monkeypatch: p
     assert not {"TRITON_CACHE_DIR", "HOME"} & set(told)
 
 
-def test_libraries_put_before_all_others_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_put_before_all_others_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD", "/opt/a/libtcmalloc.so.4:/opt/b/shim.so libc.so")
     assert settings()["LD_PRELOAD"] == "libtcmalloc.so.4 shim.so libc.so"
     monkeypatch.setenv("LD_PRELOAD", "")

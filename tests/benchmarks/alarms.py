@@ -31,7 +31,7 @@ from bench.spec import read_spec  # noqa: E402
 
 CELLS = 200
 PROBABILITIES = ("possible", "sampler", "temperature")
-"""Checks whose limit is the least that passes: how near is told by the logarithms."""
+"""Checks whose limit is the least that passes: how near is shown by the logarithms."""
 KINDS = [
     kind
     for kind in itertools.product(

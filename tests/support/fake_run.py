@@ -1,4 +1,4 @@
-"""Stand-ins for tests of the run side: real processes and containers of a bench that behaves as it is told to.
+"""Stand-ins for tests of the run side: real processes and containers of a bench that behaves as it is asked to.
 
 As a script it is the command `orchestrator` with that bench and a state folder of its own (first argument).
 """

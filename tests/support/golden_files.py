@@ -1,4 +1,4 @@
-"""Golden files: UPDATE_GOLDEN=1 writes them anew."""
+"""Golden files: UPDATE_GOLDEN=1 writes them again."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def future_token() -> Any:
 
 
 def deaf_sampler() -> Any:
-    """The sampler takes the temperature as 1, whatever it is told."""
+    """The sampler takes the temperature as 1, whatever it is given."""
     return method(
         step=lambda target: (
             lambda tokens, positions, temperature: target(tokens, positions, torch.ones_like(temperature))

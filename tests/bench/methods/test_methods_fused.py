@@ -49,7 +49,7 @@ def test_liger_is_loaded_before_the_first_call(monkeypatch, method):
     assert loaded == ["liger_kernel.ops"]
 
 
-def test_a_torch_that_cannot_be_told_its_attention_is_refused(tmp_path, monkeypatch):
+def test_a_torch_that_takes_no_choice_of_attention_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fused, "torch_version", lambda: (2, 4))
     for method in ("fused", "fused_inductor"):
         record = run(tmp_path / method, "forward", method)

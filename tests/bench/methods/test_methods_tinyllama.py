@@ -217,7 +217,7 @@ def test_xformers_is_asked_what_it_dispatches_to(monkeypatch):
         (True, torch.bfloat16, "take bfloat16 only where gate and up lie side by side"),
     ],
 )
-def test_why_swiglu_is_plain_is_told(is_cuda, dtype, why):
+def test_why_swiglu_is_plain_is_said(is_cuda, dtype, why):
     assert tinyllama.why_plain(SimpleNamespace(is_cuda=is_cuda, dtype=dtype)) == f"its fused ones {why}"
 
 

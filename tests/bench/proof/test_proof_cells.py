@@ -88,7 +88,7 @@ def other_eps(x, weight, eps):
 
 
 def shifted(part):
-    """Queries start a row of the fused projection, keys do not: told by their place, not by the order of calls."""
+    """Queries start a row of the fused projection, keys do not: known by their place, not by the order of calls."""
 
     def rotary(x, cos, sin):
         if (x.storage_offset() == 0) == (part == "queries"):

@@ -63,7 +63,7 @@ def test_whatever_is_not_finite_is_illegal(dtype, value, place):
     assert (move.illegal, move.first, move.finite) == (1, 7, False)
 
 
-def test_a_gradient_of_zeros_is_told_apart():
+def test_a_gradient_of_zeros_is_distinguished():
     weight, gradient, _ = sgd(torch.float32, 1.0, 0.0)
     assert not optimizer.compare(weight, torch.zeros_like(weight), weight, 1.0, 0.0).fed
     gradient[:-1] = 0

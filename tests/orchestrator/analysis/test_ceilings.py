@@ -1,4 +1,4 @@
-"""Shares of the measured ceilings, against figures reckoned by hand."""
+"""Shares of the measured ceilings, against figures computed by hand."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_a_row_is_unchecked_where_a_check_lacks_whatever_the_record_says(its: An
     assert row.flags == flags
 
 
-def test_the_error_is_told_relative_to_eagers() -> None:
+def test_the_error_is_relative_to_eagers() -> None:
     found = evidence(record(samples=taken(*QUIET), proof=proof(0.015)))
     assert (found.error, found.eager_error) == (0.015, 0.01)
     (row,) = rows([record(samples=taken(*QUIET), proof=proof(0.015))], "steady")
@@ -71,7 +71,7 @@ def test_compiles_and_what_older_records_say_of_them() -> None:
     ("benchmark", "joules", "per"),
     [("forward", 310.0, "pass"), ("train_static", 310.0, "step"), ("generation", 1.55, "token")],
 )
-def test_energy_is_told_for_one_pass_token_or_step(benchmark: str, joules: float, per: str) -> None:
+def test_energy_is_given_for_one_pass_token_or_step(benchmark: str, joules: float, per: str) -> None:
     found = power(record(benchmark, samples=taken(*QUIET), telemetry=TELEMETRY))
     assert found is not None
     assert (found.joules, found.per) == (pytest.approx(joules), per)

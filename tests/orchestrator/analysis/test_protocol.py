@@ -1,4 +1,4 @@
-"""The protocols, against figures reckoned by hand."""
+"""The protocols, against figures computed by hand."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_no_bench_is_one_clear_line(tmp_path: Path) -> None:
         copy_bench(tmp_path, tmp_path / "copy")
 
 
-def test_owners_are_told_apart() -> None:
+def test_owners_are_distinguished() -> None:
     me = myself()
     assert Owner.parse(str(me)) == me
     assert me.dead() is False

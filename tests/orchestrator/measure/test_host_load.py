@@ -46,7 +46,7 @@ def test_the_readings_that_enclose_the_window_count() -> None:
     assert found.taken == pytest.approx(0.1875, abs=0.01)
 
 
-def test_a_short_window_is_told_by_what_is_around_it() -> None:
+def test_a_short_window_is_judged_by_what_is_around_it() -> None:
     told = [reading(n / 10, n / 5, n / 10) for n in range(20)]
     found = between(told, 1.01, 1.02)
     assert found is not None
@@ -145,7 +145,7 @@ def test_processes_that_are_not_the_cells_are_believed_nothing(tmp_path: Path, p
     assert sampled(tmp_path, lambda: pids, write) is None
 
 
-def test_without_counters_nothing_is_told(tmp_path: Path) -> None:
+def test_without_counters_nothing_is_known(tmp_path: Path) -> None:
     sampler = LoadSampler(lambda: frozenset({7}), tmp_path)
     sampler.start()
     sampler.stop()

@@ -116,7 +116,7 @@ def test_who_has_ended_by_the_second_look_is_not_called_foreign(monkeypatch: pyt
     assert found == [frozenset(), frozenset()]
 
 
-def test_nothing_is_claimed_where_the_cells_own_processes_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_claimed_where_the_cells_own_processes_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _, _ = processes(monkeypatch, [[5], [5]], [None])
     assert found == [None, None]
     # Numbers of another namespace: the cell computes, and is not among those listed.

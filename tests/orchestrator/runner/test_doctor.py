@@ -31,7 +31,7 @@ def write_ready(folder: Path, name: str, image: str) -> None:
 
 
 def by_subject(out: str) -> dict[str, str]:
-    """Return what is told of each thing, its state first."""
+    """Return what is said of each thing, its state first."""
     return {line[6:24].strip(): f"{line[:4].strip()} {line[26:]}" for line in out.splitlines()}
 
 

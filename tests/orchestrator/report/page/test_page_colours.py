@@ -81,7 +81,7 @@ def test_contrast(theme: int) -> None:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 @pytest.mark.parametrize("eyes", BLINDNESS)
-def test_series_are_told_apart(theme: int, eyes: str) -> None:
+def test_series_are_distinguished(theme: int, eyes: str) -> None:
     places = {name: seen(FOUND[name][theme], BLINDNESS[eyes]) for name in SERIES[:6]}
     for (one, a), (other, b) in combinations(places.items(), 2):
         distance = sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5

@@ -111,7 +111,7 @@ def test_a_bad_record_is_named_and_the_rest_is_kept(run: Path) -> None:
     assert str(run) not in page
 
 
-def test_rows_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_rows_of_one_name_are_distinguished(tmp_path: Path) -> None:
     taken = samples(9.0, *[5.0] * 9)
     run = save_run(tmp_path, [record(samples=taken), record(cell_id="9" * 16, samples=taken)])
     page = render_tables(run)
