@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen
+from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import Workload
 from orchestrator.records.record import BAD, Flag, Status, is_row
 from orchestrator.records.store import find_run
@@ -90,12 +91,12 @@ def compare(a: Side, b: Side, *, across_devices: bool = False) -> Comparison:
     def key(entry: Entry) -> tuple[str, ...]:
         return (entry.workload_id, entry.method if by_method else "", entry.stack if by_stack else "")
 
-    mine, others = _grouped(a.entries, key), _grouped(b.entries, key)
+    mine, others = (grouped((key(entry), entry) for entry in side.entries) for side in (a, b))
     found = []
     for one in dict.fromkeys((*mine, *others)):
-        first, second = _best(mine.get(one, []), others.get(one, []))
+        first, second = _best(mine.get(one, ()), others.get(one, ()))
         cell = _compared(first, second, across_devices=across_devices)
-        crowd = max(len(mine.get(one, [])), len(others.get(one, [])))
+        crowd = max(len(mine.get(one, ())), len(others.get(one, ())))
         if crowd > 1:
             cell = cell.model_copy(
                 update={"remark": f"{crowd} rows have that name: the best matching two are compared"}
@@ -129,13 +130,6 @@ def mean(cells: Sequence[CellComparison]) -> Mean | None:
 
 def _round_means(rounds: Sequence[Sequence[float]]) -> list[float]:
     return [math.exp(fmean(math.log(seconds) for seconds in together)) for together in zip(*rounds, strict=False)]
-
-
-def _grouped(entries: Sequence[Entry], key: Callable[[Entry], tuple[str, ...]]) -> dict[tuple[str, ...], list[Entry]]:
-    found: dict[tuple[str, ...], list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(key(entry), []).append(entry)
-    return found
 
 
 def _best(mine: Sequence[Entry], others: Sequence[Entry]) -> tuple[Entry | None, Entry | None]:

@@ -54,8 +54,9 @@ class Line(Frozen):
 
 
 def history(results: Path, *, since: str | None = None, cell: str | None = None) -> list[Line]:
-    """Return the lines of all rows that are ok in `results`, since a moment (`30d`, `12h`, `2w`, `2026-11-01`).
+    """Return the lines of all rows in `results` with a round that is ok and none that is wrong.
 
+    `since`: only from that moment on (`30d`, `12h`, `2w`, `2026-11-01`).
     `cell`: only lines with all of these words in title, workload or device. A bad `since` is a UsageError.
     """
     start = None if since is None else moment(since)

@@ -15,6 +15,7 @@ from orchestrator.analysis.ceilings import Ceiling, Hardware, Share, ceiling, ha
 from orchestrator.analysis.evidence import evidence, first_call, over_rounds, units_in
 from orchestrator.analysis.protocol import Figure, Protocol, Reduced, columns_of, combine, note, steady, unit_of
 from orchestrator.analysis.rows import Evidence, FirstCall, Row
+from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import MEASURED, Role, Workload
 from orchestrator.records.record import Compiles, Environment, Flag, Memory, Record, Status
 
@@ -120,19 +121,20 @@ class Reduction:
         # What the probe says of the row is no reason to take other rounds.
         counted = _counted([rounds[number] for number in sorted(rounds)])
         figure = _figure(counted, row.workload, row.status, "note")
-        share = Share(share=None, reason="the work is counted over the timed samples, the note's are others")
         # Where every sample has its own shape the record's work is that of all timed samples together.
-        if row.benchmark != "train_dynamic" or not counted or counted[-1].note.used == counted[-1].steady.used:
+        if row.benchmark == "train_dynamic" and counted and counted[-1].note.used != counted[-1].steady.used:
+            share = Share(share=None, reason="the work is counted over the timed samples, the note's are others")
+        else:
             share = share_of_ceiling(row.work, figure.seconds, row.hardware, row.workload.dtype, self.ceilings)
         changes = {"figure": figure, "units": units_in(row.workload, figure.samples), "share": share}
         return row.model_copy(update={"protocol": "note", "versus": None, "break_even": None, **changes})
 
     def _steady_rows(self, *, probed: bool) -> list[Row]:
         ceilings = self.ceilings
-        probes: dict[ProbeKey, list[Row]] = {}
-        for rounds in self._cells("probe"):
-            row = _row(rounds, ceilings)
-            probes.setdefault((row.benchmark, row.method, row.stack, row.hardware.device), []).append(row)
+        probe_rows = (_row(rounds, ceilings) for rounds in self._cells("probe"))
+        probes: dict[ProbeKey, tuple[Row, ...]] = grouped(
+            ((row.benchmark, row.method, row.stack, row.hardware.device), row) for row in probe_rows
+        )
         found = [_row(rounds, ceilings) for rounds in self._cells("row")]
         found = [beside_probes(row, probes) for row in found] if probed else found
         eagers = EagerRows(found)

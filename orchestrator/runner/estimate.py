@@ -15,6 +15,7 @@ from typing import Literal
 
 from orchestrator.analysis.statistics import FEWEST_ROUNDS
 from orchestrator.base.errors import StackbenchError, UsageError
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, in_words
 from orchestrator.plan.cell import Cell, Device, Plan, may_be_wanted
 from orchestrator.plan.choice import Choice, RunOptions
@@ -79,10 +80,11 @@ class Estimate:
 
 def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, Earlier]:
     """Return what earlier rounds took by workload, method and device, from the newest `limit` records."""
-    found: dict[Key, list[Record]] = {}
-    for record in itertools.islice(_newest_records(results), limit):
-        if record.status not in FAILED and wall_seconds(record) is not None:
-            found.setdefault((record.workload_id, record.method, record.device), []).append(record)
+    found: dict[Key, tuple[Record, ...]] = grouped(
+        ((record.workload_id, record.method, record.device), record)
+        for record in itertools.islice(_newest_records(results), limit)
+        if record.status not in FAILED and wall_seconds(record) is not None
+    )
     return {
         key: Earlier(_median(map(wall_seconds, rounds)) or 0.0, _median(map(second_start_seconds, rounds)))
         for key, rounds in found.items()
