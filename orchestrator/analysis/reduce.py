@@ -17,7 +17,7 @@ from orchestrator.analysis.protocol import Figure, Protocol, Reduced, columns_of
 from orchestrator.analysis.rows import Evidence, FirstCall, Row
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import MEASURED, Role, Workload
-from orchestrator.records.record import Compiles, Environment, Flag, Memory, Record, Status
+from orchestrator.records.record import Compiles, Environment, Flag, Memory, Record, Status, Work
 
 SEVERITY: tuple[Status, ...] = (
     "incorrect",
@@ -30,7 +30,6 @@ SEVERITY: tuple[Status, ...] = (
     "infrastructure",
 )
 """The first that any round has is the row's status. After ok: what says nothing about the stack."""
-LEFT_OUT: dict[str, Any] = {"samples": (), "phases": (), "proof": None, "telemetry": None, "detail": {}}
 CROWDED = 0.25
 """A row of the CPU is tainted where others took this share of the host's CPUs."""
 FLAG_ORDER: tuple[Flag, ...] = get_args(Flag)
@@ -39,10 +38,22 @@ BENCHMARK_ORDER = {benchmark: place for place, benchmark in enumerate(MEASURED)}
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a row needs of one record."""
+    """What a row needs of one record; samples and all else that is as long stand reduced in it."""
 
-    record: Record
-    """Without its samples and all else that is as long, which stand reduced beside it."""
+    cell_id: str
+    workload_id: str
+    number: int
+    stack: str
+    method: str
+    workload: Workload
+    status: Status
+    reason: str | None
+    flags: tuple[Flag, ...]
+    started_utc: str | None
+    memory: Memory | None
+    work: Work | None
+    environment: Environment | None
+    image_id: str | None
     hardware: Hardware
     note: Reduced
     steady: Reduced
@@ -70,11 +81,22 @@ class Reduction:
         if record.workload.benchmark == "reference":
             self._references[key] = (record.status, record.reason)
             return
-        found = self._condense(record)
-        rounds = self._rounds.setdefault(record.role, {}).setdefault(record.cell_id, {})
-        before = rounds.get(record.round)
+        self._keep(record.role, self._condense(record))
+
+    def take_over(self, other: Reduction) -> None:
+        """Take in all that another reduction holds, as if its records had been added here."""
+        for role, cells in other._rounds.items():
+            for rounds in cells.values():
+                for found in rounds.values():
+                    self._keep(role, found)
+        self._ceilings.update(other._ceilings)
+        self._references.update(other._references)
+
+    def _keep(self, role: Role, found: Round) -> None:
+        rounds = self._rounds[role].setdefault(found.cell_id, {})
+        before = rounds.get(found.number)
         if before is None or _age(before) <= _age(found):
-            rounds[record.round] = found
+            rounds[found.number] = found
 
     @property
     def recorded(self) -> int:
@@ -154,12 +176,25 @@ class Reduction:
         environment = record.environment
         samples = columns_of(record)
         found, steadily = evidence(record, samples), steady(record, samples)
-        changes: dict[str, Any] = {"environment": environment and self._kept(environment)}
-        if record.status == "ok" and found.checks is not None and found.checks.failed:
+        status, reason = record.status, record.reason
+        if status == "ok" and found.checks is not None and found.checks.failed:
             # A record that says ok beside a check that failed is not taken at its word.
-            changes.update(status="incorrect", reason=found.checks.why)
+            status, reason = "incorrect", found.checks.why
         return Round(
-            record=record.model_copy(update={"workload": workload, **LEFT_OUT, **changes}),
+            cell_id=record.cell_id,
+            workload_id=record.workload_id,
+            number=record.round,
+            stack=record.stack,
+            method=record.method,
+            workload=workload,
+            status=status,
+            reason=reason,
+            flags=record.flags,
+            started_utc=record.started_utc,
+            memory=record.memory,
+            work=record.work,
+            environment=environment and self._kept(environment),
+            image_id=record.provenance.image_id if record.provenance else None,
             hardware=self._hardware.setdefault(hardware, hardware),
             note=note(record, samples),
             steady=steadily,
@@ -186,8 +221,8 @@ def rows(records: Iterable[Record], protocol: Protocol, *, probed: bool = True) 
 
 def _counted(rounds: Sequence[Round]) -> list[Round]:
     """Return the rounds that a figure is made of: those that went as the row says, a wrong row's too."""
-    wanted = "incorrect" if any(r.record.status == "incorrect" for r in rounds) else "ok"
-    return [r for r in rounds if r.record.status == wanted]
+    wanted = "incorrect" if any(r.status == "incorrect" for r in rounds) else "ok"
+    return [r for r in rounds if r.status == wanted]
 
 
 def _figure(counted: Sequence[Round], workload: Workload, status: Status, protocol: Protocol) -> Figure:
@@ -199,11 +234,11 @@ def _figure(counted: Sequence[Round], workload: Workload, status: Status, protoc
 
 def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
     """Return a cell's row by its own records alone, under the protocol steady."""
-    status = min((r.record.status for r in rounds), key=SEVERITY.index)
+    status = min((r.status for r in rounds), key=SEVERITY.index)
     counted = _counted(rounds)
     # Versions, the model of the device and work are the same in every round of a cell, where its record got that far.
     shown = (counted or list(rounds))[-1]
-    record, workload = shown.record, shown.record.workload
+    workload = shown.workload
     figure = _figure(counted, workload, status, "steady")
     compiled = [r.evidence.compiles for r in counted if r.evidence.compiles is not None]
     evidence = _evidence(shown.evidence, counted)
@@ -211,11 +246,11 @@ def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
     second_process = made.warm.first_ns / 1e9 if made and made.warm and made.warm.first_ns is not None else None
     return Row(
         protocol="steady",
-        cell_id=record.cell_id,
-        workload_id=record.workload_id,
+        cell_id=shown.cell_id,
+        workload_id=shown.workload_id,
         benchmark=workload.benchmark,
-        method=record.method,
-        stack=record.stack,
+        method=shown.method,
+        stack=shown.stack,
         workload=workload,
         hardware=shown.hardware,
         gpus=tuple(dict.fromkeys(r.hardware.uuid for r in counted if r.hardware.uuid is not None)),
@@ -223,25 +258,25 @@ def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
         reason=_reason(rounds),
         flags=_flags(rounds, counted),
         rounds=len(rounds),
-        rounds_ok=sum(r.record.status == "ok" for r in rounds),
+        rounds_ok=sum(r.status == "ok" for r in rounds),
         figure=figure,
         units=units_in(workload, figure.samples),
-        began_utc=min((r.record.started_utc for r in counted if r.record.started_utc), default=None),
+        began_utc=min((r.started_utc for r in counted if r.started_utc), default=None),
         first_call=over_rounds([r.first_call for r in counted], second_process),
         memory=_peaks(rounds),
         graphs=max((c.graphs for c in compiled), default=None),
         recompiled=max((c.recompiles for c in compiled), default=None),
         one_compile=_one_compile(counted, made),
-        work=record.work,
-        share=share_of_ceiling(record.work, figure.seconds, shown.hardware, workload.dtype, ceilings),
-        environment=record.environment,
-        image_id=record.provenance.image_id if record.provenance else None,
+        work=shown.work,
+        share=share_of_ceiling(shown.work, figure.seconds, shown.hardware, workload.dtype, ceilings),
+        environment=shown.environment,
+        image_id=shown.image_id,
         evidence=evidence,
     )
 
 
 def _peaks(rounds: Sequence[Round]) -> Memory:
-    known = [r.record.memory for r in rounds if r.record.memory is not None]
+    known = [r.memory for r in rounds if r.memory is not None]
     if len(known) == 1:
         return known[0]
     peaks = {name: [getattr(memory, name) for memory in known] for name in Memory.model_fields}
@@ -280,7 +315,7 @@ def _in_most(found: Sequence[float | None]) -> float | None:
 
 def _flags(rounds: Sequence[Round], counted: Sequence[Round]) -> tuple[Flag, ...]:
     """Return the rounds' flags and those that follow from what is in the records, whatever these say themselves."""
-    found = {flag for r in rounds for flag in r.record.flags}
+    found = {flag for r in rounds for flag in r.flags}
     for r in counted:
         checks = r.evidence.checks
         if checks is None or checks.unchecked:
@@ -298,19 +333,19 @@ def _flags(rounds: Sequence[Round], counted: Sequence[Round]) -> tuple[Flag, ...
 def _reason(rounds: Sequence[Round]) -> str | None:
     """Return the reasons of the rounds, each once, with the rounds' numbers where they differ."""
     reasons: dict[str, list[int]] = {}
-    for record in (r.record for r in rounds):
-        if record.status != "ok" or record.reason:
-            text = f"{record.status}: {record.reason}" if record.reason else record.status
-            reasons.setdefault(text, []).append(record.round)
-    if len(reasons) == 1 and len({r.record.status for r in rounds}) == 1 and len(*reasons.values()) == len(rounds):
-        return rounds[0].record.reason
+    for r in rounds:
+        if r.status != "ok" or r.reason:
+            text = f"{r.status}: {r.reason}" if r.reason else r.status
+            reasons.setdefault(text, []).append(r.number)
+    if len(reasons) == 1 and len({r.status for r in rounds}) == 1 and len(*reasons.values()) == len(rounds):
+        return rounds[0].reason
     several = (f"round {', '.join(map(str, numbers))} {text}" for text, numbers in reasons.items())
     return "; ".join(several) or None
 
 
 def _age(found: Round) -> tuple[str, int, str]:
     """Order two records of the same key by when they began; the rest only makes the order definite."""
-    return (found.record.started_utc or "", -SEVERITY.index(found.record.status), repr(found.steady))
+    return (found.started_utc or "", -SEVERITY.index(found.status), repr(found.steady))
 
 
 def place(row: Row) -> tuple[object, ...]:

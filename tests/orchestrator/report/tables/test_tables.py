@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from golden_files import golden
 from markdown_it import MarkdownIt
 from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run, workload
 
+from orchestrator.analysis import reduced_run
 from orchestrator.analysis.reduced_run import make_report
 from orchestrator.base.errors import UsageError
 from orchestrator.base.text import code, escape, shortened
@@ -99,6 +101,16 @@ def test_a_spreadsheet_gets_no_formula(tmp_path: Path) -> None:
     line = next(csv.DictReader(io.StringIO(render_tables(run, form="csv"))))
     assert line["reason"] == "'=HYPERLINK(1)"
     assert line["figure.value"] == ""
+
+
+def test_several_processes_read_as_one_does(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (3, 1, 2):
+        (run / "records" / f"forward-x@cuda-000000000000000{number}-r0.json").write_text("{")
+    alone = make_report(run)
+    monkeypatch.setattr(reduced_run, "FEWEST_FOR_A_PROCESS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+    assert make_report(run) == alone
+    assert len(alone.unreadable) == 3
 
 
 def test_a_bad_record_is_named_and_the_rest_is_kept(run: Path) -> None:
