@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from orchestrator.analysis.protocol import Unit, unit_of
-from orchestrator.base.files import Frozen, read_json, validate
+from orchestrator.base.files import Count, Frozen, read_json, validate
 from orchestrator.base.paths import PUBLISHED
 from orchestrator.plan.workload import Benchmark, Dtype, ModelConfig, Workload
 
@@ -17,12 +17,12 @@ from orchestrator.plan.workload import Benchmark, Dtype, ModelConfig, Workload
 class ModelShape(Frozen):
     """The dimensions that make a published model what it is, whatever name it goes by."""
 
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    mlp_width: int
-    vocabulary: int
+    layers: Count
+    width: Count
+    heads: Count
+    kv_heads: Count
+    mlp_width: Count
+    vocabulary: Count
 
     def fits(self, model: ModelConfig | None) -> bool:
         """Whether the model has this shape."""
@@ -34,12 +34,12 @@ class Conditions(Frozen):
 
     dtype: Dtype
     model: ModelShape
-    batch: int
-    sequence: int | None = None
-    shortest: int | None = None
-    prompt: tuple[int, ...] | None = None
-    new_tokens: int | None = None
-    iterations: int | None = None
+    batch: Count
+    sequence: Count | None = None
+    shortest: Count | None = None
+    prompt: tuple[Count, ...] | None = None
+    new_tokens: Count | None = None
+    iterations: Count | None = None
 
     def fits(self, workload: Workload) -> bool:
         """Whether the workload is the published one. Weights may be anyone's: they do not change the speed."""
@@ -57,7 +57,7 @@ class PublishedFigure(Frozen):
     figure: float | None
     corrected: float | None = None
     unit: Unit
-    memory_bytes: int | None
+    memory_bytes: Count | None
     caveats: tuple[str, ...]
 
 

@@ -9,15 +9,17 @@ import difflib
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import BENCH
@@ -46,9 +48,50 @@ REMEDIES = {
 
 
 class Frozen(BaseModel):
-    """A value: never changed after it was made, and never with keys that nobody reads."""
+    """A value: never changed after it was made, never with keys that nobody reads, and its floats are finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# Bounds of what stands in files that are not ours: beyond them arithmetic, libraries and our own printing fail.
+
+BITS = 63
+MOST_NESTED = 100
+DOTTED = re.compile(rf"""(?<![\w"'-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MOST_NESTED}}}""")
+"""A key of so many parts, which the TOML parser would take hours for."""
+
+
+class BeyondBoundsError(ValueError):
+    """A number, or how deep a value is nested."""
+
+
+def bounded(value: Any) -> Any:
+    """Return a parsed value as it is; BeyondBoundsError where a number in it or its nesting is beyond bounds."""
+    waiting: list[tuple[Any, tuple[str | int, ...]]] = [(value, ())]
+    while waiting:
+        here, path = waiting.pop()
+        wrong = None
+        if isinstance(here, int) and here.bit_length() > BITS:
+            wrong = "must be an integer of at most 64 bits"
+        elif isinstance(here, float) and not math.isfinite(here):
+            wrong = "must be a finite number"
+        elif len(path) > MOST_NESTED:
+            raise BeyondBoundsError("nested too deeply")
+        if wrong:
+            name = key_name(path, value)
+            raise BeyondBoundsError(f"{name}: {wrong}" if name else wrong)
+        if isinstance(here, dict):
+            waiting.extend((inner, (*path, key)) for key, inner in here.items())
+        elif isinstance(here, (list, tuple)):
+            waiting.extend((inner, (*path, index)) for index, inner in enumerate(here))
+    return value
+
+
+Integer = Annotated[int, Field(ge=-(2**BITS), lt=2**BITS)]
+Count = Annotated[int, Field(ge=0, lt=2**BITS)]
+Positive = Annotated[int, Field(gt=0, lt=2**BITS)]
+Json = Annotated[Any, AfterValidator(bounded)]
+"""A part of a file that no schema describes."""
 
 
 # What the operating system refuses.
@@ -94,25 +137,48 @@ def read_bytes(path: Path, *, limit: int = FILE_LIMIT_BYTES, follow_links: bool 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the TOML file as a dictionary."""
-    raw: dict[str, Any] = _parsed(path, tomllib.loads, "TOML")
+    raw: dict[str, Any] = _parsed(path, _parse_toml, "TOML")
     return raw
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON file, an object, as a dictionary."""
-    raw = _parsed(path, json.loads, "JSON")
+    raw = _parsed(path, parse_json, "JSON")
     if not isinstance(raw, dict):
         raise UsageError("not a JSON object", where=str(path), remedy="the outermost value must be in braces")
     return raw
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text holds; ValueError for bad syntax, and for numbers and nesting beyond bounds."""
+    return _within_bounds(json.loads, text)
+
+
+def _parse_toml(text: str) -> Any:
+    if DOTTED.search(text):
+        raise BeyondBoundsError("nested too deeply")
+    return _within_bounds(tomllib.loads, text)
+
+
+def _within_bounds(parse: Callable[[Any], Any], text: str | bytes) -> Any:
+    try:
+        return bounded(parse(text))
+    except RecursionError as error:
+        raise BeyondBoundsError("nested too deeply") from error
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):
+            raise BeyondBoundsError("an integer has thousands of digits") from error
+        raise
+
+
 def _parsed(path: Path, parse: Callable[[str], Any], kind: str) -> Any:
     try:
-        return parse(read_bytes(path).decode("utf-8"))
+        # An editor's byte order mark says nothing.
+        return parse(read_bytes(path).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8") from error
-    except RecursionError as error:
-        raise UsageError(f"not valid {kind}: nested too deeply", where=str(path), remedy="flatten it") from error
+    except BeyondBoundsError as error:
+        raise UsageError(_one_line(str(error)), where=str(path), remedy="correct it there") from error
     except ValueError as error:
         what = f"not valid {kind}: {_one_line(str(error))}"
         raise UsageError(what, where=str(path), remedy="correct the syntax there") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from orchestrator.base.files import Frozen
+from orchestrator.base.files import Frozen, Positive
 from orchestrator.plan.workload import Benchmark, Identified, Role, Workload, digest
 
 Device = Literal["cuda", "cpu"]
@@ -23,7 +23,7 @@ class Cell(Identified):
     workload: Workload
     timeout_s: float
     cache: Cache = "cold"
-    rounds: int = 1
+    rounds: Positive = 1
     role: Role = "row"
     warm: bool = True
     """Whether a row that compiles is started a second time over its own cache, for its first call alone."""

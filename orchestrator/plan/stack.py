@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, os_errors, read_toml, validate
+from orchestrator.base.files import Count, Frozen, os_errors, read_toml, validate
 
 GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
 OF_THE_CELL = frozenset(
@@ -39,9 +39,9 @@ class BuiltImage(Frozen):
     python: str = "/opt/stack/bin/python"
     lock: str = "requirements.lock"
     lock_cuda: str | None = None
-    download_bytes: int | None = None
-    disk_bytes: int | None = None
-    builder_disk_bytes: int | None = None
+    download_bytes: Count | None = None
+    disk_bytes: Count | None = None
+    builder_disk_bytes: Count | None = None
     """On top of it, while there is a stage that compiles."""
 
     @property

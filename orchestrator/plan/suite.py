@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validat
 from pydantic_core import CoreSchema
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, check_known, read_json, read_toml, validate
+from orchestrator.base.files import Frozen, Json, check_known, read_json, read_toml, validate
 from orchestrator.base.paths import SUITES
 from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
@@ -96,7 +96,7 @@ class ModelEntry(Frozen):
     block_size: Size | None = None
     norm_eps: Real = 1e-6
     rope_base: Real = 10000.0
-    rope_scaling: dict[str, Any] | None = None
+    rope_scaling: dict[str, Json] | None = None
     tied_head: bool = False
     qkv_bias: bool = False
     sliding_window: Size | None = None

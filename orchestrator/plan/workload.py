@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from orchestrator.base.files import Frozen
+from orchestrator.base.files import Count, Frozen, Json, Positive
 from orchestrator.base.text import counted, size_in_words
 
 Benchmark = Literal[
@@ -18,8 +18,6 @@ MEASURED: tuple[Benchmark, ...] = ("forward", "model_inference", "generation", "
 GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation")
 TRAINING: tuple[Benchmark, ...] = ("train_static", "train_dynamic")
 Dtype = Literal["bfloat16", "float32", "float64"]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
 
 
 def digest(content: Any) -> str:
@@ -86,7 +84,7 @@ class ModelConfig(Identified):
     block_size: Positive
     norm_eps: float
     rope_base: float
-    rope_scaling: dict[str, Any] | None
+    rope_scaling: dict[str, Json] | None
     tied_head: bool
     qkv_bias: bool
     sliding_window: Positive | None

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from orchestrator.base.files import Frozen
-from orchestrator.plan.workload import MEASURED, Count, Role, Workload
+from orchestrator.base.files import Count, Frozen
+from orchestrator.plan.workload import MEASURED, Role, Workload
 
 RECORD_LIMIT_BYTES = 50_000
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import errno
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
+from orchestrator.analysis.published import Published
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import (
     FILE_LIMIT_BYTES,
+    Count,
+    Frozen,
+    Json,
     check_known,
     closest,
     key_name,
@@ -19,6 +27,9 @@ from orchestrator.base.files import (
     read_json,
     read_toml,
 )
+from orchestrator.plan.cell import Plan
+from orchestrator.plan.stack import Stack
+from orchestrator.plan.suite import SuiteFile
 
 
 @pytest.mark.parametrize(
@@ -27,8 +38,15 @@ from orchestrator.base.files import (
         (b"a = ", "not valid TOML: "),
         (b"a = 1\na = 2", "not valid TOML: "),
         (b"a = '\xff'", "not UTF-8 at byte 5"),
-        (b"a = " + b"[" * 100_000, "not valid TOML: "),
+        (b"a = " + b"[" * 100_000, "nested too deeply"),
         (b" " * (FILE_LIMIT_BYTES + 1), "more than the limit"),
+        (b"a = " + b"9" * 5000, "an integer has thousands of digits"),
+        (b"a = 0x" + b"f" * 5000, "a: must be an integer of at most 64 bits"),
+        (b"[[b]]\na = [1, -9223372036854775809]", "b[0].a[1]: must be an integer of at most 64 bits"),
+        (b"a = {b = 1e999}", "a.b: must be a finite number"),
+        (b"a = nan", "a: must be a finite number"),
+        (b"a.".join([b""] * 200_000) + b"a = 1", "nested too deeply"),
+        (b"[" + b"'a' . ".join([b""] * 50_000) + b"a]", "nested too deeply"),
     ],
 )
 def test_bad_toml_is_one_line(tmp_path: Path, content: bytes, says: str) -> None:
@@ -36,18 +54,86 @@ def test_bad_toml_is_one_line(tmp_path: Path, content: bytes, says: str) -> None
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         read_toml(path)
-    assert str(caught.value).startswith(f"{path}: {says}" if says.startswith("no") else f"{path}: ")
+    assert str(caught.value).startswith(f"{path}: ")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"[" * 200_000])
-def test_bad_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "not valid JSON: "),
+        (b"[]", "not a JSON object"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a": ' * 150 + b"1" + b"}" * 150, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "an integer has thousands of digits"),
+        (b'{"a": [0, {"b": 9223372036854775808}]}', "a[1].b: must be an integer of at most 64 bits"),
+        (b'{"a": 1e999}', "a: must be a finite number"),
+        (b'{"a": -Infinity}', "a: must be a finite number"),
+        (b'{"a": NaN}', "a: must be a finite number"),
+    ],
+)
+def test_bad_json_is_one_line(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         read_json(path)
+    assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_within_bounds_is_read_as_it_is(tmp_path: Path) -> None:
+    numbers = {"least": -(2**63) + 1, "most": 2**63 - 1, "float": 1.7976931348623157e308, "deep": [[[[1]]]]}
+    (tmp_path / "x.json").write_text(json.dumps(numbers))
+    assert read_json(tmp_path / "x.json") == numbers
+    (tmp_path / "x.toml").write_bytes("\ufeffa.b.c = '1.2.3 and a.b.c.d'".encode())
+    assert read_toml(tmp_path / "x.toml") == {"a": {"b": {"c": "1.2.3 and a.b.c.d"}}}
+
+
+def bare(schema: Any, path: str = "") -> Iterator[str]:
+    """Yield the places of integers that have no lower or no upper bound."""
+    if isinstance(schema, dict):
+        low, high = {"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}
+        if (
+            schema.get("type") == "integer"
+            and "const" not in schema
+            and not (low & schema.keys() and high & schema.keys())
+        ):
+            yield path
+        for key, inner in schema.items():
+            yield from bare(inner, f"{path}/{key}")
+    elif isinstance(schema, list):
+        for index, inner in enumerate(schema):
+            yield from bare(inner, f"{path}/{index}")
+
+
+@pytest.mark.parametrize("kind", [SuiteFile, Stack, Plan, Published], ids=lambda kind: kind.__name__)
+def test_every_integer_of_a_foreign_file_has_bounds(kind: type[BaseModel]) -> None:
+    assert list(bare(kind.model_json_schema())) == []
+
+
+class Values(Frozen):
+    number: float = 0.0
+    count: Count = 0
+    others: dict[str, Json] | None = None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"number": 1e999}',
+        '{"number": NaN}',
+        '{"count": 9223372036854775808}',
+        '{"count": 1' + "0" * 400 + "}",
+        '{"others": {"a": [1e999]}}',
+        '{"others": {"a": {"b": 1' + "0" * 400 + "}}}",
+    ],
+)
+def test_a_value_has_no_number_beyond_bounds(text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Values.model_validate_json(text)
+    assert re.search("finite number|64 bits|less than 9223372036854775808", str(caught.value))
 
 
 @given(st.text(max_size=30))
