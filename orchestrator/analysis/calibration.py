@@ -70,7 +70,7 @@ def measured(run_folder: Path, cell: str) -> list[str]:
     from orchestrator.analysis.protocol import steady
     from orchestrator.records.find import find_records
 
-    reduced = [steady(record) for record in find_records(run_folder, cell) if record.status == "ok"]
+    reduced = [steady(record) for record in find_records(run_folder, cell, []) if record.status == "ok"]
     pool = [round_.seconds for round_ in reduced if round_.seconds is not None]
     if len(pool) < 2 * FEWEST_ROUNDS:
         raise UsageError(

@@ -15,7 +15,6 @@ from orchestrator.analysis.conditions import Difference, Ground, differences, gr
 from orchestrator.analysis.protocol import Protocol, Unit, higher_is_better
 from orchestrator.analysis.published import Published, read_published
 from orchestrator.analysis.reduce import Reduction
-from orchestrator.analysis.reduced_run import read_all
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
@@ -261,7 +260,7 @@ def read_side(
     """
     found = find_run(results, name.run or run)
     reduction, grounds, unreadable = Reduction(), dict[str, list[Ground]](), list[str]()
-    for record in read_all(found.folder, unreadable):
+    for record in found.records(unreadable):
         reduction.add(record)
         if is_row(record):
             grounds.setdefault(record.cell_id, []).append(ground_of(record))

@@ -53,16 +53,20 @@ class Line(Frozen):
         return f"{self.benchmark} {self.method}@{self.stack}"
 
 
-def history(results: Path, *, since: str | None = None, cell: str | None = None) -> list[Line]:
+def history(results: Path, unreadable: list[str], *, since: str | None = None, cell: str | None = None) -> list[Line]:
     """Return the lines of all rows in `results` with a round that is ok and none that is wrong.
 
+    A line for each file that cannot be read as a record goes to `unreadable`.
     `since`: only from that moment on (`30d`, `12h`, `2w`, `2026-11-01`).
     `cell`: only lines with all of these words in title, workload or device. A bad `since` is a UsageError.
     """
     start = None if since is None else moment(since)
     groups: dict[tuple[str | None, ...], dict[str, list[Row]]] = {}
     for folder in runs(results):
-        for row in reduce_run(folder, []).rows("steady"):
+        bad: list[str] = []
+        reduction = reduce_run(folder, bad)
+        unreadable.extend(f"{folder.name}/{line}" for line in bad)
+        for row in reduction.rows("steady"):
             began = _timestamp(row.began_utc or "")
             if (
                 row.rounds_ok

@@ -17,12 +17,11 @@ from orchestrator.analysis.ceilings import Ceiling
 from orchestrator.analysis.published import Published, PublishedFigure, find_figure, read_published
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.analysis.rows import Row
-from orchestrator.base.errors import UsageError
 from orchestrator.records.record import Record
-from orchestrator.records.store import Header, Run, read_record, record_files
+from orchestrator.records.store import Header, Run, read_records, record_files
 
-FEWEST_FOR_A_PROCESS = 1_000
-"""Fewer records are read sooner than another process is started and its answer taken over."""
+SHARE = 1_000
+"""So many records a process reads and reduces before it hands over what they came to."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +87,17 @@ def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record
     if records is not None:
         return _reduced(records)
     paths = record_files(run_folder)
-    workers = min(len(os.sched_getaffinity(0)), len(paths) // FEWEST_FOR_A_PROCESS)
+    shares = [paths[first : first + SHARE] for first in range(0, len(paths), SHARE)]
+    workers = min(len(os.sched_getaffinity(0)), len(shares))
     # A process that was copied from one with several threads may wait for ever for what another of them held.
     if workers < 2 or threading.active_count() > 1:  # noqa: PLR2004 - one process needs no other
-        return _reduced(read_files(paths, unreadable))
+        return _reduced(read_records(paths, unreadable))
     reduction = Reduction()
-    shares = [paths[first::workers] for first in range(workers)]
     context = get_context("fork")
     with _no_search_for_cycles(), ProcessPoolExecutor(workers, context, _leave_interrupts_to_the_parent) as pool:
         for part, bad in pool.map(_reduce_share, shares):
             reduction.take_over(part)
             unreadable += bad
-    unreadable.sort()
     return reduction
 
 
@@ -109,7 +107,7 @@ def _leave_interrupts_to_the_parent() -> None:
 
 def _reduce_share(paths: Sequence[Path]) -> tuple[Reduction, list[str]]:
     unreadable: list[str] = []
-    return _reduced(read_files(paths, unreadable)), unreadable
+    return _reduced(read_records(paths, unreadable)), unreadable
 
 
 def _reduced(records: Iterable[Record]) -> Reduction:
@@ -134,18 +132,3 @@ def _no_search_for_cycles() -> Iterator[None]:
         gc.freeze()
         if was_on:
             gc.enable()
-
-
-def read_all(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
-    """Yield the run's records; a line for each file that cannot be read goes to `unreadable`."""
-    return read_files(record_files(run_folder), unreadable)
-
-
-def read_files(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Record]:
-    """Yield the records in `paths`; a line for each file that cannot be read goes to `unreadable`."""
-    for path in paths:
-        try:
-            yield read_record(path)
-        except UsageError as error:  # noqa: PERF203 - the rest of the run is as good as before
-            # Without the folder's place, which is nobody's business.
-            unreadable.append(f"records/{path.name}: {error.what}")

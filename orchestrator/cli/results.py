@@ -25,7 +25,7 @@ def table_command(run: str | None, protocol: Literal["note", "steady"] | None, f
     from orchestrator.report.tables import render_tables
 
     found = find_run(results, run)
-    click.echo(render_tables(found.folder, list(found.records()), protocol=protocol, form=form), nl=False)
+    click.echo(render_tables(found.folder, protocol=protocol, form=form), nl=False)
 
 
 @click.command("report", short_help="Write runs as one HTML page.")
@@ -102,7 +102,10 @@ def history_command(*, since: str | None, cell: str | None, form: str, results: 
     from orchestrator.analysis.history import history
     from orchestrator.report.tables.history import as_json, as_text
 
-    lines = history(results, since=since, cell=cell)
+    unreadable: list[str] = []
+    lines = history(results, unreadable, since=since, cell=cell)
+    for line in unreadable:
+        click.echo(f"left out: {line}", err=True)
     click.echo(as_json(lines) if form == "json" else as_text(lines))
 
 

@@ -24,7 +24,7 @@ from orchestrator.measure.host_load import watch_host
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
 from orchestrator.measure.validity import Span, judged, taints, to_repeat
 from orchestrator.plan.cell import Cache, Cell, Device
-from orchestrator.plan.workload import MEASURED, Role, Workload
+from orchestrator.plan.workload import MEASURED, RECORD_LIMIT_BYTES, Role, Workload
 from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
 from orchestrator.records.references import ENDING as REFERENCE_ENDING
 from orchestrator.records.store import read_record
@@ -232,7 +232,7 @@ def believe(path: Path, same: dict[str, Any]) -> tuple[Record | None, str]:
     if not os.path.lexists(path):
         return None, ""
     try:
-        record = read_record(path)
+        record = read_record(path, limit=RECORD_LIMIT_BYTES // 2)
     except UsageError as error:
         return None, f"what was written as its record cannot be believed: {error.what}"
     if any(getattr(record, name) != value for name, value in same.items()):

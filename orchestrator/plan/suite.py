@@ -18,7 +18,7 @@ from orchestrator.base.paths import SUITES
 from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.models import from_huggingface, named_models, resolve_model
-from orchestrator.plan.workload import MEASURED, Dtype, ModelConfig, Weights, Workload
+from orchestrator.plan.workload import MEASURED, Dtype, ModelConfig, Weights, Workload, fits_into_a_record
 
 V = TypeVar("V")
 
@@ -308,6 +308,7 @@ def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
     below, iterations, least = chosen.get("ids_below", 0), chosen["iterations"], chosen["warmup"] + 2
     beyond, vocabulary = f"beyond the block size {block} of {name}", f"the vocabulary of {name} ({ids} ids)"
     room, after = block - len(prompt), f"{new_tokens} after a prompt of {len(prompt)} is {beyond}"
+    fits, many = fits_into_a_record(iterations, len(prompt) + new_tokens), "do not fit into a record"
     few = f"{iterations} leaves no timed sample after the first and {least - 2} for warm-up"
     for wrong, key, what, remedy in (
         (sequence > block, "sequence", f"{sequence} is {beyond}", f"choose at most {block}, or another model"),
@@ -316,6 +317,7 @@ def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
         (shortest > sequence, "shortest", f"{shortest} is more than sequence {sequence}", f"choose at most {sequence}"),
         (below > ids, "ids_below", f"{below} is beyond {vocabulary}", f"choose at most {ids}"),
         (iterations < least, "iterations", few, f"choose at least {least}"),
+        (not fits, "iterations", f"{iterations} samples and their tokens {many}", "choose fewer, and more rounds"),
     ):
         if wrong:
             raise UsageError(what, where=f"{where}.{key}", remedy=remedy)

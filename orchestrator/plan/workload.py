@@ -147,6 +147,17 @@ class Workload(Identified):
         return digest(self.hashed())
 
 
+RECORD_LIMIT_BYTES = 16_000_000
+"""No record is larger: what bench writes may have half of it, for the orchestrator puts nulls, taints and more in."""
+SAMPLE_BYTES, TOKEN_BYTES, ELSE_BYTES = 800, 16, 400_000
+"""What a sample with its repeat, a token and all else take at most of what bench writes."""
+
+
+def fits_into_a_record(iterations: int, tokens: int) -> bool:
+    """Whether a record has room for so many samples, and so many tokens of prompt and output."""
+    return iterations * SAMPLE_BYTES + tokens * TOKEN_BYTES + ELSE_BYTES <= RECORD_LIMIT_BYTES // 2
+
+
 WHAT: dict[Benchmark, str] = {
     "forward": "One forward pass, in seconds",
     "model_inference": "Generation with a compiled model, in tokens per second",

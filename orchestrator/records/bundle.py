@@ -17,7 +17,7 @@ from pydantic import Field
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen, beside, os_errors, read_bytes
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES
-from orchestrator.records.record import RECORD_LIMIT_BYTES
+from orchestrator.plan.workload import RECORD_LIMIT_BYTES
 from orchestrator.records.references import LIMIT_BYTES as REFERENCE_LIMIT_BYTES
 from orchestrator.records.store import LOG_LIMIT_BYTES, RUN_FILE, RUN_LIMIT_BYTES, STEM, Run, read_record, stem_of
 

@@ -10,7 +10,7 @@ from orchestrator.base.files import closest
 from orchestrator.base.text import printable
 from orchestrator.plan.workload import describe
 from orchestrator.records.record import Record
-from orchestrator.records.store import read_record, record_files
+from orchestrator.records.store import read_record, read_records, record_files
 
 PROBE = "probe-"
 SHOWN_CANDIDATES = 12
@@ -29,8 +29,11 @@ def candidates(run_folder: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def find_records(run_folder: Path, cell: str) -> list[Record]:
-    """Return the records of the one cell that `cell` names, by round; UsageError where it names none or several."""
+def find_records(run_folder: Path, cell: str, unreadable: list[str]) -> list[Record]:
+    """Return the records of the one cell that `cell` names, by round; UsageError where it names none or several.
+
+    A line for each file of it that cannot be read goes to `unreadable`; where that is every one it is an error.
+    """
     cell = cell.strip()
     known = candidates(run_folder)
     stem = cell.removesuffix(".json").removesuffix(".log")
@@ -42,7 +45,10 @@ def find_records(run_folder: Path, cell: str) -> list[Record]:
     if len(ids) != 1:
         raise _no_such_cell(run_folder, cell, matching, known)
     paths = [run_folder / "records" / f"{name}.json" for name, (_, cell_id) in known.items() if cell_id in ids]
-    return sorted((read_record(path) for path in paths), key=lambda record: record.round)
+    found = sorted(read_records(paths, unreadable), key=lambda record: record.round)
+    if not found:
+        raise UsageError(unreadable[0], where=run_folder.name, remedy="`orchestrator run-all` runs the round again")
+    return found
 
 
 def _names(cell: str, title: str, cell_id: str) -> bool:
@@ -51,10 +57,11 @@ def _names(cell: str, title: str, cell_id: str) -> bool:
     return words in (title, title.partition("@")[0]) or cell_id.startswith(cell)
 
 
-def probes_of(run_folder: Path, record: Record) -> list[Record]:
+def probes_of(run_folder: Path, record: Record, unreadable: list[str]) -> list[Record]:
     """Return the run's records of the probe that a row's method was checked by, none where it was run without."""
     prefix = probe_prefix(record)
-    return [read_record(path) for path in record_files(run_folder) if path.name.startswith(prefix)]
+    paths = [path for path in record_files(run_folder) if path.name.startswith(prefix)]
+    return list(read_records(paths, unreadable))
 
 
 def probe_prefix(record: Record) -> str:

@@ -6,14 +6,13 @@ Readers accept schema version 1 for ever, and checks that came later are not req
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.base.files import Count, Frozen
+from orchestrator.base.files import Count, Frozen, Integer, Json
 from orchestrator.plan.workload import MEASURED, Role, Workload
 
-RECORD_LIMIT_BYTES = 50_000
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
 COMPUTED: tuple[Status, ...] = ("ok", "incorrect")
 """With these an output was there: to be timed, checked and looked into."""
@@ -39,10 +38,10 @@ class Sample(Frozen):
     index: Count
     phase: Phase
     shape: tuple[Count, ...]
-    begin_ns: int
-    end_ns: int
-    device_ns: int | None
-    first_token_ns: int | None = None
+    begin_ns: Integer
+    end_ns: Integer
+    device_ns: Integer | None
+    first_token_ns: Integer | None = None
     loss: float | None = None
     taint: str | None = None
     """Why the sample says little about the method: something else disturbed it."""
@@ -54,8 +53,8 @@ class PhaseTime(Frozen):
     """A named phase of the cell's page, on CLOCK_MONOTONIC."""
 
     name: str
-    begin_ns: int
-    end_ns: int
+    begin_ns: Integer
+    end_ns: Integer
 
 
 class Memory(Frozen):
@@ -64,18 +63,18 @@ class Memory(Frozen):
     `reserved_bytes` is what the allocator held of the device, a CUDA graph's private pool included, never reset.
     """
 
-    process_bytes: int | None
-    steady_bytes: int | None
-    reserved_bytes: int | None = None
-    host_bytes: int | None
+    process_bytes: Integer | None
+    steady_bytes: Integer | None
+    reserved_bytes: Integer | None = None
+    host_bytes: Integer | None
 
 
 class Work(Frozen):
     """What one sample has to do, by count: floating-point operations, and bytes it must at least read."""
 
-    flops: int | None
-    bytes: int | None
-    tokens: int | None
+    flops: Integer | None
+    bytes: Integer | None
+    tokens: Integer | None
 
 
 class Check(Frozen):
@@ -109,9 +108,9 @@ class Proof(Frozen):
 
     weights_checksum: str | None = None
     inputs_checksum: str | None = None
-    parameters: int | None = None
+    parameters: Integer | None = None
     finite: bool | None = None
-    generated: tuple[int, ...] | None = None
+    generated: tuple[Integer, ...] | None = None
     text: str | None = None
     checks: tuple[Check, ...] = ()
     reference: Reference | None = None
@@ -160,7 +159,7 @@ class Dispatch(Frozen):
 class Compiled(Frozen):
     """A sample in which the compiler made something."""
 
-    sample: int
+    sample: Integer
     """Index of the sample."""
     shape: tuple[Count, ...]
     graphs: Count
@@ -174,7 +173,7 @@ class Compiled(Frozen):
 class WarmStart(Frozen):
     """The first call in a second process over the compile cache that the cell left."""
 
-    first_ns: int | None
+    first_ns: Integer | None
     cache_hits: Count | None = None
     cache_misses: Count | None = None
     reason: str | None = None
@@ -257,11 +256,11 @@ class Gpu(Frozen):
 
     name: str
     uuid: str | None
-    memory_bytes: int | None
+    memory_bytes: Integer | None
     compute_capability: str | None
     driver: str | None
-    sm_clock_mhz: int | None = None
-    memory_clock_mhz: int | None = None
+    sm_clock_mhz: Integer | None = None
+    memory_clock_mhz: Integer | None = None
     power_limit_watts: float | None = None
 
 
@@ -279,8 +278,8 @@ class Environment(Frozen):
     triton: str | None = None
     compiler: str | None = None
     cpu: str | None = None
-    cores: int | None = None
-    threads: int | None = None
+    cores: Integer | None = None
+    threads: Integer | None = None
     gpu: Gpu | None = None
     settings: dict[str, str] = Field(default_factory=dict)
 
@@ -304,9 +303,9 @@ class Rate(Frozen):
     """One ceiling measurement: durations of single calls, and the work of one call."""
 
     kind: Literal["matrix_product", "device_copy"]
-    size: int
-    work: int
-    durations_ns: tuple[int, ...]
+    size: Integer
+    work: Integer
+    durations_ns: tuple[Integer, ...]
 
 
 class Provenance(Frozen):
@@ -318,8 +317,8 @@ class Provenance(Frozen):
     lock: str | None = None
     cache: Literal["cold", "shared"] = "cold"
     orchestrator: str | None = None
-    exit_code: int | None = None
-    wall_ns: int | None = None
+    exit_code: Integer | None = None
+    wall_ns: Integer | None = None
 
 
 class Record(Frozen):
@@ -352,7 +351,7 @@ class Record(Frozen):
     compiles: Compiles | None = None
     telemetry: Telemetry | None = None
     host_load: HostLoad | None = None
-    detail: dict[str, Any] = Field(default_factory=dict)
+    detail: dict[str, Json] = Field(default_factory=dict)
     log_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import (
     Frozen,
+    Json,
     explain_validation,
     make_folder,
     os_errors,
@@ -29,7 +30,8 @@ from orchestrator.base.files import (
 from orchestrator.base.text import utc
 from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
-from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
+from orchestrator.plan.workload import RECORD_LIMIT_BYTES
+from orchestrator.records.record import FAILED, Record
 
 T = TypeVar("T", bound=Frozen)
 RUN_FILE = "run.json"
@@ -37,6 +39,11 @@ RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
 LOG_LIMIT_BYTES = 8_000_000
+IDENTITY = (
+    *("cell_id", "round", "bench_source", "stack", "method", "device", "workload", "workload_id"),
+    *("started_utc", "provenance", "role", "log_sha256"),
+)
+"""What the orchestrator knows of a round, whatever ran in it."""
 
 
 class Header(Frozen):
@@ -49,8 +56,8 @@ class Header(Frozen):
     bench_source: str
     started_utc: str
     finished_utc: str | None = None
-    host: dict[str, Any] = Field(default_factory=dict)
-    stacks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    host: dict[str, Json] = Field(default_factory=dict)
+    stacks: dict[str, dict[str, Json]] = Field(default_factory=dict)
     note: str = ""
     launcher: str | None = None
     """Where its cells' processes are started; older runs do not say."""
@@ -152,7 +159,10 @@ class Run:
             record = record.model_copy(update={"log_sha256": hashlib.sha256(content).hexdigest()})
         text = record.model_dump_json().encode()
         if len(text) > RECORD_LIMIT_BYTES:
-            record = record.model_copy(update={"detail": {"dropped": "the record was over its size limit"}})
+            # What no reader would take must not be written: the row says so instead.
+            record = without_content(
+                record, f"its record has {len(text)} bytes, more than the limit of {RECORD_LIMIT_BYTES}"
+            )
             text = record.model_dump_json().encode()
         write_bytes(self.folder / "records" / f"{stem}.json", text)
         return record
@@ -169,13 +179,28 @@ class Run:
         """
         return take_over(source, self.folder / part / f"{stem}{source.suffix}")
 
-    def records(self) -> Iterator[Record]:
-        """Yield every stored record, by file name. A bad one is a UsageError that names the file."""
-        for path in record_files(self.folder):
-            yield read_record(path)
+    def records(self, unreadable: list[str]) -> Iterator[Record]:
+        """Yield every stored record, by file name. One that cannot be read is none: its line goes to `unreadable`."""
+        return read_records(record_files(self.folder), unreadable)
 
     def _write(self) -> None:
         write_text(self.folder / RUN_FILE, self.header.model_dump_json(indent=1) + "\n")
+
+
+def read_records(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Record]:
+    """Yield the records in `paths`; a line for each file that cannot be read goes to `unreadable`."""
+    for path in paths:
+        try:
+            yield read_record(path)
+        except UsageError as error:  # noqa: PERF203 - the rest of the run is as good as before
+            # Without the folder's place, which is nobody's business.
+            unreadable.append(f"records/{path.name}: {error.what}")
+
+
+def without_content(record: Record, reason: str) -> Record:
+    """Return the record of a round whose own says too much to be kept: whose it is, what ran it, and why it crashed."""
+    kept: dict[str, Any] = {name: getattr(record, name) for name in IDENTITY}
+    return Record(**kept, schema_version=1, written_by="orchestrator", flags=(), status="crashed", reason=reason)
 
 
 def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
@@ -183,9 +208,9 @@ def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
     return {(record.cell_id, record.round) for record in records if record.status not in FAILED}
 
 
-def read_record(path: Path) -> Record:
-    """Return the record in `path`: a plain file, no link, at most 50 KB, every key known; else a UsageError."""
-    return _read(Record, path, limit=RECORD_LIMIT_BYTES, follow_links=False)
+def read_record(path: Path, *, limit: int = RECORD_LIMIT_BYTES) -> Record:
+    """Return the record in `path`: a plain file, no link, of at most `limit` bytes, every key known; else UsageError."""
+    return _read(Record, path, limit=limit, follow_links=False)
 
 
 def _read(kind: type[T], path: Path, *, limit: int, follow_links: bool = True) -> T:

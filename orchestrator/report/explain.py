@@ -9,7 +9,7 @@ from orchestrator.analysis.beside import EAGER
 from orchestrator.base.text import MISSING, one_line
 from orchestrator.records.find import find_records, probe_prefix
 from orchestrator.records.record import Record, is_row
-from orchestrator.records.store import read_record, record_files
+from orchestrator.records.store import read_records, record_files
 from orchestrator.report.proof import RoundProof, measured_all_the_same, prove
 from orchestrator.report.sections import INDENT, Section
 from orchestrator.report.source import read_source
@@ -22,8 +22,9 @@ def explain(run_folder: Path, cell: str) -> str:
     record's file, or the beginning of a cell_id. A name that no cell or more than one has is a UsageError that lists
     the candidates.
     """
-    records = tuple(find_records(run_folder, cell))
-    source = read_source(run_folder, [*records, *_others(run_folder, records[-1])])
+    unreadable: list[str] = []
+    records = tuple(find_records(run_folder, cell, unreadable))
+    source = read_source(run_folder, [*records, *_others(run_folder, records[-1], unreadable)])
     pair = next((pair for pair in source.report.pairs if pair.steady.cell_id == records[-1].cell_id), None)
     proof = prove(source, records, pair)
     shown: dict[Section, int] = {}
@@ -33,8 +34,9 @@ def explain(run_folder: Path, cell: str) -> str:
         *(found.lines() for found in (*proof.top, *([measured] if measured else []))),
         *(lines for one in proof.rounds for lines in _round(one, shown)),
         *(found.lines() for found in proof.bottom),
+        [f"left out: {one_line(line)}" for line in unreadable],
     ]
-    return "\n\n".join("\n".join(lines) for lines in parts)
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
 def _round(found: RoundProof, shown: dict[Section, int]) -> Iterator[list[str]]:
@@ -52,12 +54,11 @@ def _round(found: RoundProof, shown: dict[Section, int]) -> Iterator[list[str]]:
         yield [INDENT + line for line in lines]
 
 
-def _others(run_folder: Path, record: Record) -> Iterator[Record]:
+def _others(run_folder: Path, record: Record, unreadable: list[str]) -> Iterator[Record]:
     """Yield the records that a row's figures are laid beside: the ceilings, its probe, eager on its stack."""
     if not is_row(record):
         return
     names = ["ceilings-", probe_prefix(record)]
     names += [f"{record.workload.benchmark}-{EAGER}@{record.stack}-"] if record.method != EAGER else []
-    for path in record_files(run_folder):
-        if path.name.startswith(tuple(names)):
-            yield read_record(path)
+    paths = [path for path in record_files(run_folder) if path.name.startswith(tuple(names))]
+    yield from read_records(paths, unreadable)

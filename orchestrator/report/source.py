@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.analysis.reduced_run import Report, make_report, read_all
+from orchestrator.analysis.reduced_run import Report, make_report
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import read_bytes
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import Benchmark
 from orchestrator.records.record import Record, is_row
-from orchestrator.records.store import LOG_LIMIT_BYTES, stem_of
+from orchestrator.records.store import LOG_LIMIT_BYTES, Run, stem_of
 
 LOG_LINES = 60
 LOG_CHARACTERS = 6_000
@@ -44,7 +44,7 @@ def read_source(folder: Path, records: Sequence[Record] | None = None) -> Source
     A folder that is not a run is a UsageError; a file that is not a record is named in `unreadable`.
     """
     unreadable: list[str] = []
-    records = list(read_all(folder, unreadable)) if records is None else records
+    records = list(Run.open(folder).records(unreadable)) if records is None else records
     rounds = grouped((r.cell_id, r) for r in sorted(records, key=lambda r: r.round) if is_row(r))
     probes = grouped(((r.workload.benchmark, r.method, r.stack), r) for r in records if r.role == "probe")
     return Source(folder, make_report(folder, records), rounds, probes, tuple(unreadable))

@@ -48,10 +48,10 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
     code = run_all(options, choosing, kept)
     if not kept:
         return code
-    now = list(kept[0].records())
+    now = list(kept[0].records([]))
     if sum(map(is_row, now)) < (options.rounds or 1):
         return code  # It was stopped before the first round was done, and said so.
-    probes = [] if folder is None else probes_of(folder, then[-1])
+    probes = [] if folder is None else probes_of(folder, then[-1], [])
     found = reproduction([*then, *probes], now, alone=folder is None)
     print(f"\n{as_text(found)}", flush=True)
     return found.exit_code
@@ -70,10 +70,10 @@ def original(row: str, run: str | None, results: Path) -> tuple[list[Record], Pa
     if run is None and place.is_file():
         records = [read_record(place)]
         folder = run_of(place, records[0])
-        records = records if folder is None else find_records(folder, place.name)
+        records = records if folder is None else find_records(folder, place.name, [])
     else:
         folder = find_run(results, run).folder
-        records = find_records(folder, row)
+        records = find_records(folder, row, [])
     last = records[-1]
     if not is_row(last):
         raise UsageError(f"is a record of {last.role}, not of a row", where=row, remedy="name a row's record")

@@ -109,7 +109,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 return cell.cell_id(environment=ready.environment(cell.stack), bench_source=source, gpu=of_gpu)
 
             order = turns(choice.plan, identity)
-            outcomes, references, left = take_up(run, order)
+            outcomes, references, left = take_up(run, order, progress)
             todo = order if options.rerun else left
             if len(todo) < len(order):
                 progress.say(f"{len(order) - len(todo)} of {len(order)} rounds already have results")
@@ -192,17 +192,19 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
     return run
 
 
-def take_up(run: Run, order: Sequence[Turn]) -> tuple[Outcomes, References, list[Turn]]:
+def take_up(run: Run, order: Sequence[Turn], progress: Progress) -> tuple[Outcomes, References, list[Turn]]:
     """Read the run's records; return what they say, the references that are here, and the rounds that have no result.
 
-    Records that the rounds in `order` replace are removed.
+    Records that the rounds in `order` replace are removed. One that cannot be read is none: its round is run again.
     """
-    current, records = {turn.cell_id for turn in order}, []
-    for record in run.records():
+    current, records, unreadable = {turn.cell_id for turn in order}, list[Record](), list[str]()
+    for record in run.records(unreadable):
         if replaced(record, current):
             run.forget(record)
         else:
             records.append(record)
+    for line in unreadable:
+        progress.say(f"{line}: it counts as missing")
     references = References.of_run(run.folder, records)
     return Outcomes(run, records), references, remaining(order, records, references)
 

@@ -23,7 +23,7 @@ PHASES = ("proof", "dispatch")
 def main(run: str, results: str = "results") -> int:
     """Print each row's share, the largest first; return 1 where one is over the limit."""
     shares = []
-    for record in find_run(Path(results), run).records():
+    for record in find_run(Path(results), run).records([]):
         if record.role != "row" or record.status != "ok" or not (record.provenance and record.provenance.wall_ns):
             continue
         spent = {phase.name: (phase.end_ns - phase.begin_ns) / 1e9 for phase in record.phases if phase.name in PHASES}

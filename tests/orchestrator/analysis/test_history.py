@@ -51,7 +51,7 @@ def figures(lines: list[Line]) -> list[list[float]]:
 
 
 def test_a_line_by_time_and_the_newest_against_the_one_before(results: Path) -> None:
-    (line,) = history(results)
+    (line,) = history(results, [])
     assert figures([line]) == [[0.45, 0.45, 0.5]]
     assert [point.began_utc[:10] for point in line.points if point.began_utc] == [
         "2026-11-01",
@@ -68,8 +68,8 @@ def test_a_line_by_time_and_the_newest_against_the_one_before(results: Path) -> 
 
 
 def test_the_window(results: Path) -> None:
-    assert figures(history(results, since="2026-11-05")) == [[0.45, 0.5]]
-    assert history(results, since="2026-12-01") == []
+    assert figures(history(results, [], since="2026-11-05")) == [[0.45, 0.5]]
+    assert history(results, [], since="2026-12-01") == []
     now = dt.datetime(2026, 11, 23, tzinfo=dt.timezone.utc)
     assert moment("2w", now) == moment("14d", now) == moment("336h", now) == now.timestamp() - 14 * 86400
     for bad in ("", "30", "d30", "yesterday", "99999999w"):
@@ -84,14 +84,16 @@ def test_lines_are_by_workload_method_stack_and_device(tmp_path: Path) -> None:
         "20261101-100000-note",
         [*small_run(), *rounds(700.0, "2026-11-01", cell_id="e" * 16, environment=other)],
     )
-    found = history(tmp_path / "r")
+    found = history(tmp_path / "r", [])
     assert [(line.title, line.device) for line in found] == [
         ("forward eager@cuda", "NVIDIA H100 80GB HBM3"),
         ("forward inductor@cuda", "NVIDIA A100"),
         ("forward inductor@cuda", "NVIDIA H100 80GB HBM3"),
         ("generation inductor@cuda", "NVIDIA H100 80GB HBM3"),
     ]
-    assert [len(history(tmp_path / "r", cell=words)) for words in ("forward", "inductor@cuda a100", "EAGER", "x")] == [
+    assert [
+        len(history(tmp_path / "r", [], cell=words)) for words in ("forward", "inductor@cuda a100", "EAGER", "x")
+    ] == [
         3,
         1,
         1,
@@ -103,7 +105,7 @@ def test_lines_are_by_workload_method_stack_and_device(tmp_path: Path) -> None:
 def test_a_wrong_row_has_no_line_whatever_it_says(tmp_path: Path) -> None:
     failed = proof(0.3, check("causality", "failed"))
     saved(tmp_path / "r", "20261101-100000-note", rounds(1.0, "2026-11-01", proof=failed))
-    assert history(tmp_path / "r") == []
+    assert history(tmp_path / "r", []) == []
     assert as_text([]) == "no row is ok"
 
 
@@ -111,36 +113,36 @@ def test_a_wrong_row_has_no_line_whatever_it_says(tmp_path: Path) -> None:
 def test_a_row_whose_method_is_wrong_on_the_probe_has_no_line(tmp_path: Path, found: str, lines: int) -> None:
     probe = record(role="probe", cell_id="9" * 16, proof=proof(0.3, check("causality", found)))
     saved(tmp_path / "r", "20261101-100000-note", [*rounds(1.0, "2026-11-01"), probe])
-    assert len(history(tmp_path / "r")) == lines
+    assert len(history(tmp_path / "r", [])) == lines
 
 
 def test_a_round_that_failed_does_not_hide_the_others(tmp_path: Path) -> None:
     *good, last = rounds(450.0, "2026-11-01")
     saved(tmp_path / "r", "20261101-100000-note", [*good, last.model_copy(update={"status": "timeout", "samples": ()})])
-    (line,) = history(tmp_path / "r")
+    (line,) = history(tmp_path / "r", [])
     assert [len(point.round_seconds) for point in line.points] == [4]
 
 
 def test_what_is_read_is_what_lies_there(results: Path) -> None:
     saved(results, "20261121-100000-note", rounds(400.0, "2026-11-21"))
-    assert figures(history(results)) == [[0.45, 0.45, 0.5, 0.4]]
+    assert figures(history(results, [])) == [[0.45, 0.45, 0.5, 0.4]]
     shutil.rmtree(results / "20261101-100000-note")
     path = next((results / "20261110-100000-note" / "records").iterdir())
     path.write_text("{")
-    (line,) = history(results)
+    (line,) = history(results, [])
     assert [len(point.round_seconds) for point in line.points] == [4, 5, 5]
 
 
 def test_a_results_folder_that_nobody_may_write_to_is_read(results: Path) -> None:
     before = sorted(path for path in results.rglob("*"))
-    assert len(history(results)) == 1
+    assert len(history(results, [])) == 1
     assert sorted(path for path in results.rglob("*")) == before
 
 
 def test_nothing_from_a_record_steers_a_terminal(tmp_path: Path) -> None:
     environment = {**ENVIRONMENT, "gpu": {**GPU, "name": NASTY}}
     saved(tmp_path / "r", "x", rounds(1.0, "2026-11-01", started_utc=NASTY, environment=environment))
-    text = as_text(history(tmp_path / "r"))
+    text = as_text(history(tmp_path / "r", []))
     assert "\x1b" not in text
     assert "? 0.001" in text
 

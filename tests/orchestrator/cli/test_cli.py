@@ -303,10 +303,27 @@ def test_table_of_no_run(refused: Callable[..., str], results: Path, tmp_path: P
     assert 'no run "x"; known: ' in refused("table", "x", "--results", results)
 
 
-def test_a_damaged_record_is_named(refused: Callable[..., str], results: Path) -> None:
+@pytest.mark.parametrize("bad", [b"{", b"[]", b"", b"\xff", b'{"end_ns": 1' + b"0" * 400 + b"}", b" " * 20_000_000])
+def test_a_record_that_cannot_be_read_is_named_and_the_rest_is_kept(
+    results: Path, capsys: pytest.CaptureFixture[str], bad: bytes
+) -> None:
+    good = next(results.glob("*/records/*.json"))
+    path = good.with_name(good.name.replace("-r0", "-r1"))
+    path.write_bytes(bad)
+    name = next(results.iterdir()).name
+    for command in (["table"], ["report"], ["explain", "abab"], ["compare", "published", name], ["history"]):
+        assert cli.run([*command, "--results", str(results)]) in (0, 3), command
+        shown = "".join(capsys.readouterr())
+        if command == ["report"]:
+            shown = (results / name / "report.html").read_text()
+        assert f"records/{path.name}: " in shown, command
+        assert "eager" in shown or command[0] == "compare"
+
+
+def test_explain_where_no_round_can_be_read(refused: Callable[..., str], results: Path) -> None:
     path = next(results.glob("*/records/*.json"))
     path.write_text("{")
-    assert refused("table", "--results", results).startswith(str(path))
+    assert f"records/{path.name}: no valid JSON" in refused("explain", "abab", "--results", results)
 
 
 def test_explain_by_the_beginning_of_the_id(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

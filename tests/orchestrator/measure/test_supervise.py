@@ -60,7 +60,7 @@ def test_a_whole_record_counts_although_the_process_hangs_afterwards(tmp_path: P
         ("silent", "exit code 0, in the phase"),
         ("link", "cannot be believed: links are not followed here"),
         ("pipe", "cannot be believed: not a plain file"),
-        ("big", "cannot be believed: 1001"),
+        ("big", "bytes, more than the limit of 8000000"),
         ("garbage", "cannot be believed: no valid JSON"),
         ("other_cell", "another cell's"),
         ("other_workload", "another cell's"),

@@ -130,6 +130,6 @@ def test_plans_of_committed_runs_still_load_and_mean_the_same_workloads() -> Non
         assert Run.open(folder).plan.cells
     rows = {cell.workload.workload_id for cell in note().cells if cell.role in ("ceilings", "row")}
     runs = [Run.open(REPOSITORY / "results" / name) for name in ("h200-second", "h200-dynamic")]
-    committed = [record for run in runs for record in run.records() if record.role in ("ceilings", "row")]
+    committed = [record for run in runs for record in run.records([]) if record.role in ("ceilings", "row")]
     assert {record.workload_id for record in committed} == rows
     assert [record.workload_id for record in committed] == [record.workload.workload_id for record in committed]

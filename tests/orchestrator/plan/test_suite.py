@@ -206,6 +206,11 @@ def test_a_built_in_name_is_not_taken_twice(tmp_path: Path) -> None:
         ("sequence = 64", "sequence = 64\nshortest = 3", "FILE: cells[0].shortest: forward does not use this key"),
         ("sequence = 64", "sequence = 64\nids_below = 513", "FILE: cells[0].ids_below: 513 is beyond the vocabulary"),
         ("sequence = 64", "sequence = 64\niterations = 3", "FILE: cells[0].iterations: 3 leaves no timed sample"),
+        (
+            "sequence = 64",
+            "sequence = 64\niterations = 9500",
+            "FILE: cells[0].iterations: 9500 samples and their tokens do",
+        ),
         ("new_tokens = 8", "new_tokens = 254", "254 after a prompt of 3 is beyond the block size 256 of tiny"),
         ("new_tokens = 8", "new_tokens = 8\ntemperature = 0", "temperature: must be greater than 0, is 0"),
         ("new_tokens = 8", "new_tokens = 8\ntemperature = nan", "FILE: cells[1].temperature: must be a finite number"),

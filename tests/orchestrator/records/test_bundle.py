@@ -91,7 +91,7 @@ def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
     found = unpack(bundle, tmp_path / "elsewhere", write_tables)
     assert found.folder == tmp_path / "elsewhere" / run.folder.name
     assert found.header == run.header
-    assert list(found.records()) == list(run.records())
+    assert list(found.records([])) == list(run.records([]))
     assert (found.folder / "logs" / f"{stem_of(small_run()[0])}.log").read_text() == "all of it\n"
     assert (found.folder / "tables.md").is_file()
     assert not (found.folder / MANIFEST).exists()
@@ -114,7 +114,7 @@ def test_the_runs_of_the_repository(tmp_path: Path) -> None:
     for folder in COMMITTED:
         pack(Run.open(folder), tmp_path / f"{folder.name}.tar.gz")
         found = unpack(tmp_path / f"{folder.name}.tar.gz", tmp_path / "elsewhere", write_tables)
-        assert list(found.records()) == list(Run.open(folder).records())
+        assert list(found.records([])) == list(Run.open(folder).records([]))
 
 
 def test_nothing_is_overwritten(run: Run, bundle: Path, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
     assert "which no bundle has" in refused(target, tmp_path)
 
 
-@pytest.mark.parametrize("size", [10**6, 7 * 10**9, -1])
+@pytest.mark.parametrize("size", [10**8, 7 * 10**9, -1])
 def test_a_file_larger_than_any_of_its_kind(bundle: Path, tmp_path: Path, size: int) -> None:
     entry = tarfile.TarInfo(f"{next(iter(members(bundle))).split('/', 1)[0]}/{next(iter(small_stems()))}")
     entry.size = size

@@ -12,7 +12,8 @@ from plan_samples import record, smoke_cell, stack
 from orchestrator.base.errors import UsageError
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
+from orchestrator.plan.workload import RECORD_LIMIT_BYTES
+from orchestrator.records.record import FAILED, Record
 from orchestrator.records.store import (
     Run,
     find_run,
@@ -58,13 +59,13 @@ def test_records_and_logs_come_back_as_stored(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("what happened")
     stored = run.save(record(number=1), log)
-    assert list(run.records()) == [stored]
+    assert list(run.records([])) == [stored]
     stem = stem_of(stored)
     assert stem == "forward-eager@cpu-0000000000000001-r0"
     assert (run.folder / "logs" / f"{stem}.log").read_text() == "what happened"
     assert stored.log_sha256
     run.save(record(number=1, status="timeout"))
-    assert [kept.status for kept in run.records()] == ["timeout"]
+    assert [kept.status for kept in run.records([])] == ["timeout"]
 
 
 def test_a_very_long_log_keeps_beginning_and_end(run: Run, tmp_path: Path) -> None:
@@ -83,15 +84,15 @@ def test_failed_keys_are_run_again_and_all_others_not(run: Run) -> None:
     for number, status in enumerate(statuses):
         run.save(record(number=number, status=status))
     final = {f"{number:016x}" for number, status in enumerate(statuses) if status not in FAILED}
-    assert finished_keys(run.records()) == {(cell, 0) for cell in final}
+    assert finished_keys(run.records([])) == {(cell, 0) for cell in final}
     assert len(final) == 5
 
 
 def test_rounds_are_keys_of_their_own(run: Run) -> None:
     run.save(record(round=0))
     run.save(record(round=1, status="crashed"))
-    assert finished_keys(run.records()) == {("0" * 16, 0)}
-    assert len(list(run.records())) == 2
+    assert finished_keys(run.records([])) == {("0" * 16, 0)}
+    assert len(list(run.records([]))) == 2
 
 
 def test_only_an_unfinished_run_of_equal_plan_and_source_goes_on(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_an_unfinished_run_goes_on_elsewhere_after_a_copy(run: Run, tmp_path: Pa
     shutil.copytree(run.folder, elsewhere / run.folder.name)
     found, _ = resumable(elsewhere, PLAN, SOURCE, "docker")
     assert found
-    assert finished_keys(found.records()) == {("0" * 16, 0)}
+    assert finished_keys(found.records([])) == {("0" * 16, 0)}
 
 
 def test_of_renamed_runs_the_newest_is_the_one_begun_last(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_record_is_checked_before_it_is_believed(tmp_path: Path) -> None:
     assert damaged(b"[]", path).startswith("FILE: ")
     assert damaged(b"\xff\xfe", path).startswith("FILE: ")
     assert damaged(b"[" * 40_000, path).startswith("FILE: ")
-    assert damaged(b" " * (RECORD_LIMIT_BYTES + 1), path).startswith("FILE: 50001 bytes, more than the limit of 50000")
+    assert damaged(b" " * (RECORD_LIMIT_BYTES + 1), path).startswith("FILE: 16000001 bytes, more than the limit")
 
 
 def test_links_folders_and_pipes_are_no_records(tmp_path: Path) -> None:
@@ -208,10 +209,44 @@ def test_links_folders_and_pipes_are_no_records(tmp_path: Path) -> None:
             read_record(tmp_path / name)
 
 
-def test_a_record_over_the_limit_loses_its_detail_alone(run: Run) -> None:
-    stored = run.save(record(detail={"long": "x" * 60_000}))
-    assert stored.detail == {"dropped": "the record was over its size limit"}
-    assert next(run.records()).samples == stored.samples
+def test_a_record_over_the_limit_is_a_row_that_says_so(run: Run) -> None:
+    stored = run.save(record(detail={"long": "x" * RECORD_LIMIT_BYTES}))
+    assert (stored.status, stored.written_by) == ("crashed", "orchestrator")
+    assert "bytes, more than the limit" in (stored.reason or "")
+    unreadable: list[str] = []
+    assert list(run.records(unreadable)) == [stored]
+    assert not unreadable
+
+
+def test_what_grows_when_it_is_stored_can_be_read_again(run: Run) -> None:
+    sample = {"index": 0, "phase": "timed", "shape": [1], "begin_ns": 0, "end_ns": 1, "device_ns": None}
+    made = [{**sample, "index": number, "taint": "other processes took part of the CPU"} for number in range(5_000)]
+    stored = run.save(Record.model_validate({**record().model_dump(), "samples": made}))
+    assert (run.folder / "records" / f"{stem_of(stored)}.json").stat().st_size > 900_000
+    assert list(run.records([])) == [stored]
+    assert len(stored.samples) == 5_000
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1" + "0" * 5_000, "1e999", "NaN", "-Infinity", str(2**63)])
+@pytest.mark.parametrize("key", ["end_ns", "loss", "index", "energy_joules"])
+def test_numbers_beyond_bounds_are_no_record(tmp_path: Path, key: str, number: str) -> None:
+    content = json.loads(record().model_dump_json())
+    content["samples"][0][key] = "NUMBER"
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(content).replace('"NUMBER"', number))
+    if number == str(2**63) and key in ("loss", "energy_joules"):
+        assert read_record(path)
+    else:
+        with pytest.raises(UsageError):
+            read_record(path)
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e999", "NaN"])
+def test_detail_has_bounds_too(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(record(detail={"a": [{"b": "NUMBER"}]}).model_dump_json().replace('"NUMBER"', number))
+    with pytest.raises(UsageError):
+        read_record(path)
 
 
 def test_a_name_that_leaves_the_folder_is_refused(run: Run) -> None:
@@ -240,7 +275,7 @@ def test_what_the_disk_refuses_is_a_line_and_loses_nothing(
         run.save(record(status="crashed"))
     assert says in str(caught.value)
     monkeypatch.undo()
-    assert [kept.status for kept in Run.open(run.folder).records()] == ["ok"]
+    assert [kept.status for kept in Run.open(run.folder).records([])] == ["ok"]
     assert [place.name for place in (run.folder / "records").iterdir()] == [f"{stem_of(record())}.json"]
 
 
@@ -292,5 +327,5 @@ def test_each_record_of_a_thousand_is_read_once(run: Run, monkeypatch: pytest.Mo
 
     # How long it takes is measured by `make scaling`.
     monkeypatch.setattr("orchestrator.records.store.read_record", counted)
-    assert list(run.records()) == [record()] * 1000
+    assert list(run.records([])) == [record()] * 1000
     assert sorted(asked) == sorted((run.folder / "records").iterdir())

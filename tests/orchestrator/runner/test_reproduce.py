@@ -159,7 +159,7 @@ def test_a_records_file_in_a_run_stands_for_its_row(tmp_path: Path) -> None:
         assert [one.round for one in found] == [0, 1, 2, 3, 4]
         assert run_folder is not None
         assert run_folder.samefile(folder)
-        assert probes_of(run_folder, found[-1]) == [records[-1]]
+        assert probes_of(run_folder, found[-1], []) == [records[-1]]
     for sent in (tmp_path / file.name, folder / "records" / "sent.json", folder / file.name):
         shutil.copy(file, sent)
         found, run_folder = reproduce.original(str(sent), None, tmp_path)

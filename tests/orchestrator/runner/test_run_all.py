@@ -107,6 +107,23 @@ def test_an_unfinished_run_goes_on(place: Path, capsys: pytest.CaptureFixture[st
     assert headers(place)[0]["finished_utc"] is not None
 
 
+def test_a_record_that_cannot_be_read_is_missing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(place, "--max-minutes", "0.00001") == 3
+    assert go(place) == 0
+    (run_folder,) = (place / "results").iterdir()
+    header = json.loads((run_folder / "run.json").read_text())
+    (run_folder / "run.json").write_text(json.dumps({**header, "finished_utc": None}))
+    bad = next((run_folder / "records").glob("forward-*"))
+    whole = json.loads(bad.read_text())
+    bad.write_bytes(bad.read_bytes()[:100])
+    capsys.readouterr()
+    assert go(place) == 0
+    out = capsys.readouterr().out
+    assert f"records/{bad.name}: no valid JSON: it counts as missing" in out
+    assert "1 of 2 rounds already have results" in out
+    assert json.loads(bad.read_text())["cell_id"] == whole["cell_id"]
+
+
 def test_another_plan_or_fresh_starts_another_run_and_says_why(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go(place, "--max-minutes", "0.00001")
     assert go(place, "--rounds", "2") == 0

@@ -107,7 +107,7 @@ def test_several_processes_read_as_one_does(run: Path, monkeypatch: pytest.Monke
     for number in (3, 1, 2):
         (run / "records" / f"forward-x@cuda-000000000000000{number}-r0.json").write_text("{")
     alone = make_report(run)
-    monkeypatch.setattr(reduced_run, "FEWEST_FOR_A_PROCESS", 1)
+    monkeypatch.setattr(reduced_run, "SHARE", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
     assert make_report(run) == alone
     assert len(alone.unreadable) == 3

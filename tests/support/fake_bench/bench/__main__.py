@@ -238,7 +238,7 @@ def pipe(folder: Path, spec: dict[str, Any]) -> int:
 
 
 def big(folder: Path, spec: dict[str, Any]) -> int:
-    return write(folder, record(spec, detail={"much": "x" * 1_000_000}))
+    return write(folder, record(spec, detail={"much": "x" * 9_000_000}))
 
 
 def garbage(folder: Path, spec: dict[str, Any]) -> int:
