@@ -209,7 +209,7 @@ def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
 
 
 def read_record(path: Path, *, limit: int = RECORD_LIMIT_BYTES) -> Record:
-    """Return the record in `path`: a plain file, no link, of at most `limit` bytes, every key known; else UsageError."""
+    """Return the record in `path`: a plain file of at most `limit` bytes and of known keys; else a UsageError."""
     return _read(Record, path, limit=limit, follow_links=False)
 
 
