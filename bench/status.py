@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import torch
 
+DEVICE_FAILED = (
+    "no CUDA-capable device is detected",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "uncorrectable ECC error encountered",
+    "uncorrectable NVLink error",
+    "CUDA unknown error",
+    "CUDA error: unknown error",
+    "CUDA driver initialization failed",
+    "GPU is lost",
+)
+"""What CUDA says where the GPU or its driver failed, whatever ran there."""
+
 
 class Unsupported(Exception):  # noqa: N818  (it is the name of a status)
     """The method cannot run this workload here; the message says why."""
@@ -29,4 +41,6 @@ def classify(error: Exception) -> tuple[str, str]:
     inner = error.__cause__ or error.__context__
     if isinstance(inner, (torch.cuda.OutOfMemoryError, MemoryError)) or "CUDA out of memory" in text:
         return "out_of_memory", first
+    if any(words in text for words in DEVICE_FAILED):
+        return "infrastructure", first
     return "crashed", first
