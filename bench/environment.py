@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -11,6 +13,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ PRELOADED = "LD_PRELOAD"
 LEFT_OUT = "left-out.txt"
 """A file at the environment's root: one line for each part that its image was built without, and why."""
 LEFT_OUT_LINES, LINE_CHARACTERS = 40, 300
+COMPILE_S = 120
 
 
 def packages() -> dict[str, str]:
@@ -95,10 +100,46 @@ def torch_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def compiler() -> str | None:
-    """The C++ compiler that Inductor would take on a CPU, or None."""
-    named = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))
+def compiler(device: str = "cpu") -> str | None:
+    """The compiler that a compiled method would take, or None: Inductor's for C++ on a CPU, Triton's for C on a GPU."""
+    if device == "cpu":
+        return shutil.which(os.environ.get("CXX") or "g++")
+    named = (os.environ["CC"],) if os.environ.get("CC") else ("gcc", "clang")
     return next((path for name in named if (path := shutil.which(name))), None)
+
+
+@functools.lru_cache
+def cannot_compile(device: str) -> str | None:
+    """Why nothing can be compiled here, or None: compiles a library over Python's headers and loads it, as methods do.
+
+    OSError where it was made and the cell's folder is not one that libraries can be loaded from.
+    """
+    language, names, first = ("C++", "CXX", "g++") if device == "cpu" else ("C", "CC", "gcc")
+    tool, include = compiler(device), sysconfig.get_path("include")
+    if tool is None:
+        named = os.environ.get(names) or first
+        return f"compiling needs a {language} compiler, and there is no {named}; install {first}"
+    if not Path(include, "Python.h").is_file():
+        package = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
+        return f"Python's headers are missing, and compiling needs them (no Python.h); install {package}"
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, f"trial.{'cpp' if device == 'cpu' else 'c'}"), Path(folder, "trial.so")
+        parallel = ["-fopenmp"] if device == "cpu" and "clang" not in Path(tool).name else []
+        headers = ["omp.h", "Python.h"] if parallel else ["Python.h"]
+        source.write_text("".join(f"#include <{name}>\n" for name in headers) + "int trial;\n", encoding="ascii")
+        command = [tool, "-shared", "-fPIC", *parallel, f"-I{include}", str(source), "-o", str(library)]
+        try:
+            done = subprocess.run(  # noqa: S603  (the compiler that the method takes)
+                command, capture_output=True, text=True, errors="replace", timeout=COMPILE_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"the {language} compiler {Path(tool).name} does not run: {error}"
+        if done.returncode:
+            lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+            what = next((line for line in lines if "error" in line), lines[-1])
+            return f"the {language} compiler {Path(tool).name} cannot make a library: {what.strip()[:LINE_CHARACTERS]}"
+        ctypes.CDLL(str(library))
+    return None
 
 
 def _first_line(command: list[str]) -> str | None:

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import torch
 
+DEVICE_FAILED = (
+    "no CUDA-capable device is detected",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "uncorrectable ECC error encountered",
+    "uncorrectable NVLink error",
+    "CUDA unknown error",
+    "CUDA error: unknown error",
+    "CUDA driver initialization failed",
+    "GPU is lost",
+)
+"""What CUDA says where the GPU or its driver failed, whatever ran there."""
+OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
+
 
 class Unsupported(Exception):  # noqa: N818  (it is the name of a status)
     """The method cannot run this workload here; the message says why."""
+
+
+class Infrastructure(Exception):  # noqa: N818
+    """The host failed, whatever ran on it; the message says where."""
 
 
 class Incorrect(Exception):  # noqa: N818
     """What was computed is wrong; the message names the first place."""
 
 
+SAYS = {Unsupported: "unsupported", Infrastructure: "infrastructure", Incorrect: "incorrect"}
+
+
 def classify(error: Exception) -> tuple[str, str]:
     """Return (status, reason) for what a cell raised."""
     text = f"{type(error).__name__}: {error}".strip()
+    for kind, status in SAYS.items():
+        if isinstance(error, kind):
+            return status, str(error)
     first = text if len(text) <= 2000 else text[:2000] + " …"  # noqa: PLR2004
-    if isinstance(error, Unsupported):
-        return "unsupported", str(error)
-    if isinstance(error, Incorrect):
-        return "incorrect", str(error)
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+    # A compiler wraps what its kernels raised.
+    memory = any(isinstance(each, OUT_OF_MEMORY) for each in (error, error.__cause__ or error.__context__))
+    if memory or "CUDA out of memory" in text:
         return "out_of_memory", first
     if isinstance(error, ModuleNotFoundError):
         return "unsupported", f"the package {error.name} is not installed in this stack"
-    # A compiler wraps what its kernels raised.
-    inner = error.__cause__ or error.__context__
-    if isinstance(inner, (torch.cuda.OutOfMemoryError, MemoryError)) or "CUDA out of memory" in text:
-        return "out_of_memory", first
-    return "crashed", first
+    return "infrastructure" if any(words in text for words in DEVICE_FAILED) else "crashed", first

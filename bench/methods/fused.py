@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bench.environment import torch_version, version_of
-from bench.methods import FUSED_ATTENTION
+from bench.methods import FUSED_ATTENTION, inductor
 from bench.operators import Operators, fallbacks, heads_first
 from bench.operators.fallbacks import AttentionWithFallbacks, Given, Implementation, Operator, Refuses, WithFallbacks
 from bench.spec import Workload
@@ -131,7 +131,8 @@ def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
     """Torch must be new enough to let a caller choose which attention to prefer."""
     if torch_version() < OLDEST:
         return f"torch {torch.__version__} is too old: before 2.5 nobody can set which attention it prefers"
-    return None
+    # liger-kernel's kernels are Triton's.
+    return inductor.toolchain(device) if device == "cuda" and fallbacks.missing(PACKAGE) is None else None
 
 
 def operators(chosen: Operators = OPERATORS) -> Operators:

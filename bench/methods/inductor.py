@@ -6,7 +6,6 @@ Whole graph, coordinate-descent tuning, unique kernel names; CUDA graphs (`reduc
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from functools import reduce
@@ -14,9 +13,10 @@ from typing import Any
 
 import torch
 
-from bench.environment import compiler, torch_version
+from bench.environment import cannot_compile, torch_version
 from bench.methods import FUSED_ATTENTION, eager
 from bench.spec import Workload
+from bench.status import Infrastructure
 
 Settings = Callable[[Workload], "dict[str, Any]"]
 
@@ -27,11 +27,16 @@ def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
     """Say which part of the compiler is missing here."""
     if sys.version_info >= (3, 12) and torch_version() < (2, 4):
         return f"torch {torch.__version__} cannot compile on Python {sys.version_info.major}.{sys.version_info.minor}"
-    if device == "cpu" and compiler() is None:
-        return "Inductor needs a C++ compiler on a CPU, and no g++, clang++ or c++ is on the path; install g++"
-    if device == "cuda" and shutil.which("gcc") is None and shutil.which("cc") is None:
-        return "Triton needs a C compiler to load its kernels, and no gcc or cc is on the path; install gcc"
-    return None
+    return toolchain(device)
+
+
+def toolchain(device: str) -> str | None:
+    """Say what is missing to compile with; Infrastructure where the cell's folder takes no libraries."""
+    try:
+        return cannot_compile(device)
+    except OSError as error:
+        where = "the cell's folder (is it mounted noexec, or full?)"
+        raise Infrastructure(f"what a compiler makes cannot be loaded from {where}: {error}") from error
 
 
 def settings(workload: Workload) -> dict[str, Any]:

@@ -188,8 +188,8 @@ def why_not(stack: Stack, gpu: HostGpu | None, device: Device) -> str | None:
     if device == "cpu":
         return None
     if gpu is None:
-        return "this stack needs a GPU, and this host has none"
-    if stack.gpu.driver and numbers(gpu.driver) < numbers(stack.gpu.driver):
+        return "this stack needs a GPU, and there is none to run on"
+    if stack.gpu.driver and gpu.driver and numbers(gpu.driver) < numbers(stack.gpu.driver):
         return f"this stack needs driver {stack.gpu.driver} or later, and this host has {gpu.driver}"
     needed, has = stack.gpu.compute_capability, gpu.compute_capability
     if needed and has and numbers(has) < numbers(needed):

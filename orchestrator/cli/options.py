@@ -46,7 +46,11 @@ stack_folders = click.option(
 benchmarks = click.option(
     "--benchmark", "benchmarks", multiple=True, metavar="NAME", help="Only this benchmark. Repeatable."
 )
-gpu = click.option("--gpu", metavar="UUID", help="The GPU to run on (see `orchestrator doctor`).")
+gpu = click.option(
+    "--gpu",
+    metavar="GPU",
+    help="The GPU to run on: its number or its UUID's beginning (see `orchestrator doctor`).",
+)
 launcher = click.option(
     "--launcher", **one_of("auto", "docker", "local", help="Where cells run: containers, or plain processes.")
 )

@@ -22,7 +22,7 @@ def plan_command(form: str, **chosen: Any) -> None:
 
     given = RunOptions(**chosen)
     host = look(given)
-    choice = fitted(choose(given, gpu=host.gpu, engine=host.engine), given)
+    choice = fitted(choose(given, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu), given)
     click.echo(render(choice, given.results, form))
 
 

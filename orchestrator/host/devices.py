@@ -11,20 +11,20 @@ from typing import Any
 from orchestrator.base.errors import UsageError
 from orchestrator.base.text import Say
 from orchestrator.host import locks
-from orchestrator.host.gpu import HostGpu, choose_gpu, gpus
+from orchestrator.host.gpu import NO_GPU, HostGpu, choose_gpu, gpus, selected
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.choice import RunOptions
 
 
 def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
-    """Return the GPU to run on; None on a host without any, where cells that need one become `skipped`.
+    """Return the GPU to run on; None where there is none to be had, and cells that need one become `skipped`.
 
     One that is busy with another run of ours is not refused: its lock is waited for.
     """
-    if not found:
+    mine = selected(found, options.gpu)
+    if not mine and options.gpu is None:
         return None
-    free = [gpu for gpu in found if locks.is_free(gpu.uuid)]
-    mine = [gpu for gpu in found if options.gpu in (None, gpu.uuid)]
+    free = [gpu for gpu in mine if locks.is_free(gpu.uuid)]
     if options.gpu is None and any(not gpu.busy for gpu in free):
         return choose_gpu(free, None, allow_busy=options.allow_busy)
     try:
@@ -48,24 +48,32 @@ def hold_devices(plan: Plan, gpu: HostGpu | None, say: Say) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Host:
-    """The GPU that would be used and the engine that answers, in words; None where there is none."""
+    """The GPU that would be used and the engine that answers, in words; None where there is none.
+
+    `no_gpu` is why there is none, where there is none.
+    """
 
     gpu: str | None
     engine: str | None
     found: tuple[HostGpu, ...] = ()
+    no_gpu: str = NO_GPU
 
 
 def look(options: RunOptions) -> Host:
     """Look at the host without touching anything. A busy GPU is not an error here: a plan runs nothing."""
-    found = gpus()
-    gpu = choose_gpu(found, options.gpu, allow_busy=True).name if found or options.gpu else None
+    here = gpus()
+    gpu = None
+    if options.gpu is not None or selected(here.found, None):
+        chosen = choose_gpu(here.found, options.gpu, allow_busy=True, why_none=here.why_none)
+        remark = here.remark(options.gpu)
+        gpu = f"{chosen.name} ({remark})" if remark else chosen.name
     engine = None
     if options.launcher != "local":
         from orchestrator.host import docker_engine  # The docker SDK takes a while to import: only where it is asked.
 
         client = docker_engine.connect() if options.launcher == "docker" else docker_engine.answers()
         engine = client and f"Docker Engine {client.version().get('Version', '?')}"
-    return Host(gpu=gpu, engine=engine, found=found)
+    return Host(gpu=gpu, engine=engine, found=here.found, no_gpu=here.why_none)
 
 
 def facts(gpu: HostGpu | None) -> dict[str, Any]:

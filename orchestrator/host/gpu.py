@@ -1,15 +1,23 @@
-"""The GPUs of this host as NVML lists them: none where there is no driver, never an error."""
+"""The GPUs of this host as NVML lists them. Whatever NVML raises is no error here: something is not known, and why.
+
+A GPU that is there but cannot be asked is not the same as no GPU.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pynvml
 
 from orchestrator.base.errors import UsageError
+from orchestrator.base.files import BITS
+from orchestrator.base.text import counted, one_line, shortened
 
 BUSY_PERCENT = 10
 REASONS = {
@@ -26,8 +34,55 @@ REASONS = {
     "reliability": 0x400,
 }
 """Bits of NVML's clocks event reasons (once called throttle reasons)."""
-NEVER_ANSWERED = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission")
-NAME_CHARACTERS = 40
+NEVER_ANSWERED = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission", "AttributeError")
+LOST = ("NVMLError_GpuIsLost", "NVMLError_ResetRequired")
+NO_LIBRARY = "NVMLError_LibraryNotFound"
+REMEDIES = {
+    "NVMLError_LibRmVersionMismatch": "the driver was updated under a running system: reboot",
+    "NVMLError_DriverNotLoaded": "load the driver's kernel module",
+    "NVMLError_NoPermission": "check who may open /dev/nvidia*",
+    "NVMLError_GpuIsLost": "reset it or reboot",
+}
+NAME_CHARACTERS, SHOWN_CHARACTERS = 40, 100
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+DEVICES = "/dev/nvidia[0-9]*"
+NO_GPU = "no GPU is here"
+
+
+class Answer(NamedTuple):
+    """What a call of NVML gave: a value, or why there is none (`kind` is the error's type)."""
+
+    value: Any = None
+    why: str | None = None
+    kind: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no value, with what can be done."""
+        remedy = REMEDIES.get(self.kind)
+        return f"{self.why} ({remedy})" if remedy else str(self.why)
+
+
+def ask(function: str, *arguments: Any, read: Callable[[Any], Any] | None = None) -> Answer:
+    """Return what NVML answers to a call, taken apart by `read`. Every call of the library goes through here."""
+    try:
+        try:
+            value = getattr(pynvml, function)(*arguments)
+        except UnicodeDecodeError as error:  # pynvml believes that every name is UTF-8
+            value = error.object
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        value = read(value) if read else value
+        if isinstance(value, int) and value.bit_length() > BITS:
+            return Answer(why=f"{value} is not a sane value", kind="ValueError")
+        return Answer(value)
+    except Exception as error:  # noqa: BLE001 - a driver's answers are not worth a run, whatever they raise
+        kind = type(error).__name__
+        try:
+            words = str(error)
+        except Exception:  # noqa: BLE001 - pynvml asks the library for an error's text
+            words = ""
+        return Answer(why=shortened(one_line(words), SHOWN_CHARACTERS) or kind, kind=kind)
 
 
 @dataclass(frozen=True)
@@ -37,13 +92,15 @@ class HostGpu:
     uuid: str
     index: int
     name: str
-    driver: str
+    driver: str | None
     memory_bytes: int | None = None
     compute_capability: str | None = None
     minor: int | None = None
     processes: tuple[int, ...] = ()
     utilisation: int | None = None
     """Percent of the last sampling period in which a kernel ran."""
+    visible: bool = True
+    """Whether CUDA_VISIBLE_DEVICES leaves it to us."""
 
     @property
     def identity(self) -> str:
@@ -60,30 +117,108 @@ class HostGpu:
         return None
 
 
-def gpus() -> tuple[HostGpu, ...]:
-    """Return this host's GPUs in NVML's order; empty where there is no driver, no GPU, or NVML does not answer."""
-    with _nvml() as working:
-        if not working:
-            return ()
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            with contextlib.suppress(pynvml.NVMLError):
-                found.append(_describe(pynvml.nvmlDeviceGetHandleByIndex(index), index, driver))
-        return tuple(found)
+@dataclass(frozen=True)
+class Gpus:
+    """The host's GPUs in NVML's order, those too that CUDA_VISIBLE_DEVICES (`allowed`) hides.
 
-
-def choose_gpu(found: Sequence[HostGpu], wanted: str | None, *, allow_busy: bool) -> HostGpu:
-    """Return the GPU to run on: the one that is wanted (a UUID), else the first idle one.
-
-    A busy GPU is refused (UsageError) unless `allow_busy`.
+    `trouble` says what NVML answered where it could not be asked.
     """
-    if not found:
-        raise UsageError("no GPU on this host", where="--gpu", remedy="leave it out: the CPU is used then")
-    matches = [gpu for gpu in found if wanted in (None, gpu.uuid)]
-    if not matches:
+
+    found: tuple[HostGpu, ...] = ()
+    trouble: str | None = None
+    allowed: str | None = None
+
+    @property
+    def why_none(self) -> str:
+        """Why there is no GPU to run on."""
+        if self.trouble:
+            return f"no GPU can be asked (NVML: {self.trouble})"
+        return self.choice if self.found and self.allowed is not None else NO_GPU
+
+    @property
+    def choice(self) -> str:
+        """Which of them CUDA_VISIBLE_DEVICES leaves, in words."""
+        left = ", ".join(str(gpu.index) for gpu in self.found if gpu.visible)
+        mig = " (a slice of a GPU by MIG is not one)" if "MIG-" in (self.allowed or "") else ""
+        which = f"GPU {left} of {len(self.found)}" if left else f"none of {counted(len(self.found), 'GPU')}"
+        shown = shortened(one_line(self.allowed or ""), SHOWN_CHARACTERS) or '""'
+        return f"{VISIBLE}={shown} leaves {which}{mig}"
+
+    def remark(self, wanted: str | None) -> str:
+        """Return what is worth knowing besides the name of the GPU that was chosen, or nothing."""
+        by_hand = f"by --gpu; {VISIBLE} is not asked" if wanted is not None else self.choice
+        parts = [by_hand if self.allowed is not None else "", f"NVML: {self.trouble}" if self.trouble else ""]
+        return "; ".join(filter(None, parts))
+
+
+def gpus() -> Gpus:
+    """Return this host's GPUs; never an error."""
+    allowed = os.environ.get(VISIBLE)
+    with _nvml() as opened:
+        if opened.why:
+            there = opened.kind != NO_LIBRARY or glob.glob(DEVICES)  # noqa: PTH207 - absolute
+            return Gpus(trouble=opened.reason if there else None, allowed=allowed)
+        count, driver = ask("nvmlDeviceGetCount", read=int), ask("nvmlSystemGetDriverVersion", read=one_line)
+        trouble = [f"{what}: {said.reason}" for what, said in (("GPUs", count), ("driver", driver)) if said.why]
+        found = list[HostGpu]()
+        for index in range(count.value or 0):
+            described = _describe(index, driver.value)
+            if isinstance(described, HostGpu):
+                found.append(described)
+            else:
+                trouble.append(f"GPU {index}: {described.reason}")
+    if allowed is not None:
+        left = visible(found, allowed)
+        found = [replace(gpu, visible=gpu in left) for gpu in found]
+    return Gpus(tuple(found), "; ".join(trouble) or None, allowed)
+
+
+def visible(found: Sequence[HostGpu], allowed: str) -> list[HostGpu]:
+    """Return the GPUs that a CUDA_VISIBLE_DEVICES of `allowed` leaves, by CUDA's rules.
+
+    Entries are numbers, or the beginnings of UUIDs if the first is one; the list ends at the first that names no GPU
+    or several, and one that is named twice leaves none.
+    """
+    left = list[HostGpu]()
+    by_uuid = allowed.lstrip().startswith("GPU-")
+    for entry in map(str.strip, allowed.split(",")):
+        if by_uuid:
+            matches = [gpu for gpu in found if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
+        else:
+            number = re.match(r"\+?0*(\d+)", entry)  # as strtoul reads it: `1abc` is 1
+            matches = [gpu for gpu in found if number and str(gpu.index) == number[1]]
+        if len(matches) != 1:
+            break
+        if matches[0] in left:
+            return []
+        left += matches
+    return left
+
+
+def selected(found: Sequence[HostGpu], wanted: str | None) -> list[HostGpu]:
+    """Return the GPUs that `wanted` (a number, or the beginning of a UUID) names; of None all that are visible."""
+    if wanted is None:
+        return [gpu for gpu in found if gpu.visible]
+    start = wanted.lower()
+    uuids = [(gpu, gpu.uuid.lower()) for gpu in found]
+    by_number = [gpu for gpu in found if str(gpu.index) == wanted]
+    exact = [gpu for gpu, uuid in uuids if uuid == start]
+    begins = [gpu for gpu, uuid in uuids if start and (uuid.startswith(start) or uuid[4:].startswith(start))]
+    return by_number or exact or begins
+
+
+def choose_gpu(found: Sequence[HostGpu], wanted: str | None, *, allow_busy: bool, why_none: str = NO_GPU) -> HostGpu:
+    """Return the GPU to run on: the one that is wanted (its number, or the beginning of its UUID), else the first idle.
+
+    A busy GPU is refused (UsageError) unless `allow_busy`. `why_none`: what to say where there is none.
+    """
+    matches = selected(found, wanted)
+    if not matches and (wanted is None or not found):
+        raise UsageError(why_none, where="--gpu", remedy="leave it out: the CPU is used then")
+    if len(matches) != 1 and wanted is not None:
         known = ", ".join(f"{gpu.uuid} ({gpu.name})" for gpu in found)
-        raise UsageError(f'no GPU "{wanted}"', where="--gpu", remedy=f"known: {known}")
+        what = f'"{one_line(wanted)}" is the beginning of several UUIDs' if matches else f'no GPU "{one_line(wanted)}"'
+        raise UsageError(what, where="--gpu", remedy=f"known: {known}")
     # An idle one is the least busy.
     best = min(matches, key=lambda gpu: (bool(gpu.busy), len(gpu.processes), gpu.utilisation or 0 if gpu.busy else 0))
     if best.busy and not allow_busy:
@@ -93,7 +228,7 @@ def choose_gpu(found: Sequence[HostGpu], wanted: str | None, *, allow_busy: bool
 
 def refuse_busy(uuid: str) -> None:
     """UsageError where other processes use that GPU at this moment."""
-    for gpu in gpus():
+    for gpu in gpus().found:
         if gpu.uuid == uuid and gpu.busy:
             raise _busy(gpu)
 
@@ -118,108 +253,104 @@ class Slow(NamedTuple):
     used_bytes: int | None = None
 
 
+# NVML's own numbers.
+SM_CLOCK, MEMORY_CLOCK, TEMPERATURE, THERMAL = 1, 2, 0, 1
+
+
 class Gauge:
     """Reads one GPU again and again. A call that its driver does not know is not made a second time."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._never: set[tuple[Any, ...]] = set()
+        self.lost: str | None = None
+        """What NVML said when the GPU was gone."""
 
     def quick(self) -> Quick:
         """Return the counters and clocks of this moment, the energy first: it belongs to the caller's time."""
-        energy = self.ask("nvmlDeviceGetTotalEnergyConsumption")
-        violation = self.ask("nvmlDeviceGetViolationStatus", pynvml.NVML_PERF_POLICY_THERMAL)
         return Quick(
-            energy_mj=energy,
-            sm_mhz=self.ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
-            memory_mhz=self.ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
+            energy_mj=self.ask("nvmlDeviceGetTotalEnergyConsumption"),
+            thermal_ns=self.ask("nvmlDeviceGetViolationStatus", THERMAL, read=lambda status: int(status.violationTime)),
+            sm_mhz=self.ask("nvmlDeviceGetClockInfo", SM_CLOCK),
+            memory_mhz=self.ask("nvmlDeviceGetClockInfo", MEMORY_CLOCK),
             reasons=self.ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
-            thermal_ns=None if violation is None else int(violation.violationTime),
         )
 
     def slow(self) -> Slow:
         """Return power (the driver's own average), temperature and memory in use."""
-        memory = self.ask("nvmlDeviceGetMemoryInfo")
         return Slow(
             power_mw=self.ask("nvmlDeviceGetPowerUsage"),
-            celsius=self.ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
-            used_bytes=None if memory is None else int(memory.used),
+            celsius=self.ask("nvmlDeviceGetTemperature", TEMPERATURE),
+            used_bytes=self.ask("nvmlDeviceGetMemoryInfo", read=lambda memory: int(memory.used)),
         )
 
     def processes(self) -> frozenset[int] | None:
         """Return the numbers of the processes that compute there, as this host's; None where it does not say."""
-        running = self.ask("nvmlDeviceGetComputeRunningProcesses")
-        return None if running is None else frozenset(int(process.pid) for process in running)
+        found: frozenset[int] | None = self.ask("nvmlDeviceGetComputeRunningProcesses", read=_pids)
+        return found
 
-    def ask(self, function: str, *arguments: int) -> Any:
+    def ask(self, function: str, *arguments: int, read: Callable[[Any], Any] = int) -> Any:
         """Return what the driver answers, or None."""
         if (function, *arguments) in self._never:
             return None
-        try:
-            return getattr(pynvml, function)(self._handle, *arguments)
-        except (pynvml.NVMLError, AttributeError) as error:
-            if isinstance(error, AttributeError) or type(error).__name__ in NEVER_ANSWERED:
-                self._never.add((function, *arguments))
-            return None
+        answer = ask(function, self._handle, *arguments, read=read)
+        if answer.kind in NEVER_ANSWERED:
+            self._never.add((function, *arguments))
+        if answer.kind in LOST:
+            self.lost = answer.why
+        return answer.value
 
 
 @contextlib.contextmanager
 def gauge(uuid: str) -> Iterator[Gauge | None]:
     """Give a gauge of the GPU `uuid`; None where there is no driver or no such GPU."""
-    with _nvml() as working:
-        handle = None
-        if working:
-            with contextlib.suppress(pynvml.NVMLError):
-                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        yield None if handle is None else Gauge(handle)
+    with _nvml() as opened:
+        handle = opened if opened.why else ask("nvmlDeviceGetHandleByUUID", uuid)
+        yield None if handle.why else Gauge(handle.value)
 
 
 def process_name(pid: int) -> str:
     """Return the name of a process as the driver knows it: the file's alone, without its folder and arguments."""
-    try:
-        text = _text(pynvml.nvmlSystemGetProcessName(pid))
-    except (pynvml.NVMLError, UnicodeError):
-        return "unknown"
-    name = text.split("\0")[0].split(" ")[0].rpartition("/")[2]
+    name = str(ask("nvmlSystemGetProcessName", pid).value or "").split("\0")[0].split(" ")[0].rpartition("/")[2]
     shown = "".join(letter for letter in name if letter.isascii() and letter.isprintable())
     return shown[:NAME_CHARACTERS] or "unknown"
 
 
 def _busy(gpu: HostGpu) -> UsageError:
-    remedy = "wait, choose another with --gpu UUID, or measure all the same with --allow-busy"
+    remedy = "wait, choose another with --gpu, or measure all the same with --allow-busy"
     return UsageError(f"this GPU is busy: {gpu.busy}", where=f"{gpu.uuid} ({gpu.name})", remedy=remedy)
 
 
 @contextlib.contextmanager
-def _nvml() -> Iterator[bool]:
+def _nvml() -> Iterator[Answer]:
+    """Open NVML; give its answer to that."""
+    opened = ask("nvmlInit")
     try:
-        pynvml.nvmlInit()
-    except (pynvml.NVMLError, OSError):
-        yield False
-        return
-    try:
-        yield True
+        yield opened
     finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
+        if opened.why is None:
+            ask("nvmlShutdown")
 
 
-def _describe(handle: Any, index: int, driver: str) -> HostGpu:
-    ask = Gauge(handle).ask
-    memory, capability = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetCudaComputeCapability")
-    load, minor = ask("nvmlDeviceGetUtilizationRates"), ask("nvmlDeviceGetMinorNumber")
+def _describe(index: int, driver: str | None) -> HostGpu | Answer:
+    """Return what NVML says of a GPU; its error where it does not even name it."""
+    handle = ask("nvmlDeviceGetHandleByIndex", index)
+    uuid = handle if handle.why else ask("nvmlDeviceGetUUID", handle.value, read=one_line)
+    if uuid.why:
+        return uuid
+    of = Gauge(handle.value).ask
     return HostGpu(
-        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+        uuid=uuid.value,
         index=index,
-        name=_text(pynvml.nvmlDeviceGetName(handle)),
+        name=of("nvmlDeviceGetName", read=one_line) or "NVIDIA GPU",
         driver=driver,
-        memory_bytes=int(memory.total) if memory else None,
-        compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
-        minor=int(minor) if minor is not None else None,
-        processes=tuple(int(process.pid) for process in ask("nvmlDeviceGetComputeRunningProcesses") or ()),
-        utilisation=int(load.gpu) if load else None,
+        memory_bytes=of("nvmlDeviceGetMemoryInfo", read=lambda memory: int(memory.total)),
+        compute_capability=of("nvmlDeviceGetCudaComputeCapability", read=lambda pair: f"{pair[0]}.{pair[1]}"),
+        minor=of("nvmlDeviceGetMinorNumber"),
+        processes=tuple(sorted(of("nvmlDeviceGetComputeRunningProcesses", read=_pids) or ())),
+        utilisation=of("nvmlDeviceGetUtilizationRates", read=lambda rates: int(rates.gpu)),
     )
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _pids(running: Any) -> frozenset[int]:
+    return frozenset(int(process.pid) for process in running)

@@ -66,7 +66,7 @@ class Sampler(threading.Thread):
         if not self._own_seen:
             # Numbers of another namespace, or a driver that hides processes: none can be told apart from the cell.
             readings = [reading._replace(foreign=None) for reading in readings]
-        return Series(readings, dict(self._names))
+        return Series(readings, dict(self._names), self._gauge.lost)
 
     def run(self) -> None:
         """Read, in the thread."""
@@ -116,10 +116,12 @@ def watch_gpu(uuid: str, pids: Pids) -> Iterator[Sampler | None]:
 
 
 class Series:
-    """Readings in the order of time. A window is (begin, end) in ns."""
+    """Readings in the order of time. A window is (begin, end) in ns. `lost`: what NVML said when the GPU was gone."""
 
-    def __init__(self, readings: Sequence[Reading], names: dict[int, str] | None = None) -> None:
-        self.readings = tuple(readings)
+    def __init__(
+        self, readings: Sequence[Reading], names: dict[int, str] | None = None, lost: str | None = None
+    ) -> None:
+        self.readings, self.lost = tuple(readings), lost
         self.names = names or {}
         self._times = [reading.t_ns for reading in self.readings]
         # The counter moves in steps that may be longer than the interval: only the moments at which it moved are

@@ -94,7 +94,13 @@ def to_repeat(samples: Sequence[Span], tainted: Iterable[int]) -> list[int]:
 
 
 def judged(record: Record, series: Series | None) -> Record:
-    """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers."""
+    """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers.
+
+    A cell that failed while its GPU fell off says nothing about its stack.
+    """
+    if series and series.lost and record.status in ("crashed", "timeout"):
+        reason = f"the GPU fell off meanwhile (NVML: {series.lost}); {record.reason}"
+        record = record.model_copy(update={"status": "infrastructure", "reason": reason})
     spans = spans_of(record)
     reasons = taints(spans, series, record.workload.benchmark, record.device)
     samples = tuple(

@@ -37,7 +37,7 @@ class RunOptions:
     methods: tuple[str, ...] = ()
     benchmarks: tuple[str, ...] = ()
     gpu: str | None = None
-    """UUID of the GPU to run on."""
+    """The GPU to run on: its number, or the beginning of its UUID."""
     allow_busy: bool = False
     """Run although other processes use the GPU."""
     fresh: bool = False
@@ -79,19 +79,19 @@ class Choice:
 class Choosing(Protocol):
     """What says what the options mean on this host, as `choose` does."""
 
-    def __call__(self, options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+    def __call__(self, options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str) -> Choice:
         """Return what will be run."""
 
 
-def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+def choose(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str = "no GPU is here") -> Choice:
     """Return what the options mean on this host.
 
-    `gpu` names the GPU that would be used (None: there is none), `engine` the Docker Engine that answers (None: none
-    does). Every bad name, file and combination in the options is a UsageError.
+    `gpu` names the GPU that would be used (None: there is none, and `no_gpu` says why), `engine` the Docker Engine
+    that answers (None: none does). Every bad name, file and combination in the options is a UsageError.
     """
     found = find_stacks([IMAGES, *options.stack_folders])
     launcher = choose_launcher(options, engine)
-    stacks, devices, why = _stacks(options, found, gpu)
+    stacks, devices, why = _stacks(options, found, gpu, no_gpu)
     on_gpu = "cuda" in devices.values()
     if options.gpu and not on_gpu:
         raise UsageError(f"--gpu {options.gpu}: {why}", remedy="leave --gpu out, or name a stack that uses the GPU")
@@ -143,7 +143,7 @@ def choose_launcher(options: RunOptions, engine: str | None) -> Literal["docker"
 
 
 def _stacks(
-    options: RunOptions, found: Mapping[str, Stack], gpu: str | None
+    options: RunOptions, found: Mapping[str, Stack], gpu: str | None, no_gpu: str
 ) -> tuple[dict[str, Stack], dict[str, Device], str]:
     """Return the stacks to run, the device of each, and why."""
     named = _named(options.stacks, found)
@@ -159,7 +159,7 @@ def _stacks(
             for name, stack in found.items()
             if stack.gpu.access == "none" or (not stack.gpu.required and stack.folder.parent != IMAGES)
         }
-        why = "no stack chosen uses the GPU" if gpu else "no GPU is here"
+        why = "no stack chosen uses the GPU" if gpu else no_gpu
     if not chosen:
         raise UsageError("no stack here runs without a GPU", remedy=f"known: {', '.join(found)}")
     devices: dict[str, Device] = {

@@ -18,7 +18,7 @@ from orchestrator.build.image import has_image, image_tag
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
 from orchestrator.host import locks
-from orchestrator.host.gpu import HostGpu, gpus
+from orchestrator.host.gpu import Gpus, HostGpu, gpus, selected
 from orchestrator.launchers.docker import DockerLauncher, try_ways
 from orchestrator.launchers.work_area import work_area
 from orchestrator.plan.stack import Stack, find_stacks
@@ -48,10 +48,15 @@ class Doctor:
     """What the checks share."""
 
     stacks: Mapping[str, Stack]
-    found: tuple[HostGpu, ...]
+    gpus: Gpus
     client: Any = None
     images: set[str] = field(default_factory=set)
     """Stacks whose image the engine has."""
+
+    @property
+    def found(self) -> list[HostGpu]:
+        """The GPUs that a run may take."""
+        return selected(self.gpus.found, None)
 
 
 def doctor(stack_folders: Sequence[Path] = ()) -> int:
@@ -84,14 +89,16 @@ def _engine(doc: Doctor) -> Iterator[Line]:
 
 
 def _gpus(doc: Doctor) -> Iterator[Line]:
-    if not doc.found:
-        devices = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
-        if devices:
-            yield Line("fail", "GPU", f"{', '.join(devices)}, but NVML does not answer", "check the NVIDIA driver")
-        else:
-            yield Line("ok", "GPU", "none: run-all uses the CPU and the suite smoke")
-    for gpu in doc.found:
-        finding = f"{gpu.uuid} {gpu.name}, {size_in_words(gpu.memory_bytes)}, driver {gpu.driver}"
+    here = doc.gpus
+    if here.trouble:
+        yield Line("warn", "GPU", f"NVML: {here.trouble}", "check the NVIDIA driver with nvidia-smi")
+    elif not here.found:
+        yield Line("ok", "GPU", "none: run-all uses the CPU and the suite smoke")
+    if here.found and here.allowed is not None:
+        yield Line("ok" if doc.found else "warn", "GPU", here.choice, "run-all uses another only by --gpu")
+    for gpu in here.found:
+        driver = f"driver {gpu.driver or 'unknown'}"
+        finding = f"{gpu.uuid} {gpu.name}, {size_in_words(gpu.memory_bytes)}, {driver}"
         if gpu.busy:
             yield Line("warn", f"GPU {gpu.index}", f"{finding}: {gpu.busy}", "run-all refuses it without --allow-busy")
         else:

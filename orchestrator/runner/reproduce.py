@@ -42,8 +42,8 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
     then, folder = original(row, run, options.results)
     kept: list[Run] = []
 
-    def choosing(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
-        return choose_again(then[-1], options, gpu=gpu, engine=engine)
+    def choosing(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str) -> Choice:
+        return choose_again(then[-1], options, gpu=gpu, engine=engine, no_gpu=no_gpu)
 
     code = run_all(options, choosing, kept)
     if not kept:
@@ -82,7 +82,7 @@ def original(row: str, run: str | None, results: Path) -> tuple[list[Record], Pa
     return records, folder
 
 
-def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str) -> Choice:
     """Return the one cell of the record as a choice on this host, with what proves it; UsageError where it cannot be.
 
     Stack and method are names of this host's own stacks: a record cannot bring any.
@@ -93,7 +93,7 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
     check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
     if record.device == "cuda" and gpu is None:
         raise UsageError(
-            "the record was made on a GPU, and this host has none", where="reproduce", remedy="run it on a GPU's host"
+            f"the record was made on a GPU, and {no_gpu}", where="reproduce", remedy="run it on a GPU's host"
         )
     launcher = choose_launcher(options, engine)
     said = f"launcher {launcher}"

@@ -67,7 +67,7 @@ def choose_cells(
     options: RunOptions, host: Host, choosing: Choosing, progress: Progress
 ) -> tuple[Choice, dict[Key, Earlier]]:
     """Return what is to be run, with as many rounds as there is time for, and what earlier rounds took; say it."""
-    choice = choosing(options, gpu=host.gpu, engine=host.engine)
+    choice = choosing(options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu)
     check_writable(options.results)
     known = history(options.results)
     choice = fitted(choice, options, known)

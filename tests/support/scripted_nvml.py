@@ -24,6 +24,10 @@ class NVMLError_NotSupported(NVMLError):
     pass
 
 
+class NVMLError_GpuIsLost(NVMLError):
+    pass
+
+
 class ScriptedNvml:
     """`asked` counts the calls by name."""
 

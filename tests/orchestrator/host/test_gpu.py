@@ -16,7 +16,7 @@ LOADED = HostGpu("GPU-c", 2, "H100", "550.54.15", utilisation=80)
 
 
 def test_a_host_without_a_driver_has_none() -> None:
-    assert isinstance(gpus(), tuple)
+    assert isinstance(gpus().found, tuple)
 
 
 def test_the_idle_one_is_chosen() -> None:
@@ -28,7 +28,7 @@ def test_the_idle_one_is_chosen() -> None:
 @pytest.mark.parametrize(
     ("found", "wanted", "words"),
     [
-        ([], None, "no GPU on this host"),
+        ([], None, "no GPU is here"),
         ([IDLE], "GPU-x", 'no GPU "GPU-x"; known: GPU-a (H100)'),
         ([IDLE, BUSY], "GPU-b", "2 other processes use it"),
         ([LOADED], None, "80 % utilised"),
@@ -58,7 +58,7 @@ def stack(gpu: Gpu, mounts: tuple[str, ...] = ()) -> Stack:
 @pytest.mark.parametrize(
     ("gpu", "host", "words"),
     [
-        (Gpu(required=True), None, "this host has none"),
+        (Gpu(required=True), None, "there is none to run on"),
         (Gpu(driver="580.1"), IDLE, "needs driver 580.1 or later, and this host has 550.54.15"),
         (Gpu(compute_capability="10.0"), IDLE, "capability 10.0 or higher, and H100 has 9.0"),
         (Gpu(driver="550.54", compute_capability="9.0"), IDLE, None),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_rounds import run, with_seed
-from scripted_nvml import HARDWARE_THERMAL, UUID, ScriptedNvml
+from scripted_nvml import HARDWARE_THERMAL, UUID, NVMLError_GpuIsLost, ScriptedNvml
 
 from bench import repeats as asking
 from bench.record import Events
@@ -301,3 +301,18 @@ def test_a_second_process_on_the_gpu_is_found_beside_a_real_one(tmp_path: Path, 
     assert repeated <= set(tainted)
     assert record.telemetry is not None
     assert record.telemetry.foreign == (f"job{os.getpid()}",)
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "reason"),
+    [
+        ("fails", "infrastructure", "the GPU fell off meanwhile (NVML: GPU is lost); exit code "),
+        ("stalls", "ok", None),
+    ],
+)
+def test_a_gpu_that_falls_off_is_not_the_stacks_fault(tmp_path, monkeypatch, program, status, reason) -> None:
+    lost = ScriptedNvml(sm=NVMLError_GpuIsLost("GPU is lost"))
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", lost)
+    record = run(tmp_path, program, gpu=UUID, change=long_samples)
+    assert record.status == status
+    assert (record.reason or "").startswith(reason or "")

@@ -1,0 +1,34 @@
+"""From what a cell raised to its status."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from bench.status import DEVICE_FAILED, Incorrect, Infrastructure, Unsupported, classify  # noqa: E402
+
+
+def raised(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Unsupported("why"), "unsupported"),
+        (Infrastructure("why"), "infrastructure"),
+        (Incorrect("why"), "incorrect"),
+        (ModuleNotFoundError("x", name="apex"), "unsupported"),
+        (MemoryError(), "out_of_memory"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), "out_of_memory"),
+        (raised(RuntimeError("backend"), MemoryError()), "out_of_memory"),
+        (RuntimeError("Triton Error: CUDA out of memory"), "out_of_memory"),
+        *((RuntimeError(f"CUDA error: {words}\nCompile with ..."), "infrastructure") for words in DEVICE_FAILED),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "crashed"),
+        (ValueError("x"), "crashed"),
+    ],
+)
+def test_what_was_raised_has_one_status(error: Exception, status: str) -> None:
+    assert classify(error)[0] == status
