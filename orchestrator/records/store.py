@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import fcntl
 import hashlib
 import os
 import re
@@ -26,13 +25,16 @@ from orchestrator.base.files import (
     write_bytes,
     write_text,
 )
-from orchestrator.base.text import utc
+from orchestrator.base.lockfile import Lock, try_lock
+from orchestrator.base.text import Say, utc
 from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
 from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
 
 T = TypeVar("T", bound=Frozen)
 RUN_FILE = "run.json"
+CLAIM = ".claim"
+"""Locked by the process that goes on with the run."""
 RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
@@ -63,7 +65,7 @@ class Run:
     def __init__(self, folder: Path, header: Header) -> None:
         self.folder = folder
         self.header = header
-        self._claim: int | None = None
+        self._claim: Lock | None = None
 
     @classmethod
     def create(cls, results: Path, plan: Plan, bench_source: str, **facts: Any) -> Run:
@@ -122,25 +124,21 @@ class Run:
         """Take a finished run up again (its rounds are to be run again)."""
         self.update(finished_utc=None)
 
-    def claim(self) -> bool:
-        """Return whether this process, alone, may go on with the run; it holds until the process ends or `release`."""
+    def claim(self, say: Say = print) -> bool:
+        """Return whether this process, alone, may go on with the run; it holds until the process ends or `release`.
+
+        `say` is told where that cannot be known.
+        """
         if self._claim is not None:
             return True
-        with os_errors(self.folder):
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            # A lock of the kernel's on the folder itself: nothing is left over after kill -9, or in a copy.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return False
-        self._claim = descriptor
-        return True
+        with os_errors(self.folder / CLAIM):
+            self._claim = try_lock(self.folder / CLAIM, say, remedy="start no other run there, or name other --results")
+        return self._claim is not None
 
     def release(self) -> None:
         """Give the claim back."""
         if self._claim is not None:
-            os.close(self._claim)
+            self._claim.release()
             self._claim = None
 
     def save(self, record: Record, log: Path | None = None) -> Record:

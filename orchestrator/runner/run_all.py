@@ -164,7 +164,7 @@ def open_run(
             note=choice.line,
             launcher=choice.launcher,
         )
-        run.claim()
+        run.claim(progress.say)
         progress.say(f"run {run.folder.name}")
     else:
         run.update(stacks={**run.header.stacks, **stacks})
@@ -187,7 +187,7 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
         if why:
             progress.say(f"starting another run: {why}")
         return None
-    if not run.claim():
+    if not run.claim(progress.say):
         progress.say(f"starting another run: {run.folder.name} is being run by another process")
         return None
     if run.finished:
