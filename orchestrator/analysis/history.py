@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import re
 from pathlib import Path
 from statistics import median
 
 from orchestrator.analysis.protocol import Unit, in_unit
-from orchestrator.analysis.reduced_run import reduce_run
+from orchestrator.analysis.reduced_run import read_all, reduce_run
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import Verdict, verdict
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen
 from orchestrator.base.text import printable
 from orchestrator.plan.workload import describe
-from orchestrator.records.store import runs
+from orchestrator.records.runs import copies, runs
 
 WINDOW = re.compile(r"(\d{1,5})([hdw])")
 UNITS = {"h": 1, "d": 24, "w": 168}
@@ -61,8 +62,13 @@ def history(results: Path, *, since: str | None = None, cell: str | None = None)
     """
     start = None if since is None else moment(since)
     groups: dict[tuple[str | None, ...], dict[str, list[Row]]] = {}
-    for folder in runs(results):
-        for row in reduce_run(folder, []).rows("steady"):
+    if not runs(results):
+        raise UsageError("no run here", where=str(results), remedy="name the folder of the runs with --results")
+    for folder, *others in copies(results):
+        reduction = reduce_run(folder, [])
+        for record in itertools.chain.from_iterable(read_all(other, []) for other in others):
+            reduction.add(record)
+        for row in reduction.rows("steady"):
             began = _timestamp(row.began_utc or "")
             if (
                 row.rounds_ok

@@ -13,8 +13,9 @@ from orchestrator.analysis.published import Published, PublishedFigure, find_fig
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.analysis.rows import Row
 from orchestrator.base.errors import UsageError
+from orchestrator.base.interrupt import check
 from orchestrator.records.record import Record
-from orchestrator.records.store import Header, Run, read_record, record_files
+from orchestrator.records.store import Header, Run, read_stored, record_files, strangers
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ def read_all(run_folder: Path, unreadable: list[str]) -> Iterator[Record]:
     """Yield the run's records; a line for each file that cannot be read goes to `unreadable`."""
     for path in record_files(run_folder):
         try:
-            yield read_record(path)
+            check()
+            yield read_stored(path)
         except UsageError as error:  # noqa: PERF203 - the rest of the run is as good as before
             # Without the folder's place, which is nobody's business.
             unreadable.append(f"records/{path.name}: {error.what}")
+    if line := strangers(run_folder):
+        unreadable.append(line)

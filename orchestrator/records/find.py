@@ -10,7 +10,7 @@ from orchestrator.base.files import closest
 from orchestrator.base.text import printable
 from orchestrator.plan.workload import describe
 from orchestrator.records.record import Record
-from orchestrator.records.store import read_record, record_files
+from orchestrator.records.store import read_stored, record_files
 
 PROBE = "probe-"
 SHOWN_CANDIDATES = 12
@@ -42,7 +42,7 @@ def find_records(run_folder: Path, cell: str) -> list[Record]:
     if len(ids) != 1:
         raise _no_such_cell(run_folder, cell, matching, known)
     paths = [run_folder / "records" / f"{name}.json" for name, (_, cell_id) in known.items() if cell_id in ids]
-    return sorted((read_record(path) for path in paths), key=lambda record: record.round)
+    return sorted((read_stored(path) for path in paths), key=lambda record: record.round)
 
 
 def _names(cell: str, title: str, cell_id: str) -> bool:
@@ -54,7 +54,7 @@ def _names(cell: str, title: str, cell_id: str) -> bool:
 def probes_of(run_folder: Path, record: Record) -> list[Record]:
     """Return the run's records of the probe that a row's method was checked by, none where it was run without."""
     prefix = probe_prefix(record)
-    return [read_record(path) for path in record_files(run_folder) if path.name.startswith(prefix)]
+    return [read_stored(path) for path in record_files(run_folder) if path.name.startswith(prefix)]
 
 
 def probe_prefix(record: Record) -> str:
@@ -81,6 +81,6 @@ def _no_such_cell(
 
 def _what(run_folder: Path, stem: str) -> str:
     try:
-        return printable(describe(read_record(run_folder / "records" / f"{stem}.json").workload))
+        return printable(describe(read_stored(run_folder / "records" / f"{stem}.json").workload))
     except UsageError:
         return "its record cannot be read"

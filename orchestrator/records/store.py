@@ -25,8 +25,9 @@ from orchestrator.base.files import (
     write_bytes,
     write_text,
 )
+from orchestrator.base.interrupt import check
 from orchestrator.base.lockfile import Lock, try_lock
-from orchestrator.base.text import Say, utc
+from orchestrator.base.text import Say, on_stderr, printable, utc
 from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
 from orchestrator.records.record import FAILED, RECORD_LIMIT_BYTES, Record
@@ -37,7 +38,10 @@ CLAIM = ".claim"
 """Locked by the process that goes on with the run."""
 RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
+CLOCKS_DIFFER = dt.timedelta(days=1)
+"""A run named later than that from now was not begun here."""
 STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
+STRANGERS_SHOWN = 3
 LOG_LIMIT_BYTES = 8_000_000
 
 
@@ -56,6 +60,8 @@ class Header(Frozen):
     note: str = ""
     launcher: str | None = None
     """Where its cells' processes are started; older runs do not say."""
+    imported_utc: str | None = None
+    """When `import` put it here; null for a run that was made here, or copied here by hand."""
     plan: Plan
 
 
@@ -110,6 +116,16 @@ class Run:
     def finished(self) -> bool:
         """Whether every cell was run."""
         return self.header.finished_utc is not None
+
+    @property
+    def own(self) -> bool:
+        """Whether it was begun here: not imported, and in the folder that it was given."""
+        return not self.imported and self.folder.name == self.header.run_id and named_in_order(self.folder)
+
+    @property
+    def imported(self) -> bool:
+        """Whether it came in a bundle: nothing goes on with it unasked."""
+        return self.header.imported_utc is not None
 
     def update(self, **changes: Any) -> None:
         """Replace keys of run.json."""
@@ -170,10 +186,19 @@ class Run:
     def records(self) -> Iterator[Record]:
         """Yield every stored record, by file name. A bad one is a UsageError that names the file."""
         for path in record_files(self.folder):
-            yield read_record(path)
+            check()
+            yield read_stored(path)
+        if line := strangers(self.folder):
+            on_stderr(line)
 
     def _write(self) -> None:
         write_text(self.folder / RUN_FILE, self.header.model_dump_json(indent=1) + "\n")
+
+
+def named_in_order(folder: Path) -> bool:
+    """Whether the folder has a name that `create` may have given it: not a renamed one, and not one of the future."""
+    latest = dt.datetime.now(dt.timezone.utc) + CLOCKS_DIFFER
+    return bool(RUN_NAME.fullmatch(folder.name)) and folder.name <= f"{latest:%Y%m%d-%H%M%S}"
 
 
 def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
@@ -186,24 +211,45 @@ def read_record(path: Path) -> Record:
     return _read(Record, path, limit=RECORD_LIMIT_BYTES, follow_links=False)
 
 
+def read_stored(path: Path) -> Record:
+    """Return the record of a run's file; also a UsageError where the name is not the record's own."""
+    record = read_record(path)
+    if path.stem != stem_of(record):
+        raise UsageError("the record of another cell or round has this name", where=str(path), remedy="move it away")
+    return record
+
+
 def _read(kind: type[T], path: Path, *, limit: int, follow_links: bool = True) -> T:
     content = read_bytes(path, limit=limit, follow_links=follow_links)
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        what = "no valid JSON"
-        # The key's name needs the raw content; read it again only now, when it is bad anyway.
-        with contextlib.suppress(UsageError):
-            what = explain_validation(error, read_json(path), kind)
+        what, raw = "no valid JSON", None
+        if error.errors()[0]["type"] != "json_invalid":
+            # The key's name needs the raw content; read it again only now, when it is bad anyway.
+            with contextlib.suppress(UsageError):
+                raw = read_json(path)
+            what = explain_validation(error, raw, kind)
         raise UsageError(what, where=str(path), remedy="repair it or move it away") from error
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Return the paths of a run's records, sorted by name."""
+    """Return the paths of a run's records, sorted by name: of files that are named as a record is, and no others."""
+    return [folder / "records" / name for name in _names_of_json(folder) if STEM.fullmatch(name[: -len(".json")])]
+
+
+def strangers(folder: Path) -> str:
+    """Return a line that names the other JSON files among a run's records (a sync tool's copies); empty without any."""
+    found = [printable(name) for name in _names_of_json(folder) if not STEM.fullmatch(name[: -len(".json")])]
+    more = f" and {len(found) - STRANGERS_SHOWN} more" if len(found) > STRANGERS_SHOWN else ""
+    return f"records/: not named as a record, and left out: {', '.join(found[:STRANGERS_SHOWN])}{more}" if found else ""
+
+
+def _names_of_json(folder: Path) -> list[str]:
     records, names = folder / "records", list[str]()
     with os_errors(records), contextlib.suppress(FileNotFoundError):
         names = os.listdir(records)  # noqa: PTH208 - names are sorted faster than paths
-    return [records / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
+    return sorted(name for name in names if name.endswith(".json") and not name.startswith("."))
 
 
 def run_of(path: Path, record: Record) -> Path | None:
@@ -220,71 +266,6 @@ def stem_of(record: Record) -> str:
     if not STEM.fullmatch(stem):
         raise UsageError(f"{stem!r} cannot be a file's name", where="record", remedy="use a-z, 0-9, - and _ in names")
     return stem
-
-
-def runs(results: Path) -> list[Path]:
-    """Return the folders in `results` that hold a run, oldest first by name; renamed ones come first."""
-    found = list[Path]()
-    with os_errors(results), contextlib.suppress(FileNotFoundError):
-        found = [place for place in results.iterdir() if (place / RUN_FILE).is_file()]
-    return sorted(found, key=lambda place: (bool(RUN_NAME.fullmatch(place.name)), place.name))
-
-
-def newest_run(results: Path) -> Run:
-    """Return the newest run; none at all is a UsageError.
-
-    Where all have been renamed their names say no age: the one that was begun last, by its own account.
-    """
-    found = runs(results)
-    if not found:
-        raise UsageError("no run here", where=str(results), remedy="start one with `orchestrator run-all`")
-    if RUN_NAME.fullmatch(found[-1].name):
-        return Run.open(found[-1])
-    renamed = []
-    for folder in found:
-        with contextlib.suppress(UsageError):
-            renamed.append(Run.open(folder))
-    return max(renamed, key=lambda run: run.header.started_utc) if renamed else Run.open(found[-1])
-
-
-def find_run(results: Path, name: str | None) -> Run:
-    """Return the run called `name` in `results`, or in the folder `name`; without a name the newest."""
-    if name is None:
-        return newest_run(results)
-    for folder in (results / name, Path(name)):
-        with contextlib.suppress(ValueError, OSError):
-            if (folder / RUN_FILE).is_file():
-                return Run.open(folder)
-    known = ", ".join(folder.name for folder in runs(results)) or "none"
-    raise UsageError(f'no run "{name}"', where=str(results), remedy=f"known: {known}")
-
-
-def newest_unfinished(results: Path) -> Run | None:
-    """Return the newest run that was not finished; a finished one that is newer does not hide it."""
-    for folder in reversed(runs(results)):
-        run = Run.open(folder)
-        if not run.finished and RUN_NAME.fullmatch(folder.name):
-            return run
-    return None
-
-
-def resumable(results: Path, plan: Plan, bench_source: str, launcher: str) -> tuple[Run | None, str]:
-    """Return the newest unfinished run if it can go on, else None and why it cannot (empty: no such run)."""
-    run = newest_unfinished(results)
-    why = why_another(run.header, plan, bench_source, launcher) if run else ""
-    return (None, f"the unfinished run {run.folder.name} {why}") if run and why else (run, "")
-
-
-def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) -> str:
-    """Return what keeps a run with this header from going on with the plan; empty where nothing does."""
-    if header.plan_id != plan.plan_id:
-        what = f"suite {header.suite}" if header.suite != plan.suite else "other cells, rounds or deadlines"
-        return f"has another plan ({what})"
-    if header.bench_source != bench_source:
-        return "was measured by another version of bench"
-    if header.launcher not in (None, launcher):
-        return f"has its cells run by the launcher {header.launcher}"
-    return ""
 
 
 def _new_folder(results: Path, wanted: str) -> Path:

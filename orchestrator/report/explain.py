@@ -9,7 +9,7 @@ from orchestrator.analysis.beside import EAGER
 from orchestrator.base.text import MISSING, one_line
 from orchestrator.records.find import find_records, probe_prefix
 from orchestrator.records.record import Record, is_row
-from orchestrator.records.store import read_record, record_files
+from orchestrator.records.store import read_stored, record_files
 from orchestrator.report.proof import RoundProof, measured_all_the_same, prove
 from orchestrator.report.sections import INDENT, Section
 from orchestrator.report.source import read_source
@@ -60,4 +60,4 @@ def _others(run_folder: Path, record: Record) -> Iterator[Record]:
     names += [f"{record.workload.benchmark}-{EAGER}@{record.stack}-"] if record.method != EAGER else []
     for path in record_files(run_folder):
         if path.name.startswith(tuple(names)):
-            yield read_record(path)
+            yield read_stored(path)

@@ -22,7 +22,8 @@ from orchestrator.plan.stack import ReadyImage, Stack, find_stacks
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.find import find_records, probes_of
 from orchestrator.records.record import Record, is_row
-from orchestrator.records.store import Run, find_run, read_record, run_of
+from orchestrator.records.runs import find_run
+from orchestrator.records.store import Run, read_record, run_of
 from orchestrator.report.reproduction import as_text
 from orchestrator.runner.run_all import REPRODUCE, run_all
 

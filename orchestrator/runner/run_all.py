@@ -22,7 +22,8 @@ from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
 from orchestrator.records.record import Record
 from orchestrator.records.references import References
-from orchestrator.records.store import Run, newest_run, record_files, resumable, why_another
+from orchestrator.records.runs import find_run, newest_run, resumable, why_another
+from orchestrator.records.store import Run, record_files
 from orchestrator.runner.estimate import Earlier, Key, estimate, fitted, history
 from orchestrator.runner.one_round import Session, run_round
 from orchestrator.runner.order import Agenda, Turn, remaining, replaced, turns
@@ -178,18 +179,27 @@ def open_run(
 
 def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Progress) -> Run | None:
     wanted = (choice.plan, source, choice.launcher)
-    run, why = resumable(options.results, *wanted)
-    if run is None and options.rerun:
-        with contextlib.suppress(UsageError):
-            newest = newest_run(options.results)
-            run = None if why_another(newest.header, *wanted) else newest
-    if run is None:
+
+    def take(run: Run) -> bool:
+        return run.claim(progress.say)
+
+    if options.resume is not None:
+        run, why = find_run(options.results, options.resume), ""
+        why = why_another(run.header, *wanted) or ("" if take(run) else "is being run by another process")
         if why:
-            progress.say(f"starting another run: {why}")
-        return None
-    if not run.claim(progress.say):
-        progress.say(f"starting another run: {run.folder.name} is being run by another process")
-        return None
+            remedy = "give the options that it was begun with, or leave --resume out"
+            raise UsageError(f"the run {run.folder.name} {why}", where="--resume", remedy=remedy)
+    else:
+        found, why = resumable(options.results, *wanted, take=take, say=progress.say)
+        if found is None and options.rerun:
+            with contextlib.suppress(UsageError):
+                newest = newest_run(options.results)
+                found = newest if newest.own and not why_another(newest.header, *wanted) and take(newest) else None
+        if found is None:
+            if why:
+                progress.say(f"starting another run: {why}")
+            return None
+        run = found
     if run.finished:
         run.reopen()
     return run
