@@ -93,7 +93,7 @@ def measured(run_folder: Path, cell: str) -> list[str]:
 @click.argument("cell", required=False)
 def main(run: str | None, cell: str | None) -> None:
     """Split the rounds of one CELL of a RUN at random in two sides; without both, simulated rounds."""
-    from orchestrator.records.store import find_run
+    from orchestrator.records.runs import find_run
 
     if run is not None and cell is None:
         raise click.UsageError("give a RUN and a CELL, or neither")

@@ -22,7 +22,7 @@ from orchestrator.base.files import Frozen
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import Workload
 from orchestrator.records.record import BAD, Flag, Status, is_row
-from orchestrator.records.store import find_run
+from orchestrator.records.runs import find_run
 
 Result = Literal["faster", "slower", "same", "inconclusive", "refused", "bad", "unmeasured", "only in A", "only in B"]
 """A verdict; or `refused`: none may be given; `bad`: B is wrong or failed, or has no figure where A has one;

@@ -15,7 +15,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen
 from orchestrator.base.text import printable
 from orchestrator.plan.workload import describe
-from orchestrator.records.store import runs
+from orchestrator.records.runs import copies, runs
 
 WINDOW = re.compile(r"(\d{1,5})([hdw])")
 UNITS = {"h": 1, "d": 24, "w": 168}
@@ -62,9 +62,13 @@ def history(results: Path, unreadable: list[str], *, since: str | None = None, c
     """
     start = None if since is None else moment(since)
     groups: dict[tuple[str | None, ...], dict[str, list[Row]]] = {}
-    for folder in runs(results):
+    if not runs(results):
+        raise UsageError("no run here", where=str(results), remedy="name the folder of the runs with --results")
+    for folder, *others in copies(results):
         bad: list[str] = []
         reduction = reduce_run(folder, bad)
+        for other in others:
+            reduction.take_over(reduce_run(other, bad))
         unreadable.extend(f"{folder.name}/{line}" for line in bad)
         for row in reduction.rows("steady"):
             began = _timestamp(row.began_utc or "")

@@ -18,7 +18,7 @@ from orchestrator.analysis.published import Published, PublishedFigure, find_fig
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.analysis.rows import Row
 from orchestrator.records.record import Record
-from orchestrator.records.store import Header, Run, read_records, record_files
+from orchestrator.records.store import Header, Run, read_records, record_files, strangers
 
 SHARE = 1_000
 """So many records a process reads and reduces before it hands over what they came to."""
@@ -87,6 +87,7 @@ def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record
     if records is not None:
         return _reduced(records)
     paths = record_files(run_folder)
+    unreadable += strangers(run_folder)
     shares = [paths[first : first + SHARE] for first in range(0, len(paths), SHARE)]
     workers = min(len(os.sched_getaffinity(0)), len(shares))
     # A process that was copied from one with several threads may wait for ever for what another of them held.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ORCHESTRATOR = Path(__file__).resolve().parent.parent
@@ -11,5 +12,6 @@ IMAGES = REPOSITORY / "images"
 RESULTS = REPOSITORY / "results"
 PUBLISHED = ORCHESTRATOR / "analysis" / "figures"
 SUITES = ORCHESTRATOR / "plan" / "suites"
-STATE = REPOSITORY / ".stackbench"
+STATE_VARIABLE = "STACKBENCH_STATE"
+STATE = Path(os.environ.get(STATE_VARIABLE) or REPOSITORY / ".stackbench").absolute()
 """Virtual environments, cells' work folders and shared compile caches: never committed, may be deleted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,11 @@ MARKUP = re.compile(r"([\\`*\[\]|~$])")
 EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """Inside of a word an underscore means nothing to Markdown, and names are full of them."""
 NAME = re.compile(r"[A-Za-z0-9_@.+-]+")
+
+
+def on_stderr(line: str) -> None:
+    """Show a line that is no part of what was asked for."""
+    print(f"orchestrator: {line}", file=sys.stderr, flush=True)
 
 
 # Figures and their units.

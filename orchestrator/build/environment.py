@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, write_text
 from orchestrator.base.paths import STATE
@@ -109,7 +110,7 @@ def _call(command: Sequence[str], log: Path, name: str, say: Say) -> None:
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(HEARTBEAT_S)
+                    interrupt.patiently(lambda: process.wait(HEARTBEAT_S))
                     break
                 last = (_text(log).splitlines() or [""])[-1].strip()
                 say(f"{name}: installing, {time.monotonic() - began:.0f} s: {last[:100]}")
@@ -124,10 +125,7 @@ def _call(command: Sequence[str], log: Path, name: str, say: Say) -> None:
 
 
 def _imports_torch(python: str) -> bool:
-    done = subprocess.run(  # noqa: S603  (the environment just made)
-        [python, "-c", "import torch"], capture_output=True, check=False, env=clean_environment(os.environ)
-    )
-    return done.returncode == 0
+    return interrupt.run_process([python, "-c", "import torch"], env=clean_environment(os.environ)).returncode == 0
 
 
 def _text(log: Path) -> str:

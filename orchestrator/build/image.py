@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from orchestrator.base.errors import EXIT_OK, InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, os_error
+from orchestrator.base.interrupt import patiently
 from orchestrator.base.paths import STATE
 from orchestrator.base.text import Say, counted, size_in_words
 from orchestrator.build import lock as stack_lock
@@ -52,7 +53,7 @@ def ensure_image(client: Any, stack: Stack, *, say: Say, again: bool = False, st
     with engine_errors():
         if stack.ready:
             say(f"{stack.name}: pulling {name}")
-            client.images.pull(name)
+            patiently(lambda: client.images.pull(name))
         else:
             _build(client, stack, name, say, state)
     stack_lock.forget(stack, name, state)
@@ -184,24 +185,23 @@ def _build(client: Any, stack: Stack, tag: str, say: Say, state: Path) -> None:
         count = make_context(stack, context)
         if count:
             say(f"{stack.name}: {counted(count, 'wheel')} of its lock from local folders")
-        stream = client.api.build(
-            fileobj=context,
-            custom_context=True,
-            dockerfile=stack.build.dockerfile,
-            target=target(stack),
-            tag=tag,
-            buildargs=build_arguments(stack),
-            labels={BUILD_LABEL: stack.name, CONTENT_LABEL: content(stack)},
-            rm=True,
-            forcerm=True,
-            decode=True,
-            timeout=None,  # a step may say nothing for many minutes
-        )
-        try:
-            last = _follow(stream, stack.name, out, say)
-        finally:
+        asked = {
+            "fileobj": context,
+            "dockerfile": stack.build.dockerfile,
+            "target": target(stack),
+            "tag": tag,
+            "buildargs": build_arguments(stack),
+            "labels": {BUILD_LABEL: stack.name, CONTENT_LABEL: content(stack)},
+        }
+
+        def built() -> str | None:
+            # No timeout: a step may say nothing for many minutes.
+            more = {"custom_context": True, "rm": True, "forcerm": True, "decode": True, "timeout": None}
             # Hanging up is how the engine learns that nobody waits for the build any more.
-            stream.close()
+            with contextlib.closing(client.api.build(**asked, **more)) as stream:
+                return _follow(stream, stack.name, out, say)
+
+        last = patiently(built)
     if last is not None:
         remedy = f"log: {log}"
         if NOT_PULLED.search(last):

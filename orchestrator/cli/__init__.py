@@ -12,12 +12,14 @@ from collections.abc import Sequence
 
 import click
 
+from orchestrator.base import interrupt
 from orchestrator.base.errors import EXIT_OK, EXIT_WRONG_USAGE, StackbenchError
 from orchestrator.cli import host, results, running, schema
 
 PROGRAM = "orchestrator"
+INTERRUPTED = "interrupted; what was finished is kept"
 EXIT_INTERRUPTED = 130
-"""As shells have it for Ctrl-C: 128 + SIGINT."""
+"""Where Python raised for Ctrl-C, as no handler of ours was there: 128 + SIGINT, as shells have it."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -40,13 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    try:
-        result = orchestrator.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
-    except (click.ClickException, StackbenchError, KeyboardInterrupt, click.Abort, OSError) as error:
-        return _report(error)
-    return result if isinstance(result, int) else EXIT_OK
+    """Run the command line and return its exit code; that of a signal, where one has come."""
+    failed: BaseException | None = None
+    with interrupt.interruptible():
+        try:
+            result = orchestrator.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+            sys.stdout.flush()
+        except (click.ClickException, StackbenchError, KeyboardInterrupt, click.Abort, OSError) as error:
+            failed, result = error, None
+        stopped = interrupt.exit_code()
+        if stopped is not None:
+            # It has said so itself, or what it says is but a consequence.
+            return stopped if result == stopped else _fail(INTERRUPTED, stopped)
+        if failed is not None:
+            return _report(failed)
+        return result if isinstance(result, int) else EXIT_OK
 
 
 def _report(error: BaseException) -> int:
@@ -68,7 +78,7 @@ def _report(error: BaseException) -> int:
         # Without a command click's message is the whole help: one line says it as well.
         line = "no command" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()
         return _fail(f"{line.rstrip('.')}; see `{command} --help`", EXIT_WRONG_USAGE)
-    return _fail("interrupted; what was finished is kept", EXIT_INTERRUPTED)
+    return _fail(INTERRUPTED, EXIT_INTERRUPTED)
 
 
 def _fail(line: str, code: int) -> int:

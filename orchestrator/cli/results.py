@@ -21,7 +21,7 @@ from orchestrator.cli import options
 @options.results
 def table_command(run: str | None, protocol: Literal["note", "steady"] | None, form: str, results: Path) -> None:
     """Print the tables of RUN (a run's name or folder; default: the newest)."""
-    from orchestrator.records.store import find_run
+    from orchestrator.records.runs import find_run
     from orchestrator.report.tables import render_tables
 
     found = find_run(results, run)
@@ -39,7 +39,7 @@ def report_command(names: tuple[str, ...], output: Path | None, results: Path) -
 
     Of several runs it has every row, and shows them side by side; without -o it lies in the first one's folder.
     """
-    from orchestrator.records.store import find_run
+    from orchestrator.records.runs import find_run
     from orchestrator.report.page import PAGE_FILE, write_page
 
     folders = [find_run(results, name).folder for name in dict.fromkeys(names or (None,))]
@@ -57,7 +57,7 @@ def explain_command(cell: str, run: str | None, results: Path) -> None:
 
     CELL is a title (`forward inductor@cpu`), the name of a record's file, or the beginning of a cell_id.
     """
-    from orchestrator.records.store import find_run
+    from orchestrator.records.runs import find_run
     from orchestrator.report.explain import explain
 
     click.echo(explain(find_run(results, run).folder, cell))
@@ -121,7 +121,7 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
     """
     from orchestrator.base.text import counted, printable
     from orchestrator.records.bundle import ENDING, pack
-    from orchestrator.records.store import find_run
+    from orchestrator.records.runs import find_run
 
     found = find_run(results, run)
     target = output or Path(f"{found.folder.resolve().name}{ENDING}")

@@ -30,6 +30,7 @@ def plan_command(form: str, **chosen: Any) -> None:
 @options.selection
 @options.allow_busy
 @click.option("--fresh", is_flag=True, help="Start a new run, even if an unfinished one could go on.")
+@click.option("--resume", metavar="RUN", help="Go on with this unfinished run, also an imported or a renamed one.")
 @click.option("--rerun", is_flag=True, help="Run cells again that have a result.")
 @click.option(
     "--max-minutes",

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
+from orchestrator.base import interrupt
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import os_errors
+from orchestrator.base.lockfile import Lock, try_lock
 from orchestrator.base.text import Say
 
 ENVIRONMENT = "STACKBENCH_LOCKS"
@@ -36,17 +36,12 @@ def hold(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = 
     process, however it ends. UsageError where the folder cannot be used.
     """
     path = _lock_file(gpu_uuid, folder)
-    lock = filelock.FileLock(path, mode=FILE_MODE)
-    device = gpu_uuid or "the CPU"
-    try:
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            say(f"waiting for {device}: in use by {holder(path)}")
-            lock.acquire(poll_interval=POLL_S)
-    except OSError as error:
-        remedy = f"name another folder in {ENVIRONMENT}, the same for all users of this host"
-        raise UsageError(f"the lock cannot be taken: {error.strerror}", where=str(path), remedy=remedy) from error
+    lock = _try(path, say)
+    if lock is None:
+        say(f"waiting for {gpu_uuid or 'the CPU'}: in use by {holder(path)}")
+        while (lock := _try(path, say)) is None:
+            time.sleep(POLL_S)
+            interrupt.check()
     try:
         _sign(path, f"process {os.getpid()}, {purpose}, since {time.strftime('%H:%M:%S')}")
         yield
@@ -57,14 +52,21 @@ def hold(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = 
 
 def is_free(gpu_uuid: str | None, folder: Path | None = None) -> bool:
     """Whether nobody holds the device's lock at this moment."""
-    path = _lock_file(gpu_uuid, folder)
     try:
-        with filelock.FileLock(path, mode=FILE_MODE, blocking=False):
-            return True
-    except filelock.Timeout:
-        return False
-    except OSError:
+        lock = _try(_lock_file(gpu_uuid, folder), lambda _line: None)
+    except UsageError:
         return True  # `hold` says what is wrong with it
+    if lock is not None:
+        lock.release()
+    return lock is not None
+
+
+def _try(path: Path, say: Say) -> Lock | None:
+    remedy = f"name another folder in {ENVIRONMENT}, the same for all users of this host"
+    try:
+        return try_lock(path, say, mode=FILE_MODE, remedy=remedy)
+    except OSError as error:
+        raise UsageError(f"the lock cannot be taken: {error.strerror}", where=str(path), remedy=remedy) from error
 
 
 def holder(path: Path) -> str:

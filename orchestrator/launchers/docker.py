@@ -15,6 +15,7 @@ from typing import Any
 import docker
 from docker.types import LogConfig, Mount
 
+from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.base.files import make_folder, read_json, write_json
 from orchestrator.base.paths import STATE
@@ -140,7 +141,7 @@ class DockerLauncher:
         arguments = self._arguments(stack, command, device, None, access)
         handle = self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull))
         with handle:
-            ended = handle.wait(FINGERPRINT_S)
+            ended = interrupt.patiently(lambda: handle.wait(FINGERPRINT_S))
             if ended is None:
                 handle.cancel()
             return (ended.code if ended else None), handle.output().decode("utf-8", "replace")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.base.errors import InfrastructureError
+from orchestrator.base.interrupt import run_process
 from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import PROC, Owner, signature
 from orchestrator.launchers import (
@@ -97,9 +98,7 @@ class LocalLauncher:
         environment = self._environment(stack, "cpu", Path(os.devnull).parent)
         command = [str(python), "-m", "bench", what]
         try:
-            return subprocess.run(  # noqa: S603  (the stack's own Python)
-                command, env=environment, capture_output=True, text=True, timeout=FINGERPRINT_S, check=False, cwd="/"
-            )
+            return run_process(command, timeout_s=FINGERPRINT_S, env=environment, cwd="/")
         except (OSError, subprocess.TimeoutExpired) as error:
             raise InfrastructureError(f"this Python does not start: {error}", where=str(python)) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -14,7 +13,8 @@ from pathlib import Path
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import os_errors
-from orchestrator.base.paths import BENCH, STATE
+from orchestrator.base.lockfile import try_lock
+from orchestrator.base.paths import BENCH, STATE, STATE_VARIABLE
 
 OWNER_FILE = "owner.lock"
 READABLE_FILE = 0o644
@@ -53,15 +53,16 @@ def work_area(state: Path | None = None) -> Iterator[WorkArea]:
         place.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
     # Held as long as this process lives: a lock, unlike a process number, means the same in every namespace.
-    descriptor = os.open(folder / OWNER_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    with os_errors(folder):
+        lock = try_lock(folder / OWNER_FILE, print, remedy=f"name another place in {STATE_VARIABLE}")
     try:
         with os_errors(folder):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             copy = copy_bench(BENCH, folder / "stackbench" / "bench")
         yield WorkArea(folder, copy)
     finally:
         remove_tree(folder)
-        os.close(descriptor)
+        if lock is not None:
+            lock.release()
 
 
 def copy_bench(source: Path, target: Path) -> Path:
@@ -103,20 +104,12 @@ def remove_tree(folder: Path) -> None:
 
 
 def _abandoned(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder / OWNER_FILE, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        # Just being made, or left in that instant: only the latter is old.
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if not (folder / OWNER_FILE).exists():
+            # Just being made, or left in that instant: only the latter is old.
             return folder.is_dir() and time.time() - folder.stat().st_mtime > JUST_MADE_S
-        return False
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
+        lock = try_lock(folder / OWNER_FILE, print, remedy=f"name another place in {STATE_VARIABLE}")
+        if lock is not None:
+            lock.release()
+            return lock.holds  # where there are no locks, it may be a living one's
+    return False

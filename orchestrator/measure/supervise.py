@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.base.files import Frozen, write_text
 from orchestrator.base.untrusted import open_plain, place_file
@@ -205,6 +206,8 @@ def _watch_until(handle: Handle, tick: Callable[[], None], began: int, deadline_
         ended = handle.wait(min(left, TICK_S))
         if ended is not None:
             return ended, True
+        if interrupt.pending:
+            interrupt.check()
         tick()
 
 

@@ -42,6 +42,8 @@ class RunOptions:
     """Run although other processes use the GPU."""
     fresh: bool = False
     """Start a new run even where an unfinished one could go on."""
+    resume: str | None = None
+    """The run to go on with, by name or folder; None: the newest that fits, and was made here."""
     rerun: bool = False
     """Run keys again that have a final record."""
     launcher: LauncherName = "auto"

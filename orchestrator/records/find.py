@@ -10,7 +10,7 @@ from orchestrator.base.files import closest
 from orchestrator.base.text import printable
 from orchestrator.plan.workload import describe
 from orchestrator.records.record import Record
-from orchestrator.records.store import read_record, read_records, record_files
+from orchestrator.records.store import read_records, read_stored, record_files
 
 PROBE = "probe-"
 SHOWN_CANDIDATES = 12
@@ -88,6 +88,6 @@ def _no_such_cell(
 
 def _what(run_folder: Path, stem: str) -> str:
     try:
-        return printable(describe(read_record(run_folder / "records" / f"{stem}.json").workload))
+        return printable(describe(read_stored(run_folder / "records" / f"{stem}.json").workload))
     except UsageError:
         return "its record cannot be read"

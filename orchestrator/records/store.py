@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import fcntl
 import hashlib
 import os
 import re
@@ -27,7 +26,9 @@ from orchestrator.base.files import (
     write_bytes,
     write_text,
 )
-from orchestrator.base.text import utc
+from orchestrator.base.interrupt import check
+from orchestrator.base.lockfile import Lock, try_lock
+from orchestrator.base.text import Say, printable, utc
 from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.workload import RECORD_LIMIT_BYTES
@@ -35,9 +36,14 @@ from orchestrator.records.record import FAILED, Record
 
 T = TypeVar("T", bound=Frozen)
 RUN_FILE = "run.json"
+CLAIM = ".claim"
+"""Locked by the process that goes on with the run."""
 RUN_LIMIT_BYTES = 64_000_000
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
+CLOCKS_DIFFER = dt.timedelta(days=1)
+"""A run named later than that from now was not begun here."""
 STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
+STRANGERS_SHOWN = 3
 LOG_LIMIT_BYTES = 8_000_000
 IDENTITY = (
     *("cell_id", "round", "bench_source", "stack", "method", "device", "workload", "workload_id"),
@@ -61,6 +67,8 @@ class Header(Frozen):
     note: str = ""
     launcher: str | None = None
     """Where its cells' processes are started; older runs do not say."""
+    imported_utc: str | None = None
+    """When `import` put it here; null for a run that was made here, or copied here by hand."""
     plan: Plan
 
 
@@ -70,7 +78,7 @@ class Run:
     def __init__(self, folder: Path, header: Header) -> None:
         self.folder = folder
         self.header = header
-        self._claim: int | None = None
+        self._claim: Lock | None = None
 
     @classmethod
     def create(cls, results: Path, plan: Plan, bench_source: str, **facts: Any) -> Run:
@@ -116,6 +124,16 @@ class Run:
         """Whether every cell was run."""
         return self.header.finished_utc is not None
 
+    @property
+    def own(self) -> bool:
+        """Whether it was begun here: not imported, and in the folder that it was given."""
+        return not self.imported and self.folder.name == self.header.run_id and named_in_order(self.folder)
+
+    @property
+    def imported(self) -> bool:
+        """Whether it came in a bundle: nothing goes on with it unasked."""
+        return self.header.imported_utc is not None
+
     def update(self, **changes: Any) -> None:
         """Replace keys of run.json."""
         self.header = self.header.model_copy(update=changes)
@@ -129,25 +147,21 @@ class Run:
         """Take a finished run up again (its rounds are to be run again)."""
         self.update(finished_utc=None)
 
-    def claim(self) -> bool:
-        """Return whether this process, alone, may go on with the run; it holds until the process ends or `release`."""
+    def claim(self, say: Say = print) -> bool:
+        """Return whether this process, alone, may go on with the run; it holds until the process ends or `release`.
+
+        `say` is told where that cannot be known.
+        """
         if self._claim is not None:
             return True
-        with os_errors(self.folder):
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            # A lock of the kernel's on the folder itself: nothing is left over after kill -9, or in a copy.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return False
-        self._claim = descriptor
-        return True
+        with os_errors(self.folder / CLAIM):
+            self._claim = try_lock(self.folder / CLAIM, say, remedy="start no other run there, or name other --results")
+        return self._claim is not None
 
     def release(self) -> None:
         """Give the claim back."""
         if self._claim is not None:
-            os.close(self._claim)
+            self._claim.release()
             self._claim = None
 
     def save(self, record: Record, log: Path | None = None) -> Record:
@@ -181,7 +195,8 @@ class Run:
 
     def records(self, unreadable: list[str]) -> Iterator[Record]:
         """Yield every stored record, by file name. One that cannot be read is none: its line goes to `unreadable`."""
-        return read_records(record_files(self.folder), unreadable)
+        yield from read_records(record_files(self.folder), unreadable)
+        unreadable += strangers(self.folder)
 
     def _write(self) -> None:
         write_text(self.folder / RUN_FILE, self.header.model_dump_json(indent=1) + "\n")
@@ -190,9 +205,10 @@ class Run:
 def read_records(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Record]:
     """Yield the records in `paths`; a line for each file that cannot be read goes to `unreadable`."""
     for path in paths:
+        check()
         try:
-            yield read_record(path)
-        except UsageError as error:  # noqa: PERF203 - the rest of the run is as good as before
+            yield read_stored(path)
+        except UsageError as error:
             # Without the folder's place, which is nobody's business.
             unreadable.append(f"records/{path.name}: {error.what}")
 
@@ -201,6 +217,12 @@ def without_content(record: Record, reason: str) -> Record:
     """Return the record of a round whose own says too much to be kept: whose it is, what ran it, and why it crashed."""
     kept: dict[str, Any] = {name: getattr(record, name) for name in IDENTITY}
     return Record(**kept, schema_version=1, written_by="orchestrator", flags=(), status="crashed", reason=reason)
+
+
+def named_in_order(folder: Path) -> bool:
+    """Whether the folder has a name that `create` may have given it: not a renamed one, and not one of the future."""
+    latest = dt.datetime.now(dt.timezone.utc) + CLOCKS_DIFFER
+    return bool(RUN_NAME.fullmatch(folder.name)) and folder.name <= f"{latest:%Y%m%d-%H%M%S}"
 
 
 def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
@@ -213,24 +235,46 @@ def read_record(path: Path, *, limit: int = RECORD_LIMIT_BYTES) -> Record:
     return _read(Record, path, limit=limit, follow_links=False)
 
 
+def read_stored(path: Path) -> Record:
+    """Return the record of a run's file; also a UsageError where the name is not the record's own."""
+    record = read_record(path)
+    if path.stem != stem_of(record):
+        raise UsageError("the record of another cell or round has this name", where=str(path), remedy="move it away")
+    return record
+
+
 def _read(kind: type[T], path: Path, *, limit: int, follow_links: bool = True) -> T:
     content = read_bytes(path, limit=limit, follow_links=follow_links)
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        what = "no valid JSON"
-        # The key's name needs the raw content; read it again only now, when it is bad anyway.
-        with contextlib.suppress(UsageError):
-            what = explain_validation(error, read_json(path), kind)
+        what, raw = "no valid JSON", None
+        if error.errors()[0]["type"] != "json_invalid":
+            # The key's name needs the raw content; read it again only now, when it is bad anyway.
+            with contextlib.suppress(UsageError):
+                raw = read_json(path)
+            what = explain_validation(error, raw, kind)
         raise UsageError(what, where=str(path), remedy="repair it or move it away") from error
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Return the paths of a run's records, sorted by name."""
+    """Return the paths of a run's records, sorted by name: of files that are named as a record is, and no others."""
+    return [folder / "records" / name for name in _names_of_json(folder) if STEM.fullmatch(name[: -len(".json")])]
+
+
+def strangers(folder: Path) -> list[str]:
+    """Return a line that names the other JSON files among a run's records (a sync tool's copies); none without any."""
+    found = [printable(name) for name in _names_of_json(folder) if not STEM.fullmatch(name[: -len(".json")])]
+    more = f" and {len(found) - STRANGERS_SHOWN} more" if len(found) > STRANGERS_SHOWN else ""
+    shown = f"{', '.join(found[:STRANGERS_SHOWN])}{more}"
+    return [f"records/: not named as a record, and left out: {shown}"] if found else []
+
+
+def _names_of_json(folder: Path) -> list[str]:
     records, names = folder / "records", list[str]()
     with os_errors(records), contextlib.suppress(FileNotFoundError):
         names = os.listdir(records)  # noqa: PTH208 - names are sorted faster than paths
-    return [records / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
+    return sorted(name for name in names if name.endswith(".json") and not name.startswith("."))
 
 
 def run_of(path: Path, record: Record) -> Path | None:
@@ -247,71 +291,6 @@ def stem_of(record: Record) -> str:
     if not STEM.fullmatch(stem):
         raise UsageError(f"{stem!r} cannot be a file's name", where="record", remedy="use a-z, 0-9, - and _ in names")
     return stem
-
-
-def runs(results: Path) -> list[Path]:
-    """Return the folders in `results` that hold a run, oldest first by name; renamed ones come first."""
-    found = list[Path]()
-    with os_errors(results), contextlib.suppress(FileNotFoundError):
-        found = [place for place in results.iterdir() if (place / RUN_FILE).is_file()]
-    return sorted(found, key=lambda place: (bool(RUN_NAME.fullmatch(place.name)), place.name))
-
-
-def newest_run(results: Path) -> Run:
-    """Return the newest run; none at all is a UsageError.
-
-    Where all have been renamed their names say no age: the one that was begun last, by its own account.
-    """
-    found = runs(results)
-    if not found:
-        raise UsageError("no run here", where=str(results), remedy="start one with `orchestrator run-all`")
-    if RUN_NAME.fullmatch(found[-1].name):
-        return Run.open(found[-1])
-    renamed = []
-    for folder in found:
-        with contextlib.suppress(UsageError):
-            renamed.append(Run.open(folder))
-    return max(renamed, key=lambda run: run.header.started_utc) if renamed else Run.open(found[-1])
-
-
-def find_run(results: Path, name: str | None) -> Run:
-    """Return the run called `name` in `results`, or in the folder `name`; without a name the newest."""
-    if name is None:
-        return newest_run(results)
-    for folder in (results / name, Path(name)):
-        with contextlib.suppress(ValueError, OSError):
-            if (folder / RUN_FILE).is_file():
-                return Run.open(folder)
-    known = ", ".join(folder.name for folder in runs(results)) or "none"
-    raise UsageError(f'no run "{name}"', where=str(results), remedy=f"known: {known}")
-
-
-def newest_unfinished(results: Path) -> Run | None:
-    """Return the newest run that was not finished; a finished one that is newer does not hide it."""
-    for folder in reversed(runs(results)):
-        run = Run.open(folder)
-        if not run.finished and RUN_NAME.fullmatch(folder.name):
-            return run
-    return None
-
-
-def resumable(results: Path, plan: Plan, bench_source: str, launcher: str) -> tuple[Run | None, str]:
-    """Return the newest unfinished run if it can go on, else None and why it cannot (empty: no such run)."""
-    run = newest_unfinished(results)
-    why = why_another(run.header, plan, bench_source, launcher) if run else ""
-    return (None, f"the unfinished run {run.folder.name} {why}") if run and why else (run, "")
-
-
-def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) -> str:
-    """Return what keeps a run with this header from going on with the plan; empty where nothing does."""
-    if header.plan_id != plan.plan_id:
-        what = f"suite {header.suite}" if header.suite != plan.suite else "other cells, rounds or deadlines"
-        return f"has another plan ({what})"
-    if header.bench_source != bench_source:
-        return "was measured by another version of bench"
-    if header.launcher not in (None, launcher):
-        return f"has its cells run by the launcher {header.launcher}"
-    return ""
 
 
 def _new_folder(results: Path, wanted: str) -> Path:

@@ -22,7 +22,8 @@ from orchestrator.plan.choice import Choice, RunOptions
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.workload import GENERATING, TRAINING, ModelConfig, Workload
 from orchestrator.records.record import FAILED, NOTHING_LEFT, Record
-from orchestrator.records.store import newest_unfinished, read_record, record_files, runs
+from orchestrator.records.runs import find_run, runs, unfinished
+from orchestrator.records.store import read_stored, record_files
 
 RECORDS_LOOKED_AT = 400
 NS = 1e9
@@ -203,7 +204,7 @@ def _newest_records(results: Path) -> Iterator[Record]:
     for path in itertools.chain.from_iterable(map(record_files, reversed(runs(results)))):
         with contextlib.suppress(StackbenchError):
             # An estimate does not stop for an old file that something else will complain about.
-            yield read_record(path)
+            yield read_stored(path)
 
 
 def _total(sizes: Iterable[int | None]) -> int | None:
@@ -273,9 +274,13 @@ def used_up(options: RunOptions, began: float, cell: Cell, number: int, known: M
 
 
 def _begun(plan: Plan, options: RunOptions) -> int | None:
-    """Return the rounds of the newest unfinished run if its plan is this one but for the rounds."""
-    run = newest_unfinished(options.results)
-    if run is None:
-        return None
-    rounds = max((cell.rounds for cell in run.plan.cells if cell.role == "row"), default=0)
-    return rounds if rounds and with_rounds(plan, rounds).plan_id == run.header.plan_id else None
+    """Return the rounds of the newest unfinished run (or of the one asked for) with this plan but for the rounds."""
+    if options.resume is not None:
+        begun = [find_run(options.results, options.resume)]
+    else:
+        begun = [run for run in unfinished(options.results, lambda _line: None) if not run.imported]
+    for run in begun:
+        rounds = max((cell.rounds for cell in run.plan.cells if cell.role == "row"), default=0)
+        if rounds and with_rounds(plan, rounds).plan_id == run.header.plan_id:
+            return rounds
+    return None

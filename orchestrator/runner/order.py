@@ -69,7 +69,7 @@ class Agenda:
 
     def __init__(self, todo: Sequence[Turn], options: RunOptions, known: dict[Key, Earlier], asked: float) -> None:
         """`asked` is when the run was asked for, by the monotonic clock."""
-        self.todo, self._options, self._known = todo, options, known
+        self.todo, self.options, self._known = todo, options, known
         self._asked, self._began = asked, time.monotonic()
         self._cells = {id(turn.cell): turn.cell for turn in todo}
         self._left = Counter(id(turn.cell) for turn in todo)
@@ -81,8 +81,8 @@ class Agenda:
 
     def over(self, turn: Turn) -> str:
         """Return why no other round is started, in words; empty where there is time for this one."""
-        limit, now = self._options.max_minutes, time.monotonic()
-        if used_up(self._options, self._began, turn.cell, turn.round, self._known):
+        limit, now = self.options.max_minutes, time.monotonic()
+        if used_up(self.options, self._began, turn.cell, turn.round, self._known):
             return "the budget is used up"
         return f"{limit:g} minutes are over" if limit is not None and now - self._asked > limit * 60 else ""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.analysis.reproduction import reproduction
+from orchestrator.base import interrupt
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES
@@ -21,10 +22,11 @@ from orchestrator.plan.stack import ReadyImage, Stack, find_stacks
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.find import find_records, probes_of
 from orchestrator.records.record import Record, is_row
-from orchestrator.records.store import Run, find_run, read_record, run_of
+from orchestrator.records.runs import find_run
+from orchestrator.records.store import Run, read_record, run_of
 from orchestrator.report.reproduction import as_text
+from orchestrator.runner.run_all import REPRODUCE, run_all
 
-NAME = "reproduce"
 IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")
 LEAST_TIMEOUT_S = 900.0
 SLOWER_HERE = 4.0
@@ -37,8 +39,6 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
     `options.rounds` is how many rounds to run. Returns the exit code: 0 reproduced, 1 not, 2 undecided, 3 nothing
     ran.
     """
-    from orchestrator.runner.run_all import run_all
-
     then, folder = original(row, run, options.results)
     kept: list[Run] = []
 
@@ -46,7 +46,7 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
         return choose_again(then[-1], options, gpu=gpu, engine=engine, no_gpu=no_gpu)
 
     code = run_all(options, choosing, kept)
-    if not kept:
+    if not kept or interrupt.exit_code() is not None:
         return code
     now = list(kept[0].records([]))
     if sum(map(is_row, now)) < (options.rounds or 1):
@@ -117,11 +117,11 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
     ceilings = cell.model_copy(update={**own, "role": "ceilings", "rounds": 1})
     probes = probe_cells([cell])
     references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
-    plan = Plan(suite=NAME, cells=(ceilings, *references, *probes, cell))
+    plan = Plan(suite=REPRODUCE, cells=(ceilings, *references, *probes, cell))
     place = gpu if record.device == "cuda" else "the CPU"
     line = f"again: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
     return Choice(
-        printable(line), plan, dataclasses.replace(suite, name=NAME), {stack.name: stack}, launcher, checkpoints
+        printable(line), plan, dataclasses.replace(suite, name=REPRODUCE), {stack.name: stack}, launcher, checkpoints
     )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, check_writable
 from orchestrator.base.paths import REPOSITORY, STATE
@@ -21,14 +22,17 @@ from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
 from orchestrator.records.record import Record
 from orchestrator.records.references import References
-from orchestrator.records.store import Run, newest_run, record_files, resumable, why_another
+from orchestrator.records.runs import find_run, newest_run, resumable, why_another
+from orchestrator.records.store import Run, record_files
 from orchestrator.runner.estimate import Earlier, Key, estimate, fitted, history
-from orchestrator.runner.interrupt import Interrupted, interruptible
 from orchestrator.runner.one_round import Session, run_round
 from orchestrator.runner.order import Agenda, Turn, remaining, replaced, turns
 from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.plan_text import cost_line
 from orchestrator.runner.progress import Progress, make_progress
+
+REPRODUCE = "reproduce"
+"""What the suite of a run is called that nothing goes on with: each `reproduce` starts one."""
 
 
 def run_all(options: RunOptions, choosing: Choosing = choose, made: list[Run] | None = None) -> int:
@@ -39,10 +43,10 @@ def run_all(options: RunOptions, choosing: Choosing = choose, made: list[Run] | 
     """
     made = [] if made is None else made
     try:
-        with interruptible(), make_progress() as progress:
+        with interrupt.interruptible(), make_progress() as progress:
             return _steps(options, choosing, made, progress)
-    except Interrupted as stop:
-        print(_how_to_go_on(made[0] if made else None), flush=True)
+    except interrupt.Interrupted as stop:
+        print(_how_to_go_on(made[0] if made else None, options), flush=True)
         return stop.exit_code
 
 
@@ -161,7 +165,7 @@ def open_run(
             note=choice.line,
             launcher=choice.launcher,
         )
-        run.claim()
+        run.claim(progress.say)
         progress.say(f"run {run.folder.name}")
     else:
         run.update(stacks={**run.header.stacks, **stacks})
@@ -175,18 +179,27 @@ def open_run(
 
 def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Progress) -> Run | None:
     wanted = (choice.plan, source, choice.launcher)
-    run, why = resumable(options.results, *wanted)
-    if run is None and options.rerun:
-        with contextlib.suppress(UsageError):
-            newest = newest_run(options.results)
-            run = None if why_another(newest.header, *wanted) else newest
-    if run is None:
+
+    def take(run: Run) -> bool:
+        return run.claim(progress.say)
+
+    if options.resume is not None:
+        run, why = find_run(options.results, options.resume), ""
+        why = why_another(run.header, *wanted) or ("" if take(run) else "is being run by another process")
         if why:
-            progress.say(f"starting another run: {why}")
-        return None
-    if not run.claim():
-        progress.say(f"starting another run: {run.folder.name} is being run by another process")
-        return None
+            remedy = "give the options that it was begun with, or leave --resume out"
+            raise UsageError(f"the run {run.folder.name} {why}", where="--resume", remedy=remedy)
+    else:
+        found, why = resumable(options.results, *wanted, take=take, say=progress.say)
+        if found is None and options.rerun:
+            with contextlib.suppress(UsageError):
+                newest = newest_run(options.results)
+                found = newest if newest.own and not why_another(newest.header, *wanted) and take(newest) else None
+        if found is None:
+            if why:
+                progress.say(f"starting another run: {why}")
+            return None
+        run = found
     if run.finished:
         run.reopen()
     return run
@@ -213,14 +226,15 @@ def next_rounds(session: Session, agenda: Agenda) -> Iterator[Turn]:
     """Yield one round after the other, as long as there are time and an engine; where all were run, close the run."""
     progress, outcomes = session.progress, session.outcomes
     for number, turn in enumerate(agenda.todo, 1):
+        interrupt.check()
         over = agenda.over(turn)
         if over:
-            progress.say(f"{over}: {_how_to_go_on(session.run)}")
+            progress.say(f"{over}: {_how_to_go_on(session.run, agenda.options)}")
             return
         progress.begin(turn.title, number, len(agenda.todo), agenda.left_s)
         yield turn
         if outcomes.status(turn.cell_id, turn.round) == "infrastructure" and not _engine_lives(session.client):
-            progress.say(f"the Docker Engine does not answer any more: {_how_to_go_on(session.run)}")
+            progress.say(f"the Docker Engine does not answer any more: {_how_to_go_on(session.run, agenda.options)}")
             return
     # What the engine or the disk lost says nothing about a stack: the next run-all tries it again.
     if not outcomes.counts["infrastructure"]:
@@ -258,11 +272,16 @@ def _engine_lives(client: Any) -> bool:
     return True
 
 
-def _how_to_go_on(run: Run | None) -> str:
+def _how_to_go_on(run: Run | None, options: RunOptions) -> str:
     if run is None:
         return "stopped before the first cell; nothing was lost"
-    kept = counted(len(record_files(run.folder)), "record")
-    return f"stopped; {kept} kept in {_shown(run)}; the same command goes on from there"
+    if run.plan.suite == REPRODUCE:
+        again = "the same command starts again"
+    elif options.rerun:
+        again = "the same command runs all of its rounds again"
+    else:
+        again = f"the same command{' without --fresh' if options.fresh else ''} goes on from there"
+    return f"stopped; {counted(len(record_files(run.folder)), 'record')} kept in {_shown(run)}; {again}"
 
 
 def _shown(run: Run) -> str:

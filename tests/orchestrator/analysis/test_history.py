@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from record_samples import ENVIRONMENT, GPU, check, proof, record, samples, save_run, small_run
 
 from orchestrator.analysis.history import Line, history, moment
@@ -153,5 +157,35 @@ def test_the_command(results: Path, capsys: Any) -> None:
     assert len(json.loads(capsys.readouterr().out)["lines"]) == 1
     assert run([*words, "--since", "x"]) == 4
     assert capsys.readouterr().err.count("\n") == 1
-    assert run(["history", "--results", str(results / "none")]) == 0
-    assert capsys.readouterr().out == "no row is ok\n"
+    assert run(["history", "--results", str(results / "none")]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_bad_run_is_named_and_hides_no_other(results: Path, capsys: Any, content: str) -> None:
+    (results / "20261110-100000-note" / "run.json").write_text(content)
+    assert figures(history(results, [])) == [[0.45, 0.5]]
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "20261110-100000-note/run.json: " in error
+
+
+@pytest.mark.parametrize("name", ["20261101-100000-note (1)", "20261101-100000-note-copy", "a"])
+def test_a_copy_is_no_run_of_its_own(results: Path, name: str) -> None:
+    before = figures(history(results, []))
+    shutil.copytree(results / "20261101-100000-note", results / name)
+    assert figures(history(results, [])) == before
+    # It went on elsewhere: what it has more is the run's too.
+    saved(results.parent / "more", "x", rounds(450.0, "2026-11-01", 7)[5:])
+    for path in (results.parent / "more" / "x" / "records").iterdir():
+        shutil.copy(path, results / name / "records")
+    (line,) = history(results, [])
+    assert [len(point.round_seconds) for point in line.points] == [7, 5, 5]
+
+
+def test_a_state_folder_that_is_empty_or_cannot_be_written_hinders_nothing(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o500)
+    command = [sys.executable, "-m", "orchestrator", "history", "--results", str(results)]
+    environment = {**os.environ, "STACKBENCH_STATE": str(tmp_path / "state"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

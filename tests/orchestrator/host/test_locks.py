@@ -15,7 +15,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from orchestrator.host import locks
-with locks.hold("GPU-1", purpose="suite note", say=print, folder=Path(sys.argv[1])):
+with locks.hold("GPU-1", purpose="suite note", say=lambda line: print(line, flush=True), folder=Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -61,6 +61,19 @@ def test_the_folder_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert locks.lock_folder() == tmp_path / "mine"
     monkeypatch.delenv("STACKBENCH_LOCKS")
     assert locks.lock_folder().name == "stackbench-locks"
+
+
+def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
+    with locks.hold("GPU-1", purpose="x", say=print, folder=tmp_path):
+        script = "from orchestrator.base import interrupt\ninterrupt.heed()\n" + HOLDER
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("waiting for GPU-1")
+        process.terminate()
+        _, error = process.communicate()
+    assert "Interrupted" in error
 
 
 def test_a_file_in_its_place_is_one_clear_line(tmp_path: Path) -> None:

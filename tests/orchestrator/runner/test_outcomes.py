@@ -12,6 +12,7 @@ from fake_run import FAKE_BENCH, SOURCE, write_stack, write_suite
 from record_samples import record
 
 from orchestrator.analysis.reduced_run import make_report
+from orchestrator.base.interrupt import Interrupted
 from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.plan.cell import Plan
@@ -87,7 +88,7 @@ def failing_at(number: int) -> Callable[..., Any]:
     def run_round(*arguments: Any) -> Any:
         rounds[0] += 1
         if rounds[0] == number:
-            raise run_all.Interrupted(2)
+            raise Interrupted(2)
         return real(*arguments)
 
     return run_round

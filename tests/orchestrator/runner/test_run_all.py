@@ -193,13 +193,13 @@ def test_exit_codes(tmp_path: Path, statuses: tuple[str, ...], code: int) -> Non
     assert outcome(tmp_path, *statuses) == code
 
 
-def start(place: Path, method: str) -> subprocess.Popen[str]:
+def start(place: Path, method: str, *more: str) -> subprocess.Popen[str]:
     write_suite(place)
-    write_stack(place, ["good", "hang"])
+    write_stack(place, ["good", "hang", "slow"])
     command = [
         *(sys.executable, str(ROOT / "tests" / "support" / "fake_run.py"), str(place / "state"), "run-all", "--suite"),
         *(str(place / "mine.toml"), "--stacks", str(place / "stacks"), "--stack", "fake", "--method", method),
-        *("--launcher", "local", "--results", str(place / "results")),
+        *("--launcher", "local", "--results", str(place / "results"), *more),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -224,16 +224,51 @@ def processes_in(place: Path) -> list[str]:
     return found
 
 
-def test_ctrl_c_keeps_what_is_finished(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_what_is_finished(place: Path, number: int) -> None:
     process = start(place, "hang")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
+    process.send_signal(number)  # as a closed terminal and `timeout` do: one stop
     out, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "stopped; 1 record kept in" in out
+    assert out.rstrip().endswith("; the same command goes on from there")
     assert "Traceback" not in out
     assert processes_in(place) == []
     assert list((place / "state" / "work").iterdir()) == []
     assert (next((place / "results").iterdir()) / "tables.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--fresh", "the same command without --fresh goes on from there"),
+        ("--rerun", "the same command runs all of its rounds again"),
+    ],
+)
+def test_what_is_said_of_going_on_is_true_of_the_options(place: Path, option: str, says: str) -> None:
+    process = start(place, "hang", option)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert out.rstrip().endswith(says)
+
+
+def test_a_run_that_was_begun_fresh_goes_on_without_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(place, "--fresh", "--max-minutes", "0.00001") == 3
+    assert "the same command without --fresh goes on from there" in capsys.readouterr().out
+    assert go(place) == 0
+    assert len(headers(place)) == 1
+
+
+def test_a_hang_up_that_nohup_ignores_ends_nothing(place: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(place, "slow")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
 
 
 def test_kill_9_takes_the_cell_along(place: Path) -> None:

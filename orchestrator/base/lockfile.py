@@ -1,0 +1,58 @@
+"""Locks of the kernel's on files: they go with the process, however it ends, and are in no copy of a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.base.text import Say
+
+_without: set[int] = set()
+"""File systems that cannot lock, as far as it was said."""
+
+
+class Lock(NamedTuple):
+    """An open file, and whether it is locked: not every file system can."""
+
+    descriptor: int
+    holds: bool
+
+    def release(self) -> None:
+        """Give it back."""
+        os.close(self.descriptor)
+
+
+def try_lock(path: Path, say: Say, *, mode: int = 0o600, remedy: str) -> Lock | None:
+    """Lock the file, made where there is none; None where another process has it. OSError where it cannot be opened.
+
+    Where the file system has no locks, `say` gets a line with the `remedy`, once; what was to be kept from happening
+    twice at once is up to people.
+    """
+    descriptor = _open(path, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # nothing else says that another process has it
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        if (place := os.fstat(descriptor).st_dev) not in _without:
+            _without.add(place)
+            reason = (error.strerror or "unknown").lower()
+            say(f"{path.parent}: files cannot be locked here ({reason}), so nothing keeps two runs apart; {remedy}")
+        return Lock(descriptor, holds=False)
+    return Lock(descriptor, holds=True)
+
+
+def _open(path: Path, mode: int) -> int:
+    # For writing: NFS locks no other. Not made where it is there: in a folder of everybody's, the kernel may refuse
+    # to make what another user made.
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, flags)
+    descriptor = os.open(path, flags | os.O_CREAT, mode)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(descriptor, mode)
+    return descriptor
