@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import BENCH
+from orchestrator.base.text import one_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -114,7 +115,7 @@ def _parsed(path: Path, parse: Callable[[str], Any], kind: str) -> Any:
     except RecursionError as error:
         raise UsageError(f"not valid {kind}: nested too deeply", where=str(path), remedy="flatten it") from error
     except ValueError as error:
-        what = f"not valid {kind}: {_one_line(str(error))}"
+        what = f"not valid {kind}: {one_line(str(error))}"
         raise UsageError(what, where=str(path), remedy="correct the syntax there") from error
 
 
@@ -127,7 +128,7 @@ def validate(model: type[T], raw: dict[str, Any], path: Path) -> T:
         text = json.dumps(raw)
     except (TypeError, ValueError) as error:
         # TOML knows dates and times; none of the files here does.
-        what = f"a value of a kind that is not used here ({_one_line(str(error))})"
+        what = f"a value of a kind that is not used here ({one_line(str(error))})"
         raise UsageError(what, where=str(path), remedy="write numbers, text, true or false") from error
     try:
         return model.model_validate_json(text, strict=True)
@@ -152,7 +153,7 @@ def explain_validation(error: ValidationError, raw: Any, model: type[BaseModel])
         shown = _shown(problem["input"]) if key else ""
         line = (f"{key}: " if key else "") + must + (f", is {shown}" if shown else "")
     more = len(problems) - 1
-    return _one_line(f"{line} (and {more} more)" if more else line)
+    return one_line(f"{line} (and {more} more)" if more else line)
 
 
 def key_name(location: Sequence[str | int], raw: Any) -> str:
@@ -180,7 +181,7 @@ def check_known(kind: str, words: Iterable[str], known: Collection[str], *, wher
     """Raise the error for the first of `words` that nothing here is called, listing the names that there are."""
     for word in words:
         if word not in known:
-            what = f'unknown {kind} "{_one_line(word)}"{closest(word, known)}'
+            what = f'unknown {kind} "{one_line(word)}"{closest(word, known)}'
             raise UsageError(what, where=where, remedy=f"known: {', '.join(known) or 'none'}")
 
 
@@ -219,12 +220,8 @@ def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[st
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ""
-    text = _one_line(json.dumps(value, ensure_ascii=False, default=str))
+    text = one_line(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= SHOWN_INPUT else text[:SHOWN_INPUT] + "…"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 # Writing: a reader sees the old content or the new one, never half of either.

@@ -16,7 +16,7 @@ from typing import IO, Any
 from orchestrator.base.errors import EXIT_OK, InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.paths import STATE
-from orchestrator.base.text import Say, counted, size_in_words
+from orchestrator.base.text import Say, counted, show, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
 from orchestrator.plan.stack import STACK_FILE, Stack
@@ -271,14 +271,14 @@ def clean_images(stacks: Mapping[str, Stack], *, state: Path = STATE) -> int:
             if tagged & set(tags) or (tags and present.get(labels[BUILD_LABEL]) == labels.get(CONTENT_LABEL, "")):
                 continue
             if stack is None:
-                print(f"kept {title}: its stack is not chosen here (--stack, --stacks)")
+                show(f"kept {title}: its stack is not chosen here (--stack, --stacks)")
                 continue
             reason = _remove(client, [tag for tag in tags if tag.startswith(OURS)] if tags else [image["Id"]])
-            print(f"kept {title}: {reason}" if reason else f"removed {title}")
+            show(f"kept {title}: {reason}" if reason else f"removed {title}")
             removed += reason is None
             for tag in tags:
                 stack_lock.forget(stack, tag, state)
-    print(f"{counted(removed, 'image')} removed" if removed else "no old image here")
+    show(f"{counted(removed, 'image')} removed" if removed else "no old image here")
     return EXIT_OK
 
 

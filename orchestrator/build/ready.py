@@ -6,14 +6,13 @@ import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError
 from orchestrator.base.files import make_folder, write_json
 from orchestrator.base.paths import STATE
-from orchestrator.base.text import Say
+from orchestrator.base.text import Say, show
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import ensure_image, has_image
@@ -114,17 +113,16 @@ def build_stacks(
     from orchestrator.host import docker_engine as engine
 
     client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
-    say = partial(print, flush=True)
     failed = False
     with work_area(state) as area:
-        place = _launcher(client, area.bench, say, state, again=again)
+        place = _launcher(client, area.bench, show, state, again=again)
         for stack in stacks.values():
             try:
-                prepared, _ = _prepare(place, stack, say, state, again=again, forget=again or stack.ready is not None)
-                say(f"{stack.name}: {prepared.image or prepared.python}")
+                prepared, _ = _prepare(place, stack, show, state, again=again, forget=again or stack.ready is not None)
+                show(f"{stack.name}: {prepared.image or prepared.python}")
             except InfrastructureError as error:  # noqa: PERF203
                 failed = True
-                say(f"{stack.name}: failed: {error}")
+                show(f"{stack.name}: failed: {error}")
     return EXIT_BAD_ROWS if failed else EXIT_OK
 
 

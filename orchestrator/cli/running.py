@@ -15,6 +15,7 @@ from orchestrator.cli import options
 @click.option("--format", "form", **options.one_of("text", "json"))
 def plan_command(form: str, **chosen: Any) -> None:
     """Show what run-all would run, how long it would take and what it would download. Runs nothing."""
+    from orchestrator.base.text import show
     from orchestrator.host.devices import look
     from orchestrator.plan.choice import RunOptions, choose
     from orchestrator.runner.estimate import fitted
@@ -23,7 +24,7 @@ def plan_command(form: str, **chosen: Any) -> None:
     given = RunOptions(**chosen)
     host = look(given)
     choice = fitted(choose(given, gpu=host.gpu, engine=host.engine), given)
-    click.echo(render(choice, given.results, form))
+    show(render(choice, given.results, form))
 
 
 @click.command("run-all", short_help="Run everything and write the tables.")

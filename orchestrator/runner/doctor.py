@@ -13,7 +13,7 @@ from typing import Any, Literal
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
-from orchestrator.base.text import counted, size_in_words
+from orchestrator.base.text import counted, show, size_in_words
 from orchestrator.build.image import has_image, image_tag
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
@@ -60,7 +60,7 @@ def doctor(stack_folders: Sequence[Path] = ()) -> int:
     failed = False
     for check in (_python, _engine, _gpus, _stacks, _access, _compiler, _disk, _locks, _results, _leftovers):
         for line in check(doc):
-            print(line, flush=True)
+            show(str(line))
             failed = failed or line.state == "fail"
     return EXIT_BAD_ROWS if failed else EXIT_OK
 
@@ -168,7 +168,7 @@ def _disk(doc: Doctor) -> Iterator[Line]:
 
 def _locks(_doc: Doctor) -> Iterator[Line]:
     try:
-        with locks.hold("doctor", purpose="doctor", say=print):
+        with locks.hold("doctor", purpose="doctor", say=show):
             held = "free" if locks.is_free(None) else "held"
             yield Line("ok", "locks", f"{locks.lock_folder()}, the CPU's is {held}")
     except UsageError as error:

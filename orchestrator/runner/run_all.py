@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, check_writable
 from orchestrator.base.paths import REPOSITORY, STATE
-from orchestrator.base.text import counted, in_words
+from orchestrator.base.text import counted, in_words, show
 from orchestrator.build.ready import Ready, here_already, make_ready, reach_engine
 from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu
 from orchestrator.host.gpu import HostGpu, refuse_busy
@@ -42,7 +42,7 @@ def run_all(options: RunOptions, choosing: Choosing = choose, made: list[Run] | 
         with interruptible(), make_progress() as progress:
             return _steps(options, choosing, made, progress)
     except Interrupted as stop:
-        print(_how_to_go_on(made[0] if made else None), flush=True)
+        show(_how_to_go_on(made[0] if made else None))
         return stop.exit_code
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,20 @@ def test_every_cell_is_run_whatever_becomes_of_the_others(place: Path, capsys: p
     found = {name.partition("-")[0]: record["status"] for name, record in records(place).items()}
     assert found == {"torch": "ok", "killed": "crashed", "good": "ok", "not_able": "unsupported", "hang": "timeout"}
     assert "timeout (not done after 1.5 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("redirect", ["| head -n 1", ">&-", "> /dev/full", "<&- >&- 2>&-", "2>&1 | true"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_run_goes_on_to_its_end_whoever_reads_its_output(tmp_path: Path, redirect: str, encoding: str) -> None:
+    suite, stacks = write_suite(tmp_path), write_stack(tmp_path, ["good"])
+    words = [sys.executable, str(FAKE_BENCH.parents[1] / "fake_run.py"), str(tmp_path / "state"), "run-all"]
+    words += ["--suite", str(suite), "--stacks", str(stacks), "--stack", "fake", "--launcher", "local"]
+    line = f"{shlex.join([*words, '--results', str(tmp_path / 'results')])} {redirect}"
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], env=variables, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert {record["status"] for record in records(tmp_path).values()} == {"ok"}
+    assert headers(tmp_path)[0]["finished_utc"] is not None
 
 
 def test_nothing_measured_is_exit_3(place: Path) -> None:
