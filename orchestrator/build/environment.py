@@ -15,13 +15,13 @@ from pathlib import Path
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, write_text
 from orchestrator.base.paths import STATE
+from orchestrator.base.telling import telling
 from orchestrator.base.text import Say
 from orchestrator.build import wheels
 from orchestrator.launchers.local import PYTHON_VARIABLE, clean_environment
 from orchestrator.plan.stack import Stack
 
 MARKER = ".complete"
-LOG_END_CHARACTERS = 600
 HEARTBEAT_S = 15.0
 
 
@@ -118,8 +118,7 @@ def _call(command: Sequence[str], log: Path, name: str, say: Say) -> None:
             process.wait()
             raise
     if process.returncode != 0:
-        end = " ".join(_text(log).split())[-LOG_END_CHARACTERS:]
-        what = f"the virtual environment could not be made: … {end}"
+        what = f"{telling(_text(log))}; the virtual environment could not be made"
         raise InfrastructureError(what, where=name, remedy=f"the whole log: {log}")
 
 

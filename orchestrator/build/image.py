@@ -16,6 +16,7 @@ from typing import IO, Any
 from orchestrator.base.errors import EXIT_OK, InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.paths import STATE
+from orchestrator.base.telling import telling
 from orchestrator.base.text import Say, counted, show, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
@@ -34,7 +35,6 @@ NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial 
 ONLY_SPEED = ("MAX_JOBS",)
 """Build arguments that change how fast an image is built, and not what is in it."""
 FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BUILD_LABEL = "stackbench.build"
 CONTENT_LABEL = "stackbench.content"
 
@@ -206,7 +206,7 @@ def _build(client: Any, stack: Stack, tag: str, say: Say, state: Path) -> None:
         remedy = f"log: {log}"
         if NOT_PULLED.search(last):
             remedy = f"the base image could not be fetched; name another in {BASE_VARIABLE} ({remedy})"
-        raise InfrastructureError(f"the image could not be built: {last}", where=stack.name, remedy=remedy)
+        raise InfrastructureError(f"{last}; the image could not be built", where=stack.name, remedy=remedy)
     say(f"{stack.name}: built in {time.monotonic() - began:.0f} s")
 
 
@@ -224,8 +224,7 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Say) -> 
         if part.get("error"):
             log.write(f"{part['error']}\n")
             # The engine repeats the whole command, which would hide what the command printed.
-            error = FAILED_COMMAND.sub(r"exit code \1", COLOUR.sub("", " ".join([*lines[-4:], str(part["error"])])))
-            return " ".join(error.split())[-600:]
+            return telling("\n".join([*lines, FAILED_COMMAND.sub(r"exit code \1", str(part["error"]))]))
     return None
 
 

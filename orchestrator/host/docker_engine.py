@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ LABEL_RUN = "stackbench.run"
 LABEL_CELL = "stackbench.cell"
 LABEL_OWNER = "stackbench.owner"
 
+STARTING = re.compile(r".*\b(starting container process caused|unable to start container process): ")
+"""What engine and runtime put before the reason why a container could not be started."""
 HTTP_TIMEOUT_S = 60
 PING_TIMEOUT_S = 5
 MEMORY_SHARE = 0.95
@@ -121,7 +124,7 @@ def _rootless_socket() -> str | None:
 def _reason(error: BaseException) -> str:
     """Return the innermost message of a chain of library errors, as one line."""
     if isinstance(error, docker.errors.APIError) and error.explanation:
-        return " ".join(str(error.explanation).split())[:400]
+        return STARTING.sub("", " ".join(str(error.explanation).split()))[:400]
     seen: BaseException = error
     while (inner := seen.__cause__ or seen.__context__) is not None:
         seen = inner

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -24,6 +25,7 @@ from orchestrator.measure.supervise import blank_record
 from orchestrator.plan.cell import Plan
 from orchestrator.records.record import Refusal
 from orchestrator.records.store import Run
+from orchestrator.report.page import render_page
 from orchestrator.runner import run_all as pipeline
 from orchestrator.runner.order import interleave
 from orchestrator.runner.outcomes import Outcomes
@@ -95,6 +97,21 @@ def test_a_run_goes_on_to_its_end_whoever_reads_its_output(tmp_path: Path, redir
     assert (done.returncode, done.stderr) == (0, b"")
     assert {record["status"] for record in records(tmp_path).values()} == {"ok"}
     assert headers(tmp_path)[0]["finished_utc"] is not None
+
+
+def test_a_crash_is_named_by_what_its_log_says_last_wherever_it_is_shown(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = str(place / "results")
+    assert go(place, methods=["raises"]) == 3
+    for arguments in ([], ["table"], ["explain", "forward raises@fake"], ["table", "--format", "latex"]):
+        if arguments:
+            run([*arguments, "--results", results])
+        lines = [line for line in capsys.readouterr().out.replace("{}", "").splitlines() if "crashed" in line]
+        assert any("ModuleNotFoundError: No module named " in line[:140] for line in lines), lines
+    (folder,) = (place / "results").iterdir()
+    (reason,) = re.findall(r'"status":"crashed","reason":"(.*?)"', render_page([folder]))
+    assert reason.startswith("ModuleNotFoundError: No module named 'nowhere'")
 
 
 def test_nothing_measured_is_exit_3(place: Path) -> None:
