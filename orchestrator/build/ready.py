@@ -96,6 +96,10 @@ def make_ready(
         try:
             found = _prepare(launcher, stack, say, state, access=devices[name] == "cuda")
             ready.prepared[name], ready.locks[name] = found
+            if stack_lock.lacks_torch(launcher, *found):
+                reason = f"there is no torch in {found[0].image or found[0].python}"
+                ready.refused[name] = Refusal("unsupported", reason)
+                say(f"{name}: cannot run: {reason}")
         except InfrastructureError as error:
             reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
             ready.refused[name] = Refusal("infrastructure", reason)

@@ -17,6 +17,7 @@ import pytest
 from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, write_stack, write_suite
 from places import ROOT
 
+from orchestrator.base.paths import BENCH
 from orchestrator.build.ready import Ready
 from orchestrator.cli import run
 from orchestrator.launchers import Prepared
@@ -112,6 +113,17 @@ def test_a_crash_is_named_by_what_its_log_says_last_wherever_it_is_shown(
     (folder,) = (place / "results").iterdir()
     (reason,) = re.findall(r'"status":"crashed","reason":"(.*?)"', render_page([folder]))
     assert reason.startswith("ModuleNotFoundError: No module named 'nowhere'")
+
+
+def test_a_stack_without_torch_is_found_before_its_first_cell(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workfolders, "BENCH", BENCH)  # the real one, on this Python, which has no torch
+    assert go(place, methods=["eager"]) == 3
+    out = capsys.readouterr().out
+    assert f"fake: cannot run: there is no torch in {sys.executable}" in out
+    assert {record["status"] for record in records(place).values()} == {"unsupported"}
+    assert {record["provenance"] for record in records(place).values()} == {None}, "something was started"
 
 
 def test_nothing_measured_is_exit_3(place: Path) -> None:
