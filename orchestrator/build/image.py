@@ -31,7 +31,10 @@ AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
 """Steps that take no time and are not worth a line of progress."""
 
 # What the engine says when it cannot fetch the image of the Dockerfile's FROM.
-NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
+NOT_PULLED = re.compile(
+    r"no such host|denied|unauthorized|toomanyrequests|manifest unknown|dial tcp|not found: manifest|timeout|deadline"
+    r"|connection refused|unreachable|no route to host|proxyconnect|certificate|TLS handshake|EOF",
+)
 ONLY_SPEED = ("MAX_JOBS",)
 """Build arguments that change how fast an image is built, and not what is in it."""
 FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
@@ -51,6 +54,10 @@ def ensure_image(client: Any, stack: Stack, *, say: Say, again: bool = False, st
         return name
     with engine_errors():
         if stack.ready:
+            if why := why_not_here(client, stack):
+                raise InfrastructureError(
+                    why, where=stack.name, remedy=f"`docker pull {name}` or `docker load` brings it"
+                )
             say(f"{stack.name}: pulling {name}")
             client.images.pull(name)
         else:
@@ -69,6 +76,31 @@ def has_image(client: Any, stack: Stack) -> bool:
         client.images.get(image_tag(stack))
         return True
     return False
+
+
+def why_not_here(client: Any, stack: Stack) -> str | None:
+    """Return why the stack's image can neither be found, nor pulled or built; None where it can, or nobody knows."""
+    import docker
+    import requests
+
+    from orchestrator.host.docker_engine import engine_errors, reason
+
+    if has_image(client, stack):
+        return None
+    arguments = {**own_arguments(stack), **chosen_arguments(stack)} if stack.build else {}
+    needed = [arguments[name] for name in ("BASE_IMAGE", "BUILDER_IMAGE") if name in arguments]
+    for name in [stack.ready.name] if stack.ready else needed:
+        with engine_errors(), contextlib.suppress(docker.errors.ImageNotFound):
+            client.images.get(name)
+            continue
+        try:
+            client.api.inspect_distribution(name)
+        except (docker.errors.APIError, requests.Timeout) as error:
+            # Not every engine can ask a registry: then the pull itself will say.
+            if isinstance(error, requests.Timeout) or NOT_PULLED.search(str(error)):
+                # What stands before the last colon names addresses.
+                return f"the image {name} is not here and cannot be pulled: {reason(error).rpartition(': ')[2]}"
+    return None
 
 
 def image_tag(stack: Stack) -> str:

@@ -38,7 +38,7 @@ def connect() -> Any:
         )
         client.ping()
     except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
-        what, where = f"the engine does not answer ({_reason(error)})", f"Docker at {address or 'its default socket'}"
+        what, where = f"the engine does not answer ({reason(error)})", f"Docker at {address or 'its default socket'}"
         remedy = "start it, or allow this user to use it, or run with --launcher local"
         raise UsageError(what, where=where, remedy=remedy) from error
     # From here on a slow engine (a busy disk) is waited for; this is never the deadline of a cell.
@@ -97,7 +97,7 @@ def engine_errors() -> Iterator[None]:
     try:
         yield
     except (docker.errors.DockerException, requests.RequestException) as error:
-        raise InfrastructureError(_reason(error), where="Docker Engine", remedy="see `orchestrator doctor`") from error
+        raise InfrastructureError(reason(error), where="Docker Engine", remedy="see `orchestrator doctor`") from error
 
 
 def memory_limit_bytes(engine_total: int) -> int:
@@ -121,7 +121,7 @@ def _rootless_socket() -> str | None:
     return None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Return the innermost message of a chain of library errors, as one line."""
     if isinstance(error, docker.errors.APIError) and error.explanation:
         return STARTING.sub("", " ".join(str(error.explanation).split()))[:400]

@@ -79,15 +79,18 @@ class Choice:
 class Choosing(Protocol):
     """What says what the options mean on this host, as `choose` does."""
 
-    def __call__(self, options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+    def __call__(self, options: RunOptions, *, gpu: str | None, engine: str | None, no_engine: str = "") -> Choice:
         """Return what will be run."""
 
 
-def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+def choose(
+    options: RunOptions, *, gpu: str | None, engine: str | None, no_engine: str = "no Docker Engine answers"
+) -> Choice:
     """Return what the options mean on this host.
 
     `gpu` names the GPU that would be used (None: there is none), `engine` the Docker Engine that answers (None: none
-    does). Every bad name, file and combination in the options is a UsageError.
+    does, or it is of no use: `no_engine` says why). Every bad name, file and combination in the options is a
+    UsageError.
     """
     found = find_stacks([IMAGES, *options.stack_folders])
     launcher = choose_launcher(options, engine)
@@ -111,7 +114,7 @@ def choose(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choic
     )
     place = f"Docker ({engine})" if launcher == "docker" else "plain processes"
     if launcher == "local" and options.launcher == "auto":
-        place += " (no Docker Engine answers)"
+        place += f" ({no_engine})"
     on = f"on {gpu}" if on_gpu and gpu else "without a GPU" if on_gpu else "on the CPU"
     line = f"suite {suite.name} {on}, stacks {', '.join(stacks)}, in {place}: {why}"
     checkpoints = dict(suite.checkpoints) if own is None else {own.fingerprint: own}
@@ -150,7 +153,7 @@ def _stacks(
     able = {name: stack for name, stack in (named or found).items() if stack.gpu.access != "none"}
     if gpu and able:
         chosen = named or able
-        why = "it is the GPU here" if not options.gpu else "it was named"
+        why = "a GPU is here" if not options.gpu else "the GPU was named"
     else:
         # A stack made for a GPU runs here only when it was named, itself or its folder: on the CPU, unless it needs
         # a GPU; then its rows say that this host can't.

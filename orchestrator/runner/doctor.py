@@ -14,7 +14,7 @@ from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, Us
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
 from orchestrator.base.text import counted, show, size_in_words
-from orchestrator.build.image import has_image, image_tag
+from orchestrator.build.image import BASE_VARIABLE, has_image, image_tag, why_not_here
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
 from orchestrator.host import locks
@@ -103,8 +103,10 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
     for stack in doc.stacks.values():
         device: Literal["cuda", "cpu"] = "cuda" if stack.gpu.required or (gpu and stack.gpu.access != "none") else "cpu"
         reason = why_not(stack, gpu, device)
+        lacking = None
         if doc.client is not None:
             try:
+                lacking = why_not_here(doc.client, stack)
                 if has_image(doc.client, stack):
                     doc.images.add(stack.name)
             except StackbenchError as error:
@@ -112,6 +114,9 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
                 continue
         if reason:
             yield Line("warn", f"stack {stack.name}", reason, "its rows will say skipped")
+        elif lacking:
+            remedy = f"`docker pull` or `docker load` brings it{'' if stack.ready else f', or name another in {BASE_VARIABLE}'}"
+            yield Line("warn", f"stack {stack.name}", lacking, remedy)
         elif doc.client is None:
             yield Line("ok", f"stack {stack.name}", f"on the {device}, as a plain process")
         elif stack.name in doc.images:

@@ -42,7 +42,7 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
     then, folder = original(row, run, options.results)
     kept: list[Run] = []
 
-    def choosing(options: RunOptions, *, gpu: str | None, engine: str | None) -> Choice:
+    def choosing(options: RunOptions, *, gpu: str | None, engine: str | None, no_engine: str = "") -> Choice:  # noqa: ARG001
         return choose_again(then[-1], options, gpu=gpu, engine=engine)
 
     code = run_all(options, choosing, kept)

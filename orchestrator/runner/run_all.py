@@ -12,7 +12,7 @@ from orchestrator.base.errors import InfrastructureError, StackbenchError, Usage
 from orchestrator.base.files import bench_source, check_writable
 from orchestrator.base.paths import REPOSITORY, STATE
 from orchestrator.base.text import counted, in_words, show
-from orchestrator.build.ready import Ready, here_already, make_ready, reach_engine
+from orchestrator.build.ready import Ready, choose_place, here_already, make_ready, reach_engine
 from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu
 from orchestrator.host.gpu import HostGpu, refuse_busy
 from orchestrator.launchers.local import sweep_processes
@@ -67,7 +67,7 @@ def choose_cells(
     options: RunOptions, host: Host, choosing: Choosing, progress: Progress
 ) -> tuple[Choice, dict[Key, Earlier]]:
     """Return what is to be run, with as many rounds as there is time for, and what earlier rounds took; say it."""
-    choice = choosing(options, gpu=host.gpu, engine=host.engine)
+    choice = choose_place(options, host, choosing)
     check_writable(options.results)
     known = history(options.results)
     choice = fitted(choice, options, known)
