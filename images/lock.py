@@ -94,6 +94,7 @@ LOCKS = (
     ),
     of_stack("thunder-next", "the stack `thunder-next`", ("3.12",)),
     of_stack("fused-next", "the stack `fused-next`", ("3.12",)),
+    Lock("images/uv.lock", ("images/uv.in",), "uv, which brings a stack's Python where there is no container"),
     Lock(
         "tests/dev.lock",
         ("pyproject.toml",),

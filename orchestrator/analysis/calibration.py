@@ -17,6 +17,7 @@ import click
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Outcome, verdict
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.paths import RESULTS
+from orchestrator.base.text import show
 
 SPLITS = 1000
 SHIFT = 0.01
@@ -101,7 +102,7 @@ def main(run: str | None, cell: str | None) -> None:
         lines = simulated() if run is None or cell is None else measured(find_run(RESULTS, run).folder, cell)
     except StackbenchError as error:
         raise click.ClickException(str(error)) from error
-    click.echo("\n".join(lines))
+    show("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import BENCH
+from orchestrator.base.text import one_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -178,9 +179,9 @@ def _parsed(path: Path, parse: Callable[[str], Any], kind: str) -> Any:
     except UnicodeDecodeError as error:
         raise UsageError(f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8") from error
     except BeyondBoundsError as error:
-        raise UsageError(_one_line(str(error)), where=str(path), remedy="correct it there") from error
+        raise UsageError(one_line(str(error)), where=str(path), remedy="correct it there") from error
     except ValueError as error:
-        what = f"not valid {kind}: {_one_line(str(error))}"
+        what = f"not valid {kind}: {one_line(str(error))}"
         raise UsageError(what, where=str(path), remedy="correct the syntax there") from error
 
 
@@ -193,7 +194,7 @@ def validate(model: type[T], raw: dict[str, Any], path: Path) -> T:
         text = json.dumps(raw)
     except (TypeError, ValueError) as error:
         # TOML knows dates and times; none of the files here does.
-        what = f"a value of a kind that is not used here ({_one_line(str(error))})"
+        what = f"a value of a kind that is not used here ({one_line(str(error))})"
         raise UsageError(what, where=str(path), remedy="write numbers, text, true or false") from error
     try:
         return model.model_validate_json(text, strict=True)
@@ -218,7 +219,7 @@ def explain_validation(error: ValidationError, raw: Any, model: type[BaseModel])
         shown = _shown(problem["input"]) if key else ""
         line = (f"{key}: " if key else "") + must + (f", is {shown}" if shown else "")
     more = len(problems) - 1
-    return _one_line(f"{line} (and {more} more)" if more else line)
+    return one_line(f"{line} (and {more} more)" if more else line)
 
 
 def key_name(location: Sequence[str | int], raw: Any) -> str:
@@ -246,7 +247,7 @@ def check_known(kind: str, words: Iterable[str], known: Collection[str], *, wher
     """Raise the error for the first of `words` that nothing here is called, listing the names that there are."""
     for word in words:
         if word not in known:
-            what = f'unknown {kind} "{_one_line(word)}"{closest(word, known)}'
+            what = f'unknown {kind} "{one_line(word)}"{closest(word, known)}'
             raise UsageError(what, where=where, remedy=f"known: {', '.join(known) or 'none'}")
 
 
@@ -285,12 +286,8 @@ def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[st
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ""
-    text = _one_line(json.dumps(value, ensure_ascii=False, default=str))
+    text = one_line(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= SHOWN_INPUT else text[:SHOWN_INPUT] + "…"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 # Writing: a reader sees the old content or the new one, never half of either.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import json
 import math
+import os
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 Say = Callable[[str], None]
 """Shows a person one line."""
@@ -20,11 +22,12 @@ MARKUP = re.compile(r"([\\`*\[\]|~$])")
 EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """Inside of a word an underscore means nothing to Markdown, and names are full of them."""
 NAME = re.compile(r"[A-Za-z0-9_@.+-]+")
+UNUSUAL = re.compile(r"[^\n -~]")
 
 
 def on_stderr(line: str) -> None:
     """Show a line that is no part of what was asked for."""
-    print(f"orchestrator: {line}", file=sys.stderr, flush=True)
+    show(f"orchestrator: {line}", sys.stderr)
 
 
 # Figures and their units.
@@ -111,10 +114,36 @@ def size_in_words(size: int | None) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` without control characters (terminal escapes, direction marks); line ends and tabs stay."""
+    """Return `text` with a space for each character that steers a terminal, turns or hides text, or is none at all.
+
+    Line ends and tabs stay.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else " " for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
+
+
+def show(text: str, out: TextIO | None = None, *, end: str = "\n") -> None:
+    """Print `text`, printable, to `out` (standard output where null): whatever a command says leaves here.
+
+    Where nobody reads any more, nothing is written from then on. Another failure to write is an OSError.
+    """
+    out = out or sys.stdout
+    try:
+        print(printable(text), file=out, end=end, flush=True)
+    except OSError as error:
+        # What is left in the buffer must not fail again when the command ends.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
+
+
+def in_json(document: str) -> str:
+    """Return a JSON document of the same values in which what is not printable is written as an escape."""
+    if document.isascii() and "\x7f" not in document:
+        return document
+    return UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], document)
 
 
 def escape(text: str) -> str:

@@ -15,14 +15,15 @@ from pathlib import Path
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, write_text
-from orchestrator.base.paths import STATE
+from orchestrator.base.paths import IMAGES, STATE
+from orchestrator.base.telling import telling
 from orchestrator.base.text import Say
 from orchestrator.build import wheels
 from orchestrator.launchers.local import PYTHON_VARIABLE, clean_environment
 from orchestrator.plan.stack import Stack
 
 MARKER = ".complete"
-LOG_END_CHARACTERS = 600
+UV_LOCK = IMAGES / "uv.lock"
 HEARTBEAT_S = 15.0
 
 
@@ -41,7 +42,7 @@ def find_python(stack: Stack, *, say: Say, again: bool = False, state: Path = ST
     if again:
         shutil.rmtree(folder, ignore_errors=True)
     if not (folder / MARKER).exists():
-        _make(stack, folder, state / "logs" / f"environment-{stack.name}.log", say)
+        _make(stack, folder, state, say)
     return folder / "bin" / "python"
 
 
@@ -53,8 +54,15 @@ def has_python(stack: Stack, state: Path = STATE) -> bool:
 
 def environment_folder(stack: Stack, state: Path = STATE) -> Path:
     """Return where the stack's virtual environment is or would be: a changed lock or Python means another one."""
-    content = hash_files(stack.folder, _locks(stack), sys.version.encode())
+    content = hash_files(stack.folder, _locks(stack), (_other_pythons(stack) or sys.version).encode())
     return state / "envs" / f"{stack.name}-{content[:16]}"
+
+
+def _other_pythons(stack: Stack) -> str:
+    """Return the versions of Python that the stack's lock is made for, where this one is none of them."""
+    assert stack.build is not None
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return "" if own in stack.build.pythons else " ".join(stack.build.pythons)
 
 
 def _locks(stack: Stack) -> list[Path]:
@@ -62,9 +70,10 @@ def _locks(stack: Stack) -> list[Path]:
     return [stack.folder / name for name in (stack.build.lock, stack.build.lock_cuda) if name is not None]
 
 
-def _make(stack: Stack, folder: Path, log: Path, say: Say) -> None:
+def _make(stack: Stack, folder: Path, state: Path, say: Say) -> None:
     """Make the virtual environment beside its place and put it there: whole or not at all."""
     lock, *libraries = _locks(stack)
+    log = state / "logs" / f"environment-{stack.name}.log"
     make_folder(folder.parent)
     make_folder(log.parent)
     write_text(log, "")
@@ -73,13 +82,14 @@ def _make(stack: Stack, folder: Path, log: Path, say: Say) -> None:
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     python = str(beside / "bin" / "python")
     try:
-        _call([sys.executable, "-m", "venv", str(beside)], log, stack.name, say)
+        base = _base_python(stack, log, state, say)
+        _call([base, "-m", "venv", str(beside)], log, stack.name, say)
         install = [python, "-m", "pip", "install", "--no-deps", "--require-hashes"]
         if local := wheels.local_wheels([lock, *libraries]):
             # pip takes a file of a local folder only where a page says its hash.
             install += ["--find-links", str(wheels.write_links(local, beside / "links.html"))]
         _call([*install, "-r", str(lock)], log, stack.name, say)
-        if libraries and not _imports_torch(python):
+        if libraries and not _runs(python, "import torch"):
             # This platform's torch is built for CUDA and needs its libraries even where there is no GPU.
             say(f"{stack.name}: torch needs its CUDA libraries here, installing {libraries[0].name}")
             _call([*install, "-r", str(libraries[0])], log, stack.name, say)
@@ -87,6 +97,29 @@ def _make(stack: Stack, folder: Path, log: Path, say: Say) -> None:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     say(f"{stack.name}: virtual environment ready after {time.monotonic() - began:.0f} s")
+
+
+def _base_python(stack: Stack, log: Path, state: Path, say: Say) -> str:
+    """Return a Python that the stack's lock is made for: this one, one of this host's, or one that uv brings."""
+    versions = _other_pythons(stack).split()
+    if not versions:
+        return sys.executable
+    for version in versions:
+        found = shutil.which(f"python{version}")
+        if found and _runs(found, f"import sys, ensurepip; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"):
+            return found
+    version, folder = versions[0], state / "pythons"
+    say(f"{stack.name}: its packages are for Python {' or '.join(versions)}, none is here: uv brings {version}")
+    tool = state / "envs" / f"uv-{hash_files(UV_LOCK.parent, [UV_LOCK])[:16]}"
+    uv = [str(tool / "bin" / "python"), "-m", "uv", "python"]
+    if not _runs(uv[0], "import uv"):
+        _call([sys.executable, "-m", "venv", "--clear", str(tool)], log, stack.name, say)
+        install = ["-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(UV_LOCK)]
+        _call([uv[0], *install], log, stack.name, say)
+    command = [*uv, "install", "--no-bin", "--install-dir", str(folder), version]
+    failed = f"uv could not bring Python {version} (install it, or name a mirror in UV_PYTHON_INSTALL_MIRROR)"
+    _call(command, log, stack.name, say, failed=failed)
+    return str(next(folder.glob(f"cpython-{version}.*/bin/python{version}")))
 
 
 def _move(beside: Path, folder: Path) -> None:
@@ -101,7 +134,14 @@ def _move(beside: Path, folder: Path) -> None:
         beside.rename(folder)
 
 
-def _call(command: Sequence[str], log: Path, name: str, say: Say) -> None:
+def _call(
+    command: Sequence[str],
+    log: Path,
+    name: str,
+    say: Say,
+    *,
+    failed: str = "the virtual environment could not be made",
+) -> None:
     began = time.monotonic()
     with log.open("ab") as out:
         process = subprocess.Popen(  # noqa: S603  (this Python, or the environment just made)
@@ -119,13 +159,14 @@ def _call(command: Sequence[str], log: Path, name: str, say: Say) -> None:
             process.wait()
             raise
     if process.returncode != 0:
-        end = " ".join(_text(log).split())[-LOG_END_CHARACTERS:]
-        what = f"the virtual environment could not be made: … {end}"
-        raise InfrastructureError(what, where=name, remedy=f"the whole log: {log}")
+        raise InfrastructureError(f"{telling(_text(log))}; {failed}", where=name, remedy=f"the whole log: {log}")
 
 
-def _imports_torch(python: str) -> bool:
-    return interrupt.run_process([python, "-c", "import torch"], env=clean_environment(os.environ)).returncode == 0
+def _runs(python: str, code: str) -> bool:
+    """Whether this Python is there and runs the code to its end."""
+    with contextlib.suppress(OSError):
+        return interrupt.run_process([python, "-c", code], env=clean_environment(os.environ)).returncode == 0
+    return False
 
 
 def _text(log: Path) -> str:

@@ -17,7 +17,8 @@ from orchestrator.base.errors import EXIT_OK, InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.interrupt import patiently
 from orchestrator.base.paths import STATE
-from orchestrator.base.text import Say, counted, size_in_words
+from orchestrator.base.telling import telling
+from orchestrator.base.text import Say, counted, show, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
 from orchestrator.plan.stack import STACK_FILE, Stack
@@ -31,11 +32,13 @@ AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
 """Steps that take no time and are not worth a line of progress."""
 
 # What the engine says when it cannot fetch the image of the Dockerfile's FROM.
-NOT_PULLED = re.compile(r"no such host|pull access denied|manifest unknown|dial tcp|not found: manifest|i/o timeout")
+NOT_PULLED = re.compile(
+    r"no such host|denied|unauthorized|toomanyrequests|manifest unknown|dial tcp|not found: manifest|timeout|deadline"
+    r"|connection refused|unreachable|no route to host|proxyconnect|certificate|TLS handshake|EOF",
+)
 ONLY_SPEED = ("MAX_JOBS",)
 """Build arguments that change how fast an image is built, and not what is in it."""
 FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BUILD_LABEL = "stackbench.build"
 CONTENT_LABEL = "stackbench.content"
 
@@ -52,6 +55,10 @@ def ensure_image(client: Any, stack: Stack, *, say: Say, again: bool = False, st
         return name
     with engine_errors():
         if stack.ready:
+            if why := why_not_here(client, stack):
+                raise InfrastructureError(
+                    why, where=stack.name, remedy=f"`docker pull {name}` or `docker load` brings it"
+                )
             say(f"{stack.name}: pulling {name}")
             patiently(lambda: client.images.pull(name))
         else:
@@ -70,6 +77,31 @@ def has_image(client: Any, stack: Stack) -> bool:
         client.images.get(image_tag(stack))
         return True
     return False
+
+
+def why_not_here(client: Any, stack: Stack) -> str | None:
+    """Return why the stack's image can neither be found, nor pulled or built; None where it can, or nobody knows."""
+    import docker
+    import requests
+
+    from orchestrator.host.docker_engine import engine_errors, reason
+
+    if has_image(client, stack):
+        return None
+    arguments = {**own_arguments(stack), **chosen_arguments(stack)} if stack.build else {}
+    needed = [arguments[name] for name in ("BASE_IMAGE", "BUILDER_IMAGE") if name in arguments]
+    for name in [stack.ready.name] if stack.ready else needed:
+        with engine_errors(), contextlib.suppress(docker.errors.ImageNotFound):
+            client.images.get(name)
+            continue
+        try:
+            client.api.inspect_distribution(name)
+        except (docker.errors.APIError, requests.Timeout) as error:
+            # Not every engine can ask a registry: then the pull itself will say.
+            if isinstance(error, requests.Timeout) or NOT_PULLED.search(str(error)):
+                # What stands before the last colon names addresses.
+                return f"the image {name} is not here and cannot be pulled: {reason(error).rpartition(': ')[2]}"
+    return None
 
 
 def image_tag(stack: Stack) -> str:
@@ -206,7 +238,7 @@ def _build(client: Any, stack: Stack, tag: str, say: Say, state: Path) -> None:
         remedy = f"log: {log}"
         if NOT_PULLED.search(last):
             remedy = f"the base image could not be fetched; name another in {BASE_VARIABLE} ({remedy})"
-        raise InfrastructureError(f"the image could not be built: {last}", where=stack.name, remedy=remedy)
+        raise InfrastructureError(f"{last}; the image could not be built", where=stack.name, remedy=remedy)
     say(f"{stack.name}: built in {time.monotonic() - began:.0f} s")
 
 
@@ -224,8 +256,7 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Say) -> 
         if part.get("error"):
             log.write(f"{part['error']}\n")
             # The engine repeats the whole command, which would hide what the command printed.
-            error = FAILED_COMMAND.sub(r"exit code \1", COLOUR.sub("", " ".join([*lines[-4:], str(part["error"])])))
-            return " ".join(error.split())[-600:]
+            return telling("\n".join([*lines, FAILED_COMMAND.sub(r"exit code \1", str(part["error"]))]))
     return None
 
 
@@ -271,14 +302,14 @@ def clean_images(stacks: Mapping[str, Stack], *, state: Path = STATE) -> int:
             if tagged & set(tags) or (tags and present.get(labels[BUILD_LABEL]) == labels.get(CONTENT_LABEL, "")):
                 continue
             if stack is None:
-                print(f"kept {title}: its stack is not chosen here (--stack, --stacks)")
+                show(f"kept {title}: its stack is not chosen here (--stack, --stacks)")
                 continue
             reason = _remove(client, [tag for tag in tags if tag.startswith(OURS)] if tags else [image["Id"]])
-            print(f"kept {title}: {reason}" if reason else f"removed {title}")
+            show(f"kept {title}: {reason}" if reason else f"removed {title}")
             removed += reason is None
             for tag in tags:
                 stack_lock.forget(stack, tag, state)
-    print(f"{counted(removed, 'image')} removed" if removed else "no old image here")
+    show(f"{counted(removed, 'image')} removed" if removed else "no old image here")
     return EXIT_OK
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -98,10 +98,23 @@ def lock_path(stack: Stack, place: str, state: Path) -> Path:
     return state / FOLDER / f"{stack.name}-{identity}" / "stack.lock.json"
 
 
+def lacks_torch(launcher: Launcher, prepared: Prepared, lock: StackLock) -> bool:
+    """Whether the stack itself says that torch is neither installed in it nor can be imported: no cell can run."""
+    if lock.torch is not None or "torch" in prepared.packages:
+        return False
+    with contextlib.suppress(ValueError, TypeError, IndexError):
+        return _facts(launcher.facts(prepared)).get("torch", "not said") is None
+    return False
+
+
+def _facts(output: str) -> dict[str, Any]:
+    return dict(json.loads([line for line in output.splitlines() if line.startswith("{")][-1]))
+
+
 def facts_of(output: str) -> tuple[TorchBuild | None, tuple[str, ...]]:
     """Return torch's build and what was left out, from what `python -m bench --facts` printed; (None, ()) without."""
     with contextlib.suppress(ValueError, TypeError, AttributeError, IndexError):
-        facts = json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
+        facts = _facts(output)
         torch = TorchBuild.model_validate(facts["torch"]) if facts.get("torch") else None
         return torch, tuple(str(part)[:400] for part in facts.get("left_out") or ())
     return None, ()

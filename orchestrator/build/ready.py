@@ -6,24 +6,24 @@ import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError
+from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import make_folder, write_json
 from orchestrator.base.paths import STATE
-from orchestrator.base.text import Say
+from orchestrator.base.text import Say, show
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
-from orchestrator.build.image import ensure_image, has_image
+from orchestrator.build.image import BASE_VARIABLE, ensure_image, has_image, why_not_here
 from orchestrator.build.lock import StackLock
+from orchestrator.host.devices import Host
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Launcher, Prepared
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.work_area import work_area
 from orchestrator.plan.cell import Device
-from orchestrator.plan.choice import Choice
+from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Refusal
@@ -80,6 +80,25 @@ def reach_engine(choice: Choice) -> Any:
     return engine.connect()
 
 
+def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose) -> Choice:
+    """Return what the options mean on this host, by `choosing`, and in which place: one where it can run.
+
+    Where images can neither be found nor pulled, plain processes take their place if no stack and no launcher was
+    named; a launcher that was named is a UsageError then, and stacks that were named keep their rows.
+    """
+    choice = choosing(options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu)
+    if choice.launcher != "docker" or (options.stacks and options.launcher == "auto"):
+        return choice
+    client, used = reach_engine(choice), {cell.stack for cell in choice.plan.cells}
+    why = [reason for name in sorted(used) if (reason := why_not_here(client, choice.stacks[name]))]
+    if not used or len(why) < len(used):
+        return choice
+    if options.launcher == "docker":
+        remedy = f"name an image that is here in {BASE_VARIABLE}, or use --launcher local"
+        raise UsageError(why[0], where="--launcher docker", remedy=remedy)
+    return choosing(options, gpu=host.gpu, engine=None, no_gpu=host.no_gpu, no_engine=why[0])
+
+
 def make_ready(
     choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Say, *, state: Path = STATE
 ) -> tuple[Launcher, Ready]:
@@ -97,6 +116,10 @@ def make_ready(
         try:
             found = _prepare(launcher, stack, say, state, access=devices[name] == "cuda")
             ready.prepared[name], ready.locks[name] = found
+            if stack_lock.lacks_torch(launcher, *found):
+                reason = f"there is no torch in {found[0].image or found[0].python}"
+                ready.refused[name] = Refusal("unsupported", reason)
+                say(f"{name}: cannot run: {reason}")
         except InfrastructureError as error:
             reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
             ready.refused[name] = Refusal("infrastructure", reason)
@@ -114,17 +137,16 @@ def build_stacks(
     from orchestrator.host import docker_engine as engine
 
     client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
-    say = partial(print, flush=True)
     failed = False
     with work_area(state) as area:
-        place = _launcher(client, area.bench, say, state, again=again)
+        place = _launcher(client, area.bench, show, state, again=again)
         for stack in stacks.values():
             try:
-                prepared, _ = _prepare(place, stack, say, state, again=again, forget=again or stack.ready is not None)
-                say(f"{stack.name}: {prepared.image or prepared.python}")
+                prepared, _ = _prepare(place, stack, show, state, again=again, forget=again or stack.ready is not None)
+                show(f"{stack.name}: {prepared.image or prepared.python}")
             except InfrastructureError as error:  # noqa: PERF203
                 failed = True
-                say(f"{stack.name}: failed: {error}")
+                show(f"{stack.name}: failed: {str(error).removeprefix(f'{stack.name}: ')}")
     return EXIT_BAD_ROWS if failed else EXIT_OK
 
 

@@ -18,6 +18,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from orchestrator.base.text import show
+
 PIP_SOURCES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 FOLDER = "wheels"
 """Below a stack's folder: the wheels for its build."""
@@ -105,7 +107,7 @@ def main() -> None:
         case ["copy", *folders]:
             for folder in folders:
                 for wheel in copy_wheels(Path(folder)):
-                    print(f"{folder}: {wheel.name}")
+                    show(f"{folder}: {wheel.name}")
         case ["links", page, *locks]:
             write_links(local_wheels([Path(lock) for lock in locks]), Path(page))
         case _:

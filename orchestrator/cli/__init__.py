@@ -6,6 +6,7 @@ What a command needs is imported when the command runs. Before that only click i
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; that of a signal, where one has come."""
+    _open_streams()
     failed: BaseException | None = None
     with interrupt.interruptible():
         try:
@@ -59,15 +61,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else EXIT_OK
 
 
+def _open_streams() -> None:
+    """See that writing never fails for want of a stream, or for a character that standard output's encoding lacks."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed (`>&-`): the next file opened would take its number
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _report(error: BaseException) -> int:
     """Say in one line what went wrong and return the exit code."""
     if isinstance(error, StackbenchError):
         return _fail(str(error), error.exit_code)
-    if isinstance(error, BrokenPipeError):
-        # The reader (`| head`) has seen enough. Nothing more may be written, not even at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
     if isinstance(error, OSError):
         from orchestrator.base.files import os_error
 
@@ -82,6 +88,8 @@ def _report(error: BaseException) -> int:
 
 
 def _fail(line: str, code: int) -> int:
+    from orchestrator.base.text import one_line, show
+
     with contextlib.suppress(OSError):
-        click.echo(f"{PROGRAM}: {' '.join(line.split())}", err=True)
+        show(f"{PROGRAM}: {one_line(line)}", sys.stderr)
     return code

@@ -21,11 +21,12 @@ from orchestrator.cli import options
 @options.results
 def table_command(run: str | None, protocol: Literal["note", "steady"] | None, form: str, results: Path) -> None:
     """Print the tables of RUN (a run's name or folder; default: the newest)."""
+    from orchestrator.base.text import show
     from orchestrator.records.runs import find_run
     from orchestrator.report.tables import render_tables
 
     found = find_run(results, run)
-    click.echo(render_tables(found.folder, protocol=protocol, form=form), nl=False)
+    show(render_tables(found.folder, protocol=protocol, form=form), end="")
 
 
 @click.command("report", short_help="Write runs as one HTML page.")
@@ -39,13 +40,14 @@ def report_command(names: tuple[str, ...], output: Path | None, results: Path) -
 
     Of several runs it has every row, and shows them side by side; without -o it lies in the first one's folder.
     """
+    from orchestrator.base.text import show
     from orchestrator.records.runs import find_run
     from orchestrator.report.page import PAGE_FILE, write_page
 
     folders = [find_run(results, name).folder for name in dict.fromkeys(names or (None,))]
     target = output or folders[0] / PAGE_FILE
     size = write_page(folders, target)
-    click.echo(f"{target} ({size / 1e6:.2f} MB)")
+    show(f"{target} ({size / 1e6:.2f} MB)")
 
 
 @click.command("explain", short_help="Explain one cell's figures.")
@@ -57,10 +59,11 @@ def explain_command(cell: str, run: str | None, results: Path) -> None:
 
     CELL is a title (`forward inductor@cpu`), the name of a record's file, or the beginning of a cell_id.
     """
+    from orchestrator.base.text import show
     from orchestrator.records.runs import find_run
     from orchestrator.report.explain import explain
 
-    click.echo(explain(find_run(results, run).folder, cell))
+    show(explain(find_run(results, run).folder, cell))
 
 
 @click.command("compare", short_help="Compare two runs, methods or stacks.")
@@ -83,12 +86,13 @@ def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus:
     """
     from orchestrator.analysis.compare import compare, read_sides
     from orchestrator.base.files import check_known
+    from orchestrator.base.text import show
     from orchestrator.plan.workload import MEASURED
     from orchestrator.report.tables.comparison import render
 
     check_known("benchmark", benchmarks, MEASURED)
     comparison = compare(*read_sides(a, b, results, benchmarks), across_devices=across_gpus)
-    click.echo(render(comparison, form), nl=False)
+    show(render(comparison, form), end="")
     return comparison.exit_code
 
 
@@ -100,13 +104,14 @@ def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus:
 def history_command(*, since: str | None, cell: str | None, form: str, results: Path) -> None:
     """Show the figures of all runs by time: a line for each workload, method, stack and model of device."""
     from orchestrator.analysis.history import history
+    from orchestrator.base.text import on_stderr, show
     from orchestrator.report.tables.history import as_json, as_text
 
     unreadable: list[str] = []
     lines = history(results, unreadable, since=since, cell=cell)
     for line in unreadable:
-        click.echo(f"left out: {line}", err=True)
-    click.echo(as_json(lines) if form == "json" else as_text(lines))
+        on_stderr(f"left out: {line}")
+    show(as_json(lines) if form == "json" else as_text(lines))
 
 
 @click.command("bundle", short_help="Pack a run into one file.")
@@ -119,7 +124,7 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 
     Logs go as they are: look into them before you send them to strangers.
     """
-    from orchestrator.base.text import counted, printable
+    from orchestrator.base.text import counted, show
     from orchestrator.records.bundle import ENDING, pack
     from orchestrator.records.runs import find_run
 
@@ -127,9 +132,9 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
     target = output or Path(f"{found.folder.resolve().name}{ENDING}")
     manifest, left_out = pack(found, target, references=references)
     size = target.stat().st_size / 1e6
-    click.echo(f"{target}: {counted(len(manifest.files), 'file')}, {size:.2f} MB")
+    show(f"{target}: {counted(len(manifest.files), 'file')}, {size:.2f} MB")
     for path in left_out:
-        click.echo(f"left out: {printable(path)}")
+        show(f"left out: {path}")
 
 
 @click.command("import", short_help="Take in a bundled run.")
@@ -137,7 +142,7 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 @options.results
 def import_command(file: Path, *, results: Path) -> None:
     """Check the bundle FILE and put its run into the results. Nothing there is overwritten."""
-    from orchestrator.base.text import counted
+    from orchestrator.base.text import counted, show
     from orchestrator.records.store import record_files
     from orchestrator.records.unpack import unpack
     from orchestrator.report.tables import write_tables
@@ -145,4 +150,4 @@ def import_command(file: Path, *, results: Path) -> None:
     run = unpack(file, results, write_tables)
     same = "plan, bench and launcher are the same"
     unfinished = "" if run.finished else f"; not finished: run-all would go on with it where {same}"
-    click.echo(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}{unfinished}")
+    show(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}{unfinished}")

@@ -15,15 +15,16 @@ from orchestrator.cli import options
 @click.option("--format", "form", **options.one_of("text", "json"))
 def plan_command(form: str, **chosen: Any) -> None:
     """Show what run-all would run, how long it would take and what it would download. Runs nothing."""
+    from orchestrator.base.text import show
+    from orchestrator.build.ready import choose_place
     from orchestrator.host.devices import look
-    from orchestrator.plan.choice import RunOptions, choose
+    from orchestrator.plan.choice import RunOptions
     from orchestrator.runner.estimate import fitted
     from orchestrator.runner.plan_text import render
 
     given = RunOptions(**chosen)
-    host = look(given)
-    choice = fitted(choose(given, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu), given)
-    click.echo(render(choice, given.results, form))
+    choice = fitted(choose_place(given, look(given)), given)
+    show(render(choice, given.results, form))
 
 
 @click.command("run-all", short_help="Run everything and write the tables.")

@@ -12,7 +12,9 @@ FILES = ("record", "stack", "suite")
 @click.argument("file", type=click.Choice(FILES))
 def schema_command(file: str) -> None:
     """Print the JSON Schema of a record, of a stack.toml or of a suite file, for editors and other tools."""
-    click.echo(schema_text(file), nl=False)
+    from orchestrator.base.text import show
+
+    show(schema_text(file), end="")
 
 
 def schema_text(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ LABEL_RUN = "stackbench.run"
 LABEL_CELL = "stackbench.cell"
 LABEL_OWNER = "stackbench.owner"
 
+STARTING = re.compile(r".*\b(starting container process caused|unable to start container process): ")
+"""What engine and runtime put before the reason why a container could not be started."""
 HTTP_TIMEOUT_S = 60
 PING_TIMEOUT_S = 5
 MEMORY_SHARE = 0.95
@@ -35,7 +38,7 @@ def connect() -> Any:
         )
         client.ping()
     except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
-        what, where = f"the engine does not answer ({_reason(error)})", f"Docker at {address or 'its default socket'}"
+        what, where = f"the engine does not answer ({reason(error)})", f"Docker at {address or 'its default socket'}"
         remedy = "start it, or allow this user to use it, or run with --launcher local"
         raise UsageError(what, where=where, remedy=remedy) from error
     # From here on a slow engine (a busy disk) is waited for; this is never the deadline of a cell.
@@ -94,7 +97,7 @@ def engine_errors() -> Iterator[None]:
     try:
         yield
     except (docker.errors.DockerException, requests.RequestException) as error:
-        raise InfrastructureError(_reason(error), where="Docker Engine", remedy="see `orchestrator doctor`") from error
+        raise InfrastructureError(reason(error), where="Docker Engine", remedy="see `orchestrator doctor`") from error
 
 
 def memory_limit_bytes(engine_total: int) -> int:
@@ -118,10 +121,10 @@ def _rootless_socket() -> str | None:
     return None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Return the innermost message of a chain of library errors, as one line."""
     if isinstance(error, docker.errors.APIError) and error.explanation:
-        return " ".join(str(error.explanation).split())[:400]
+        return STARTING.sub("", " ".join(str(error.explanation).split()))[:400]
     seen: BaseException = error
     while (inner := seen.__cause__ or seen.__context__) is not None:
         seen = inner

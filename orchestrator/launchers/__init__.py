@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.base.errors import InfrastructureError
+from orchestrator.base.telling import telling
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.stack import Stack
 
@@ -193,8 +194,8 @@ def installed(code: int | None, output: str, where: str) -> tuple[str, str, dict
         packages = {str(name): str(version) for name, version in found["packages"].items()}
         if code == 0:
             return str(found["fingerprint"])[:64], str(found["python"])[:40], packages
-    end = " ".join(output.split())[-300:]
-    raise InfrastructureError(f"its Python does not run bench (exit code {code}): {end}", where=where)
+    why = telling(output) or "it printed nothing"
+    raise InfrastructureError(f"{why}; its Python does not run bench (exit code {code})", where=where)
 
 
 def lock_digest(stack: Stack) -> str | None:

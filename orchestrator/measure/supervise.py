@@ -19,6 +19,8 @@ from typing import Any, Literal, get_args
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.base.files import Frozen, write_text
+from orchestrator.base.telling import telling
+from orchestrator.base.text import printable
 from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.measure.host_load import watch_host
@@ -220,14 +222,14 @@ def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, w
         return Refusal("infrastructure", ended.error)
     how = _how(ended)
     if record is not None:
-        return Refusal("crashed", f"{how} after it had written its record{_log_end(job)}")
+        return Refusal("crashed", _with_log(f"{how} after it had written its record", job))
     if ended.oom:
         return Refusal("out_of_memory", f"the host's memory was not enough: {how}, {watch.where()}")
     with contextlib.suppress(OSError):
         if shutil.disk_usage(job.work).free < FULL_DISK_BYTES:
             return Refusal("infrastructure", f"the disk is full; {how}, {watch.where()}")
     what = complaint or "no record was written"
-    return Refusal("crashed", f"{how}, {watch.where()}; {what}{_log_end(job)}")
+    return Refusal("crashed", _with_log(f"{how}, {watch.where()}; {what}", job))
 
 
 def believe(path: Path, same: dict[str, Any]) -> tuple[Record | None, str]:
@@ -331,17 +333,16 @@ def _how(ended: Exit) -> str:
     return f"ended by signal {ended.signal}{names.get(ended.signal, '')}"
 
 
-def _log_end(job: Job) -> str:
-    """Return the end of the log, in printable characters, for a record's reason."""
+def _with_log(what: str, job: Job) -> str:
+    """Return a crash's reason: first what the log says of why, for many read no further, then `what` and its end."""
     with contextlib.suppress(OSError), job.log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - LOG_READ_BYTES, 0))
-        text = file.read().decode("utf-8", "replace")
-        lines = [UNPRINTABLE.sub(" ", line).rstrip() for line in text.splitlines()]
-        end = "\n".join(line for line in lines if line)[-REASON_CHARACTERS:]
-        if end:
-            return f"; end of the log:\n{end}"
-    return "; the log is empty"
+        text = scrub(file.read().decode("utf-8", "replace"))
+        lines = [printable(line).rstrip() for line in text.splitlines()]
+        if end := "\n".join(line for line in lines if line)[-REASON_CHARACTERS:]:
+            return f"{telling(text)}; {what}; end of the log:\n{end}"
+    return f"{what}; the log is empty"
 
 
 class Question:

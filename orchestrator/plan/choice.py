@@ -17,6 +17,7 @@ from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import Stack, find_stacks
 from orchestrator.plan.suite import Suite, load_suite
 
+NO_GPU, NO_ENGINE = "no GPU is here", "no Docker Engine answers"
 FULL_SUITE = "note"
 SMALL_SUITE = "smoke"
 
@@ -81,15 +82,20 @@ class Choice:
 class Choosing(Protocol):
     """What says what the options mean on this host, as `choose` does."""
 
-    def __call__(self, options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str) -> Choice:
+    def __call__(
+        self, options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str, no_engine: str = NO_ENGINE
+    ) -> Choice:
         """Return what will be run."""
 
 
-def choose(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str = "no GPU is here") -> Choice:
+def choose(
+    options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str = NO_GPU, no_engine: str = NO_ENGINE
+) -> Choice:
     """Return what the options mean on this host.
 
     `gpu` names the GPU that would be used (None: there is none, and `no_gpu` says why), `engine` the Docker Engine
-    that answers (None: none does). Every bad name, file and combination in the options is a UsageError.
+    that answers (None: none does, or it is of no use: `no_engine` says why). Every bad name, file and combination in
+    the options is a UsageError.
     """
     found = find_stacks([IMAGES, *options.stack_folders])
     launcher = choose_launcher(options, engine)
@@ -113,7 +119,7 @@ def choose(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: 
     )
     place = f"Docker ({engine})" if launcher == "docker" else "plain processes"
     if launcher == "local" and options.launcher == "auto":
-        place += " (no Docker Engine answers)"
+        place += f" ({no_engine})"
     on = f"on {gpu}" if on_gpu and gpu else "without a GPU" if on_gpu else "on the CPU"
     line = f"suite {suite.name} {on}, stacks {', '.join(stacks)}, in {place}: {why}"
     checkpoints = dict(suite.checkpoints) if own is None else {own.fingerprint: own}
@@ -140,7 +146,7 @@ def choose_launcher(options: RunOptions, engine: str | None) -> Literal["docker"
         return "docker" if engine else "local"
     if options.launcher == "docker" and engine is None:
         remedy = "start it (see `orchestrator doctor`), or use --launcher local"
-        raise UsageError("no Docker Engine answers", where="--launcher docker", remedy=remedy)
+        raise UsageError(NO_ENGINE, where="--launcher docker", remedy=remedy)
     return options.launcher
 
 
@@ -152,7 +158,7 @@ def _stacks(
     able = {name: stack for name, stack in (named or found).items() if stack.gpu.access != "none"}
     if gpu and able:
         chosen = named or able
-        why = "it is the GPU here" if not options.gpu else "it was named"
+        why = "a GPU is here" if not options.gpu else "the GPU was named"
     else:
         # A stack made for a GPU runs here only when it was named, itself or its folder: on the CPU, unless it needs
         # a GPU; then its rows say that this host can't.

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
-from orchestrator.base.text import counted, size_in_words
-from orchestrator.build.image import has_image, image_tag
+from orchestrator.base.text import counted, show, size_in_words
+from orchestrator.build.image import BASE_VARIABLE, has_image, image_tag, why_not_here
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
 from orchestrator.host import locks
@@ -65,7 +65,7 @@ def doctor(stack_folders: Sequence[Path] = ()) -> int:
     failed = False
     for check in (_python, _engine, _gpus, _stacks, _access, _compiler, _disk, _locks, _results, _leftovers):
         for line in check(doc):
-            print(line, flush=True)
+            show(str(line))
             failed = failed or line.state == "fail"
     return EXIT_BAD_ROWS if failed else EXIT_OK
 
@@ -110,8 +110,10 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
     for stack in doc.stacks.values():
         device: Literal["cuda", "cpu"] = "cuda" if stack.gpu.required or (gpu and stack.gpu.access != "none") else "cpu"
         reason = why_not(stack, gpu, device)
+        lacking = None
         if doc.client is not None:
             try:
+                lacking = why_not_here(doc.client, stack)
                 if has_image(doc.client, stack):
                     doc.images.add(stack.name)
             except StackbenchError as error:
@@ -119,6 +121,9 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
                 continue
         if reason:
             yield Line("warn", f"stack {stack.name}", reason, "its rows will say skipped")
+        elif lacking:
+            remedy = f"`docker pull` or `docker load` brings it{'' if stack.ready else f', or name another in {BASE_VARIABLE}'}"
+            yield Line("warn", f"stack {stack.name}", lacking, remedy)
         elif doc.client is None:
             yield Line("ok", f"stack {stack.name}", f"on the {device}, as a plain process")
         elif stack.name in doc.images:
@@ -175,7 +180,7 @@ def _disk(doc: Doctor) -> Iterator[Line]:
 
 def _locks(_doc: Doctor) -> Iterator[Line]:
     try:
-        with locks.hold("doctor", purpose="doctor", say=print):
+        with locks.hold("doctor", purpose="doctor", say=show):
             held = "free" if locks.is_free(None) else "held"
             yield Line("ok", "locks", f"{locks.lock_folder()}, the CPU's is {held}")
     except UsageError as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.base.text import aligned, counted, in_words, size_in_words
+from orchestrator.build.image import why_not_here
 from orchestrator.build.ready import here_already, reach_engine
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice
@@ -19,8 +20,14 @@ Line = tuple[str, str, str, str, str, str]
 def render(choice: Choice, results: Path, form: str) -> str:
     """Return the plan as `form` (text or json); times come from the records in `results` where it has any."""
     known = history(results)
-    cost = estimate(choice.plan, choice.stacks, known, here_already(choice, reach_engine(choice)))
-    return as_json(choice, known, cost) if form == "json" else as_text(choice, known, cost)
+    client = reach_engine(choice)
+    cost = estimate(choice.plan, choice.stacks, known, here_already(choice, client))
+    if form == "json":
+        return as_json(choice, known, cost)
+    lacking = [
+        f"{name}: {why}" for name, stack in choice.stacks.items() if client and (why := why_not_here(client, stack))
+    ]
+    return "\n".join([as_text(choice, known, cost), *lacking])
 
 
 def as_text(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:

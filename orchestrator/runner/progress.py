@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -10,7 +11,7 @@ from typing import TextIO
 
 from orchestrator.analysis.evidence import check_counts
 from orchestrator.analysis.reduce import Reduction
-from orchestrator.base.text import in_words, significant
+from orchestrator.base.text import in_words, printable, show, significant
 from orchestrator.measure.supervise import Event
 from orchestrator.records.record import Record
 
@@ -33,7 +34,8 @@ class Progress(AbstractContextManager["Progress"]):
 
     def say(self, line: str) -> None:
         """Show one line that stays."""
-        print(line, file=self.out, flush=True)
+        with contextlib.suppress(OSError):  # a full disk below standard output ends no run
+            show(line, self.out)
 
     def begin(self, title: str, number: int, of: int, left_s: float) -> None:
         """Say that round `number` of `of` starts; `left_s` is what it and all after it are expected to take."""
@@ -73,7 +75,8 @@ class LiveProgress(Progress):
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
-        shown = TextColumn("{task.description}")
+        # What a cell says of itself is in there: never markup.
+        shown = TextColumn("{task.description}", markup=False)
         columns = (SpinnerColumn(), MofNCompleteColumn(), BarColumn(), shown, TimeElapsedColumn())
         self._bar = Bar(*columns, refresh_per_second=REFRESH_PER_SECOND, transient=True, expand=False)
         self._task = self._bar.add_task("preparing", total=None)
@@ -88,7 +91,7 @@ class LiveProgress(Progress):
         """Show one line above the live one."""
         from rich.text import Text
 
-        self._bar.console.print(Text(line), soft_wrap=True)
+        self._bar.console.print(Text(printable(line)), soft_wrap=True)
 
     def started(self) -> None:
         """Show the start of a cell in the live line."""
@@ -101,7 +104,7 @@ class LiveProgress(Progress):
 
     def _show(self, what: str) -> None:
         shown = f"{self.title}: {what}, {in_words(max(self.left_s - self.elapsed(), 0))} left"
-        self._bar.update(self._task, total=self.of, completed=self.number - 1, description=shown)
+        self._bar.update(self._task, total=self.of, completed=self.number - 1, description=printable(shown))
 
 
 def make_progress() -> Progress:

@@ -12,7 +12,7 @@ from orchestrator.base import interrupt
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES
-from orchestrator.base.text import printable
+from orchestrator.base.text import printable, show
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.checkpoint import Checkpoint
 from orchestrator.plan.choice import FULL_SUITE, SMALL_SUITE, Choice, RunOptions, choose_launcher
@@ -42,7 +42,7 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
     then, folder = original(row, run, options.results)
     kept: list[Run] = []
 
-    def choosing(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str) -> Choice:
+    def choosing(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str, **_: str) -> Choice:
         return choose_again(then[-1], options, gpu=gpu, engine=engine, no_gpu=no_gpu)
 
     code = run_all(options, choosing, kept)
@@ -53,7 +53,7 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
         return code  # It was stopped before the first round was done, and said so.
     probes = [] if folder is None else probes_of(folder, then[-1], [])
     found = reproduction([*then, *probes], now, alone=folder is None)
-    print(f"\n{as_text(found)}", flush=True)
+    show(f"\n{as_text(found)}")
     return found.exit_code
 
 

@@ -12,8 +12,8 @@ from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, check_writable
 from orchestrator.base.paths import REPOSITORY, STATE
-from orchestrator.base.text import counted, in_words
-from orchestrator.build.ready import Ready, here_already, make_ready, reach_engine
+from orchestrator.base.text import counted, in_words, show
+from orchestrator.build.ready import Ready, choose_place, here_already, make_ready, reach_engine
 from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu
 from orchestrator.host.gpu import HostGpu, refuse_busy
 from orchestrator.launchers.local import sweep_processes
@@ -46,7 +46,7 @@ def run_all(options: RunOptions, choosing: Choosing = choose, made: list[Run] | 
         with interrupt.interruptible(), make_progress() as progress:
             return _steps(options, choosing, made, progress)
     except interrupt.Interrupted as stop:
-        print(_how_to_go_on(made[0] if made else None, options), flush=True)
+        show(_how_to_go_on(made[0] if made else None, options))
         return stop.exit_code
 
 
@@ -71,7 +71,7 @@ def choose_cells(
     options: RunOptions, host: Host, choosing: Choosing, progress: Progress
 ) -> tuple[Choice, dict[Key, Earlier]]:
     """Return what is to be run, with as many rounds as there is time for, and what earlier rounds took; say it."""
-    choice = choosing(options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu)
+    choice = choose_place(options, host, choosing)
     check_writable(options.results)
     known = history(options.results)
     choice = fitted(choice, options, known)

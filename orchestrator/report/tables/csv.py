@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,15 @@ from orchestrator.analysis.protocol import Protocol
 from orchestrator.analysis.published import PublishedFigure
 from orchestrator.analysis.reduced_run import Report
 from orchestrator.analysis.rows import Row
+from orchestrator.base.text import printable
 from orchestrator.report.tables.json import LEFT_OUT
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# A spreadsheet takes a text that begins so for a formula, and what a container wrote must never become one.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes a text that begins so for a formula, also after blanks and in forms of another width, and what a
+# container wrote must never become one.
+FORMULA, BREAKS = ("=", "+", "-", "@"), ("\t", "\r", "\n")
 NUMBERS = frozenset((float, int, bool, type(None)))
 BOUNDS = ("low", "high")
 
@@ -115,4 +118,8 @@ def _text(value: Any) -> Any:
         value = "; ".join(f"{name} {inner}" for name, inner in value.items())
     elif isinstance(value, tuple):
         value = "; ".join(map(str, value))
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    begin = unicodedata.normalize("NFKC", text.lstrip()[:1])
+    return f"'{text}" if value.startswith(BREAKS) or begin.startswith(FORMULA) else text

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from orchestrator.analysis.history import POINTS_SHOWN, Line
-from orchestrator.base.text import MISSING, aligned, counted, significant
+from orchestrator.base.text import MISSING, aligned, counted, in_json, significant
 
 
 def as_text(lines: Sequence[Line]) -> str:
@@ -31,4 +31,4 @@ def as_text(lines: Sequence[Line]) -> str:
 def as_json(lines: Sequence[Line]) -> str:
     """Return everything, unrounded."""
     document = {"schema_version": 1, "lines": [line.model_dump(mode="json") for line in lines]}
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    return in_json(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))

@@ -10,6 +10,7 @@ from orchestrator.analysis.growth import growths
 from orchestrator.analysis.protocol import Protocol
 from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.base.files import Frozen
+from orchestrator.base.text import in_json
 
 SCHEMA_VERSION = 2
 LEFT_OUT: Any = {
@@ -59,7 +60,8 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
         "rows": [row for pair in report.pairs for row in _rows(pair, protocol)],
         "growth": [found.model_dump(mode="json") for found in growths(steady)],
     }
-    return "{\n" + ",\n".join(f"{_dump(key)}: {_lines(value)}" for key, value in document.items()) + "\n}\n"
+    lines = ",\n".join(f"{_dump(key)}: {_lines(value)}" for key, value in document.items())
+    return in_json(f"{{\n{lines}\n}}\n")
 
 
 def _by_name(

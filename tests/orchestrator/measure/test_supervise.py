@@ -78,11 +78,19 @@ def test_what_cannot_be_believed_is_crashed(tmp_path: Path, method: str, words: 
     assert "end of the log:\nthe log's only line" in record.reason
 
 
+def test_a_crash_names_the_last_line_of_its_log_first(tmp_path: Path) -> None:
+    record = run(tmp_path, "raises")
+    assert record.reason is not None
+    first, _, rest = record.reason.partition("; end of the log:\n")
+    assert first.startswith("ModuleNotFoundError: No module named 'nowhere'; exit code 1, in the phase")
+    assert "Traceback (most recent call last):" in rest
+
+
 def test_a_crash_after_the_record_keeps_the_samples(tmp_path: Path) -> None:
     record = run(tmp_path, "fails_after_record")
     assert (record.status, record.written_by, len(record.samples)) == ("crashed", "bench", 5)
     assert record.reason is not None
-    assert record.reason.startswith("exit code 9 after it had written its record")
+    assert record.reason.startswith("the log's only line; exit code 9 after it had written its record")
 
 
 def test_a_reason_holds_no_folders(tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def test_the_row_has_it_whichever_round_it_was(place: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        ("compiles_once", "crashed: exit code 3"),
-        ("compiles_and_hides", "crashed: exit code 0"),
+        ("compiles_once", "crashed: cannot open .../model.bin; exit code 3"),
+        ("compiles_and_hides", "crashed: the log's only line; exit code 0"),
         ("compiles_then_hangs", "timeout: not done after 5 s"),
     ],
 )

@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, write_stack, write_suite
 from places import ROOT
 
+from orchestrator.base.paths import BENCH
 from orchestrator.build.ready import Ready
 from orchestrator.cli import run
 from orchestrator.launchers import Prepared
@@ -23,6 +26,7 @@ from orchestrator.measure.supervise import blank_record
 from orchestrator.plan.cell import Plan
 from orchestrator.records.record import Refusal
 from orchestrator.records.store import Run
+from orchestrator.report.page import render_page
 from orchestrator.runner import run_all as pipeline
 from orchestrator.runner.order import interleave
 from orchestrator.runner.outcomes import Outcomes
@@ -80,6 +84,46 @@ def test_every_cell_is_run_whatever_becomes_of_the_others(place: Path, capsys: p
     found = {name.partition("-")[0]: record["status"] for name, record in records(place).items()}
     assert found == {"torch": "ok", "killed": "crashed", "good": "ok", "not_able": "unsupported", "hang": "timeout"}
     assert "timeout (not done after 1.5 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("redirect", ["| head -n 1", ">&-", "> /dev/full", "<&- >&- 2>&-", "2>&1 | true"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_run_goes_on_to_its_end_whoever_reads_its_output(tmp_path: Path, redirect: str, encoding: str) -> None:
+    suite, stacks = write_suite(tmp_path), write_stack(tmp_path, ["good"])
+    words = [sys.executable, str(FAKE_BENCH.parents[1] / "fake_run.py"), str(tmp_path / "state"), "run-all"]
+    words += ["--suite", str(suite), "--stacks", str(stacks), "--stack", "fake", "--launcher", "local"]
+    line = f"{shlex.join([*words, '--results', str(tmp_path / 'results')])} {redirect}"
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], env=variables, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert {record["status"] for record in records(tmp_path).values()} == {"ok"}
+    assert headers(tmp_path)[0]["finished_utc"] is not None
+
+
+def test_a_crash_is_named_by_what_its_log_says_last_wherever_it_is_shown(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = str(place / "results")
+    assert go(place, methods=["raises"]) == 3
+    for arguments in ([], ["table"], ["explain", "forward raises@fake"], ["table", "--format", "latex"]):
+        if arguments:
+            run([*arguments, "--results", results])
+        lines = [line for line in capsys.readouterr().out.replace("{}", "").splitlines() if "crashed" in line]
+        assert any("ModuleNotFoundError: No module named " in line[:140] for line in lines), lines
+    (folder,) = (place / "results").iterdir()
+    (reason,) = re.findall(r'"status":"crashed","reason":"(.*?)"', render_page([folder]))
+    assert reason.startswith("ModuleNotFoundError: No module named 'nowhere'")
+
+
+def test_a_stack_without_torch_is_found_before_its_first_cell(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workfolders, "BENCH", BENCH)  # the real one, on this Python, which has no torch
+    assert go(place, methods=["eager"]) == 3
+    out = capsys.readouterr().out
+    assert f"fake: cannot run: there is no torch in {sys.executable}" in out
+    assert {record["status"] for record in records(place).values()} == {"unsupported"}
+    assert {record["provenance"] for record in records(place).values()} == {None}, "something was started"
 
 
 def test_nothing_measured_is_exit_3(place: Path) -> None:

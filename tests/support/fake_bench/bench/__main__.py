@@ -215,6 +215,12 @@ def fails(folder: Path, spec: dict[str, Any]) -> int:
     return 3
 
 
+def raises(folder: Path, spec: dict[str, Any]) -> int:
+    import nowhere  # noqa: F401
+
+    return 0
+
+
 def fails_after_record(folder: Path, spec: dict[str, Any]) -> int:
     write(folder, record(spec))
     return 9
@@ -367,6 +373,7 @@ BEHAVIOURS = {
             hang_after_record,
             killed,
             fails,
+            raises,
             fails_after_record,
             silent,
             link,
