@@ -148,13 +148,13 @@ class Run:
         stem = stem_of(record)
         if log is not None:
             content = _log_bytes(log)
-            write_bytes(self.folder / "logs" / f"{stem}.log", content)
+            write_bytes(self.folder / "logs" / f"{stem}.log", content, parent=True)
             record = record.model_copy(update={"log_sha256": hashlib.sha256(content).hexdigest()})
         text = record.model_dump_json().encode()
         if len(text) > RECORD_LIMIT_BYTES:
             record = record.model_copy(update={"detail": {"dropped": "the record was over its size limit"}})
             text = record.model_dump_json().encode()
-        write_bytes(self.folder / "records" / f"{stem}.json", text)
+        write_bytes(self.folder / "records" / f"{stem}.json", text, parent=True)
         return record
 
     def forget(self, record: Record) -> None:
