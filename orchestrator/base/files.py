@@ -314,11 +314,29 @@ def beside(path: Path) -> Iterator[Path]:
             place.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`; no space, no right to write and the like are UsageErrors."""
+def write_bytes(path: Path, content: bytes, *, parent: bool = False) -> None:
+    """Replace `path` by `content`; no space, no right to write and the like are UsageErrors.
+
+    It is on the disk when this returns, so that a power cut leaves the old content or the new one. `parent`: its folder
+    is made again where it is gone.
+    """
+    if parent:
+        make_folder(path.parent)
     with os_errors(path), beside(path) as place:
         place.write_bytes(content)
+        to_disk(place)
         place.replace(path)
+        with suppress(OSError):  # not every file system can do this for a folder
+            to_disk(path.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the file or folder is on the disk: a rename may otherwise be there before the content is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:

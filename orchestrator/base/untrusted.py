@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import beside, make_folder, os_errors
+from orchestrator.base.files import beside, make_folder, os_errors, to_disk
 
 SIDE_FILE_LIMIT_BYTES = 2_000_000
 READ_ONLY, READABLE = 0o444, 0o644
@@ -35,6 +35,8 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
                 raise UsageError(f"more than {limit} bytes", where=source.name)
             found.update(piece)
             out.write(piece)
+        out.flush()
+        to_disk(place)
         place.chmod(READ_ONLY)
         place.replace(target)
     return found.hexdigest()

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import os_errors
+from orchestrator.base.files import os_error, os_errors
 from orchestrator.base.lockfile import try_lock
 from orchestrator.base.paths import BENCH, STATE, STATE_VARIABLE
+from orchestrator.base.text import Say
+from orchestrator.host.owner import PROC
 
 OWNER_FILE = "owner.lock"
 READABLE_FILE = 0o644
 READABLE_FOLDER = 0o755
 PRIVATE_FOLDER = 0o700
 JUST_MADE_S = 60
+TRIES = 20
+"""How often an entry is tried that cannot be removed, and a folder emptied that somebody still fills."""
 
 
 @dataclass(frozen=True)
@@ -79,28 +85,96 @@ def copy_bench(source: Path, target: Path) -> Path:
     return target
 
 
-def sweep_folders(state: Path | None = None) -> int:
-    """Remove the work areas of dead processes and return how many."""
-    place = (state or STATE) / "work"
-    abandoned = [folder for folder in place.iterdir() if _abandoned(folder)] if place.is_dir() else []
+def sweep_folders(state: Path | None = None, warn: Say = lambda _: None) -> int:
+    """Remove the work areas of dead processes and return how many; one that cannot be removed is a warning."""
+    place, removed = (state or STATE) / "work", 0
+    try:
+        abandoned = [folder for folder in place.iterdir() if _abandoned(folder)] if place.is_dir() else []
+    except OSError as error:
+        warn(f"warning: what killed runs left behind cannot be looked for: {os_error(error, place)}")
+        return 0
     for folder in abandoned:
-        remove_tree(folder)
-    return len(abandoned)
+        if remove_tree(folder):
+            removed += 1
+        else:
+            warn(f"warning: {folder}: what a killed run left there cannot be removed; remove it by hand")
+    return removed
 
 
-def remove_tree(folder: Path) -> None:
-    """Remove `folder` as far as it can be; rights that a process took away from its own folders are given back."""
+def remove_tree(folder: Path) -> bool:
+    """Remove `folder` as far as that is possible; return whether it is gone. No link is followed, nothing is raised.
 
-    def again(function: Callable[[str], object], path: str, _error: object) -> None:
+    A cell's process may have nested folders deeper than a path or a stack of calls can be, and taken away its own
+    rights to them: what lies in a folder is moved up before the folder is removed, and the rights are given back.
+    """
+    with contextlib.suppress(OSError):
+        top = _folder_in(folder)
+        try:
+            for _ in range(TRIES):
+                _empty(top)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+                    break
+        finally:
+            os.close(top)
+    return not os.path.lexists(folder)
+
+
+def _empty(top: int) -> None:
+    """Remove all that lies in the open folder `top`, as far as that is possible."""
+    tries, filled = Counter[str](), 0
+    there = set(os.listdir(top))
+    while there and filled < TRIES:
+        for name in there:
+            tries[name] += 1
+            with contextlib.suppress(OSError):
+                if not _removed(name, top):
+                    _flatten(name, top, tries)
+        left = set(os.listdir(top))
+        # What is new and was not moved there: somebody still writes.
+        filled += not left <= tries.keys()
+        there = {name for name in left if tries[name] < TRIES}
+
+
+def _flatten(name: str, top: int, moved: Counter[str]) -> None:
+    """Move the folders that lie in the folder `name` up into `top`, remove its files, and then itself."""
+    inner = _folder_in(name, top)
+    try:
+        for entry in os.listdir(inner):
+            with contextlib.suppress(OSError):
+                if not _removed(entry, inner):
+                    os.close(_folder_in(entry, inner))  # one that may not be written to cannot be moved either
+                    fresh = secrets.token_hex(16)
+                    os.rename(entry, fresh, src_dir_fd=inner, dst_dir_fd=top)
+                    moved[fresh] = 0
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=top)
+
+
+def _removed(name: str, place: int) -> bool:
+    """Remove a file, a link or an empty folder of the open folder `place`; return False for a folder that is not."""
+    try:
+        os.unlink(name, dir_fd=place)
+    except IsADirectoryError:
         with contextlib.suppress(OSError):
-            Path(path).parent.chmod(PRIVATE_FOLDER)
-            if not Path(path).is_symlink() and Path(path).is_dir():
-                Path(path).chmod(PRIVATE_FOLDER)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                function(path)
+            os.rmdir(name, dir_fd=place)
+            return True
+        return False
+    return True
 
-    shutil.rmtree(folder, onerror=again)
+
+def _folder_in(name: str | Path, place: int | None = None) -> int:
+    """Open a folder, with all rights for its owner; a link in its place is an OSError."""
+    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+    try:
+        # By its number: what its name stands for may change at any moment.
+        itself = f"{PROC}/self/fd/{found}"
+        with contextlib.suppress(OSError):
+            os.chmod(itself, PRIVATE_FOLDER)  # noqa: PTH101
+        return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
 
 
 def _abandoned(folder: Path) -> bool:

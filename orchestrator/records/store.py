@@ -169,7 +169,7 @@ class Run:
         stem = stem_of(record)
         if log is not None:
             content = _log_bytes(log)
-            write_bytes(self.folder / "logs" / f"{stem}.log", content)
+            write_bytes(self.folder / "logs" / f"{stem}.log", content, parent=True)
             record = record.model_copy(update={"log_sha256": hashlib.sha256(content).hexdigest()})
         text = record.model_dump_json().encode()
         if len(text) > RECORD_LIMIT_BYTES:
@@ -178,7 +178,7 @@ class Run:
                 record, f"its record has {len(text)} bytes, more than the limit of {RECORD_LIMIT_BYTES}"
             )
             text = record.model_dump_json().encode()
-        write_bytes(self.folder / "records" / f"{stem}.json", text)
+        write_bytes(self.folder / "records" / f"{stem}.json", text, parent=True)
         return record
 
     def forget(self, record: Record) -> None:

@@ -87,7 +87,7 @@ def sweep(client: Any, progress: Progress) -> None:
 
         with engine.engine_errors():
             containers = engine.sweep(client)
-    counts = {"container": containers, "process": sweep_processes(), "folder": sweep_folders()}
+    counts = {"container": containers, "process": sweep_processes(), "folder": sweep_folders(warn=progress.say)}
     several = {"process": "processes"}
     found = [counted(count, what, several.get(what)) for what, count in counts.items() if count]
     if found:

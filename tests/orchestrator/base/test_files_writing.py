@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import check_writable, make_folder, write_json, write_text
+from orchestrator.base.files import check_writable, make_folder, write_bytes, write_json, write_text
+from orchestrator.base.untrusted import take_over
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +21,49 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside(tmp_path: Path) -> 
     write_json(path, {"a": "é"})
     assert path.read_text(encoding="utf-8") == '{\n "a": "é"\n}\n'
     assert [place.name for place in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, list[str], bool]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        what = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        seen.append((what, sorted(place.name for place in tmp_path.iterdir()), (tmp_path / "x").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "x", "new")
+    assert [(what, named) for what, _, named in seen] == [("file", False), ("folder", True)]
+    assert seen[1][1] == ["x"]
+    (tmp_path / "theirs").write_text("theirs")
+    seen.clear()
+    take_over(tmp_path / "theirs", tmp_path / "kept")
+    assert [what for what, _, _ in seen] == ["file"]
+
+
+def test_a_disk_that_fails_at_the_last_moment_leaves_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "x", "old")
+
+    def fsync(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UsageError, match="no space left on device; make room"):
+        write_text(tmp_path / "x", "new")
+    assert (tmp_path / "x").read_text() == "old"
+    assert [place.name for place in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_folder_that_is_gone_is_made_again_where_that_is_wanted(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a" / "x", b"1", parent=True)
+    assert (tmp_path / "a" / "x").read_bytes() == b"1"
+    with pytest.raises(UsageError, match="check the path"):
+        write_bytes(tmp_path / "b" / "x", b"1")
 
 
 def test_a_folder_in_the_files_place_is_a_line(tmp_path: Path) -> None:

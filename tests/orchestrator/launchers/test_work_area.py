@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,103 @@ def test_removing_follows_no_link(tmp_path: Path) -> None:
     remove_tree(inside)
     assert not inside.exists()
     assert (outside / "dear").exists()
+
+
+def nest(top: Path, depth: int, name: str = "d") -> None:
+    """Make folders in each other, `depth` of them below `top`, with a file in the innermost."""
+    top.mkdir()
+    inner = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=inner)
+        outer, inner = inner, os.open(name, os.O_RDONLY, dir_fd=inner)
+        os.close(outer)
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=inner))
+    os.close(inner)
+
+
+@pytest.mark.parametrize(("depth", "name"), [(3000, "d"), (200, "d" * 255), (60, "\udcff\n*")])
+def test_no_nesting_is_too_deep_to_be_removed(tmp_path: Path, depth: int, name: str) -> None:
+    nest(tmp_path / "work", depth, name)
+    assert remove_tree(tmp_path / "work")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_folder_may_hold_besides_is_removed(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / "wide").mkdir(parents=True)
+    for number in range(200):
+        (work / "wide" / f"{number}").mkdir()
+        (work / "wide" / f"{number}" / "file").touch()
+    os.mkfifo(work / "wide" / "pipe")
+    (work / "wide" / "self").symlink_to(work)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(work / "s"))
+    assert remove_tree(work)
+    assert remove_tree(work)  # which is gone already
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o500])
+def test_rights_taken_away_are_given_back(tmp_path: Path, mode: int) -> None:
+    # Without root's rights, as most orchestrators are.
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from orchestrator.launchers.work_area import remove_tree\n"
+        "place = Path(sys.argv[1]); os.chown(place, 65534, 65534); os.setgid(65534); os.setuid(65534)\n"
+        "inner = place / 'work' / 'a' / 'b' / 'c'; inner.mkdir(parents=True); (inner / 'file').touch()\n"
+        "for folder in (inner, *list(inner.parents)[:3]): folder.chmod(int(sys.argv[2]))\n"
+        "sys.exit(0 if remove_tree(place / 'work') else 1)\n"
+    )
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o001 == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path), str(mode)], check=False)
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_still_fills_does_not_hold_the_run_up(tmp_path: Path) -> None:
+    work, stop = tmp_path / "work", threading.Event()
+    nest(work, 50)
+
+    def fill() -> None:
+        place, number = os.open(work, os.O_RDONLY), 0
+        while not stop.is_set():
+            number += 1
+            with contextlib.suppress(OSError):
+                os.mkdir(f"new-{number}", dir_fd=place)
+                os.close(os.open(f"new-{number}/file", os.O_CREAT | os.O_WRONLY, dir_fd=place))
+        os.close(place)
+
+    writer = threading.Thread(target=fill)
+    writer.start()
+    try:
+        remove_tree(work)  # which comes back, whoever is faster
+    finally:
+        stop.set()
+        writer.join()
+    assert remove_tree(work)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("chattr"), reason="makes a file that root cannot remove")
+def test_what_cannot_be_removed_is_a_warning(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
+    (area,) = (tmp_path / "work").iterdir()
+    (area / "fixed").touch()
+    if subprocess.run(["chattr", "+i", area / "fixed"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("this file system has no such files")
+    warned: list[str] = []
+    try:
+        assert sweep_folders(tmp_path, warned.append) == 0
+        assert [path.name for path in area.iterdir()] == ["fixed"]
+        os.utime(area, (0, 0))  # its owner's file is gone: only an old one counts as left behind
+        assert sweep_folders(tmp_path, warned.append) == 0
+    finally:
+        subprocess.run(["chattr", "-i", area / "fixed"], check=True)
+    assert len(warned) == 2
+    assert all(f"{area}: what a killed run left there cannot be removed" in line for line in warned)
+    os.utime(area, (0, 0))
+    assert sweep_folders(tmp_path, warned.append) == 1
 
 
 def test_no_bench_is_one_clear_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,16 @@ def test_a_run_that_could_not_begin_leaves_nothing(tmp_path: Path, monkeypatch: 
     with pytest.raises(UsageError, match="no space left on device"):
         Run.create(tmp_path / "results", PLAN, SOURCE)
     assert list((tmp_path / "results").iterdir()) == []
+
+
+@pytest.mark.parametrize("parts", [("records",), ("logs",), ("records", "logs")])
+def test_folders_that_somebody_deletes_underneath_are_made_again(run: Run, tmp_path: Path, parts: tuple[str]) -> None:
+    (tmp_path / "log").write_text("said")
+    for part in parts:
+        shutil.rmtree(run.folder / part)
+    stored = run.save(record(), tmp_path / "log")
+    assert list(run.records()) == [stored]
+    assert len(list((run.folder / "logs").iterdir())) == 1
 
 
 def test_a_results_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
