@@ -16,7 +16,7 @@ from orchestrator.base.paths import STATE
 from orchestrator.base.text import Say
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
-from orchestrator.build.image import ensure_image, has_image
+from orchestrator.build.image import ensure_image, has_image, image_tag
 from orchestrator.build.lock import StackLock
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Launcher, Prepared
@@ -83,8 +83,11 @@ def reach_engine(choice: Choice) -> Any:
 def make_ready(
     choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Say, *, state: Path = STATE
 ) -> tuple[Launcher, Ready]:
-    """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too."""
-    ready = Ready()
+    """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too.
+
+    UsageError where the engine cannot run cells of this host, which one container shows.
+    """
+    ready, tried = Ready(), client is None
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
     launcher = _launcher(client, bench, say, state, gpu=gpu)
     for name, stack in choice.stacks.items():
@@ -95,7 +98,9 @@ def make_ready(
             say(f"{name}: skipped: {reason}")
             continue
         try:
+            tried = tried or _works(launcher, stack)  # before anything is built
             found = _prepare(launcher, stack, say, state, access=devices[name] == "cuda")
+            tried = tried or _works(launcher, stack)
             ready.prepared[name], ready.locks[name] = found
         except InfrastructureError as error:
             reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
@@ -136,7 +141,14 @@ def _launcher(
         return LocalLauncher(bench, lambda stack: find_python(stack, say=say, again=again, state=state), gpu)
     from orchestrator.launchers.docker import DockerLauncher
 
-    return DockerLauncher(client, bench, gpu, images={})
+    return DockerLauncher(client, bench, gpu, images={}, say=say)
+
+
+def _works(launcher: Any, stack: Stack) -> bool:
+    from orchestrator.launchers.trial import works
+
+    launcher.images[stack.name] = image_tag(stack)
+    return works(launcher, stack)
 
 
 def _prepare(
@@ -156,12 +168,12 @@ def _prepare(
     """
     if launcher.name == "docker":
         launcher.images[stack.name] = ensure_image(launcher.client, stack, say=say, again=again, state=state)
-        if access and stack.gpu.access == "auto":
-            from orchestrator.launchers.docker import find_access
-
-            launcher.access = find_access(launcher, stack)
-            say(f"{stack.name}: containers get the GPU by {launcher.access}")
     prepared = launcher.prepare(stack)
+    if launcher.name == "docker" and access and stack.gpu.access == "auto":
+        from orchestrator.launchers.docker import find_access
+
+        launcher.access = find_access(launcher, stack)
+        say(f"{stack.name}: containers get the GPU by {launcher.access}")
     if forget:
         stack_lock.forget(stack, prepared.image or prepared.python, state)
     lock = stack_lock.lock_of(launcher, prepared, state)
