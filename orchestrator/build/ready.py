@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -193,6 +193,12 @@ def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozens
             if has_image(client, stack) if choice.launcher == "docker" else has_python(stack, state):
                 found.add(name)
     return frozenset(found)
+
+
+def missing_images(choice: Choice, here: Collection[str]) -> dict[str, str]:
+    """Return, by stack, the ready images that containers would need and that are not among the stacks `here`."""
+    ready = {name: stack.ready.name for name, stack in choice.stacks.items() if stack.ready and name not in here}
+    return ready if choice.launcher == "docker" else {}
 
 
 def why_not(stack: Stack, gpu: HostGpu | None, device: Device) -> str | None:

@@ -13,6 +13,7 @@ from orchestrator.launchers.arguments import Folders
 from orchestrator.launchers.docker import DockerLauncher, give_away
 from orchestrator.plan.stack import Stack
 
+BAD_NAME = "invalid reference format"
 FILE = "trial"
 WRITE = f"open({FILE!r}, 'w').write({FILE!r})"
 
@@ -42,7 +43,8 @@ def works(launcher: DockerLauncher, stack: Stack) -> bool:
 
 
 def _of_the_stack(stack: Stack, what: str) -> bool:
-    return any(own in what for own in (stack.python, *(stack.ready.mounts if stack.ready else ())))
+    """Whether an engine's answer is about what `stack` names: its Python, its mounts, its image."""
+    return any(own in what for own in (stack.python, *(stack.ready.mounts if stack.ready else ()), BAD_NAME))
 
 
 def _unfit(what: str) -> UsageError:
