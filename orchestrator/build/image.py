@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,23 +49,29 @@ def ensure_image(client: Any, stack: Stack, *, say: Say, again: bool = False, st
 
     `again`: built although it is there.
     """
-    from orchestrator.host.docker_engine import engine_errors
+    from orchestrator.host.docker_engine import engine_errors, with_credentials
 
     name = image_tag(stack)
     if has_image(client, stack) and (stack.ready or not again):
         return name
-    with engine_errors():
-        if stack.ready:
-            if why := why_not_here(client, stack):
-                raise InfrastructureError(
-                    why, where=stack.name, remedy=f"`docker pull {name}` or `docker load` brings it"
-                )
-            say(f"{stack.name}: pulling {name}")
-            patiently(lambda: client.images.pull(name))
-        else:
+    if stack.ready:
+        say(f"{stack.name}: pulling {name}")
+        try:
+            with engine_errors():
+                patiently(lambda: with_credentials(client, lambda: client.images.pull(name), say))
+        except InfrastructureError as error:
+            what = f"this image is not on this host, and could not be pulled ({error.what})"
+            raise InfrastructureError(what, where=name, remedy=bring(name)) from error
+    else:
+        with engine_errors():
             _build(client, stack, name, say, state)
     stack_lock.forget(stack, name, state)
     return name
+
+
+def bring(image: str) -> str:
+    """Return the command that brings a ready image."""
+    return f"`docker pull {image}`, or `docker load` of a copy"
 
 
 def has_image(client: Any, stack: Stack) -> bool:
@@ -207,6 +214,8 @@ def make_context(stack: Stack, out: IO[bytes]) -> int:
 
 
 def _build(client: Any, stack: Stack, tag: str, say: Say, state: Path) -> None:
+    from orchestrator.host.docker_engine import with_credentials
+
     assert stack.build is not None
     _check_disk(client, stack)
     log = state / "logs" / f"build-{stack.name}.log"
@@ -217,20 +226,25 @@ def _build(client: Any, stack: Stack, tag: str, say: Say, state: Path) -> None:
         count = make_context(stack, context)
         if count:
             say(f"{stack.name}: {counted(count, 'wheel')} of its lock from local folders")
-        asked = {
-            "fileobj": context,
-            "dockerfile": stack.build.dockerfile,
-            "target": target(stack),
-            "tag": tag,
-            "buildargs": build_arguments(stack),
-            "labels": {BUILD_LABEL: stack.name, CONTENT_LABEL: content(stack)},
-        }
+        # No timeout: a step may say nothing for many minutes.
+        start = partial(
+            client.api.build,
+            fileobj=context,
+            custom_context=True,
+            dockerfile=stack.build.dockerfile,
+            target=target(stack),
+            tag=tag,
+            buildargs=build_arguments(stack),
+            labels={BUILD_LABEL: stack.name, CONTENT_LABEL: content(stack)},
+            rm=True,
+            forcerm=True,
+            decode=True,
+            timeout=None,
+        )
 
         def built() -> str | None:
-            # No timeout: a step may say nothing for many minutes.
-            more = {"custom_context": True, "rm": True, "forcerm": True, "decode": True, "timeout": None}
             # Hanging up is how the engine learns that nobody waits for the build any more.
-            with contextlib.closing(client.api.build(**asked, **more)) as stream:
+            with contextlib.closing(with_credentials(client, start, say)) as stream:
                 return _follow(stream, stack.name, out, say)
 
         last = patiently(built)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from orchestrator.base.paths import STATE
 from orchestrator.base.text import Say, show
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
-from orchestrator.build.image import BASE_VARIABLE, ensure_image, has_image, why_not_here
+from orchestrator.build.image import BASE_VARIABLE, ensure_image, has_image, image_tag, why_not_here
 from orchestrator.build.lock import StackLock
 from orchestrator.host.devices import Host
 from orchestrator.host.gpu import HostGpu
@@ -102,8 +102,11 @@ def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose) -
 def make_ready(
     choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Say, *, state: Path = STATE
 ) -> tuple[Launcher, Ready]:
-    """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too."""
-    ready = Ready()
+    """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too.
+
+    UsageError where the engine cannot run cells of this host, which one container shows.
+    """
+    ready, tried = Ready(), client is None
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
     launcher = _launcher(client, bench, say, state, gpu=gpu)
     for name, stack in choice.stacks.items():
@@ -114,7 +117,9 @@ def make_ready(
             say(f"{name}: skipped: {reason}")
             continue
         try:
+            tried = tried or _works(launcher, stack)  # before anything is built
             found = _prepare(launcher, stack, say, state, access=devices[name] == "cuda")
+            tried = tried or _works(launcher, stack)
             ready.prepared[name], ready.locks[name] = found
             if stack_lock.lacks_torch(launcher, *found):
                 reason = f"there is no torch in {found[0].image or found[0].python}"
@@ -158,7 +163,14 @@ def _launcher(
         return LocalLauncher(bench, lambda stack: find_python(stack, say=say, again=again, state=state), gpu)
     from orchestrator.launchers.docker import DockerLauncher
 
-    return DockerLauncher(client, bench, gpu, images={})
+    return DockerLauncher(client, bench, gpu, images={}, say=say)
+
+
+def _works(launcher: Any, stack: Stack) -> bool:
+    from orchestrator.launchers.trial import works
+
+    launcher.images[stack.name] = image_tag(stack)
+    return works(launcher, stack)
 
 
 def _prepare(
@@ -178,12 +190,12 @@ def _prepare(
     """
     if launcher.name == "docker":
         launcher.images[stack.name] = ensure_image(launcher.client, stack, say=say, again=again, state=state)
-        if access and stack.gpu.access == "auto":
-            from orchestrator.launchers.docker import find_access
-
-            launcher.access = find_access(launcher, stack)
-            say(f"{stack.name}: containers get the GPU by {launcher.access}")
     prepared = launcher.prepare(stack)
+    if launcher.name == "docker" and access and stack.gpu.access == "auto":
+        from orchestrator.launchers.docker import find_access
+
+        launcher.access = find_access(launcher, stack)
+        say(f"{stack.name}: containers get the GPU by {launcher.access}")
     if forget:
         stack_lock.forget(stack, prepared.image or prepared.python, state)
     lock = stack_lock.lock_of(launcher, prepared, state)
@@ -203,6 +215,12 @@ def here_already(choice: Choice, client: Any, *, state: Path = STATE) -> frozens
             if has_image(client, stack) if choice.launcher == "docker" else has_python(stack, state):
                 found.add(name)
     return frozenset(found)
+
+
+def missing_images(choice: Choice, here: Collection[str]) -> dict[str, str]:
+    """Return, by stack, the ready images that containers would need and that are not among the stacks `here`."""
+    ready = {name: stack.ready.name for name, stack in choice.stacks.items() if stack.ready and name not in here}
+    return ready if choice.launcher == "docker" else {}
 
 
 def why_not(stack: Stack, gpu: HostGpu | None, device: Device) -> str | None:

@@ -72,7 +72,8 @@ def look(options: RunOptions) -> Host:
         from orchestrator.host import docker_engine  # The docker SDK takes a while to import: only where it is asked.
 
         client = docker_engine.connect() if options.launcher == "docker" else docker_engine.answers()
-        engine = client and f"Docker Engine {client.version().get('Version', '?')}"
+        with docker_engine.engine_errors():
+            engine = client and f"Docker Engine {client.version().get('Version', '?')}"
     return Host(gpu=gpu, engine=engine, found=here.found, no_gpu=here.why_none)
 
 

@@ -10,13 +10,11 @@ from signal import SIGKILL
 from typing import Any
 
 import docker
-import requests
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.host import docker_engine as engine
 from orchestrator.launchers import KILL_WAIT_S, Exit, Handle
 
-RETRIES = 5
 SIGNAL_BASE = 128
 OOM_EVENT_S = 2
 """How long the engine may take to report that a container ran out of memory."""
@@ -32,7 +30,7 @@ class DockerHandle(Handle):
 
     def pids(self) -> frozenset[int] | None:
         """Return the numbers of the container's processes as the engine's host has them."""
-        with contextlib.suppress(docker.errors.DockerException, requests.RequestException, ValueError, KeyError):
+        with contextlib.suppress(InfrastructureError), engine.engine_errors():
             listed = self._client.api.top(self._container)
             column = listed["Titles"].index("PID")
             # Null where it has ended in the meantime.
@@ -64,22 +62,23 @@ class DockerHandle(Handle):
 
     def __exit__(self, *_: object) -> None:
         """Remove the container, killing it first where it runs. An engine that fails here is swept up after later."""
-        with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+        with contextlib.suppress(InfrastructureError), engine.engine_errors():
             engine.remove(self._client, self._container)
 
     def _wait_for_end(self) -> Exit:
         broken: str | None = None
-        for attempt in range(RETRIES):
+        for pause in engine.GRACE_S:
             try:
-                # No timeout at all: the SDK's is one of HTTP and would end here while the cell goes on.
-                code = int(self._client.api.wait(self._container, timeout=None)["StatusCode"])
-                state = self._client.api.inspect_container(self._container)["State"]
-            except docker.errors.NotFound:  # noqa: PERF203  (no hot loop)
-                return Exit(None, error="its container was removed from outside")
-            except (docker.errors.DockerException, requests.RequestException) as error:
+                with engine.engine_errors():
+                    # No timeout at all: the SDK's is one of HTTP and would end here while the cell goes on.
+                    code = int(self._client.api.wait(self._container, timeout=None)["StatusCode"])
+                    state = self._client.api.inspect_container(self._container)["State"]
+            except InfrastructureError as error:  # noqa: PERF203  (no hot loop)
+                if isinstance(error.__cause__, docker.errors.NotFound):
+                    return Exit(None, error="its container was removed from outside")
                 # The engine went away. Most likely the container did as well, but it may come back with it.
-                broken = f"the connection to the engine broke ({type(error).__name__})"
-                time.sleep(1 + attempt)
+                broken = f"the connection to the engine broke ({type(error.__cause__).__name__})"
+                time.sleep(pause)
             else:
                 signal = code - SIGNAL_BASE if code > SIGNAL_BASE else None
                 lost = (broken if code != 0 else None) or state.get("Error") or None
@@ -94,7 +93,7 @@ class DockerHandle(Handle):
         if state.get("OOMKilled") or signal != SIGKILL or self._cancelled:
             return bool(state.get("OOMKilled"))
         wanted = {"container": self._container, "event": "oom"}
-        with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
+        with contextlib.suppress(InfrastructureError), engine.engine_errors():
             # From the beginning of what the engine remembers: 0.
             stream = self._client.api.events(since=0, until=int(time.time()) + OOM_EVENT_S, filters=wanted, decode=True)
             with contextlib.closing(stream):

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import docker
-from docker.types import LogConfig, Mount
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.base.files import make_folder, read_json, write_json
 from orchestrator.base.paths import STATE
+from orchestrator.base.text import Say
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import boot
 from orchestrator.launchers import (
-    CACHE_FOLDER,
     FINGERPRINT_S,
     Job,
     Places,
     Prepared,
-    cell_environment,
     installed,
     lock_digest,
+)
+from orchestrator.launchers.arguments import (
+    CACHE,
+    CHECKPOINT,
+    OPTIONAL,
+    REFERENCES,
+    WORK,
+    Folders,
+    Limits,
+    container_arguments,
 )
 from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.gpu_access import GpuGrant, gpu_grant
@@ -38,12 +47,7 @@ from orchestrator.plan.cell import Device
 from orchestrator.plan.stack import GpuAccess, Stack
 from orchestrator.plan.workload import digest
 
-WORK, BENCH, CHECKPOINT, CACHE, REFERENCES = "/work", "/stackbench/bench", "/checkpoint", "/cache", "/references"
 NOBODY = 65534
-TMP_OPTIONS = "rw,exec,nosuid,nodev,size=2g,mode=1777"
-PIDS_LIMIT = 8192
-LOG_BYTES, LOG_FILES = "8m", "2"
-INIT_PROGRAM = "docker-init"
 WAYS: tuple[GpuAccess, ...] = ("request", "cdi", "raw")
 CACHE_FILE = "gpu-access.json"
 
@@ -55,16 +59,6 @@ error = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
 print("cuda error", error, "devices", count.value)
 raise SystemExit(0 if error == 0 and count.value == 1 else 1)
 """
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one container may use of the host."""
-
-    memory_bytes: int
-    cpus: int
-    user: str
-    pids: int = PIDS_LIMIT
 
 
 @dataclass
@@ -79,9 +73,12 @@ class DockerLauncher:
     images: Mapping[str, str] = field(default_factory=dict)
     """Images by stack; a ready image stands in its own `stack.toml`."""
     name: str = "docker"
+    say: Say = print
+    """Where it is said what an engine refuses."""
 
     def __post_init__(self) -> None:
-        self._without_init: set[str] = set()
+        self.refused: dict[str, frozenset[str]] = {}
+        """Of each image that was tried, the options that the engine refused."""
         with engine.engine_errors():
             info = self.client.info()
         rootless = engine.is_rootless(info)
@@ -89,6 +86,7 @@ class DockerLauncher:
             memory_bytes=engine.memory_limit_bytes(int(info.get("MemTotal") or 0)),
             cpus=int(info.get("NCPU") or os.cpu_count() or 1),
             user=container_user(os.getuid(), os.getgid(), rootless=rootless),
+            without=engine.not_offered(info),
         )
 
     def prepare(self, stack: Stack) -> Prepared:
@@ -98,7 +96,7 @@ class DockerLauncher:
             try:
                 image = self.client.images.get(name)
             except docker.errors.ImageNotFound:
-                remedy = f"`orchestrator build --stack {stack.name}`"
+                remedy = f"`docker pull {name}`" if stack.ready else f"`orchestrator build --stack {stack.name}`"
                 raise InfrastructureError("this image is not on this host", where=name, remedy=remedy) from None
         digests = image.attrs.get("RepoDigests") or ()
         return Prepared(
@@ -138,13 +136,63 @@ class DockerLauncher:
         self, stack: Stack, command: tuple[str, ...], device: Device = "cpu", access: GpuAccess | None = None
     ) -> tuple[int | None, str]:
         """Run the stack's Python with `command`, without a work folder; return exit code and output."""
-        arguments = self._arguments(stack, command, device, None, access)
-        handle = self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull))
+        return self.run(stack, command, device=device, access=access)
+
+    def run(
+        self,
+        stack: Stack,
+        command: tuple[str, ...],
+        folders: Folders | None = None,
+        *,
+        device: Device = "cpu",
+        access: GpuAccess | None = None,
+    ) -> tuple[int | None, str]:
+        """Run the stack's Python in a cell's container; return exit code and output.
+
+        Of an image that was not tried yet, the options that the engine refuses are found, and left out from here on.
+        """
+        arguments = self._arguments(stack, command, device, folders, access)
+        labels, log = engine.labels("prepare", "ask"), Path(os.devnull)
+        try:
+            handle = self._start(arguments, labels, log)
+        except InfrastructureError as error:
+            image = self._image(stack)
+            if device != "cpu" or image in self.refused or not isinstance(error.__cause__, docker.errors.APIError):
+                raise
+            self._leave_out(stack, command, folders, error)
+            handle = self._start(self._arguments(stack, command, device, folders, access), labels, log)
         with handle:
             ended = interrupt.patiently(lambda: handle.wait(FINGERPRINT_S))
             if ended is None:
                 handle.cancel()
             return (ended.code if ended else None), handle.output().decode("utf-8", "replace")
+
+    def _leave_out(
+        self, stack: Stack, command: tuple[str, ...], folders: Folders | None, error: InfrastructureError
+    ) -> None:
+        """Find the options without which the stack's container starts, as few as will do; raise `error` if none."""
+        image = self._image(stack)
+
+        def starts(without: frozenset[str]) -> bool:
+            self.refused[image] = without
+            arguments = self._arguments(stack, command, "cpu", folders)
+            try:
+                with self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull)):
+                    return True
+            except InfrastructureError:
+                return False
+
+        offered = [option for option in OPTIONAL if option not in self.limits.without]
+        tried = (frozenset(offered[: count + 1]) for count in range(len(offered)))
+        needless = next((without for without in tried if starts(without)), None)
+        if needless is None:
+            del self.refused[image]
+            raise error
+        for option in sorted(needless):
+            if starts(needless - {option}):
+                needless -= {option}
+        self.refused[image] = needless
+        self.say(f"{image}: the engine refuses {', '.join(sorted(needless))} ({error.what}); cells run without")
 
     def _image(self, stack: Stack) -> str:
         if stack.ready is not None:
@@ -155,7 +203,12 @@ class DockerLauncher:
         return name
 
     def _arguments(
-        self, stack: Stack, command: tuple[str, ...], device: Device, job: Job | None, access: GpuAccess | None = None
+        self,
+        stack: Stack,
+        command: tuple[str, ...],
+        device: Device,
+        folders: Job | Folders | None,
+        access: GpuAccess | None = None,
     ) -> dict[str, Any]:
         grant = GpuGrant(environment={"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"})
         if device == "cuda":
@@ -163,90 +216,29 @@ class DockerLauncher:
                 raise InfrastructureError("this host has no GPU", where=stack.name)
             wanted = access or (self.access if stack.gpu.access == "auto" else stack.gpu.access)
             grant = gpu_grant(wanted, self.gpu, stack)
-        return container_arguments(
-            self._image(stack), stack, command, bench=self.bench, job=job, grant=grant, limits=self.limits
-        )
+        image = self._image(stack)
+        limits = replace(self.limits, without=self.limits.without | self.refused.get(image, frozenset()))
+        return container_arguments(image, stack, command, bench=self.bench, job=folders, grant=grant, limits=limits)
 
     def _start(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
-        if arguments["container"]["image"] not in self._without_init:
-            try:
-                return self._create(arguments, labels, log)
-            except InfrastructureError as error:
-                if INIT_PROGRAM not in str(error):
-                    raise
-                # Not every engine has an init program, nor every image a place for it. Signals and orphans are
-                # then handled a little worse; what is measured is the same.
-                self._without_init.add(arguments["container"]["image"])
-        host = {**arguments["host_config"], "init": False}
-        return self._create({**arguments, "host_config": host}, labels, log)
-
-    def _create(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
         # Named beforehand: it can be removed even if the engine's answer never arrived.
-        name = f"stackbench-{os.getpid()}-{uuid.uuid4().hex[:10]}"
+        name, attempts = f"stackbench-{os.getpid()}-{uuid.uuid4().hex[:10]}", itertools.count()
+
+        def start() -> str:
+            if next(attempts):
+                engine.remove(self.client, name)  # what the attempt before this one may have left
+            host = self.client.api.create_host_config(**arguments["host_config"])
+            own = {**arguments["container"], "host_config": host, "labels": labels, "name": name}
+            created = str(self.client.api.create_container(**own)["Id"])
+            self.client.api.start(created)
+            return created
+
         try:
-            with engine.engine_errors():
-                host = self.client.api.create_host_config(**arguments["host_config"])
-                own = {**arguments["container"], "host_config": host, "labels": labels, "name": name}
-                created = self.client.api.create_container(**own)
-                self.client.api.start(created["Id"])
-            return DockerHandle(self.client, created["Id"], log)
+            return DockerHandle(self.client, engine.with_grace(start), log)
         except BaseException:
             with contextlib.suppress(Exception):
                 engine.remove(self.client, name)
             raise
-
-
-def container_arguments(
-    image: str, stack: Stack, command: tuple[str, ...], *, bench: Path, job: Job | None, grant: GpuGrant, limits: Limits
-) -> dict[str, Any]:
-    """Return the SDK's arguments for a container: `container` and `host_config`."""
-    shared = job is not None and job.cache is not None
-    cache = CACHE if shared else f"{WORK if job else '/tmp'}/{CACHE_FOLDER}"  # noqa: S108  (the container's own)
-    environment = {
-        **grant.environment,
-        **cell_environment(stack, cache, python_path=str(Path(BENCH).parent), home="/tmp"),  # noqa: S108
-        "TMPDIR": "/tmp",  # noqa: S108
-    }
-    libraries = [own["LD_LIBRARY_PATH"] for own in (stack.environment, grant.environment) if "LD_LIBRARY_PATH" in own]
-    if libraries:
-        environment["LD_LIBRARY_PATH"] = ":".join(libraries)
-    writable = {} if job is None else {WORK: job.work, CACHE: job.cache}
-    readable = {} if job is None else {CHECKPOINT: job.checkpoint, REFERENCES: job.references}
-    places = [(BENCH, str(bench)), *((place, place) for place in (stack.ready.mounts if stack.ready else ()))]
-    places += [(inside, str(outside.resolve())) for inside, outside in readable.items() if outside is not None]
-    places += [(inside, outside) for outside, inside in grant.libraries]
-    mounts = [Mount(inside, str(outside), type="bind") for inside, outside in writable.items() if outside is not None]
-    mounts += [Mount(inside, outside, type="bind", read_only=True) for inside, outside in places]
-    return {
-        "container": {
-            "image": image,
-            "entrypoint": [stack.python],
-            "command": list(command),
-            "environment": environment,
-            "user": limits.user,
-            "working_dir": WORK if job else "/tmp",  # noqa: S108
-            "hostname": "stackbench",
-            # An image's own health check would run beside the measurement.
-            "healthcheck": {"test": ["NONE"]},
-        },
-        "host_config": {
-            "network_mode": "none",
-            "cap_drop": ["ALL"],
-            "security_opt": ["no-new-privileges"],
-            "read_only": True,
-            "tmpfs": {"/tmp": TMP_OPTIONS},  # noqa: S108
-            "init": True,
-            "shm_size": "1g",
-            "pids_limit": limits.pids,
-            "mem_limit": limits.memory_bytes,
-            "memswap_limit": limits.memory_bytes,
-            "nano_cpus": limits.cpus * 10**9,
-            "mounts": mounts,
-            "devices": list(grant.devices),
-            "device_requests": list(grant.requests),
-            "log_config": LogConfig(type="json-file", config={"max-size": LOG_BYTES, "max-file": LOG_FILES}),
-        },
-    }
 
 
 def content_of(attributes: Mapping[str, Any]) -> str | None:
@@ -289,7 +281,9 @@ def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> 
     InfrastructureError, with what each way answered, where none works.
     """
     assert launcher.gpu is not None
-    key = digest([boot(), launcher.client.version().get("Version"), launcher.gpu.driver, launcher.gpu.uuid])
+    with engine.engine_errors():
+        version = launcher.client.version().get("Version")
+    key = digest([boot(), version, launcher.gpu.driver, launcher.gpu.uuid])
     with contextlib.suppress(UsageError):
         known = read_json(state / CACHE_FILE).get(key)
         if known in WAYS:

@@ -140,7 +140,7 @@ def _flatten(name: str, top: int, moved: Counter[str]) -> None:
     """Move the folders that lie in the folder `name` up into `top`, remove its files, and then itself."""
     inner = _folder_in(name, top)
     try:
-        for entry in os.listdir(inner):
+        for entry in os.listdir(inner):  # noqa: PTH208 - a descriptor
             with contextlib.suppress(OSError):
                 if not _removed(entry, inner):
                     os.close(_folder_in(entry, inner))  # one that may not be written to cannot be moved either

@@ -14,12 +14,13 @@ from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, Us
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
 from orchestrator.base.text import counted, show, size_in_words
-from orchestrator.build.image import BASE_VARIABLE, has_image, image_tag, why_not_here
+from orchestrator.build.image import BASE_VARIABLE, bring, has_image, image_tag, why_not_here
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
 from orchestrator.host import locks
 from orchestrator.host.gpu import Gpus, HostGpu, gpus, selected
 from orchestrator.launchers.docker import DockerLauncher, try_ways
+from orchestrator.launchers.trial import works
 from orchestrator.launchers.work_area import work_area
 from orchestrator.plan.stack import Stack, find_stacks
 
@@ -50,6 +51,8 @@ class Doctor:
     stacks: Mapping[str, Stack]
     gpus: Gpus
     client: Any = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What the engine says of itself."""
     images: set[str] = field(default_factory=set)
     """Stacks whose image the engine has."""
 
@@ -63,7 +66,7 @@ def doctor(stack_folders: Sequence[Path] = ()) -> int:
     """Print a line for each thing that a run needs; return 1 where one is broken, else 0."""
     doc = Doctor(find_stacks([IMAGES, *stack_folders]), gpus())
     failed = False
-    for check in (_python, _engine, _gpus, _stacks, _access, _compiler, _disk, _locks, _results, _leftovers):
+    for check in (_python, _engine, _gpus, _stacks, _trial, _access, _compiler, _disk, _locks, _results, _leftovers):
         for line in check(doc):
             show(str(line))
             failed = failed or line.state == "fail"
@@ -77,7 +80,8 @@ def _python(_doc: Doctor) -> Iterator[Line]:
 def _engine(doc: Doctor) -> Iterator[Line]:
     try:
         doc.client = engine.connect()
-        info = doc.client.info()
+        with engine.engine_errors():
+            info = doc.info = doc.client.info()
     except StackbenchError as error:
         yield Line("warn", "Docker Engine", str(error))
         return
@@ -122,15 +126,41 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
         if reason:
             yield Line("warn", f"stack {stack.name}", reason, "its rows will say skipped")
         elif lacking:
-            remedy = f"`docker pull` or `docker load` brings it{'' if stack.ready else f', or name another in {BASE_VARIABLE}'}"
-            yield Line("warn", f"stack {stack.name}", lacking, remedy)
+            other = "" if stack.ready else f", or name another in {BASE_VARIABLE}"
+            yield Line("warn", f"stack {stack.name}", lacking, f"`docker pull` or `docker load` brings it{other}")
         elif doc.client is None:
             yield Line("ok", f"stack {stack.name}", f"on the {device}, as a plain process")
         elif stack.name in doc.images:
             yield Line("ok", f"stack {stack.name}", f"on the {device}, image {image_tag(stack)}")
+        elif stack.ready:
+            finding = f"on the {device}, image {image_tag(stack)} is missing"
+            yield Line("warn", f"stack {stack.name}", finding, f"{bring(image_tag(stack))} brings it")
         else:
             size = size_in_words(stack.build.download_bytes if stack.build else None)
             yield Line("ok", f"stack {stack.name}", f"on the {device}, image not here yet (download: {size})")
+
+
+def _trial(doc: Doctor) -> Iterator[Line]:
+    if doc.client is None:
+        return
+    said: list[str] = []
+    with work_area() as area:
+        # Of a stack whose image is not here only the folders are looked at.
+        for stack in sorted(doc.stacks.values(), key=lambda stack: stack.name not in doc.images):
+            try:
+                launcher = DockerLauncher(
+                    doc.client, area.bench, images={stack.name: image_tag(stack)}, say=said.append
+                )
+                wrote = works(launcher, stack)
+            except StackbenchError as error:
+                yield Line("fail", "trial container", error.what, error.remedy)
+                return
+            yield from (Line("warn", "trial container", line) for line in said)
+            if wrote:
+                yield Line("ok", "trial container", f"of {stack.name}: wrote into its work folder")
+                return
+            said.clear()
+    yield Line("warn", "trial container", "no image of a stack is here to try with", "`orchestrator build`")
 
 
 def _access(doc: Doctor) -> Iterator[Line]:
@@ -167,7 +197,7 @@ def _compiler(doc: Doctor) -> Iterator[Line]:
 def _disk(doc: Doctor) -> Iterator[Line]:
     places = {"repository": STATE.parent}
     if doc.client is not None:
-        places["images"] = Path(str(doc.client.info().get("DockerRootDir") or "/"))
+        places["images"] = Path(str(doc.info.get("DockerRootDir") or "/"))
     for name, place in places.items():
         try:
             free = shutil.disk_usage(place).free
@@ -200,7 +230,12 @@ def _results(_doc: Doctor) -> Iterator[Line]:
 def _leftovers(doc: Doctor) -> Iterator[Line]:
     if doc.client is None:
         return
-    found = doc.client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
+    try:
+        with engine.engine_errors():
+            found = doc.client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
+    except StackbenchError as error:
+        yield Line("fail", "containers", str(error))
+        return
     if found:
         yield Line(
             "warn", "containers", f"{counted(len(found), 'container')} left over", "run-all removes those of dead runs"

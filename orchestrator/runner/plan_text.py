@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from orchestrator.base.text import aligned, counted, in_words, size_in_words
-from orchestrator.build.image import why_not_here
-from orchestrator.build.ready import here_already, reach_engine
+from orchestrator.build.image import bring, why_not_here
+from orchestrator.build.ready import here_already, missing_images, reach_engine
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice
 from orchestrator.plan.workload import Role, describe
@@ -21,16 +22,19 @@ def render(choice: Choice, results: Path, form: str) -> str:
     """Return the plan as `form` (text or json); times come from the records in `results` where it has any."""
     known = history(results)
     client = reach_engine(choice)
-    cost = estimate(choice.plan, choice.stacks, known, here_already(choice, client))
+    here = here_already(choice, client)
+    cost = estimate(choice.plan, choice.stacks, known, here)
+    missing = missing_images(choice, here)
     if form == "json":
-        return as_json(choice, known, cost)
-    lacking = [
-        f"{name}: {why}" for name, stack in choice.stacks.items() if client and (why := why_not_here(client, stack))
-    ]
-    return "\n".join([as_text(choice, known, cost), *lacking])
+        return as_json(choice, known, cost, missing)
+    built = {name: stack for name, stack in choice.stacks.items() if client and stack.build}
+    lacking = [f"{name}: {why}" for name, stack in built.items() if (why := why_not_here(client, stack))]
+    return "\n".join([as_text(choice, known, cost, missing), *lacking])
 
 
-def as_text(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
+def as_text(
+    choice: Choice, known: Mapping[Key, Earlier], cost: Estimate, missing: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return a line of what and why, the cells (references and probes in a line each), and what they cost."""
     rows: list[Line] = [("cell", "workload", "device", "rounds", "expected", "computes")]
     cells, shown = choice.plan.cells, set[Role]()
@@ -40,7 +44,9 @@ def as_text(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str
         elif cell.role not in shown:
             rows.append(_together([other for other in cells if other.role == cell.role], known))
         shown.add(cell.role)
-    return "\n".join([choice.line, "", *aligned(rows), "", cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"])
+    lines = [f"{stack}: image {image} is missing; {bring(image)} brings it" for stack, image in missing.items()]
+    lines = [*lines, cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"]
+    return "\n".join([choice.line, "", *aligned(rows), "", *lines])
 
 
 def _line(cell: Cell, time: Expected) -> Line:
@@ -80,7 +86,9 @@ def cost_line(cost: Estimate, *, marked: bool = False) -> str:
     return f"expected: {in_words(cost.seconds)}{guess}; {sizes}"
 
 
-def as_json(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str:
+def as_json(
+    choice: Choice, known: Mapping[Key, Earlier], cost: Estimate, missing: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return the same for programs; unknown is null, times in seconds, sizes in bytes."""
     cells = []
     for cell in choice.plan.cells:
@@ -98,6 +106,7 @@ def as_json(choice: Choice, known: Mapping[Key, Earlier], cost: Estimate) -> str
         "expected_s": cost.seconds,
         "download_bytes": cost.download_bytes,
         "disk_bytes": cost.disk_bytes,
+        "missing_images": list(missing.values()),
         "cells": cells,
     }
     return json.dumps(content, indent=1)

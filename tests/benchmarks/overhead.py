@@ -27,6 +27,7 @@ from orchestrator.base.errors import StackbenchError  # noqa: E402
 from orchestrator.base.files import write_text  # noqa: E402
 from orchestrator.build.ready import reach_engine  # noqa: E402
 from orchestrator.host.devices import look  # noqa: E402
+from orchestrator.launchers.arguments import SECCOMP  # noqa: E402
 from orchestrator.launchers.docker import DockerLauncher, give_away  # noqa: E402
 from orchestrator.measure.supervise import SPEC_FILE, write_spec  # noqa: E402
 from orchestrator.plan.choice import (  # noqa: E402
@@ -142,8 +143,7 @@ def by_docker_run(one: Session, turn: Turn) -> float:
         write_text(job.work / SPEC_FILE, spec.model_dump_json())
         give_away(job.work, launcher.limits.user)
         arguments = launcher._arguments(prepared.stack, ("-m", "bench", "/work/spec.json"), "cpu", job)  # the very same
-        init = prepared.image not in launcher._without_init
-        command = docker_run(arguments["container"], {**arguments["host_config"], "init": init})
+        command = docker_run(arguments["container"], arguments["host_config"])
         with job.log.open("wb") as log:
             began = time.perf_counter()
             subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
@@ -162,10 +162,13 @@ def docker_run(container: Mapping[str, Any], host: Mapping[str, Any]) -> list[st
         command += ["--env", f"{name}={value}"]
     command += ["--network", host["network_mode"], "--read-only", *(["--init"] if host["init"] else [])]
     command += [f"--cap-drop={name}" for name in host["cap_drop"]]
-    command += [f"--security-opt={option}" for option in host["security_opt"]]
+    # The command wants the profile's file where the engine wants its content.
+    plain = (f"seccomp={SECCOMP}" if option.startswith("seccomp=") else option for option in host["security_opt"])
+    command += [f"--security-opt={option}" for option in plain]
     command += [f"--tmpfs={place}:{options}" for place, options in host["tmpfs"].items()]
     command += ["--shm-size", host["shm_size"], "--pids-limit", str(host["pids_limit"])]
     command += ["--memory", str(host["mem_limit"]), "--memory-swap", str(host["memswap_limit"])]
+    command += ["--oom-score-adj", str(host["oom_score_adj"]), "--ulimit", "core=0:0"]
     command += ["--cpus", str(host["nano_cpus"] / 1e9), "--log-driver", host["log_config"].type]
     for name, value in host["log_config"].config.items():
         command += ["--log-opt", f"{name}={value}"]
