@@ -11,9 +11,9 @@ from typing import Any
 from orchestrator.base.errors import UsageError
 from orchestrator.base.text import Say
 from orchestrator.host import locks
-from orchestrator.host.gpu import NO_GPU, HostGpu, choose_gpu, gpus, selected
+from orchestrator.host.gpu import HostGpu, choose_gpu, gpus, selected
 from orchestrator.plan.cell import Plan
-from orchestrator.plan.choice import RunOptions
+from orchestrator.plan.choice import NO_GPU, RunOptions
 
 
 def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:

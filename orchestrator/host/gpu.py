@@ -18,6 +18,7 @@ import pynvml
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import BITS
 from orchestrator.base.text import counted, one_line, shortened
+from orchestrator.plan.choice import NO_GPU
 
 BUSY_PERCENT = 10
 REASONS = {
@@ -46,7 +47,6 @@ REMEDIES = {
 NAME_CHARACTERS, SHOWN_CHARACTERS = 40, 100
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICES = "/dev/nvidia[0-9]*"
-NO_GPU = "no GPU is here"
 
 
 class Answer(NamedTuple):

@@ -19,6 +19,7 @@ from orchestrator.plan.suite import Suite, load_suite
 
 FULL_SUITE = "note"
 SMALL_SUITE = "smoke"
+NO_GPU = "no GPU is here"
 
 
 LauncherName = Literal["auto", "docker", "local"]
@@ -83,7 +84,7 @@ class Choosing(Protocol):
         """Return what will be run."""
 
 
-def choose(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str = "no GPU is here") -> Choice:
+def choose(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str = NO_GPU) -> Choice:
     """Return what the options mean on this host.
 
     `gpu` names the GPU that would be used (None: there is none, and `no_gpu` says why), `engine` the Docker Engine
