@@ -49,6 +49,14 @@ class Task(ABC):
         """The model's."""
         return self.context.model.config
 
+    @property
+    def ids_below(self) -> int:
+        """Above all ids of the inputs; Unsupported where the vocabulary has not that many."""
+        below, vocabulary = self.workload.ids_below or self.config.vocabulary, self.config.vocabulary
+        if below > vocabulary:
+            raise Unsupported(f"ids_below: {below} is beyond the vocabulary of {self.config.name} ({vocabulary} ids)")
+        return below
+
     @abstractmethod
     def inputs(self, index: int) -> Any:
         """Make sample `index`'s inputs on the device; not timed. Every index has other inputs."""

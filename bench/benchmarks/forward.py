@@ -28,8 +28,8 @@ class Forward(Task):
         workload = self.workload
         assert workload.batch
         assert workload.sequence
-        shape, below = (workload.batch, workload.sequence), workload.ids_below or self.config.vocabulary
-        return hashing.integers(f"tokens/{index}", workload.seed, shape, below, self.context.device)
+        shape = (workload.batch, workload.sequence)
+        return hashing.integers(f"tokens/{index}", workload.seed, shape, self.ids_below, self.context.device)
 
     def content(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """The ids."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.benchmarks import Context, Task
 from bench.model import sampling, work
-from bench.status import Incorrect
+from bench.status import Incorrect, Unsupported
 
 Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 # Sample i draws with the workload's seed times this plus i.
@@ -107,14 +107,22 @@ class Generation(Task):
 
 
 def prompt_ids(context: Context) -> list[int]:
-    """The prompt's ids: by the checkpoint's own tokenizer where there is one, else as the workload gives them."""
-    workload = context.workload
+    """The prompt's ids: by the checkpoint's own tokenizer where there is one, else as the workload gives them.
+
+    Unsupported where the model has no row for one of them, or no room for all and the new tokens.
+    """
+    workload, config, key = context.workload, context.model.config, "prompt"
+    ids = list(workload.prompt or ())
     if context.tokenizer is not None and workload.prompt_text:
-        ids: list[int] = context.tokenizer.encode(workload.prompt_text)
-        return ids
-    assert workload.prompt
-    vocabulary = context.model.config.vocabulary
-    return [token % vocabulary for token in workload.prompt]
+        ids, key = context.tokenizer.encode(workload.prompt_text), "prompt_text, by the checkpoint's tokenizer"
+    if not ids:
+        raise Unsupported(f"{key}: no token comes of it")
+    if max(ids) >= config.vocabulary:
+        raise Unsupported(f"{key}: id {max(ids)} is not in the vocabulary of {config.name} ({config.vocabulary} ids)")
+    if len(ids) + (workload.new_tokens or 0) > config.block_size:
+        beyond = f"beyond the block size {config.block_size} of {config.name}"
+        raise Unsupported(f"{key}: {workload.new_tokens} new tokens after {len(ids)} are {beyond}")
+    return ids
 
 
 build = Generation

@@ -39,10 +39,10 @@ class Training(Task):
 
     def ids(self, index: int, time: int) -> Tensor:
         """Ids [batch, time] below the workload's bound, others for each sample."""
-        workload, vocabulary = self.workload, self.config.vocabulary
+        workload = self.workload
         assert workload.batch
-        shape, below = (workload.batch, time), min(workload.ids_below or vocabulary, vocabulary)
-        return hashing.integers(f"tokens/{index}", workload.seed, shape, below, self.context.device)
+        shape = (workload.batch, time)
+        return hashing.integers(f"tokens/{index}", workload.seed, shape, self.ids_below, self.context.device)
 
     def content(self, inputs: Batch) -> tuple[Tensor, ...]:
         """Inputs and targets."""

@@ -1,4 +1,4 @@
-"""The two ceilings of the device, measured: bf16 matrix product, and device copy."""
+"""The two ceilings of the device, measured: matrix product in the workload's type, and device copy."""
 
 from __future__ import annotations
 

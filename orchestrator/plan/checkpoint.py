@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import stat
+import re
+import shlex
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen
+from orchestrator.base.files import BeyondBoundsError, Frozen, parse_json
+from orchestrator.base.text import one_line
+from orchestrator.plan import links
 from orchestrator.plan.models import from_huggingface
 from orchestrator.plan.workload import ModelConfig
 
@@ -35,8 +37,21 @@ LIMIT_AXES = 8
 LIMIT_NUMBER = 1 << 48  # elements of an axis, bytes of a file
 ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # the types that a weight of these models may have
 BAD_DOWNLOAD = "fetch the checkpoint again"
-Tensors = dict[str, tuple[str, tuple[int, ...]]]
-"""A safetensors file's own list: name to dtype and shape."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+CACHED = re.compile("models--.")
+"""How a download cache names a repository's folder."""
+MANY_PATHS = 8
+
+
+class Tensor(NamedTuple):
+    """A tensor in a safetensors file; `begin` is where its data begin in the file, in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+
+
+Tensors = dict[str, Tensor]
 
 
 class Checkpoint(Frozen):
@@ -53,20 +68,23 @@ class Checkpoint(Frozen):
     tokenizer: bool
     mount: Path
     inside: str
+    files: tuple[str, ...] = ()
+    """What is read in it, by name."""
 
 
 def _damaged(what: str, where: Path | str) -> UsageError:
     return UsageError(what, where=str(where), remedy=BAD_DOWNLOAD)
 
 
-def refuse_unreadable(checkpoint: Checkpoint) -> None:
-    """Raise UsageError where a container's unprivileged user could not read what a root orchestrator can."""
-    for path in (checkpoint.folder, *sorted(checkpoint.folder.iterdir())):
-        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
-        read_later = path == checkpoint.folder or path.suffix in (".safetensors", ".json", ".model")
-        if read_later and path.stat().st_mode & needed != needed:
-            what, remedy = "cannot be read by the containers' unprivileged user", f"`chmod -R a+rX {checkpoint.folder}`"
-            raise UsageError(what, where=str(path), remedy=remedy)
+def refuse_unreadable(checkpoint: Checkpoint, uid: int, gid: int) -> None:
+    """Raise UsageError where a container's user, in no other group, could not read what we can. -1: owns nothing."""
+    mount, folder = checkpoint.mount, checkpoint.folder.resolve()
+    closed = links.closed_to(uid, gid, mount, [folder / name for name in checkpoint.files])
+    if closed:
+        whole = mount == folder or CACHED.match(mount.name) or len(closed) > MANY_PATHS
+        command = ["chmod", "-R", "a+rX", str(mount)] if whole else ["chmod", "a+rX", *map(str, closed)]
+        what = "cannot be read by the containers' user"
+        raise UsageError(what, where=str(closed[0]), remedy=f"`{shlex.join(command)}`")
 
 
 def inspect_checkpoint(folder: Path) -> Checkpoint:
@@ -84,12 +102,13 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
             raise UsageError(
                 f"has no {CONFIG}", where=str(folder), remedy="name the folder of a Hugging Face checkpoint"
             )
-        model = from_huggingface(_read(config, LIMIT_CONFIG_BYTES), folder.resolve().name, file=str(config))
+        model = from_huggingface(_read(config, LIMIT_CONFIG_BYTES), _name(folder.resolve()), file=str(config))
         _add(digest, CONFIG, config.read_bytes())
         names = _weight_files(folder)
         held = {file: _read_header(folder / file, digest) for file in sorted(set(names.values()) or {WEIGHTS})}
         _check_tensors(folder, model, held, names)
-        mount, inside = _mount(folder, [CONFIG, *held])
+        files = (CONFIG, *held, *(name for name in (INDEX, TOKENIZER) if (folder / name).is_file()))
+        mount, inside = links.mount_of(folder, files)
         return Checkpoint(
             model=model,
             fingerprint=digest.hexdigest()[:16],
@@ -97,10 +116,19 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
             tokenizer=_has_tokenizer(folder),
             mount=mount,
             inside=inside,
+            files=files,
         )
     except OSError as error:
         where = str(error.filename or folder)
         raise UsageError(f"cannot be read: {error.strerror}", where=where, remedy="check its permissions") from error
+
+
+def _name(folder: Path) -> str:
+    """Return the model's name: the repository's in a download cache (whose folder is a commit's hash), else its own."""
+    snapshots, repository = folder.parent, folder.parent.parent.name
+    if snapshots.name == "snapshots" and CACHED.match(repository):
+        return one_line(repository.removeprefix("models--").replace("--", "/"))
+    return one_line(folder.name) or "checkpoint"
 
 
 def _read(path: Path, limit: int) -> dict[str, Any]:
@@ -113,9 +141,11 @@ def _read(path: Path, limit: int) -> dict[str, Any]:
 
 def _json(data: bytes, where: Path) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, json.JSONDecodeError) else "not in UTF-8, or not within bounds"
+        value = parse_json(data)
+    except BeyondBoundsError as error:
+        raise _damaged(_shown(error), where) from error
+    except ValueError as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else "not in UTF-8"
         raise _damaged(f"is not JSON: {reason}", where) from error
     if not isinstance(value, dict):
         raise _damaged("is not a JSON object", where)
@@ -128,9 +158,7 @@ def _weight_files(folder: Path) -> dict[str, str]:
         return {}
     path = folder / INDEX
     if not path.is_file():
-        old = any(folder.glob("pytorch_model*.bin"))
-        remedy = "convert it with save_pretrained(safe_serialization=True)" if old else BAD_DOWNLOAD
-        raise UsageError(f"has no weights: neither {WEIGHTS} nor {INDEX}", where=str(folder), remedy=remedy)
+        raise UsageError(f"has no weights: neither {WEIGHTS} nor {INDEX}", where=str(folder), remedy=_instead(folder))
     names = _read(path, LIMIT_INDEX_BYTES).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise _damaged("has no weight_map", path)
@@ -145,6 +173,21 @@ def _weight_files(folder: Path) -> dict[str, str]:
         if not (folder / file).is_file():
             raise _damaged(f"names {_shown(file)}, which is not there", path)
     return names
+
+
+def _instead(folder: Path) -> str:
+    """Return what to do in a folder that has no weights under the usual names."""
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    indices = sorted(path.name for path in folder.glob("*.safetensors.index.json"))
+    if indices:
+        return f"it has {_shown(indices[0])}: name a copy of that {INDEX}"
+    if any("-of-" in name for name in others):
+        return f"it has {_shown(others[0])}, and no index: fetch {INDEX} too"
+    if others:
+        return f"it has {_shown(', '.join(others))}: name a copy of the one to take, or a link to it, {WEIGHTS}"
+    if any(folder.glob("pytorch_model*.bin")):
+        return "convert it with save_pretrained(safe_serialization=True)"
+    return BAD_DOWNLOAD
 
 
 def _shown(text: object) -> str:
@@ -168,7 +211,7 @@ def _read_header(path: Path, digest: hashlib._Hash) -> Tensors:
         if length > LIMIT_HEADER_BYTES:
             raise _damaged(f"has a header of {length} bytes, at most {LIMIT_HEADER_BYTES} are read", path)
         data = stream.read(length)
-        tensors, end = _tensors(_json(data, path), path)
+        tensors, end = _tensors(_json(data, path), path, 8 + length)
         held = size - 8 - length
         if held < end:
             raise _damaged(f"is truncated: it holds {held} bytes of tensors of {end}", path)
@@ -181,8 +224,11 @@ def _read_header(path: Path, digest: hashlib._Hash) -> Tensors:
     return tensors
 
 
-def _tensors(raw: dict[str, Any], where: Path) -> tuple[Tensors, int]:
-    """Return the tensors of a header and where their data ends; they must lie one after another, as saved."""
+def _tensors(raw: dict[str, Any], where: Path, offset: int) -> tuple[Tensors, int]:
+    """Return the tensors of a header and where their data ends; they must lie one after another, as saved.
+
+    `offset` is where the data of all begin in the file.
+    """
     tensors, spans = Tensors(), []
     for name, entry in raw.items():
         if name == "__metadata__":
@@ -198,7 +244,7 @@ def _tensors(raw: dict[str, Any], where: Path) -> tuple[Tensors, int]:
         if dtype in ELEMENT_BYTES and end - begin != math.prod(shape) * ELEMENT_BYTES[dtype]:
             what = f"tensor {_shown(name)}: its {end - begin} bytes are not those of {dtype} {list(shape)}"
             raise _damaged(what, where)
-        tensors[name] = (dtype, shape)
+        tensors[name] = Tensor(dtype, shape, offset + begin)
         spans.append((begin, end, name))
     expected = 0
     for begin, end, name in sorted(spans):
@@ -215,11 +261,11 @@ def _check_tensors(folder: Path, model: ModelConfig, held: dict[str, Tensors], n
     for name, shape in _expected(model):
         known.add(name)
         if name not in holder:
-            raise _damaged(f"tensor {name} is missing", folder)
+            raise _missing(name, holder, folder)
         where = str(folder / holder[name])
         if name not in held[holder[name]]:
             raise _damaged(f"has no tensor {name}, though {INDEX} says so", where)
-        dtype, found = held[holder[name]][name]
+        dtype, found, _ = held[holder[name]][name]
         if found != shape:
             what = f"tensor {name} has shape {list(found)}, {CONFIG} asks for {list(shape)}"
             raise UsageError(what, where=where, remedy="use the config.json that was saved with these weights")
@@ -228,18 +274,65 @@ def _check_tensors(folder: Path, model: ModelConfig, held: dict[str, Tensors], n
             raise UsageError(what, where=where, remedy="give a checkpoint that is not quantised")
     for file, tensors in held.items():
         for name in sorted(set(tensors) - known):
-            # Old checkpoints keep the rotary frequencies, some keep a tied head twice: both are computed here.
-            if name.endswith("rotary_emb.inv_freq") or (model.tied_head and name == "lm_head.weight"):
+            # Old checkpoints keep the rotary frequencies, which are computed here; some keep a tied head twice.
+            if name.endswith("rotary_emb.inv_freq"):
+                continue
+            if model.tied_head and name == HEAD:
+                place = folder / holder[EMBEDDING]
+                _check_tied(folder / file, tensors[HEAD], place, held[holder[EMBEDDING]][EMBEDDING])
                 continue
             what = f"tensor {_shown(name)} has no place in the model"
             raise UsageError(what, where=str(folder / file), remedy="use a checkpoint of the plain model")
+
+
+def _missing(name: str, holder: Mapping[str, str], folder: Path) -> UsageError:
+    """Return the line for a tensor that is not there: it may go by another name, as in a larger model's checkpoint."""
+    other = next((there for there in sorted(holder) if there.endswith(f".{name}") or name.endswith(f".{there}")), None)
+    if other is None:
+        return _damaged(f"tensor {name} is missing", folder)
+    what = f"tensor {name} is missing, and {_shown(other)} is there: these are the weights of another kind of model"
+    remedy = "save the plain causal language model in it with save_pretrained, and name that folder"
+    return UsageError(what, where=str(folder), remedy=remedy)
+
+
+def _check_tied(head_file: Path, head: Tensor, embedding_file: Path, embedding: Tensor) -> None:
+    """Refuse a head of its own where the configuration says that it is the embedding: which one counts is not known."""
+    same = head.dtype in ELEMENT_BYTES and head.shape == embedding.shape
+    if same:
+        with head_file.open("rb") as one, embedding_file.open("rb") as other:
+            one.seek(head.begin)
+            other.seek(embedding.begin)
+            left = math.prod(head.shape)
+            while same and left:
+                count = min(left, MIB)
+                mine = one.read(count * ELEMENT_BYTES[head.dtype])
+                same = _equal(mine, other.read(count * ELEMENT_BYTES[embedding.dtype]), head.dtype, embedding.dtype)
+                left -= count
+    if not same:
+        what = f"tie_word_embeddings is true in {CONFIG}, and tensor {HEAD} is not {EMBEDDING}"
+        remedy = f"write tie_word_embeddings: false there to use the head, or save the model again without {HEAD}"
+        raise UsageError(what, where=str(head_file), remedy=remedy)
+
+
+def _equal(one: bytes, other: bytes, dtype: str, other_dtype: str) -> bool:
+    """Whether these bytes hold the same values, each in its own type."""
+    if dtype == other_dtype:
+        return one == other
+    import numpy as np  # scipy brings it; only an odd checkpoint needs it
+
+    def values(data: bytes, kind: str) -> Any:
+        if kind == "BF16":
+            return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+        return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[kind])
+
+    return bool(np.array_equal(values(one, dtype), values(other, other_dtype), equal_nan=True))
 
 
 def _expected(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield name and shape of every tensor that a checkpoint of this model holds."""
     width, mlp = model.width, model.mlp_width
     q_rows, kv_rows = model.heads * model.head_size, model.kv_heads * model.head_size
-    yield "model.embed_tokens.weight", (model.vocabulary, width)
+    yield EMBEDDING, (model.vocabulary, width)
     for layer in range(model.layers):
         place = f"model.layers.{layer}"
         yield f"{place}.input_layernorm.weight", (width,)
@@ -254,7 +347,7 @@ def _expected(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{place}.mlp.down_proj.weight", (width, mlp)
     yield "model.norm.weight", (width,)
     if not model.tied_head:
-        yield "lm_head.weight", (model.vocabulary, width)
+        yield HEAD, (model.vocabulary, width)
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -263,16 +356,3 @@ def _has_tokenizer(folder: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return stream.read(1) == SENTENCEPIECE_FIRST_BYTE
-
-
-def _mount(folder: Path, names: list[str]) -> tuple[Path, str]:
-    """Return the folder to show to a container, and the checkpoint's place in it, so that relative links hold."""
-    top = real = folder.resolve()
-    for name in names:
-        link = folder / name
-        if link.is_symlink():
-            top = Path(os.path.commonpath([top, link.resolve()]))
-            if link.readlink().is_absolute() or len(real.relative_to(top).parts) > 2:  # noqa: PLR2004 - a cache's depth
-                what = "is a link that a container cannot follow"
-                raise UsageError(what, where=str(link), remedy="copy the folder with `cp -rL` and name the copy")
-    return top, real.relative_to(top).as_posix()

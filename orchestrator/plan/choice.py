@@ -123,9 +123,11 @@ def choose(
     on = f"on {gpu}" if on_gpu and gpu else "without a GPU" if on_gpu else "on the CPU"
     line = f"suite {suite.name} {on}, stacks {', '.join(stacks)}, in {place}: {why}"
     checkpoints = dict(suite.checkpoints) if own is None else {own.fingerprint: own}
-    if launcher == "docker" and os.getuid() == 0:
+    if launcher == "docker":
+        # The containers of a root orchestrator run as a user who owns nothing.
+        user = (-1, -1) if os.getuid() == 0 else (os.getuid(), os.getgid())
         for checkpoint in checkpoints.values():
-            refuse_unreadable(checkpoint)
+            refuse_unreadable(checkpoint, *user)
     return Choice(line, plan, suite, stacks, launcher, checkpoints)
 
 

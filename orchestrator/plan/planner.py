@@ -62,9 +62,6 @@ def make_plan(
             warm=suite.file.warm,
         )
 
-    first = next(iter(stacks))
-    ceilings = cell(suite.ceilings(devices[first]), CEILINGS_METHOD, first)
-    ceilings = ceilings.model_copy(update={"rounds": 1, "role": "ceilings"})
     rows: dict[str, Cell] = {}
     origins: dict[str, str] = {}
     for request in requests:
@@ -81,6 +78,9 @@ def make_plan(
     if not rows and tuple(benchmarks) != ("ceilings",):
         what = f"nothing to run: no cell of suite {suite.name} is left by this selection"
         raise UsageError(what, remedy="leave out --benchmark or --method, or choose another suite or stack")
+    first, once = next(iter(stacks)), {"rounds": 1, "role": "ceilings"}
+    measured = suite.ceilings(devices[first], [row.workload.dtype for row in rows.values()])
+    ceilings = [cell(request, CEILINGS_METHOD, first).model_copy(update=once) for request in measured]
     probes = probe_cells(tuple(rows.values())) if suite.file.probes else []
     references = []
     if suite.file.references and rows:
@@ -88,8 +88,8 @@ def make_plan(
         # The first stack; one that uses the GPU goes before one that does not, one with eager before others.
         maker = min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
         place = {"stack": maker, "device": devices[maker], "timeout_s": longest, "rounds": 1}
-        references = reference_cells((*probes, *rows.values()), ceilings.model_copy(update=place))
-    return Plan(suite=suite.name, cells=(ceilings, *references, *probes, *rows.values()))
+        references = reference_cells((*probes, *rows.values()), ceilings[0].model_copy(update=place))
+    return Plan(suite=suite.name, cells=(*ceilings, *references, *probes, *rows.values()))
 
 
 def _offered(stacks: Mapping[str, Stack]) -> list[str]:

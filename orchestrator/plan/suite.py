@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -113,11 +113,14 @@ class ModelEntry(Frozen):
 
 
 class CeilingsEntry(Frozen):
-    """What the GPU can do: square matrix products of these sizes, and copies of a buffer of so many bytes."""
+    """What the GPU can do: square matrix products of these sizes, and copies of a buffer of so many bytes.
+
+    Products are measured in the types of the rows, and in `dtype` too where it is given.
+    """
 
     matrix_sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
     copy_bytes: Bytes
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype | None = None
     iterations: Size = 20
     warmup: Annotated[int, Field(ge=0, lt=2**31)] = 3
     timeout_s: Seconds = 300.0
@@ -192,12 +195,16 @@ class Suite:
     weights: Mapping[str, Weights]
     checkpoints: Mapping[str, Checkpoint]
 
-    def ceilings(self, device: Device) -> Request:
-        """Return the request to measure the ceilings of `device`."""
+    def ceilings(self, device: Device, dtypes: Iterable[Dtype] = ()) -> tuple[Request, ...]:
+        """Return the requests to measure the ceilings of `device`, for rows of these types."""
         entry = self.file.ceilings or CEILINGS[device]
-        computed = entry.model_dump(exclude={"timeout_s"})
-        workload = Workload(benchmark="ceilings", model=None, weights=None, seed=0, **computed)
-        return Request(workload, None, entry.timeout_s, 1, f"{self.path}: ceilings")
+        computed = entry.model_dump(exclude={"timeout_s", "dtype"})
+        measured = dict.fromkeys([*([entry.dtype] if entry.dtype else []), *dtypes]) or ["bfloat16"]
+        workload = Workload(benchmark="ceilings", model=None, weights=None, seed=0, dtype="bfloat16", **computed)
+        where = f"{self.path}: ceilings"
+        return tuple(
+            Request(workload.model_copy(update={"dtype": dtype}), None, entry.timeout_s, 1, where) for dtype in measured
+        )
 
     def expand(self, model: ModelConfig | None = None, weights: Weights | None = None) -> tuple[Request, ...]:
         """Return all requests in the file's order; `model` and `weights` stand in for every cell's own."""

@@ -15,7 +15,7 @@ from orchestrator.base.paths import IMAGES
 from orchestrator.base.text import printable, show
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.checkpoint import Checkpoint
-from orchestrator.plan.choice import FULL_SUITE, SMALL_SUITE, Choice, RunOptions, choose_launcher
+from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher
 from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
 from orchestrator.plan.stack import ReadyImage, Stack, find_stacks
@@ -82,7 +82,9 @@ def original(row: str, run: str | None, results: Path) -> tuple[list[Record], Pa
     return records, folder
 
 
-def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str) -> Choice:
+def choose_again(
+    record: Record, options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str = NO_GPU
+) -> Choice:
     """Return the one cell of the record as a choice on this host, with what proves it; UsageError where it cannot be.
 
     Stack and method are names of this host's own stacks: a record cannot bring any.
@@ -101,7 +103,7 @@ def choose_again(record: Record, options: RunOptions, *, gpu: str | None, engine
         stack, said = same_image(stack, record)
     checkpoints = _checkpoints(record, options)
     suite = load_suite(FULL_SUITE if record.device == "cuda" else SMALL_SUITE)
-    task = suite.ceilings(record.device)
+    task = suite.ceilings(record.device, [record.workload.dtype])[-1]
     took_s = (record.provenance.wall_ns or 0) / 1e9 if record.provenance else 0.0
     cell = Cell(
         stack=stack.name,

@@ -14,6 +14,7 @@ from bench_specs import SHAPES, run_bench, write_spec  # noqa: E402
 from bench import cell  # noqa: E402
 from bench.benchmarks import train_dynamic  # noqa: E402
 from bench.model import weights  # noqa: E402
+from bench.prepare import make_model  # noqa: E402
 from bench.spec import read_spec  # noqa: E402
 
 MEASURED = [name for name in SHAPES if name != "ceilings"]
@@ -119,6 +120,42 @@ def test_unknown_method_and_missing_gpu_are_unsupported(tmp_path):
         record = cell.run(read_spec(path))
         assert record["status"] == "unsupported"
         assert "CUDA" in record["reason"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "changes", "says"),
+    [
+        ("generation", {"prompt": [1, 700]}, "prompt: id 700 is not in the vocabulary of tiny ("),
+        ("model_inference", {"prompt": [2**62]}, f"prompt: id {2**62} is not in the vocabulary of tiny ("),
+        ("generation", {"prompt": [1] * 300}, "prompt: 6 new tokens after 300 are beyond the block size 256 of tiny"),
+        ("generation", {"prompt": []}, "prompt: no token comes of it"),
+        ("forward", {"ids_below": 10**6}, "ids_below: 1000000 is beyond the vocabulary of tiny ("),
+        ("train_static", {"ids_below": 10**6}, "ids_below: 1000000 is beyond the vocabulary of tiny ("),
+        ("train_dynamic", {"ids_below": 10**6}, "ids_below: 1000000 is beyond the vocabulary of tiny ("),
+    ],
+)
+def test_ids_that_the_model_has_no_row_for_are_refused_before_anything_runs(tmp_path, benchmark, changes, says):
+    record = run(tmp_path, benchmark, **changes)
+    assert record["status"] == "unsupported"
+    assert record["reason"].startswith(says)
+    assert record["samples"] == []
+    check_schema(record)
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        ([1, 700], "prompt_text, by the checkpoint's tokenizer: id 700 is not in the vocabulary of tiny ("),
+        ([1] * 300, "prompt_text, by the checkpoint's tokenizer: 6 new tokens after 300 are beyond the block size 256"),
+        ([], "prompt_text, by the checkpoint's tokenizer: no token comes of it"),
+    ],
+)
+def test_so_is_what_a_tokenizer_makes_of_a_text(tmp_path, monkeypatch, ids, says):
+    tokenizer = type("Tokenizer", (), {"encode": lambda _self, _text: ids})()
+    monkeypatch.setattr(cell, "make_model", lambda spec, method: (make_model(spec, method)[0], tokenizer))
+    record = run(tmp_path, "generation", prompt_text="Hello")
+    assert record["status"] == "unsupported"
+    assert record["reason"].startswith(says)
 
 
 def test_without_a_compiler_inductor_is_unsupported_and_says_so(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ class OwnEngine:
 
 @contextlib.contextmanager
 def own_engine(*options: str, before: str = "true", image: bool = True) -> Iterator[OwnEngine]:
-    """Give an engine with `options`, after `before` was run among its own mounts; it has the image of the fake bench."""
+    """Give an engine with `options`, after `before` was run among its own mounts; it has the fake bench's image."""
     if os.getuid() != 0 or shutil.which("dockerd") is None:
         pytest.skip("only root starts an engine, and only where there is a dockerd")
     # A socket's path must be short.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import struct
+import subprocess
 
 import pytest
 
@@ -23,7 +25,7 @@ CONFIG = {
     "rms_norm_eps": 1e-5,
     "vocab_size": 10,
 }
-BYTES = {"F32": 4, "BF16": 2, "I8": 1}
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1}
 
 
 def shapes(layers=2):
@@ -140,8 +142,66 @@ def test_tensors_that_are_computed_here_may_be_there(folder):
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": (2,)}
     write(folder / "model.safetensors", dict(shapes()) | extra)
     inspect_checkpoint(folder)
+
+
+def tied(folder, embedding, head, shape=(10, 8)):
+    """A checkpoint whose configuration says that the head is the embedding, and that has both: (dtype, values)."""
     (folder / "config.json").write_text(json.dumps(CONFIG | {"tie_word_embeddings": True}))
-    assert inspect_checkpoint(folder).model.tied_head
+    entries, data = {}, b""
+    sizes = {**dict(shapes()), "lm_head.weight": shape}
+    for name, size in sizes.items():
+        dtype, value = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}.get(name, ("F32", bytes))
+        count = math.prod(size)
+        part = value(count * BYTES[dtype]) if value is bytes else value
+        entries[name] = {"dtype": dtype, "shape": list(size), "data_offsets": [len(data), len(data) + len(part)]}
+        data += part
+    save(folder / "model.safetensors", entries, data)
+    return folder
+
+
+NUMBERS = [0.5 * i - 11 for i in range(80)]  # exact in every type
+F64, F32, F16 = (struct.pack(f"<80{code}", *NUMBERS) for code in "dfe")
+BF16 = b"".join(F32[4 * i + 2 : 4 * i + 4] for i in range(80))
+NOT_A_NUMBER = struct.pack("<80f", float("nan"), *NUMBERS[1:])
+
+
+@pytest.mark.parametrize(
+    ("embedding", "head"),
+    [
+        (("F32", F32), ("F32", F32)),
+        (("F32", NOT_A_NUMBER), ("F32", NOT_A_NUMBER)),
+        (("BF16", BF16), ("BF16", BF16)),
+        (("BF16", BF16), ("F32", F32)),
+        (("F64", F64), ("F16", F16)),
+    ],
+)
+def test_a_tied_head_that_is_the_embedding_is_accepted(folder, embedding, head):
+    assert inspect_checkpoint(tied(folder, embedding, head)).model.tied_head
+
+
+@pytest.mark.parametrize(
+    ("embedding", "head", "shape"),
+    [
+        (("F32", F32), ("F32", F32[:-4] + b"\1\2\3\4"), (10, 8)),
+        (("F32", F32), ("BF16", BF16[2:] + BF16[:2]), (10, 8)),
+        (("F32", F32), ("F32", F32), (8, 10)),
+        (("F32", F32), ("I8", bytes(80)), (10, 8)),
+    ],
+)
+def test_a_tied_head_that_differs_is_refused(folder, embedding, head, shape):
+    tied(folder, embedding, head, shape)
+    refused(folder, "tie_word_embeddings is true", "lm_head.weight is not model.embed_tokens.weight", "false there")
+
+
+def test_tied_tensors_in_two_files_are_compared(sharded):
+    (sharded / "config.json").write_text(json.dumps(CONFIG | {"tie_word_embeddings": True}))
+    refused(sharded, "b.safetensors: tie_word_embeddings is true")
+    entries, end = make_header(dict(list(shapes())[9:]))
+    begin, size = entries["lm_head.weight"]["data_offsets"][0], 10 * 8 * 4
+    content = bytes(begin) + bytes(i % 251 for i in range(size))  # as `write` fills the first tensor of a file
+    assert len(content) == end
+    save(sharded / "b.safetensors", entries, content)
+    assert inspect_checkpoint(sharded).model.tied_head
 
 
 def test_a_download_cache_of_links(folder, tmp_path):
@@ -158,11 +218,107 @@ def test_a_download_cache_of_links(folder, tmp_path):
     refused(snapshot, "link", "cp -rL")
 
 
-def test_what_a_containers_user_cannot_read_is_refused(folder):
-    refuse_unreadable(inspect_checkpoint(folder))
+OTHERS = (-1, -1)
+
+
+def cached(folder, place):
+    """Move the checkpoint into a download cache's layout; return its snapshot."""
+    repository = place / "models--org--Tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(repository / "blobs" / f"{number:040}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:040}")
+    return snapshot
+
+
+def remedy_of(folder, user=OTHERS):
+    with pytest.raises(UsageError) as caught:
+        refuse_unreadable(inspect_checkpoint(folder), *user)
+    assert "cannot be read by the containers' user; `" in str(caught.value)
+    return caught.value.remedy.strip("`")
+
+
+def run_remedy(folder):
+    """Do what the line says, by a shell; after it all is well."""
+    command = remedy_of(folder)
+    subprocess.run(["sh", "-c", command], check=True)
+    refuse_unreadable(inspect_checkpoint(folder), *OTHERS)
+    return command
+
+
+def test_what_a_containers_user_cannot_read_is_refused_and_the_remedy_helps(folder):
+    refuse_unreadable(inspect_checkpoint(folder), *OTHERS)
     (folder / "model.safetensors").chmod(0o600)
-    with pytest.raises(UsageError, match=r"model\.safetensors: cannot be read by .*chmod"):
-        refuse_unreadable(inspect_checkpoint(folder))
+    refuse_unreadable(inspect_checkpoint(folder), os.getuid(), -1)
+    assert run_remedy(folder) == f"chmod -R a+rX {folder}"
+    (folder / "model.safetensors").chmod(0o640)
+    refuse_unreadable(inspect_checkpoint(folder), -1, (folder / "model.safetensors").stat().st_gid)
+    run_remedy(folder)
+    folder.chmod(0o700)
+    run_remedy(folder)
+
+
+@pytest.mark.parametrize("closed", ["blobs/*", "blobs", "snapshots", "snapshots/*", "."])
+@pytest.mark.parametrize("place", ["hub", "a hub; with $(blanks) and 'quotes'"])
+def test_in_a_download_cache_the_remedy_names_the_repository(folder, tmp_path, place, closed):
+    snapshot = cached(folder, tmp_path / place)
+    refuse_unreadable(inspect_checkpoint(snapshot), *OTHERS)
+    for path in [*(tmp_path / place / "models--org--Tiny").glob(closed)] if closed != "." else [snapshot.parents[1]]:
+        path.chmod(0o600 if path.is_file() else 0o700)
+    assert shlex.split(run_remedy(snapshot)) == ["chmod", "-R", "a+rX", str(snapshot.parents[1])]
+
+
+def test_no_more_than_the_checkpoint_is_opened(folder):
+    """A link into a neighbour shows the container the folder above both, which has other things in it."""
+    other = folder.parent / "weights"
+    other.mkdir()
+    folder.parent.chmod(0o755)
+    (folder.parent / "secret").touch(0o600)
+    (folder / "model.safetensors").rename(other / "w")
+    (folder / "model.safetensors").symlink_to("../weights/w")
+    (other / "w").chmod(0o600)
+    other.chmod(0o700)
+    assert run_remedy(folder) == f"chmod a+rX {other} {other / 'w'}"
+    assert (folder.parent / "secret").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "model.safetensors"])
+def test_links_of_several_steps_are_followed_as_a_container_does(folder, tmp_path, name):
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    snapshot = cached(folder, tmp_path / "hub")
+    target = (snapshot / name).readlink()
+    (snapshot / name).unlink()
+    (snapshot / name).symlink_to("step")
+    (snapshot / "step").symlink_to(target)
+    assert inspect_checkpoint(snapshot).mount == snapshot.parents[1]
+    (snapshot / "step").unlink()
+    (snapshot / "step").symlink_to((snapshot / target).resolve())
+    refused(snapshot, name, "link that a container cannot follow", "cp -rL")
+    (snapshot / "step").unlink()
+    (snapshot / "step").symlink_to(target)
+    blobs = snapshot.parents[1] / "blobs"
+    blobs.rename(tmp_path / "blobs")
+    blobs.symlink_to(tmp_path / "blobs")
+    refused(snapshot, "link that a container cannot follow", "cp -rL")
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("models--org--Tiny/snapshots/" + "0" * 40, "org/Tiny"),
+        ("models--gpt2/snapshots/main", "gpt2"),
+        ("snapshots/" + "0" * 40, "0" * 40),
+        ("models--org--Tiny/other", "other"),
+        ("Tiny\x1b[31m", "Tiny [31m"),
+    ],
+)
+def test_a_model_is_named_by_its_repository(folder, tmp_path, place, name):
+    target = tmp_path / "hub" / place
+    target.parent.mkdir(parents=True)
+    folder.rename(target)
+    assert inspect_checkpoint(target).model.name == name
 
 
 def test_no_folder(tmp_path):
@@ -187,6 +343,13 @@ def test_no_weights(folder):
     refused(folder, "no weights")
     (folder / "pytorch_model.bin").touch()
     refused(folder, "no weights", "save_pretrained")
+    (folder / "model.fp16.safetensors").touch()
+    line = refused(folder, "no weights", "it has model.fp16.safetensors: name a copy", "model.safetensors")
+    assert "fetch" not in line
+    (folder / "model-00001-of-00002.safetensors").touch()
+    refused(folder, "no weights", "it has model-00001-of-00002.safetensors, and no index: fetch model.safetensors")
+    (folder / "model.fp16.safetensors.index.json").touch()
+    refused(folder, "it has model.fp16.safetensors.index.json: name a copy of that model.safetensors.index.json")
 
 
 def test_missing_tensor_and_wrong_shape(folder):
@@ -196,6 +359,18 @@ def test_missing_tensor_and_wrong_shape(folder):
     refused(folder, "tensor model.layers.1.self_attn.k_proj.weight is missing")
     write(folder / "model.safetensors", dict(shapes()) | {"model.norm.weight": (9,)})
     refused(folder, "model.norm.weight", "[9]", "[8]")
+
+
+@pytest.mark.parametrize("prefix", ["language_model.", "model.language_model.", "_orig_mod.", "base_model.model."])
+def test_tensors_by_another_name_are_named(folder, prefix):
+    write(folder / "model.safetensors", {prefix + name: shape for name, shape in shapes()})
+    line = refused(folder, "embed_tokens.weight is missing", f"and {prefix}model.embed_tokens.weight is there", "save")
+    assert "fetch" not in line
+
+
+def test_tensors_without_their_prefix_are_named(folder):
+    write(folder / "model.safetensors", {name.removeprefix("model."): shape for name, shape in shapes()})
+    refused(folder, "tensor model.embed_tokens.weight is missing, and embed_tokens.weight is there")
 
 
 def test_tensor_without_a_place(folder):

@@ -53,6 +53,24 @@ def test_selection_by_benchmark_and_method(smoke: Suite) -> None:
     assert titles(make_plan(smoke, STACKS, device="cpu", benchmarks=["ceilings"])) == ["ceilings torch@a"]
 
 
+@pytest.mark.parametrize(
+    ("own", "rows", "measured"),
+    [
+        ("", '"float32"', ["float32"]),
+        ("", '["float32", "bfloat16"]', ["float32", "bfloat16"]),
+        ('dtype = "float32"', '"float32"', ["float32"]),
+        ('dtype = "bfloat16"', '["float64", "float32"]', ["bfloat16", "float64", "float32"]),
+    ],
+)
+def test_the_matrix_product_is_measured_in_the_types_of_the_rows(
+    tmp_path: Path, own: str, rows: str, measured: list[str]
+) -> None:
+    text = SUITE.replace("[ceilings]\n", f"[ceilings]\n{own}\n").replace("batch = 2\n", f"batch = 2\ndtype = {rows}\n")
+    plan = make_plan(load_suite(str(write_suite(tmp_path, text))), STACKS, device="cpu", benchmarks=["forward"])
+    assert [cell.workload.dtype for cell in plan.cells if cell.role == "ceilings"] == measured
+    assert {cell.workload.dtype for cell in plan.cells if cell.role == "row"} <= set(measured)
+
+
 def test_rounds_deadline_and_cache_are_set_from_outside(smoke: Suite) -> None:
     plan = make_plan(smoke, STACKS, device="cpu", rounds=3, timeout_s=7.0, cache="shared")
     assert {(cell.role, cell.rounds) for cell in plan.cells if cell.role != "probe"} == {

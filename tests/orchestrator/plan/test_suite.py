@@ -38,7 +38,7 @@ def test_every_suite_of_the_repository_has_all_five_benchmarks(name: str) -> Non
     assert suite.name == name
     assert name in suite_names()
     assert [task.workload.benchmark for task in tasks] == list(MEASURED)
-    assert suite.ceilings("cuda").workload.benchmark == "ceilings"
+    assert suite.ceilings("cuda")[0].workload.benchmark == "ceilings"
     assert all(task.methods is None for task in tasks)
     assert {task.workload.dtype for task in tasks} == {"float32" if name == "smoke" else "bfloat16"}
     assert {task.workload.weights.source for task in tasks if task.workload.weights} == {
@@ -127,8 +127,8 @@ def test_fields_that_a_benchmark_does_not_use_are_null() -> None:
 def test_a_suite_without_ceilings_gets_what_suits_the_device(tmp_path: Path) -> None:
     text = SUITE.replace("[ceilings]\nmatrix_sizes = [64]\ncopy_bytes = 1024\n", "")
     suite = load_suite(str(write_suite(tmp_path, text)))
-    assert suite.ceilings("cuda").workload.matrix_sizes == (8192, 16384)
-    assert max(suite.ceilings("cpu").workload.matrix_sizes or ()) <= 1024
+    assert suite.ceilings("cuda")[0].workload.matrix_sizes == (8192, 16384)
+    assert max(suite.ceilings("cpu")[0].workload.matrix_sizes or ()) <= 1024
 
 
 MODEL = "layers = 1\nwidth = 64\nheads = 4\nmlp_width = 32\nvocabulary = 512\nblock_size = 128\n"

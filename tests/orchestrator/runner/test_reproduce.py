@@ -214,7 +214,7 @@ def test_by_name_and_by_a_file_that_was_sent(place: Path, capsys: pytest.Capture
     [
         ({"stack": "theirs"}, 'unknown stack "theirs"'),
         ({"method": "evil"}, 'unknown method "evil"'),
-        ({"device": "cuda"}, "the record was made on a GPU, and this host has none"),
+        ({"device": "cuda"}, "the record was made on a GPU, and no GPU is here"),
         ({"workload_id": "0" * 16}, "its workload is not the one"),
         ({"role": "probe"}, "is a record of probe, not of a row"),
         ({"surprise": 1}, "surprise: unknown key"),
