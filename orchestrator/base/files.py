@@ -303,10 +303,14 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+BESIDE = ".*.tmp"
+"""Names of files that are not whole yet."""
+
+
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """Hand out a hidden place beside `path` to write to first, and remove what is left there in the end."""
-    place = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = path.with_name(BESIDE.replace("*", f"{path.name}.{os.getpid()}"))
     try:
         yield place
     finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, make_folder, read_bytes, write_json
+from orchestrator.base.files import Frozen, make_folder, parse_json, read_bytes, write_json
 from orchestrator.base.text import utc
 from orchestrator.launchers import Launcher, Prepared
 from orchestrator.plan.stack import Stack
@@ -108,7 +107,7 @@ def lacks_torch(launcher: Launcher, prepared: Prepared, lock: StackLock) -> bool
 
 
 def _facts(output: str) -> dict[str, Any]:
-    return dict(json.loads([line for line in output.splitlines() if line.startswith("{")][-1]))
+    return dict(parse_json([line for line in output.splitlines() if line.startswith("{")][-1]))
 
 
 def facts_of(output: str) -> tuple[TorchBuild | None, tuple[str, ...]]:

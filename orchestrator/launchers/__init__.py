@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.base.errors import InfrastructureError
+from orchestrator.base.files import parse_json
 from orchestrator.base.telling import telling
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.stack import Stack
@@ -190,7 +190,7 @@ def installed(code: int | None, output: str, where: str) -> tuple[str, str, dict
     """
     line = next((line for line in reversed(output.splitlines()) if line.startswith("{")), "")
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        found = json.loads(line)
+        found = parse_json(line)
         packages = {str(name): str(version) for name, version in found["packages"].items()}
         if code == 0:
             return str(found["fingerprint"])[:64], str(found["python"])[:40], packages

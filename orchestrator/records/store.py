@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import (
+    BESIDE,
     Frozen,
     Json,
     explain_validation,
@@ -139,9 +140,14 @@ class Run:
         self.header = self.header.model_copy(update=changes)
         self._write()
 
-    def finish(self) -> None:
-        """Say that every cell of the plan was run: the run will not go on."""
-        self.update(finished_utc=utc())
+    def finish(self, before: Callable[[], None] = lambda: None) -> None:
+        """Say that every cell of the plan was run: the run will not go on.
+
+        `before` is called with the header as it will be: tables say so too, and run.json must not before they do.
+        """
+        self.header = self.header.model_copy(update={"finished_utc": utc()})
+        before()
+        self._write()
 
     def reopen(self) -> None:
         """Take a finished run up again (its rounds are to be run again)."""
@@ -157,6 +163,12 @@ class Run:
         with os_errors(self.folder / CLAIM):
             self._claim = try_lock(self.folder / CLAIM, say, remedy="start no other run there, or name other --results")
         return self._claim is not None
+
+    def remove_half_written(self) -> None:
+        """Remove what processes that were killed left beside the files that they wrote. For whoever has the claim."""
+        with os_errors(self.folder):
+            for path in self.folder.rglob(BESIDE):
+                path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Give the claim back."""

@@ -44,7 +44,8 @@ class Outcomes(AbstractContextManager["Outcomes"]):
             self.exhausted.append(record)
 
     def __exit__(self, *_: object) -> None:
-        self.write_tables(now=True)
+        if not self._run.finished:  # else it was closed with its tables
+            self.write_tables(now=True)
 
     def status(self, cell_id: str, number: int) -> Status:
         """Return how a round came out."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from orchestrator.base import interrupt
@@ -200,6 +201,7 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
                 progress.say(f"starting another run: {why}")
             return None
         run = found
+    run.remove_half_written()
     if run.finished:
         run.reopen()
     return run
@@ -238,7 +240,7 @@ def next_rounds(session: Session, agenda: Agenda) -> Iterator[Turn]:
             return
     # What the engine or the disk lost says nothing about a stack: the next run-all tries it again.
     if not outcomes.counts["infrastructure"]:
-        session.run.finish()
+        session.run.finish(partial(session.outcomes.write_tables, now=True))
 
 
 def report(session: Session, agenda: Agenda, turn: Turn, record: Record) -> None:

@@ -151,6 +151,32 @@ def test_an_unfinished_run_goes_on(place: Path, capsys: pytest.CaptureFixture[st
     assert headers(place)[0]["finished_utc"] is not None
 
 
+def test_run_json_says_finished_last(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(run: Run) -> None:
+        if run.finished:
+            raise KeyboardInterrupt
+        write(run)
+
+    write = Run._write
+    monkeypatch.setattr(Run, "_write", killed)
+    go(place)
+    (run_folder,) = (place / "results").iterdir()
+    tables = json.loads((run_folder / "tables.json").read_text())
+    assert tables["run"]["finished_utc"] is not None
+    assert headers(place)[0]["finished_utc"] is None
+    monkeypatch.undo()
+
+
+def test_what_a_killed_run_left_half_written_is_removed(place: Path) -> None:
+    go(place, "--max-minutes", "0.00001")
+    (run_folder,) = (place / "results").iterdir()
+    left = [run_folder / ".tables.csv.841.tmp", run_folder / "records" / ".x.json.7.tmp"]
+    for path in left:
+        path.write_bytes(b"{")
+    assert go(place) == 0
+    assert not any(path.exists() for path in left)
+
+
 def test_a_record_that_cannot_be_read_is_missing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert go(place, "--max-minutes", "0.00001") == 3
     assert go(place) == 0
