@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,13 +25,40 @@ GRAD_MODES: dict[str, Callable[[], Any]] = {
 
 def prepare_process(spec: Spec) -> None:
     """Settings of the whole process; refuses a device that is not there."""
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
+    threads = spec.threads or torch.get_num_threads()
+    # More threads than the quota has CPUs would use it up at once, and then all wait.
+    torch.set_num_threads(max(1, min(threads, int(cpu_quota()))))
     if spec.device == "cuda":
         if not torch.cuda.is_available():
             raise Unsupported("torch sees no CUDA device in this stack")
         torch.cuda.init()
     torch.manual_seed(spec.workload.seed)
+
+
+def cpu_quota(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many CPUs this process's control groups (of either version) let it use; as many as there are without a quota.
+
+    The CPUs that it may run on are another matter: torch heeds them itself.
+    """
+    least = float(os.cpu_count() or 1)
+    with suppress(OSError, ValueError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            for name in (
+                ("", "unified") if not controllers else (controllers,) if "cpu" in controllers.split(",") else ()
+            ):
+                top = groups / name
+                place = top / path.lstrip("/")
+                while place not in (top.parent, place.parent):
+                    with suppress(OSError, ValueError):
+                        if (place / "cpu.max").exists():
+                            most, period = (place / "cpu.max").read_text().split()
+                        else:
+                            most, period = ((place / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+                        if int(most) > 0:  # else it says "max" or -1
+                            least = min(least, int(most) / int(period))
+                    place = place.parent
+    return least
 
 
 def grad_mode(inference: bool) -> str:

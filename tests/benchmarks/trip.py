@@ -186,7 +186,8 @@ def long_run(folder: Path) -> tuple[dict[int, tuple[float, float]], int]:
         nonlocal opened
         if event == "open" and isinstance(arguments[0], str | Path):
             path, flags = str(arguments[0]), arguments[2]
-            opened += path.startswith(str(run.folder / "records")) and flags & os.O_ACCMODE == os.O_RDONLY
+            record = path.startswith(str(run.folder / "records")) and path.endswith(".json")
+            opened += record and flags & os.O_ACCMODE == os.O_RDONLY
 
     sys.addaudithook(watch)
     template = record_samples.record("forward", samples=[record_samples.sample(i, 400.0 + i % 7) for i in range(10)])
