@@ -25,9 +25,10 @@ GRAD_MODES: dict[str, Callable[[], Any]] = {
 
 def prepare_process(spec: Spec) -> None:
     """Settings of the whole process; refuses a device that is not there."""
-    threads = spec.threads or torch.get_num_threads()
-    # More threads than the quota has CPUs would use it up at once, and then all wait.
-    torch.set_num_threads(max(1, min(threads, int(cpu_quota()))))
+    # More threads than a quota has CPUs would use it up at once, and then all wait.
+    threads = min(spec.threads or torch.get_num_threads(), max(1, int(cpu_quota())))
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     if spec.device == "cuda":
         if not torch.cuda.is_available():
             raise Unsupported("torch sees no CUDA device in this stack")
@@ -44,21 +45,22 @@ def cpu_quota(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/f
     with suppress(OSError, ValueError):
         for line in own.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
-            for name in (
-                ("", "unified") if not controllers else (controllers,) if "cpu" in controllers.split(",") else ()
-            ):
-                top = groups / name
-                place = top / path.lstrip("/")
-                while place not in (top.parent, place.parent):
-                    with suppress(OSError, ValueError):
-                        if (place / "cpu.max").exists():
-                            most, period = (place / "cpu.max").read_text().split()
-                        else:
-                            most, period = ((place / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
-                        if int(most) > 0:  # else it says "max" or -1
-                            least = min(least, int(most) / int(period))
-                    place = place.parent
+            for top in (groups, groups / (controllers or "unified")):
+                inner = top / path.lstrip("/")
+                least = min(least, *(group_quota(place) for place in (inner, *inner.parents)))
     return least
+
+
+def group_quota(place: Path) -> float:
+    """How many CPUs one control group may use; infinite where it has no quota, or is not there."""
+    with suppress(OSError, ValueError, ArithmeticError):
+        if (place / "cpu.max").exists():
+            most, period = (place / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            most, period = ((place / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        if int(most) > 0:  # else it says "max" or -1
+            return int(most) / int(period)
+    return float("inf")
 
 
 def grad_mode(inference: bool) -> str:

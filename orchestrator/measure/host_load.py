@@ -140,7 +140,7 @@ class LoadSampler(threading.Thread):
         cells = self._cells(self._pids())
         if not self._known:
             self._known = dict.fromkeys(cells, 0)
-            narrow = [quota for pid in cells for quota in quotas(pid, self._proc) if quota.cpus < self._cpus]
+            narrow = [quota for pid in cells for quota in quotas(pid, self._proc) if quota.cpus < (os.cpu_count() or 1)]
             self.quota = min(narrow, default=None)
         elif cells:
             known = self._known
@@ -164,21 +164,20 @@ class LoadSampler(threading.Thread):
 
 
 def quotas(pid: int, proc: Path = PROC, groups: Path = GROUPS) -> Iterator[Quota]:
-    """Yield the quotas of CPU time of the process's control group and of those that it lies in, of either version."""
+    """Yield the quotas of the process's control groups, of either version, and of those that they lie in."""
     with contextlib.suppress(OSError, ValueError):
         for line in (proc / str(pid) / "cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
-            names = ("", "unified") if not controllers else (controllers,) if "cpu" in controllers.split(",") else ()
-            # In a container the path may be the host's: what is not there is what its mount begins with.
-            tops = [(groups / name, (groups / name / path.lstrip("/"))) for name in names]
-            for place in (place for top, own in tops for place in (own, *own.parents) if place.is_relative_to(top)):
-                with contextlib.suppress(OSError, ValueError):
-                    if (place / "cpu.max").exists():
-                        most, period = (place / "cpu.max").read_text(encoding="ascii").split()
-                    else:
-                        most, period = ((place / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-                    if int(most) > 0:  # else it says "max" or -1
-                        yield Quota(int(most) / int(period), place / "cpu.stat")
+            for top in (groups, groups / (controllers or "unified")):
+                inner = top / path.lstrip("/")
+                for place in (inner, *inner.parents):
+                    with contextlib.suppress(OSError, ValueError, ArithmeticError):
+                        if (place / "cpu.max").exists():
+                            most, period = (place / "cpu.max").read_text(encoding="ascii").split()
+                        else:
+                            most, period = ((place / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+                        if int(most) > 0:  # else it says "max" or -1
+                            yield Quota(int(most) / int(period), place / "cpu.stat")
 
 
 def load_between(readings: Sequence[CpuTimes], cpus: int, window: tuple[int, int]) -> HostLoad | None:

@@ -221,6 +221,20 @@ def daemons_then_hang(folder: Path, spec: dict[str, Any]) -> int:
     return hang(folder, spec)
 
 
+def spins(folder: Path, spec: dict[str, Any]) -> int:
+    """Samples that keep a CPU busy, a tenth of a second each where it is let."""
+    samples = []
+    for index in range(8):
+        begin, until = time.monotonic_ns(), time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+        phase = "first" if index == 0 else "timed"
+        end = time.monotonic_ns()
+        said = {"index": index, "phase": phase, "shape": [2, 64], "begin_ns": begin, "end_ns": end, "device_ns": None}
+        samples.append(said)
+    return write(folder, record(spec, samples=samples))
+
+
 def fills_the_disk(folder: Path, spec: dict[str, Any]) -> int:
     """Writes without end, into a file that nobody sees any more too where its seed is 1."""
     with (folder / "big").open("wb") as file:
@@ -471,7 +485,7 @@ BEHAVIOURS = {
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
         *(stalls, plants_links, judges_itself, blames_others, checked),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
-        *(fills_the_disk, fills_the_disk_at_its_end, makes_a_hole, makes_files, nests, prints_without_end),
+        *(spins, fills_the_disk, fills_the_disk_at_its_end, makes_a_hole, makes_files, nests, prints_without_end),
         *(strange_events, daemons, daemons_then_hang, dumps_core, says_its_bounds),
         *(compiles, compiles_once, compiles_and_keeps_nothing, compiles_and_hides, compiles_then_hangs),
     )
