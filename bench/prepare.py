@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,13 +25,42 @@ GRAD_MODES: dict[str, Callable[[], Any]] = {
 
 def prepare_process(spec: Spec) -> None:
     """Settings of the whole process; refuses a device that is not there."""
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
+    # More threads than a quota has CPUs would use it up at once, and then all wait.
+    threads = min(spec.threads or torch.get_num_threads(), max(1, int(cpu_quota())))
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     if spec.device == "cuda":
         if not torch.cuda.is_available():
             raise Unsupported("torch sees no CUDA device in this stack")
         torch.cuda.init()
     torch.manual_seed(spec.workload.seed)
+
+
+def cpu_quota(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many CPUs this process's control groups (of either version) let it use; as many as there are without a quota.
+
+    The CPUs that it may run on are another matter: torch heeds them itself.
+    """
+    least = float(os.cpu_count() or 1)
+    with suppress(OSError, ValueError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            for top in (groups, groups / (controllers or "unified")):
+                inner = top / path.lstrip("/")
+                least = min(least, *(group_quota(place) for place in (inner, *inner.parents)))
+    return least
+
+
+def group_quota(place: Path) -> float:
+    """How many CPUs one control group may use; infinite where it has no quota, or is not there."""
+    with suppress(OSError, ValueError, ArithmeticError):
+        if (place / "cpu.max").exists():
+            most, period = (place / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            most, period = ((place / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        if int(most) > 0:  # else it says "max" or -1
+            return int(most) / int(period)
+    return float("inf")
 
 
 def grad_mode(inference: bool) -> str:

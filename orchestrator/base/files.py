@@ -105,6 +105,12 @@ def os_error(error: OSError, where: Path | str) -> UsageError:
     return UsageError(what, where=str(where), remedy=remedy)
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether the error, or what it was raised from, is that of a disk, or a quota, without room."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def os_errors(where: Path | str) -> Iterator[None]:
     """Turn what fails inside, calls of the operating system alone, into a UsageError about `where`."""

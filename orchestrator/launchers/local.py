@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
+import secrets
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.interrupt import run_process
@@ -37,8 +41,16 @@ INHERITED = (
     *("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SSL_CERT_FILE"),
 )
 """Variables of ours that a cell gets too. Any other could change unnoticed what is measured."""
-PR_SET_PDEATHSIG = 1
+CELL_VARIABLE = "STACKBENCH_CELL"
+"""Marks every process that a cell starts, as long as it keeps its variables."""
+GROUPS, GROUP_PREFIX = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")), "stackbench-"
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 OOM_COUNTER = "oom_kill "
+OOM_SCORE = b"700"
+"""Where memory runs out the kernel ends the cell before us and most others (1000: before all)."""
+KILL_EVERY_S, REMOVALS = 0.01, 100
+STAT_COLUMNS = (1, 3, 19)
+"""Of /proc/PID/stat after the name: parent, session, start."""
 
 
 @dataclass
@@ -78,6 +90,8 @@ class LocalLauncher:
         environment = self._environment(prepared.stack, job.cell.device, job.cache or job.work / CACHE_FOLDER)
         environment["HOME"] = str(job.work)
         command = [prepared.python, "-m", "bench", str(job.work / "spec.json")]
+        mark = environment[CELL_VARIABLE] = secrets.token_hex(8)
+        group = _make_group(mark)
         try:
             with job.log.open("wb") as log:
                 process = subprocess.Popen(  # noqa: S603  (the stack's own Python)
@@ -88,11 +102,12 @@ class LocalLauncher:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  (calls the kernel only)
+                    preexec_fn=_becomes_cell(os.getpid(), group, prepared.stack.work_bytes),  # noqa: PLW1509
                 )
         except (OSError, subprocess.SubprocessError) as error:
+            _remove_group(group)
             raise InfrastructureError(f"the process could not be started: {error}", where=prepared.python) from error
-        return LocalHandle(process)
+        return LocalHandle(process, mark, group)
 
     def _ask(self, stack: Stack, python: Path, what: str) -> subprocess.CompletedProcess[str]:
         environment = self._environment(stack, "cpu", Path(os.devnull).parent)
@@ -113,15 +128,22 @@ class LocalLauncher:
 
 
 class LocalHandle(Handle):
-    """A started process. A thread sleeps in the kernel's own wait; the process group is killed as a whole."""
+    """A started process. A thread sleeps in the kernel's own wait; all that the process started is killed with it."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process, self._oom_before = process, oom_kills()
+    _leaders: ClassVar[set[int]] = set()
+    """The cells' processes that are not reaped yet, each the leader of its session."""
+
+    def __init__(self, process: subprocess.Popen[bytes], mark: str, group: Path | None) -> None:
+        self._process, self._mark, self._group, self._oom_before = process, mark, group, oom_kills()
+        self._started = next((found.started for found in processes(process.pid)), 0)
+        self._leaders.add(process.pid)
         super().__init__("process")
 
     def pids(self) -> frozenset[int] | None:
-        """Return the numbers of all processes in its session."""
-        return None if self._ended.is_set() else _session(self._process.pid)
+        """Return the numbers of all processes in its control group, or in its session where it has none."""
+        if self._ended.is_set():
+            return None
+        return _in_group(self._group) or frozenset(p.pid for p in processes() if p.session == self._process.pid)
 
     def cancel(self) -> None:
         """Kill the process and all that it started; InfrastructureError where the kernel cannot."""
@@ -140,14 +162,46 @@ class LocalHandle(Handle):
         try:
             # Not reaped yet, so that its number, which is also its group's, cannot belong to another process.
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-            _kill_group(self._process.pid)
+            self._kill_all()
             code = self._process.wait()
+            self._leaders.discard(self._process.pid)
         except OSError as error:
             return Exit(None, error=f"the wait for the process failed: {error}")
         killed = -code if code < 0 else None
         # The kernel does not say whom it killed: a SIGKILL while its counter rose counts as the kernel's.
         oom = killed == signal.SIGKILL and oom_kills() > self._oom_before
         return Exit(code if code >= 0 else 128 - code, killed, oom=oom)
+
+    def _kill_all(self) -> None:
+        """Kill whatever the cell has started, daemons too, until nothing of it is left; the kernel may hold one up."""
+        until = time.monotonic() + KILL_WAIT_S
+        while alive := self._alive():
+            for pid in alive:
+                _kill(pid)
+            if time.monotonic() > until:
+                break
+            time.sleep(KILL_EVERY_S)
+        _remove_group(self._group)
+
+    def _alive(self) -> set[int]:
+        """Return the processes that are the cell's by control group, session, mark or descent; reap those that ended.
+
+        One whose parent has ended is a child of ours (see `_becomes_cell`), in a session that is none of ours.
+        """
+        mine, leader, found = os.getpid(), self._process.pid, set(_in_group(self._group))
+        others = {os.getsid(0), *self._leaders} - {leader}
+        later = [p for p in processes() if p.started >= self._started and p.pid not in (mine, leader)]
+        for process in sorted(later, key=lambda process: process.started):
+            adopted = process.parent == mine and process.session not in others
+            marked = process.session == leader or _variable(process.pid, CELL_VARIABLE) == self._mark
+            if adopted or marked or process.parent in found:
+                found.add(process.pid)
+            if process.ended:
+                found.discard(process.pid)
+                if adopted:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(process.pid, os.WNOHANG)
+        return found - {leader}
 
 
 def oom_kills() -> int:
@@ -161,18 +215,17 @@ def oom_kills() -> int:
 
 def sweep_processes() -> int:
     """Kill processes of cells whose orchestrator is dead (a cell dies with it, but not what the cell had started)."""
-    killed = 0
-    wanted = f"{OWNER_VARIABLE}=".encode()
-    for place in PROC.iterdir():
-        # What is not a process has no number; another user's cannot be read.
-        with contextlib.suppress(OSError, ValueError):
-            pid, environ = int(place.name), (place / "environ").read_bytes().split(b"\0")
-            text = next((entry.removeprefix(wanted) for entry in environ if entry.startswith(wanted)), b"")
-            owner = Owner.parse(text.decode("ascii", "replace"))
-            if owner is not None and pid != os.getpid() and owner.dead():
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-    return killed
+    killed = set[int]()
+    for group in _groups(_top_group()):
+        owner = Owner.parse(group.name.removeprefix(GROUP_PREFIX).rpartition("_")[0])
+        if owner is not None and owner.dead():
+            killed |= {pid for pid in _in_group(group) if _kill(pid)}
+            _remove_group(group)
+    for process in processes():
+        owner = Owner.parse(_variable(process.pid, OWNER_VARIABLE))
+        if owner is not None and process.pid != os.getpid() and owner.dead() and _kill(process.pid):
+            killed.add(process.pid)
+    return len(killed)
 
 
 def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -180,13 +233,42 @@ def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
-def _session(leader: int) -> frozenset[int]:
-    found = set()
-    for place in PROC.iterdir():
+class Process(NamedTuple):
+    """One process of this host. `started` counts clock ticks since boot; `ended`: only its number is left."""
+
+    pid: int
+    parent: int
+    session: int
+    started: int
+    ended: bool
+
+
+def processes(*pids: int) -> Iterator[Process]:
+    """Yield the processes of these numbers that there are, or all."""
+    for place in [PROC / str(pid) for pid in pids] or PROC.iterdir():
+        # What is not a process has no number.
         with contextlib.suppress(OSError, ValueError):
-            if os.getsid(int(place.name)) == leader:
-                found.add(int(place.name))
-    return frozenset(found)
+            # After the name, which may hold anything.
+            fields = (place / "stat").read_bytes().rpartition(b")")[2].split()
+            parent, session, started = (int(fields[column]) for column in STAT_COLUMNS)
+            yield Process(int(place.name), parent, session, started, ended=fields[0] in b"ZX")
+
+
+def _variable(pid: int, name: str) -> str:
+    """Return a variable that the process was started with; empty where it has none, or is another user's."""
+    wanted = f"{name}=".encode()
+    with contextlib.suppress(OSError):
+        for entry in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+            if entry.startswith(wanted):
+                return entry.removeprefix(wanted).decode("ascii", "replace")
+    return ""
+
+
+def _kill(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
 
 
 def _kill_group(group: int) -> None:
@@ -194,14 +276,76 @@ def _kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """Return what a child does before it becomes the cell: ask the kernel for a SIGKILL when we end."""
+def _make_group(mark: str) -> Path | None:
+    """Make a control group (of version 2) for a cell inside of ours; None where that is not allowed here.
+
+    No limit is set in it. All that a process starts is in its group, whatever else it may do to get away.
+    """
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = (PROC / "self/cgroup").read_text(encoding="utf-8").splitlines()
+        own = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+        top = _top_group()
+        group = top / own / f"{GROUP_PREFIX}{signature()}_{mark}" if top else None
+        if group is not None:
+            group.mkdir()
+        return group
+    return None
+
+
+def _top_group() -> Path | None:
+    return next((place for place in GROUPS if (place / "cgroup.procs").exists()), None)
+
+
+def _groups(top: Path | None) -> list[Path]:
+    """Return a control group and all below it, innermost first; those that vanish meanwhile are left out."""
+    return [Path(place) for place, _, _ in os.walk(top, topdown=False)] if top else []
+
+
+def _in_group(top: Path | None) -> frozenset[int]:
+    """Return the processes in a control group and those below it."""
+    found = set[int]()
+    for group in _groups(top):
+        with contextlib.suppress(OSError, ValueError):
+            found.update(map(int, (group / "cgroup.procs").read_text(encoding="ascii").split()))
+    return frozenset(found - {0})
+
+
+def _remove_group(top: Path | None) -> None:
+    """Kill what is left in a control group, at once, and remove it with those below it."""
+    if top is not None:
+        with contextlib.suppress(OSError):
+            (top / "cgroup.kill").write_text("1", encoding="ascii")
+        for _ in range(REMOVALS):
+            for group in _groups(top):
+                with contextlib.suppress(OSError):
+                    group.rmdir()
+            if not top.exists():
+                break
+            time.sleep(KILL_EVERY_S)  # what was killed a moment ago is still in it
+
+
+def _becomes_cell(parent: int, group: Path | None, file_bytes: int) -> Callable[[], None]:
+    """Return what a child does before it becomes the cell; nothing that it starts gets out of these bounds.
+
+    It enters its control group, is killed when we end and before us where memory runs out, leaves no core files, and
+    writes no file of more than `file_bytes`. What it starts becomes our child, and not the init process's, when its
+    parent ends: we have to know of it to kill it.
+    """
     # Loaded here, in the parent: between fork and exec there must be no import and no allocation to wait for.
     libc = ctypes.CDLL(None, use_errno=False)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    file_limit = file_bytes if most == resource.RLIM_INFINITY else min(file_bytes, most)
+    writes = [(f"{PROC}/self/oom_score_adj", OOM_SCORE), *([(f"{group}/cgroup.procs", b"0")] if group else ())]
 
     def ask() -> None:
         libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        for place, text in writes:
+            with contextlib.suppress(OSError):
+                os.write(os.open(place, os.O_WRONLY | os.O_CLOEXEC), text)
 
     return ask

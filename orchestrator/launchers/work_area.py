@@ -6,10 +6,11 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,25 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import os_error, os_errors
 from orchestrator.base.lockfile import try_lock
 from orchestrator.base.paths import BENCH, STATE, STATE_VARIABLE
-from orchestrator.base.text import Say
+from orchestrator.base.text import Say, size_in_words
 from orchestrator.host.owner import PROC
+from orchestrator.records.record import Refusal
 
 OWNER_FILE = "owner.lock"
 READABLE_FILE = 0o644
 READABLE_FOLDER = 0o755
 PRIVATE_FOLDER = 0o700
 JUST_MADE_S = 60
-TRIES = 20
+BLOCK_BYTES = 512
+"""The unit of `st_blocks`, whatever the disk's own blocks are."""
+RESERVE_BYTES = 500_000_000
+"""No cell takes a disk's last space: records are to be written after it. Of a small disk it is a tenth."""
+FULL_DISK_BYTES = 16_000_000
+"""With less than this free a disk counts as full."""
+OUTPUT_KEPT_BYTES = 4_000_000
+REST, LONGEST_REST_S = 50, 10.0
+"""A count is followed by this many times its own duration of rest."""
+TRIES = 3
 """How often an entry is tried that cannot be removed, and a folder emptied that somebody still fills."""
 
 
@@ -43,9 +54,11 @@ class WorkArea:
 
         It is removed at the end with whatever the process left there; no link in it is followed.
         """
-        folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
+        with os_errors(self.folder):
+            folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
         try:
-            (folder / "work").mkdir(mode=PRIVATE_FOLDER)
+            with os_errors(folder):
+                (folder / "work").mkdir(mode=PRIVATE_FOLDER)
             yield folder
         finally:
             remove_tree(folder)
@@ -101,23 +114,107 @@ def sweep_folders(state: Path | None = None, warn: Say = lambda _: None) -> int:
     return removed
 
 
+@dataclass
+class Written:
+    """What a cell's process has written to its places, and what it may: looked at at each tick, in microseconds.
+
+    It is counted as often as that takes little of the host's time, and at once where the disk has lost as much space as
+    the cell may still take.
+    """
+
+    places: Sequence[Path]
+    """Folders and files; the first is on the disk whose free space is watched."""
+    most_bytes: int
+    most_files: int
+    _bytes: int = 0
+    _free: int = -1
+    """On the disk, when it was last counted."""
+    _reserve: int = 0
+    _due: float = 0.0
+
+    def trouble(self, *, last: bool = False) -> Refusal | None:
+        """Return what is too much; None where all is well. `last`: count in any case."""
+        began, free = time.monotonic(), _free_bytes(self.places[0])
+        if self._free < 0:
+            self._free, self._reserve = free, min(RESERVE_BYTES, free // 10)
+            if free >= FULL_DISK_BYTES:
+                self.most_bytes = min(self.most_bytes, free - self._reserve)
+        if last or began >= self._due or self._free - free >= self.most_bytes - self._bytes:
+            self._free, found = free, self._count()
+            if found:
+                return Refusal("crashed", found)
+            took = time.monotonic() - began
+            self._due = began + took + min(LONGEST_REST_S, REST * took)
+        if free < self._reserve and not last:
+            text = f"the disk is nearly full ({size_in_words(free)} left)"
+            return Refusal("infrastructure", f"{text}, of which the cell has taken {size_in_words(self._bytes)}")
+        return None
+
+    def discard(self) -> None:
+        """Remove it all; of output that is very long the beginning stays."""
+        for place in self.places:
+            if place.is_dir():
+                remove_tree(place)
+            else:
+                with contextlib.suppress(OSError):
+                    os.truncate(place, min(place.stat().st_size, OUTPUT_KEPT_BYTES))
+
+    def _count(self) -> str:
+        """Count what is there, and return what is too much; empty where nothing is."""
+        written, files, links, waiting = 0, 0, set[int](), [str(place) for place in self.places]
+        while waiting and files <= self.most_files:
+            place = waiting.pop()
+            try:
+                found = os.lstat(place)
+                if stat.S_ISDIR(found.st_mode):
+                    waiting += [f"{place}/{name}" for name in os.listdir(place)]  # noqa: PTH208
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # removed in this moment
+            except OSError as error:
+                return f"what it has written cannot be counted ({(error.strerror or str(error)).lower()})"
+            files += 1
+            if found.st_nlink == 1 or found.st_ino not in links:
+                written += found.st_blocks * BLOCK_BYTES
+                links.add(found.st_ino)
+        self._bytes = written
+        if files > self.most_files:
+            return f"it has made more than {self.most_files} files"
+        if written > self.most_bytes:
+            return f"it has written {size_in_words(written)}, and may write {size_in_words(self.most_bytes)}"
+        return ""
+
+
+def _free_bytes(place: Path) -> int:
+    """Return what an ordinary user may still write on the disk of `place`; 0 where that is not known."""
+    with contextlib.suppress(OSError):
+        found = os.statvfs(place)
+        return found.f_bavail * found.f_frsize
+    return 0
+
+
 def remove_tree(folder: Path) -> bool:
     """Remove `folder` as far as that is possible; return whether it is gone. No link is followed, nothing is raised.
 
     A cell's process may have nested folders deeper than a path or a stack of calls can be, and taken away its own
     rights to them: what lies in a folder is moved up before the folder is removed, and the rights are given back.
     """
+    for _ in range(TRIES):
+        empty_tree(folder)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        if not os.path.lexists(folder):
+            return True
+    return False
+
+
+def empty_tree(folder: Path) -> None:
+    """Remove all that lies in `folder`, as `remove_tree` does."""
     with contextlib.suppress(OSError):
         top = _folder_in(folder)
         try:
-            for _ in range(TRIES):
-                _empty(top)
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-                    break
+            _empty(top)
         finally:
             os.close(top)
-    return not os.path.lexists(folder)
 
 
 def _empty(top: int) -> None:
@@ -140,7 +237,7 @@ def _flatten(name: str, top: int, moved: Counter[str]) -> None:
     """Move the folders that lie in the folder `name` up into `top`, remove its files, and then itself."""
     inner = _folder_in(name, top)
     try:
-        for entry in os.listdir(inner):  # noqa: PTH208 - a descriptor
+        for entry in os.listdir(inner):  # noqa: PTH208  (there is no path)
             with contextlib.suppress(OSError):
                 if not _removed(entry, inner):
                     os.close(_folder_in(entry, inner))  # one that may not be written to cannot be moved either

@@ -37,17 +37,29 @@ BUSY, STOLEN = (0, 1, 2, 5, 6), 7
 """Columns of /proc/stat: user, nice, system, interrupts, soft interrupts; and what the hypervisor gave to others."""
 OWN = slice(11, 15)
 """Of /proc/PID/stat after the name: user and system time, its own and that of children it has waited for."""
+GROUPS, THROTTLED = Path("/sys/fs/cgroup"), "nr_throttled "
 LEAST_NS = 300_000_000
 """Counters move in hundredths of a second: over less than this they are too coarse."""
 
 
 class CpuTimes(NamedTuple):
-    """CPU time since some beginning, in clock ticks of all CPUs together. `own` is null where it is not known."""
+    """CPU time since some beginning, in clock ticks of all CPUs together. `own` is null where it is not known.
+
+    `throttled` counts the periods in which the cell's quota of CPU time was used up.
+    """
 
     t_ns: int
     busy: int
     stolen: int
     own: int | None
+    throttled: int = 0
+
+
+class Quota(NamedTuple):
+    """How many CPUs a control group may use at most, and the file that counts how often it could not go on."""
+
+    cpus: float
+    stat: Path
 
 
 class LoadSampler(threading.Thread):
@@ -60,6 +72,8 @@ class LoadSampler(threading.Thread):
         self._cpus = 0
         self._known: dict[int, int] = {}
         """The cell's processes, each with the ticks that it had used before it was known."""
+        self.quota: Quota | None = None
+        """The narrowest that holds for the cell, where it is narrower than the host."""
         self._ending = threading.Event()
 
     def stop(self) -> None:
@@ -73,6 +87,15 @@ class LoadSampler(threading.Thread):
             return None
         begin, end = min(begin for begin, _ in windows), max(end for _, end in windows)
         return load_between(list(self._readings), self._cpus, (begin, end))
+
+    def throttled(self, window: tuple[int, int]) -> str | None:
+        """Return what to say where the quota held the cell up in the window (begin and end, ns), or just beside it."""
+        times = [reading.t_ns for reading in self._readings]
+        before = self._readings[max(bisect_right(times, window[0]) - 1, 0)]
+        after = self._readings[min(bisect_left(times, window[1]), len(times) - 1)]
+        if self.quota is None or after.throttled <= before.throttled:
+            return None
+        return f"throttled by a CPU quota of {self.quota.cpus:g} CPUs"
 
     def run(self) -> None:
         """Read, in the thread."""
@@ -103,13 +126,22 @@ class LoadSampler(threading.Thread):
         self._cpus = sum(line.startswith("cpu") for line in lines) - 1
         t_ns = time.monotonic_ns()
         own = [ticks - before for pid, before in self._known.items() if (ticks := self._ticks(pid)) is not None]
-        return CpuTimes(t_ns, busy, stolen, sum(own) if own else None)
+        return CpuTimes(t_ns, busy, stolen, sum(own) if own else None, self._throttled())
+
+    def _throttled(self) -> int:
+        if self.quota is not None:
+            with contextlib.suppress(OSError, ValueError, StopIteration):
+                lines = self.quota.stat.read_text(encoding="ascii").splitlines()
+                return next(int(line.removeprefix(THROTTLED)) for line in lines if line.startswith(THROTTLED))
+        return self._readings[-1].throttled if self._readings else 0
 
     def _look(self) -> None:
         """See which processes the cell has by now: what a new one did before is not counted for this moment."""
         cells = self._cells(self._pids())
         if not self._known:
             self._known = dict.fromkeys(cells, 0)
+            narrow = [quota for pid in cells for quota in quotas(pid, self._proc) if quota.cpus < (os.cpu_count() or 1)]
+            self.quota = min(narrow, default=None)
         elif cells:
             known = self._known
             self._known = {pid: known[pid] if pid in known else self._ticks(pid) or 0 for pid in cells}
@@ -129,6 +161,23 @@ class LoadSampler(threading.Thread):
                 if any(pair == BENCH for pair in pairwise(arguments)):
                     return pids or frozenset()
         return frozenset()
+
+
+def quotas(pid: int, proc: Path = PROC, groups: Path = GROUPS) -> Iterator[Quota]:
+    """Yield the quotas of the process's control groups, of either version, and of those that they lie in."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (proc / str(pid) / "cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            for top in (groups, groups / (controllers or "unified")):
+                inner = top / path.lstrip("/")
+                for place in (inner, *inner.parents):
+                    with contextlib.suppress(OSError, ValueError, ArithmeticError):
+                        if (place / "cpu.max").exists():
+                            most, period = (place / "cpu.max").read_text(encoding="ascii").split()
+                        else:
+                            most, period = ((place / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+                        if int(most) > 0:  # else it says "max" or -1
+                            yield Quota(int(most) / int(period), place / "cpu.stat")
 
 
 def load_between(readings: Sequence[CpuTimes], cpus: int, window: tuple[int, int]) -> HostLoad | None:

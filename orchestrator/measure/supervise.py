@@ -23,7 +23,8 @@ from orchestrator.base.telling import telling
 from orchestrator.base.text import printable
 from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
-from orchestrator.measure.host_load import watch_host
+from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
+from orchestrator.measure.host_load import LoadSampler, watch_host
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
 from orchestrator.measure.validity import Span, judged, taints, to_repeat
 from orchestrator.plan.cell import Cache, Cell, Device
@@ -41,7 +42,6 @@ EVENTS_READ_BYTES = 65_536
 PHASES_KEPT = 32
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
-FULL_DISK_BYTES = 16_000_000
 MOST_ASKS, MOST_ROWS, MOST_SIZES, LARGEST = 3, 512, 8, 2**63
 """Limits of a question: how often one is answered, and its size; a record has no room for 512 samples."""
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
@@ -122,17 +122,25 @@ def supervise(
     """Run one round of a cell in `job.work` and return its record.
 
     What was seen of the job's GPU is left in TELEMETRY_FILE beside the log. Whatever goes wrong with the
-    process, the engine or the disk is a record too. Only an interruption gets out, and a disk that cannot even take
-    the cell's spec (UsageError); the process has ended in every case.
+    process, its words, the engine or the disk is a record too. Only an interruption gets out, and a disk that cannot
+    even take the cell's spec (UsageError); the process has ended in every case.
     """
-    spec = write_spec(job, launcher.places(job))
+    spec, stack = write_spec(job, launcher.places(job)), prepared.stack
     watch = Watch(job.work / EVENTS_FILE, on_event)
+    places = (job.work, job.log, *([job.cache] if job.cache else []))
+    written = Written(places, stack.work_bytes, stack.work_files)
     started_utc, began = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic_ns()
-    ended, refusal, sampler, load = None, None, None, None
+    ended, stopped, refusal, sampler, load = None, None, None, None, None
 
-    def tick() -> None:
-        watch.look()
-        watch.question.answer(job.work, lambda samples: _disturbed(samples, sampler, job.cell))
+    def tick(*, last: bool = False) -> Refusal | None:
+        """Look at what the process says and has written; return why it must not go on, if it must not."""
+        try:
+            watch.look(show=not last)
+            if not last:
+                watch.question.answer(job.work, lambda samples: _disturbed(samples, sampler, job.cell))
+        except Exception as error:  # noqa: BLE001  (whatever it says ends its round, not the run)
+            return unworkable(error)
+        return written.trouble(last=last)
 
     try:
         with (
@@ -140,28 +148,25 @@ def supervise(
             watch_gpu(job.gpu, handle.pids) if job.gpu else contextlib.nullcontext() as sampler,
             watch_host(handle.pids) as load,
         ):
-            ended, in_time = _watch_until(handle, tick, began, spec.deadline_s)
+            ended, stopped = _watch_until(handle, tick, began, spec.deadline_s)
             wall_ns = time.monotonic_ns() - began
             with contextlib.suppress(InfrastructureError, OSError):
-                handle.collect()
-        if not in_time:
-            refusal = Refusal("timeout", f"not done after {spec.deadline_s:g} s, {watch.where()}")
+                if not job.log.exists():  # which a plain process has written itself
+                    handle.collect()
     except InfrastructureError as error:
         wall_ns = time.monotonic_ns() - began
         refusal = Refusal("infrastructure", str(error))
-    watch.look(show=False)
-    # A complete record counts even if the process then hung until its deadline.
-    record, complaint = believe(job.work / RECORD_FILE, identity(job))
-    refusal = refusal or judge(ended, record, complaint, job, watch)
+    too_much = stopped if stopped and stopped.status != "timeout" else tick(last=True)
+    if too_much:
+        # What it has written must not stand in the way of its record.
+        written.discard()
+        stopped = too_much
+    if stopped:
+        refusal = Refusal(stopped.status, f"{stopped.reason}, {watch.where()}")
+    record, refusal = _believed(job, ended, refusal, watch, sampler=sampler, load=load)
     if record is None:
         assert refusal is not None
         record = blank_record(job, refusal, started_utc=started_utc, phases=tuple(watch.phases))
-    elif refusal is not None and refusal.status == "crashed":
-        # The samples are complete, but a process that crashes at its end is not fine.
-        record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
-    series = sampler.series() if sampler else None
-    record = _leave_series(judged(record, series), series, job)
-    timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
     added = {
         "provenance": Provenance(
             launcher=launcher.name,
@@ -176,9 +181,42 @@ def supervise(
         "reason": scrub(record.reason) if record.reason else None,
         # The orchestrator says what a cell is for, whatever its process wrote.
         "role": spec.role,
-        "host_load": load.load(timed) if load else None,
     }
     return record.model_copy(update=added)
+
+
+def _believed(
+    job: Job,
+    ended: Exit | None,
+    refusal: Refusal | None,
+    watch: Watch,
+    *,
+    sampler: Sampler | None,
+    load: LoadSampler | None,
+) -> tuple[Record | None, Refusal | None]:
+    """Return the record that the process wrote, with what was seen from outside, and what is to be said against it."""
+    try:
+        # A complete record counts even if the process then hung until its deadline.
+        record, complaint = believe(job.work / RECORD_FILE, identity(job))
+        refusal = refusal or judge(ended, record, complaint, job, watch)
+        if record is None:
+            return None, refusal
+        if refusal is not None and refusal.status == "crashed":
+            # The samples are complete, but a process that crashes at its end is not fine.
+            record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
+        series = sampler.series() if sampler else None
+        throttled = load.throttled if load and load.quota else None
+        record = _leave_series(judged(record, series, throttled), series, job)
+        timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
+        return record.model_copy(update={"host_load": load.load(timed) if load else None}), refusal
+    except Exception as error:  # noqa: BLE001  (whatever it wrote ends its round, not the run)
+        return None, unworkable(error)
+
+
+def unworkable(error: Exception) -> Refusal:
+    """Return what to say of a cell that wrote something which nothing can be made of."""
+    what = f"{type(error).__name__}: {error}".strip()[:REASON_CHARACTERS]
+    return Refusal("crashed", f"what it wrote cannot be worked with ({UNPRINTABLE.sub(' ', what)})")
 
 
 def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> list[int]:
@@ -198,19 +236,22 @@ def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
     return record
 
 
-def _watch_until(handle: Handle, tick: Callable[[], None], began: int, deadline_s: float) -> tuple[Exit | None, bool]:
-    """Return how the process ended, and whether it did before the deadline (by the monotonic clock)."""
+def _watch_until(
+    handle: Handle, tick: Callable[[], Refusal | None], began: int, deadline_s: float
+) -> tuple[Exit | None, Refusal | None]:
+    """Return how the process ended, and why it was killed where it was (its deadline is on the monotonic clock)."""
     while True:
         left = deadline_s - (time.monotonic_ns() - began) / 1e9
-        if left <= 0:
+        if left > 0:
+            ended = handle.wait(min(left, TICK_S))
+            if ended is not None:
+                return ended, None
+        why = tick() if left > 0 else Refusal("timeout", f"not done after {deadline_s:g} s")
+        if why is not None:
             handle.cancel()
-            return handle.poll(), False
-        ended = handle.wait(min(left, TICK_S))
-        if ended is not None:
-            return ended, True
+            return handle.poll(), why
         if interrupt.pending:
             interrupt.check()
-        tick()
 
 
 def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, watch: Watch) -> Refusal | None:
@@ -310,7 +351,7 @@ class Watch:
         return b""
 
     def _take(self, said: dict[str, Any]) -> Event | None:
-        now = int(said["t_ns"])
+        now = _number(said["t_ns"])
         if said["event"] == "phase":
             if self.phases:
                 self.phases[-1] = self.phases[-1].model_copy(update={"end_ns": now})
@@ -319,7 +360,7 @@ class Watch:
                 self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
                 return Event(name)
         elif said["event"] == "sample":
-            self._sample = (int(said["index"]), int(said["of"]))
+            self._sample = (_number(said["index"]), _number(said["of"]))
             return Event(self.phases[-1].name if self.phases else "", *self._sample)
         elif said["event"] == "samples":
             self.question.take(said)
@@ -358,7 +399,7 @@ class Question:
 
     def take(self, said: dict[str, Any]) -> None:
         """Take in one event `samples`; ValueError, TypeError or KeyError where bench would not have written it."""
-        ask = int(said["ask"])
+        ask = _number(said["ask"])
         if not self._answered < ask <= MOST_ASKS:
             raise ValueError(ask)
         if ask != self._ask:
@@ -383,7 +424,13 @@ def _span(row: Any) -> Span:
     index, phase, begin_ns, end_ns, device_ns, shape, compiled = row
     if phase not in get_args(Phase) or not isinstance(compiled, bool) or not 0 < len(shape) <= MOST_SIZES:
         raise ValueError(phase)
-    numbers = [index, begin_ns, end_ns, *([] if device_ns is None else [device_ns]), *shape]
-    if not all(type(number) is int and 0 <= number < LARGEST for number in numbers):
-        raise ValueError(numbers)
+    for number in (index, begin_ns, end_ns, 0 if device_ns is None else device_ns, *shape):
+        _number(number)
     return Span(index, phase, begin_ns, end_ns, device_ns, tuple(shape), compiled)
+
+
+def _number(value: Any) -> int:
+    """Return a count or a time as bench writes it; ValueError for any other value, also for one of over 64 bits."""
+    if type(value) is not int or not 0 <= value < LARGEST:
+        raise ValueError("not a count")
+    return value

@@ -77,9 +77,22 @@ class Span:
         return max(1, math.prod(self.shape))
 
 
-def taints(samples: Sequence[Span], series: Series | None, benchmark: Benchmark, device: Device) -> dict[int, str]:
+Throttled = Callable[[tuple[int, int]], str | None]
+"""Returns what to say where a quota of CPU time held the cell up in a window."""
+
+
+def taints(
+    samples: Sequence[Span],
+    series: Series | None,
+    benchmark: Benchmark,
+    device: Device,
+    throttled: Throttled | None = None,
+) -> dict[int, str]:
     """Return the reason for every sample (by its place in `samples`) that was disturbed; none for a good cell."""
     found = [_stalled(samples, benchmark, device)]
+    if throttled is not None:
+        said = {place: throttled(sample.window) for place, sample in enumerate(samples) if sample.judged}
+        found.insert(0, {place: reason for place, reason in said.items() if reason})
     if series is not None:
         found = [_slowed(samples, series), *_clocks(samples, series), *found]
     places = sorted({place for reasons in found for place in reasons})
@@ -93,7 +106,7 @@ def to_repeat(samples: Sequence[Span], tainted: Iterable[int]) -> list[int]:
     return sorted({sample.index for sample in samples if sample.phase == "timed"} - valid)
 
 
-def judged(record: Record, series: Series | None) -> Record:
+def judged(record: Record, series: Series | None, throttled: Throttled | None = None) -> Record:
     """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers.
 
     A cell that failed while its GPU fell off says nothing about its stack.
@@ -102,7 +115,7 @@ def judged(record: Record, series: Series | None) -> Record:
         reason = f"the GPU fell off meanwhile (NVML: {series.lost}); {record.reason}"
         record = record.model_copy(update={"status": "infrastructure", "reason": reason})
     spans = spans_of(record)
-    reasons = taints(spans, series, record.workload.benchmark, record.device)
+    reasons = taints(spans, series, record.workload.benchmark, record.device, throttled)
     samples = tuple(
         sample.model_copy(
             update={"taint": reasons.get(place), "energy_joules": series.joules([span.window]) if series else None}

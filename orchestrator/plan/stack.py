@@ -89,6 +89,10 @@ class Stack(Frozen):
     gpu: Gpu = Gpu()
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables of its processes. Its PYTHONPATH comes behind the folder of bench."""
+    work_bytes: int = Field(default=20_000_000_000, gt=0)
+    """What one cell may write, in its work folder, its compile cache and its output together; else it is killed."""
+    work_files: int = Field(default=200_000, gt=0)
+    """How many files and folders it may make there."""
     deviations: tuple[Deviation, ...] = ()
     folder: Path = Field(default=Path(), exclude=True)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.base.errors import UsageError
-from orchestrator.base.files import make_folder
+from orchestrator.base.errors import StackbenchError, UsageError
+from orchestrator.base.files import disk_full, make_folder
 from orchestrator.build.lock import mark_drift
 from orchestrator.build.ready import Ready
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Job, Launcher
-from orchestrator.launchers.work_area import WorkArea
-from orchestrator.measure.supervise import TELEMETRY_FILE, blank_record, supervise
+from orchestrator.launchers.work_area import WorkArea, empty_tree
+from orchestrator.measure.supervise import TELEMETRY_FILE, blank_record, supervise, unworkable
 from orchestrator.measure.warm import wanted, with_warm_start
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice
@@ -28,6 +29,8 @@ from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.progress import Progress
 
 LISTING_FILE = "dispatch.json"
+FULL_DISK_WAIT_S, FULL_DISK_EVERY_S = 60.0, 1.0
+"""Others' files come and go; for a disk that stays full there is no use in going on."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,25 @@ class Session:
     todo: Sequence[Turn]
     """The rounds that have no result yet."""
 
-    def store(self, record: Record, log: Path | None = None) -> Record:
+    def store(self, record: Record, job: Job, *, log: bool = True) -> Record:
         """Store a round's record and log, and keep what the run's tables need of it; return it as stored."""
-        stored = self.run.save(record, log)
+        stored = self.with_room(lambda: self.run.save(record, job.log if log else None), job.work)
         self.outcomes.add(stored)
         return stored
+
+    def with_room(self, write: Callable[[], Record], work: Path) -> Record:
+        """Return what `write` returns. On a full disk the cell's folder is emptied, and room is waited for, a while."""
+        until = time.monotonic() + FULL_DISK_WAIT_S
+        while True:
+            try:
+                return write()
+            except UsageError as error:
+                if not disk_full(error) or time.monotonic() > until:
+                    raise
+                self.progress.say(f"{error}; waiting for room")
+            if work.parts and work.exists():
+                empty_tree(work)
+            time.sleep(FULL_DISK_EVERY_S)
 
 
 def run_round(session: Session, turn: Turn) -> Record:
@@ -67,20 +84,26 @@ def run_round(session: Session, turn: Turn) -> Record:
         refusal = Refusal("skipped", reason)
     if refusal is not None:
         # Nothing is started, so nothing but the record touches the disk.
-        return session.store(blank_record(make_job(session, turn, Path()), refusal))
+        job = make_job(session, turn, Path())
+        return session.store(blank_record(job, refusal), job, log=False)
     with session.area.cell(f"{cell.workload.benchmark}-{cell.method}-{cell.stack}") as folder:
         job = make_job(session, turn, folder)
         if job.cache is not None:
             make_folder(job.cache)
         prepared = ready.prepared[cell.stack]
-        record = supervise(session.launcher, prepared, job, show)
-        if cell.role == "reference" and record.written_by == "bench":
-            record = session.references.collect(job.work, cell, record, session.progress.say)
-        record = mark_drift(record, ready.locks[cell.stack], prepared)
-        stored = session.store(_with_side_files(session.run, record, job), job.log)
+        record = session.with_room(lambda: supervise(session.launcher, prepared, job, show), job.work)
+        try:
+            if cell.role == "reference" and record.written_by == "bench":
+                record = session.references.collect(job.work, cell, record, session.progress.say)
+            record = mark_drift(record, ready.locks[cell.stack], prepared)
+            stored = session.store(_with_side_files(session.run, record, job), job)
+        except (StackbenchError, OSError):
+            raise  # the disk's doing, or the user's
+        except Exception as error:  # noqa: BLE001  (whatever a cell has written ends its round, not the run)
+            return session.store(blank_record(job, unworkable(error)), job)
         if wanted(cell, stored):
             # Stored first: an interruption of the second start loses nothing.
-            stored = session.store(with_warm_start(session.launcher, prepared, job, stored, show), job.log)
+            stored = session.store(with_warm_start(session.launcher, prepared, job, stored, show), job)
         return stored
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from bench_specs import SHAPES, run_bench, write_spec  # noqa: E402
 
-from bench import cell  # noqa: E402
+from bench import cell, prepare  # noqa: E402
 from bench.benchmarks import train_dynamic  # noqa: E402
 from bench.model import weights  # noqa: E402
 from bench.prepare import make_model  # noqa: E402
@@ -194,3 +195,31 @@ def test_fingerprint_needs_no_torch(tmp_path):
     content = json.loads(done.stdout)
     assert content["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert len(content["fingerprint"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "cpus"),
+    [
+        ("0::/", {"cpu.max": "25000 100000"}, 0.25),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 50000"}, 1.0),
+        ("3:cpu,cpuacct:/x", {"cpu,cpuacct/cpu.cfs_quota_us": "10", "cpu,cpuacct/cpu.cfs_period_us": "100"}, 0.1),
+        ("3:cpu:/x", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100"}, None),
+        ("0::/", {"cpu.max": "1 0"}, None),
+        ("what is this", {}, None),
+    ],
+)
+def test_a_quota_of_cpu_time_is_read_as_either_version_says_it(tmp_path, group, files, cpus):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "own").write_text(group + "\n")
+    assert prepare.cpu_quota(tmp_path / "own", tmp_path) == (cpus or os.cpu_count())
+
+
+def test_there_are_no_more_threads_than_a_quota_has_cpus(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(prepare, "cpu_quota", lambda: 0.25)
+    try:
+        assert run(tmp_path, "forward")["environment"]["threads"] == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -115,6 +117,87 @@ def test_processes_of_a_dead_orchestrator_are_swept(monkeypatch: pytest.MonkeyPa
         for process in (mine, elsewhere, orphan):
             process.kill()
             process.wait()
+
+
+DAEMONS = ("daemon", "bare-daemon", "other-session")
+
+
+@pytest.mark.parametrize("method", ["daemons", "daemons_then_hang"])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_no_daemon_outlives_its_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, grouped: bool
+) -> None:
+    if not grouped:
+        monkeypatch.setattr(local, "_make_group", lambda _mark: None)  # as for most users
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        with start(tmp_path, method) as handle:
+            wait_for(tmp_path / "other-session")
+            if method == "daemons":
+                assert handle.wait(60) is not None
+            else:
+                assert handle.pids() is not None
+                handle.cancel()
+        for name in DAEMONS:
+            assert gone(int((tmp_path / name).read_text())), name
+        assert bystander.poll() is None
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)  # nothing but the bystander is left to be reaped
+    finally:
+        bystander.kill()
+        bystander.wait()
+    assert not any(local.GROUP_PREFIX in group.name for group in local._groups(local._top_group()))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from test_local import local, start, wait_for
+if os.environ.pop("UNGROUPED", None):
+    local._make_group = lambda _mark: None
+handle = start(Path(sys.argv[1]), "daemons_then_hang")
+wait_for(Path(sys.argv[1]) / "grandchild")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_daemons_of_a_killed_orchestrator_are_swept_at_the_next_start(tmp_path: Path, grouped: bool) -> None:
+    places = [str(Path(__file__).parent), str(FAKE_BENCH.parents[1])]
+    environment = os.environ if grouped else {**os.environ, "UNGROUPED": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), *places], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    numbers = {name: int((tmp_path / name).read_text()) for name in (*DAEMONS, "grandchild")}
+    assert sweep_processes() >= 3
+    probe = local._make_group("probe")
+    local._remove_group(probe)
+    if not grouped or probe is None:
+        # Without a group one that has dropped our variables cannot be told from a stranger.
+        os.kill(numbers.pop("bare-daemon"), signal.SIGKILL)
+    for name, number in numbers.items():
+        assert gone(number), name
+
+
+def test_a_cell_ends_before_us_where_memory_runs_out_and_dumps_no_core(tmp_path: Path) -> None:
+    with start(tmp_path, "says_its_bounds") as handle:
+        assert handle.wait(60) is not None
+    said = json.loads((tmp_path / "work" / "record.json").read_text())["detail"]
+    assert int(said["oom"]) > 500
+    assert said["CORE"] == [0, 0]
+    assert said["FSIZE"] == [20_000_000_000] * 2
+
+
+def test_a_crash_leaves_no_core_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        with start(tmp_path, "dumps_core") as handle:
+            ended = handle.wait(60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    assert ended is not None
+    assert ended.signal == signal.SIGABRT
+    assert not list((tmp_path / "work").glob("*core*"))
 
 
 def test_the_python_of_an_image_and_of_a_ready_stack(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,7 @@ def test_a_folder_that_somebody_still_fills_does_not_hold_the_run_up(tmp_path: P
         place, number = os.open(work, os.O_RDONLY), 0
         while not stop.is_set():
             number += 1
+            time.sleep(0.001)
             with contextlib.suppress(OSError):
                 os.mkdir(f"new-{number}", dir_fd=place)
                 os.close(os.open(f"new-{number}/file", os.O_CREAT | os.O_WRONLY, dir_fd=place))

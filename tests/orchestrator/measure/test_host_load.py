@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from fake_rounds import run, with_seed
 from record_samples import record, samples, save_run
 
 from orchestrator.analysis.reduce import rows
-from orchestrator.measure.host_load import CpuTimes, LoadSampler, load_between
+from orchestrator.measure.host_load import CpuTimes, LoadSampler, load_between, quotas
 from orchestrator.records.record import HostLoad
 from orchestrator.report.explain import explain
 from orchestrator.report.rounds import telemetry
@@ -164,6 +164,76 @@ def test_a_neighbour_of_a_real_process_is_seen(tmp_path: Path) -> None:
     assert found.cpus == os.cpu_count()
     assert found.others > 0.2
     assert found.own < found.others, "the cell sleeps most of the time"
+
+
+def groups(folder: Path, path: str, lines: dict[str, str], **files: str) -> tuple[Path, Path]:
+    """Files as the kernel's: what a process says of its control groups, and those in the mount."""
+    proc = folder / "proc"
+    (proc / "7").mkdir(parents=True)
+    (proc / "7" / "cgroup").write_text("".join(f"{n}:{names}:{path}\n" for n, names in enumerate(lines.values())))
+    for place, text in files.items():
+        name = folder / "mount" / place.replace("__", "/").replace("_DOT_", ".")
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_text(text)
+    return proc, folder / "mount"
+
+
+QUOTAS = [
+    ("/", {"a": ""}, {"cpu_DOT_max": "25000 100000\n"}, [0.25]),
+    ("/d/c", {"a": ""}, {"d__c__cpu_DOT_max": "max 100000\n", "d__cpu_DOT_max": "150000 50000"}, [3]),
+    ("/a", {"a": "", "b": "memory"}, {"unified__a__cpu_DOT_max": "50000 100000"}, [0.5]),
+    (
+        "/q", {"a": "memory", "b": "cpu"},
+        {"cpu__q__cpu_DOT_cfs_quota_us": "25000", "cpu__q__cpu_DOT_cfs_period_us": "100000",
+         "cpu__cpu_DOT_cfs_quota_us": "-1", "cpu__cpu_DOT_cfs_period_us": "100000"}, [0.25],
+    ),
+    # In a container: the path is the host's, and the mount begins with the container's own.
+    (
+        "/docker/abc", {"a": "cpu,cpuacct"},
+        {"cpu,cpuacct__cpu_DOT_cfs_quota_us": "75000", "cpu,cpuacct__cpu_DOT_cfs_period_us": "50000"}, [1.5],
+    ),
+    ("/", {"a": ""}, {"cpu_DOT_max": "what is this"}, []),
+    ("/", {"a": ""}, {"cpu_DOT_max": "1 0"}, []),
+    ("/", {"a": ""}, {}, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "lines", "files", "found"), QUOTAS)
+def test_quotas_of_either_version_are_found(
+    tmp_path: Path, path: str, lines: dict[str, str], files: dict[str, str], found: list[float]
+) -> None:
+    proc, mount = groups(tmp_path, path, lines, **files)
+    assert sorted({quota.cpus for quota in quotas(7, proc, mount)}) == found
+
+
+@pytest.fixture
+def quota() -> Iterator[float]:
+    """This thread, and what it starts, in a control group of a quarter of a CPU."""
+    group, home = Path(f"/sys/fs/cgroup/cpu/stackbench-test-{os.getpid()}"), Path("/sys/fs/cgroup/cpu/tasks")
+    if os.getuid() != 0 or not home.exists():
+        pytest.skip("makes a control group of version 1")
+    group.mkdir()
+    try:
+        (group / "cpu.cfs_period_us").write_text("100000")
+        (group / "cpu.cfs_quota_us").write_text("25000")
+        (group / "tasks").write_text(str(threading.get_native_id()))
+        yield 0.25
+    finally:
+        home.write_text(str(threading.get_native_id()))
+        group.rmdir()
+
+
+def test_a_quota_is_named_beside_each_sample_that_it_held_up(tmp_path: Path, quota: float) -> None:
+    found = run(tmp_path, "spins")
+    assert found.status == "ok"
+    assert "tainted" in found.flags
+    reasons = {sample.taint for sample in found.samples if sample.phase == "timed"}
+    assert all(reason and reason.startswith("throttled by a CPU quota of 0.25 CPUs") for reason in reasons), reasons
+
+
+def test_without_a_quota_none_is_named(tmp_path: Path) -> None:
+    found = run(tmp_path, "spins")
+    assert not any("quota" in (sample.taint or "") for sample in found.samples)
 
 
 def loaded(others: float, stolen: float = 0.0, **changes: Any) -> Any:

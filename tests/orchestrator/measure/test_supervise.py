@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
+from fake_rounds import with_seed
 from fake_run import FAKE_BENCH, make_job, make_stack
 from processes import gone
 
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.launchers import Exit, Handle, Job, Places, Prepared
+from orchestrator.launchers import Exit, Handle, Job, Places, Prepared, work_area
 from orchestrator.launchers.local import LocalLauncher
+from orchestrator.launchers.work_area import Written
+from orchestrator.measure import supervise as supervision
 from orchestrator.measure.supervise import Event, Watch, scrub, supervise
 from orchestrator.records.record import Record
 
@@ -113,6 +117,112 @@ def test_a_reason_holds_no_folders(tmp_path: Path) -> None:
 )
 def test_scrub(text: str, shown: str) -> None:
     assert scrub(text) == shown
+
+
+STRANGE = {
+    "infinite time": b'{"t_ns": 1e999, "event": "phase", "name": "x"}',
+    "time of 400 digits": b'{"t_ns": 1' + b"0" * 400 + b', "event": "phase", "name": "x"}',
+    "time of 5000 digits": b'{"t_ns": 1' + b"0" * 5000 + b', "event": "phase", "name": "x"}',
+    "no time": b'{"t_ns": NaN, "event": "phase", "name": "x"}',
+    "infinite index": b'{"t_ns": 1, "event": "sample", "index": 1e999, "of": 3}',
+    "huge index": b'{"t_ns": 1, "event": "sample", "index": 1e300, "of": 1' + b"0" * 400 + b"}",
+    "negative index": b'{"t_ns": 1, "event": "sample", "index": -5, "of": true}',
+    "infinite ask": b'{"t_ns": 1, "event": "samples", "ask": 1e999, "rows": [], "more": false}',
+    "huge rows": b'{"t_ns": 1, "event": "samples", "ask": 1, "rows": [[0, "timed", 0, 1' + b"0" * 400
+    + b', null, [1], false]], "more": false}',
+    "infinite rows": b'{"t_ns": 1, "event": "samples", "ask": 1, "rows": [[0, "timed", 0, 1e999, 1e999, [1e999], true]'
+    b'], "more": false}',
+    "large rows": b'{"t_ns": 1, "event": "samples", "ask": 1, "more": false, "rows": ['
+    + b",".join([b'[0, "timed", 0, 1, null, [9223372036854775807, 9223372036854775807], false]'] * 9)
+    + b', [0, "timed", 9223372036854775807, 0, 9223372036854775807, [0], false]]}',
+    "no object": b'[[1, 2]]\n"t_ns"\nnull\n7\n',
+    "objects within": b'{"t_ns": {"a": 1}, "event": ["phase"], "name": {}}',
+    "nested name": b'{"t_ns": 1, "event": "phase", "name": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "nested": b'{"a": ' * 20_000 + b"1" + b"}" * 20_000,
+    "not UTF-8": b'{"t_ns": 1, "event": "phase", "name": "\xff\xfe"}',
+    "zero bytes": b"\x00" * 1000 + b"\n" + b'{"t_ns": 1, "event": "phase", "name": "a\\u0000b\\ud800"}',
+    "a line without end": b'{"t_ns": 1, "event": "phase", "name": "' + b"x" * 3_000_000,
+    "many lines": b'{"t_ns": 1, "event": "sample", "index": 1, "of": 2}\n' * 50_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_whatever_a_cell_says_in_its_events_its_round_has_a_row(tmp_path: Path, name: str) -> None:
+    (tmp_path / "say").write_bytes(STRANGE[name] + b"\n")
+    events: list[Event] = []
+    record = run(tmp_path, "strange_events", events=events)
+    # What is only shown does not make a good record bad.
+    assert (record.status, record.written_by) == ("ok", "bench")
+    assert all(0 <= number < 2**63 for event in events for number in (event.index, event.of) if number is not None)
+    assert Record.model_validate_json(record.model_dump_json()) == record
+
+
+@pytest.mark.parametrize("where", ["events", "record"])
+def test_what_goes_wrong_with_a_cells_words_is_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def wrong(*_: object) -> None:
+        raise OverflowError("cannot convert \x1b[31minfinity")
+
+    monkeypatch.setattr(*(Watch, "_take") if where == "events" else (supervision, "judged"), wrong)
+    record = run(tmp_path, "hang" if where == "events" else "good")
+    assert (record.status, record.written_by) == ("crashed", "orchestrator")
+    assert record.reason is not None
+    assert record.reason.startswith("what it wrote cannot be worked with (OverflowError: cannot convert  [31minfinity)")
+    if where == "events":
+        assert gone(int((tmp_path / "grandchild").read_text()))
+
+
+def limited(tmp_path: Path, method: str, work_bytes: int = 10_000_000, work_files: int = 1000, seed: int = 0) -> Record:
+    launcher = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))
+    stack = make_stack().model_copy(update={"work_bytes": work_bytes, "work_files": work_files})
+    job = with_seed(make_job(method, tmp_path), seed)
+    return supervise(launcher, launcher.prepare(stack), job)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("fills_the_disk", r"it has written 1\d MB, and may write 10 MB, in the phase .first call."),
+        ("prints_without_end", r"it has written 1\d MB, and may write 10 MB"),
+        ("fills_the_disk_at_its_end", r"it has written \d+ MB, and may write 10 MB|exit code 1"),
+        ("makes_files", r"it has made more than 1000 files, in the phase .first call."),
+        ("nests", r"it has made more than 1000 files|cannot be counted \(file name too long\)"),
+    ],
+)
+def test_a_cell_that_writes_too_much_is_killed_and_its_folder_is_gone(tmp_path: Path, method: str, words: str) -> None:
+    record = limited(tmp_path, method)
+    assert (record.status, record.written_by, record.samples) == ("crashed", "orchestrator", ())
+    assert record.reason is not None
+    assert re.search(words, record.reason), record.reason
+    assert not (tmp_path / "work").exists()
+    assert (tmp_path / "log.txt").stat().st_size <= 4_000_000
+
+
+def test_what_takes_no_room_counts_for_nothing(tmp_path: Path) -> None:
+    assert limited(tmp_path, "makes_a_hole", work_bytes=2**31).status == "ok"
+    written = Written((tmp_path / "work",), 10_000_000, 1000)
+    assert written.trouble(last=True) is None
+
+
+def test_a_shared_cache_counts_and_is_given_up_too(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "graphs").write_bytes(bytes(11_000_000))
+    launcher = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))
+    stack = make_stack().model_copy(update={"work_bytes": 10_000_000})
+    record = supervise(launcher, launcher.prepare(stack), make_job("slow", tmp_path, cache=cache))
+    assert record.status == "crashed"
+    assert not cache.exists()
+
+
+def test_a_disk_that_the_cell_did_not_fill_is_not_its_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([10**9, *[10**7] * 1000])
+    monkeypatch.setattr(work_area, "_free_bytes", lambda _place: next(free))
+    record = run(tmp_path, "hang")
+    assert record.status == "infrastructure"
+    assert record.reason is not None
+    assert record.reason.startswith("the disk is nearly full (10 MB left), of which the cell has taken 0 MB, in the")
 
 
 class BrokenLauncher:

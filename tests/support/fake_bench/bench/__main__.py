@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -188,6 +189,114 @@ def plants_links(folder: Path, spec: dict[str, Any]) -> int:
         time.sleep(0.01)
     answer = (folder / "repeat-1.json").read_text()
     return write(folder, record(spec, detail={"victim": (folder / "victim").read_text(), "answer": answer}))
+
+
+DAEMON = """
+import os, sys, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+open(sys.argv[1], "w").write(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def daemons(folder: Path, spec: dict[str, Any]) -> int:
+    """Leaves processes behind that got away from its session: a daemon, one without our variables, a child of one."""
+    ways = {"daemon": [], "bare-daemon": ["env", "-i"]}
+    for name, before in ways.items():
+        place = folder / name
+        subprocess.run([*before, sys.executable, "-c", DAEMON, str(place)], check=True)
+        while not (place.exists() and place.read_text()):
+            time.sleep(0.01)
+        (folder.parent / name).write_text(place.read_text())
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    (folder.parent / "other-session").write_text(str(child.pid))
+    return write(folder, record(spec))
+
+
+def daemons_then_hang(folder: Path, spec: dict[str, Any]) -> int:
+    daemons(folder, spec)
+    (folder / "record.json").unlink()
+    return hang(folder, spec)
+
+
+def spins(folder: Path, spec: dict[str, Any]) -> int:
+    """Samples that keep a CPU busy, a tenth of a second each where it is let."""
+    samples = []
+    for index in range(8):
+        begin, until = time.monotonic_ns(), time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+        phase = "first" if index == 0 else "timed"
+        end = time.monotonic_ns()
+        said = {"index": index, "phase": phase, "shape": [2, 64], "begin_ns": begin, "end_ns": end, "device_ns": None}
+        samples.append(said)
+    return write(folder, record(spec, samples=samples))
+
+
+def fills_the_disk(folder: Path, spec: dict[str, Any]) -> int:
+    """Writes without end, into a file that nobody sees any more too where its seed is 1."""
+    with (folder / "big").open("wb") as file:
+        if spec["workload"]["seed"] == 1:
+            (folder / "big").unlink()
+        while True:
+            file.write(bytes(2**20))
+            file.flush()
+
+
+def fills_the_disk_at_its_end(folder: Path, spec: dict[str, Any]) -> int:
+    (folder / "big").write_bytes(bytes(30_000_000))
+    return write(folder, record(spec))
+
+
+def makes_a_hole(folder: Path, spec: dict[str, Any]) -> int:
+    """Writes little, by the disk's own count, under many names."""
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(2**30)
+    (folder / "data").write_bytes(bytes(3_000_000))
+    for number in range(20):
+        (folder / f"link-{number}").hardlink_to(folder / "data")
+    return write(folder, record(spec))
+
+
+def makes_files(folder: Path, spec: dict[str, Any]) -> int:
+    number = 0
+    while True:
+        number += 1
+        (folder / f"{number // 100}").mkdir(exist_ok=True)
+        (folder / f"{number // 100}" / f"{number}").touch()
+
+
+def nests(folder: Path, spec: dict[str, Any]) -> int:
+    """Hides what it writes deeper than a path can say."""
+    for _ in range(3000):
+        Path("d" * 20).mkdir()
+        os.chdir("d" * 20)
+    time.sleep(600)
+    return 0
+
+
+def prints_without_end(folder: Path, spec: dict[str, Any]) -> int:
+    while True:
+        print("x" * 2**20)
+
+
+def strange_events(folder: Path, spec: dict[str, Any]) -> int:
+    """Says in its events what its file `say` in the folder above holds, and then does as always."""
+    with (folder / "events.jsonl").open("ab") as file:
+        file.write((folder.parent / "say").read_bytes())
+    time.sleep(0.3)
+    return write(folder, record(spec))
+
+
+def dumps_core(folder: Path, spec: dict[str, Any]) -> int:
+    os.abort()
+
+
+def says_its_bounds(folder: Path, spec: dict[str, Any]) -> int:
+    limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) for name in ("CORE", "FSIZE")}
+    return write(folder, record(spec, detail={**limits, "oom": Path("/proc/self/oom_score_adj").read_text().strip()}))
 
 
 def hang(folder: Path, spec: dict[str, Any]) -> int:
@@ -383,6 +492,8 @@ BEHAVIOURS = {
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
         *(stalls, plants_links, judges_itself, blames_others, checked),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
+        *(spins, fills_the_disk, fills_the_disk_at_its_end, makes_a_hole, makes_files, nests, prints_without_end),
+        *(strange_events, daemons, daemons_then_hang, dumps_core, says_its_bounds),
         *(compiles, compiles_once, compiles_and_keeps_nothing, compiles_and_hides, compiles_then_hangs),
     )
 }
