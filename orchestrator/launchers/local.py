@@ -31,6 +31,9 @@ from orchestrator.plan.stack import Stack
 
 OWNER_VARIABLE = "STACKBENCH_OWNER"
 PYTHON_VARIABLE = "STACKBENCH_PYTHON"
+PREFIX_VARIABLE = "STACKBENCH_CELL_PREFIX"
+"""Where it is set, it begins every cell's command and makes the process another user's."""
+REACHABLE, WRITABLE = 0o711, 0o777
 INHERITED = (
     *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CC", "CXX", "CPATH", "LIBRARY_PATH"),
     *("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SSL_CERT_FILE"),
@@ -76,7 +79,7 @@ class LocalLauncher:
         """
         environment = self._environment(prepared.stack, job.cell.device, job.cache or job.work / CACHE_FOLDER)
         environment["HOME"] = str(job.work)
-        command = [prepared.python, "-m", "bench", str(job.work / "spec.json")]
+        command = [*_as_other(self.bench, job), prepared.python, "-m", "bench", str(job.work / "spec.json")]
         try:
             with job.log.open("wb") as log:
                 process = subprocess.Popen(  # noqa: S603  (the stack's own Python)
@@ -95,7 +98,7 @@ class LocalLauncher:
 
     def _ask(self, stack: Stack, python: Path, what: str) -> subprocess.CompletedProcess[str]:
         environment = self._environment(stack, "cpu", Path(os.devnull).parent)
-        command = [str(python), "-m", "bench", what]
+        command = [*_as_other(self.bench), str(python), "-m", "bench", what]
         try:
             return subprocess.run(  # noqa: S603  (the stack's own Python)
                 command, env=environment, capture_output=True, text=True, timeout=FINGERPRINT_S, check=False, cwd="/"
@@ -149,6 +152,18 @@ class LocalHandle(Handle):
         # The kernel does not say whom it killed: a SIGKILL while its counter rose counts as the kernel's.
         oom = killed == signal.SIGKILL and oom_kills() > self._oom_before
         return Exit(code if code >= 0 else 128 - code, killed, oom=oom)
+
+
+def _as_other(bench: Path, job: Job | None = None) -> list[str]:
+    """Return what makes the command another user's, who is let to bench and to the job's folders; usually nothing."""
+    prefix = os.environ.get(PREFIX_VARIABLE, "").split()
+    if prefix:
+        bench.parent.parent.chmod(REACHABLE)
+        for folder in () if job is None else (job.work, job.cache):
+            if folder is not None:
+                folder.parent.chmod(REACHABLE)
+                folder.chmod(WRITABLE)
+    return prefix
 
 
 def oom_kills() -> int:
