@@ -71,7 +71,7 @@ def ensure_image(client: Any, stack: Stack, *, say: Say, again: bool = False, st
 
 def bring(image: str) -> str:
     """Return the command that brings a ready image."""
-    return f"`docker pull {image}`, or `docker load` of a copy"
+    return f"`docker pull {image}`"
 
 
 def has_image(client: Any, stack: Stack) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,14 +142,20 @@ def with_grace(call: Callable[[], T]) -> T:
 def with_credentials(client: Any, call: Callable[[], T], say: Say) -> T:
     """Return what `call` returns; where the user's credential helper fails, call it again without credentials."""
     try:
-        return call()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the SDK warns of the helper that it then fails over
+            return call()
     except (docker.errors.DockerException, docker.credentials.StoreError) as error:
         told = next((link for link in _chain(error) if isinstance(link, docker.credentials.StoreError)), None)
         if told is None:
             raise
         config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
         say(f"{config}: its credential helper fails ({_one_line(str(told))}); going on without credentials")
-        client.api.reload_config(os.devnull)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as nobodys:
+            # In place of an empty configuration the SDK would read the user's again.
+            nobodys.write('{"auths": {"nobody.invalid": {}}}')
+            nobodys.flush()
+            client.api.reload_config(nobodys.name)
         return call()
 
 

@@ -170,26 +170,32 @@ class DockerLauncher:
     def _leave_out(
         self, stack: Stack, command: tuple[str, ...], folders: Folders | None, error: InfrastructureError
     ) -> None:
-        """Find the options without which the stack's container starts, as few as will do; raise `error` if none."""
+        """Find the options without which the stack's container starts, as few as will do.
+
+        InfrastructureError where it starts without none of them: with the reason that is left.
+        """
         image = self._image(stack)
 
-        def starts(without: frozenset[str]) -> bool:
+        def refusal(without: frozenset[str]) -> InfrastructureError | None:
             self.refused[image] = without
             arguments = self._arguments(stack, command, "cpu", folders)
             try:
                 with self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull)):
-                    return True
-            except InfrastructureError:
-                return False
+                    return None
+            except InfrastructureError as left:
+                return left
 
         offered = [option for option in OPTIONAL if option not in self.limits.without]
-        tried = (frozenset(offered[: count + 1]) for count in range(len(offered)))
-        needless = next((without for without in tried if starts(without)), None)
-        if needless is None:
+        needless = frozenset[str]()
+        left: InfrastructureError | None = error
+        while left and offered:
+            needless |= {offered.pop(0)}
+            left = refusal(needless)
+        if left:
             del self.refused[image]
-            raise error
+            raise left
         for option in sorted(needless):
-            if starts(needless - {option}):
+            if refusal(needless - {option}) is None:
                 needless -= {option}
         self.refused[image] = needless
         self.say(f"{image}: the engine refuses {', '.join(sorted(needless))} ({error.what}); cells run without")

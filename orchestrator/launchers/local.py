@@ -36,6 +36,9 @@ from orchestrator.plan.stack import Stack
 
 OWNER_VARIABLE = "STACKBENCH_OWNER"
 PYTHON_VARIABLE = "STACKBENCH_PYTHON"
+PREFIX_VARIABLE = "STACKBENCH_CELL_PREFIX"
+"""Where it is set, it begins every cell's command and makes the process another user's."""
+REACHABLE, WRITABLE = 0o711, 0o777
 INHERITED = (
     *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CC", "CXX", "CPATH", "LIBRARY_PATH"),
     *("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SSL_CERT_FILE"),
@@ -89,7 +92,7 @@ class LocalLauncher:
         """
         environment = self._environment(prepared.stack, job.cell.device, job.cache or job.work / CACHE_FOLDER)
         environment["HOME"] = str(job.work)
-        command = [prepared.python, "-m", "bench", str(job.work / "spec.json")]
+        command = [*_as_other(self.bench, job), prepared.python, "-m", "bench", str(job.work / "spec.json")]
         mark = environment[CELL_VARIABLE] = secrets.token_hex(8)
         group = _make_group(mark)
         try:
@@ -111,7 +114,7 @@ class LocalLauncher:
 
     def _ask(self, stack: Stack, python: Path, what: str) -> subprocess.CompletedProcess[str]:
         environment = self._environment(stack, "cpu", Path(os.devnull).parent)
-        command = [str(python), "-m", "bench", what]
+        command = [*_as_other(self.bench), str(python), "-m", "bench", what]
         try:
             return run_process(command, timeout_s=FINGERPRINT_S, env=environment, cwd="/")
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -202,6 +205,18 @@ class LocalHandle(Handle):
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(process.pid, os.WNOHANG)
         return found - {leader}
+
+
+def _as_other(bench: Path, job: Job | None = None) -> list[str]:
+    """Return what makes the command another user's, who is let to bench and to the job's folders; usually nothing."""
+    prefix = os.environ.get(PREFIX_VARIABLE, "").split()
+    if prefix:
+        bench.parent.parent.chmod(REACHABLE)
+        for folder in () if job is None else (job.work, job.cache):
+            if folder is not None:
+                folder.parent.chmod(REACHABLE)
+                folder.chmod(WRITABLE)
+    return prefix
 
 
 def oom_kills() -> int:

@@ -17,6 +17,8 @@ from places import ROOT
 
 from orchestrator.build.image import build_arguments, own_arguments, target
 from orchestrator.build.wheels import copy_wheels, local_wheels, write_links
+from orchestrator.launchers.arguments import SECCOMP, Limits, container_arguments
+from orchestrator.launchers.gpu_access import GpuGrant
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
@@ -173,8 +175,8 @@ def test_compose_has_a_service_for_every_stack_that_is_built():
         assert service["network_mode"] == "none"
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
-        assert sorted(service["cap_add"]) == ["SETGID", "SETUID"]
-        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert sorted(service["cap_add"]) == ["DAC_OVERRIDE", "KILL", "SETGID", "SETUID"]
+        assert service["security_opt"] == ["no-new-privileges:true", f"seccomp:{SECCOMP.relative_to(ROOT)}"]
         mounts = {mount["target"]: mount.get("read_only", False) for mount in service["volumes"]}
         assert [target for target, read_only in mounts.items() if not read_only] == [
             "/stackbench/results",
@@ -184,6 +186,28 @@ def test_compose_has_a_service_for_every_stack_that_is_built():
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
         gpu = [{"capabilities": ["gpu"], "driver": "nvidia", "device_ids": ["0"]}]
         assert devices == ([] if STACKS[name].gpu.access == "none" else gpu)
+
+
+def test_a_service_has_the_limits_of_a_container_that_is_launched():
+    arguments = container_arguments(
+        "image", STACKS["cpu"], (), bench=ROOT, job=None, grant=GpuGrant(), limits=Limits(2**34, 128, "1:1")
+    )
+    launched = arguments["host_config"]
+    (same,) = {json.dumps({name: service[name] for name in LIMITS}) for service in compose()["services"].values()}
+    service = json.loads(same)
+    assert int(service["mem_limit"]) == int(service["memswap_limit"]) == launched["mem_limit"]
+    assert service["cpu_quota"] * 10**9 == launched["nano_cpus"] * service["cpu_period"]
+    for name in ("init", "pids_limit", "oom_score_adj"):
+        assert service[name] == launched[name]
+    assert list(service["ulimits"]) == [ulimit.name for ulimit in launched["ulimits"]]  # it leaves out a limit of 0
+    assert service["logging"] == {"driver": launched["log_config"].type, "options": launched["log_config"].config}
+    assert all("size=" in place for place in service["tmpfs"])
+
+
+LIMITS = (
+    *("init", "mem_limit", "memswap_limit", "pids_limit", "cpu_period", "cpu_quota", "oom_score_adj", "ulimits"),
+    *("logging", "tmpfs"),
+)
 
 
 def test_compose_gives_the_gpu_that_is_named():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
@@ -23,6 +27,7 @@ from orchestrator.records.store import read_record
 pytestmark = [pytest.mark.docker, pytest.mark.compose]
 LOCAL_BASE = "local/debian:bookworm"
 OWNER = 4321
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -36,9 +41,6 @@ def project(tmp_path: Path) -> Iterator[Path]:
     for name in ("bench", "orchestrator", "images"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
     shutil.copy(ROOT / "docker-compose.yml", folder)
-    # Its image is its own too: what the user's last `up` built keeps its name.
-    override = f"services:\n  cpu:\n    image: stackbench/cpu:{name_of(folder)}\n"
-    (folder / "docker-compose.override.yml").write_text(override)
     copy_wheels(folder / "images" / "cpu")
     (folder / "results").mkdir()
     if os.getuid() == 0:
@@ -78,9 +80,40 @@ def is_there(image: str) -> bool:
     return subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
 
 
-def test_up_runs_the_smoke_suite_as_the_owner_of_results(project: Path):
-    done = compose(project, "up", "--exit-code-from", "cpu", "cpu")
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+def statuses_of_cells(process: subprocess.Popen[str]) -> list[dict[str, str]]:
+    """Return what the kernel says of each of the services' cells that is seen to run, until `process` ends."""
+    seen: dict[int, dict[str, str]] = {}
+    while process.poll() is None:
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                cell = b"\0-m\0bench\0/stackbench/.stackbench/" in (place / "cmdline").read_bytes()
+                if cell and b"/python" in (place / "cmdline").read_bytes().split(b"\0")[0]:
+                    lines = (place / "status").read_text().splitlines()
+                    seen[int(place.name)] = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        time.sleep(0.05)
+    return list(seen.values())
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    out = (folder / "out.txt").open("w")
+    command = ["docker", "compose", *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment_of(folder), stdout=out, stderr=out, text=True)
+
+
+def check_cells(statuses: list[dict[str, str]], user: int) -> None:
+    assert statuses
+    for status in statuses:
+        assert set(status["Uid"].split() + status["Gid"].split()) == {str(user)}
+        assert status["Groups"].split() == []
+        assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")} == {0}
+        assert status["NoNewPrivs"] == "1"
+
+
+def test_up_runs_the_smoke_suite_as_the_owner_of_results_and_its_cells_as_nobody(project: Path):
+    process = start(project, "up", "--exit-code-from", "cpu", "cpu")
+    statuses = statuses_of_cells(process)
+    assert process.returncode == 0, (project / "out.txt").read_text()[-3000:]
+    check_cells(statuses, NOBODY)
     (run,) = (project / "results").iterdir()
     records = [read_record(path) for path in (run / "records").iterdir()]
     assert {record.status for record in records} == {"ok"}
@@ -91,6 +124,52 @@ def test_up_runs_the_smoke_suite_as_the_owner_of_results(project: Path):
         assert f"## {benchmark}" in tables
     owner = (project / "results").stat().st_uid
     assert {path.stat().st_uid for path in run.rglob("*")} == {owner}
+    container = compose(project, "ps", "--all", "--quiet").stdout.strip()
+    check_limits(json.loads(subprocess.check_output(["docker", "inspect", container]))[0]["HostConfig"])
+
+
+def check_limits(host: dict[str, Any]) -> None:
+    assert host["Init"]
+    assert host["Memory"] == host["MemorySwap"] > 0
+    assert host["PidsLimit"] > 0
+    assert host["CpuQuota"] > 0
+    assert host["OomScoreAdj"] > 500
+    assert host["Ulimits"] == [{"Name": "core", "Hard": 0, "Soft": 0}]
+    assert set(host["LogConfig"]["Config"]) == {"max-size", "max-file"}
+    assert all("size=" in options for options in host["Tmpfs"].values())
+    assert any('"socket"' in option for option in host["SecurityOpt"])
+
+
+ONE_CELL = ("run-all", "--launcher", "local", "--suite", "smoke", "--method", "eager", "--benchmark", "forward")
+
+
+@pytest.mark.parametrize(("owner", "user"), [(0, NOBODY), (NOBODY, NOBODY - 1)])
+def test_cells_are_neither_root_nor_the_owner_of_results(project: Path, owner: int, user: int):
+    if os.getuid() != 0:
+        pytest.skip("only root gives a folder away")
+    os.chown(project / "results", owner, owner)
+    process = start(project, "run", "--rm", "-T", "cpu", *ONE_CELL, "--stack", "cpu")
+    statuses = statuses_of_cells(process)
+    assert process.returncode == 0, (project / "out.txt").read_text()[-3000:]
+    check_cells(statuses, user)
+    assert {path.stat().st_uid for path in (project / "results").rglob("*")} == {owner}
+
+
+def test_a_checkout_names_its_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("COMPOSE_PROJECT_NAME", raising=False)
+    names = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(ROOT / "docker-compose.yml", tmp_path / name)
+        command = ["docker", "compose", "config", "--format", "json"]
+        done = subprocess.run(command, cwd=tmp_path / name, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no compose: {done.stderr}")
+        found = json.loads(done.stdout)
+        # Nor do they share images.
+        assert not any("image" in service for service in found["services"].values())
+        names.add(found["name"])
+    assert len(names) == 2
 
 
 IS_FREE = "from orchestrator.host import locks; print(locks.is_free('GPU-test'))"

@@ -1,4 +1,4 @@
-"""Docker Engines of a test's own, with another socket and data folder: one renames users, one is another machine's."""
+"""Docker Engines of a test's own, with another socket, data folder, mounts and network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class OwnEngine:
     def __init__(self, folder: Path, *options: str, before: str = "true", image: bool = True) -> None:
         self.folder, self.host = folder, f"unix://{folder}/s"
         places = [f"--data-root={folder}/d", f"--exec-root={folder}/e", f"--pidfile={folder}/p", f"--host={self.host}"]
-        # With mounts of its own, so that what it mounts goes with it.
+        # With mounts of its own, so that what it mounts goes with it, and a network of its own: without a bridge it
+        # would remove the bridge of the engine beside it.
         command = f"{before} && exec dockerd {' '.join([*places, *ALONE, *options])}"
         self._command = ["unshare", "--mount", "--net", "sh", "-c", command]
         self.start()
@@ -56,7 +57,7 @@ class OwnEngine:
 
 @contextlib.contextmanager
 def own_engine(*options: str, before: str = "true", image: bool = True) -> Iterator[OwnEngine]:
-    """Give an engine with `options`, after `before` was run among its own mounts; it has the fake bench's image."""
+    """Give an engine with `options`, after `before` was run among its own mounts, and with the fake bench's image."""
     if os.getuid() != 0 or shutil.which("dockerd") is None:
         pytest.skip("only root starts an engine, and only where there is a dockerd")
     # A socket's path must be short.

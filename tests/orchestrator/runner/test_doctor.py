@@ -62,5 +62,6 @@ def test_images_that_are_here_are_not_here_or_cannot_be_asked_for(
     assert told["stack nowhere"] == missing
     assert told["stack wrong"].startswith("fail ")
     assert "No Such Name" in told["stack wrong"]
+    assert told["trial container"].startswith("ok of ")
     # The checks after the stacks came too.
     assert list(told)[-1] == "containers"

@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_run import make_stack, write_suite
 from plan_samples import stack
 
+from orchestrator.build.image import has_image
+from orchestrator.host import docker_engine as engine
 from orchestrator.plan.choice import Choice
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
@@ -81,3 +84,17 @@ def test_sizes_in_words() -> None:
     assert (
         describe(load_suite("note").ceilings("cuda")[0].workload) == "matrices of 8192, 16384, copy of 4.3 GB, bfloat16"
     )
+
+
+@pytest.mark.docker
+def test_a_ready_image_that_is_missing_is_named_with_the_command_that_brings_it(tmp_path: Path) -> None:
+    if engine.answers() is None:
+        pytest.skip("no Docker Engine answers")
+    here, missing = make_stack(name="here"), make_stack(name="there", image="registry.invalid/team/torch:1")
+    stacks = {"here": here, "there": missing} if has_image(engine.connect(), here) else {"there": missing}
+    suite = load_suite(str(write_suite(tmp_path)))
+    made = Choice("the reason", make_plan(suite, stacks, device="cpu"), suite, stacks, "docker", {})
+    lines = [line for line in render(made, tmp_path, "text").splitlines() if "missing" in line]
+    remedy = "`docker pull registry.invalid/team/torch:1` brings it"
+    assert lines == [f"there: image registry.invalid/team/torch:1 is missing; {remedy}"]
+    assert json.loads(render(made, tmp_path, "json"))["missing_images"] == ["registry.invalid/team/torch:1"]
