@@ -23,7 +23,6 @@ from orchestrator.base.files import (
     read_bytes,
     read_json,
     write_bytes,
-    write_text,
 )
 from orchestrator.base.interrupt import check
 from orchestrator.base.lockfile import Lock, try_lock
@@ -36,7 +35,9 @@ T = TypeVar("T", bound=Frozen)
 RUN_FILE = "run.json"
 CLAIM = ".claim"
 """Locked by the process that goes on with the run."""
-RUN_LIMIT_BYTES = 64_000_000
+RUN_LIMIT_BYTES = 4_000_000
+MOST_VALUES = 150_000
+"""In one file. Each that is wrong takes a thousand times the bytes that stand in the file."""
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 CLOCKS_DIFFER = dt.timedelta(days=1)
 """A run named later than that from now was not begun here."""
@@ -192,7 +193,11 @@ class Run:
             on_stderr(line)
 
     def _write(self) -> None:
-        write_text(self.folder / RUN_FILE, self.header.model_dump_json(indent=1) + "\n")
+        content = f"{self.header.model_dump_json(indent=1)}\n".encode()
+        if len(content) > RUN_LIMIT_BYTES:
+            what = f"{len(content)} bytes for {len(self.plan.cells)} cells, more than the limit of {RUN_LIMIT_BYTES}"
+            raise UsageError(what, where=str(self.folder / RUN_FILE), remedy="split the suite")
+        write_bytes(self.folder / RUN_FILE, content)
 
 
 def named_in_order(folder: Path) -> bool:
@@ -221,11 +226,13 @@ def read_stored(path: Path) -> Record:
 
 def _read(kind: type[T], path: Path, *, limit: int, follow_links: bool = True) -> T:
     content = read_bytes(path, limit=limit, follow_links=follow_links)
+    if content.count(b",") > MOST_VALUES:
+        raise UsageError(f"more than {MOST_VALUES} values", where=str(path), remedy="is it the right file?")
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
         what, raw = "no valid JSON", None
-        if error.errors()[0]["type"] != "json_invalid":
+        if error.error_count() > 1 or error.errors()[0]["type"] != "json_invalid":
             # The key's name needs the raw content; read it again only now, when it is bad anyway.
             with contextlib.suppress(UsageError):
                 raw = read_json(path)
