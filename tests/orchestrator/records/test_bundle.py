@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -328,10 +329,25 @@ def test_what_import_would_refuse_is_left_out_and_named(run: Run, tmp_path: Path
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
-def test_a_bundle_that_no_tables_can_be_made_of(bundle: Path, tmp_path: Path, number: bytes) -> None:
+def test_a_number_that_is_none_reaches_no_table(bundle: Path, tmp_path: Path, number: bytes) -> None:
+    def never(name: str) -> None:
+        raise AssertionError(name)
+
     files = change(members(bundle), "run.json", edited(host={"x": "@"}))
     files = change(files, "run.json", lambda text: text.replace(b'"@"', number))
-    refused(written(tmp_path, sealed(files)), tmp_path)
+    with contextlib.suppress(UsageError):  # a line for a person is right too
+        found = unpack(written(tmp_path, sealed(files)), tmp_path / "elsewhere", write_tables)
+        json.loads((found.folder / "tables.json").read_text(), parse_constant=never)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OverflowError("x"), KeyError("x"), RecursionError("x")])
+def test_a_run_that_no_tables_can_be_made_of_is_refused(bundle: Path, tmp_path: Path, error: Exception) -> None:
+    def fail(_folder: Path) -> None:
+        raise error
+
+    with pytest.raises(UsageError, match="no tables can be made of it"):
+        unpack(bundle, tmp_path / "elsewhere", fail)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def small_stems() -> list[str]:
