@@ -37,7 +37,7 @@ CLAIM = ".claim"
 """Locked by the process that goes on with the run."""
 RUN_LIMIT_BYTES = 4_000_000
 MOST_VALUES = 150_000
-"""In one file. Each that is wrong takes a thousand times the bytes that stand in the file."""
+"""In a run.json or a manifest. One that is wrong takes a thousand times the bytes that stand in the file."""
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 CLOCKS_DIFFER = dt.timedelta(days=1)
 """A run named later than that from now was not begun here."""
@@ -106,7 +106,7 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Return the run in `folder`; one without a good run.json is a UsageError."""
-        return cls(folder, _read(Header, folder / RUN_FILE, limit=RUN_LIMIT_BYTES))
+        return cls(folder, _read(Header, folder / RUN_FILE, limit=RUN_LIMIT_BYTES, most_values=MOST_VALUES))
 
     @property
     def plan(self) -> Plan:
@@ -224,10 +224,10 @@ def read_stored(path: Path) -> Record:
     return record
 
 
-def _read(kind: type[T], path: Path, *, limit: int, follow_links: bool = True) -> T:
+def _read(kind: type[T], path: Path, *, limit: int, most_values: int | None = None, follow_links: bool = True) -> T:
     content = read_bytes(path, limit=limit, follow_links=follow_links)
-    if content.count(b",") > MOST_VALUES:
-        raise UsageError(f"more than {MOST_VALUES} values", where=str(path), remedy="is it the right file?")
+    if most_values is not None and content.count(b",") > most_values:
+        raise UsageError(f"more than {most_values} values", where=str(path), remedy="is it the right file?")
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
