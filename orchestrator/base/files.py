@@ -33,6 +33,7 @@ else:
 T = TypeVar("T", bound=BaseModel)
 FILE_LIMIT_BYTES = 4_000_000
 SHOWN_INPUT = 60
+MOST_ERRORS = 1_000
 REMEDIES = {
     errno.ENOENT: "check the path",
     errno.EACCES: "check who may read and write there",
@@ -210,6 +211,8 @@ def validate(model: type[T], raw: dict[str, Any], path: Path) -> T:
 
 def explain_validation(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
     """Return the first thing wrong as one line: key, reason, remedy, and how many more there are."""
+    if error.error_count() > MOST_ERRORS:
+        return f"{error.error_count()} of its values are wrong"  # each takes a thousand bytes to be told
     problems = error.errors(include_url=False)
     # An unknown key explains most other errors (it is usually the misspelt missing one): name it first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")

@@ -11,55 +11,20 @@ import contextlib
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, make_folder, parse_json, read_bytes, write_json
+from orchestrator.base.files import make_folder, parse_json, read_bytes, write_json
 from orchestrator.base.text import utc
 from orchestrator.launchers import Launcher, Prepared
 from orchestrator.plan.stack import Stack
 from orchestrator.records.record import Record
+from orchestrator.records.stack_lock import FOLDER, LIMIT_BYTES, StackLock, TorchBuild
 
-FOLDER = "stacks"
-"""Below the state's folder, and in a run, which has a copy of each."""
-LIMIT_BYTES = 1_000_000
 SHOWN_CHANGES = 6
 SHORT_ID = 12
-
-
-class TorchBuild(Frozen):
-    """How torch was built. `cuda` is null and `arch_list` empty for a build without CUDA."""
-
-    version: str
-    git: str | None = None
-    cuda: str | None = None
-    arch_list: tuple[str, ...] = ()
-
-
-class StackLock(Frozen):
-    """What a stack was made of. No host name, no path."""
-
-    schema_version: Literal[1]
-    stack: str
-    written_utc: str
-    image: str | None
-    image_id: str | None
-    image_content: str | None = None
-    """A hash of its layers and settings: the same where an image was made again of the same, under another id."""
-    image_digest: str | None
-    """The registry's; an image built here has none."""
-    requirements: str | None
-    """SHA-256 of the lock of requirements."""
-    fingerprint: str
-    """Over Python and packages, as in every record."""
-    python: str | None
-    packages: dict[str, str]
-    torch: TorchBuild | None
-    """None: torch cannot be imported there."""
-    left_out: tuple[str, ...] = ()
-    """What the stack was built without, and why."""
 
 
 def lock_of(launcher: Launcher, prepared: Prepared, state: Path) -> StackLock:

@@ -16,7 +16,6 @@ from orchestrator.base.text import Say, show
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import BASE_VARIABLE, ensure_image, has_image, image_tag, why_not_here
-from orchestrator.build.lock import StackLock
 from orchestrator.host.devices import Host
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Launcher, Prepared
@@ -27,6 +26,7 @@ from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Refusal
+from orchestrator.records.stack_lock import FOLDER, StackLock
 
 NO_ENVIRONMENT = "unknown"
 """The environment of a stack that could not be asked; a record with it is never a result."""
@@ -65,7 +65,7 @@ class Ready:
 
     def copy_locks(self, folder: Path) -> None:
         """Put a copy of each stack.lock.json into the run's folder: it says what the rows' stacks were made of."""
-        place = folder / stack_lock.FOLDER
+        place = folder / FOLDER
         make_folder(place)
         for name, lock in self.locks.items():
             write_json(place / f"{name}.lock.json", lock.model_dump(mode="json"))

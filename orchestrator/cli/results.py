@@ -141,7 +141,7 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 @click.argument("file", type=options.PATH)
 @options.results
 def import_command(file: Path, *, results: Path) -> None:
-    """Check the bundle FILE and put its run into the results. Nothing there is overwritten."""
+    """Check the bundle FILE and put its run into the results, marked as imported. Nothing there is overwritten."""
     from orchestrator.base.text import counted, show
     from orchestrator.records.store import record_files
     from orchestrator.records.unpack import unpack
@@ -149,5 +149,5 @@ def import_command(file: Path, *, results: Path) -> None:
 
     run = unpack(file, results, write_tables)
     same = "plan, bench and launcher are the same"
-    unfinished = "" if run.finished else f"; not finished: run-all would go on with it where {same}"
+    unfinished = "" if run.finished else f"; not finished: run-all --resume {run.folder.name} goes on where {same}"
     show(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}{unfinished}")

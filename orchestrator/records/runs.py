@@ -59,9 +59,8 @@ def copies(results: Path) -> list[list[Path]]:
     for run in readable(results):
         header = run.header
         alike.setdefault((header.run_id, header.started_utc, header.plan_id), []).append(run.folder)
-    return [
-        part for folders in alike.values() for part in (_with_shared_records(folders) if folders[1:] else [folders])
-    ]
+    parts = [_with_shared_records(folders) if folders[1:] else [folders] for folders in alike.values()]
+    return [part for several in parts for part in several]
 
 
 def _with_shared_records(folders: Sequence[Path]) -> list[list[Path]]:

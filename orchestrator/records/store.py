@@ -25,7 +25,6 @@ from orchestrator.base.files import (
     read_bytes,
     read_json,
     write_bytes,
-    write_text,
 )
 from orchestrator.base.interrupt import check
 from orchestrator.base.lockfile import Lock, try_lock
@@ -39,7 +38,9 @@ T = TypeVar("T", bound=Frozen)
 RUN_FILE = "run.json"
 CLAIM = ".claim"
 """Locked by the process that goes on with the run."""
-RUN_LIMIT_BYTES = 64_000_000
+RUN_LIMIT_BYTES = 4_000_000
+MOST_VALUES = 150_000
+"""In a run.json or a manifest. One that is wrong takes a thousand times the bytes that stand in the file."""
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 CLOCKS_DIFFER = dt.timedelta(days=1)
 """A run named later than that from now was not begun here."""
@@ -113,7 +114,7 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Return the run in `folder`; one without a good run.json is a UsageError."""
-        return cls(folder, _read(Header, folder / RUN_FILE, limit=RUN_LIMIT_BYTES))
+        return cls(folder, _read(Header, folder / RUN_FILE, limit=RUN_LIMIT_BYTES, most_values=MOST_VALUES))
 
     @property
     def plan(self) -> Plan:
@@ -211,7 +212,11 @@ class Run:
         unreadable += strangers(self.folder)
 
     def _write(self) -> None:
-        write_text(self.folder / RUN_FILE, self.header.model_dump_json(indent=1) + "\n")
+        content = f"{self.header.model_dump_json(indent=1)}\n".encode()
+        if len(content) > RUN_LIMIT_BYTES:
+            what = f"{len(content)} bytes for {len(self.plan.cells)} cells, more than the limit of {RUN_LIMIT_BYTES}"
+            raise UsageError(what, where=str(self.folder / RUN_FILE), remedy="split the suite")
+        write_bytes(self.folder / RUN_FILE, content)
 
 
 def read_records(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Record]:
@@ -255,13 +260,15 @@ def read_stored(path: Path) -> Record:
     return record
 
 
-def _read(kind: type[T], path: Path, *, limit: int, follow_links: bool = True) -> T:
+def _read(kind: type[T], path: Path, *, limit: int, most_values: int | None = None, follow_links: bool = True) -> T:
     content = read_bytes(path, limit=limit, follow_links=follow_links)
+    if most_values is not None and content.count(b",") > most_values:
+        raise UsageError(f"more than {most_values} values", where=str(path), remedy="is it the right file?")
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
         what, raw = "no valid JSON", None
-        if error.errors()[0]["type"] != "json_invalid":
+        if error.error_count() > 1 or error.errors()[0]["type"] != "json_invalid":
             # The key's name needs the raw content; read it again only now, when it is bad anyway.
             with contextlib.suppress(UsageError):
                 raw = read_json(path)

@@ -2,72 +2,77 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import explain_validation, make_folder, os_error, os_errors, read_bytes
-from orchestrator.base.text import printable
-from orchestrator.records.bundle import MANIFEST, NAME, Manifest, Part, limit_of
-from orchestrator.records.record import Record
-from orchestrator.records.store import RUN_FILE, Run, read_record, record_files, stem_of
+from orchestrator.base.files import explain_validation, make_folder, os_error, os_errors
+from orchestrator.base.interrupt import check
+from orchestrator.base.text import printable, utc
+from orchestrator.records.bundle import (
+    MANIFEST,
+    MANIFEST_LIMIT_BYTES,
+    MOST_RATIO,
+    NAME,
+    PIECE_BYTES,
+    Claims,
+    Manifest,
+    check_lock,
+    limit_of,
+    too_much,
+)
+from orchestrator.records.stack_lock import FOLDER as LOCKS
+from orchestrator.records.store import MOST_VALUES, RUN_FILE, Run, record_files
 
 BLOCK = 512
-PIECE_BYTES = 2**20
-MANIFEST_LIMIT_BYTES = 64_000_000
-TOTAL_LIMIT_BYTES = 20_000_000_000
-MOST_FILES = 500_000
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 REMEDY = "ask for it again: it is damaged, or no bundle of this tool"
 SHOWN_NAME = 80
-
-
-@dataclass
-class Unpacked:
-    """What was read so far: the run's name, and every file but the manifest."""
-
-    name: str
-    files: dict[str, Part]
-    total: int = 0
 
 
 def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run:
     """Check the bundle and put its run into `results`; anything wrong with it is a UsageError, and nothing is left.
 
     `finish` is handed the run's folder before it appears: to make its tables from the records, for those that came
-    along are not believed.
+    along are not believed. The run is marked as imported.
     """
     make_folder(results)
-    with os_errors(results):
-        folder = results / Path(tempfile.mkdtemp(prefix=".import-", dir=results)).name
-    try:
-        content = folder / "run"
-        content.mkdir()
-        with _open(bundle) as file:
-            found = _read(file, content, bundle)
-        _check_manifest(content, found, bundle)
-        run = _check_run(content, found, bundle)
-        target = results / found.name
+    with _open(bundle) as file:
+        with _damage(bundle):
+            manifest = _manifest(file, bundle)
+        _check_size(manifest, bundle, results)
+        target = results / manifest.run
         if target.exists() or target.is_symlink():
             remedy = "move it away, or name other --results"
             raise UsageError("a run of this name already exists", where=str(target), remedy=remedy)
-        finish(content)
-        (content / MANIFEST).unlink()
-        content.rename(target)
-        return Run(target, run.header)
-    except OSError as error:
-        raise os_error(error, error.filename or results) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with os_errors(results):
+            folder = results / Path(tempfile.mkdtemp(prefix=".import-", dir=results)).name
+        try:
+            content = folder / "run"
+            content.mkdir()
+            with _damage(bundle):
+                _read(file, content, manifest, bundle)
+            run = _check_run(content, manifest, bundle)
+            run.update(imported_utc=utc())
+            try:
+                finish(content)
+            except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
+                raise _bad(bundle, f"no tables can be made of it: {_shown(str(error))}") from error
+            content.rename(target)
+            return Run(target, run.header)
+        except OSError as error:
+            raise os_error(error, error.filename or results) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open(bundle: Path) -> gzip.GzipFile:
@@ -77,100 +82,121 @@ def _open(bundle: Path) -> gzip.GzipFile:
         return gzip.open(bundle, "rb")
 
 
-def _read(file: gzip.GzipFile, folder: Path, bundle: Path) -> Unpacked:
-    """Write the bundle's files below `folder`. Headers are read one by one: only plain files of known names pass.
-
-    A tar's longer headers (long names, links, sparse files) are refused by their type before anything of them is read.
-    """
-    found: Unpacked | None = None
+@contextlib.contextmanager
+def _damage(bundle: Path) -> Iterator[None]:
     try:
-        while block := file.read(BLOCK):
-            if not block.strip(b"\0"):
-                break
-            entry = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
-            name, _, path = entry.name.partition("/")
-            if entry.type == tarfile.DIRTYPE and ".." not in entry.name.split("/") and NAME.fullmatch(name):
-                continue
-            limit = MANIFEST_LIMIT_BYTES if path == MANIFEST else limit_of(path)
-            if entry.type not in PLAIN or limit is None or not NAME.fullmatch(name):
-                raise _bad(bundle, f"holds {_shown(entry.name)}, which no bundle has")
-            found = found or Unpacked(name, {})
-            if name != found.name or path in found.files or len(found.files) > MOST_FILES:
-                raise _bad(bundle, f"holds {_shown(entry.name)} beside another run, or twice")
-            found.total += entry.size
-            if not 0 <= entry.size <= limit or found.total > TOTAL_LIMIT_BYTES:
-                raise _bad(bundle, f"{_shown(entry.name)} has {entry.size} bytes, more than the limit")
-            found.files[path] = _write(file, folder / path, entry.size, bundle)
+        yield
     except (tarfile.TarError, zlib.error, EOFError, UnicodeError, gzip.BadGzipFile) as error:
         raise _bad(bundle, f"cannot be read: {error}") from error
-    if found is None:
+
+
+def _entry(file: gzip.GzipFile) -> tarfile.TarInfo | None:
+    """Return the next file's header, None at the end.
+
+    Headers are read one by one: a tar's longer ones (long names, links, sparse files) are no plain file's, and are
+    refused before anything of them is read.
+    """
+    block = file.read(BLOCK)
+    return tarfile.TarInfo.frombuf(block, "utf-8", "strict") if block.strip(b"\0") else None
+
+
+def _manifest(file: gzip.GzipFile, bundle: Path) -> Manifest:
+    """Return the manifest, which is the first file; every path in it is one that a bundle may have, and no larger."""
+    entry = _entry(file)
+    if entry is None:
         raise _bad(bundle, "holds nothing")
-    return found
-
-
-def _write(file: gzip.GzipFile, target: Path, size: int, bundle: Path) -> Part:
-    """Write the next `size` bytes to `target` and skip what fills the last block."""
-    target.parent.mkdir(exist_ok=True)
-    digest, left = hashlib.sha256(), size
-    with target.open("xb") as out:
-        while left:
-            if not (piece := file.read(min(left, PIECE_BYTES))):
-                raise _bad(bundle, "ends in the middle of a file")
-            digest.update(piece)
-            out.write(piece)
-            left -= len(piece)
-    file.read(-size % BLOCK)
-    return Part(sha256=digest.hexdigest(), bytes=size)
-
-
-def _check_manifest(folder: Path, found: Unpacked, bundle: Path) -> None:
-    if MANIFEST not in found.files:
-        raise _bad(bundle, f"has no {MANIFEST}")
-    content = read_bytes(folder / MANIFEST, limit=MANIFEST_LIMIT_BYTES)
+    if entry.type not in PLAIN or entry.name.partition("/")[2] != MANIFEST:
+        raise _bad(bundle, f"does not begin with its {MANIFEST}")
+    if not 0 <= entry.size <= MANIFEST_LIMIT_BYTES:
+        raise _bad(bundle, f"its {MANIFEST} has {entry.size} bytes, more than the limit")
+    content = b"".join(_pieces(file, entry.size, bundle))
+    if content.count(b",") > MOST_VALUES:
+        raise _bad(bundle, f"its {MANIFEST} has more than {MOST_VALUES} values")
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise _bad(bundle, f"{MANIFEST}: {explain_validation(error, None, Manifest)}") from error
-    present = {path: part for path, part in found.files.items() if path != MANIFEST}
-    for path in sorted({*manifest.files, *present}):
-        if manifest.files.get(path) != present.get(path):
-            what = "is missing" if path not in present else "is not the file that the manifest names"
-            raise _bad(bundle, f"{_shown(path)} {what}")
-    if manifest.run != found.name:
+    if not NAME.fullmatch(manifest.run) or entry.name != f"{manifest.run}/{MANIFEST}":
         raise _bad(bundle, f"{MANIFEST} is that of another run")
+    _check_paths(manifest, bundle)
+    return manifest
 
 
-def _check_run(folder: Path, found: Unpacked, bundle: Path) -> Run:
-    """Return the run where run.json and every record are what they say and name the files beside them."""
-    if RUN_FILE not in found.files:
+def _check_paths(manifest: Manifest, bundle: Path) -> None:
+    for path, part in manifest.files.items():
+        limit = limit_of(path)
+        if limit is None:
+            raise _bad(bundle, f"names {_shown(path)}, which no bundle has")
+        if part.bytes > limit:
+            raise _bad(bundle, f"{_shown(path)} has {part.bytes} bytes, more than the limit")
+    if RUN_FILE not in manifest.files:
         raise _bad(bundle, f"has no {RUN_FILE}")
+
+
+def _check_size(manifest: Manifest, bundle: Path, results: Path) -> None:
+    """Refuse what is too much, or has no room here, before anything of it is written."""
+    with os_errors(results):
+        sent, free = bundle.stat().st_size, shutil.disk_usage(results).free
+    if why := too_much(manifest):
+        raise _bad(bundle, f"holds {why}")
+    if manifest.total > MOST_RATIO * sent:
+        raise _bad(bundle, f"{manifest.total} bytes were made {sent}: no run shrinks so much")
+    if manifest.total > free:
+        what = f"{manifest.total} bytes to be unpacked, {free} free"
+        raise UsageError(what, where=str(results), remedy="make room, or name other --results")
+
+
+def _read(file: gzip.GzipFile, folder: Path, manifest: Manifest, bundle: Path) -> None:
+    """Write the manifest's files below `folder`: these, in this order, each with its size and hash, and no others."""
+    for path, part in manifest.files.items():
+        check()
+        entry = _entry(file)
+        if entry is None:
+            raise _bad(bundle, f"{_shown(path)} is missing")
+        if entry.type not in PLAIN or entry.name != f"{manifest.run}/{path}" or entry.size != part.bytes:
+            raise _bad(bundle, f"holds {_shown(entry.name)} where its manifest names {_shown(path)}")
+        target, sha256 = folder / path, hashlib.sha256()
+        target.parent.mkdir(exist_ok=True)
+        with target.open("xb") as out:
+            for piece in _pieces(file, part.bytes, bundle):
+                sha256.update(piece)
+                out.write(piece)
+        if sha256.hexdigest() != part.sha256:
+            raise _bad(bundle, f"{_shown(path)} is not the file that the manifest names")
+    if (entry := _entry(file)) is not None:
+        raise _bad(bundle, f"holds {_shown(entry.name)}, which its manifest does not name")
+
+
+def _pieces(file: gzip.GzipFile, size: int, bundle: Path) -> Iterator[bytes]:
+    """Yield the next `size` bytes, and skip what fills the last block."""
+    left = size
+    while left:
+        check()
+        if not (piece := file.read(min(left, PIECE_BYTES))):
+            raise _bad(bundle, "ends in the middle of a file")
+        yield piece
+        left -= len(piece)
+    file.read(-size % BLOCK)
+
+
+def _check_run(folder: Path, manifest: Manifest, bundle: Path) -> Run:
+    """Return the run where run.json and every record are what they say and name the files beside them."""
+    named = Claims()
     try:
         run = Run.open(folder)
         for path in record_files(folder):
-            _check_record(read_record(path), path, found, bundle)
+            check()
+            named.read(path)
+        for path in sorted((folder / LOCKS).glob("*")):
+            check_lock(path)
     except UsageError as error:
-        if error.where == str(bundle):
-            raise
         # Where it was unpacked to is nobody's business.
         where = error.where.replace(f"{folder}/", "")
         raise _bad(bundle, f"{where}: {error.what}") from error
+    for side, part in manifest.files.items():
+        if wrong := named.wrong(side, part.sha256):
+            raise _bad(bundle, f"{side} {wrong}")
     return run
-
-
-def _check_record(record: Record, path: Path, found: Unpacked, bundle: Path) -> None:
-    stem = stem_of(record)
-    if path.stem != stem:
-        raise _bad(bundle, f"records/{path.name} is the record of another cell")
-    if record.workload.workload_id != record.workload_id:
-        raise _bad(bundle, f"records/{path.name}: its workload is not the one that its workload_id names")
-    named = {
-        f"logs/{stem}.log": record.log_sha256,
-        f"dispatch/{stem}.json": record.dispatch.listing_sha256 if record.dispatch else None,
-        f"telemetry/{stem}.jsonl": record.telemetry.series_sha256 if record.telemetry else None,
-    }
-    for side, sha256 in named.items():
-        if side in found.files and found.files[side].sha256 != sha256:
-            raise _bad(bundle, f"{side} is not the file that its record names")
 
 
 def _bad(bundle: Path, what: str) -> UsageError:

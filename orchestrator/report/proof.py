@@ -163,7 +163,7 @@ def _probe(source: Source, row: Row) -> Section | None:
         text(f"{how}{f': {result.reason}' if result.reason else ''}", warning=not result.passed)
     ]
     for record in source.probes.get((row.benchmark, row.method, row.stack), ()):
-        blocks += [text(f"records/{stem_of(record)}.json, {record.status}"), *checks(record)]
+        blocks += [text(f"records/{stem_of(record)}.json, {record.status}"), *checks(source, record)]
     return section("On the probe", *blocks, folded=result.passed)
 
 

@@ -24,7 +24,7 @@ from orchestrator.records.record import Record, Sample, WarmStart
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import not_fused, resembles
 from orchestrator.report.sections import Block, Environment, Samples, Section, code, facts, section, shares, table, text
-from orchestrator.report.source import Source, read_log
+from orchestrator.report.source import Source, file_text, read_log
 from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence
 
 SHOWN_TOKENS = 40
@@ -37,7 +37,7 @@ SHOWN_ELSEWHERE = ("graphs", "kernels")
 def round_sections(source: Source, record: Record) -> tuple[Section, ...]:
     """Return everything that a record says, in the order in which a reader asks."""
     found = (
-        section("Checks", *checks(record)),
+        section("Checks", *checks(source, record)),
         _samples(record),
         _rates(record),
         _dispatch(record),
@@ -45,7 +45,7 @@ def round_sections(source: Source, record: Record) -> tuple[Section, ...]:
         telemetry(record),
         _output(record),
         section("Phases", _phases(record), folded=True),
-        _record(record),
+        _record(source, record),
         _what_ran(record),
         section(
             "Further detail",
@@ -57,7 +57,7 @@ def round_sections(source: Source, record: Record) -> tuple[Section, ...]:
     return tuple(filter(None, found))
 
 
-def checks(record: Record) -> list[Block | None]:
+def checks(source: Source, record: Record) -> list[Block | None]:
     """Return the checks one a line, the reference, and the fault that the error resembles."""
     proof = record.proof
     if proof is None:
@@ -73,11 +73,13 @@ def checks(record: Record) -> list[Block | None]:
         error, eager = reference.error, reference.eager_error
         made = "computed in the cell itself" if reference.stack is None else f"made on the stack {reference.stack}"
         ratio = f", {significant(error / eager, 3)} times eager's" if error is not None and eager else ""
-        file = f"references/{record.workload_id}.safetensors, SHA-256 {reference.sha256}"
         blocks.append(
             facts(
                 ("reference", f"{reference.dtype}, {made}"),
-                ("reference's file", file if reference.sha256 else None),
+                (
+                    "reference's file",
+                    file_text(source, f"references/{record.workload_id}.safetensors", reference.sha256),
+                ),
                 ("error", None if error is None else f"{_number(error)} of the reference{ratio}"),
                 ("eager's error", None if eager is None else f"{_number(eager)} in the same precision"),
             )
@@ -284,16 +286,16 @@ def _phases(record: Record) -> Any:
     )
 
 
-def _record(record: Record) -> Section | None:
+def _record(source: Source, record: Record) -> Section | None:
     made, stem = record.provenance, stem_of(record)
-    listing = record.dispatch and record.dispatch.listing_sha256
-    series = record.telemetry and record.telemetry.series_sha256
+    listing = record.dispatch.listing_sha256 if record.dispatch else None
+    series = record.telemetry.series_sha256 if record.telemetry else None
     return section(
         "Record",
         facts(
             ("file", f"records/{stem}.json, written by {record.written_by}"),
-            ("all that was launched", f"dispatch/{stem}.json, SHA-256 {listing}" if listing else None),
-            ("all telemetry readings", f"telemetry/{stem}.jsonl, SHA-256 {series}" if series else None),
+            ("all that was launched", file_text(source, f"dispatch/{stem}.json", listing)),
+            ("all telemetry readings", file_text(source, f"telemetry/{stem}.jsonl", series)),
             ("exit code", made and made.exit_code),
             ("wall time", f"{significant(made.wall_ns / 1e9)} s" if made and made.wall_ns else None),
         ),

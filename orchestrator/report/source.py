@@ -11,6 +11,7 @@ from orchestrator.analysis.reduced_run import Report, make_report
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import read_bytes
 from orchestrator.base.grouping import grouped
+from orchestrator.base.untrusted import sha256_of
 from orchestrator.plan.workload import Benchmark
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import LOG_LIMIT_BYTES, Run, stem_of
@@ -59,6 +60,15 @@ class Log:
     left_out: int
     """Lines before those shown."""
     remark: str | None = None
+
+
+def file_text(source: Source, name: str, sha256: str | None) -> str | None:
+    """Return a file's name and the SHA-256 that a record names, and where it is not what lies there; None without."""
+    if sha256 is None:
+        return None
+    found = sha256_of(source.folder / name)
+    differs = "" if found == sha256 else f" (the file here has another: {found})"
+    return f"{name}, SHA-256 {sha256}{' (it is not here)' if found is None else differs}"
 
 
 def read_log(source: Source, record: Record) -> Log | None:

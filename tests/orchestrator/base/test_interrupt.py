@@ -85,6 +85,8 @@ def child(script: str, *arguments: object) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("at", "words"),
     [
+        ("orchestrator.base.interrupt", "plan --launcher local --suite smoke"),
+        ("subprocess", "history"),
         ("click.core", "plan --launcher local --suite smoke"),
         ("pydantic", "plan --launcher local --suite smoke"),
         ("orchestrator.plan.choice", "run-all --launcher local --suite smoke --results RESULTS"),

@@ -9,9 +9,10 @@ from fake_run import make_stack
 from plan_samples import record
 
 from orchestrator.build import lock as stack_lock
-from orchestrator.build.lock import StackLock, drift_of, facts_of, forget, lock_of, lock_path, mark_drift, remarks
+from orchestrator.build.lock import drift_of, facts_of, forget, lock_of, lock_path, mark_drift, remarks
 from orchestrator.launchers import Prepared
 from orchestrator.records.record import Environment
+from orchestrator.records.stack_lock import StackLock
 
 PACKAGES = {"torch": "2.1.0+cu121", "numpy": "1.26.4"}
 FACTS = {

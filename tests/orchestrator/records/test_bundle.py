@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+REFERENCE = f"references/{'a' * 16}.safetensors"
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     folder = save_run(tmp_path / "results", small_run())
@@ -34,7 +39,11 @@ def run(tmp_path: Path) -> Run:
     for one in small_run()[:3]:
         found.save(one, log)
     (folder / "references").mkdir()
-    (folder / "references" / f"{'a' * 16}.safetensors").write_bytes(b"truth")
+    (folder / REFERENCE).write_bytes(b"truth")
+    told = {"references": {"a" * 16: {"sha256": hashlib.sha256(b"truth").hexdigest()}}}
+    found.save(record(role="reference", cell_id="b" * 16, detail=told))
+    (folder / "stacks").mkdir()
+    shutil.copy(next(COMMITTED[0].glob("stacks/*")), folder / "stacks")
     (folder / "secret.txt").write_text("mine")
     return found
 
@@ -50,16 +59,16 @@ def members(bundle: Path) -> dict[str, bytes]:
         return {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
 
 
-def sealed(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The same files with a manifest that fits them."""
+def sealed(files: dict[str, bytes], **more: Any) -> dict[str, bytes]:
+    """The same files behind a manifest that fits them; `more` are parts that it has besides or otherwise."""
     name = next(iter(files)).split("/", 1)[0]
     rest = {path: content for path, content in files.items() if not path.endswith(MANIFEST)}
     parts = {
         path.split("/", 1)[1]: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         for path, content in rest.items()
     }
-    told = {"schema_version": 1, "run": name, "files": parts}
-    return {**rest, f"{name}/{MANIFEST}": json.dumps(told).encode()}
+    told = {"schema_version": 1, "run": name, "files": {**parts, **more}}
+    return {f"{name}/{MANIFEST}": json.dumps(told).encode(), **rest}
 
 
 def written(tmp_path: Path, files: dict[str, bytes], *more: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> Path:
@@ -90,7 +99,10 @@ def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert not any("references" in name or "secret" in name for name in names)
     found = unpack(bundle, tmp_path / "elsewhere", write_tables)
     assert found.folder == tmp_path / "elsewhere" / run.folder.name
-    assert found.header == run.header
+    assert found.imported
+    assert found.header == run.header.model_copy(update={"imported_utc": found.header.imported_utc})
+    assert Run.open(found.folder).header == found.header
+    assert len(list((found.folder / "stacks").iterdir())) == 1
     assert list(found.records([])) == list(run.records([]))
     assert (found.folder / "logs" / f"{stem_of(small_run()[0])}.log").read_text() == "all of it\n"
     assert (found.folder / "tables.md").is_file()
@@ -107,7 +119,7 @@ def test_references_go_along_when_asked(run: Run, tmp_path: Path) -> None:
     _, left_out = pack(run, tmp_path / "full.tar.gz", references=True)
     assert left_out == ["secret.txt"]
     found = unpack(tmp_path / "full.tar.gz", tmp_path / "elsewhere", write_tables)
-    assert (found.folder / "references" / f"{'a' * 16}.safetensors").read_bytes() == b"truth"
+    assert (found.folder / REFERENCE).read_bytes() == b"truth"
 
 
 def test_the_runs_of_the_repository(tmp_path: Path) -> None:
@@ -142,8 +154,10 @@ def test_the_tables_that_came_along_are_not_believed(run: Run, tmp_path: Path) -
 def test_names_that_no_bundle_has(bundle: Path, tmp_path: Path, name: str) -> None:
     files = members(bundle)
     top = next(iter(files)).split("/", 1)[0]
-    entry = tarfile.TarInfo(name.replace("R", top, 1))
-    assert "which no bundle has" in refused(written(tmp_path, files, entry), tmp_path)
+    path = name.replace("R", top, 1)
+    assert "which its manifest does not name" in refused(written(tmp_path, files, tarfile.TarInfo(path)), tmp_path)
+    named = sealed(files, **{path.removeprefix(f"{top}/"): {"sha256": "0" * 64, "bytes": 0}})
+    assert "which no bundle has" in refused(written(tmp_path, named), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -152,26 +166,188 @@ def test_names_that_no_bundle_has(bundle: Path, tmp_path: Path, name: str) -> No
 )
 def test_nothing_but_plain_files(bundle: Path, tmp_path: Path, kind: bytes) -> None:
     files = members(bundle)
-    entry = tarfile.TarInfo(f"{next(iter(files)).split('/', 1)[0]}/NOTES.md")
+    top = next(iter(files)).split("/", 1)[0]
+    entry = tarfile.TarInfo(f"{top}/NOTES.md")
     entry.type, entry.linkname = kind, "/etc/passwd"
-    assert "which no bundle has" in refused(written(tmp_path, files, entry), tmp_path)
+    named = sealed(files, **{"NOTES.md": {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}})
+    assert "where its manifest names" in refused(written(tmp_path, named, entry), tmp_path)
+    entry.name = f"{top}/{MANIFEST}"
+    assert "does not begin with its manifest" in refused(written(tmp_path, {}, entry), tmp_path)
 
 
 def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    entry = tarfile.TarInfo("x")
-    entry.type, entry.size = tarfile.XHDTYPE, 8 * 10**9
-    target = tmp_path / "bad.tar.gz"
-    target.write_bytes(gzip.compress(entry.tobuf(tarfile.USTAR_FORMAT)))
-    assert "which no bundle has" in refused(target, tmp_path)
+    for kind, name, says in (
+        (tarfile.XHDTYPE, "x", "does not begin with its manifest"),
+        (tarfile.REGTYPE, f"x/{MANIFEST}", "more than the limit"),
+    ):
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.size = kind, 8 * 10**9
+        target = tmp_path / "bad.tar.gz"
+        target.write_bytes(gzip.compress(entry.tobuf(tarfile.USTAR_FORMAT)))
+        assert says in refused(target, tmp_path)
 
 
-@pytest.mark.parametrize("size", [10**8, 7 * 10**9, -1])
-def test_a_file_larger_than_any_of_its_kind(bundle: Path, tmp_path: Path, size: int) -> None:
-    entry = tarfile.TarInfo(f"{next(iter(members(bundle))).split('/', 1)[0]}/{next(iter(small_stems()))}")
-    entry.size = size
-    target = tmp_path / "bad.tar.gz"
-    target.write_bytes(gzip.compress(entry.tobuf(tarfile.GNU_FORMAT)))
-    assert "more than the limit" in refused(target, tmp_path)
+def part(size: int) -> dict[str, Any]:
+    return {"sha256": "0" * 64, "bytes": size}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"NOTES.md": part(10**7)}, "more than the limit"),
+        ({"NOTES.md": part(-1)}, "greater than or equal to 0"),
+        ({f"logs/{'0' * 15}": part(0)}, "which no bundle has"),
+        ({f"logs/a-b@c-{n:016x}-r0.log": part(0) for n in range(60_000)}, "files, and a bundle holds at most 50000"),
+        ({f"logs/a-b@c-{n:016x}-r0.log": part(8 * 10**6) for n in range(3_000)}, "bytes, and a bundle holds at most"),
+        ({f"logs/a-b@c-{n:016x}-r0.log": part(8 * 10**6) for n in range(500)}, "no run shrinks so much"),
+        ({f"{n}": 0 for n in range(160_000)}, "has more than 150000 values"),
+    ],
+)
+def test_what_is_too_much_is_refused_before_anything_is_written(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], says: str
+) -> None:
+    def never(**_: Any) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr("orchestrator.records.unpack.tempfile.mkdtemp", never)
+    assert says in refused(written(tmp_path, sealed(members(bundle), **more)), tmp_path)
+
+
+def test_a_bundle_that_has_no_room_is_refused_before_anything_is_written(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert "1000 free; make room" in refused(bundle, tmp_path)
+
+
+def test_a_log_that_shrinks_a_thousandfold_is_sent_all_the_same(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"x" * 8_000_000)
+    stored = run.save(record(cell_id="d" * 16, samples=samples(9.0, 1.0)), tmp_path / "log")
+    pack(run, tmp_path / "x.tar.gz")
+    found = unpack(tmp_path / "x.tar.gz", tmp_path / "elsewhere", write_tables)
+    assert (found.folder / "logs" / f"{stem_of(stored)}.log").stat().st_size == 8_000_000
+
+
+@pytest.mark.parametrize("kind", ["logs", "dispatch", "telemetry", "references"])
+def test_files_that_no_record_names(bundle: Path, run: Run, tmp_path: Path, kind: str) -> None:
+    ending = {"logs": "log", "dispatch": "json", "telemetry": "jsonl", "references": "safetensors"}[kind]
+    stem = "c" * 16 if kind == "references" else f"forward-eager@cpu-{'c' * 16}-r0"
+    path = f"{kind}/{stem}.{ending}"
+    files = members(bundle)
+    top = next(iter(files)).split("/", 1)[0]
+    assert f"{path} is named by no record" in refused(
+        written(tmp_path, sealed({**files, f"{top}/{path}": b""})), tmp_path
+    )
+    (run.folder / kind).mkdir(exist_ok=True)
+    (run.folder / path).write_bytes(b"")
+    _, left_out = pack(run, tmp_path / "x.tar.gz", references=True)
+    assert f"{path} (is named by no record)" in left_out
+    unpack(tmp_path / "x.tar.gz", tmp_path / "elsewhere", write_tables)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b'{"stack": "x"}'])
+def test_the_lock_of_a_stack_is_checked_on_both_sides(bundle: Path, run: Run, tmp_path: Path, content: bytes) -> None:
+    path = next((run.folder / "stacks").iterdir())
+    inside = f"stacks/{path.name}"
+    changed = sealed(change(members(bundle), path.name, lambda _: content))
+    assert inside in refused(written(tmp_path, changed), tmp_path)
+    path.write_bytes(content)
+    (run.folder / "stacks" / "other.lock.json").write_bytes(members(bundle)[f"{run.folder.name}/{inside}"])
+    _, left_out = pack(run, tmp_path / "x.tar.gz")
+    assert sum(line.startswith("stacks/") for line in left_out) == 2
+    unpack(tmp_path / "x.tar.gz", tmp_path / "elsewhere", write_tables)
+
+
+def edit_log(folder: Path) -> str:
+    path = next((folder / "logs").iterdir())
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    return f"logs/{path.name} (is not the file that its record names)"
+
+
+def edit_reference(folder: Path) -> str:
+    (folder / REFERENCE).write_bytes(b"other")
+    return f"{REFERENCE} (is not the file that its record names)"
+
+
+def lengthen_log(folder: Path) -> str:
+    path = next((folder / "logs").iterdir())
+    path.write_bytes(b"x" * 9_000_000)
+    return f"logs/{path.name} (9000000 bytes, more than the limit of 8004096)"
+
+
+def link_log(folder: Path) -> str:
+    path = next((folder / "logs").iterdir())
+    path.rename(folder / "logs" / ".kept")
+    path.symlink_to(".kept")
+    return f"logs/{path.name} (too many levels of symbolic links)"
+
+
+def damage_record(folder: Path) -> str:
+    path = folder / small_stems()[-1]
+    path.write_text("{")
+    return f"records/{path.name} (no valid JSON)"
+
+
+def copy_record(folder: Path) -> str:
+    path = folder / small_stems()[-1]
+    (folder / "records" / f"{path.stem} (1).json").write_bytes(path.read_bytes())
+    return f"records/{path.stem} (1).json"
+
+
+def rename_record(folder: Path) -> str:
+    path = folder / small_stems()[-1]
+    other = path.with_name(path.name.replace("-r0", "-r77"))
+    other.write_bytes(path.read_bytes())
+    return f"records/{other.name} (the record of another cell or round has this name)"
+
+
+def change_workload(folder: Path) -> str:
+    path = folder / small_stems()[-1]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "workload_id": "0" * 16}))
+    return f"records/{path.name} (its workload is not the one that its workload_id names)"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        edit_log,
+        edit_reference,
+        lengthen_log,
+        link_log,
+        damage_record,
+        copy_record,
+        rename_record,
+        change_workload,
+    ],
+)
+def test_what_import_would_refuse_is_left_out_and_named(run: Run, tmp_path: Path, harm: Callable[[Path], str]) -> None:
+    named = harm(run.folder)
+    _, left_out = pack(run, tmp_path / "x.tar.gz", references=True)
+    assert named in left_out
+    unpack(tmp_path / "x.tar.gz", tmp_path / "elsewhere", write_tables)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
+def test_a_number_that_is_none_reaches_no_table(bundle: Path, tmp_path: Path, number: bytes) -> None:
+    def never(name: str) -> None:
+        raise AssertionError(name)
+
+    files = change(members(bundle), "run.json", edited(host={"x": "@"}))
+    files = change(files, "run.json", lambda text: text.replace(b'"@"', number))
+    with contextlib.suppress(UsageError):  # a line for a person is right too
+        found = unpack(written(tmp_path, sealed(files)), tmp_path / "elsewhere", write_tables)
+        json.loads((found.folder / "tables.json").read_text(), parse_constant=never)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OverflowError("x"), KeyError("x"), RecursionError("x")])
+def test_a_run_that_no_tables_can_be_made_of_is_refused(bundle: Path, tmp_path: Path, error: Exception) -> None:
+    def fail(_folder: Path) -> None:
+        raise error
+
+    with pytest.raises(UsageError, match="no tables can be made of it"):
+        unpack(bundle, tmp_path / "elsewhere", fail)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def small_stems() -> list[str]:
@@ -189,19 +365,25 @@ def edited(**changes: Any) -> Callable[[bytes], bytes]:
 
 def test_content_that_is_not_the_manifests(bundle: Path, tmp_path: Path) -> None:
     files = members(bundle)
-    changed = change(files, "-r2.json", edited(status="incorrect"))
+    changed = change(files, "-r2.json", lambda content: content.replace(b'"ok"', b'"no"'))
     assert "is not the file that the manifest names" in refused(written(tmp_path, changed), tmp_path)
+    longer = change(files, "-r2.json", lambda content: content + b" ")
+    assert "where its manifest names" in refused(written(tmp_path, longer), tmp_path)
     fewer = {name: content for name, content in files.items() if not name.endswith("-r2.json")}
-    assert "is missing" in refused(written(tmp_path, fewer), tmp_path)
+    assert "where its manifest names" in refused(written(tmp_path, fewer), tmp_path)
+    last = dict(list(files.items())[:-1])
+    assert "is missing" in refused(written(tmp_path, last), tmp_path)
     more = {**files, f"{next(iter(files)).split('/', 1)[0]}/NOTES.md": b"hello"}
-    assert "is not the file that the manifest names" in refused(written(tmp_path, more), tmp_path)
+    assert "which its manifest does not name" in refused(written(tmp_path, more), tmp_path)
+    manifest, *rest = files.items()
+    assert "does not begin with its manifest" in refused(written(tmp_path, dict([*rest, manifest])), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("ending", "edit", "says"),
     [
         ("-r2.json", edited(surprise=1), "surprise: unknown key"),
-        ("-r2.json", edited(round=1), "is the record of another cell"),
+        ("-r2.json", edited(round=1), "the record of another cell"),
         ("-r2.json", edited(workload_id="0" * 16), "its workload is not the one"),
         ("-r2.json", edited(stack="../x"), "cannot be a file's name"),
         ("-r2.json", lambda _: b"{", "no valid JSON"),
@@ -221,7 +403,7 @@ def test_a_manifest_that_is_none(bundle: Path, tmp_path: Path) -> None:
     files = members(bundle)
     assert "manifest.json: " in refused(written(tmp_path, change(files, MANIFEST, lambda _: b"{}")), tmp_path)
     without = {name: content for name, content in files.items() if not name.endswith(MANIFEST)}
-    assert "has no manifest.json" in refused(written(tmp_path, without), tmp_path)
+    assert "does not begin with its manifest.json" in refused(written(tmp_path, without), tmp_path)
     headless = sealed({name: content for name, content in files.items() if not name.endswith("run.json")})
     assert "has no run.json" in refused(written(tmp_path, headless), tmp_path)
 
@@ -245,12 +427,15 @@ def test_files_that_are_no_bundles(tmp_path: Path, content: bytes) -> None:
     refused(target, tmp_path)
 
 
-def test_a_run_with_a_bad_record_is_not_sent(run: Run, tmp_path: Path) -> None:
+def test_a_bad_record_is_left_out_and_a_run_with_a_bad_header_is_not_sent(run: Run, tmp_path: Path) -> None:
     one = record(cell_id="9" * 16, samples=samples(9.0, 1.0, 1.0, 1.0))
     (run.folder / "records" / f"{stem_of(one)}.json").write_text("{")
+    _, left_out = pack(run, tmp_path / "x.tar.gz")
+    assert f"records/{stem_of(one)}.json (no valid JSON)" in left_out
+    (run.folder / "run.json").write_text("{")
     with pytest.raises(UsageError, match="repair it or move it away"):
-        pack(run, tmp_path / "x.tar.gz")
-    assert not (tmp_path / "x.tar.gz").exists()
+        pack(Run(run.folder, run.header), tmp_path / "y.tar.gz")
+    assert not (tmp_path / "y.tar.gz").exists()
 
 
 def test_the_commands(run: Run, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -261,7 +446,7 @@ def test_the_commands(run: Run, tmp_path: Path, capsys: Any, monkeypatch: Any) -
     assert "left out: secret.txt" in out
     words = ["import", f"{run.folder.name}.tar.gz", "--results", "elsewhere"]
     assert command(words) == 0
-    assert capsys.readouterr().out == f"elsewhere/{run.folder.name}: 11 records\n"
+    assert capsys.readouterr().out == f"elsewhere/{run.folder.name}: 12 records\n"
     assert command(words) == 4
     assert capsys.readouterr().err.count("\n") == 1
     for words in (["import", "nowhere"], ["import", "."], ["bundle", "nowhere"]):

@@ -286,7 +286,7 @@ def test_folders_that_somebody_deletes_underneath_are_made_again(run: Run, tmp_p
     for part in parts:
         shutil.rmtree(run.folder / part)
     stored = run.save(record(), tmp_path / "log")
-    assert list(run.records()) == [stored]
+    assert list(run.records([])) == [stored]
     assert len(list((run.folder / "logs").iterdir())) == 1
 
 

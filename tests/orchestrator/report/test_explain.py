@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from record_samples import ceilings, compiled_in, record, samples, save_run, sha
 
 from orchestrator.analysis.evidence import evidence
 from orchestrator.base.errors import UsageError
-from orchestrator.records.store import Run
+from orchestrator.records.store import Run, stem_of
 from orchestrator.report.explain import explain
 
 
@@ -52,6 +53,39 @@ def test_wrong_row(run: Path) -> None:
     assert "\n  No speed is shown because the row is incorrect.\n" in text
     assert "\nMeasured, but not shown as a speed\n  steady: 0.4504 s" in text
     assert "run-all --suite note --stack cuda --method thunder --benchmark forward --fresh" in text
+
+
+@pytest.mark.parametrize("kind", ["dispatch", "telemetry", "references", "logs"])
+def test_the_hash_that_is_printed_is_that_of_the_file_or_it_is_said(tmp_path: Path, kind: str) -> None:
+    run = Run.open(save_run(tmp_path, small_run()))
+    (one,) = [one for one in small_run() if one.method == "inductor" and one.round == 0 and one.dispatch]
+    stem, sha256 = stem_of(one), hashlib.sha256(b"right").hexdigest()
+    assert one.dispatch
+    assert one.telemetry
+    assert one.proof
+    assert one.proof.reference
+    name, changes = {
+        "dispatch": (f"{stem}.json", {"dispatch": one.dispatch.model_copy(update={"listing_sha256": sha256})}),
+        "telemetry": (f"{stem}.jsonl", {"telemetry": one.telemetry.model_copy(update={"series_sha256": sha256})}),
+        "references": (
+            f"{one.workload_id}.safetensors",
+            {
+                "proof": one.proof.model_copy(
+                    update={"reference": one.proof.reference.model_copy(update={"sha256": sha256})}
+                )
+            },
+        ),
+        "logs": (f"{stem}.log", {"log_sha256": sha256}),
+    }[kind]
+    run.save(one.model_copy(update=changes))
+    path = run.folder / kind / name
+    path.parent.mkdir(exist_ok=True)
+    for content in (b"right", b"wrong"):
+        path.write_bytes(content)
+        text = explain(run.folder, one.cell_id)
+        assert f"{name}, SHA-256 {sha256}" in text
+        said = "its SHA-256 is another" in text or f"{sha256} (the file here has another: " in text
+        assert said == (content == b"wrong")
 
 
 def test_ceilings(run: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -326,6 +328,64 @@ def test_what_is_said_of_going_on_is_true_of_the_options(place: Path, option: st
 def test_a_run_that_was_begun_fresh_goes_on_without_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert go(place, "--fresh", "--max-minutes", "0.00001") == 3
     assert "the same command without --fresh goes on from there" in capsys.readouterr().out
+    assert go(place) == 0
+    assert len(headers(place)) == 1
+
+
+def imported(place: Path, name: str, **changes: Any) -> None:
+    """Somebody's unfinished run of the same plan, sent in a bundle, with a round that never was."""
+    assert go(place) == 0
+    (folder,) = (place / "results").iterdir()
+    header = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**header, "run_id": name, "finished_utc": None, **changes}))
+    folder.rename(place / name)
+    assert run(["bundle", str(place / name), "-o", str(place / "sent.tar.gz")]) == 0
+    shutil.rmtree(place / name)
+    assert run(["import", str(place / "sent.tar.gz"), "--results", str(place / "results")]) == 0
+
+
+@pytest.mark.parametrize("claims", [{}, {"imported_utc": None, "started_utc": "2999-12-31T23:59:59Z"}])
+def test_an_imported_run_of_the_future_is_not_gone_on_with_unless_asked(
+    place: Path, capsys: pytest.CaptureFixture[str], claims: dict[str, Any]
+) -> None:
+    name = "29991231-235959-mine"
+    imported(place, name, **claims)
+    capsys.readouterr()
+    assert go(place, "--max-minutes", "0.00001") == 3
+    assert f"the unfinished run {name} was imported (--resume {name} goes on with it)" in capsys.readouterr().out
+    assert go(place) == 0, "one's own is gone on with, though the imported one's name is later"
+    out = capsys.readouterr().out
+    assert "already have results" not in out
+    assert len(headers(place)) == 2
+    mine = min(folder.name for folder in (place / "results").iterdir())
+    assert run(["table", "--format", "json", "--results", str(place / "results")]) == 0
+    assert json.loads(capsys.readouterr().out)["run"]["run_id"] == mine
+    assert go(place, "--resume", name) == 0
+    assert "2 of 2 rounds already have results" in capsys.readouterr().out
+    assert go(place, "--resume", name, "--rounds", "2") == 4
+    assert "has another plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_bad_run_keeps_none_from_running(place: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    bad = place / "results" / "29990101-000000-tiny"
+    bad.mkdir(parents=True)
+    (bad / "run.json").write_text(content)
+    assert go(place) == 0
+    assert capsys.readouterr().out.count("29990101-000000-tiny/run.json: ") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.ENOSYS])
+def test_results_without_locks_go_on_and_it_is_said_once(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(_descriptor: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("orchestrator.base.lockfile._without", set())
+    assert go(place, "--max-minutes", "0.00001") == 3
+    assert capsys.readouterr().out.count("files cannot be locked here") == 1
     assert go(place) == 0
     assert len(headers(place)) == 1
 
