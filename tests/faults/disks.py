@@ -23,19 +23,24 @@ def shim(there: Scene, **variables: str) -> dict[str, str]:
     """Return the variables of a command whose writes to state, results and locks are counted."""
     prefixes = ":".join(f"{place}/" for place in (there.results, there.state, there.folder / "locks"))
     log = str(there.folder.parent / "writes.txt")
-    return {"LD_PRELOAD": str(library("faultlib.c", "faultlib.so")), "FAULT_PREFIX": prefixes, "FAULT_LOG": log, **variables}
+    return {
+        "LD_PRELOAD": str(library("faultlib.c", "faultlib.so")),
+        "FAULT_PREFIX": prefixes,
+        "FAULT_LOG": log,
+        **variables,
+    }
 
 
-def every_write(launcher: str, mode: str, chance: Random) -> Iterator[Outcome]:
+def every_write(mode: str, chance: Random) -> Iterator[Outcome]:
     """Fail each write of a run in turn: that one alone (`once`) or all from there on (`on`); chance picks the order."""
-    with scene(launcher, METHODS) as there:
+    with scene("local", METHODS) as there:
         there.run(**shim(there))
         writes = (there.folder.parent / "writes.txt").read_text().splitlines()
     places = list(range(1, len(writes) + 1))
     chance.shuffle(places)
     for place in places:
-        word = "no space left" if chance.random() < 0.7 else chance.choice(list(ERRORS))  # noqa: PLR2004
-        with scene(launcher, METHODS) as there:
+        word = "no space left" if chance.random() < 0.7 else chance.choice(list(ERRORS))
+        with scene("local", METHODS) as there:
             variables = {"FAULT_AT": str(place), "FAULT_MODE": mode, "FAULT_ERRNO": str(ERRORS[word])}
             failed = there.run(**shim(there, **variables))
             problems = [*said(failed, CODES), *there.kept_records()]
@@ -46,7 +51,7 @@ def every_write(launcher: str, mode: str, chance: Random) -> Iterator[Outcome]:
 
 
 def less_room(launcher: str, chance: Random) -> Iterator[Outcome]:
-    """A disk of its own with so many bytes left for state and results; then room is made and the command given again."""
+    """A disk of its own with so few bytes left for state and results; then room is made, and the same command given."""
     for step in itertools.count():
         with scene(launcher, METHODS, disk_bytes=DISK_BYTES) as there:
             left = STEP_BYTES * (step % 40) + chance.randrange(4096)

@@ -84,7 +84,13 @@ def own_engine() -> Iterator[Engine]:
         engine.start()
         with subprocess.Popen(["docker", "save", IMAGE], stdout=subprocess.PIPE) as saved:
             environment = {**os.environ, "DOCKER_HOST": engine.address}
-            subprocess.run(["docker", "load", "--quiet"], stdin=saved.stdout, env=environment, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                ["docker", "load", "--quiet"],
+                stdin=saved.stdout,
+                env=environment,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         yield engine
     finally:
         engine.end()

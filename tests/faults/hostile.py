@@ -1,6 +1,6 @@
 """Stands for `bench/__main__.py` in a scene: the fake bench's behaviours, and those that attack what runs them."""
 
-# ruff: noqa: S311, S108, PERF203 - chance is wanted, and the folders are a container's own
+# ruff: noqa: S311 - chance is wanted, and the folders are a container's own
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from bench import fake
 
 PIECE = bytes(2**20)
 NUMBERS = [1e308, 1e999, -1e999, 10**400, 2**63, 2**64, -(2**63) - 1, 0.1, -1, "1", None, True, [], {}]
-TEXTS = ["", "\x1b]0;title\x07", "\x1b[2J", "\u202e\u2066", "\0", "=1+1", "\n=2+2", "x" * 10_000, "<script>alert(1)</script>"]
+TEXTS = [
+    "",
+    "\x1b]0;title\x07",
+    "\x1b[2J",
+    "\u202e\u2066",
+    "\0",
+    "=1+1",
+    "\n=2+2",
+    "x" * 10_000,
+    "<script>alert(1)</script>",
+]
 
 
 def brief(folder: Path, spec: dict[str, Any]) -> int:
@@ -95,10 +105,10 @@ def fills_its_events(folder: Path, spec: dict[str, Any]) -> int:
 
 def nests_folders(folder: Path, spec: dict[str, Any]) -> int:
     """3,000 folders in one another: deeper than a path, and than Python's stack."""
-    here = os.getcwd()
+    here = Path.cwd()
     os.chdir(folder)
     for _ in range(3000):
-        os.mkdir("d")
+        Path("d").mkdir()
         os.chdir("d")
     os.chdir(here)
     return brief(folder, spec)
@@ -116,7 +126,7 @@ def takes_rights_away(folder: Path, spec: dict[str, Any]) -> int:
 
 def names_oddly(folder: Path, spec: dict[str, Any]) -> int:
     for name in (b"\xff\xfe", b"a\nb", b"\x1b[31m", b"-rf", b"x" * 255, b" ", b"\xe2\x80\xae"):
-        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_text("x")
+        (folder / os.fsdecode(name)).write_text("x")
     (folder / "loop").symlink_to("loop")
     (folder / "up").symlink_to("/")
     os.mkfifo(folder / "pipe")
@@ -157,7 +167,7 @@ def odd_events(folder: Path, spec: dict[str, Any]) -> int:
             line = json.dumps(said).replace('"10e', "10e").encode()
             cut = chance.choice([len(line)] * 5 + [chance.randrange(len(line))])
             file.write(line[:cut] + chance.choice([b"\n", b"\n", b"\n", b"\r\n", b"\xff\n", b"[" * 5000 + b"\n"]))
-            if chance.random() < 0.02:  # noqa: PLR2004
+            if chance.random() < 0.02:
                 file.flush()
                 time.sleep(0.02)
     return brief(folder, spec)
@@ -171,7 +181,7 @@ def odd_record(folder: Path, spec: dict[str, Any]) -> int:
         here: Any = made
         while True:
             key = chance.choice(list(here) if isinstance(here, dict) else range(len(here)))
-            if not isinstance(here[key], (dict, list)) or not here[key] or chance.random() < 0.2:  # noqa: PLR2004
+            if not isinstance(here[key], (dict, list)) or not here[key] or chance.random() < 0.2:
                 break
             here = here[key]
         here[key] = chance.choice([*NUMBERS, *TEXTS])
@@ -189,7 +199,16 @@ def closes_everything(folder: Path, spec: dict[str, Any]) -> int:
 
 MINE = (
     *(brief, leaves_a_child, leaves_a_daemon, daemon_then_hangs, fills_its_disk, fills_in_small_files, fills_its_log),
-    *(fills_its_events, nests_folders, takes_rights_away, names_oddly, forks_without_end, flees, odd_events, odd_record),
+    *(
+        fills_its_events,
+        nests_folders,
+        takes_rights_away,
+        names_oddly,
+        forks_without_end,
+        flees,
+        odd_events,
+        odd_record,
+    ),
     *(closes_everything,),
 )
 fake.BEHAVIOURS.update({function.__name__: function for function in MINE})

@@ -89,7 +89,11 @@ def signals_to_readers(chance: Random) -> Iterator[Outcome]:
 
 def reader(there: Scene, name: str, bundle: Path) -> list[str]:
     """Return a command that reads the scene's results; what it writes lies in a place of its own."""
-    place, results, run = there.folder / f"read-{len(there.pids)}", ["--results", str(there.results)], there.runs[0].name
+    place, results, run = (
+        there.folder / f"read-{len(there.pids)}",
+        ["--results", str(there.results)],
+        there.runs[0].name,
+    )
     more = {
         "report": ["-o", f"{place}.html", *results],
         "plan": there.run_all[4:],
@@ -162,7 +166,7 @@ def no_traceback(ended: Ended) -> list[Problem]:
 
 
 def judged(ended: Ended, number: int, others: list[int]) -> list[Problem]:
-    """Return what is wrong with how a command ended that got a signal; `others`: its codes where it heard it too late."""
+    """Return what is wrong with how a command ended that got a signal; `others`: its codes where it was too late."""
     if TRACEBACK in ended.output and before_its_first_line(ended):
         return []  # Python itself was still starting: nothing of the program could hear it
     # Before the program's first line, and after its last, the system's own way to end a process holds.

@@ -78,6 +78,8 @@ def table(results: Sequence[Result]) -> str:
         cells += [hows if not result.lacking else f"not tried: {result.lacking}"]
         lines.append(f"| {' | '.join([*cells, *(str(counts[kind]) for kind in KINDS)])} |")
     wrong = [(result.fault.name, problem) for result in results for problem in result.problems]
-    seen = Counter(f"{name}: {problem.kind}: {SCENE.sub('', ' '.join(problem.what.split()))[:300]}" for name, problem in wrong)
+    seen = Counter(
+        f"{name}: {problem.kind}: {SCENE.sub('', ' '.join(problem.what.split()))[:300]}" for name, problem in wrong
+    )
     said = [f"- {line}{f' ({count} times)' if count > 1 else ''}" for line, count in seen.most_common()]
     return "\n".join([*lines, "", *(said or ["Nothing was wrong after any of them."])]) + "\n"

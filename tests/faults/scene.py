@@ -205,9 +205,7 @@ class Scene:
         self.kept = found
         return problems
 
-    def finished(
-        self, ended: Ended, wanted: Mapping[str, Sequence[str]], codes: Sequence[int] = (0,)
-    ) -> list[Problem]:
+    def finished(self, ended: Ended, wanted: Mapping[str, Sequence[str]], codes: Sequence[int] = (0,)) -> list[Problem]:
         """Return what is wrong after a whole run; `wanted`: the statuses that each method's rows may have."""
         return [*said(ended, codes), *self.finished_run(wanted), *self.left_over()]
 
@@ -246,7 +244,7 @@ class Scene:
                 continue
             with contextlib.suppress(OSError):
                 command = (place / "cmdline").read_bytes()
-                texts = command + (place / "environ").read_bytes() + os.fsencode(os.readlink(place / "cwd"))
+                texts = command + (place / "environ").read_bytes() + os.fsencode((place / "cwd").readlink())
                 if token in texts and b"orchestrator\0run-all" not in command:
                     found.append(f"{place.name} {command.replace(bytes(1), b' ').decode('utf-8', 'replace')[:80]}")
         return found
@@ -333,7 +331,10 @@ def whole(folder: Path, wanted: Mapping[str, Sequence[str]]) -> list[Problem]:
     """Return what is wrong with a finished run: a round without a record, or with two; tables that say otherwise."""
     problems = []
     run = Run.open(folder)
-    records = [read_record(path) for path in record_files(folder)]
+    try:
+        records = [read_record(path) for path in record_files(folder)]
+    except StackbenchError as error:
+        return [Problem("lost", str(error))]
     names = [path.stem for path in record_files(folder)]
     if not run.finished:
         problems.append(Problem("lost", f"{folder.name} is not finished"))
@@ -347,9 +348,9 @@ def whole(folder: Path, wanted: Mapping[str, Sequence[str]]) -> list[Problem]:
         problems.append(Problem("lost", f"{len(lost)} of {len(planned)} rounds have no record: {lost[0]}"))
     if len(set(have)) != len(have) or len(have) > len(planned):
         problems.append(Problem("doubled", f"{len(have)} records of {len(planned)} rounds"))
-    for record in records:
-        if is_row(record) and record.status not in wanted.get(record.method, ("ok",)):
-            problems.append(Problem("lost", f"{record.method} is {record.status}: {record.reason}"))
+    rows = [record for record in records if is_row(record)]
+    odd = [record for record in rows if record.status not in wanted.get(record.method, ("ok",))]
+    problems += [Problem("lost", f"{record.method} is {record.status}: {record.reason}") for record in odd]
     return problems + right_tables(folder, run)
 
 

@@ -26,7 +26,9 @@ def put_section(name: str, text: str, page: Path = PAGE) -> None:
 def versions() -> str:
     """Return day, commit and versions, for a section's first line."""
     day = dt.datetime.now(dt.timezone.utc).date()
-    commit = said("git", "rev-parse", "--short", "HEAD") + ("" if not said("git", "status", "--porcelain") else " with changes")
+    commit = said("git", "rev-parse", "--short", "HEAD") + (
+        "" if not said("git", "status", "--porcelain") else " with changes"
+    )
     engine = said("docker", "version", "--format", "{{.Server.Version}}")
     parts = [f"Python {platform.python_version()}", f"Linux {platform.release().partition('-')[0]}"]
     return f"{day}, commit {commit}, {', '.join([*parts, *([f'Docker Engine {engine}'] if engine else [])])}"
