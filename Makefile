@@ -5,6 +5,8 @@ VENV := .venv
 ENVS := .stackbench/envs
 TORCH_ENV := $(ENVS)/test
 OLD_ENV := $(ENVS)/oldtorch
+FUZZ_ENV := $(ENVS)/fuzz
+FUZZ_PYTHON ?= 3.12
 UV := $(ENVS)/lock/bin/uv
 CPU_LOCKS := images/cpu/requirements.lock images/cpu/requirements.cuda.lock
 PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
@@ -17,7 +19,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead scaling trip verdicts alarms lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead scaling trip verdicts alarms long-run faults fuzz lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -69,6 +71,15 @@ verdicts: $(VENV)/.dev  ## how often intervals hold a known truth, and how often
 
 alarms: $(TORCH_ENV)/.installed  ## how often the proof calls a right method wrong: 200 tiny cells, each with its own seed
 	@$(TORCH_ENV)/bin/python tests/benchmarks/alarms.py $(ARGS)
+
+long-run: $(VENV)/.dev  ## what the orchestrator needs late in a run of 1,000 cells in containers, against early in it
+	@$(VENV)/bin/python tests/benchmarks/long_run.py $(ARGS)
+
+faults: $(VENV)/.dev  ## plant faults (kills, signals, full disks, hostile cells, …) and see what is lost; ARGS=--short: a minute
+	@$(VENV)/bin/python tests/faults $(ARGS)
+
+fuzz: $(FUZZ_ENV)/.installed  ## read mutated files guided by coverage, with Python 3.12: ARGS="--seconds 600"
+	@$(FUZZ_ENV)/bin/python tests/fuzz $(ARGS)
 
 lock: $(UV)  ## pin every requirements file again
 	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) -m images.lock
@@ -126,4 +137,11 @@ $(OLD_ENV)/.installed: tests/oldtorch.lock | $(UV)
 	    && $$python -m venv $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
 	@$(UV) pip install --quiet --python $(OLD_ENV)/bin/python --require-hashes --no-deps -r tests/oldtorch.lock
 	@$(call write_bytecode,$(OLD_ENV))
+	@touch $@
+
+# The fuzzer has wheels for few Pythons. uv finds this one, or brings it; FUZZ_PYTHON may also be a path.
+$(FUZZ_ENV)/.installed: tests/fuzz.lock | $(UV)
+	@echo "making $(FUZZ_ENV), with the fuzzer"
+	@rm -rf $(FUZZ_ENV) && $(UV) venv --quiet --python $(FUZZ_PYTHON) $(FUZZ_ENV)
+	@$(UV) pip install --quiet --python $(FUZZ_ENV)/bin/python --require-hashes --no-deps -r tests/fuzz.lock
 	@touch $@

@@ -110,6 +110,14 @@ LOCKS = (
         arguments=("--extra", "dev"),
     ),
     Lock("tests/oldtorch.lock", ("tests/oldtorch.in",), "the oldest torch that bench must start on"),
+    Lock(
+        "tests/fuzz.lock",
+        ("pyproject.toml", "tests/fuzz.in"),
+        "the orchestrator with the fuzzer",
+        constraints=("images/orchestrator.lock",),
+        pythons=("3.12",),
+        platform=LINUX,
+    ),
 )
 
 
