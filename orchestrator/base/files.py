@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -32,8 +32,26 @@ else:
 
 T = TypeVar("T", bound=BaseModel)
 FILE_LIMIT_BYTES = 4_000_000
-SHOWN_INPUT = 60
 MOST_ERRORS = 1_000
+SHOWN_INPUT, SHOWN_PROBLEMS = 60, 4
+PLAIN_WORDS = {
+    "too_short": "must have at least {min_length}, has {actual_length}",
+    "too_long": "must have at most {max_length}, has {actual_length}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must be like {pattern} (a regular expression)",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+}
+"""Of kinds of errors of pydantic's whose own sentences speak of Python."""
+PLAIN_PATTERNS = {
+    "^[a-z0-9][a-z0-9_-]*$": "must be of small letters, digits, - and _, and begin with a letter or a digit",
+    "^[0-9a-f]{64}$": "must be a SHA-256, 64 digits of 0-9a-f",
+}
 REMEDIES = {
     errno.ENOENT: "check the path",
     errno.EACCES: "check who may read and write there",
@@ -210,25 +228,32 @@ def validate(model: type[T], raw: dict[str, Any], path: Path) -> T:
 
 
 def explain_validation(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
-    """Return the first thing wrong as one line: key, reason, remedy, and how many more there are."""
+    """Return what is wrong as one line: key, reason and remedy of the first few, and how many more there are."""
     if error.error_count() > MOST_ERRORS:
         return f"{error.error_count()} of its values are wrong"  # each takes a thousand bytes to be told
     problems = error.errors(include_url=False)
     # An unknown key explains most other errors (it is usually the misspelt missing one): name it first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
+    # Of one key the first: of a choice between kinds of values each kind has its own error.
+    lines = list({problem["loc"]: _problem(problem, raw, model) for problem in reversed(problems)}.values())[::-1]
+    more = len(lines) - SHOWN_PROBLEMS
+    return one_line("; ".join(lines[:SHOWN_PROBLEMS]) + (f" (and {more} more)" if more > 0 else ""))
+
+
+def _problem(problem: Mapping[str, Any], raw: Any, model: type[BaseModel]) -> str:
     location, kind = problem["loc"], problem["type"]
     key = key_name(location, raw)
     if kind == "extra_forbidden":
-        line = f"{key}: unknown key{_suggestion(str(location[-1]), model, location)}"
-    elif kind == "missing":
-        line = f"{key}: missing; add this key"
-    else:
-        must = problem["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ", 1)
-        shown = _shown(problem["input"]) if key else ""
-        line = (f"{key}: " if key else "") + must + (f", is {shown}" if shown else "")
-    more = len(problems) - 1
-    return one_line(f"{line} (and {more} more)" if more else line)
+        return f"{key}: unknown key{_suggestion(str(location[-1]), model, location)}"
+    if kind == "missing":
+        return f"{key}: missing; add this key"
+    context = problem.get("ctx", {})
+    if kind == "too_short" and context.get("min_length") == 1:
+        return f"{key}: must not be empty"
+    must = PLAIN_PATTERNS.get(context.get("pattern", "")) or PLAIN_WORDS.get(kind, "").format(**context)
+    must = must or problem["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ", 1)
+    shown = _shown(problem["input"]) if key else ""
+    return (f"{key}: " if key else "") + must + (f", is {shown}" if shown else "")
 
 
 def key_name(location: Sequence[str | int], raw: Any) -> str:

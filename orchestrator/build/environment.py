@@ -109,15 +109,15 @@ def _base_python(stack: Stack, log: Path, state: Path, say: Say) -> str:
         if found and _runs(found, f"import sys, ensurepip; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"):
             return found
     version, folder = versions[0], state / "pythons"
+    failed = f"uv could not bring Python {version} (install it, or name a mirror in UV_PYTHON_INSTALL_MIRROR)"
     say(f"{stack.name}: its packages are for Python {' or '.join(versions)}, none is here: uv brings {version}")
     tool = state / "envs" / f"uv-{hash_files(UV_LOCK.parent, [UV_LOCK])[:16]}"
     uv = [str(tool / "bin" / "python"), "-m", "uv", "python"]
     if not _runs(uv[0], "import uv"):
         _call([sys.executable, "-m", "venv", "--clear", str(tool)], log, stack.name, say)
         install = ["-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(UV_LOCK)]
-        _call([uv[0], *install], log, stack.name, say)
+        _call([uv[0], *install], log, stack.name, say, failed=failed)
     command = [*uv, "install", "--no-bin", "--install-dir", str(folder), version]
-    failed = f"uv could not bring Python {version} (install it, or name a mirror in UV_PYTHON_INSTALL_MIRROR)"
     _call(command, log, stack.name, say, failed=failed)
     return str(next(folder.glob(f"cpython-{version}.*/bin/python{version}")))
 

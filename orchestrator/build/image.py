@@ -29,6 +29,15 @@ LEAST_FREE_BYTES = 2 * 10**9
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
 OF_THE_ENGINE = re.compile(r"\s*(Step \d+/\d+ : |---> |Removing intermediate container )")
 """Lines about the build's steps, as opposed to what a step printed."""
+DOING = {
+    "FROM ": "taking its base image",
+    "COPY ": "copying files",
+    "ADD ": "copying files",
+    "apt-get": "installing packages of the system",
+    "pip": "installing packages of Python",
+    "compile.sh": "compiling",
+}
+"""What a step does, by what stands in it: its own text is a shell's, and stands in the log."""
 AT_ONCE = re.compile(r"ARG|ENV|LABEL|WORKDIR|USER|CMD|ENTRYPOINT")
 """Steps that take no time and are not worth a line of progress."""
 
@@ -266,7 +275,8 @@ def _follow(stream: Iterator[dict[str, Any]], name: str, log: Any, say: Say) -> 
         step = STEP.match(text)
         lines = [*lines, *(line for line in text.splitlines() if not OF_THE_ENGINE.match(line))][-8:]
         if step and not AT_ONCE.match(step[3]):
-            say(f"{name}: build step {step[1]} of {step[2]}: {' '.join(step[3].split())[:90]}")
+            doing = next((words for sign, words in DOING.items() if sign in step[3]), "running commands")
+            say(f"{name}: build step {step[1]} of {step[2]}: {doing}")
         if part.get("error"):
             log.write(f"{part['error']}\n")
             # The engine repeats the whole command, which would hide what the command printed.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError, UsageError
-from orchestrator.base.files import make_folder, write_json
+from orchestrator.base.files import check_known, make_folder, write_json
 from orchestrator.base.paths import STATE
 from orchestrator.base.text import Say, show
 from orchestrator.build import lock as stack_lock
@@ -20,10 +20,10 @@ from orchestrator.host.devices import Host
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Launcher, Prepared
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.work_area import work_area
+from orchestrator.launchers.work_area import methods_of_bench, work_area
 from orchestrator.plan.cell import Device
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
-from orchestrator.plan.stack import Stack
+from orchestrator.plan.stack import STACK_FILE, Stack
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Refusal
 from orchestrator.records.stack_lock import FOLDER, StackLock
@@ -84,9 +84,11 @@ def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose) -
     """Return what the options mean on this host, by `choosing`, and in which place: one where it can run.
 
     Where images can neither be found nor pulled, plain processes take their place if no stack and no launcher was
-    named; a launcher that was named is a UsageError then, and stacks that were named keep their rows.
+    named; a launcher that was named is a UsageError then, and stacks that were named keep their rows. So is a stack
+    that offers a method which bench does not have.
     """
     choice = choosing(options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu)
+    check_methods(choice.stacks.values(), methods_of_bench())
     if choice.launcher != "docker" or (options.stacks and options.launcher == "auto"):
         return choice
     client, used = reach_engine(choice), {cell.stack for cell in choice.plan.cells}
@@ -97,6 +99,12 @@ def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose) -
         remedy = f"name an image that is here in {BASE_VARIABLE}, or use --launcher local"
         raise UsageError(why[0], where="--launcher docker", remedy=remedy)
     return choosing(options, gpu=host.gpu, engine=None, no_gpu=host.no_gpu, no_engine=why[0])
+
+
+def check_methods(stacks: Iterable[Stack], known: Sequence[str]) -> None:
+    """Raise the UsageError for a method that a stack offers and bench does not have, where bench's are known."""
+    for stack in stacks if known else ():
+        check_known("method", stack.methods, known, where=f"{stack.folder / STACK_FILE}: methods")
 
 
 def make_ready(

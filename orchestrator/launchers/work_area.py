@@ -64,6 +64,11 @@ class WorkArea:
             remove_tree(folder)
 
 
+def methods_of_bench() -> list[str]:
+    """Return the names of the methods that bench has a file for."""
+    return sorted(path.stem for path in (BENCH / "methods").glob("*.py") if not path.stem.startswith("_"))
+
+
 @contextlib.contextmanager
 def work_area(state: Path | None = None) -> Iterator[WorkArea]:
     """Make a work area and remove it at the end. A killed process's is removed by the next `sweep_folders`."""

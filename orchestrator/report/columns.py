@@ -124,6 +124,8 @@ def break_even(row: Row) -> str:
     even = row.break_even
     if even is None or even.count is None:
         return "never" if even is not None and even.reason == NOT_FASTER else MISSING
+    if even.count == 0:
+        return "at once"
     plural = "" if even.count == 1 else "es" if even.of == "pass" else "s"
     return f"{even.count:,} {even.of}{plural}"
 

@@ -139,7 +139,7 @@ def _beside(row: Row) -> Section | None:
     against, even, power = row.versus, row.break_even, row.evidence.power
     after = None
     if even is not None:
-        after = "never" if even.count is None else f"after {break_even(row)}"
+        after = "after " * bool(even.count) + ("never" if even.count is None else break_even(row))
         after += f" ({even.reason})" if even.reason else ""
     return section(
         "Beside others",

@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.analysis.published import Published, PublishedFigure
 from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Power, Row
+from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, code, counted, escape, shortened, significant
 from orchestrator.records.record import COMPUTED, Compiles, Dispatch
@@ -87,8 +88,9 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines += [(Name(row.name), f" dispatched {what}.") for row in steady if (what := _dispatched(row))]
     lines += _unproved(steady)
     lines += [(Name(row.name), f": {warning}.") for row in steady if row.status == "ok" for warning in warnings(row)]
-    reasons = {row.versus.verdict.reason for row in steady if row.versus is not None and row.versus.verdict.reason}
-    lines += [(f"Inconclusive against eager: {reason} (--rounds 5 or more).",) for reason in sorted(reasons)]
+    verdicts = [row.versus.verdict for row in steady if row.versus is not None and row.versus.verdict.reason]
+    reasons = sorted({f"{found.reason} ({_more_rounds(found)})" for found in verdicts})
+    lines += [(f"Inconclusive against eager: {reason}.",) for reason in reasons]
     lines += _by_text("No share of the ceiling: ", [(row.share.reason, row) for row in shown])
     if any(row.share.share is not None and row.share.ceiling_of == "this model of device" for row in shown):
         lines.append(("The ceilings were measured on another device of the same model.",))
@@ -102,6 +104,12 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
         )
     lines += [line for comparison in comparisons(found) for line in _others_published(steady, comparison)]
     return list(dict.fromkeys(lines))
+
+
+def _more_rounds(found: Verdict) -> str:
+    """Return what would bring a verdict: enough rounds, or where there are enough already, more of them."""
+    has = min(found.rounds)
+    return f"--rounds {FEWEST_ROUNDS} or more" if has < FEWEST_ROUNDS else f"more rounds narrow it: --rounds {2 * has}"
 
 
 def comparisons(found: Sequence[tuple[Report, Pair]]) -> list[Published]:

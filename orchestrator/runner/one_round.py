@@ -24,7 +24,7 @@ from orchestrator.plan.workload import digest
 from orchestrator.records.record import Record, Refusal
 from orchestrator.records.references import References
 from orchestrator.records.store import Run, stem_of
-from orchestrator.runner.order import Turn, too_large
+from orchestrator.runner.order import Turn, needless
 from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.progress import Progress
 
@@ -80,7 +80,8 @@ def run_round(session: Session, turn: Turn) -> Record:
     """Run one round of a cell, store its record and log, and return the record as stored."""
     cell, ready, show = turn.cell, session.ready, session.progress.event
     refusal = ready.refused.get(cell.stack)
-    if refusal is None and (reason := too_large(cell, session.outcomes.exhausted)):
+    exhausted, incorrect = session.outcomes.exhausted, session.outcomes.incorrect
+    if refusal is None and (exhausted or incorrect) and (reason := needless(turn, exhausted, incorrect)):
         refusal = Refusal("skipped", reason)
     if refusal is not None:
         # Nothing is started, so nothing but the record touches the disk.

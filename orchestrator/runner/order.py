@@ -98,6 +98,21 @@ class Agenda:
         self._known[key] = Earlier(seconds, again)
 
 
+def needless(turn: Turn, exhausted: Iterable[Record], incorrect: Iterable[Record]) -> str | None:
+    """Return why a row's round is skipped, by what came of others in this run; else None.
+
+    A smaller shape ran out of memory, or the method is wrong: rounds are for noise, and its first one is run.
+    """
+    cell = turn.cell
+    for record in incorrect if cell.role == "row" else ():
+        same = (record.method, record.stack, record.workload.benchmark) == (cell.method, cell.stack, cell.benchmark)
+        if record.cell_id == turn.cell_id and record.round != turn.round:
+            return f"round {record.round + 1} was incorrect, and no other round would make it right"
+        if record.role == "probe" and same and turn.round > 0:
+            return "its method is incorrect on the probe, and one round has shown what it does here"
+    return too_large(cell, exhausted)
+
+
 def too_large(cell: Cell, records: Iterable[Record]) -> str | None:
     """Return why `cell` is skipped: a smaller shape of it, all else being equal, ran out of memory; else None."""
     if cell.role != "row":

@@ -26,6 +26,8 @@ class Outcomes(AbstractContextManager["Outcomes"]):
     def __init__(self, run: Run, records: Iterable[Record] = ()) -> None:
         self.exhausted: list[Record] = []
         """Those that ran out of memory: larger shapes need not be tried."""
+        self.incorrect: list[Record] = []
+        """Rows' and probes': their cells need no more rounds, for what is wrong shows no speed."""
         self._run, self._reduction, self._published = run, Reduction(), read_published()
         self._statuses: dict[tuple[str, int], tuple[Status, bool]] = {}
         """Of each round its status, and whether it is one of a row."""
@@ -39,9 +41,15 @@ class Outcomes(AbstractContextManager["Outcomes"]):
         self._reduction.add(record)
         self._statuses[record.cell_id, record.round] = record.status, is_row(record)
         key = (record.cell_id, record.round)
-        self.exhausted = [one for one in self.exhausted if (one.cell_id, one.round) != key]
-        if record.status == "out_of_memory":
-            self.exhausted.append(record)
+        for status, kept in (("out_of_memory", self.exhausted), ("incorrect", self.incorrect)):
+            kept[:] = [one for one in kept if (one.cell_id, one.round) != key]
+            if record.status == status:
+                kept.append(record)
+
+    def forget_failures(self) -> None:
+        """Let nothing that earlier rounds came to keep one from being run: all are run again."""
+        self.exhausted.clear()
+        self.incorrect.clear()
 
     def __exit__(self, *_: object) -> None:
         if not self._run.finished:  # else it was closed with its tables

@@ -116,6 +116,8 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
             order = turns(choice.plan, identity)
             outcomes, references, left = take_up(run, order, progress)
             todo = order if options.rerun else left
+            if options.rerun:
+                outcomes.forget_failures()
             if len(todo) < len(order):
                 progress.say(f"{len(order) - len(todo)} of {len(order)} rounds already have results")
             yield Session(

@@ -32,6 +32,7 @@ MOST_ROWS = 40
 """Of one workload and method: nobody reads more comparisons, and their number grows with the square."""
 BELOW = {"checks": "ratio", "first": "even"}
 """Columns whose cell stands below another's, because the page is narrow."""
+PAYS_OFF = {"never": "never pays off", "at once": "pays off at once"}
 ELSEWHERE = ("steady", "note", "share", *BELOW.values())
 """The page draws these itself, for the protocol that its reader chose."""
 
@@ -167,7 +168,7 @@ def _cells(pair: Pair, shown: Sequence[Column]) -> dict[str, list[str]]:
             cell = column.cell(pair)
             cells[key] = [cell.text.replace("~~", ""), *cell.beside]
             if key in BELOW and (text := by_key[BELOW[key]].cell(pair).text) != MISSING:
-                cells[key].append("never pays off" if text == "never" else f"{by_key[BELOW[key]].head} {text}")
+                cells[key].append(PAYS_OFF.get(text) or f"{by_key[BELOW[key]].head} {text}")
     return {key: lines for key, lines in cells.items() if lines != [MISSING]}
 
 

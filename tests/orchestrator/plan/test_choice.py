@@ -39,7 +39,7 @@ def test_gpu_and_engine_run_note_on_every_stack_that_uses_the_gpu(with_cuda: Pat
     assert (choice.suite.name, list(choice.stacks), choice.launcher) == ("note", ["cuda"], "docker")
     assert {cell.device for cell in choice.plan.cells} == {"cuda"}
     assert choice.uses_gpu
-    assert choice.line == f"suite note on {H100}, stacks cuda, in Docker ({DOCKER}): it is the GPU here"
+    assert choice.line == f"suite note on {H100}, stacks cuda, in Docker ({DOCKER}): a GPU is here"
 
 
 def test_no_gpu_runs_smoke_on_the_cpu_in_docker_or_plain(with_cuda: Path) -> None:

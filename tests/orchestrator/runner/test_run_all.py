@@ -117,6 +117,26 @@ def test_a_crash_is_named_by_what_its_log_says_last_wherever_it_is_shown(
     assert reason.startswith("ModuleNotFoundError: No module named 'nowhere'")
 
 
+def test_what_is_incorrect_needs_no_further_rounds(place: Path) -> None:
+    assert go(place, methods=["wrong", "good"], rounds=3) == 1
+    found = {name: (record["status"], record["reason"]) for name, record in records(place).items()}
+    why = "round 1 was incorrect, and no other round would make it right"
+    assert [found[f"wrong-{n}"] for n in range(3)] == [("incorrect", "row 3"), ("skipped", why), ("skipped", why)]
+    assert {found[f"good-{n}"][0] for n in range(3)} == {"ok"}
+    page = (files_of(place).parent / "tables.md").read_text()
+    assert re.search(r"`wrong@fake`.*\*\*incorrect\*\*.*row 3", page)
+    assert go(place, "--rerun") == 1
+    assert records(place)["wrong-0"]["status"] == "incorrect", "all are run again, the first one too"
+
+
+def test_one_round_shows_what_a_method_does_that_is_incorrect_on_the_probe(place: Path) -> None:
+    assert go(place, proving=True, methods=["wrong_on_the_probe"], rounds=3) == 1
+    (folder,) = (place / "results").iterdir()
+    rows = [json.loads(path.read_text()) for path in (folder / "records").iterdir()]
+    rows = sorted((row["round"], row["status"]) for row in rows if row["role"] == "row")
+    assert rows == [(0, "ok"), (1, "skipped"), (2, "skipped")]
+
+
 def test_a_stack_without_torch_is_found_before_its_first_cell(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,11 +68,14 @@ function samplesChart(workload, all, width) {
   const height = shown.length * stripHeight + AXIS_HEIGHT + 4;
   const strips = shown.map((item, n) => drawStrip(item, n, { x, low, high, left, width, stripHeight, above, format }));
   const tainted = shown.reduce((sum, item) => sum + item.tainted, 0);
+  // A row is tainted as a whole where others took the host's CPUs all the while.
+  const whole = shown.some((item) => (item.row.flags || []).includes("tainted"));
+  const taints = tainted ? "tainted ones are crossed out" : whole ? "tainted are whole rows, and no single sample" : "none is tainted";
   const spoken = shown.map((item) => `${item.row.legend} ${plural(item.points.length, "sample")}, ${item.tainted} tainted`).join("; ");
   const how = relative ? "each as its distance from the row's median" : "in seconds, each at its own shape";
   return chart(
     "Samples over time",
-    `Timed samples, ${how}; ${tainted ? "tainted ones are crossed out" : "none is tainted"}.${capped(rows, MOST_SERIES)}`,
+    `Timed samples, ${how}; ${taints}.${capped(rows, MOST_SERIES)}`,
     picture(width, height, `Samples over time: ${spoken}`, strips, xAxis(x, left, width - 12, height - AXIS_HEIGHT, "seconds since the round's first timed sample")),
   );
 }

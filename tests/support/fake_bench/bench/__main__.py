@@ -114,6 +114,10 @@ def wrong_on_the_probe(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec))
 
 
+def wrong(folder: Path, spec: dict[str, Any]) -> int:
+    return write(folder, record(spec, status="incorrect", reason="row 3"))
+
+
 def dispatch(listing: bytes) -> dict[str, Any]:
     empty = {"groups": [], "top": [], "expected": [], "missing": [], "graph_replays": None}
     found = hashlib.sha256(listing).hexdigest()
@@ -483,6 +487,7 @@ BEHAVIOURS = {
             killed,
             fails,
             raises,
+            wrong,
             fails_after_record,
             silent,
             link,
