@@ -24,6 +24,8 @@ def plan_command(form: str, **chosen: Any) -> None:
     host = look(given)
     choice = fitted(choose(given, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu), given)
     click.echo(render(choice, given.results, form))
+    for line in host.beyond_memory(choice.plan):
+        click.echo(line, err=form == "json")
 
 
 @click.command("run-all", short_help="Run everything and write the tables.")
