@@ -16,6 +16,8 @@ DEVICE_FAILED = (
 )
 """What CUDA says where the GPU or its driver failed, whatever ran there."""
 OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
+NOT_ALLOCATED = ("CUDA out of memory", "DefaultCPUAllocator: ", "Storage size calculation overflowed")
+"""The same in words, wrapped by a compiler or raised as something else."""
 
 
 class Unsupported(Exception):  # noqa: N818  (it is the name of a status)
@@ -42,7 +44,7 @@ def classify(error: Exception) -> tuple[str, str]:
     first = text if len(text) <= 2000 else text[:2000] + " …"  # noqa: PLR2004
     # A compiler wraps what its kernels raised.
     memory = any(isinstance(each, OUT_OF_MEMORY) for each in (error, error.__cause__ or error.__context__))
-    if memory or "CUDA out of memory" in text:
+    if memory or any(words in text for words in NOT_ALLOCATED):
         return "out_of_memory", first
     if isinstance(error, ModuleNotFoundError):
         return "unsupported", f"the package {error.name} is not installed in this stack"

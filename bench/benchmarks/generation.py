@@ -49,7 +49,7 @@ class Generation(Task):
 
     def inputs(self, index: int) -> int:
         """Seed the draws of sample `index`: the prompt is the same, the text is not."""
-        seed = self.workload.seed * SEED_STRIDE + index
+        seed = (self.workload.seed * SEED_STRIDE + index) % 2**63  # as many bits as torch takes
         torch.manual_seed(seed)
         return seed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ def plan_command(form: str, **chosen: Any) -> None:
     from orchestrator.runner.plan_text import render
 
     given = RunOptions(**chosen)
-    choice = fitted(choose_place(given, look(given)), given)
+    host = look(given)
+    choice = fitted(choose_place(given, host), given)
     show(render(choice, given.results, form))
+    for line in host.beyond_memory(choice.plan):
+        show(line, sys.stderr if form == "json" else None)
 
 
 @click.command("run-all", short_help="Run everything and write the tables.")

@@ -12,6 +12,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.text import Say
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, choose_gpu, gpus, selected
+from orchestrator.plan import memory
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.choice import NO_GPU, RunOptions
 
@@ -58,6 +59,11 @@ class Host:
     found: tuple[HostGpu, ...] = ()
     no_gpu: str = NO_GPU
 
+    def beyond_memory(self, plan: Plan) -> list[str]:
+        """Return a line for each workload that cannot fit into the memory of its device here."""
+        on_gpus = [gpu.memory_bytes for gpu in self.found if gpu.memory_bytes is not None]
+        return memory.beyond(plan, {"cuda": max(on_gpus, default=None), "cpu": memory_bytes()})
+
 
 def look(options: RunOptions) -> Host:
     """Look at the host without touching anything. A busy GPU is not an error here: a plan runs nothing."""
@@ -83,5 +89,10 @@ def facts(gpu: HostGpu | None) -> dict[str, Any]:
     return {
         "gpu": None if gpu is None else {name: getattr(gpu, name) for name in shown},
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
     }
+
+
+def memory_bytes() -> int:
+    """Return how much memory this host has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

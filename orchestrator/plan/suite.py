@@ -167,6 +167,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "train_dynamic": _keys(50, 4, 1500.0, **_BATCH, shortest=..., **_TRAINING),
 }
 """The keys that each benchmark reads, with what holds where a suite says nothing, mostly the note's; `...`: it must."""
+MOST_WORKLOADS = 10_000
 LISTS = ("methods", "prompt")
 """Keys whose value is a list and not an axis."""
 NOT_COMPUTED = ("methods", "weights", "timeout_s", "rounds")
@@ -209,7 +210,12 @@ class Suite:
     def expand(self, model: ModelConfig | None = None, weights: Weights | None = None) -> tuple[Request, ...]:
         """Return all requests in the file's order; `model` and `weights` stand in for every cell's own."""
         cells = enumerate(self.file.cells)
-        return tuple(request for index, entry in cells for request in self._expand(index, entry, model, weights))
+        every = (request for index, entry in cells for request in self._expand(index, entry, model, weights))
+        requests = tuple(itertools.islice(every, MOST_WORKLOADS + 1))
+        if len(requests) > MOST_WORKLOADS:
+            what = f"more than {MOST_WORKLOADS} workloads"
+            raise UsageError(what, where=requests[-1].where, remedy="give fewer values: each is run with each other")
+        return requests
 
     def _expand(
         self, index: int, entry: CellEntry, model: ModelConfig | None, weights: Weights | None

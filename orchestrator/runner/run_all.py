@@ -76,7 +76,8 @@ def choose_cells(
     check_writable(options.results)
     known = history(options.results)
     choice = fitted(choice, options, known)
-    progress.say(choice.line)
+    for line in (choice.line, *host.beyond_memory(choice.plan)):
+        progress.say(line)
     return choice, known
 
 

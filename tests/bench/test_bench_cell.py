@@ -123,6 +123,12 @@ def test_unknown_method_and_missing_gpu_are_unsupported(tmp_path):
         assert "CUDA" in record["reason"]
 
 
+@pytest.mark.parametrize("benchmark", SHAPES)
+def test_the_largest_seed_is_one_like_others(tmp_path, benchmark):
+    record = run(tmp_path, benchmark, "torch" if benchmark == "ceilings" else "eager", seed=2**63 - 1)
+    assert (record["status"], record["reason"]) == ("ok", None)
+
+
 @pytest.mark.parametrize(
     ("benchmark", "changes", "says"),
     [

@@ -14,6 +14,12 @@ def raised(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def raises(call) -> Exception:
+    with pytest.raises(RuntimeError) as caught:
+        call()
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -25,6 +31,8 @@ def raised(error: Exception, cause: Exception) -> Exception:
         (torch.cuda.OutOfMemoryError("CUDA out of memory."), "out_of_memory"),
         (raised(RuntimeError("backend"), MemoryError()), "out_of_memory"),
         (RuntimeError("Triton Error: CUDA out of memory"), "out_of_memory"),
+        (raises(lambda: torch.empty(2**48, dtype=torch.uint8)), "out_of_memory"),
+        (raises(lambda: torch.empty(2**40, 2**40)), "out_of_memory"),
         *((RuntimeError(f"CUDA error: {words}\nCompile with ..."), "infrastructure") for words in DEVICE_FAILED),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "crashed"),
         (ValueError("x"), "crashed"),

@@ -1,0 +1,57 @@
+"""What a workload holds at least, and that a plan says where there is not so much memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from plan_samples import SUITE, stack, write_suite
+
+from orchestrator.cli import run
+from orchestrator.plan.memory import beyond, least_bytes, parameters
+from orchestrator.plan.models import named_models
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.suite import load_suite
+
+
+@pytest.mark.parametrize(("name", "published"), [("open_llama_7b", 6_738_415_616), ("open_llama_3b", 3_426_473_600)])
+def test_parameters_are_those_of_the_published_models(name: str, published: int) -> None:
+    assert parameters(named_models()[name]) == published
+
+
+def test_the_least_of_each_benchmark() -> None:
+    least = {request.workload.benchmark: least_bytes(request.workload) for request in load_suite("note").expand()}
+    weights = 2 * parameters(named_models()["open_llama_7b"])
+    assert least["forward"] == weights + 2 * 10 * 2048 * 32_000
+    assert weights < least["generation"] < 1.02 * weights
+    assert least["train_static"] > 4 * parameters(named_models()["open_llama_3b"])
+    assert least_bytes(load_suite("note").ceilings("cuda")[0].workload) == 0
+
+
+@pytest.mark.parametrize(("room", "lines"), [(None, 0), (10**15, 0), (10**12, 1), (0, 2)])
+def test_what_does_not_fit_is_said_once_for_all_methods(tmp_path: Path, room: int | None, lines: int) -> None:
+    path = write_suite(tmp_path, SUITE.replace("batch = 2", "batch = 1000000000"))
+    plan = make_plan(load_suite(str(path)), {"cpu": stack()}, device="cpu")
+    said = beyond(plan, {"cpu": room, "cuda": 0})
+    assert len(said) == lines
+    assert all("expect out_of_memory" in line for line in said)
+
+
+def test_a_plan_of_a_thousand_million_rows_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_suite(tmp_path, SUITE.replace("batch = 2", "batch = 1000000000"))
+    words = ["plan", "--launcher", "local", "--suite", str(path)]
+    assert run(words) == 0
+    out = capsys.readouterr().out
+    assert "forward of tiny, batch 1000000000, sequence 64, " in out
+    assert "TB, and this host has " in out
+    assert run([*words, "--format", "json"]) == 0
+    assert capsys.readouterr().err.count("expect out_of_memory") == 1
+    assert run(["plan", "--launcher", "local", "--suite", "smoke"]) == 0
+    assert "expect out_of_memory" not in capsys.readouterr().out
+
+
+def test_many_lines_are_a_few(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, SUITE.replace("batch = 2", f"batch = {list(range(1, 12))}"))
+    said = beyond(make_plan(load_suite(str(path)), {"cpu": stack()}, device="cpu"), {"cpu": 0})
+    assert len(said) == 6
+    assert said[-1] == "and 7 workloads more like that"
