@@ -38,7 +38,7 @@ Pair = tuple[int, int]
 """Something for plain processes, and for containers."""
 
 
-def both(
+def both(  # noqa: PLR0917 - the columns of a table
     name: str,
     planted: str,
     must: str,
