@@ -4,9 +4,9 @@
 
 The cells are the fake bench's: a container with a Python that ends at once, so that the time is the orchestrator's and
 the engine's. From outside, once a second: its memory and its descriptors; from the records: the time between one cell
-and the next. Bars: from the second tenth of the cells (after the first tables) to the last, time a cell and
-memory grow by less than a tenth, descriptors not at all. `--page` writes the figures into docs/reliability.md. Exit code 1 where a bar is
-missed.
+and the next. Bars, from the second tenth of the cells (after the first tables) to the last: time a cell and memory grow
+by less than a tenth, descriptors not at all. `--page` writes the figures into docs/reliability.md. Exit code 1 where a
+bar is missed.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,7 @@ def main() -> int:
     if given.list:
         print(*(f"{fault.name}: {fault.planted} ({times} times)" for fault, times in planned), sep="\n")
         return 0
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that scenes are removed
     began, here = time.monotonic(), what_is_here()
     print(f"seed {given.seed}", flush=True)
     results = list[Result]()

@@ -38,9 +38,16 @@ Pair = tuple[int, int]
 """Something for plain processes, and for containers."""
 
 
-def both(  # noqa: PLR0917 - a table's columns
-    name: str, planted: str, must: str, tries: Callable[[str], Tries], long: Pair, short: Pair, seconds: Pair, *needs: str
-) -> Iterator[Fault]:  # fmt: skip
+def both(  # noqa: PLR0917 - the columns of a table
+    name: str,
+    planted: str,
+    must: str,
+    tries: Callable[[str], Tries],
+    long: Pair,
+    short: Pair,
+    seconds: Pair,
+    *needs: str,
+) -> Iterator[Fault]:
     """Return a fault for each launcher."""
     for number, launcher in enumerate(("local", "docker")):
         needed = frozenset(needs) | ({"docker"} if number else frozenset())
@@ -62,13 +69,14 @@ def once(name: str, planted: str, must: str, tries: Tries, *counts: int, needs: 
 
 
 ALL = 10**6
+WRITES = partial(disks.every_write, "once"), partial(disks.every_write, "on")
 FAULTS = (
-    *both("kill", KILL, KEPT, by(interruptions.kills), (100, 100), (4, 2), (3, 6)),
-    *both("signal", SIGNAL, CODES, by(interruptions.signals), (60, 40), (4, 2), (3, 6)),
-    once("signal to a reader", READING, CODES, interruptions.signals_to_readers, 60, 4, 1, needs=""),
+    *both("kill", KILL, KEPT, by(interruptions.kills), (100, 100), (3, 1), (3, 6)),
+    *both("signal", SIGNAL, CODES, by(interruptions.signals), (60, 40), (3, 1), (3, 6)),
+    once("signal to a reader", READING, CODES, interruptions.signals_to_readers, 60, 2, 1, needs=""),
     *both("several at once", SEVERAL, KEPT, by(interruptions.several_at_once), (20, 10), (1, 0), (6, 12)),
-    once("a write refused", "each in turn", NAMED, partial(disks.every_write, "once"), ALL, 3, 4, needs="cc"),
-    once("writes refused", "each and all after it", NAMED, partial(disks.every_write, "on"), ALL, 3, 4, needs="cc"),
+    once("a write refused", "each write to state, results and locks in turn", NAMED, WRITES[0], ALL, 2, 4, needs="cc"),
+    once("writes refused", "each such write and all after it", NAMED, WRITES[1], ALL, 2, 4, needs="cc"),
     *both("small disk", ROOM, NAMED, by(disks.less_room), (40, 20), (1, 0), (4, 6), "root"),
     once("engine away", AWAY, KEPT, engines.engine_goes_away, 30, 0, 15, needs="root docker dockerd"),
     *both("clock jumps", JUMPS, KEPT, by(clocks.clock_jumps), (20, 10), (1, 0), (4, 6), "cc"),

@@ -98,7 +98,7 @@ def own_engine() -> Iterator[Engine]:
 
 
 def engine_goes_away(chance: Random) -> Iterator[Outcome]:
-    """At a random instant of a run the engine is stopped, killed or frozen, and is back soon or late."""
+    """At a random instant the engine is stopped, killed or frozen; it is back after a while, or only after the run."""
     with own_engine() as engine:
         while True:
             how = chance.choice(["stopped", "killed", "frozen", "stopped until the run had ended"])

@@ -29,6 +29,7 @@ from places import ROOT
 
 from orchestrator.base.errors import StackbenchError
 from orchestrator.host import docker_engine
+from orchestrator.launchers.work_area import OWNER_FILE, sweep_folders
 from orchestrator.records.record import FAILED, is_row
 from orchestrator.records.store import RUN_FILE, Run, read_record, record_files, stem_of
 from orchestrator.report.tables import render_tables
@@ -224,12 +225,21 @@ class Scene:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         inside = [line.split()[1] for line in mounts if line.split()[1].startswith(f"{self.folder}/")]
         problems += [Problem("left over", f"mount {place}") for place in inside]
-        work = self.state / "work"
-        places = sorted(work.iterdir()) if work.is_dir() else []
+        places = self.work_folders()
         problems += [Problem("left over", f"work folder {place.name}") for place in places]
         hidden = [path for path in self.results.rglob(".*") if not path.name.startswith(".writable")]
         problems += [Problem("left over", f"file {path.relative_to(self.results)}") for path in hidden]
         return problems + self.locks()
+
+    def work_folders(self) -> list[Path]:
+        """Return work folders that the next run would not remove: a minute after it was made, a folder is nobody's."""
+        work = self.state / "work"
+        for place in work.glob("*"):
+            if not (place / OWNER_FILE).exists():
+                os.utime(place, (0, 0))
+        if work.is_dir():
+            sweep_folders(self.state)
+        return sorted(work.glob("*"))
 
     def locks(self) -> list[Problem]:
         """Return locks that somebody holds: none, once all commands have ended."""
