@@ -54,11 +54,12 @@ class WorkArea:
 
         It is removed at the end with whatever the process left there; no link in it is followed.
         """
-        with os_errors(self.folder):
-            folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
         try:
-            with os_errors(folder):
-                (folder / "work").mkdir(mode=PRIVATE_FOLDER)
+            folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
+            (folder / "work").mkdir(mode=PRIVATE_FOLDER)
+        except OSError as error:
+            raise os_error(error, self.folder) from error
+        try:
             yield folder
         finally:
             remove_tree(folder)
