@@ -88,6 +88,7 @@ def test_break_even() -> None:
     row = row_of([*rounds("inductor", 100.0, first=500.0), *eager])
     assert row.break_even is not None
     assert row.break_even.count == 0
+    assert break_even(row) == "at once"
     # A start that is quicker than eager's is soon lost again by a row that is slower.
     row = row_of([*rounds("inductor", 500.0, first=500.0), *eager])
     assert row.break_even is not None

@@ -339,3 +339,23 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     line = f"{sys.executable} -m orchestrator plan --suite note --launcher local | head -n 1"
     done = subprocess.run(["sh", "-c", line], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["plan", "run-all"])
+def test_a_method_that_bench_does_not_have_is_refused(
+    command: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    write_stack(tmp_path / "stacks", "mine", methods=("eager", "inductr"))
+    given = (
+        "--stacks",
+        tmp_path / "stacks",
+        "--stack",
+        "mine",
+        "--launcher",
+        "local",
+        "--suite",
+        write_suite(tmp_path),
+    )
+    says = refused(command, *given, "--results", tmp_path / "results")
+    place = tmp_path / "stacks" / "mine" / "stack.toml"
+    assert says.startswith(f'{place}: methods: unknown method "inductr" (did you mean "inductor"?); known: eager, ')

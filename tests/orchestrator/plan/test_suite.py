@@ -289,3 +289,36 @@ def test_whatever_stands_in_a_file_is_a_suite_or_one_line(place: str, key: str, 
     except UsageError as error:
         line = str(error)
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("sequence = 64", "sequence = 64\nmethods = []", "cells[0].methods: must not be empty"),
+        ('name = "mine"', 'name = "My Suite"', "name: must be of small letters, digits, - and _, and begin with"),
+        ('name = "mine"', "name = '" + "x" * 61 + "'", "name: must have at most 60 characters, is"),
+        ('name = "mine"', "name = 7", "name: must be text, is 7"),
+        ("[ceilings]", "[ceilings]\nx = 1", "ceilings.x: unknown key"),
+    ],
+)
+def test_what_is_wrong_is_in_plain_words(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_suite(str(write_suite(tmp_path, SUITE.replace(old, new, 1))))
+    assert says in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("Tuple", "String", "should", "Input", "tuple", "dictionary"))
+
+
+def test_the_first_few_of_many_errors_are_all_named(tmp_path: Path) -> None:
+    wrong = "sequence = -1\nseed = -3\niterations = 0\nwarmup = -1\nbatchh = 4"
+    with pytest.raises(UsageError) as caught:
+        load_suite(str(write_suite(tmp_path, SUITE.replace("sequence = 64", wrong, 1))))
+    says = str(caught.value)
+    assert says.count("cells[0].") == 4, says
+    assert 'cells[0].batchh: unknown key (did you mean "batch"?); cells[0].' in says
+    assert "\n" not in says
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    path = write_suite(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_suite(str(path)).name == "mine"

@@ -280,3 +280,23 @@ def test_the_page_has_the_tables_cells_and_remarks(run: Path) -> None:
     for row in content["rows"]:
         for key, (text, *_) in row["cells"].items():
             assert text in page, key
+
+
+@pytest.mark.parametrize(
+    ("rounds", "says"),
+    [
+        (2, "Inconclusive against eager: 2 of at least 5 rounds (--rounds 5 or more)."),
+        (
+            5,
+            "the interval holds 1 and is wider than ±1 % (more rounds narrow it: --rounds 10).",
+        ),
+    ],
+)
+def test_the_hint_fits_the_rounds_that_there_are(tmp_path: Path, rounds: int, says: str) -> None:
+    def made(method: str, cell: str, begin: float) -> list[Record]:
+        walls = [begin + 60 * (n % 3) for n in range(rounds)]
+        same = {"method": method, "cell_id": cell * 16}
+        return [record(round=n, samples=samples(9000.0, *[wall] * 9), **same) for n, wall in enumerate(walls)]
+
+    page = render_tables(save_run(tmp_path, [*made("inductor", "a", 400.0), *made("eager", "b", 410.0)]))
+    assert says in page.replace("\\", "")
