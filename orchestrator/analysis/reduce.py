@@ -93,7 +93,7 @@ class Reduction:
         self._references.update(other._references)
 
     def _keep(self, role: Role, found: Round) -> None:
-        rounds = self._rounds[role].setdefault(found.cell_id, {})
+        rounds = self._rounds.setdefault(role, {}).setdefault(found.cell_id, {})
         before = rounds.get(found.number)
         if before is None or _age(before) <= _age(found):
             rounds[found.number] = found

@@ -255,7 +255,7 @@ def read_record(path: Path, *, limit: int = RECORD_LIMIT_BYTES) -> Record:
 def read_stored(path: Path) -> Record:
     """Return the record of a run's file; also a UsageError where the name is not the record's own."""
     record = read_record(path)
-    if path.stem != stem_of(record):
+    if path.stem != _stem(record):
         raise UsageError("the record of another cell or round has this name", where=str(path), remedy="move it away")
     return record
 
@@ -305,11 +305,15 @@ def run_of(path: Path, record: Record) -> Path | None:
 
 def stem_of(record: Record) -> str:
     """Return the name, without ending, of the record's files: `forward-inductor@cpu-0123456789abcdef-r0`."""
-    prefix = "probe-" if record.role == "probe" else ""
-    stem = f"{prefix}{record.workload.benchmark}-{record.method}@{record.stack}-{record.cell_id}-r{record.round}"
+    stem = _stem(record)
     if not STEM.fullmatch(stem):
         raise UsageError(f"{stem!r} cannot be a file's name", where="record", remedy="use a-z, 0-9, - and _ in names")
     return stem
+
+
+def _stem(record: Record) -> str:
+    prefix = "probe-" if record.role == "probe" else ""
+    return f"{prefix}{record.workload.benchmark}-{record.method}@{record.stack}-{record.cell_id}-r{record.round}"
 
 
 def _new_folder(results: Path, wanted: str) -> Path:
