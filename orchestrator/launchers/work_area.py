@@ -133,6 +133,7 @@ class Written:
     most_bytes: int
     most_files: int
     _bytes: int = 0
+    _files: int = 0
     _free: int = -1
     """On the disk, when it was last counted."""
     _reserve: int = 0
@@ -141,12 +142,16 @@ class Written:
     def trouble(self, *, last: bool = False) -> Refusal | None:
         """Return what is too much; None where all is well. `last`: count in any case."""
         began, free = time.monotonic(), _free_bytes(self.places[0])
-        if self._free < 0:
-            self._free, self._reserve = free, min(RESERVE_BYTES, free // 10)
-            if free >= FULL_DISK_BYTES:
-                self.most_bytes = min(self.most_bytes, free - self._reserve)
-        if last or began >= self._due or self._free - free >= self.most_bytes - self._bytes:
-            self._free, found = free, self._count()
+        first = self._free < 0
+        if first or last or began >= self._due or self._free - free >= self.most_bytes - self._bytes:
+            uncountable = self._count()
+            if first:
+                # What was free before it wrote anything: a fast one may have filled the disk by now.
+                before = free + self._bytes
+                self._reserve = min(RESERVE_BYTES, before // 10)
+                if before >= FULL_DISK_BYTES:
+                    self.most_bytes = min(self.most_bytes, before - self._reserve)
+            self._free, found = free, uncountable or self._beyond()
             if found:
                 return Refusal("crashed", found)
             took = time.monotonic() - began
@@ -166,7 +171,7 @@ class Written:
                     os.truncate(place, min(place.stat().st_size, OUTPUT_KEPT_BYTES))
 
     def _count(self) -> str:
-        """Count what is there, and return what is too much; empty where nothing is."""
+        """Count what is there, as far as it may be; return why that cannot be done, empty where it can."""
         written, files, links, waiting = 0, 0, set[int](), [str(place) for place in self.places]
         while waiting and files <= self.most_files:
             place = waiting.pop()
@@ -182,11 +187,15 @@ class Written:
             if found.st_nlink == 1 or found.st_ino not in links:
                 written += found.st_blocks * BLOCK_BYTES
                 links.add(found.st_ino)
-        self._bytes = written
-        if files > self.most_files:
+        self._bytes, self._files = written, files
+        return ""
+
+    def _beyond(self) -> str:
+        """Return what is too much; empty where nothing is."""
+        if self._files > self.most_files:
             return f"it has made more than {self.most_files} files"
-        if written > self.most_bytes:
-            return f"it has written {size_in_words(written)}, and may write {size_in_words(self.most_bytes)}"
+        if self._bytes > self.most_bytes:
+            return f"it has written {size_in_words(self._bytes)}, and may write {size_in_words(self.most_bytes)}"
         return ""
 
 

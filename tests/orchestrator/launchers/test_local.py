@@ -145,7 +145,7 @@ def test_no_daemon_outlives_its_cell(
     finally:
         bystander.kill()
         bystander.wait()
-    assert not any(local.GROUP_PREFIX in group.name for group in local._groups(local._top_group()))
+    assert not any(f"{local.GROUP_PREFIX}{myself()}_" in group.name for group in local._groups(local._top_group()))
 
 
 KILLED = """

@@ -14,7 +14,8 @@ import pytest
 
 from orchestrator.base.errors import UsageError
 from orchestrator.host.owner import Owner, boot, myself
-from orchestrator.launchers.work_area import copy_bench, remove_tree, sweep_folders, work_area
+from orchestrator.launchers import work_area as workfolders
+from orchestrator.launchers.work_area import Written, copy_bench, remove_tree, sweep_folders, work_area
 
 DIES = """
 import os, signal, sys
@@ -176,3 +177,15 @@ def test_owners_are_distinguished() -> None:
     child.wait()
     for text in ("", "1:2", "a:b:c", "1:2:"):
         assert Owner.parse(text) is None
+
+
+def test_who_has_filled_a_disk_before_the_first_look_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workfolders, "_free_bytes", lambda _place: 0)
+    (tmp_path / "big").write_bytes(bytes(30_000_000))
+    found = Written((tmp_path,), 10**12, 1000).trouble()
+    assert found is not None
+    assert (found.status, found.reason) == ("crashed", "it has written 30 MB, and may write 27 MB")
+    (tmp_path / "big").unlink()
+    found = Written((tmp_path,), 10**12, 1000).trouble()
+    assert found is not None
+    assert found.status == "infrastructure"  # it was full before
