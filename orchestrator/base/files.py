@@ -158,7 +158,7 @@ def read_bytes(path: Path, *, limit: int = FILE_LIMIT_BYTES, follow_links: bool 
         if status.st_size > limit:
             what = f"{status.st_size} bytes, more than the limit of {limit}"
             raise UsageError(what, where=str(path), remedy="is it the right file?")
-        return os.read(descriptor, limit + 1)
+        return os.read(descriptor, status.st_size)  # of the limit's size, the buffer would cost more than the reading
     finally:
         os.close(descriptor)
 
