@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -108,7 +107,6 @@ def compiler(device: str = "cpu") -> str | None:
     return next((path for name in named if (path := shutil.which(name))), None)
 
 
-@functools.lru_cache
 def cannot_compile(device: str) -> str | None:
     """Why nothing can be compiled here, or None: compiles a library over Python's headers and loads it, as methods do.
 

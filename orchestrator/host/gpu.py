@@ -37,6 +37,8 @@ REASONS = {
 """Bits of NVML's clocks event reasons (once called throttle reasons)."""
 NEVER_ANSWERED = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission", "AttributeError")
 LOST = ("NVMLError_GpuIsLost", "NVMLError_ResetRequired")
+GONE = (*LOST, "NVMLError_NotFound", "NVMLError_LibRmVersionMismatch", "NVMLError_DriverNotLoaded")
+"""Answers to opening NVML, or to a GPU's UUID, that a GPU which was there before does not give."""
 NO_LIBRARY = "NVMLError_LibraryNotFound"
 REMEDIES = {
     "NVMLError_LibRmVersionMismatch": "the driver was updated under a running system: reboot",
@@ -260,10 +262,10 @@ SM_CLOCK, MEMORY_CLOCK, TEMPERATURE, THERMAL = 1, 2, 0, 1
 class Gauge:
     """Reads one GPU again and again. A call that its driver does not know is not made a second time."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, lost: str | None = None) -> None:
         self._handle = handle
         self._never: set[tuple[Any, ...]] = set()
-        self.lost: str | None = None
+        self.lost = lost
         """What NVML said when the GPU was gone."""
 
     def quick(self) -> Quick:
@@ -303,10 +305,11 @@ class Gauge:
 
 @contextlib.contextmanager
 def gauge(uuid: str) -> Iterator[Gauge | None]:
-    """Give a gauge of the GPU `uuid`; None where there is no driver or no such GPU."""
+    """Give a gauge of the GPU `uuid`, `lost` already where it is gone; None without a driver or such a GPU."""
     with _nvml() as opened:
         handle = opened if opened.why else ask("nvmlDeviceGetHandleByUUID", uuid)
-        yield None if handle.why else Gauge(handle.value)
+        known = handle.why is None or handle.kind in GONE
+        yield Gauge(handle.value, handle.why) if known else None
 
 
 def process_name(pid: int) -> str:

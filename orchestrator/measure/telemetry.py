@@ -58,7 +58,8 @@ class Sampler(threading.Thread):
     def stop(self) -> None:
         """End the thread. A driver that does not answer is not waited for endlessly."""
         self._ending.set()
-        self.join(JOIN_S)
+        if self.ident is not None:
+            self.join(JOIN_S)
 
     def series(self) -> Series:
         """Return what was read so far; other processes only where the cell's own were among those listed."""
@@ -82,6 +83,7 @@ class Sampler(threading.Thread):
             if len(self._readings) >= MOST_READINGS:
                 self._readings = thinned(self._readings)
                 self._interval_s *= 2
+        self._gauge.quick()  # a GPU that fell off just now says so
 
     def _foreign(self) -> frozenset[int] | None:
         listed = self._gauge.processes()
@@ -108,7 +110,8 @@ def watch_gpu(uuid: str, pids: Pids) -> Iterator[Sampler | None]:
             yield None
             return
         sampler = Sampler(found, pids)
-        sampler.start()
+        if found.lost is None:
+            sampler.start()
         try:
             yield sampler
         finally:

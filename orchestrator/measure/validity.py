@@ -111,7 +111,7 @@ def judged(record: Record, series: Series | None, throttled: Throttled | None = 
 
     A cell that failed while its GPU fell off says nothing about its stack.
     """
-    if series and series.lost and record.status in ("crashed", "timeout"):
+    if series and series.lost and record.status in ("crashed", "timeout", "unsupported"):
         reason = f"the GPU fell off meanwhile (NVML: {series.lost}); {record.reason}"
         record = record.model_copy(update={"status": "infrastructure", "reason": reason})
     spans = spans_of(record)

@@ -18,11 +18,6 @@ PROBE = "from bench import environment as e; print(e.cannot_compile({device!r}))
 NOEXEC = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
 
 
-@pytest.fixture(autouse=True)
-def _anew() -> None:
-    environment.cannot_compile.cache_clear()
-
-
 def program(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)

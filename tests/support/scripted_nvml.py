@@ -37,7 +37,7 @@ class ScriptedNvml:
     def __init__(self, **script: Any) -> None:
         self.script = {
             "sm": 1980, "memory": 2619, "reasons": 0, "energy": lambda now: now // 2_000, "thermal": 0,
-            "power": 500_000, "celsius": 60, "used": 2**34, "pids": [], "cost_s": 0.0, **script,
+            "power": 500_000, "celsius": 60, "used": 2**34, "pids": [], "handle": None, "cost_s": 0.0, **script,
         }  # fmt: skip
         self.asked: dict[str, int] = {}
 
@@ -57,6 +57,8 @@ class ScriptedNvml:
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
         if uuid != UUID:
             raise NVMLError(uuid)
+        if isinstance(self.script["handle"], Exception):
+            raise self.script["handle"]
         return uuid
 
     def nvmlDeviceGetTotalEnergyConsumption(self, _handle: str) -> int:

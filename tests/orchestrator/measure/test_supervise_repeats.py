@@ -307,11 +307,15 @@ def test_a_second_process_on_the_gpu_is_found_beside_a_real_one(tmp_path: Path, 
     ("program", "status", "reason"),
     [
         ("fails", "infrastructure", "the GPU fell off meanwhile (NVML: GPU is lost); exit code "),
+        ("not_able", "infrastructure", "the GPU fell off meanwhile (NVML: GPU is lost); "),
         ("stalls", "ok", None),
     ],
 )
-def test_a_gpu_that_falls_off_is_not_the_stacks_fault(tmp_path, monkeypatch, program, status, reason) -> None:
-    lost = ScriptedNvml(sm=NVMLError_GpuIsLost("GPU is lost"))
+@pytest.mark.parametrize("place", ["sm", "handle"])
+def test_a_gpu_that_falls_off_is_not_the_stacks_fault(  # noqa: PLR0917
+    tmp_path, monkeypatch, place, program, status, reason
+) -> None:
+    lost = ScriptedNvml(**{place: NVMLError_GpuIsLost("GPU is lost")})
     monkeypatch.setattr("orchestrator.host.gpu.pynvml", lost)
     record = run(tmp_path, program, gpu=UUID, change=long_samples)
     assert record.status == status
