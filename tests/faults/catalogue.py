@@ -11,7 +11,7 @@ from random import Random
 import cells
 import clocks
 import disks
-import engines
+import engine_away
 import interruptions
 from listing import Fault
 from scene import Outcome, engine_client
@@ -29,7 +29,7 @@ AWAY = "an engine of its own stopped, killed or frozen at a random instant, and 
 JUMPS = "CLOCK_REALTIME jumps by up to 20 years, both ways, ten times a second"
 GPU = "NVML's Nth call fails, and all after it, or for a while"
 FILLS = "files, small files, log, events without end on a disk of 64 MB, with the results on it"
-FOLDERS = "3,000 nested folders; rights taken away; odd names, links, pipes, a file of 8 TB"
+FOLDERS = "3,000 nested folders; rights taken away; odd names, links, pipes, a sparse file of 1 GB"
 PROCESSES = "daemons, forks without end, a process that flees, closed descriptors"
 WORDS = "odd numbers, text and nesting in events and records, six such cells a run"
 
@@ -72,19 +72,19 @@ ALL = 10**6
 WRITES = partial(disks.every_write, "once"), partial(disks.every_write, "on")
 FAULTS = (
     *both("kill", KILL, KEPT, by(interruptions.kills), (100, 100), (3, 1), (3, 6)),
-    *both("signal", SIGNAL, CODES, by(interruptions.signals), (60, 40), (3, 1), (3, 6)),
+    *both("signal", SIGNAL, CODES, by(interruptions.signals), (60, 40), (3, 0), (3, 6)),
     once("signal to a reader", READING, CODES, interruptions.signals_to_readers, 60, 2, 1, needs=""),
     *both("several at once", SEVERAL, KEPT, by(interruptions.several_at_once), (20, 10), (1, 0), (6, 12)),
     once("a write refused", "each write to state, results and locks in turn", NAMED, WRITES[0], ALL, 2, 4, needs="cc"),
     once("writes refused", "each such write and all after it", NAMED, WRITES[1], ALL, 2, 4, needs="cc"),
     *both("small disk", ROOM, NAMED, by(disks.less_room), (40, 20), (1, 0), (4, 6), "root"),
-    once("engine away", AWAY, KEPT, engines.engine_goes_away, 30, 0, 15, needs="root docker dockerd"),
+    once("engine away", AWAY, KEPT, engine_away.engine_goes_away, 30, 0, 15, needs="root docker dockerd"),
     *both("clock jumps", JUMPS, KEPT, by(clocks.clock_jumps), (20, 10), (1, 0), (4, 6), "cc"),
-    once("GPU falls off", GPU, "one line, or the rows without it", clocks.gpu_falls_off, 60, 2, 3, needs="cc"),
+    once("GPU falls off", GPU, "one line, or the rows without it", clocks.gpu_falls_off, 60, 1, 3, needs="cc"),
     *both("a cell fills its disk", FILLS, NEXT, attacked(cells.DISK), (12, 12), (0, 0), (12, 12), "root"),
     *both("a cell's folders", FOLDERS, NEXT, attacked(cells.FOLDERS), (12, 12), (1, 1), (4, 6)),
     *both("a cell's processes", PROCESSES, NEXT, attacked(cells.PROCESSES), (20, 20), (1, 0), (8, 10)),
-    *both("a cell's words", WORDS, NEXT, attacked(cells.WORDS), (30, 10), (2, 0), (4, 8)),
+    *both("a cell's words", WORDS, NEXT, attacked(cells.WORDS), (30, 10), (1, 0), (4, 8)),
 )
 
 

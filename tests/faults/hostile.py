@@ -131,7 +131,7 @@ def names_oddly(folder: Path, spec: dict[str, Any]) -> int:
     (folder / "up").symlink_to("/")
     os.mkfifo(folder / "pipe")
     with (folder / "sparse").open("wb") as file:
-        file.truncate(2**43)
+        file.truncate(2**30)
     return brief(folder, spec)
 
 

@@ -167,7 +167,7 @@ def no_traceback(ended: Ended) -> list[Problem]:
 
 def judged(ended: Ended, number: int, others: list[int]) -> list[Problem]:
     """Return what is wrong with how a command ended that got a signal; `others`: its codes where it was too late."""
-    if TRACEBACK in ended.output and before_its_first_line(ended):
+    if TRACEBACK.search(ended.output) and before_its_first_line(ended):
         return []  # Python itself was still starting: nothing of the program could hear it
     # Before the program's first line, and after its last, the system's own way to end a process holds.
     by_the_system = [-number] if not ended.output or OVER in ended.output else []

@@ -31,13 +31,14 @@ from orchestrator.base.errors import StackbenchError
 from orchestrator.host import docker_engine
 from orchestrator.launchers.work_area import OWNER_FILE, sweep_folders
 from orchestrator.records.record import FAILED, is_row
-from orchestrator.records.store import RUN_FILE, Run, read_record, record_files, stem_of
+from orchestrator.records.store import CLAIM, RUN_FILE, Run, read_record, record_files, stem_of
 from orchestrator.report.tables import render_tables
 
 HERE = Path(__file__).parent
 LIMIT_S = 120.0
 """No command here takes so long: one that does hangs."""
-TRACEBACK = "Traceback (most recent call last)"
+TRACEBACK = re.compile(r"^Traceback \(most recent call last\):$", re.MULTILINE)
+"""The command's own: a cell's stands inside a line of its row."""
 OURS = re.compile(r'File "[^"]*/orchestrator/|orchestrator[./]')
 KINDS = ("lost", "doubled", "left over", "traceback", "exit code", "tables", "hang")
 
@@ -227,7 +228,7 @@ class Scene:
         problems += [Problem("left over", f"mount {place}") for place in inside]
         places = self.work_folders()
         problems += [Problem("left over", f"work folder {place.name}") for place in places]
-        hidden = [path for path in self.results.rglob(".*") if not path.name.startswith(".writable")]
+        hidden = [path for path in self.results.rglob(".*") if path.name != CLAIM]
         problems += [Problem("left over", f"file {path.relative_to(self.results)}") for path in hidden]
         return problems + self.locks()
 
@@ -243,7 +244,7 @@ class Scene:
 
     def locks(self) -> list[Problem]:
         """Return locks that somebody holds: none, once all commands have ended."""
-        places = [*(self.folder / "locks").glob("*"), *self.runs]
+        places = [*(self.folder / "locks").glob("*"), *(folder / CLAIM for folder in self.runs)]
         return [Problem("left over", f"lock of {place.name}") for place in places if held(place)]
 
     def processes(self) -> list[str]:
@@ -327,14 +328,14 @@ def said(ended: Ended, codes: Sequence[int]) -> list[Problem]:
         problems.append(Problem("hang", f"no end after {ended.seconds:.0f} s: {ended.output[-300:]}"))
     elif ended.code not in codes:
         problems.append(Problem("exit code", f"{ended.code}, not {codes}: {ended.output[-300:]}"))
-    if TRACEBACK in ended.output:
-        problems.append(Problem("traceback", ended.output[ended.output.index(TRACEBACK) :][-1500:]))
+    if found := TRACEBACK.search(ended.output):
+        problems.append(Problem("traceback", ended.output[found.start() :][-1500:]))
     return problems
 
 
 def before_its_first_line(ended: Ended) -> bool:
     """Whether Python was interrupted while it started, before any line of the program could run."""
-    return TRACEBACK not in ended.output or not OURS.search(ended.output)
+    return not OURS.search(ended.output)
 
 
 def whole(folder: Path, wanted: Mapping[str, Sequence[str]]) -> list[Problem]:
@@ -361,15 +362,15 @@ def whole(folder: Path, wanted: Mapping[str, Sequence[str]]) -> list[Problem]:
     rows = [record for record in records if is_row(record)]
     odd = [record for record in rows if record.status not in wanted.get(record.method, ("ok",))]
     problems += [Problem("lost", f"{record.method} is {record.status}: {record.reason}") for record in odd]
-    return problems + right_tables(folder, run)
+    return problems + right_tables(folder)
 
 
-def right_tables(folder: Path, run: Run) -> list[Problem]:
+def right_tables(folder: Path) -> list[Problem]:
     """Return how the run's tables differ from what its records say."""
     problems = []
     for form, ending in (("json", "json"), ("csv", "csv"), ("markdown", "md")):
         place = folder / f"tables.{ending}"
-        made = render_tables(folder, list(run.records()), protocol=None, form=form)
+        made = render_tables(folder, form=form)
         if not place.is_file():
             problems.append(Problem("tables", f"no {place.name}"))
         elif place.read_text() != made:
