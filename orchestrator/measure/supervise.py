@@ -26,7 +26,7 @@ from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
 from orchestrator.measure.host_load import LoadSampler, watch_host
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
-from orchestrator.measure.validity import Span, judged, taints, to_repeat
+from orchestrator.measure.validity import Span, gpu_fault, judged, taints, to_repeat
 from orchestrator.plan.cell import Cache, Cell, Device
 from orchestrator.plan.workload import MEASURED, RECORD_LIMIT_BYTES, Role, Workload
 from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
@@ -199,12 +199,13 @@ def _believed(
         # A complete record counts even if the process then hung until its deadline.
         record, complaint = believe(job.work / RECORD_FILE, identity(job))
         refusal = refusal or judge(ended, record, complaint, job, watch)
+        series = sampler.series() if sampler else None
         if record is None:
-            return None, refusal
+            assert refusal is not None
+            return None, gpu_fault(refusal.status, refusal.reason, series) or refusal
         if refusal is not None and refusal.status == "crashed":
             # The samples are complete, but a process that crashes at its end is not fine.
             record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
-        series = sampler.series() if sampler else None
         throttled = load.throttled if load and load.quota else None
         record = _leave_series(judged(record, series, throttled), series, job)
         timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]

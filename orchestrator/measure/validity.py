@@ -18,7 +18,7 @@ from orchestrator.host.gpu import REASONS
 from orchestrator.measure.telemetry import Reading, Series, strangers, summary
 from orchestrator.plan.cell import Device
 from orchestrator.plan.workload import Benchmark
-from orchestrator.records.record import Phase, Record
+from orchestrator.records.record import Phase, Record, Refusal, Status
 
 SLOWDOWNS = {
     "hardware thermal slowdown": "thermal slowdown (hardware)",
@@ -106,14 +106,17 @@ def to_repeat(samples: Sequence[Span], tainted: Iterable[int]) -> list[int]:
     return sorted({sample.index for sample in samples if sample.phase == "timed"} - valid)
 
 
-def judged(record: Record, series: Series | None, throttled: Throttled | None = None) -> Record:
-    """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers.
+def gpu_fault(status: Status, reason: str | None, series: Series | None) -> Refusal | None:
+    """Return what to say of a cell that failed while its GPU fell off: nothing about its stack."""
+    if series and series.lost and status in ("crashed", "timeout", "unsupported"):
+        return Refusal("infrastructure", f"the GPU fell off meanwhile (NVML: {series.lost}); {reason}")
+    return None
 
-    A cell that failed while its GPU fell off says nothing about its stack.
-    """
-    if series and series.lost and record.status in ("crashed", "timeout", "unsupported"):
-        reason = f"the GPU fell off meanwhile (NVML: {series.lost}); {record.reason}"
-        record = record.model_copy(update={"status": "infrastructure", "reason": reason})
+
+def judged(record: Record, series: Series | None, throttled: Throttled | None = None) -> Record:
+    """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers."""
+    if fault := gpu_fault(record.status, record.reason, series):
+        record = record.model_copy(update={"status": fault.status, "reason": fault.reason})
     spans = spans_of(record)
     reasons = taints(spans, series, record.workload.benchmark, record.device, throttled)
     samples = tuple(

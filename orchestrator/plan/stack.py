@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Count, Frozen, os_errors, read_toml, validate
+from orchestrator.base.files import Count, Frozen, Positive, os_errors, read_toml, validate
 
 GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
 OF_THE_CELL = frozenset(
@@ -89,9 +89,9 @@ class Stack(Frozen):
     gpu: Gpu = Gpu()
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables of its processes. Its PYTHONPATH comes behind the folder of bench."""
-    work_bytes: int = Field(default=20_000_000_000, gt=0)
+    work_bytes: Positive = 20_000_000_000
     """What one cell may write, in its work folder, its compile cache and its output together; else it is killed."""
-    work_files: int = Field(default=200_000, gt=0)
+    work_files: Positive = 200_000
     """How many files and folders it may make there."""
     deviations: tuple[Deviation, ...] = ()
     folder: Path = Field(default=Path(), exclude=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from orchestrator.base.files import Count, Frozen, Integer, Json
 from orchestrator.plan.workload import MEASURED, Role, Workload
@@ -338,8 +338,8 @@ class Record(Frozen):
     flags: tuple[Flag, ...]
     bench_source: str | None
     started_utc: str | None
-    phases: tuple[PhaseTime, ...] = ()
-    samples: tuple[Sample, ...] = ()
+    phases: Annotated[tuple[PhaseTime, ...], FailFast()] = ()
+    samples: Annotated[tuple[Sample, ...], FailFast()] = ()
     rates: tuple[Rate, ...] = ()
     memory: Memory | None = None
     work: Work | None = None

@@ -39,8 +39,8 @@ RUN_FILE = "run.json"
 CLAIM = ".claim"
 """Locked by the process that goes on with the run."""
 RUN_LIMIT_BYTES = 4_000_000
-MOST_VALUES = 150_000
-"""In a run.json or a manifest. One that is wrong takes a thousand times the bytes that stand in the file."""
+MOST_VALUES, MOST_RECORD_VALUES = 150_000, 400_000
+"""In a run.json or a manifest, and in a record. A wrong one takes a thousand times the bytes that stand in the file."""
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 CLOCKS_DIFFER = dt.timedelta(days=1)
 """A run named later than that from now was not begun here."""
@@ -249,7 +249,7 @@ def finished_keys(records: Iterable[Record]) -> set[tuple[str, int]]:
 
 def read_record(path: Path, *, limit: int = RECORD_LIMIT_BYTES) -> Record:
     """Return the record in `path`: a plain file of at most `limit` bytes and of known keys; else a UsageError."""
-    return _read(Record, path, limit=limit, follow_links=False)
+    return _read(Record, path, limit=limit, most_values=MOST_RECORD_VALUES, follow_links=False)
 
 
 def read_stored(path: Path) -> Record:

@@ -133,7 +133,7 @@ class Values(Frozen):
 def test_a_value_has_no_number_beyond_bounds(text: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Values.model_validate_json(text)
-    assert re.search("finite number|64 bits|less than 9223372036854775808", str(caught.value))
+    assert re.search("finite number|64 bits|less than or equal to 9223372036854775807", str(caught.value))
 
 
 @given(st.text(max_size=30))

@@ -306,7 +306,7 @@ def test_a_second_process_on_the_gpu_is_found_beside_a_real_one(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("program", "status", "reason"),
     [
-        ("fails", "infrastructure", "the GPU fell off meanwhile (NVML: GPU is lost); exit code "),
+        ("fails", "infrastructure", "the GPU fell off meanwhile (NVML: GPU is lost); cannot open "),
         ("not_able", "infrastructure", "the GPU fell off meanwhile (NVML: GPU is lost); "),
         ("stalls", "ok", None),
     ],

@@ -304,8 +304,8 @@ def test_a_damaged_run_is_named(run: Run) -> None:
     for content, says in (
         ("{", "no valid JSON"),
         ("", "no valid JSON"),
-        ("[]", "must be an object"),
-        ("3", "must be an object"),
+        ("[]", "must be a table"),
+        ("3", "must be a table"),
         ("{}", "schema_version: missing"),
     ):
         path.write_text(content)
