@@ -100,7 +100,10 @@ class Spec:
 
 def read_spec(path: Path) -> Spec:
     """Read `spec.json`; an error says which key is missing or, in the workload, unknown."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("spec: nested too deeply") from error
     raw = content["workload"]
     given = {field.name: content[field.name] for field in fields(Spec) if field.name in content}
     given.update(folder=path.resolve().parent, workload=read_workload(raw), raw=raw)
@@ -109,6 +112,8 @@ def read_spec(path: Path) -> Spec:
 
 def read_workload(raw: dict[str, Any]) -> Workload:
     """Make a workload of its JSON; ValueError names unknown keys."""
+    if not isinstance(raw, dict):
+        raise ValueError("spec: a workload is not an object")  # noqa: TRY004 - a bad file's, as all others
     if unknown := sorted(set(raw) - {field.name for field in fields(Workload)}):
         raise ValueError(f"spec: workload has unknown keys {unknown}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}

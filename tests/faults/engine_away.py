@@ -32,14 +32,16 @@ class Engine(OwnEngine):
     def start(self) -> None:
         inside = ["nsenter", f"--target={self._holder.pid}", "--mount", "--net"]
         self._command = [*inside, *self._command[self._command.index("sh") :]]
-        (self.folder / "p").unlink(missing_ok=True)
+        # The killed one's numbers: a containerd that is dead and not yet reaped would be waited for.
+        for name in ("p", "e/containerd/containerd.pid"):
+            (self.folder / name).unlink(missing_ok=True)
         super().start()
 
     def tell(self, number: int) -> None:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it; its containerd and the containers' shims live on, as they would."""
+        """Kill it: its containerd dies with it, the containers live on."""
         self._process.kill()
         self._process.wait()
 

@@ -33,7 +33,8 @@ from orchestrator.plan.models import from_huggingface
 from orchestrator.plan.stack import load_stack
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.bundle import MANIFEST, pack
-from orchestrator.records.store import Run, find_run, read_record, record_files, resumable
+from orchestrator.records.runs import find_run, resumable
+from orchestrator.records.store import Run, read_record, record_files
 from orchestrator.records.unpack import unpack
 from orchestrator.report.explain import explain
 from orchestrator.report.tables import EXPORTERS, render_tables, write_tables
