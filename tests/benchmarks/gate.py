@@ -14,7 +14,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from orchestrator.records.store import find_run  # noqa: E402 - found by the line above
+from orchestrator.records.runs import find_run  # noqa: E402 - found by the line above
 
 LIMIT = 0.25
 PHASES = ("proof", "dispatch")
