@@ -81,7 +81,8 @@ def signals_to_readers(chance: Random) -> Iterator[Outcome]:
             if slept(process, chance.uniform(0, lengths[name])):
                 continue
             process.send_signal(number)
-            wrong = judged(wait_for(process, log, began), number, READERS[name])
+            # With nothing to tidy up, the system's own way to end a process is as good before and after its work.
+            wrong = judged(wait_for(process, log, began), number, [*READERS[name], -number])
             how = f"{signal.Signals(number).name} to `{name}`"
             yield Outcome([how], [*problems, *wrong, *there.kept_records(), *there.left_over()])
             problems = []
