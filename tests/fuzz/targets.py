@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from edits import Chooser, as_json, as_toml, edited
-from orchestrator.records.runs import find_run, resumable
 from record_samples import record, save_run, small_run
 
 from bench.spec import read_spec
@@ -34,6 +33,7 @@ from orchestrator.plan.models import from_huggingface
 from orchestrator.plan.stack import load_stack
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.bundle import MANIFEST, pack
+from orchestrator.records.runs import find_run, resumable
 from orchestrator.records.store import Run, read_record, record_files
 from orchestrator.records.unpack import unpack
 from orchestrator.report.explain import explain
