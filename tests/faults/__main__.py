@@ -46,7 +46,7 @@ def main() -> int:
     print(f"seed {given.seed}", flush=True)
     results = list[Result]()
     for number, (fault, times) in enumerate(planned):
-        left = sum(each.seconds * min(count, 150) for each, count in planned[number:])
+        left = sum(each.seconds * min(count, 250) for each, count in planned[number:])
         print(f"[{number + 1}/{len(planned)}] {fault.name}; about {left / 60:.0f} min left", flush=True)
         lacking = fault.needs - here
         if lacking:

@@ -78,7 +78,7 @@ FAULTS = (
     once("a write refused", "each write to state, results and locks in turn", NAMED, WRITES[0], ALL, 2, 4, needs="cc"),
     once("writes refused", "each such write and all after it", NAMED, WRITES[1], ALL, 2, 4, needs="cc"),
     *both("small disk", ROOM, NAMED, by(disks.less_room), (40, 20), (1, 0), (4, 6), "root"),
-    once("engine away", AWAY, KEPT, engine_away.engine_goes_away, 30, 0, 15, needs="root docker dockerd"),
+    once("engine away", AWAY, KEPT, engine_away.engine_goes_away, 20, 0, 40, needs="root docker dockerd"),
     *both("clock jumps", JUMPS, KEPT, by(clocks.clock_jumps), (20, 10), (1, 0), (4, 6), "cc"),
     once("GPU falls off", GPU, "one line, or the rows without it", clocks.gpu_falls_off, 60, 1, 3, needs="cc"),
     *both("a cell fills its disk", FILLS, NEXT, attacked(cells.DISK), (12, 12), (0, 0), (12, 12), "root"),
