@@ -20,6 +20,19 @@ def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACKBENCH_LOCKS", str(tmp_path / "locks"))
 
 
+@pytest.fixture
+def client() -> Any:
+    """A real Docker Engine that has the image which others are built on; where there is none the test is skipped."""
+    from fake_run import IMAGE
+
+    from orchestrator.host import docker_engine as engine
+
+    found = engine.answers()
+    if found is None or not found.images.list(IMAGE):
+        pytest.skip("no Docker Engine answers, or no image to build on")
+    return found
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of every module that imports torch: `make test` runs them in the stack's own environment."""

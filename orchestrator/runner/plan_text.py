@@ -27,8 +27,8 @@ def render(choice: Choice, results: Path, form: str) -> str:
     missing = missing_images(choice, here)
     if form == "json":
         return as_json(choice, known, cost, missing)
-    built = {name: stack for name, stack in choice.stacks.items() if client and stack.build}
-    lacking = [f"{name}: {why}" for name, stack in built.items() if (why := why_not_here(client, stack))]
+    stacks = choice.stacks.items() if client else ()
+    lacking = [f"{name}: {why}" for name, stack in stacks if (why := why_not_here(client, stack))]
     return "\n".join([as_text(choice, known, cost, missing), *lacking])
 
 

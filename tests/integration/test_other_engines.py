@@ -59,14 +59,6 @@ def elsewhere(other: OwnEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
     return engine.connect()
 
 
-@pytest.fixture
-def client() -> Any:
-    found = engine.answers()
-    if found is None or not found.images.list(IMAGE):
-        pytest.skip("no Docker Engine answers, or it lacks the image")
-    return found
-
-
 def test_cells_run_where_the_engine_renames_users(elsewhere: Any, tmp_path: Path) -> None:
     assert any("userns" in option for option in elsewhere.info()["SecurityOptions"])
     launcher = launcher_of(elsewhere, tmp_path)

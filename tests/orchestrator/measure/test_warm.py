@@ -8,27 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAKE_BENCH, make_job, write_stack, write_suite
+from fake_run import make_job, write_stack, write_suite
 from places import ROOT
 
 from orchestrator.analysis.reduce import rows
 from orchestrator.cli import run
-from orchestrator.launchers import work_area as workfolders
 from orchestrator.measure.supervise import blank_record
 from orchestrator.measure.warm import LOG_HEADING, wanted
 from orchestrator.records.record import NOTHING_LEFT, Compiles, Record, Refusal
-from orchestrator.runner import run_all as pipeline
 
 NEW = "STACKBENCH_TEST_PYTHON"
 COMPILES = Compiles(graphs=1, recompiles=0, ledger=(), breaks=(), cache_hits=0, cache_misses=3)
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (workfolders, pipeline):
-        monkeypatch.setattr(module, "STATE", tmp_path / "state")
-    monkeypatch.setattr(workfolders, "BENCH", FAKE_BENCH)
-    return tmp_path
 
 
 def go(place: Path, *methods: str, rounds: int = 1, timeout_s: float = 60.0, more: str = "") -> dict[str, Any]:

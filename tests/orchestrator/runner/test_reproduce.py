@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAKE_BENCH, write_stack, write_suite
+from fake_run import write_stack, write_suite
 from record_samples import ENVIRONMENT, GPU, check, proof, record, samples, save_run, workload
 
 from orchestrator.analysis.reproduction import Reproduction, reproduction
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run
-from orchestrator.launchers import work_area as workfolders
 from orchestrator.plan.choice import Choice, RunOptions
 from orchestrator.plan.proof_cells import probe_workload
 from orchestrator.plan.stack import Stack, find_stacks
@@ -22,20 +21,16 @@ from orchestrator.records.find import probes_of
 from orchestrator.records.record import Record
 from orchestrator.report.reproduction import as_text
 from orchestrator.runner import reproduce
-from orchestrator.runner import run_all as pipeline
 
 NASTY = "\x1b[31m<script>"
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (workfolders, pipeline):
-        monkeypatch.setattr(module, "STATE", tmp_path / "state")
-    monkeypatch.setattr(workfolders, "BENCH", FAKE_BENCH)
-    write_suite(tmp_path)
-    write_stack(tmp_path, ["good"])
-    assert go(tmp_path, "run-all", "--suite", str(tmp_path / "mine.toml"), "--stack", "fake") == 0
-    return tmp_path
+def place(place: Path) -> Path:
+    write_suite(place)
+    write_stack(place, ["good"])
+    assert go(place, "run-all", "--suite", str(place / "mine.toml"), "--stack", "fake") == 0
+    return place
 
 
 def go(place: Path, *words: str) -> int:

@@ -29,17 +29,8 @@ from orchestrator.plan.cell import Plan
 from orchestrator.records.record import Refusal
 from orchestrator.records.store import Run
 from orchestrator.report.page import render_page
-from orchestrator.runner import run_all as pipeline
 from orchestrator.runner.order import interleave
 from orchestrator.runner.outcomes import Outcomes
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (workfolders, pipeline):
-        monkeypatch.setattr(module, "STATE", tmp_path / "state")
-    monkeypatch.setattr(workfolders, "BENCH", FAKE_BENCH)
-    return tmp_path
 
 
 def go(place: Path, *more: str, methods: list[str] | None = None, **suite: Any) -> int:
