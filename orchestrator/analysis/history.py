@@ -62,9 +62,10 @@ def history(results: Path, unreadable: list[str], *, since: str | None = None, c
     """
     start = None if since is None else moment(since)
     groups: dict[tuple[str | None, ...], dict[str, list[Row]]] = {}
-    if not runs(results):
+    found = copies(results)
+    if not found and not runs(results):
         raise UsageError("no run here", where=str(results), remedy="name the folder of the runs with --results")
-    for folder, *others in copies(results):
+    for folder, *others in found:
         bad: list[str] = []
         reduction = reduce_run(folder, bad)
         for other in others:

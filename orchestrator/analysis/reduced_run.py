@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,8 +17,10 @@ from orchestrator.analysis.ceilings import Ceiling
 from orchestrator.analysis.published import Published, PublishedFigure, find_figure, read_published
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.analysis.rows import Row
+from orchestrator.base.interrupt import SIGNALS, check
+from orchestrator.host.owner import ending_with_us
 from orchestrator.records.record import Record
-from orchestrator.records.store import Header, Run, read_records, record_files, strangers
+from orchestrator.records.store import Header, Run, read_records, record_files
 
 SHARE = 1_000
 """So many records a process reads and reduces before it hands over what they came to."""
@@ -86,24 +88,27 @@ def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record
     """
     if records is not None:
         return _reduced(records)
-    paths = record_files(run_folder)
-    unreadable += strangers(run_folder)
+    paths = record_files(run_folder, unreadable)
     shares = [paths[first : first + SHARE] for first in range(0, len(paths), SHARE)]
     workers = min(len(os.sched_getaffinity(0)), len(shares))
     # A process that was copied from one with several threads may wait for ever for what another of them held.
     if workers < 2 or threading.active_count() > 1:  # noqa: PLR2004 - one process needs no other
         return _reduced(read_records(paths, unreadable))
     reduction = Reduction()
-    context = get_context("fork")
-    with _no_search_for_cycles(), ProcessPoolExecutor(workers, context, _leave_interrupts_to_the_parent) as pool:
+    pool = ProcessPoolExecutor(workers, get_context("fork"), _become_worker, (ending_with_us(),))
+    with _no_search_for_cycles(), pool:
         for part, bad in pool.map(_reduce_share, shares):
+            check()
             reduction.take_over(part)
             unreadable += bad
     return reduction
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _become_worker(end_with_us: Callable[[], None]) -> None:
+    """Leave signals to the process that waits for this one, and end with it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    end_with_us()
 
 
 def _reduce_share(paths: Sequence[Path]) -> tuple[Reduction, list[str]]:

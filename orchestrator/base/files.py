@@ -75,7 +75,8 @@ class Frozen(BaseModel):
 
 # Bounds of what stands in files that are not ours: beyond them arithmetic, libraries and our own printing fail.
 
-BITS = 63
+LARGEST = 2**63 - 1
+"""Of 64 bits; the smallest is one further from 0."""
 MOST_NESTED = 100
 DOTTED = re.compile(rf"""(?<![\w"'-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MOST_NESTED}}}""")
 """A key of so many parts, which the TOML parser would take hours for."""
@@ -96,7 +97,7 @@ def bounded(value: Any) -> Any:
             kind = type(inner)
             if kind is dict or kind is list or kind is tuple:
                 waiting.append((inner, (*path, key)))
-            elif kind is int and not -(2**BITS) <= inner < 2**BITS:
+            elif kind is int and not -LARGEST - 1 <= inner <= LARGEST:
                 raise BeyondBoundsError(_at((*path, key)[1:], value, "must be an integer of at most 64 bits"))
             elif kind is float and not math.isfinite(inner):
                 raise BeyondBoundsError(_at((*path, key)[1:], value, "must be a finite number"))
@@ -108,7 +109,7 @@ def _at(path: Sequence[str | int], value: Any, wrong: str) -> str:
     return f"{name}: {wrong}" if name else wrong
 
 
-LARGEST = 2**BITS - 1  # not a limit beyond 64 bits: pydantic compares those ten times as slowly
+# Limits are within 64 bits themselves: pydantic compares others ten times as slowly.
 Integer = Annotated[int, Field(ge=-LARGEST - 1, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pynvml
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import BITS
+from orchestrator.base.files import LARGEST
 from orchestrator.base.text import counted, one_line, shortened
 from orchestrator.plan.choice import NO_GPU
 
@@ -75,7 +75,7 @@ def ask(function: str, *arguments: Any, read: Callable[[Any], Any] | None = None
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         value = read(value) if read else value
-        if isinstance(value, int) and value.bit_length() > BITS:
+        if isinstance(value, int) and abs(value) > LARGEST:
             return Answer(why=f"{value} is not a sane value", kind="ValueError")
         return Answer(value)
     except Exception as error:  # noqa: BLE001 - a driver's answers are not worth a run, whatever they raise

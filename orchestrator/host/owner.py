@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 PROC = Path("/proc")
+PR_SET_PDEATHSIG = 1
 START_FIELD = 19
 """Field 22 of /proc/PID/stat is the start in clock ticks; counted here after the command's closing bracket."""
 
@@ -73,3 +77,19 @@ def myself() -> Owner:
 def signature() -> str:
     """Return this process as text: whatever it starts carries that in a label or a variable."""
     return str(myself())
+
+
+def ending_with_us() -> Callable[[], None]:
+    """Return what a child of ours calls so that the kernel kills it when the thread that started it ends.
+
+    Without it, who is killed outright leaves its children behind.
+    """
+    # Loaded here, in the parent: between fork and exec there must be no import and no allocation to wait for.
+    libc, parent = ctypes.CDLL(None, use_errno=False), os.getpid()
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask

@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.interrupt import run_process
 from orchestrator.host.gpu import HostGpu
-from orchestrator.host.owner import PROC, Owner, signature
+from orchestrator.host.owner import PROC, START_FIELD, Owner, ending_with_us, signature
 from orchestrator.launchers import (
     CACHE_FOLDER,
     FINGERPRINT_S,
@@ -47,12 +47,12 @@ INHERITED = (
 CELL_VARIABLE = "STACKBENCH_CELL"
 """Marks every process that a cell starts, as long as it keeps its variables."""
 GROUPS, GROUP_PREFIX = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")), "stackbench-"
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
 OOM_COUNTER = "oom_kill "
 OOM_SCORE = b"700"
 """Where memory runs out the kernel ends the cell before us and most others (1000: before all)."""
 KILL_EVERY_S, REMOVALS = 0.01, 100
-STAT_COLUMNS = (1, 3, 19)
+STAT_COLUMNS = (1, 3, START_FIELD)
 """Of /proc/PID/stat after the name: parent, session, start."""
 
 
@@ -105,7 +105,7 @@ class LocalLauncher:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_becomes_cell(os.getpid(), group, prepared.stack.work_bytes),  # noqa: PLW1509
+                    preexec_fn=_becomes_cell(group, prepared.stack.work_bytes),  # noqa: PLW1509
                 )
         except (OSError, subprocess.SubprocessError) as error:
             _remove_group(group)
@@ -339,24 +339,21 @@ def _remove_group(top: Path | None) -> None:
             time.sleep(KILL_EVERY_S)  # what was killed a moment ago is still in it
 
 
-def _becomes_cell(parent: int, group: Path | None, file_bytes: int) -> Callable[[], None]:
+def _becomes_cell(group: Path | None, file_bytes: int) -> Callable[[], None]:
     """Return what a child does before it becomes the cell; nothing that it starts gets out of these bounds.
 
     It enters its control group, is killed when we end and before us where memory runs out, leaves no core files, and
     writes no file of more than `file_bytes`. What it starts becomes our child, and not the init process's, when its
     parent ends: we have to know of it to kill it.
     """
-    # Loaded here, in the parent: between fork and exec there must be no import and no allocation to wait for.
-    libc = ctypes.CDLL(None, use_errno=False)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    end_with_us = ending_with_us()
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     file_limit = file_bytes if most == resource.RLIM_INFINITY else min(file_bytes, most)
     writes = [(f"{PROC}/self/oom_score_adj", OOM_SCORE), *([(f"{group}/cgroup.procs", b"0")] if group else ())]
 
     def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
+        end_with_us()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
         for place, text in writes:

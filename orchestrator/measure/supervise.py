@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.base.files import Frozen, write_text
+from orchestrator.base.files import LARGEST, Frozen, write_text
 from orchestrator.base.telling import telling
 from orchestrator.base.text import printable
 from orchestrator.base.untrusted import open_plain, place_file
@@ -42,7 +42,7 @@ EVENTS_READ_BYTES = 65_536
 PHASES_KEPT = 32
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
-MOST_ASKS, MOST_ROWS, MOST_SIZES, LARGEST = 3, 512, 8, 2**63
+MOST_ASKS, MOST_ROWS, MOST_SIZES = 3, 512, 8
 """Limits of a question: how often one is answered, and its size; a record has no room for 512 samples."""
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
@@ -432,6 +432,6 @@ def _span(row: Any) -> Span:
 
 def _number(value: Any) -> int:
     """Return a count or a time as bench writes it; ValueError for any other value, also for one of over 64 bits."""
-    if type(value) is not int or not 0 <= value < LARGEST:
+    if type(value) is not int or not 0 <= value <= LARGEST:
         raise ValueError("not a count")
     return value

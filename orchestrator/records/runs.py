@@ -11,7 +11,7 @@ from orchestrator.base.files import os_errors
 from orchestrator.base.interrupt import check
 from orchestrator.base.text import Say, on_stderr, printable
 from orchestrator.plan.cell import Plan
-from orchestrator.records.store import RUN_FILE, Header, Run, named_in_order, read_stored, record_files
+from orchestrator.records.store import RUN_FILE, Header, Run, named_in_order, read_records, record_files
 
 
 def runs(results: Path) -> list[Path]:
@@ -66,11 +66,8 @@ def copies(results: Path) -> list[list[Path]]:
 def _with_shared_records(folders: Sequence[Path]) -> list[list[Path]]:
     parts: list[tuple[set[tuple[str, int, str | None]], list[Path]]] = []
     for folder in folders:
-        own = set()
-        for path in record_files(folder):
-            with contextlib.suppress(UsageError):
-                record = read_stored(path)
-                own.add((record.cell_id, record.round, record.started_utc))
+        records = read_records(record_files(folder), [])
+        own = {(record.cell_id, record.round, record.started_utc) for record in records}
         for known, same in parts:
             if known & own:
                 known.update(own)

@@ -208,8 +208,7 @@ class Run:
 
     def records(self, unreadable: list[str]) -> Iterator[Record]:
         """Yield every stored record, by file name. One that cannot be read is none: its line goes to `unreadable`."""
-        yield from read_records(record_files(self.folder), unreadable)
-        unreadable += strangers(self.folder)
+        return read_records(record_files(self.folder, unreadable), unreadable)
 
     def _write(self) -> None:
         content = f"{self.header.model_dump_json(indent=1)}\n".encode()
@@ -276,24 +275,25 @@ def _read(kind: type[T], path: Path, *, limit: int, most_values: int | None = No
         raise UsageError(what, where=str(path), remedy="repair it or move it away") from error
 
 
-def record_files(folder: Path) -> list[Path]:
-    """Return the paths of a run's records, sorted by name: of files that are named as a record is, and no others."""
-    return [folder / "records" / name for name in _names_of_json(folder) if STEM.fullmatch(name[: -len(".json")])]
+def record_files(folder: Path, unreadable: list[str] | None = None) -> list[Path]:
+    """Return the paths of a run's records, sorted by name: of files that are named as a record is, and no others.
 
-
-def strangers(folder: Path) -> list[str]:
-    """Return a line that names the other JSON files among a run's records (a sync tool's copies); none without any."""
-    found = [printable(name) for name in _names_of_json(folder) if not STEM.fullmatch(name[: -len(".json")])]
-    more = f" and {len(found) - STRANGERS_SHOWN} more" if len(found) > STRANGERS_SHOWN else ""
-    shown = f"{', '.join(found[:STRANGERS_SHOWN])}{more}"
-    return [f"records/: not named as a record, and left out: {shown}"] if found else []
-
-
-def _names_of_json(folder: Path) -> list[str]:
+    A line that names the other JSON files among them (a sync tool's copies) goes to `unreadable`.
+    """
     records, names = folder / "records", list[str]()
     with os_errors(records), contextlib.suppress(FileNotFoundError):
         names = os.listdir(records)  # noqa: PTH208 - names are sorted faster than paths
-    return sorted(name for name in names if name.endswith(".json") and not name.startswith("."))
+    known, others = list[Path](), list[str]()
+    for name in sorted(name for name in names if name.endswith(".json") and not name.startswith(".")):
+        if STEM.fullmatch(name[: -len(".json")]):
+            known.append(records / name)
+        else:
+            others.append(printable(name))
+    if others and unreadable is not None:
+        more = f" and {len(others) - STRANGERS_SHOWN} more" if len(others) > STRANGERS_SHOWN else ""
+        shown = f"{', '.join(others[:STRANGERS_SHOWN])}{more}"
+        unreadable.append(f"records/: not named as a record, and left out: {shown}")
+    return known
 
 
 def run_of(path: Path, record: Record) -> Path | None:
