@@ -159,7 +159,10 @@ def test_a_change_rebuilds_the_images_that_are_built_from_it(
     assert {name for name, stack in stacks.items() if build.content(stack) != before[name][1]} == rebuilt
 
 
-def test_what_stack_toml_says_to_the_shared_dockerfile_is_part_of_the_image(tmp_path: Path) -> None:
+def test_what_stack_toml_says_to_the_shared_dockerfile_is_part_of_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STACKBENCH_BASE_IMAGE", raising=False)  # which comes before the folder's own
     stack = shared(tmp_path)["one"]
     before = build.image_tag(stack), build.content(stack)
     path = tmp_path / "one" / "stack.toml"
