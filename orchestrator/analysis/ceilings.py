@@ -15,7 +15,7 @@ Bound = Literal["compute", "memory"]
 CeilingOf = Literal["this device", "this model of device"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hardware:
     """What a cell ran on, as far as the record knows. `name` is the GPU's, or the CPU's for device `cpu`."""
 

@@ -107,7 +107,7 @@ def columns_of(record: Record) -> Columns:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reduced:
     """One round under one protocol. `seconds` is null where `reason` says why."""
 

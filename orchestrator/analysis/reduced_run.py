@@ -22,7 +22,7 @@ from orchestrator.host.owner import ending_with_us
 from orchestrator.records.record import Record
 from orchestrator.records.store import Header, Run, read_records, record_files
 
-SHARE = 1_000
+SHARE = 500
 """So many records a process reads and reduces before it hands over what they came to."""
 
 
@@ -73,10 +73,11 @@ def report_of(
     header: Header, reduction: Reduction, published: tuple[Published, ...], unreadable: Sequence[str] = ()
 ) -> Report:
     """Return what the tables say of records that are reduced already."""
-    pairs = tuple(
-        Pair(row, reduction.as_note(row), find_figure(published, row.workload, row.method))
-        for row in reduction.rows("steady")
-    )
+    with _no_search_for_cycles():
+        pairs = tuple(
+            Pair(row, reduction.as_note(row), find_figure(published, row.workload, row.method))
+            for row in reduction.rows("steady")
+        )
     failed = tuple(reduction.failed_references)
     return Report(header, reduction.recorded, pairs, tuple(reduction.ceilings), published, failed, tuple(unreadable))
 

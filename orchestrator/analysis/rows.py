@@ -34,7 +34,7 @@ CacheState = Literal["cold", "partly warm", "warm"]
 """Whether the compile cache was empty when a process began; partly warm: it was not, and lacked something."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CheckCounts:
     """How a record's checks came out; `why` is of the first that did not pass, a failed one before others."""
 
@@ -86,7 +86,7 @@ class BreakEven(Frozen):
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FirstCall:
     """A first call, compilation included, in seconds: of one round, or over a row's rounds."""
 
@@ -104,7 +104,7 @@ class FirstCall:
     """Over a filled compile cache: a second process's, else the median of the rounds that began with one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evidence:
     """What was seen beside the figure of one round; of a row its last round's, and what disturbed any of its rounds."""
 

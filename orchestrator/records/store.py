@@ -261,7 +261,7 @@ def read_stored(path: Path) -> Record:
 
 def _read(kind: type[T], path: Path, *, limit: int, most_values: int | None = None, follow_links: bool = True) -> T:
     content = read_bytes(path, limit=limit, follow_links=follow_links)
-    if most_values is not None and content.count(b",") > most_values:
+    if most_values is not None and len(content) > most_values and content.count(b",") > most_values:
         raise UsageError(f"more than {most_values} values", where=str(path), remedy="is it the right file?")
     try:
         return kind.model_validate_json(content)

@@ -120,6 +120,8 @@ def _text(value: Any) -> Any:
         value = "; ".join(map(str, value))
     if not isinstance(value, str):
         return value
+    if value.isascii() and value.isprintable() and value[:1].isalnum():  # most of them
+        return value
     text = printable(value)
     begin = unicodedata.normalize("NFKC", text.lstrip()[:1])
     return f"'{text}" if value.startswith(BREAKS) or begin.startswith(FORMULA) else text
