@@ -22,8 +22,8 @@ REASON_CHARACTERS = 500
 
 def wanted(cell: Cell, record: Record) -> bool:
     """Whether the cell's record is to say what a warm start takes: of the first round of a row that compiled."""
-    first = may_be_wanted(cell) and record.round == 0 and record.status in COMPUTED
-    return first and record.compiles is not None and record.compiles.made > 0
+    compiled = record.status in COMPUTED and record.compiles is not None and record.compiles.made > 0
+    return compiled and record.round == 0 and may_be_wanted(cell)
 
 
 def with_warm_start(
