@@ -71,6 +71,8 @@ def read(path: Path, sha256: str | None, device: str = "cpu") -> Reference:
             raise ValueError("its header is cut off")  # noqa: TRY301  (one message for everything that is wrong)
         header = json.loads(content[8 : 8 + size])
         facts = json.loads(header.pop("__metadata__")["facts"])
+        if not isinstance(facts, dict):
+            raise TypeError("its facts are no object")  # noqa: TRY301
         buffer, tensors = bytearray(content[8 + size :]), {}
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
@@ -81,7 +83,7 @@ def read(path: Path, sha256: str | None, device: str = "cpu") -> Reference:
                 continue
             whole = torch.frombuffer(buffer, dtype=dtype, count=count, offset=begin)
             tensors[name] = whole.view(entry["shape"]).to(device)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"reference: {path.name} cannot be read: {error}") from error
     return Reference(tensors, facts, found)
 

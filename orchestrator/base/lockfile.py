@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.base.text import Say
 
+JUST_MADE_S = 60
 _without: set[int] = set()
 """File systems that cannot lock, as far as it was said."""
 
@@ -44,6 +46,22 @@ def try_lock(path: Path, say: Say, *, mode: int = 0o600, remedy: str) -> Lock | 
             say(f"{path.parent}: files cannot be locked here ({reason}), so nothing keeps two runs apart; {remedy}")
         return Lock(descriptor, holds=False)
     return Lock(descriptor, holds=True)
+
+
+def abandoned(folder: Path, name: str, *, remedy: str) -> bool:
+    """Whether the process is dead that made `folder` and holds the lock on the file `name` in it as long as it lives.
+
+    A lock, unlike a process number, means the same in every namespace.
+    """
+    with contextlib.suppress(OSError):
+        if not (folder / name).exists():
+            # Just being made, or left in that instant: only the latter is old.
+            return folder.is_dir() and time.time() - folder.stat().st_mtime > JUST_MADE_S
+        lock = try_lock(folder / name, print, remedy=remedy)
+        if lock is not None:
+            lock.release()
+            return lock.holds  # where there are no locks, it may be a living one's
+    return False
 
 
 def _open(path: Path, mode: int) -> int:

@@ -16,23 +16,25 @@ from pathlib import Path
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import os_error, os_errors
-from orchestrator.base.lockfile import try_lock
+from orchestrator.base.lockfile import abandoned, try_lock
 from orchestrator.base.paths import BENCH, STATE, STATE_VARIABLE
 from orchestrator.base.text import Say, size_in_words
 from orchestrator.host.owner import PROC
 from orchestrator.records.record import Refusal
 
 OWNER_FILE = "owner.lock"
+NO_LOCKS = f"name another place in {STATE_VARIABLE}"
 READABLE_FILE = 0o644
 READABLE_FOLDER = 0o755
 PRIVATE_FOLDER = 0o700
-JUST_MADE_S = 60
 BLOCK_BYTES = 512
 """The unit of `st_blocks`, whatever the disk's own blocks are."""
 RESERVE_BYTES = 500_000_000
 """No cell takes a disk's last space: records are to be written after it. Of a small disk it is a tenth."""
 FULL_DISK_BYTES = 16_000_000
 """With less than this free a disk counts as full."""
+LONG_PATH = 700
+"""Characters, of up to 4 bytes each; of 4,096 bytes the kernel takes no path."""
 OUTPUT_KEPT_BYTES = 4_000_000
 REST, LONGEST_REST_S = 50, 10.0
 """A count is followed by this many times its own duration of rest."""
@@ -77,9 +79,8 @@ def work_area(state: Path | None = None) -> Iterator[WorkArea]:
     with os_errors(place):
         place.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
-    # Held as long as this process lives: a lock, unlike a process number, means the same in every namespace.
-    with os_errors(folder):
-        lock = try_lock(folder / OWNER_FILE, print, remedy=f"name another place in {STATE_VARIABLE}")
+    with os_errors(folder):  # held as long as this process lives
+        lock = try_lock(folder / OWNER_FILE, print, remedy=NO_LOCKS)
     try:
         with os_errors(folder):
             copy = copy_bench(BENCH, folder / "stackbench" / "bench")
@@ -108,11 +109,13 @@ def sweep_folders(state: Path | None = None, warn: Say = lambda _: None) -> int:
     """Remove the work areas of dead processes and return how many; one that cannot be removed is a warning."""
     place, removed = (state or STATE) / "work", 0
     try:
-        abandoned = [folder for folder in place.iterdir() if _abandoned(folder)] if place.is_dir() else []
+        folders = list(place.iterdir()) if place.is_dir() else []
     except OSError as error:
         warn(f"warning: what killed runs left behind cannot be looked for: {os_error(error, place)}")
         return 0
-    for folder in abandoned:
+    for folder in folders:
+        if not abandoned(folder, OWNER_FILE, remedy=NO_LOCKS):
+            continue
         if remove_tree(folder):
             removed += 1
         else:
@@ -172,13 +175,18 @@ class Written:
 
     def _count(self) -> str:
         """Count what is there, as far as it may be; return why that cannot be done, empty where it can."""
-        written, files, links, waiting = 0, 0, set[int](), [str(place) for place in self.places]
+        written, files, links = 0, 0, set[int]()
+        waiting: list[tuple[_Folder | None, str]] = [(None, str(place)) for place in self.places]
         while waiting and files <= self.most_files:
-            place = waiting.pop()
+            inside, place = waiting.pop()
             try:
-                found = os.lstat(place)
+                found = os.stat(place, dir_fd=inside.number if inside else None, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode):
-                    waiting += [f"{place}/{name}" for name in os.listdir(place)]  # noqa: PTH208
+                    folder = _Folder(place, inside)
+                    names = os.listdir(folder.number)  # noqa: PTH208  (it has no path)
+                    # A path may be so long and no longer; folders may be nested as deep as one likes.
+                    deep = len(place) > LONG_PATH
+                    waiting += [(folder, name) if deep else (inside, f"{place}/{name}") for name in names]
             except (FileNotFoundError, NotADirectoryError):
                 continue  # removed in this moment
             except OSError as error:
@@ -197,6 +205,18 @@ class Written:
         if self._bytes > self.most_bytes:
             return f"it has written {size_in_words(self._bytes)}, and may write {size_in_words(self.most_bytes)}"
         return ""
+
+
+class _Folder:
+    """An open folder, closed with the last that refers to it. A link in its place is an OSError."""
+
+    def __init__(self, path: str, inside: _Folder | None) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.number: int = os.open(path, flags, dir_fd=inside.number if inside else None)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
 
 
 def _free_bytes(place: Path) -> int:
@@ -287,15 +307,3 @@ def _folder_in(name: str | Path, place: int | None = None) -> int:
         return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(found)
-
-
-def _abandoned(folder: Path) -> bool:
-    with contextlib.suppress(OSError):
-        if not (folder / OWNER_FILE).exists():
-            # Just being made, or left in that instant: only the latter is old.
-            return folder.is_dir() and time.time() - folder.stat().st_mtime > JUST_MADE_S
-        lock = try_lock(folder / OWNER_FILE, print, remedy=f"name another place in {STATE_VARIABLE}")
-        if lock is not None:
-            lock.release()
-            return lock.holds  # where there are no locks, it may be a living one's
-    return False

@@ -52,8 +52,6 @@ class References:
         """Take over what a reference cell's process left in `work` and return the record with the files' hashes."""
         left = record.detail.get(DETAIL)
         detail: dict[str, Any] = {}
-        make_folder(self.folder)
-        self.folder.chmod(READABLE_FOLDER)  # the containers' user is another than the one whose mask made it
         for subject in cell.workload.subjects or ():
             workload_id = subject.workload_id
             facts = left.get(workload_id) if isinstance(left, dict) else None
@@ -61,6 +59,8 @@ class References:
             kept.pop("sha256", None)
             self.known.pop(workload_id, None)
             try:
+                make_folder(self.folder)
+                self.folder.chmod(READABLE_FOLDER)  # the containers' user is another than the one whose mask made it
                 source = work / f"reference-{workload_id}{ENDING}"
                 kept["sha256"] = take_over(source, self.path(workload_id), limit=LIMIT_BYTES)
                 kept["bytes"] = self.path(workload_id).stat().st_size

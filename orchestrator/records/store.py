@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,7 +29,7 @@ from orchestrator.base.files import (
     write_bytes,
 )
 from orchestrator.base.interrupt import check
-from orchestrator.base.lockfile import Lock, try_lock
+from orchestrator.base.lockfile import Lock, abandoned, try_lock
 from orchestrator.base.text import Say, printable, utc
 from orchestrator.base.untrusted import take_over
 from orchestrator.plan.cell import Plan
@@ -36,6 +38,8 @@ from orchestrator.records.record import FAILED, Record
 
 T = TypeVar("T", bound=Frozen)
 RUN_FILE = "run.json"
+HIDDEN = ".making-"
+MOST_IN_A_SECOND = 100
 CLAIM = ".claim"
 """Locked by the process that goes on with the run."""
 RUN_LIMIT_BYTES = 4_000_000
@@ -88,14 +92,11 @@ class Run:
 
         `facts` are further keys of its header: `host`, `stacks`, `note`, `launcher`.
         """
-        make_folder(results)
         now = dt.datetime.now(dt.timezone.utc)
-        folder = _new_folder(results, f"{now:%Y%m%d-%H%M%S}-{plan.suite}")
-        for part in ("records", "logs"):
-            make_folder(folder / part)
+        name = f"{now:%Y%m%d-%H%M%S}-{plan.suite}"
         header = Header(
             schema_version=1,
-            run_id=folder.name,
+            run_id=name,
             suite=plan.suite,
             plan_id=plan.plan_id,
             bench_source=bench_source,
@@ -103,13 +104,16 @@ class Run:
             plan=plan,
             **facts,
         )
-        run = cls(folder, header)
-        try:
-            run._write()
-        except UsageError:
-            shutil.rmtree(folder, ignore_errors=True)  # Half a run is worth nothing.
-            raise
-        return run
+        with being_made(results) as folder:
+            for part in ("records", "logs"):
+                make_folder(folder / part)
+            for number in range(1, MOST_IN_A_SECOND):
+                run = cls(folder, header)
+                run.update(run_id=name if number == 1 else f"{name}-{number}")
+                run.folder = results / run.header.run_id
+                if appear(folder, run.folder):
+                    return run
+        raise UsageError("too many runs in one second", where=str(results), remedy="try again")
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -316,14 +320,40 @@ def _stem(record: Record) -> str:
     return f"{prefix}{record.workload.benchmark}-{record.method}@{record.stack}-{record.cell_id}-r{record.round}"
 
 
-def _new_folder(results: Path, wanted: str) -> Path:
-    for number in range(1, 100):
-        folder = results / (wanted if number == 1 else f"{wanted}-{number}")
-        # Where it is there, another run began in the same second.
-        with os_errors(results), contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-    raise UsageError("too many runs in one second", where=str(results), remedy="try again")
+@contextlib.contextmanager
+def being_made(results: Path) -> Iterator[Path]:
+    """Hand out a hidden folder in `results` for a run that `appear` lets be seen when it is whole; else it is removed.
+
+    What killed processes left of theirs is removed too.
+    """
+    make_folder(results)
+    remedy = "name other --results"
+    with os_errors(results):
+        for left in results.glob(f"{HIDDEN}*"):
+            if abandoned(left, CLAIM, remedy=remedy):
+                shutil.rmtree(left, ignore_errors=True)
+        place = results / Path(tempfile.mkdtemp(prefix=HIDDEN, dir=results)).name
+        lock = try_lock(place / CLAIM, print, remedy=remedy)
+    try:
+        content = place / "run"
+        make_folder(content)
+        yield content
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        if lock is not None:
+            lock.release()
+
+
+def appear(folder: Path, target: Path) -> bool:
+    """Give a run that was made its place; False where another is there already."""
+    with os_errors(target):
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                return False
+            raise
+    return True
 
 
 def _log_bytes(path: Path) -> bytes:

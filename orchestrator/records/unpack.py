@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ from orchestrator.records.bundle import (
     too_much,
 )
 from orchestrator.records.stack_lock import FOLDER as LOCKS
-from orchestrator.records.store import MOST_VALUES, RUN_FILE, Run, record_files
+from orchestrator.records.store import MOST_VALUES, RUN_FILE, Run, appear, being_made, record_files
 
 BLOCK = 512
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
@@ -51,28 +50,29 @@ def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run
             manifest = _manifest(file, bundle)
         _check_size(manifest, bundle, results)
         target = results / manifest.run
+        remedy = "move it away, or name other --results"
+        there = UsageError("a run of this name already exists", where=str(target), remedy=remedy)
         if target.exists() or target.is_symlink():
-            remedy = "move it away, or name other --results"
-            raise UsageError("a run of this name already exists", where=str(target), remedy=remedy)
-        with os_errors(results):
-            folder = results / Path(tempfile.mkdtemp(prefix=".import-", dir=results)).name
-        try:
-            content = folder / "run"
-            content.mkdir()
-            with _damage(bundle):
-                _read(file, content, manifest, bundle)
-            run = _check_run(content, manifest, bundle)
-            run.update(imported_utc=utc())
+            raise there
+        with being_made(results) as folder:
             try:
-                finish(content)
-            except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
-                raise _bad(bundle, f"no tables can be made of it: {_shown(str(error))}") from error
-            content.rename(target)
+                with _damage(bundle):
+                    _read(file, folder, manifest, bundle)
+                run = _check_run(folder, manifest, bundle)
+                run.update(imported_utc=utc())
+                _finish(finish, folder, bundle)
+            except OSError as error:
+                raise os_error(error, error.filename or results) from error
+            if not appear(folder, target):
+                raise there
             return Run(target, run.header)
-        except OSError as error:
-            raise os_error(error, error.filename or results) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finish(finish: Callable[[Path], object], folder: Path, bundle: Path) -> None:
+    try:
+        finish(folder)
+    except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
+        raise _bad(bundle, f"no tables can be made of it: {_shown(str(error))}") from error
 
 
 def _open(bundle: Path) -> gzip.GzipFile:

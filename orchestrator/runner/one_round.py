@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.base import interrupt
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.files import disk_full, make_folder
 from orchestrator.build.lock import mark_drift
@@ -73,6 +74,7 @@ class Session:
                 self.progress.say(f"{error}; waiting for room")
             if work.parts and work.exists():
                 empty_tree(work)
+            interrupt.check()
             time.sleep(FULL_DISK_EVERY_S)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -355,11 +356,11 @@ def test_kill_9_and_the_next_run_leave_nothing(client: Any, tmp_path: Path) -> N
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
-    assert len(containers_of(client, process)) == 1
     after = start_run_all(tmp_path, "good")
     out, _ = after.communicate(timeout=60)
     assert after.returncode == 0, out
-    assert "removed what a killed run left behind: 1 container, 1 folder" in out
+    # The container may have been removed by any orchestrator of this host that began meanwhile.
+    assert re.search("removed what a killed run left behind: (1 container, )?1 folder", out), out
     assert containers_of(client, process) == []
     assert containers_of(client, after) == []
     assert list((tmp_path / "state" / "work").iterdir()) == []

@@ -92,6 +92,25 @@ def test_the_reference_file_comes_back_and_a_changed_one_does_not(tmp_path):
         reference.read(path, None)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]", "{}", "7", '{"__metadata__": []}', '{"__metadata__": {"facts": "[1]"}}', "[" * 5000,
+        '{"__metadata__": {"facts": "{}"}, "a": []}',
+        '{"__metadata__": {"facts": "{}"}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0]}}',
+        '{"__metadata__": {"facts": "{}"}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}',
+        '{"__metadata__": {"facts": "{}"}, "a": {"dtype": "F32", "shape": [-2], "data_offsets": [-8, 4]}}',
+        '{"__metadata__": {"facts": "{}"}, "a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 8]}}',
+        '{"__metadata__": {"facts": "{}"}, "a": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}',
+    ],
+)  # fmt: skip
+def test_a_damaged_header_of_a_reference_is_one_line(tmp_path, header):
+    text = header.encode()
+    (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    with pytest.raises(ValueError, match="x cannot be read"):
+        reference.read(tmp_path / "x", None)
+
+
 def test_the_file_is_safetensors(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     reference.write(tmp_path / "x", {"a": torch.arange(6.0).view(2, 3)}, {})

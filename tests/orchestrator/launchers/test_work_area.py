@@ -17,6 +17,7 @@ from orchestrator.host.owner import Owner, boot, myself
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.launchers.work_area import Written, copy_bench, remove_tree, sweep_folders, work_area
 
+MOST_MADE = 10_000
 DIES = """
 import os, signal, sys
 from pathlib import Path
@@ -120,7 +121,7 @@ def test_a_folder_that_somebody_still_fills_does_not_hold_the_run_up(tmp_path: P
 
     def fill() -> None:
         place, number = os.open(work, os.O_RDONLY), 0
-        while not stop.is_set():
+        while not stop.is_set() and number < MOST_MADE:
             number += 1
             time.sleep(0.001)
             with contextlib.suppress(OSError):
@@ -177,6 +178,19 @@ def test_owners_are_distinguished() -> None:
     child.wait()
     for text in ("", "1:2", "a:b:c", "1:2:"):
         assert Owner.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("depth", "name"), [(3000, "d"), (200, "d" * 255), (60, "\udcff\n*"), (100, "\U0001f600" * 63)]
+)
+def test_what_lies_deeper_than_a_path_can_be_is_counted(tmp_path: Path, depth: int, name: str) -> None:
+    nest(tmp_path / "work", depth, name)
+    assert Written((tmp_path / "work",), 10**12, depth + 2).trouble() is None  # and the top, and the file
+    found = Written((tmp_path / "work",), 10**12, depth + 1).trouble()
+    assert found is not None
+    assert (found.status, found.reason) == ("crashed", f"it has made more than {depth + 1} files")
+    assert len(list(Path("/proc/self/fd").iterdir())) < 200  # none of the folders is left open
+    assert remove_tree(tmp_path / "work")
 
 
 def test_who_has_filled_a_disk_before_the_first_look_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

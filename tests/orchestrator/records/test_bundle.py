@@ -209,7 +209,7 @@ def test_what_is_too_much_is_refused_before_anything_is_written(
     def never(**_: Any) -> str:
         raise AssertionError
 
-    monkeypatch.setattr("orchestrator.records.unpack.tempfile.mkdtemp", never)
+    monkeypatch.setattr("orchestrator.records.store.tempfile.mkdtemp", never)
     assert says in refused(written(tmp_path, sealed(members(bundle), **more)), tmp_path)
 
 

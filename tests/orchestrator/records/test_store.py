@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from orchestrator.plan.suite import load_suite
 from orchestrator.plan.workload import RECORD_LIMIT_BYTES
 from orchestrator.records.record import FAILED, Record
 from orchestrator.records.runs import find_run, newest_run, resumable, runs, unfinished
-from orchestrator.records.store import Run, finished_keys, read_record, record_files, stem_of
+from orchestrator.records.store import Run, being_made, finished_keys, read_record, record_files, stem_of
 
 PLAN = make_plan(load_suite("smoke"), {"cpu": stack()}, device="cpu")
 SOURCE = "5" * 16
@@ -44,6 +46,27 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
     made = [Run.create(tmp_path, PLAN, SOURCE).folder.name for _ in range(3)]
     assert len(set(made)) == 3
     assert newest_run(tmp_path).folder.name == made[-1]
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from orchestrator.records.store import being_made
+with being_made(Path(sys.argv[1])) as folder:
+    (folder / ".run.json.1.tmp").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_of_a_run_is_never_seen_and_goes_with_the_next(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
+    assert [place.name[:8] for place in tmp_path.iterdir()] == [".making-"]
+    assert runs(tmp_path) == []
+    with being_made(tmp_path) as living:
+        run = Run.create(tmp_path, PLAN, SOURCE)
+        assert sorted(tmp_path.iterdir()) == sorted([living.parent, run.folder])  # another's is left alone
+    assert list(tmp_path.iterdir()) == [run.folder]
+    assert sorted(place.name for place in run.folder.iterdir()) == ["logs", "records", "run.json"]
 
 
 def test_records_and_logs_come_back_as_stored(run: Run, tmp_path: Path) -> None:
