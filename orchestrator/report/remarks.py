@@ -70,6 +70,7 @@ def run_facts(report: Report) -> list[tuple[str, list[str]]]:
         ("Ran on", sorted(filter(None, hardware)) or [MISSING]),
         ("Measured ceilings", list(dict.fromkeys(ceilings)) or ["none in this run"]),
         ("Run", [f"{header.run_id}, started {header.started_utc}"]),
+        *([("Imported", [f"{header.imported_utc}; not measured here"])] if header.imported_utc else []),
         ("Rounds", [f"{report.recorded} of {report.planned} recorded"]),
         ("Rows", [", ".join(f"{count} {status}" for status, count in statuses.most_common()) or "none"]),
         *([("Remark", [header.note])] if header.note else []),

@@ -37,6 +37,7 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
             "suite": header.suite,
             "started_utc": header.started_utc,
             "finished_utc": header.finished_utc,
+            **({"imported_utc": header.imported_utc} if header.imported_utc else {}),
             "plan_id": header.plan_id,
             "bench_source": header.bench_source,
             "note": header.note,

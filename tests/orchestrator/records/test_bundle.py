@@ -89,7 +89,7 @@ def refused(bundle: Path, tmp_path: Path) -> str:
         unpack(bundle, results, write_tables)
     assert list(results.iterdir()) == []
     assert "\n" not in str(caught.value)
-    assert ".import-" not in str(caught.value)
+    assert ".making-" not in str(caught.value)
     return str(caught.value)
 
 
@@ -105,7 +105,8 @@ def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert len(list((found.folder / "stacks").iterdir())) == 1
     assert list(found.records([])) == list(run.records([]))
     assert (found.folder / "logs" / f"{stem_of(small_run()[0])}.log").read_text() == "all of it\n"
-    assert (found.folder / "tables.md").is_file()
+    assert f"| Imported | {found.header.imported_utc}; not measured here |" in (found.folder / "tables.md").read_text()
+    assert json.loads((found.folder / "tables.json").read_text())["run"]["imported_utc"] == found.header.imported_utc
     assert not (found.folder / MANIFEST).exists()
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == [run.folder.name]
 
