@@ -31,6 +31,7 @@ from orchestrator.records.store import Run
 from orchestrator.report.page import render_page
 from orchestrator.runner.order import interleave
 from orchestrator.runner.outcomes import Outcomes
+from orchestrator.runner.progress import Progress
 
 
 def go(place: Path, *more: str, methods: list[str] | None = None, **suite: Any) -> int:
@@ -320,6 +321,24 @@ def test_a_signal_keeps_what_is_finished(place: Path, number: int) -> None:
     assert processes_in(place) == []
     assert list((place / "state" / "work").iterdir()) == []
     assert (next((place / "results").iterdir()) / "tables.md").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_after_a_signal_between_two_rounds_no_other_begins(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    real = Progress.end
+
+    def end(progress: Progress, *arguments: Any) -> None:
+        real(progress, *arguments)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Progress, "end", end)
+    assert go(place, methods=["good", "slow"]) == 128 + number
+    out = capsys.readouterr().out
+    assert "[2/3]" not in out
+    assert "stopped; 1 record kept in" in out
+    assert len(records(place)) == 1
 
 
 @pytest.mark.parametrize(
