@@ -100,7 +100,7 @@ def child(script: str, *arguments: object) -> subprocess.Popen[str]:
         ("scipy", "report RUN -o PAGE"),
         ("scipy.special", "table RUN"),
         # In the C code of a module that begins, which prints what is raised there and raises another error.
-        ("scipy.special > numpy._core._multiarray_umath", "table RUN"),
+        ("scipy.special._special_ufuncs > numpy._core._multiarray_umath", "table RUN"),
         ("jinja2", "report RUN -o PAGE"),
         ("docker", "build --launcher docker --stack cpu"),
         ("orchestrator.report.tables.history", "history"),
