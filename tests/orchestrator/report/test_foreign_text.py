@@ -119,7 +119,11 @@ def test_a_live_line_and_what_stands_above_it_are_printable(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     with LiveProgress() as progress:
-        for show in (progress.say, lambda text: progress.begin(text, 1, 1, 5), lambda text: progress.event(Event(text))):
+        for show in (
+            progress.say,
+            lambda text: progress.begin(text, 1, 1, 5),
+            lambda text: progress.event(Event(text)),
+        ):
             show(EVIL)
             progress._bar.refresh()
             out = capsys.readouterr().out
