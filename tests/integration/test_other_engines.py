@@ -132,7 +132,6 @@ def test_a_cell_that_lives_on_while_its_engine_is_restarted_is_waited_for(
         write_spec(job, launcher.places(job))
         with launcher.start(prepared, job) as handle:
             found.stop()
-            assert handle.poll() is None
             found.start()
             ended = handle.wait(60)
     assert ended is not None
