@@ -93,12 +93,12 @@ def container_arguments(
             "mounts": _mounts(stack, bench, job, grant),
             "devices": list(grant.devices),
             "device_requests": list(grant.requests),
-            **{option: value for option, value in _optional(limits).items() if option not in limits.without},
+            **{option: value for option, value in _optional(limits, stack).items() if option not in limits.without},
         },
     }
 
 
-def _optional(limits: Limits) -> dict[str, Any]:
+def _optional(limits: Limits, stack: Stack) -> dict[str, Any]:
     return {
         "init": True,
         "shm_size": "1g",
@@ -107,7 +107,9 @@ def _optional(limits: Limits) -> dict[str, Any]:
         "memswap_limit": limits.memory_bytes,
         "nano_cpus": limits.cpus * 10**9,
         "oom_score_adj": OOM_SCORE_ADJ,
-        "ulimits": [Ulimit(name="core", soft=0, hard=0)],
+        "ulimits": [
+            Ulimit(name=name, soft=most, hard=most) for name, most in (("core", 0), ("fsize", stack.work_bytes))
+        ],
         "log_config": LogConfig(type="json-file", config={"max-size": LOG_BYTES, "max-file": LOG_FILES}),
         "userns_mode": "host",
     }

@@ -140,6 +140,10 @@ def check_limits(host: dict[str, Any]) -> None:
     assert any('"socket"' in option for option in host["SecurityOpt"])
 
 
+WRITES = """#!/bin/sh
+for folder in /stackbench/results /stackbench/results/*; do touch "$folder/planted"; done
+exec /opt/stack/bin/python "$@"
+"""
 ONE_CELL = ("run-all", "--launcher", "local", "--suite", "smoke", "--method", "eager", "--benchmark", "forward")
 
 
@@ -148,9 +152,15 @@ def test_cells_are_neither_root_nor_the_owner_of_results(project: Path, owner: i
     if os.getuid() != 0:
         pytest.skip("only root gives a folder away")
     os.chown(project / "results", owner, owner)
-    process = start(project, "run", "--rm", "-T", "cpu", *ONE_CELL, "--stack", "cpu")
+    (writes := project / "writes.sh").write_text(WRITES)
+    writes.chmod(0o755)
+    hostile = ("--volume", f"{writes}:/opt/writes.sh:ro", "--env", "STACKBENCH_PYTHON=/opt/writes.sh")
+    process = start(project, "run", "--rm", "-T", *hostile, "cpu", *ONE_CELL, "--stack", "cpu")
     statuses = statuses_of_cells(process)
     assert process.returncode == 0, (project / "out.txt").read_text()[-3000:]
+    assert not list((project / "results").rglob("planted"))
+    for log in (project / "results").glob("*/logs/*.log"):
+        assert log.read_text().count("Permission denied") == 2
     check_cells(statuses, user)
     assert {path.stat().st_uid for path in (project / "results").rglob("*")} == {owner}
 

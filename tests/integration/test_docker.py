@@ -26,6 +26,7 @@ from orchestrator.host import docker_engine as engine
 from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import Owner, boot, myself
 from orchestrator.launchers import work_area as workfolders
+from orchestrator.launchers.arguments import Folders
 from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.docker import DockerLauncher, find_access, try_ways
 from orchestrator.measure.host_load import watch_host
@@ -175,11 +176,36 @@ def test_limits_are_set(launcher: DockerLauncher, client: Any, tmp_path: Path) -
     with launcher._start(arguments, engine.labels("test", "limits"), tmp_path / "log") as handle:
         host = client.api.inspect_container(handle._container)["HostConfig"]
     assert host["PidsLimit"] == launcher.limits.pids
-    assert 0 < host["Memory"] <= client.info()["MemTotal"]
+    assert 0 < host["Memory"] <= engine.memory_limit_bytes(client.info()["MemTotal"]) < client.info()["MemTotal"]
     assert host["MemorySwap"] in (host["Memory"], -1)
     assert host["NanoCpus"] == launcher.limits.cpus * 10**9
     assert host["ReadonlyRootfs"]
     assert host["NetworkMode"] == "none"
+    assert {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]} == {
+        "core": (0, 0),
+        "fsize": (stack.work_bytes, stack.work_bytes),
+    }
+
+
+WRITES = """
+import errno
+try:
+    with open("large", "wb", buffering=0) as file:
+        for _ in range(4):
+            file.write(bytes(2**20))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+
+
+def test_no_file_of_a_container_is_larger_than_all_that_its_stack_may_write(
+    launcher: DockerLauncher, tmp_path: Path
+) -> None:
+    stack = make_stack(python="python3").model_copy(update={"work_bytes": 3 * 2**20})
+    (work := tmp_path / "work").mkdir()
+    work.chmod(0o777)
+    assert launcher.run(stack, ("-c", WRITES), Folders(work)) == (0, "EFBIG\n")
+    assert (work / "large").stat().st_size == stack.work_bytes
 
 
 @pytest.mark.parametrize(

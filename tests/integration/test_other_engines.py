@@ -25,7 +25,7 @@ from orchestrator.launchers import arguments
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.launchers.docker import DockerLauncher
 from orchestrator.launchers.trial import works
-from orchestrator.measure.supervise import supervise
+from orchestrator.measure.supervise import supervise, write_spec
 
 pytestmark = pytest.mark.docker
 STACK = make_stack(python="python3")
@@ -120,6 +120,22 @@ def test_an_engine_that_is_restarted_at_a_containers_start_is_waited_for(
         back.join()
     assert (record.status, record.reason) == ("ok", None)
     assert elsewhere.api.containers(all=True) == []
+
+
+def test_a_cell_that_lives_on_while_its_engine_is_restarted_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with own_engine("--live-restore") as found:
+        monkeypatch.setenv("DOCKER_HOST", found.host)
+        launcher = launcher_of(engine.connect(), tmp_path)
+        prepared, job = launcher.prepare(STACK), make_job("slow", tmp_path / "cell")
+        write_spec(job, launcher.places(job))
+        with launcher.start(prepared, job) as handle:
+            found.stop()
+            found.start()
+            ended = handle.wait(60)
+    assert ended is not None
+    assert (ended.code, ended.error) == (0, None)
 
 
 def test_an_engine_that_stays_away_is_infrastructure(

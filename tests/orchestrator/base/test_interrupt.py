@@ -16,13 +16,20 @@ from orchestrator.base import interrupt
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 AT_IMPORT = """
-import os, sys
+import builtins, os, sys
 at, number, *arguments = sys.argv[1:]
+within, _, again = at.rpartition(" > ")
+real = builtins.__import__
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == at:
             os.kill(os.getpid(), int(number))
+def imported(name, *rest, **more):
+    if within in sys.modules and name == again:
+        os.kill(os.getpid(), int(number))
+    return real(name, *rest, **more)
 sys.meta_path.insert(0, Finder())
+builtins.__import__ = imported
 sys.argv = ["orchestrator", *arguments]
 from orchestrator.__main__ import main
 main()
@@ -92,6 +99,8 @@ def child(script: str, *arguments: object) -> subprocess.Popen[str]:
         ("orchestrator.plan.choice", "run-all --launcher local --suite smoke --results RESULTS"),
         ("scipy", "report RUN -o PAGE"),
         ("scipy.special", "table RUN"),
+        # In the C code of a module that begins, which prints what is raised there and raises another error.
+        ("scipy.special._special_ufuncs > numpy._core._multiarray_umath", "table RUN"),
         ("jinja2", "report RUN -o PAGE"),
         ("docker", "build --launcher docker --stack cpu"),
         ("orchestrator.report.tables.history", "history"),
@@ -105,6 +114,12 @@ def test_a_signal_inside_an_import(tmp_path: Path, at: str, words: str, number: 
     assert "Traceback" not in out + error
     said = [line for line in (out + error).splitlines() if "interrupted" in line or "stopped" in line]
     assert len(said) == 1
+
+
+def test_the_table_of_exit_codes_has_every_signal() -> None:
+    codes, names = [128 + number for number in SIGNALS], ["Ctrl-C", *(number.name for number in SIGNALS[1:])]
+    row = f"| {', '.join(map(str, codes))} | stopped by {', '.join(names)}; everything finished is kept |"
+    assert row in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import docker
 import pytest
 import requests
 
+from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.host import docker_engine as engine
 
@@ -72,3 +75,17 @@ def test_only_an_engine_that_is_not_reached_is_asked_again(monkeypatch: pytest.M
     answers = iter([requests.ConnectionError("gone")] * 4)
     with pytest.raises(InfrastructureError, match="gone"):
         engine.with_grace(call)
+
+
+def test_a_signal_ends_the_wait_for_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "GRACE_S", (0, 0, 0))
+    asked = []
+
+    def call() -> None:
+        asked.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise requests.ConnectionError("gone")
+
+    with interrupt.interruptible(), pytest.raises(interrupt.Interrupted):
+        engine.with_grace(call)
+    assert len(asked) == 1

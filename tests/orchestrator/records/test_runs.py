@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from plan_samples import record, stack
 
+from orchestrator.base import interrupt
 from orchestrator.cli import run as command
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.records.runs import newest_run, resumable, unfinished
+from orchestrator.records.runs import newest_run, readable, resumable, unfinished
 from orchestrator.records.store import Run, record_files, stem_of
 
 PLAN = make_plan(load_suite("smoke"), {"cpu": stack()}, device="cpu")
@@ -122,3 +125,16 @@ def test_a_record_under_another_rounds_name_is_not_that_round(mine: Run, capsys:
     shutil.copy(mine.folder / "records" / f"{stem}.json", copy)
     assert command(["explain", f"{1:016x}", "--run", str(mine.folder)]) == 0
     assert f"left out: records/{copy.name}: the record of another cell or round" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["records", "runs"])
+def test_a_signal_ends_the_reading(mine: Run, tmp_path: Path, what: str) -> None:
+    for number in (1, 2):
+        mine.save(record(number=number))
+        Run.create(tmp_path, OTHER, SOURCE)
+    reading = {"records": lambda: mine.records([]), "runs": lambda: readable(tmp_path)}[what]()
+    with interrupt.interruptible():
+        next(reading)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(interrupt.Interrupted):
+            next(reading)

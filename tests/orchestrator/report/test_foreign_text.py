@@ -113,6 +113,26 @@ def test_progress_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
     assert not steers(out.getvalue())
 
 
+def test_a_live_line_and_what_stands_above_it_are_printable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with LiveProgress() as progress:
+        for show in (
+            progress.say,
+            lambda text: progress.begin(text, 1, 1, 5),
+            lambda text: progress.event(Event(text)),
+        ):
+            show(EVIL)
+            progress._bar.refresh()
+            out = capsys.readouterr().out
+            assert "end" in out
+            # It steers the terminal itself, with other sequences.
+            assert not [part for part in ("\x1b]", "\x1b[2J", "\x9b") if part in out]
+            assert steers(out) <= {"\x1b", "\r"}
+
+
 def test_what_a_cell_says_of_itself_is_no_markup_of_the_live_line() -> None:
     with LiveProgress() as progress:
         progress.begin("forward [/good]@fake", 1, 2, 10)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from fake_run import FAKE_BENCH, SOURCE, make_job, make_stack, write_stack, write_suite
 from places import ROOT
+from processes import gone
 
 from orchestrator.base.paths import BENCH
 from orchestrator.build.ready import Ready
@@ -31,6 +33,7 @@ from orchestrator.records.store import Run
 from orchestrator.report.page import render_page
 from orchestrator.runner.order import interleave
 from orchestrator.runner.outcomes import Outcomes
+from orchestrator.runner.progress import Progress
 
 
 def go(place: Path, *more: str, methods: list[str] | None = None, **suite: Any) -> int:
@@ -322,6 +325,24 @@ def test_a_signal_keeps_what_is_finished(place: Path, number: int) -> None:
     assert (next((place / "results").iterdir()) / "tables.md").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_after_a_signal_between_two_rounds_no_other_begins(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    real = Progress.end
+
+    def end(progress: Progress, *arguments: Any) -> None:
+        real(progress, *arguments)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Progress, "end", end)
+    assert go(place, methods=["good", "slow"]) == 128 + number
+    out = capsys.readouterr().out
+    assert "[2/3]" not in out
+    assert "stopped; 1 record kept in" in out
+    assert len(records(place)) == 1
+
+
 @pytest.mark.parametrize(
     ("option", "says"),
     [
@@ -416,14 +437,27 @@ def test_kill_9_takes_the_cell_along(place: Path) -> None:
     process = start(place, "hang")
     process.kill()
     process.communicate(timeout=30)
-    import time
-
     for _ in range(50):
         if not processes_in(place):
             break
         time.sleep(0.1)
     assert processes_in(place) == []
     assert workfolders.sweep_folders(place / "state") == 1
+
+
+def test_the_next_run_ends_what_a_killed_ones_cell_had_started(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = start(place, "hang")
+    for _ in range(100):
+        if found := [pid for path in (place / "state").rglob("grandchild") if (pid := path.read_text())]:
+            break
+        time.sleep(0.1)
+    process.kill()
+    process.communicate(timeout=30)
+    (grandchild,) = map(int, found)
+    os.kill(grandchild, 0)  # nobody's child now, and alive
+    assert go(place, "--method", "good") == 0
+    assert "removed what a killed run left behind: 1 process, 1 folder" in capsys.readouterr().out
+    assert gone(grandchild)
 
 
 def test_results_that_cannot_be_written_are_one_clear_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
