@@ -260,14 +260,14 @@ def _problem(problem: Mapping[str, Any], raw: Any, model: type[BaseModel]) -> st
 
 
 def key_name(location: Sequence[str | int], raw: Any) -> str:
-    """Return `cells[0].batch` for ("cells", 0, "batch", 0) where the file says `batch = 3`."""
+    """Return `cells[0].batch` for ("cells", 0, "batch", 0) where the file, which may be unknown, says `batch = 3`."""
     name, here = "", raw
     for part in location:
         if isinstance(part, int):
-            if not isinstance(here, list):
+            if raw is not None and not isinstance(here, list):
                 break  # A single value was taken for a list of one.
             name += f"[{part}]"
-            here = here[part] if part < len(here) else None
+            here = here[part] if isinstance(here, list) and part < len(here) else None
         else:
             name += f".{part}" if name else part
             here = here.get(part) if isinstance(here, dict) else None

@@ -19,7 +19,7 @@ from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.interrupt import patiently
 from orchestrator.base.paths import STATE
 from orchestrator.base.telling import telling
-from orchestrator.base.text import Say, counted, show, size_in_words
+from orchestrator.base.text import Say, counted, on_stderr, show, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
 from orchestrator.plan.stack import STACK_FILE, Stack
@@ -100,7 +100,7 @@ def why_not_here(client: Any, stack: Stack) -> str | None:
     import docker
     import requests
 
-    from orchestrator.host.docker_engine import engine_errors, reason
+    from orchestrator.host.docker_engine import engine_errors, reason, with_credentials
 
     if has_image(client, stack):
         return None
@@ -110,13 +110,14 @@ def why_not_here(client: Any, stack: Stack) -> str | None:
         with engine_errors(), contextlib.suppress(docker.errors.ImageNotFound):
             client.images.get(name)
             continue
-        try:
-            client.api.inspect_distribution(name)
-        except (docker.errors.APIError, requests.Timeout) as error:
-            # Not every engine can ask a registry: then the pull itself will say.
-            if isinstance(error, requests.Timeout) or NOT_PULLED.search(str(error)):
-                # What stands before the last colon names addresses.
-                return f"the image {name} is not here and cannot be pulled: {reason(error).rpartition(': ')[2]}"
+        with engine_errors():
+            try:
+                with_credentials(client, partial(client.api.inspect_distribution, name), on_stderr)
+            except (docker.errors.APIError, requests.Timeout) as error:
+                # Not every engine can ask a registry: then the pull itself will say.
+                if isinstance(error, requests.Timeout) or NOT_PULLED.search(str(error)):
+                    # What stands before the last colon names addresses.
+                    return f"the image {name} is not here and cannot be pulled: {reason(error).rpartition(': ')[2]}"
     return None
 
 

@@ -38,6 +38,10 @@ RESERVE_BYTES, RESERVE_SHARE, MOST_RESERVE_SHARE = 2 * 2**30, 0.05, 0.25
 no more than the last."""
 
 
+_said: set[str] = set()
+"""What was said of credential helpers: each command asks by several clients."""
+
+
 def connect() -> Any:
     """Return a `docker.DockerClient` whose engine has answered; UsageError with one clear line where none does."""
     address = os.environ.get("DOCKER_HOST") or _rootless_socket()
@@ -140,7 +144,10 @@ def with_grace(call: Callable[[], T]) -> T:
 
 
 def with_credentials(client: Any, call: Callable[[], T], say: Say) -> T:
-    """Return what `call` returns; where the user's credential helper fails, call it again without credentials."""
+    """Return what `call` returns; where the user's credential helper fails, call it again without credentials.
+
+    `say` gets a line then, once for each configuration and its fault.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the SDK warns of the helper that it then fails over
@@ -150,7 +157,10 @@ def with_credentials(client: Any, call: Callable[[], T], say: Say) -> T:
         if told is None:
             raise
         config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
-        say(f"{config}: its credential helper fails ({_one_line(str(told))}); going on without credentials")
+        line = f"{config}: its credential helper fails ({_one_line(str(told))}); going on without credentials"
+        if line not in _said:
+            _said.add(line)
+            say(line)
         with tempfile.NamedTemporaryFile("w", suffix=".json") as nobodys:
             # In place of an empty configuration the SDK would read the user's again.
             nobodys.write('{"auths": {"nobody.invalid": {}}}')

@@ -126,8 +126,9 @@ def _stacks(doc: Doctor) -> Iterator[Line]:
         if reason:
             yield Line("warn", f"stack {stack.name}", reason, "its rows will say skipped")
         elif lacking:
+            pull = bring(image_tag(stack)) if stack.ready else "`docker pull`"
             another = "" if stack.ready else f", or name another in {BASE_VARIABLE}"
-            yield Line("warn", f"stack {stack.name}", lacking, f"`docker pull` or `docker load` brings it{another}")
+            yield Line("warn", f"stack {stack.name}", lacking, f"{pull} or `docker load` brings it{another}")
         elif doc.client is None:
             yield Line("ok", f"stack {stack.name}", f"on the {device}, as a plain process")
         elif stack.name in doc.images:

@@ -222,10 +222,15 @@ def test_a_quota_of_cpu_time_is_read_as_either_version_says_it(tmp_path, group, 
     assert prepare.cpu_quota(tmp_path / "own", tmp_path) == (cpus or os.cpu_count())
 
 
-def test_there_are_no_more_threads_than_a_quota_has_cpus(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("threads", "cpus", "used"), [(4, 2.5, 2), (4, 0.25, 1), (None, 2.0, 2), (2, 8.0, 2)])
+def test_there_are_no_more_threads_than_a_quota_has_cpus(tmp_path, monkeypatch, threads, cpus, used):
     before = torch.get_num_threads()
-    monkeypatch.setattr(prepare, "cpu_quota", lambda: 0.25)
+    monkeypatch.setattr(prepare, "cpu_quota", lambda: cpus)
+    path = write_spec(tmp_path, "forward")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threads": threads}))
     try:
-        assert run(tmp_path, "forward")["environment"]["threads"] == 1
+        torch.set_num_threads(3)
+        cell.run(read_spec(path))
     finally:
         torch.set_num_threads(before)
+    assert json.loads((tmp_path / "record.json").read_text())["environment"]["threads"] == used

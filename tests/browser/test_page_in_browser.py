@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from page_samples import full_run, many_rows, nasty_run
-from record_samples import ENVIRONMENT, GPU, save_run, with_layers
+from record_samples import ENVIRONMENT, GPU, record, samples, save_run, with_layers
 
 from orchestrator.base.text import MISSING
 from orchestrator.report.page import write_page
@@ -70,6 +70,21 @@ def test_it_opens_with_tables_and_charts(pages: dict[str, Path], visit: Visit) -
         assert "inductor@cuda" in label
     assert page.locator("#workload-0 .taint").count() == 5
     assert page.locator("#workload-0 .legend").first.inner_text().startswith("inductor@cuda")
+
+
+def test_a_chart_of_rows_that_are_tainted_says_so(pages: dict[str, Path], visit: Visit, tmp_path: Path) -> None:
+    load = {"cpus": 4, "seconds": 5.0, "own": 2.0, "stolen": 0.0}
+    for others, says in ((0.0, "none is tainted."), (3.0, "tainted are whole rows, and no single sample.")):
+        disturbed = record(device="cpu", samples=samples(900.0, *[450.0] * 9), host_load={**load, "others": others})
+        write_page([save_run(tmp_path / str(others), [disturbed])], tmp_path / "page.html")
+        page = visit(tmp_path / "page.html")
+        draw_all(page)
+        assert page.locator(".flag.tainted:visible").count() == (others > 0)
+        assert says in page.locator(".chart", has_text="Samples over time").locator("p").first.inner_text()
+    page = visit(pages["one"])
+    draw_all(page)
+    shown = page.locator("#workload-0 .chart", has_text="Samples over time").locator("p").first.inner_text()
+    assert "tainted ones are crossed out." in shown
 
 
 def test_first_calls_by_layers_lead_to_their_rows(pages: dict[str, Path], visit: Visit) -> None:

@@ -19,13 +19,14 @@ from fake_run import FAKE_BENCH, IMAGE, make_job, make_stack, write_stack, write
 from places import ROOT
 
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.build.image import ensure_image
+from orchestrator.build.image import ensure_image, why_not_here
 from orchestrator.host import docker_engine as engine
-from orchestrator.launchers import arguments
+from orchestrator.launchers import arguments, trial
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.launchers.docker import DockerLauncher
 from orchestrator.launchers.trial import works
 from orchestrator.measure.supervise import supervise, write_spec
+from orchestrator.runner.doctor import doctor
 
 pytestmark = pytest.mark.docker
 STACK = make_stack(python="python3")
@@ -106,6 +107,17 @@ def test_run_all_on_an_engine_of_another_machine_ends_before_the_run(
     assert list((tmp_path / "results").iterdir()) == []
 
 
+@pytest.mark.usefixtures("elsewhere")
+def test_the_doctor_finds_that_an_engine_is_another_machines(
+    hidden: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workfolders, "STATE", hidden / "state")
+    assert doctor() == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line[6:].startswith("trial container")]
+    assert line.startswith("fail ")
+    assert "bind source path does not exist" in line
+
+
 def test_an_engine_that_is_restarted_at_a_containers_start_is_waited_for(
     other: OwnEngine, elsewhere: Any, tmp_path: Path
 ) -> None:
@@ -167,6 +179,34 @@ def test_options_that_the_engine_refuses_are_left_out_and_said_and_no_others(
     record = supervise(launcher, launcher.prepare(STACK), make_job("looks_around", tmp_path / "cell", cache=tmp_path))
     assert record.detail["init"] in ("docker-init", "tini", "catatonit")
     assert len(said) == 1
+
+
+def test_an_engine_that_has_no_init_runs_cells_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    with own_engine("--init-path=/no/such/catatonit") as bare:
+        monkeypatch.setenv("DOCKER_HOST", bare.host)
+        launcher = launcher_of(engine.connect(), tmp_path, said)
+        assert works(launcher, STACK)
+        assert launcher.refused == {IMAGE: {"init"}}
+        assert "catatonit" in said[0]
+        assert supervise(launcher, launcher.prepare(STACK), make_job("good", tmp_path / "cell")).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (trial.WRITE, "PermissionError: [Errno 13] Permission denied: 'trial'"),
+        ("pass", "what a container writes into its work folder does not arrive here"),
+    ],
+)
+def test_what_the_trial_container_could_not_leave_in_its_folder_is_said(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str, says: str
+) -> None:
+    monkeypatch.setattr(trial, "give_away", lambda folder, _user: folder.chmod(0o755))
+    monkeypatch.setattr(trial, "WRITE", write)
+    with pytest.raises(UsageError) as caught:
+        works(launcher_of(client, tmp_path), STACK)
+    assert caught.value.what == f"containers cannot run cells here ({says})"
 
 
 def test_what_no_option_is_to_blame_for_is_the_engines_first_reason(client: Any, tmp_path: Path) -> None:
@@ -232,6 +272,20 @@ def test_a_missing_credential_helper_is_named_and_done_without(
             client.images.remove(image.id, force=True)
     (line,) = [line for line in said if "credential helper" in line]
     assert f"{tmp_path}/config.json: its credential helper fails (docker-credential-no" in line
+
+
+def test_a_registry_is_asked_without_the_credential_helper_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"credsStore": "desktop"}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    stack = make_stack(image="registry.invalid/team/torch:1")
+    for _ in range(2):  # each command has clients of its own
+        assert "cannot be pulled: no such host" in (why_not_here(engine.connect(), stack) or "")
+    assert capsys.readouterr().err.count("its credential helper fails (docker-credential-desktop") == 1
+    with pytest.raises(InfrastructureError, match=r"could not be pulled \(.*no such host") as caught:
+        ensure_image(engine.connect(), stack, say=print, state=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_ready_image_is_named_with_the_command_that_brings_it(client: Any, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_any_path_that_is_not_there_is_a_line(name: str) -> None:
         (("cells",), {}, "cells"),
         ((), {}, ""),
         (("a", "b", 2), {"a": 1}, "a.b"),
+        (("samples", 0, "loss"), None, "samples[0].loss"),
     ],
 )
 def test_keys_are_named_as_in_the_file(location: tuple[str | int, ...], raw: Any, name: str) -> None:

@@ -14,8 +14,9 @@ from plan_samples import write_stack
 from stack_folders import make
 
 from orchestrator.base.errors import InfrastructureError
+from orchestrator.base.files import hash_files
 from orchestrator.build import environment
-from orchestrator.build.environment import environment_folder, find_python
+from orchestrator.build.environment import UV_LOCK, environment_folder, find_python
 from orchestrator.build.image import why_not_here
 from orchestrator.build.ready import choose_place
 from orchestrator.cli import run
@@ -173,6 +174,25 @@ def test_another_version_of_python_is_another_environment(tmp_path: Path) -> Non
     of = [environment_folder(made_for(tmp_path / "s", *pythons)) for pythons in ((), (own,), ("3.1",), ("3.2",))]
     assert of[0] == of[1]
     assert len(set(of)) == 3
+
+
+UV = """#!/bin/sh
+test "$1" = -c && exit 0  # it has uv
+test "$*" = "-m uv python install --no-bin --install-dir {folder} 3.1" || exit 2
+mkdir -p {folder}/cpython-3.1.4-linux/bin && ln -s {python} {folder}/cpython-3.1.4-linux/bin/python3.1
+"""
+
+
+def test_one_that_is_not_here_is_brought_by_uv(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    tool = state / "envs" / f"uv-{hash_files(UV_LOCK.parent, [UV_LOCK])[:16]}" / "bin" / "python"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(UV.format(folder=state / "pythons", python=sys.executable))
+    tool.chmod(0o755)
+    find_python(made_for(tmp_path / "s", "3.1"), say=print, state=state)
+    (settings,) = state.glob("envs/*/pyvenv.cfg")
+    assert f"executable = {Path(sys.executable).resolve()}" in settings.read_text()
+    assert "pythons/cpython-3.1.4-linux/bin/python3.1 -m venv" in settings.read_text()
 
 
 def test_one_that_neither_is_here_nor_can_be_brought_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

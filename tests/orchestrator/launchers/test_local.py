@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,6 +41,16 @@ def test_a_python_that_cannot_run_bench_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InfrastructureError) as caught:
             LocalLauncher(FAKE_BENCH, lambda _stack, python=python: Path(python)).prepare(make_stack())
         assert "\n" not in str(caught.value)
+
+
+def test_its_reason_is_the_line_that_says_why(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    lines = ["Traceback (most recent call last):", '  File "<frozen runpy>", line 198', "ImportError: no such thing"]
+    broken.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.join(lines)} >&2\nexit 1\n")
+    broken.chmod(0o755)
+    with pytest.raises(InfrastructureError) as caught:
+        LocalLauncher(FAKE_BENCH, lambda _stack: broken).prepare(make_stack())
+    assert caught.value.what.startswith("ImportError: no such thing; its Python does not run bench")
 
 
 def test_the_end_is_noticed_at_once(tmp_path: Path) -> None:
@@ -245,6 +256,7 @@ def test_an_environment_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
     with pytest.raises(InfrastructureError, match="could not be made") as caught:
         find_python(stack, say=print, state=tmp_path / "state")
     assert "\n" not in str(caught.value)
+    assert caught.value.what.startswith("ERROR: No matching distribution found for no-such-package==1.0")
     assert list((tmp_path / "state" / "envs").iterdir()) == []
 
 

@@ -388,6 +388,7 @@ def test_content_that_is_not_the_manifests(bundle: Path, tmp_path: Path) -> None
         ("-r2.json", edited(workload_id="0" * 16), "its workload is not the one"),
         ("-r2.json", edited(stack="../x"), "the record of another cell"),
         ("-r2.json", lambda _: b"{", "no valid JSON"),
+        ("-r2.json", lambda text: text.replace(b'"loss":null', b'"loss":NaN', 1), "samples[0].loss: must be a finite"),
         ("run.json", edited(schema_version=2), "schema_version"),
         ("run.json", lambda _: b"[]", "run.json"),
         (".log", lambda _: b"another log", "is not the file that its record names"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -59,9 +61,36 @@ def test_images_that_are_here_are_not_here_or_cannot_be_asked_for(
     told = by_subject(capsys.readouterr().out)
     assert told["stack here"] == f"ok on the cpu, image {IMAGE}"
     assert told["stack nowhere"].startswith("warn the image stackbench/nowhere:1 is not here and cannot be pulled: ")
-    assert told["stack nowhere"].endswith("`docker pull` or `docker load` brings it")
+    assert told["stack nowhere"].endswith("; `docker pull stackbench/nowhere:1` or `docker load` brings it")
     assert told["stack wrong"].startswith("fail ")
     assert "No Such Name" in told["stack wrong"]
     assert told["trial container"].startswith("ok of ")
     # The checks after the stacks came too.
     assert list(told)[-1] == "containers"
+
+
+class Registry(BaseHTTPRequestHandler):
+    """One that does not say which images it has."""
+
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("client")
+def test_a_ready_image_that_may_be_had_is_missing_and_named_with_what_brings_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        image = f"127.0.0.1:{server.server_port}/team/torch:1"
+        write_ready(tmp_path, "theirs", image)
+        assert doctor([tmp_path]) == 0
+        server.shutdown()
+    said = by_subject(capsys.readouterr().out)["stack theirs"]
+    assert said == f"warn on the cpu, image {image} is missing; `docker pull {image}` brings it"

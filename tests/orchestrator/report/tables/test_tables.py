@@ -123,6 +123,19 @@ def test_a_bad_record_is_named_and_the_rest_is_kept(run: Path) -> None:
     assert str(run) not in page
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1e999"])
+def test_a_loss_that_is_not_finite_reaches_no_table(run: Path, number: str) -> None:
+    def never(name: str) -> None:
+        raise AssertionError(name)
+
+    path = next(run.glob("records/forward-inductor@*-r0.json"))
+    path.write_text(path.read_text().replace('"loss":null', f'"loss":{number}', 1))
+    (line,) = write_tables(run).unreadable
+    assert f"records/{path.name}: " in line
+    assert "loss: must be a finite number" in line
+    json.loads((run / "tables.json").read_text(), parse_constant=never)
+
+
 def test_rows_of_one_name_are_distinguished(tmp_path: Path) -> None:
     taken = samples(9.0, *[5.0] * 9)
     run = save_run(tmp_path, [record(samples=taken), record(cell_id="9" * 16, samples=taken)])
