@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -109,6 +110,20 @@ def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert (found.folder / "tables.md").is_file()
     assert not (found.folder / MANIFEST).exists()
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == [run.folder.name]
+
+
+def test_a_bundle_is_on_the_disk_before_it_has_its_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, real = list[tuple[int, bool]](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        seen.append((os.fstat(descriptor).st_size, (tmp_path / "x.tar.gz").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    pack(run, tmp_path / "x.tar.gz")
+    assert seen == [((tmp_path / "x.tar.gz").stat().st_size, False)]
 
 
 def test_equal_runs_make_equal_bundles(run: Run, bundle: Path, tmp_path: Path) -> None:
