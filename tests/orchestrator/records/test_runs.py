@@ -43,6 +43,13 @@ def test_an_imported_run_of_a_later_name_hides_nothing(mine: Run, tmp_path: Path
     assert newest_run(tmp_path).folder == mine.folder
 
 
+def test_a_run_that_a_wrong_clock_named_hides_nothing(mine: Run, tmp_path: Path) -> None:
+    named(tmp_path, "29991231-235959-smoke")
+    found, _ = resumable(tmp_path, PLAN, SOURCE, "docker")
+    assert found
+    assert found.folder == newest_run(tmp_path).folder == mine.folder
+
+
 @pytest.mark.parametrize("name", ["29991231-235959-smoke", "20261231-235959-smoke-0", "99999999-999999-x"])
 def test_an_imported_run_is_not_gone_on_with_and_the_line_says_how_it_could_be(tmp_path: Path, name: str) -> None:
     named(tmp_path, name, imported_utc="2026-11-28T00:00:00Z")
