@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.base.errors import StackbenchError
 from orchestrator.launchers import CACHE_FOLDER, Job, Launcher, Prepared
-from orchestrator.measure.supervise import EVENTS_FILE, RECORD_FILE, Event, supervise
+from orchestrator.measure.supervise import EVENTS_FILE, RECORD_FILE, Event, supervise, unworkable
 from orchestrator.plan.cell import Cell, may_be_wanted
 from orchestrator.records.record import COMPUTED, NOTHING_LEFT, Record, WarmStart
 
@@ -42,6 +42,8 @@ def with_warm_start(
             found = _measure(launcher, prepared, job, on_event)
     except (StackbenchError, OSError) as error:
         found = WarmStart(first_ns=None, reason=str(error)[:REASON_CHARACTERS])
+    except Exception as error:  # noqa: BLE001  (whatever the second process wrote)
+        found = WarmStart(first_ns=None, reason=unworkable(error).reason[:REASON_CHARACTERS])
     return record.model_copy(update={"compiles": record.compiles.model_copy(update={"warm": found})})
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 from pydantic import Field, ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, beside, explain_validation, os_errors, read_bytes
+from orchestrator.base.files import Count, Frozen, beside, explain_validation, os_errors, read_bytes, to_disk
 from orchestrator.base.interrupt import check
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES, open_plain
 from orchestrator.plan.workload import RECORD_LIMIT_BYTES
@@ -62,7 +62,7 @@ class Part(Frozen):
     """One file of a bundle."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: Count
 
 
 class Manifest(Frozen):
@@ -161,6 +161,7 @@ def pack(run: Run, target: Path, *, references: bool = False) -> tuple[Manifest,
                 # What shrinks more than a bundle may (a log of one line a million times) is sent as it is.
                 if manifest.total <= MOST_RATIO * place.stat().st_size:
                     break
+            to_disk(place)
             # A link, unlike a rename, replaces nothing that has come there meanwhile.
             os.link(place, target)
         except FileExistsError as error:

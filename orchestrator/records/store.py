@@ -26,6 +26,7 @@ from orchestrator.base.files import (
     os_errors,
     read_bytes,
     read_json,
+    to_disk,
     write_bytes,
 )
 from orchestrator.base.interrupt import check
@@ -349,6 +350,8 @@ def appear(folder: Path, target: Path) -> bool:
     with os_errors(target):
         try:
             folder.rename(target)
+            with contextlib.suppress(OSError):  # not every file system can do this for a folder
+                to_disk(target.parent)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 return False

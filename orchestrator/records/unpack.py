@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import os
 import shutil
 import tarfile
 import zlib
@@ -161,6 +162,8 @@ def _read(file: gzip.GzipFile, folder: Path, manifest: Manifest, bundle: Path) -
             for piece in _pieces(file, part.bytes, bundle):
                 sha256.update(piece)
                 out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
         if sha256.hexdigest() != part.sha256:
             raise _bad(bundle, f"{_shown(path)} is not the file that the manifest names")
     if (entry := _entry(file)) is not None:

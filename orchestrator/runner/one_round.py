@@ -100,13 +100,13 @@ def run_round(session: Session, turn: Turn) -> Record:
                 record = session.references.collect(job.work, cell, record, session.progress.say)
             record = mark_drift(record, ready.locks[cell.stack], prepared)
             stored = session.store(_with_side_files(session.run, record, job), job)
+            if wanted(cell, stored):
+                # Stored first: an interruption of the second start loses nothing.
+                stored = session.store(with_warm_start(session.launcher, prepared, job, stored, show), job)
         except (StackbenchError, OSError):
             raise  # the disk's doing, or the user's
         except Exception as error:  # noqa: BLE001  (whatever a cell has written ends its round, not the run)
             return session.store(blank_record(job, unworkable(error)), job)
-        if wanted(cell, stored):
-            # Stored first: an interruption of the second start loses nothing.
-            stored = session.store(with_warm_start(session.launcher, prepared, job, stored, show), job)
         return stored
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -82,18 +82,32 @@ def choose_cells(
 
 
 def sweep(client: Any, progress: Progress) -> None:
-    """Remove what killed runs have left on this host: containers, processes, folders."""
-    containers = 0
-    if client is not None:
-        from orchestrator.host import docker_engine as engine
-
-        with engine.engine_errors():
-            containers = engine.sweep(client)
-    counts = {"container": containers, "process": sweep_processes(), "folder": sweep_folders(warn=progress.say)}
-    several = {"process": "processes"}
-    found = [counted(count, what, several.get(what)) for what, count in counts.items() if count]
+    """Remove what killed runs have left on this host: containers, processes, folders. What fails is a warning."""
+    removals: dict[str, Callable[[], int]] = {
+        "container": lambda: _sweep_containers(client),
+        "process": sweep_processes,
+        "folder": lambda: sweep_folders(warn=progress.say),
+    }
+    several, found = {"process": "processes"}, []
+    for what, remove in removals.items():
+        try:
+            count = remove()
+        except (StackbenchError, OSError) as error:
+            progress.say(f"warning: a killed run may have left a {what} behind, which cannot be removed: {error}")
+            continue
+        if count:
+            found.append(counted(count, what, several.get(what)))
     if found:
         progress.say(f"removed what a killed run left behind: {', '.join(found)}")
+
+
+def _sweep_containers(client: Any) -> int:
+    if client is None:
+        return 0
+    from orchestrator.host import docker_engine as engine
+
+    with engine.engine_errors():
+        return engine.sweep(client)
 
 
 @contextlib.contextmanager

@@ -225,6 +225,17 @@ def test_exits_become_statuses(launcher: DockerLauncher, tmp_path: Path, method:
     assert words in record.reason
 
 
+def test_a_container_that_writes_too_much_is_killed_and_its_folder_is_gone(
+    launcher: DockerLauncher, tmp_path: Path
+) -> None:
+    stack = make_stack(python="python3").model_copy(update={"work_bytes": 10_000_000})
+    record = supervise(launcher, launcher.prepare(stack), make_job("fills_the_disk", tmp_path / "cell"))
+    assert (record.status, record.samples) == ("crashed", ())
+    assert record.reason is not None
+    assert re.match(r"it has written \d+ MB, and may write 10 MB, in the phase", record.reason), record.reason
+    assert not (tmp_path / "cell" / "work").exists()
+
+
 def test_a_deadline_kills_the_container(launcher: DockerLauncher, client: Any, tmp_path: Path) -> None:
     began = time.monotonic()
     record = run(launcher, tmp_path, "hang", timeout_s=2)

@@ -28,8 +28,13 @@ from orchestrator.base.files import (
     read_toml,
 )
 from orchestrator.plan.cell import Plan
+from orchestrator.plan.models import Llama, Llama3, Mistral, Qwen2
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.suite import SuiteFile
+from orchestrator.records.bundle import Manifest
+from orchestrator.records.record import Record
+from orchestrator.records.stack_lock import StackLock
+from orchestrator.records.store import Header
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,10 @@ def bare(schema: Any, path: str = "") -> Iterator[str]:
             yield from bare(inner, f"{path}/{index}")
 
 
-@pytest.mark.parametrize("kind", [SuiteFile, Stack, Plan, Published], ids=lambda kind: kind.__name__)
+FOREIGN = (SuiteFile, Stack, Plan, Published, Record, Header, Manifest, StackLock, Llama, Mistral, Qwen2, Llama3)
+
+
+@pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: kind.__name__)
 def test_every_integer_of_a_foreign_file_has_bounds(kind: type[BaseModel]) -> None:
     assert list(bare(kind.model_json_schema())) == []
 

@@ -19,11 +19,13 @@ from orchestrator.measure.supervise import Event, Watch, scrub, supervise
 from orchestrator.records.record import Record
 
 
-def run(tmp_path: Path, method: str, timeout_s: float = 60.0, events: list[Event] | None = None) -> Record:
+def run(
+    tmp_path: Path, method: str, timeout_s: float = 60.0, events: list[Event] | None = None, seed: int = 0
+) -> Record:
     launcher = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python))
     prepared = launcher.prepare(make_stack())
     on_event = (events if events is not None else []).append
-    return supervise(launcher, prepared, make_job(method, tmp_path, timeout_s), on_event)
+    return supervise(launcher, prepared, with_seed(make_job(method, tmp_path, timeout_s), seed), on_event)
 
 
 def test_a_good_record_comes_back_with_its_provenance(tmp_path: Path) -> None:
@@ -123,6 +125,8 @@ STRANGE = {
     "infinite time": b'{"t_ns": 1e999, "event": "phase", "name": "x"}',
     "time of 400 digits": b'{"t_ns": 1' + b"0" * 400 + b', "event": "phase", "name": "x"}',
     "time of 5000 digits": b'{"t_ns": 1' + b"0" * 5000 + b', "event": "phase", "name": "x"}',
+    "a phase that ends in 400 digits": b'{"t_ns": 1, "event": "phase", "name": "x"}\n{"t_ns": 1' + b"0" * 400
+    + b', "event": "phase", "name": "y"}',
     "no time": b'{"t_ns": NaN, "event": "phase", "name": "x"}',
     "infinite index": b'{"t_ns": 1, "event": "sample", "index": 1e999, "of": 3}',
     "huge index": b'{"t_ns": 1, "event": "sample", "index": 1e300, "of": 1' + b"0" * 400 + b"}",
@@ -154,6 +158,15 @@ def test_whatever_a_cell_says_in_its_events_its_round_has_a_row(tmp_path: Path, 
     # What is only shown does not make a good record bad.
     assert (record.status, record.written_by) == ("ok", "bench")
     assert all(0 <= number < 2**63 for event in events for number in (event.index, event.of) if number is not None)
+    assert Record.model_validate_json(record.model_dump_json()) == record
+
+
+@pytest.mark.parametrize("name", [name for name in STRANGE if re.search("time|digits|index|nested", name)])
+def test_whatever_a_cell_says_before_it_fails_its_row_can_be_read_again(tmp_path: Path, name: str) -> None:
+    (tmp_path / "say").write_bytes(STRANGE[name] + b"\n")
+    record = run(tmp_path, "strange_events", seed=1)
+    assert (record.status, record.written_by) == ("crashed", "orchestrator")
+    assert "exit code 3" in (record.reason or "")
     assert Record.model_validate_json(record.model_dump_json()) == record
 
 
@@ -195,6 +208,9 @@ def test_a_cell_that_writes_too_much_is_killed_and_its_folder_is_gone(tmp_path: 
     assert (record.status, record.written_by, record.samples) == ("crashed", "orchestrator", ())
     assert record.reason is not None
     assert re.search(words, record.reason), record.reason
+    assert record.provenance is not None
+    assert record.provenance.wall_ns is not None
+    assert record.provenance.wall_ns < 60e9, "it was left alone until its deadline"
     assert not (tmp_path / "work").exists()
     assert (tmp_path / "log.txt").stat().st_size <= 4_000_000
 

@@ -64,6 +64,7 @@ def test_the_row_has_it_whichever_round_it_was(place: Path) -> None:
         ("compiles_once", "crashed: cannot open .../model.bin; exit code 3"),
         ("compiles_and_hides", "crashed: the log's only line; exit code 0"),
         ("compiles_then_hangs", "timeout: not done after 5 s"),
+        ("compiles_for_ages", "what it wrote cannot be worked with (ValidationError: "),
     ],
 )
 def test_a_second_process_that_fails_loses_nothing(place: Path, method: str, reason: str) -> None:

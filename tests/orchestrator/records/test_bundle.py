@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from record_samples import record, samples, save_run, small_run
 
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run as command
+from orchestrator.records import bundle as packing
 from orchestrator.records.bundle import MANIFEST, pack
 from orchestrator.records.store import Run, stem_of
 from orchestrator.records.unpack import unpack
@@ -111,6 +113,20 @@ def test_there_and_back(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == [run.folder.name]
 
 
+def test_a_bundle_is_on_the_disk_before_it_has_its_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, real = list[tuple[int, bool]](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        seen.append((os.fstat(descriptor).st_size, (tmp_path / "x.tar.gz").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    pack(run, tmp_path / "x.tar.gz")
+    assert seen == [((tmp_path / "x.tar.gz").stat().st_size, False)]
+
+
 def test_equal_runs_make_equal_bundles(run: Run, bundle: Path, tmp_path: Path) -> None:
     pack(run, tmp_path / "again.tar.gz")
     assert (tmp_path / "again.tar.gz").read_bytes() == bundle.read_bytes()
@@ -196,7 +212,10 @@ def part(size: int) -> dict[str, Any]:
     ("more", "says"),
     [
         ({"NOTES.md": part(10**7)}, "more than the limit"),
+        ({"run.json": part(60_000_000)}, "more than the limit"),
         ({"NOTES.md": part(-1)}, "greater than or equal to 0"),
+        ({"NOTES.md": part(10**400)}, "less than or equal to 9223372036854775807"),
+        ({f"logs/a-b@c-{n:016x}-r0.log": part(0) for n in range(120_000)}, "manifest.json has "),
         ({f"logs/{'0' * 15}": part(0)}, "which no bundle has"),
         ({f"logs/a-b@c-{n:016x}-r0.log": part(0) for n in range(60_000)}, "files, and a bundle holds at most 50000"),
         ({f"logs/a-b@c-{n:016x}-r0.log": part(8 * 10**6) for n in range(3_000)}, "bytes, and a bundle holds at most"),
@@ -329,6 +348,30 @@ def test_what_import_would_refuse_is_left_out_and_named(run: Run, tmp_path: Path
     unpack(tmp_path / "x.tar.gz", tmp_path / "elsewhere", write_tables)
 
 
+@pytest.mark.parametrize("role", ["row", "reference"])
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [
+        *(("norm_eps", number) for number in (b"NaN", b"Infinity", b"-1e999", b"1" + b"0" * 400)),
+        *(("first_token_ns", number) for number in (b"1e999", b"9223372036854775808", b"1" + b"0" * 400)),
+    ],
+)
+def test_a_records_number_beyond_bounds_is_refused(
+    bundle: Path, tmp_path: Path, role: str, key: str, number: bytes
+) -> None:
+    def place(content: bytes) -> bytes:
+        here = json.loads(content)
+        model, sample = here["workload"]["model"], here["samples"][0] if here["samples"] else {}
+        (model if key == "norm_eps" else sample)[key] = "@"
+        here["samples"] = here["samples"] or [{**samples(9.0, 1.0)[0], **sample}]
+        return json.dumps(here).encode().replace(b'"@"', number)
+
+    ending = f"{'b' * 16}-r0.json" if role == "reference" else "-r2.json"
+    files = sealed(change(members(bundle), ending, place))
+    told = refused(written(tmp_path, files), tmp_path)
+    assert ("norm_eps: must be " if key == "norm_eps" else "samples: must be ") in told
+
+
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
 def test_a_number_that_is_none_reaches_no_table(bundle: Path, tmp_path: Path, number: bytes) -> None:
     def never(name: str) -> None:
@@ -427,6 +470,21 @@ def test_files_that_are_no_bundles(tmp_path: Path, content: bytes) -> None:
     target = tmp_path / "x"
     target.write_bytes(content)
     refused(target, tmp_path)
+
+
+def test_a_file_that_changes_while_it_is_packed_makes_no_bundle(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, real = next((run.folder / "logs").iterdir()), packing._write
+
+    def write(*arguments: Any) -> None:
+        log.write_bytes(log.read_bytes()[::-1])
+        real(*arguments)
+
+    monkeypatch.setattr(packing, "_write", write)
+    with pytest.raises(UsageError, match="was changed while it was packed; try again"):
+        pack(run, tmp_path / "x.tar.gz")
+    assert not (tmp_path / "x.tar.gz").exists()
 
 
 def test_a_bad_record_is_left_out_and_a_run_with_a_bad_header_is_not_sent(run: Run, tmp_path: Path) -> None:

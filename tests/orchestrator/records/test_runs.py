@@ -37,12 +37,20 @@ def mine(tmp_path: Path) -> Run:
     return Run.create(tmp_path, PLAN, SOURCE)
 
 
-def test_an_imported_run_of_the_future_hides_nothing(mine: Run, tmp_path: Path) -> None:
-    named(tmp_path, "29991231-235959-smoke", imported_utc="2026-11-28T00:00:00Z")
+@pytest.mark.parametrize("name", ["29991231-235959-smoke", "{}-later"])
+def test_an_imported_run_of_a_later_name_hides_nothing(mine: Run, tmp_path: Path, name: str) -> None:
+    named(tmp_path, name.format(mine.folder.name), imported_utc="2026-11-28T00:00:00Z")
     found, why = resumable(tmp_path, PLAN, SOURCE, "docker")
     assert found
     assert (found.folder, why) == (mine.folder, "")
     assert newest_run(tmp_path).folder == mine.folder
+
+
+def test_a_run_that_a_wrong_clock_named_hides_nothing(mine: Run, tmp_path: Path) -> None:
+    named(tmp_path, "29991231-235959-smoke")
+    found, _ = resumable(tmp_path, PLAN, SOURCE, "docker")
+    assert found
+    assert found.folder == newest_run(tmp_path).folder == mine.folder
 
 
 @pytest.mark.parametrize("name", ["29991231-235959-smoke", "20261231-235959-smoke-0", "99999999-999999-x"])

@@ -15,10 +15,10 @@ from plan_samples import record, smoke_cell, stack
 from orchestrator.base.errors import UsageError
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.plan.workload import RECORD_LIMIT_BYTES
+from orchestrator.plan.workload import RECORD_LIMIT_BYTES, fits_into_a_record
 from orchestrator.records.record import FAILED, Record
 from orchestrator.records.runs import find_run, newest_run, resumable, runs, unfinished
-from orchestrator.records.store import Run, being_made, finished_keys, read_record, record_files, stem_of
+from orchestrator.records.store import Header, Run, being_made, finished_keys, read_record, record_files, stem_of
 
 PLAN = make_plan(load_suite("smoke"), {"cpu": stack()}, device="cpu")
 SOURCE = "5" * 16
@@ -232,13 +232,27 @@ def test_a_record_over_the_limit_is_a_row_that_says_so(run: Run) -> None:
     assert not unreadable
 
 
-def test_what_grows_when_it_is_stored_can_be_read_again(run: Run) -> None:
+@pytest.mark.parametrize("count", [280, 520, 5_000])
+def test_what_grows_when_it_is_stored_can_be_read_again(run: Run, count: int) -> None:
     sample = {"index": 0, "phase": "timed", "shape": [1], "begin_ns": 0, "end_ns": 1, "device_ns": None}
-    made = [{**sample, "index": number, "taint": "other processes took part of the CPU"} for number in range(5_000)]
+    made = [{**sample, "index": number, "taint": "other processes took part of the CPU"} for number in range(count)]
     stored = run.save(Record.model_validate({**record().model_dump(), "samples": made}))
-    assert (run.folder / "records" / f"{stem_of(stored)}.json").stat().st_size > 900_000
+    assert (run.folder / "records" / f"{stem_of(stored)}.json").stat().st_size > 180 * count
     assert list(run.records([])) == [stored]
-    assert len(stored.samples) == 5_000
+    assert len(stored.samples) == count
+
+
+def test_the_largest_plan_that_is_allowed_has_a_record_with_room_to_spare(run: Run) -> None:
+    count = next(number for number in range(10**6) if not fits_into_a_record(number, 0)) - 1
+    times = {"begin_ns": 2**63 - 1, "end_ns": 2**63 - 1, "device_ns": 2**63 - 1, "first_token_ns": 2**63 - 1}
+    longest = {"phase": "repeat", "shape": [2**31, 2**31], **times, "loss": -1.2345678901234567e-300}
+    made = [{**longest, "index": index} for index in range(count) for _ in ("timed", "repeat")]
+    assert len(json.dumps(made)) < RECORD_LIMIT_BYTES // 2
+    for sample in made:
+        sample.update(taint="another process on the GPU: " + "x" * 100, energy_joules=1.2345678901234567e-300)
+    stored = run.save(Record.model_validate({**record().model_dump(), "samples": made}))
+    assert (stored.status, len(stored.samples)) == ("ok", 2 * count)
+    assert list(run.records([])) == [stored]
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "1" + "0" * 5_000, "1e999", "NaN", "-Infinity", str(2**63)])
@@ -253,6 +267,24 @@ def test_numbers_beyond_bounds_are_no_record(tmp_path: Path, key: str, number: s
     else:
         with pytest.raises(UsageError):
             read_record(path)
+
+
+@pytest.mark.parametrize("kind", ["header", "record"])
+def test_what_would_take_a_thousand_times_its_bytes_is_refused_before_it_is_parsed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Record if kind == "record" else Header, "model_validate_json", never)
+    path = tmp_path / "record.json" if kind == "record" else run.folder / "run.json"
+    for content, says in (
+        (b"[" + b"0," * 500_000 + b"0]", "more than [0-9]+ values"),
+        (b'{"a": "' + b"x" * 60_000_000 + b'"}', "60000009 bytes, more than the limit"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=says):
+            read_record(path) if kind == "record" else Run.open(run.folder)
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "1e999", "NaN"])

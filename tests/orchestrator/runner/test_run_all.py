@@ -31,6 +31,7 @@ from orchestrator.plan.cell import Plan
 from orchestrator.records.record import Refusal
 from orchestrator.records.store import Run
 from orchestrator.report.page import render_page
+from orchestrator.runner import run_all as pipeline
 from orchestrator.runner.order import interleave
 from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.progress import Progress
@@ -193,6 +194,38 @@ def test_what_a_killed_run_left_half_written_is_removed(place: Path) -> None:
     assert not any(path.exists() for path in left)
 
 
+def test_folders_nested_too_deep_in_what_a_killed_run_left_end_no_run(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner = place / "state" / "work" / "1-abandoned"
+    inner.mkdir(parents=True)
+    os.utime(inner, (0, 0))
+    here = os.open(inner, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        outer, here = here, os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(outer)
+    os.close(here)
+    os.utime(inner, (0, 0))
+    assert go(place) == 0
+    assert "removed what a killed run left behind: 1 folder" in capsys.readouterr().out
+    assert not inner.exists()
+
+
+@pytest.mark.parametrize("what", ["container", "process", "folder"])
+def test_a_sweep_that_fails_is_a_warning(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    name = "_sweep_containers" if what == "container" else {"process": "sweep_processes"}.get(what, "sweep_folders")
+    monkeypatch.setattr(pipeline, name, fail)
+    assert go(place) == 0
+    assert f"warning: a killed run may have left a {what} behind, which cannot be removed: " in capsys.readouterr().out
+    assert {record["status"] for record in records(place).values()} == {"ok"}
+
+
 def test_a_record_that_cannot_be_read_is_missing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert go(place, "--max-minutes", "0.00001") == 3
     assert go(place) == 0
@@ -206,6 +239,7 @@ def test_a_record_that_cannot_be_read_is_missing(place: Path, capsys: pytest.Cap
     assert go(place) == 0
     out = capsys.readouterr().out
     assert f"records/{bad.name}: no valid JSON: it counts as missing" in out
+    assert out.count(bad.name) == 1
     assert "1 of 2 rounds already have results" in out
     assert json.loads(bad.read_text())["cell_id"] == whole["cell_id"]
 

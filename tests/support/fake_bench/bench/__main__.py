@@ -287,11 +287,11 @@ def prints_without_end(folder: Path, spec: dict[str, Any]) -> int:
 
 
 def strange_events(folder: Path, spec: dict[str, Any]) -> int:
-    """Says in its events what its file `say` in the folder above holds, and then does as always."""
+    """Says in its events what its file `say` in the folder above holds, and then does as always; or fails (seed 1)."""
     with (folder / "events.jsonl").open("ab") as file:
         file.write((folder.parent / "say").read_bytes())
     time.sleep(0.3)
-    return write(folder, record(spec))
+    return fails(folder, spec) if spec["workload"]["seed"] == 1 else write(folder, record(spec))
 
 
 def dumps_core(folder: Path, spec: dict[str, Any]) -> int:
@@ -413,6 +413,15 @@ def compiles_once(folder: Path, spec: dict[str, Any]) -> int:
     return fails(folder, spec) if spec["only_first"] else compiles(folder, spec)
 
 
+def compiles_for_ages(folder: Path, spec: dict[str, Any]) -> int:
+    """Its second process says times that are 64 bits each, and more between them."""
+    if not spec["only_first"]:
+        return compiles(folder, spec)
+    made = record(spec, compiles={**COMPILED, "cache_hits": 3, "cache_misses": 0})
+    first = {**made["samples"][0], "begin_ns": -(2**63), "end_ns": 2**63 - 1}
+    return write(folder, {**made, "samples": [first]})
+
+
 def compiles_and_keeps_nothing(folder: Path, spec: dict[str, Any]) -> int:
     """Has folders for a cache, and no file in them."""
     (folder / "cache" / "empty").mkdir(parents=True)
@@ -499,7 +508,14 @@ BEHAVIOURS = {
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
         *(spins, fills_the_disk, fills_the_disk_at_its_end, makes_a_hole, makes_files, nests, prints_without_end),
         *(strange_events, daemons, daemons_then_hang, dumps_core, says_its_bounds),
-        *(compiles, compiles_once, compiles_and_keeps_nothing, compiles_and_hides, compiles_then_hangs),
+        *(
+            compiles,
+            compiles_once,
+            compiles_and_keeps_nothing,
+            compiles_and_hides,
+            compiles_then_hangs,
+            compiles_for_ages,
+        ),
     )
 }
 BEHAVIOURS["torch"] = good
