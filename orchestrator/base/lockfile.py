@@ -27,11 +27,11 @@ class Lock(NamedTuple):
         os.close(self.descriptor)
 
 
-def try_lock(path: Path, say: Say, *, mode: int = 0o600, remedy: str) -> Lock | None:
+def try_lock(path: Path, say: Say | None, *, mode: int = 0o600, remedy: str = "") -> Lock | None:
     """Lock the file, made where there is none; None where another process has it. OSError where it cannot be opened.
 
-    Where the file system has no locks, `say` gets a line with the `remedy`, once; what was to be kept from happening
-    twice at once is up to people.
+    Where the file system has no locks, `say` (if any) gets a line with the `remedy`, once; what was to be kept from
+    happening twice at once is up to people.
     """
     descriptor = _open(path, mode)
     try:
@@ -40,7 +40,7 @@ def try_lock(path: Path, say: Say, *, mode: int = 0o600, remedy: str) -> Lock | 
         os.close(descriptor)
         return None
     except OSError as error:
-        if (place := os.fstat(descriptor).st_dev) not in _without:
+        if say is not None and (place := os.fstat(descriptor).st_dev) not in _without:
             _without.add(place)
             reason = (error.strerror or "unknown").lower()
             say(f"{path.parent}: files cannot be locked here ({reason}), so nothing keeps two runs apart; {remedy}")
@@ -48,7 +48,7 @@ def try_lock(path: Path, say: Say, *, mode: int = 0o600, remedy: str) -> Lock | 
     return Lock(descriptor, holds=True)
 
 
-def abandoned(folder: Path, name: str, *, remedy: str) -> bool:
+def abandoned(folder: Path, name: str) -> bool:
     """Whether the process is dead that made `folder` and holds the lock on the file `name` in it as long as it lives.
 
     A lock, unlike a process number, means the same in every namespace.
@@ -57,7 +57,7 @@ def abandoned(folder: Path, name: str, *, remedy: str) -> bool:
         if not (folder / name).exists():
             # Just being made, or left in that instant: only the latter is old.
             return folder.is_dir() and time.time() - folder.stat().st_mtime > JUST_MADE_S
-        lock = try_lock(folder / name, print, remedy=remedy)
+        lock = try_lock(folder / name, None)
         if lock is not None:
             lock.release()
             return lock.holds  # where there are no locks, it may be a living one's

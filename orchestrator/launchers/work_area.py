@@ -23,7 +23,6 @@ from orchestrator.host.owner import PROC
 from orchestrator.records.record import Refusal
 
 OWNER_FILE = "owner.lock"
-NO_LOCKS = f"name another place in {STATE_VARIABLE}"
 READABLE_FILE = 0o644
 READABLE_FOLDER = 0o755
 PRIVATE_FOLDER = 0o700
@@ -80,7 +79,7 @@ def work_area(state: Path | None = None) -> Iterator[WorkArea]:
         place.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
     with os_errors(folder):  # held as long as this process lives
-        lock = try_lock(folder / OWNER_FILE, print, remedy=NO_LOCKS)
+        lock = try_lock(folder / OWNER_FILE, print, remedy=f"name another place in {STATE_VARIABLE}")
     try:
         with os_errors(folder):
             copy = copy_bench(BENCH, folder / "stackbench" / "bench")
@@ -114,7 +113,7 @@ def sweep_folders(state: Path | None = None, warn: Say = lambda _: None) -> int:
         warn(f"warning: what killed runs left behind cannot be looked for: {os_error(error, place)}")
         return 0
     for folder in folders:
-        if not abandoned(folder, OWNER_FILE, remedy=NO_LOCKS):
+        if not abandoned(folder, OWNER_FILE):
             continue
         if remove_tree(folder):
             removed += 1

@@ -328,13 +328,12 @@ def being_made(results: Path) -> Iterator[Path]:
     What killed processes left of theirs is removed too.
     """
     make_folder(results)
-    remedy = "name other --results"
     with os_errors(results):
         for left in results.glob(f"{HIDDEN}*"):
-            if abandoned(left, CLAIM, remedy=remedy):
+            if abandoned(left, CLAIM):
                 shutil.rmtree(left, ignore_errors=True)
         place = results / Path(tempfile.mkdtemp(prefix=HIDDEN, dir=results)).name
-        lock = try_lock(place / CLAIM, print, remedy=remedy)
+        lock = try_lock(place / CLAIM, None)  # a run says so itself when it is claimed
     try:
         content = place / "run"
         make_folder(content)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -277,6 +278,9 @@ def nests(folder: Path, spec: dict[str, Any]) -> int:
     for _ in range(3000):
         Path("d" * 20).mkdir()
         os.chdir("d" * 20)
+    with Path("hidden").open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(2**20))
     time.sleep(600)
     return 0
 
