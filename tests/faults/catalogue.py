@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from random import Random
@@ -13,8 +16,8 @@ import clocks
 import disks
 import engine_away
 import interruptions
-from listing import Fault
-from scene import Outcome, engine_client
+from listing import Fault, try_fault
+from scene import Outcome, Problem, engine_client
 
 KEPT = "no finished record is lost or run again; the same command finishes the run; nothing is left over"
 CODES = f"code 130, 143 or 129; {KEPT}"
@@ -86,6 +89,14 @@ FAULTS = (
     *both("a cell's processes", PROCESSES, NEXT, attacked(cells.PROCESSES), (20, 20), (1, 0), (8, 10)),
     *both("a cell's words", WORDS, NEXT, attacked(cells.WORDS), (30, 10), (1, 0), (4, 8)),
 )
+
+
+def tried(name: str, times: int, seed: int) -> tuple[Counter[str], list[Problem], float]:
+    """Try a fault, in a process that does nothing else; return what its Result says."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that its scene is removed
+    fault = next(fault for fault in FAULTS if fault.name == name)
+    result = try_fault(fault, times, seed, lambda line: print(f"  {line}", flush=True))
+    return result.hows, result.problems, result.seconds
 
 
 @cache
