@@ -78,10 +78,11 @@ def work_area(state: Path | None = None) -> Iterator[WorkArea]:
     with os_errors(place):
         place.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
-    with os_errors(folder):  # held as long as this process lives
-        lock = try_lock(folder / OWNER_FILE, print, remedy=f"name another place in {STATE_VARIABLE}")
+    lock = None
     try:
         with os_errors(folder):
+            # Held as long as this process lives.
+            lock = try_lock(folder / OWNER_FILE, print, remedy=f"name another place in {STATE_VARIABLE}")
             copy = copy_bench(BENCH, folder / "stackbench" / "bench")
         yield WorkArea(folder, copy)
     finally:

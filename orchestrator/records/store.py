@@ -333,8 +333,10 @@ def being_made(results: Path) -> Iterator[Path]:
             if abandoned(left, CLAIM):
                 shutil.rmtree(left, ignore_errors=True)
         place = results / Path(tempfile.mkdtemp(prefix=HIDDEN, dir=results)).name
-        lock = try_lock(place / CLAIM, None)  # a run says so itself when it is claimed
+    lock = None
     try:
+        with os_errors(place):
+            lock = try_lock(place / CLAIM, None)  # a run says so itself when it is claimed
         content = place / "run"
         make_folder(content)
         yield content

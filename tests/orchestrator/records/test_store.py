@@ -389,3 +389,15 @@ def test_each_record_of_a_thousand_is_read_once(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr("orchestrator.records.store.read_record", counted)
     assert len(list(run.records([]))) == 1000
     assert sorted(asked) == sorted((run.folder / "records").iterdir())
+
+
+def test_a_run_that_cannot_be_begun_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    for what in ("try_lock", "Path.rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"orchestrator.records.store.{what}", refuse)
+            with pytest.raises(UsageError, match="no space left"):
+                Run.create(tmp_path, PLAN, SOURCE)
+        assert list(tmp_path.iterdir()) == []
