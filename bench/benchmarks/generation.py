@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.benchmarks import Context, Task
+from bench.benchmarks import Context, Task, read_element
 from bench.model import sampling, work
 from bench.status import Incorrect, Unsupported
 
@@ -17,6 +17,14 @@ Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 SEED_STRIDE = 1_000_003
 # Profiled instead of a whole generation: every further step runs the same kernels.
 BRIEF_TOKENS = 5
+
+
+class Made(NamedTuple):
+    """What a sample drew, [batch, new tokens], and its last step's logits, [batch, vocabulary]."""
+
+    sample: int
+    tokens: Tensor
+    logits: Tensor
 
 
 class Generation(Task):
@@ -34,7 +42,7 @@ class Generation(Task):
         self.positions = torch.arange(self.prompt.shape[1], device=device)
         self.temperature = torch.tensor(workload.temperature, device=device)
         self.step = self.make_step()
-        self.made: dict[int, Tensor] = {}
+        self.made: dict[int, Made] = {}
 
     def make_step(self) -> Step:
         """(tokens [batch, time], positions [time], temperature) -> (token [batch, 1], logits [batch, vocabulary])."""
@@ -61,11 +69,22 @@ class Generation(Task):
         """[batch, prompt + new tokens]."""
         return [self.prompt.shape[0], self.prompt.shape[1] + self.new_tokens]
 
-    def call(self, inputs: int) -> tuple[Tensor, Tensor]:
-        """(tokens [batch, new tokens], the last step's logits); every sample's tokens are kept by its seed."""
-        tokens, logits = self.generate(self.new_tokens)
-        self.made[inputs] = tokens
-        return tokens, logits
+    def call(self, inputs: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """(tokens [batch, new tokens], the last step's logits)."""
+        return self.generate(self.new_tokens)
+
+    def look(self, output: tuple[Tensor, Tensor]) -> object:
+        """Read the last token."""
+        return read_element(output[0])
+
+    def keep(self, index: int, inputs: int, output: tuple[Tensor, Tensor]) -> None:
+        """The text, and the last step's logits: a graph's next replay overwrites them."""
+        tokens, logits = output
+        shape = (self.prompt.shape[0], self.new_tokens)
+        if tuple(tokens.shape) != shape or tuple(logits.shape) != (shape[0], self.config.vocabulary):
+            what = f"tokens {list(tokens.shape)} and logits {list(logits.shape)}"
+            raise Incorrect(f"{what}, not {list(shape)} and {[shape[0], self.config.vocabulary]}")
+        self.made[inputs] = Made(index, tokens, logits.clone())
 
     def brief(self, inputs: int) -> str:  # noqa: ARG002
         """Make the first few tokens alone; say so."""

@@ -24,8 +24,8 @@ from bench.proof.levels import Level
 from bench.proof.reference_file import Reference
 
 ORDER = (
-    "finite", "repeat", "changed input", "cache", "other prompt", "same seed", "reference", "logits", "worst step",
-    "possible", "sampler", "temperature", "known faults",
+    "finite", "repeat", "changed input", "cache", "other prompt", "same seed", "reference", "logits",
+    "worst step", "possible", "sampler", "temperature", "samples", "known faults",
 )  # fmt: skip
 STEPS = 16
 DRAWS = 400
@@ -152,12 +152,22 @@ class Proof:
         # Zeros, not the last sample's keys: the replay draws the same text, whose stale slots would be right.
         runner.fill_caches(0.0)
         replay = runner.run(task.prompt, task.new_tokens)
-        self.same_seed(task.made[last], replay.tokens)
+        self.same_seed(task.made[last].tokens, replay.tokens)
         with checks.guard("finite"):
             checks.judge("finite", bool(torch.isfinite(replay.logits).all()), what="every step's logits")
         with checks.guard("changed input", "reference"):
             self.forced(replay)
-        names = ("logits", "worst step", "known faults", "possible", "sampler", "other prompt", "repeat", "cache")
+        names = (
+            "logits",
+            "worst step",
+            "known faults",
+            "possible",
+            "sampler",
+            "samples",
+            "other prompt",
+            "repeat",
+            "cache",
+        )
         with checks.guard(*names):
             ids = torch.cat([task.prompt, replay.tokens[:, :-1]], dim=1)
             with highest():
@@ -167,8 +177,8 @@ class Proof:
             self.bounded(("logits", "worst step"), replay.logits, truth, level, "against a forward without cache")
             with checks.guard("other prompt", "repeat", "cache"):
                 self.leaks(replay, level)
-            with checks.guard("possible", "sampler"), highest():
-                self.draws(last)
+            with checks.guard("samples", "possible", "sampler"), highest():
+                self.draws(last, level)
             with checks.guard("known faults"), highest():
                 self.known_faults(replay, ids, truth, eager)
         with checks.guard("temperature"):
@@ -282,15 +292,16 @@ class Proof:
             return
         self.checks.judge("temperature", p >= sampler.ALARM, value=p, limit=sampler.ALARM, what=what)
 
-    def draws(self, last: int) -> None:
-        """Every token is possible; together they follow the reference's distribution; no text was drawn twice."""
+    def draws(self, last: int, level: Level) -> None:
+        """All texts: their last logits, the chance of each token, of all together, and of one text drawn twice."""
         task, workload, checks = self.task, self.context.workload, self.checks
         assert workload.temperature
-        kept = [task.made[last], *(tokens for seed, tokens in reversed(list(task.made.items())) if seed != last)]
-        texts = torch.cat(kept)[: max(ROWS, len(task.prompt))]
+        kept = [task.made[last], *(made for seed, made in reversed(list(task.made.items())) if seed != last)]
+        texts, ends = (torch.cat(parts)[: max(ROWS, len(task.prompt))] for parts in zip(*(made[1:] for made in kept)))  # noqa: B905
         ids = torch.cat([task.prompt[:1].expand(len(texts), -1), texts[:, :-1]], dim=1)
         truth = full(self.exact, ids, self.prompt)
         found = sampler.look(truth.flatten(0, 1), texts.flatten(), workload.temperature, "texts")
+        self.ends(ends, truth[:, -1], level, [made.sample for made in kept for _ in task.prompt])
         limit = IMPOSSIBLE / (texts.numel() * truth.shape[-1])
         least, what = float(found.log_p.min().exp()), f"the least likely of {texts.numel()} tokens, by the reference"
         checks.judge("possible", least >= limit, value=least, limit=limit, what=what)
@@ -302,6 +313,14 @@ class Proof:
             if text in seen and chance < SAME_TEXT:
                 checks.judge("sampler", passed=False, what=f"two samples drew one text of probability {chance:.2g}")
             seen.add(text)
+
+    def ends(self, found: Tensor, truth: Tensor, level: Level, samples: list[int]) -> None:
+        """The last step's logits of each text, [texts, vocabulary], as far from the truth as any step's may be."""
+        errors = levels.distance(found, truth, truth.norm(dim=-1)) / level.rows.median()
+        worst = int(torch.nan_to_num(errors, nan=float("inf")).argmax())
+        what = f"the last step of sample {samples[worst]}: {float(errors[worst]):.3g} times eager's error"
+        limit = levels.limit(levels.ROW, errors.numel())
+        self.checks.at_most("samples", float(errors[worst]), limit, f"{what}, the most of {len(errors)} texts")
 
     def known_faults(self, replay: Run, ids: Tensor, truth: Tensor, eager: Tensor) -> None:
         """Which known fault, if any, explains the error of the replay's first row."""
