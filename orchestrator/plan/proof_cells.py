@@ -33,8 +33,10 @@ def probe_workload(workload: Workload) -> Workload:
         own = {"iterations": 3, "warmup": 0, "batch": min(workload.batch or 1, PROBE_BATCH), "prompt": prompt}
         own.update(new_tokens=24, temperature=workload.temperature)
     else:
-        below = min(workload.ids_below or PROBE_MODEL.vocabulary, PROBE_MODEL.vocabulary)
-        own.update(ids_below=below, learning_rate=workload.learning_rate, weight_decay=workload.weight_decay)
+        # The whole vocabulary, whatever the row takes of its own: a fault may touch some ids alone.
+        own.update(
+            ids_below=PROBE_MODEL.vocabulary, learning_rate=workload.learning_rate, weight_decay=workload.weight_decay
+        )
         own.update(shortest=10 if workload.shortest is not None else None)
     weights = Weights(source="probe")
     return Workload(benchmark=workload.benchmark, model=PROBE_MODEL, weights=weights, dtype="float32", seed=0, **own)
