@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.benchmarks import Context, Task, read_element
-from bench.model import sampling, work
+from bench.model import hashing, sampling, work
 from bench.status import Incorrect, Unsupported
 
 Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
@@ -28,7 +28,7 @@ class Made(NamedTuple):
 
 
 class Generation(Task):
-    """Times whole generations of one prompt, the prefill included; no token ends one early."""
+    """Times whole generations, the prefill included; no token ends one early. Each sample has a prompt of its own."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -37,7 +37,9 @@ class Generation(Task):
         assert workload.new_tokens
         assert workload.temperature
         self.new_tokens = workload.new_tokens
-        self.prompt = torch.tensor([prompt_ids(context)] * workload.batch, device=device)
+        self.first_prompt = torch.tensor([prompt_ids(context)] * workload.batch, device=device)
+        # The one tensor that the step is given: every sample's prompt is written into it.
+        self.prompt = self.first_prompt.clone()
         context.model.make_cache(workload.batch, self.prompt.shape[1] + self.new_tokens)
         self.positions = torch.arange(self.prompt.shape[1], device=device)
         self.temperature = torch.tensor(workload.temperature, device=device)
@@ -56,13 +58,22 @@ class Generation(Task):
         return compiled
 
     def inputs(self, index: int) -> int:
-        """Seed the draws of sample `index`: the prompt is the same, the text is not."""
+        """Seed the draws of sample `index`, and put its prompt in its place."""
+        self.prompt.copy_(self.prompt_of(index))
         seed = (self.workload.seed * SEED_STRIDE + index) % 2**63  # as many bits as torch takes
         torch.manual_seed(seed)
         return seed
 
+    def prompt_of(self, index: int) -> Tensor:
+        """[batch, time]: the workload's for sample 0, ids from the hash for the others, as many."""
+        if index == 0:
+            return self.first_prompt
+        batch, time = self.first_prompt.shape
+        name, seed = f"prompt/{index}", self.workload.seed
+        return hashing.integers(name, seed, (1, time), self.config.vocabulary, self.context.device).expand(batch, -1)
+
     def content(self, inputs: int) -> tuple[Tensor, ...]:
-        """The prompt, and the seed that makes this sample differ from the last."""
+        """The prompt and the seed."""
         return self.prompt, torch.tensor([inputs])
 
     def shape(self, inputs: int) -> list[int]:  # noqa: ARG002
@@ -115,14 +126,13 @@ class Generation(Task):
         }
 
     def proof(self, output: tuple[Tensor, Tensor]) -> dict[str, Any]:
-        """The last sample's tokens (and text, with a tokenizer); its last logits are finite."""
+        """The last sample's tokens, and sample 0's text where there is a tokenizer; the last logits are finite."""
         tokens, logits = output
         if not bool(torch.isfinite(logits).all()):
             raise Incorrect("a logit of the last step is not finite")
-        ids = tokens[0].tolist()
-        tokenizer = self.context.tokenizer
-        text = tokenizer.decode([*self.prompt[0].tolist(), *ids]) if tokenizer else None
-        return {"finite": True, "generated": ids, "text": text}
+        tokenizer, first = self.context.tokenizer, next(iter(self.made.values()))
+        text = tokenizer.decode([*self.first_prompt[0].tolist(), *first.tokens[0].tolist()]) if tokenizer else None
+        return {"finite": True, "generated": tokens[0].tolist(), "text": text}
 
 
 def prompt_ids(context: Context) -> list[int]:

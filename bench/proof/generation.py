@@ -60,7 +60,7 @@ class Runner:
     def run(self, prompt: Tensor, steps: int, forced: Tensor | None = None) -> Run:
         """`forced` [batch, steps - 1 at least] goes in instead of what was drawn."""
         task = self.task
-        token, logits = self.step(prompt, task.positions, task.temperature)
+        token, logits = self.step(task.prompt.copy_(prompt), task.positions, task.temperature)
         # Cloned as in the timed loop: a graph's next replay overwrites what the last one returned.
         tokens, kept = [token.clone()], [logits.clone()]
         position = task.positions[-1:] + 1
@@ -106,16 +106,16 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     dtype, forced = reference_dtype(context.model.head.weight.dtype), forced_ids(context, task)
     runner = Runner(context, task)
     runner.fill_caches(0.0)
-    eager = runner.run(task.prompt, task.new_tokens, forced)
+    eager = runner.run(task.first_prompt, task.new_tokens, forced)
     with highest():
         model = Layerwise(context.model, dtype)
-        truth = full(model, torch.cat([task.prompt, forced[:, :-1]], dim=1), task.prompt.shape[1])
+        truth = full(model, torch.cat([task.first_prompt, forced[:, :-1]], dim=1), task.prompt.shape[1])
         norm = truth.norm(dim=-1)
         error = levels.distance(sketch(eager.logits, dtype=dtype), sketch(truth), norm)
     tensors = {"sketch": sketch(truth[:, :STEPS]), "norm": norm, "eager_error": error}
     facts = {
         "eager_error": finite(float((error * norm).norm() / norm.norm())),
-        "inputs_checksum": hashing.checksum(torch.cat([task.prompt, forced], dim=1)),
+        "inputs_checksum": hashing.checksum(torch.cat([task.first_prompt, forced], dim=1)),
     }
     return tensors, facts
 
@@ -143,15 +143,19 @@ class Proof:
         # Eager here judges the texts that were made here; it may not be far worse than where the reference was made.
         known = reference.facts["eager_error"] if reference else None
         self.worst_eager = EAGER * known if known else float("inf")
+        self.own = task.first_prompt
         self.facts: dict[str, Any] = {}
 
     def judge(self) -> dict[str, Any]:
         """All checks."""
         checks, task, runner = self.checks, self.task, self.runner
-        last = task.inputs(self.context.workload.iterations - 1)
+        index = self.context.workload.iterations - 1
+        last, self.own = task.inputs(index), task.prompt_of(index)
         # Zeros, not the last sample's keys: the replay draws the same text, whose stale slots would be right.
         runner.fill_caches(0.0)
-        replay = runner.run(task.prompt, task.new_tokens)
+        replay = runner.run(self.own, task.new_tokens)
+        runner.fill_caches(0.0)
+        again = runner.run(self.own, self.steps, replay.tokens).logits
         self.same_seed(task.made[last].tokens, replay.tokens)
         with checks.guard("finite"):
             checks.judge("finite", bool(torch.isfinite(replay.logits).all()), what="every step's logits")
@@ -169,13 +173,14 @@ class Proof:
             "cache",
         )
         with checks.guard(*names):
-            ids = torch.cat([task.prompt, replay.tokens[:, :-1]], dim=1)
+            ids = torch.cat([self.own, replay.tokens[:, :-1]], dim=1)
             with highest():
                 truth = full(self.exact, ids, self.prompt)
             eager = full(self.eager, ids, self.prompt)
             level = self.level(eager, truth)
             self.bounded(("logits", "worst step"), replay.logits, truth, level, "against a forward without cache")
             with checks.guard("other prompt", "repeat", "cache"):
+                self.same("repeat", again, replay.logits[:, : self.steps], level, "the same tokens again")
                 self.leaks(replay, level)
             with checks.guard("samples", "possible", "sampler"), highest():
                 self.draws(last, level)
@@ -200,7 +205,7 @@ class Proof:
         """The reference's own continuation through the step: other tokens, and the logits that are known for them."""
         context, task, checks, forced = self.context, self.task, self.checks, forced_ids(self.context, self.task)
         self.runner.fill_caches(0.0)
-        found = self.runner.run(task.prompt, self.steps, forced)
+        found = self.runner.run(task.first_prompt, self.steps, forced)
         others = (forced[:, : self.steps - 1] != replay.tokens[:, : self.steps - 1]).any(0)
         moved = (found.logits[:, 1:] != replay.logits[:, 1 : self.steps]).any(-1).any(0)
         if bool((others & ~moved).any()):
@@ -209,7 +214,7 @@ class Proof:
             checks.judge("changed input", passed=False, what=what)
         if self.reference is None:
             return
-        tensors, ids = self.reference.tensors, torch.cat([task.prompt, forced], dim=1)
+        tensors, ids = self.reference.tensors, torch.cat([task.first_prompt, forced], dim=1)
         judge_identity(context, self.reference, hashing.checksum(ids), checks)
         norm, truth = tensors["norm"][:, : self.steps], tensors["sketch"]
         errors = levels.distance(sketch(found.logits, dtype=self.exact.dtype), truth, norm)
@@ -218,27 +223,25 @@ class Proof:
         self.limited(("reference", "reference"), errors, level, "the reference's continuation")
 
     def leaks(self, replay: Run, level: Level) -> None:
-        """The same again; another prompt, then the first again; and again over a poisoned cache.
+        """Another prompt, then the same as before; and again over a poisoned cache.
 
         Not a bit of what was in the cache before may show.
         """
         task, runner, n, checks = self.task, self.runner, self.steps, self.checks
         before = replay.logits[:, :n]
-        runner.fill_caches(0.0)
-        self.same("repeat", runner.run(task.prompt, n, replay.tokens).logits, before, level, "the same tokens again")
         prompt, forced = drawn_ids(self.context, task, "other prompt", self.prompt), forced_ids(self.context, task)
         other = runner.run(prompt, n, forced)
-        stale = bool((other.logits[:, 0] == before[:, 0]).all()) and not torch.equal(prompt, task.prompt)
+        stale = bool((other.logits[:, 0] == before[:, 0]).all()) and not torch.equal(prompt, self.own)
         what = "another prompt has the first one's logits" if stale else "another prompt, other tokens: other logits"
         checks.judge("changed input", not stale, what=what)
         ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)
         with highest():
             truth = full(self.exact, ids, self.prompt)
         eager = self.level(full(self.eager, ids, self.prompt), truth)
-        again = runner.run(task.prompt, n, replay.tokens).logits
+        again = runner.run(self.own, n, replay.tokens).logits
         self.same("other prompt", again, before, level, "after another prompt")
         runner.fill_caches(POISON)
-        self.same("cache", runner.run(task.prompt, n, replay.tokens).logits, before, level, "unused slots poisoned")
+        self.same("cache", runner.run(self.own, n, replay.tokens).logits, before, level, "unused slots poisoned")
         if not stale:
             self.bounded(("logits", "worst step"), other.logits, truth, eager, "another prompt")
 
@@ -298,7 +301,8 @@ class Proof:
         assert workload.temperature
         kept = [task.made[last], *(made for seed, made in reversed(list(task.made.items())) if seed != last)]
         texts, ends = (torch.cat(parts)[: max(ROWS, len(task.prompt))] for parts in zip(*(made[1:] for made in kept)))  # noqa: B905
-        ids = torch.cat([task.prompt[:1].expand(len(texts), -1), texts[:, :-1]], dim=1)
+        prompts = torch.cat([task.prompt_of(made.sample) for made in kept])[: len(texts)]
+        ids = torch.cat([prompts, texts[:, :-1]], dim=1)
         truth = full(self.exact, ids, self.prompt)
         found = sampler.look(truth.flatten(0, 1), texts.flatten(), workload.temperature, "texts")
         self.ends(ends, truth[:, -1], level, [made.sample for made in kept for _ in task.prompt])

@@ -155,3 +155,46 @@ def test_right_methods_pass_at_every_sample(tmp_path, monkeypatch, benchmark, na
     record = run(tmp_path, benchmark, **{**changes, "dtype": dtype, "weights": {**PROBE["weights"], "source": "hash"}})
     check = next(check for check in record["proof"]["checks"] if check["name"] == "samples")
     assert check["status"] == "passed", check
+
+
+@pytest.mark.parametrize("benchmark", ["generation", "model_inference"])
+def test_each_sample_has_a_prompt_of_its_own_and_the_first_the_workloads(tmp_path, monkeypatch, benchmark):
+    seen = []
+
+    def watch(call):
+        def watched(tokens, *rest):
+            if tokens.shape[1] > 1:
+                seen.append((tokens.data_ptr(), tuple(tokens[0].tolist())))
+            return call(tokens, *rest)
+
+        return watched
+
+    monkeypatch.setattr(methods, "load", lambda _: planted.method(model=watch, step=watch))
+    record = run(tmp_path, benchmark, **PROBE, **TEXT)
+    timed = seen[: TEXT["iterations"]]
+    assert record["status"] == "ok"
+    assert timed[0][1] == tuple(record["workload"]["prompt"])
+    assert len({prompt for _, prompt in timed}) == len(timed)
+    assert len({address for address, _ in seen}) == 1  # the one tensor, in the proof too
+
+
+@pytest.mark.parametrize("benchmark", ["generation", "model_inference"])
+@pytest.mark.parametrize("key", ["all ids", "first id", "length"])
+def test_a_prefill_that_is_remembered_is_found(tmp_path, monkeypatch, benchmark, key):
+    kept = {}
+
+    def remembered(call):
+        def model(tokens, *rest):
+            if tokens.shape[1] == 1:
+                return call(tokens, *rest)
+            name = {"all ids": tuple(tokens.flatten().tolist()), "first id": int(tokens[0, 0]), "length": 0}[key]
+            if name not in kept:
+                kept[name] = call(tokens, *rest)
+            return kept[name]
+
+        return model
+
+    monkeypatch.setattr(methods, "load", lambda _: planted.method(model=remembered, step=remembered))
+    record = run(tmp_path, benchmark, **PROBE, **TEXT)
+    # One that is remembered by all of its ids is remembered for the proof's calls alone: no timed sample has had it.
+    assert record["status"] == "incorrect", [c["what"] for c in record["proof"]["checks"]]
