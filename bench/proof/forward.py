@@ -166,7 +166,7 @@ def against(
     with checks.guard("rows"):
         worst, where = level.worst(errors)
         what = f"{place(where, errors)}: {worst:.3g} times eager's error, the most of any position"
-        checks.at_most("rows", worst, levels.limit(levels.ROW, errors.numel()), what)
+        checks.at_most("rows", worst, levels.limit(levels.row_factor(context.workload), errors.numel()), what)
     with checks.guard("top-1"):
         top, eager_top = tensors["top"].long(), tensors["eager_top"].long()
         wrong, eager_wrong = int((found.top != top).sum()), int((eager_top != top).sum())

@@ -156,7 +156,7 @@ class Proof:
         replay = runner.run(self.own, task.new_tokens)
         runner.fill_caches(0.0)
         again = runner.run(self.own, self.steps, replay.tokens).logits
-        self.same_seed(task.made[last].tokens, replay.tokens)
+        self.same_seed(task.made[last].tokens, replay)
         with checks.guard("finite"):
             checks.judge("finite", bool(torch.isfinite(replay.logits).all()), what="every step's logits")
         with checks.guard("changed input", "reference"):
@@ -195,11 +195,18 @@ class Proof:
         errors = levels.distance(eager, truth, truth.norm(dim=-1))
         return Level(errors.clamp(max=self.worst_eager), self.weight.dtype)
 
-    def same_seed(self, timed: Tensor, again: Tensor) -> None:
-        """The same seed draws the same text."""
-        other = (timed != again).any(0).nonzero()
-        what = f"token {int(other[0])} differs in the second run" if len(other) else f"{again.shape[1]} tokens"
-        self.checks.judge("same seed", not len(other), value=len(other), limit=0, what=what)
+    def same_seed(self, timed: Tensor, replay: Run) -> None:
+        """The same seed draws the same text; another token is right only where the logits' own bits are others."""
+        other, steps = (timed != replay.tokens).any(0).nonzero(), replay.tokens.shape[1]
+        if not len(other):
+            self.checks.judge("same seed", passed=True, value=0, limit=0, what=f"{steps} tokens")
+            return
+        first = int(other[0])
+        self.runner.fill_caches(0.0)
+        again = self.runner.run(self.own, first + 1, timed).logits[:, first]
+        moved = not torch.equal(again, replay.logits[:, first])
+        what = f"token {first} differs in the second run" + (", as do its logits' bits" if moved else "")
+        self.checks.judge("same seed", moved, value=len(other), limit=steps if moved else 0, what=what)
 
     def forced(self, replay: Run) -> None:
         """The reference's own continuation through the step: other tokens, and the logits that are known for them."""
@@ -262,7 +269,8 @@ class Proof:
 
     def limited(self, names: tuple[str, str], errors: Tensor, level: Level, what: str) -> None:
         """The same for relative errors [batch, steps]; both verdicts may be one check's."""
-        most, worst_most = (levels.limit(factor, errors.numel()) for factor in (levels.OVERALL, levels.ROW))
+        factors = levels.OVERALL, levels.row_factor(self.context.workload)
+        most, worst_most = (levels.limit(factor, errors.numel()) for factor in factors)
         ratio, (worst, place) = level.ratio(errors), level.worst(errors)
         what = f"{errors.shape[1]} steps, {what}"
         self.checks.at_most(names[0], ratio, most, f"{what}: error of the logits is {ratio:.3g} times eager's")
@@ -323,7 +331,7 @@ class Proof:
         errors = levels.distance(found, truth, truth.norm(dim=-1)) / level.rows.median()
         worst = int(torch.nan_to_num(errors, nan=float("inf")).argmax())
         what = f"the last step of sample {samples[worst]}: {float(errors[worst]):.3g} times eager's error"
-        limit = levels.limit(levels.ROW, errors.numel())
+        limit = levels.limit(levels.row_factor(self.context.workload), errors.numel())
         self.checks.at_most("samples", float(errors[worst]), limit, f"{what}, the most of {len(errors)} texts")
 
     def known_faults(self, replay: Run, ids: Tensor, truth: Tensor, eager: Tensor) -> None:
