@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.benchmarks import Context
 from bench.model import hashing, weights
+from bench.model.gpt import sharing
 from bench.observe.logits import LogitsDigest, observe
 from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
@@ -136,13 +137,14 @@ def judge_samples(context: Context, task: Any, level: Level | None, checks: Chec
     if level is None:
         raise ValueError("no reference says how far the samples' logits may be from eager's")
     kept, dtype = task.kept, context.model.head.weight.dtype
-    parts, eager = kept.parts, Layerwise(context.model, dtype, Operators())
+    parts, eager = kept.parts, sharing(context.model, Operators())
     if len(parts) * effort(context) > IN_CELL:
         parts = kept.chance.sample(parts, min(DRAWN, len(parts)))
     worst, text = -1.0, ""
     for part in parts:
-        hidden = eager.forward(task.inputs(part.index))[kept.rows, part.places]
-        right, found = (sketch(x, dtype=reference_dtype(dtype)) for x in (eager.head(hidden), part.logits))
+        tokens = zip(task.inputs(part.index).split(1), part.places)  # noqa: B905  (row by row: all may not fit)
+        right = torch.stack([eager(row)[0, places] for row, places in tokens])
+        right, found = (sketch(x, dtype=reference_dtype(dtype)) for x in (right, part.logits))
         ratio = level.ratio(levels.distance(found, right, right.norm(dim=-1)))
         if not ratio <= worst:  # nor is what is not a number
             worst, text = ratio, f"sample {part.index} is {ratio:.3g} times eager's error from eager"
