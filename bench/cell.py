@@ -19,6 +19,9 @@ from bench.record import Events, blank, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify
 
+# Samples that may be measured again and are kept too.
+SPARE = 8
+
 
 def run(spec: Spec) -> dict[str, Any]:
     """Run the cell and write its record, whatever happens; return the record."""
@@ -67,6 +70,8 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
 
     record["detail"]["grad_mode"] = mode = grad_mode(task.inference)
     with GRAD_MODES[mode]():
+        with memory.aside():
+            task.make_room(workload.iterations + SPARE)
         # In a list, so that the proof can free it.
         output = [take_samples(task, spec, record, clock=clock, memory=memory, events=events)]
         if report := getattr(method, "report", None):
@@ -101,7 +106,8 @@ def take_samples(
         if phase != "repeat":
             content = task.content(inputs)
             inputs_hash.update(b"".join(hashing.checksum(part).to_bytes(8, "little") for part in content))
-        output, timing = clock.time(lambda: task.call(inputs))
+        output, timing = clock.time(lambda: task.call(inputs), task.look)
+        task.keep(index, inputs, output)
         shape = task.shape(inputs)
         taken = {"index": index, "phase": phase, "shape": shape, **vars(timing), "loss": task.loss(output)}
         record["samples"].append(taken)

@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.model.gpt import GPT
 from bench.observe.clock import Clock
 from bench.spec import ModelConfig, Workload
-from bench.status import Unsupported
+from bench.status import Incorrect, Unsupported
 
 NAMES = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
 
@@ -73,6 +73,16 @@ class Task(ABC):
     def call(self, inputs: Any) -> Any:
         """Run one sample; timed."""
 
+    def look(self, output: Any) -> object:  # noqa: ARG002
+        """Read one element of what `call` returned; Incorrect where it is no plain tensor. Timed, after the wait."""
+        return None
+
+    def make_room(self, samples: int) -> None:  # noqa: B027  (most need none)
+        """Allocate what `keep` needs for so many samples."""
+
+    def keep(self, index: int, inputs: Any, output: Any) -> None:  # noqa: B027
+        """Keep of a sample what it is judged by after timing; not timed."""
+
     @abstractmethod
     def brief(self, inputs: Any) -> str:
         """Run what is to be profiled: a sample, or as much of it as shows what runs; return what that is."""
@@ -88,6 +98,13 @@ class Task(ABC):
     @abstractmethod
     def proof(self, output: Any) -> dict[str, Any]:
         """What the last output shows; raises Incorrect where it is not finite."""
+
+
+def read_element(output: object) -> float:
+    """Wait for, and read, the last element of a plain tensor that exists; Incorrect for anything else."""
+    if not isinstance(output, Tensor) or type(output) is not Tensor:
+        raise Incorrect(f"the output is a {type(output).__name__}, not a plain tensor")
+    return float(output[(-1,) * output.dim()])
 
 
 def load(name: str) -> ModuleType:

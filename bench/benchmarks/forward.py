@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.benchmarks import Context, Task
+from bench.benchmarks import Context, Task, read_element
 from bench.model import hashing, work
+from bench.observe.kept import KeptLogits
 from bench.observe.logits import LogitsDigest, observe
 from bench.status import Incorrect
 
@@ -21,6 +22,7 @@ class Forward(Task):
         self.model = context.method.compile_model(context.model, context.workload)
         self.index = 0
         self.timed: tuple[int, LogitsDigest] | None = None
+        self.kept: KeptLogits | None = None
 
     def inputs(self, index: int) -> Tensor:
         """Ids over the whole vocabulary, others for each sample."""
@@ -43,6 +45,25 @@ class Forward(Task):
         """The logits."""
         logits: Tensor = self.model(inputs)
         return logits
+
+    def look(self, output: Tensor) -> object:
+        """Read the last logit."""
+        return read_element(output)
+
+    def make_room(self, samples: int) -> None:
+        """For a few positions of so many samples' logits."""
+        weight, (batch, time) = self.context.model.head.weight, (self.workload.batch, self.workload.sequence)
+        assert batch
+        assert time
+        self.kept = KeptLogits(samples, (batch, time, self.config.vocabulary), weight.dtype, self.context.device)
+
+    def keep(self, index: int, inputs: Tensor, output: Tensor) -> None:
+        """A few positions of the logits; Incorrect where they are not [batch, time, vocabulary]."""
+        shape = (*inputs.shape, self.config.vocabulary)
+        if tuple(output.shape) != shape:
+            raise Incorrect(f"the logits are {list(output.shape)}, not {list(shape)}")
+        if self.kept is not None:
+            self.kept.take(index, output)
 
     def brief(self, inputs: Tensor) -> str:
         """A whole sample."""

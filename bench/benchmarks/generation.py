@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.benchmarks import Context, Task
-from bench.model import sampling, work
+from bench.benchmarks import Context, Task, read_element
+from bench.model import hashing, sampling, work
 from bench.status import Incorrect, Unsupported
 
 Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
@@ -19,8 +19,16 @@ SEED_STRIDE = 1_000_003
 BRIEF_TOKENS = 5
 
 
+class Made(NamedTuple):
+    """What a sample drew, [batch, new tokens], and its last step's logits, [batch, vocabulary]."""
+
+    sample: int
+    tokens: Tensor
+    logits: Tensor
+
+
 class Generation(Task):
-    """Times whole generations of one prompt, the prefill included; no token ends one early."""
+    """Times whole generations, the prefill included; no token ends one early. Each sample has a prompt of its own."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -29,12 +37,14 @@ class Generation(Task):
         assert workload.new_tokens
         assert workload.temperature
         self.new_tokens = workload.new_tokens
-        self.prompt = torch.tensor([prompt_ids(context)] * workload.batch, device=device)
+        self.first_prompt = torch.tensor([prompt_ids(context)] * workload.batch, device=device)
+        # The one tensor that the step is given: every sample's prompt is written into it.
+        self.prompt = self.first_prompt.clone()
         context.model.make_cache(workload.batch, self.prompt.shape[1] + self.new_tokens)
         self.positions = torch.arange(self.prompt.shape[1], device=device)
         self.temperature = torch.tensor(workload.temperature, device=device)
         self.step = self.make_step()
-        self.made: dict[int, Tensor] = {}
+        self.made: dict[int, Made] = {}
 
     def make_step(self) -> Step:
         """(tokens [batch, time], positions [time], temperature) -> (token [batch, 1], logits [batch, vocabulary])."""
@@ -48,24 +58,44 @@ class Generation(Task):
         return compiled
 
     def inputs(self, index: int) -> int:
-        """Seed the draws of sample `index`: the prompt is the same, the text is not."""
+        """Seed the draws of sample `index`, and put its prompt in its place."""
+        self.prompt.copy_(self.prompt_of(index))
         seed = (self.workload.seed * SEED_STRIDE + index) % 2**63  # as many bits as torch takes
         torch.manual_seed(seed)
         return seed
 
+    def prompt_of(self, index: int) -> Tensor:
+        """[batch, time]: the workload's for sample 0, ids from the hash for the others, as many."""
+        if index == 0:
+            return self.first_prompt
+        batch, time = self.first_prompt.shape
+        name, seed = f"prompt/{index}", self.workload.seed
+        return hashing.integers(name, seed, (1, time), self.config.vocabulary, self.context.device).expand(batch, -1)
+
     def content(self, inputs: int) -> tuple[Tensor, ...]:
-        """The prompt, and the seed that makes this sample differ from the last."""
+        """The prompt and the seed."""
         return self.prompt, torch.tensor([inputs])
 
     def shape(self, inputs: int) -> list[int]:  # noqa: ARG002
         """[batch, prompt + new tokens]."""
         return [self.prompt.shape[0], self.prompt.shape[1] + self.new_tokens]
 
-    def call(self, inputs: int) -> tuple[Tensor, Tensor]:
-        """(tokens [batch, new tokens], the last step's logits); every sample's tokens are kept by its seed."""
-        tokens, logits = self.generate(self.new_tokens)
-        self.made[inputs] = tokens
-        return tokens, logits
+    def call(self, inputs: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """(tokens [batch, new tokens], the last step's logits)."""
+        return self.generate(self.new_tokens)
+
+    def look(self, output: tuple[Tensor, Tensor]) -> object:
+        """Read the last token."""
+        return read_element(output[0])
+
+    def keep(self, index: int, inputs: int, output: tuple[Tensor, Tensor]) -> None:
+        """The text, and the last step's logits: a graph's next replay overwrites them."""
+        tokens, logits = output
+        shape = (self.prompt.shape[0], self.new_tokens)
+        if tuple(tokens.shape) != shape or tuple(logits.shape) != (shape[0], self.config.vocabulary):
+            what = f"tokens {list(tokens.shape)} and logits {list(logits.shape)}"
+            raise Incorrect(f"{what}, not {list(shape)} and {[shape[0], self.config.vocabulary]}")
+        self.made[inputs] = Made(index, tokens, logits.clone())
 
     def brief(self, inputs: int) -> str:  # noqa: ARG002
         """Make the first few tokens alone; say so."""
@@ -96,14 +126,13 @@ class Generation(Task):
         }
 
     def proof(self, output: tuple[Tensor, Tensor]) -> dict[str, Any]:
-        """The last sample's tokens (and text, with a tokenizer); its last logits are finite."""
+        """The last sample's tokens, and sample 0's text where there is a tokenizer; the last logits are finite."""
         tokens, logits = output
         if not bool(torch.isfinite(logits).all()):
             raise Incorrect("a logit of the last step is not finite")
-        ids = tokens[0].tolist()
-        tokenizer = self.context.tokenizer
-        text = tokenizer.decode([*self.prompt[0].tolist(), *ids]) if tokenizer else None
-        return {"finite": True, "generated": ids, "text": text}
+        tokenizer, first = self.context.tokenizer, next(iter(self.made.values()))
+        text = tokenizer.decode([*self.first_prompt[0].tolist(), *first.tokens[0].tolist()]) if tokenizer else None
+        return {"finite": True, "generated": tokens[0].tolist(), "text": text}
 
 
 def prompt_ids(context: Context) -> list[int]:

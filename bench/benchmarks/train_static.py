@@ -23,6 +23,7 @@ class Training(Task):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.lost: str | None = None
+        self.losses: list[tuple[int, float]] = []
         rate, decay = context.workload.learning_rate, context.workload.weight_decay
         assert rate is not None
         assert decay is not None
@@ -62,6 +63,10 @@ class Training(Task):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.item())
+
+    def keep(self, index: int, inputs: Batch, output: float) -> None:  # noqa: ARG002
+        """The loss."""
+        self.losses.append((index, output))
 
     def brief(self, inputs: Batch) -> str:
         """A whole sample."""

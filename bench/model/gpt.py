@@ -5,6 +5,8 @@ Its operators are passed in, so that a method which replaces some of them still 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -152,11 +154,22 @@ def build(config: ModelConfig, operators: Operators, dtype: torch.dtype, device:
     with torch.device("meta"):
         model = GPT(config, operators)
     # One by one: torch's own `to_empty` imports much of the compiler where it meets `meta`.
-    for name, parameter in list(model.named_parameters()):
+    empty = {name: torch.empty(one.shape, dtype=dtype, device=device) for name, one in model.named_parameters()}
+    return _with(model, {name: nn.Parameter(whole) for name, whole in empty.items()}, device)
+
+
+def sharing(model: GPT, operators: Operators) -> GPT:
+    """A model of the very same parameters with other operators, and with nothing that was done to the first one."""
+    with torch.device("meta"):
+        plain = GPT(model.config, operators)
+    return _with(plain, dict(model.named_parameters()), model.head.weight.device)
+
+
+def _with(model: GPT, parameters: Mapping[str, nn.Parameter], device: torch.device | str) -> GPT:
+    for name, parameter in parameters.items():
         owner, _, leaf = name.rpartition(".")
-        whole = torch.empty(parameter.shape, dtype=dtype, device=device)
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(whole))
-    if config.tied_head:
+        setattr(model.get_submodule(owner), leaf, parameter)
+    if model.config.tied_head:
         model.head.weight = model.embedding.weight
     model.make_tables(device)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ NORM_LOW, NORM_SPREAD = 0.57, 0.86
 # Standard deviation of every linear and embedding weight, times sqrt(width): 0.02 at width 4096.
 GAIN = 1.28
 
-# Of queries and of keys on a probe: twice this makes deep models chaotic.
-PROBE_GAIN = 2.0
+# Of queries times keys on a probe, at a head size of 32: four times this makes deep models chaotic.
+PROBE_GAIN, PROBE_HEAD_SIZE = 4.0, 32
 
 
 def fill(model: GPT, seed: int) -> None:
@@ -48,8 +49,12 @@ def fill_probe(model: GPT, seed: int) -> None:
     # A tied head needs its size: the logits come from it.
     embedding, branch = (1.0, 2.0**-2) if config.tied_head else (2.0**-4, 2.0**-6)
     model.embedding.weight.mul_(embedding)
+    # Scores grow with the root of the head's size; a power of two is left for each of queries and keys.
+    power = round(math.log2(PROBE_GAIN * (PROBE_HEAD_SIZE / config.head_size) ** 0.5))
+    queries, both = (heads * config.head_size for heads in (config.heads, config.heads + config.kv_heads))
     for block in model.blocks:
-        block.qkv.weight[: (config.heads + config.kv_heads) * config.head_size].mul_(PROBE_GAIN)
+        block.qkv.weight[:queries].mul_(2.0 ** (power // 2))
+        block.qkv.weight[queries:both].mul_(2.0 ** (power - power // 2))
         block.out.weight.mul_(branch)
         block.down.weight.mul_(branch)
 

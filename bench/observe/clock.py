@@ -37,8 +37,11 @@ class Clock:
         if self._mark is None:
             self._mark = self._event() if self.cuda else time.monotonic_ns()
 
-    def time(self, call: Callable[[], Any]) -> tuple[Any, Timing]:
-        """Run `call` once between two synchronisations; return its result and its timing."""
+    def time(self, call: Callable[[], Any], look: Callable[[Any], object] = lambda _: None) -> tuple[Any, Timing]:
+        """Run `call` once between two synchronisations; return its result and its timing.
+
+        `look` reads something of the result before the time is taken: what was put off until then is in it.
+        """
         self._mark = None
         self.synchronize()
         begin = time.monotonic_ns()
@@ -46,6 +49,7 @@ class Clock:
         result = call()
         after = self._event()
         self.synchronize()
+        look(result)
         end = time.monotonic_ns()
         if not self.cuda:
             return result, Timing(begin, end, None, self._mark - begin if self._mark is not None else None)

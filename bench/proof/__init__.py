@@ -11,6 +11,11 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from bench.benchmarks import Context
+
+# What is computed in the cell itself, beside what every cell needs: parameters times positions, seconds on a CPU.
+IN_CELL = 2_000_000_000
+
 MODULES = {
     "forward": "forward",
     "model_inference": "generation",
@@ -18,6 +23,14 @@ MODULES = {
     "train_static": "training",
     "train_dynamic": "training",
 }
+
+
+def effort(context: Context) -> int:
+    """Parameters times positions of one forward of the workload's inputs."""
+    workload = context.workload
+    parameters = sum(parameter.numel() for parameter in context.model.parameters())
+    prompt = len(workload.prompt or ()) + (workload.new_tokens or 0)
+    return parameters * (workload.batch or 1) * (workload.sequence or prompt)
 
 
 def module(benchmark: str) -> ModuleType:

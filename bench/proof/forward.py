@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,16 +10,23 @@ from torch import Tensor
 
 from bench.benchmarks import Context
 from bench.model import hashing, weights
+from bench.model.gpt import sharing
 from bench.observe.logits import LogitsDigest, observe
 from bench.observe.sketch import sketch
-from bench.operators import reference_dtype
-from bench.proof import faults, levels
+from bench.operators import Operators, reference_dtype
+from bench.proof import IN_CELL, effort, faults, levels
 from bench.proof.checks import Checks, finite
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
 from bench.proof.reference_file import Reference
 
-ORDER = ("finite", "reference", "repeat", "changed input", "causality", "logits", "rows", "top-1", "known faults")
+ORDER = (
+    "finite", "reference", "repeat", "changed input", "causality", "logits", "rows", "top-1", "samples", "known faults",
+)  # fmt: skip
+# Timed samples that are judged by an eager forward made here: all of a small model's, else so many, drawn after timing.
+DRAWN = 3
+# A right method is OVERALL times eager's error from the truth, and eager once.
+FROM_EAGER = levels.OVERALL + 1
 # Effects of known faults are kept for whole batch rows, up to so many positions.
 FAULT_POSITIONS = 2048
 # Other tokens make other logits: at least by this many times eager's error, and visibly.
@@ -105,6 +113,8 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
     found = timed if index == last else again
     facts = against(context, task.inputs(last), found, reference, checks) if reference else {}
     level = Level(reference.tensors["eager_error"], context.model.head.weight.dtype) if reference else None
+    with checks.guard("samples"):
+        judge_samples(context, task, level, checks)
     same = Same(checks, level, found.sketch.norm(dim=-1))
     with checks.guard("repeat"):
         again = again if index == last else observe(task.call(task.inputs(index)))
@@ -122,6 +132,28 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
     return facts
 
 
+def judge_samples(context: Context, task: Any, level: Level | None, checks: Checks) -> None:
+    """What was kept of the timed samples, each against eager's own forward of its input."""
+    if level is None:
+        raise ValueError("no reference says how far the samples' logits may be from eager's")
+    kept, dtype = task.kept, context.model.head.weight.dtype
+    parts, eager = kept.parts, sharing(context.model, Operators())
+    if len(parts) * effort(context) > IN_CELL:
+        parts = kept.chance.sample(parts, min(DRAWN, len(parts)))
+    worst, text = -1.0, ""
+    for part in parts:
+        tokens = zip(task.inputs(part.index).split(1), part.places)  # noqa: B905  (row by row: all may not fit)
+        right = torch.stack([eager(row)[0, places] for row, places in tokens])
+        right, found = (sketch(x, dtype=reference_dtype(dtype)) for x in (right, part.logits))
+        ratio = level.ratio(levels.distance(found, right, right.norm(dim=-1)))
+        if not ratio <= worst:  # nor is what is not a number
+            worst, text = ratio, f"sample {part.index} is {ratio:.3g} times eager's error from eager"
+        if math.isnan(ratio):
+            break
+    limit = levels.limit(FROM_EAGER, parts[0].places.numel())
+    checks.at_most("samples", worst, limit, f"{text}, the most of {len(parts)} of {len(kept.parts)} timed")
+
+
 def against(
     context: Context, tokens: Tensor, found: LogitsDigest, reference: Reference, checks: Checks
 ) -> dict[str, Any]:
@@ -136,7 +168,7 @@ def against(
     with checks.guard("rows"):
         worst, where = level.worst(errors)
         what = f"{place(where, errors)}: {worst:.3g} times eager's error, the most of any position"
-        checks.at_most("rows", worst, levels.limit(levels.ROW, errors.numel()), what)
+        checks.at_most("rows", worst, levels.limit(levels.row_factor(context.workload), errors.numel()), what)
     with checks.guard("top-1"):
         top, eager_top = tensors["top"].long(), tensors["eager_top"].long()
         wrong, eager_wrong = int((found.top != top).sum()), int((eager_top != top).sum())

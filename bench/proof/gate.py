@@ -6,14 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench import proof
 from bench.benchmarks import Context, Task
-from bench.proof import module
 from bench.proof.checks import Checks, first_failed
 from bench.proof.reference_file import Reference, read
 from bench.spec import Spec
-
-# A cell without a mounted reference makes its own up to so many parameters times positions: seconds on a CPU.
-IN_CELL = 2_000_000_000
 
 
 def gate(context: Context, task: Task, spec: Spec, output: list[Any]) -> dict[str, Any]:
@@ -32,10 +29,10 @@ def gate(context: Context, task: Task, spec: Spec, output: list[Any]) -> dict[st
         reference = find_reference(context, spec)
         if reference is None:
             checks.unchecked("reference", "no reference was given, and the model is too large to make one here")
-    proof = module(spec.workload.benchmark)
+    found = proof.module(spec.workload.benchmark)
     with checks.guard("checks"):
-        facts.update(proof.check(context, task, reference, checks))
-    places = {name: place for place, name in enumerate(proof.ORDER)}
+        facts.update(found.check(context, task, reference, checks))
+    places = {name: place for place, name in enumerate(found.ORDER)}
     facts["checks"] = sorted(checks.items, key=lambda item: places.get(item["name"], len(places)))
     facts["seconds"] = (time.monotonic_ns() - begin) / 1e9
     return facts
@@ -45,25 +42,22 @@ def find_reference(context: Context, spec: Spec) -> Reference | None:
     """The mounted file, verified; or made here where the model is tiny; or None."""
     if spec.reference is not None:
         return read(Path(spec.reference), spec.reference_sha256, spec.device)
-    workload = spec.workload
-    parameters = sum(parameter.numel() for parameter in context.model.parameters())
-    positions = (workload.batch or 1) * (workload.sequence or len(workload.prompt or ()) + (workload.new_tokens or 0))
-    if parameters * positions > IN_CELL:
+    if proof.effort(context) > proof.IN_CELL:
         return None
     from bench.proof.make_references import in_cell
 
     return in_cell(spec)
 
 
-def verdict(benchmark: str, proof: dict[str, Any]) -> str | None:
+def verdict(benchmark: str, said: dict[str, Any]) -> str | None:
     """Why the cell is incorrect: its first failed check; None where none failed."""
-    failed = first_failed(proof.get("checks", ()))
+    failed = first_failed(said.get("checks", ()))
     if failed is None:
         return None
-    resembles = f"; resembles {proof['resembles']}" if proof.get("resembles") else ""
+    resembles = f"; resembles {said['resembles']}" if said.get("resembles") else ""
     return f"{benchmark}: {failed['name']}: {failed['what']}{resembles}"
 
 
-def complete(proof: dict[str, Any]) -> bool:
+def complete(said: dict[str, Any]) -> bool:
     """Whether every check could be made."""
-    return bool(proof["checks"]) and all(item["status"] != "unchecked" for item in proof["checks"])
+    return bool(said["checks"]) and all(item["status"] != "unchecked" for item in said["checks"])

@@ -24,8 +24,8 @@ from bench.proof.levels import Level
 from bench.proof.reference_file import Reference
 
 ORDER = (
-    "finite", "repeat", "changed input", "cache", "other prompt", "same seed", "reference", "logits", "worst step",
-    "possible", "sampler", "temperature", "known faults",
+    "finite", "repeat", "changed input", "cache", "other prompt", "same seed", "reference", "logits",
+    "worst step", "possible", "sampler", "temperature", "samples", "known faults",
 )  # fmt: skip
 STEPS = 16
 DRAWS = 400
@@ -60,7 +60,7 @@ class Runner:
     def run(self, prompt: Tensor, steps: int, forced: Tensor | None = None) -> Run:
         """`forced` [batch, steps - 1 at least] goes in instead of what was drawn."""
         task = self.task
-        token, logits = self.step(prompt, task.positions, task.temperature)
+        token, logits = self.step(task.prompt.copy_(prompt), task.positions, task.temperature)
         # Cloned as in the timed loop: a graph's next replay overwrites what the last one returned.
         tokens, kept = [token.clone()], [logits.clone()]
         position = task.positions[-1:] + 1
@@ -106,16 +106,16 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     dtype, forced = reference_dtype(context.model.head.weight.dtype), forced_ids(context, task)
     runner = Runner(context, task)
     runner.fill_caches(0.0)
-    eager = runner.run(task.prompt, task.new_tokens, forced)
+    eager = runner.run(task.first_prompt, task.new_tokens, forced)
     with highest():
         model = Layerwise(context.model, dtype)
-        truth = full(model, torch.cat([task.prompt, forced[:, :-1]], dim=1), task.prompt.shape[1])
+        truth = full(model, torch.cat([task.first_prompt, forced[:, :-1]], dim=1), task.prompt.shape[1])
         norm = truth.norm(dim=-1)
         error = levels.distance(sketch(eager.logits, dtype=dtype), sketch(truth), norm)
     tensors = {"sketch": sketch(truth[:, :STEPS]), "norm": norm, "eager_error": error}
     facts = {
         "eager_error": finite(float((error * norm).norm() / norm.norm())),
-        "inputs_checksum": hashing.checksum(torch.cat([task.prompt, forced], dim=1)),
+        "inputs_checksum": hashing.checksum(torch.cat([task.first_prompt, forced], dim=1)),
     }
     return tensors, facts
 
@@ -143,32 +143,47 @@ class Proof:
         # Eager here judges the texts that were made here; it may not be far worse than where the reference was made.
         known = reference.facts["eager_error"] if reference else None
         self.worst_eager = EAGER * known if known else float("inf")
+        self.own = task.first_prompt
         self.facts: dict[str, Any] = {}
 
     def judge(self) -> dict[str, Any]:
         """All checks."""
         checks, task, runner = self.checks, self.task, self.runner
-        last = task.inputs(self.context.workload.iterations - 1)
+        index = self.context.workload.iterations - 1
+        last, self.own = task.inputs(index), task.prompt_of(index)
         # Zeros, not the last sample's keys: the replay draws the same text, whose stale slots would be right.
         runner.fill_caches(0.0)
-        replay = runner.run(task.prompt, task.new_tokens)
-        self.same_seed(task.made[last], replay.tokens)
+        replay = runner.run(self.own, task.new_tokens)
+        runner.fill_caches(0.0)
+        again = runner.run(self.own, self.steps, replay.tokens).logits
+        self.same_seed(task.made[last].tokens, replay)
         with checks.guard("finite"):
             checks.judge("finite", bool(torch.isfinite(replay.logits).all()), what="every step's logits")
         with checks.guard("changed input", "reference"):
             self.forced(replay)
-        names = ("logits", "worst step", "known faults", "possible", "sampler", "other prompt", "repeat", "cache")
+        names = (
+            "logits",
+            "worst step",
+            "known faults",
+            "possible",
+            "sampler",
+            "samples",
+            "other prompt",
+            "repeat",
+            "cache",
+        )
         with checks.guard(*names):
-            ids = torch.cat([task.prompt, replay.tokens[:, :-1]], dim=1)
+            ids = torch.cat([self.own, replay.tokens[:, :-1]], dim=1)
             with highest():
                 truth = full(self.exact, ids, self.prompt)
             eager = full(self.eager, ids, self.prompt)
             level = self.level(eager, truth)
             self.bounded(("logits", "worst step"), replay.logits, truth, level, "against a forward without cache")
             with checks.guard("other prompt", "repeat", "cache"):
+                self.same("repeat", again, replay.logits[:, : self.steps], level, "the same tokens again")
                 self.leaks(replay, level)
-            with checks.guard("possible", "sampler"), highest():
-                self.draws(last)
+            with checks.guard("samples", "possible", "sampler"), highest():
+                self.draws(last, level)
             with checks.guard("known faults"), highest():
                 self.known_faults(replay, ids, truth, eager)
         with checks.guard("temperature"):
@@ -180,17 +195,24 @@ class Proof:
         errors = levels.distance(eager, truth, truth.norm(dim=-1))
         return Level(errors.clamp(max=self.worst_eager), self.weight.dtype)
 
-    def same_seed(self, timed: Tensor, again: Tensor) -> None:
-        """The same seed draws the same text."""
-        other = (timed != again).any(0).nonzero()
-        what = f"token {int(other[0])} differs in the second run" if len(other) else f"{again.shape[1]} tokens"
-        self.checks.judge("same seed", not len(other), value=len(other), limit=0, what=what)
+    def same_seed(self, timed: Tensor, replay: Run) -> None:
+        """The same seed draws the same text; another token is right only where the logits' own bits are others."""
+        other, steps = (timed != replay.tokens).any(0).nonzero(), replay.tokens.shape[1]
+        if not len(other):
+            self.checks.judge("same seed", passed=True, value=0, limit=0, what=f"{steps} tokens")
+            return
+        first = int(other[0])
+        self.runner.fill_caches(0.0)
+        again = self.runner.run(self.own, first + 1, timed).logits[:, first]
+        moved = not torch.equal(again, replay.logits[:, first])
+        what = f"token {first} differs in the second run" + (", as do its logits' bits" if moved else "")
+        self.checks.judge("same seed", moved, value=len(other), limit=steps if moved else 0, what=what)
 
     def forced(self, replay: Run) -> None:
         """The reference's own continuation through the step: other tokens, and the logits that are known for them."""
         context, task, checks, forced = self.context, self.task, self.checks, forced_ids(self.context, self.task)
         self.runner.fill_caches(0.0)
-        found = self.runner.run(task.prompt, self.steps, forced)
+        found = self.runner.run(task.first_prompt, self.steps, forced)
         others = (forced[:, : self.steps - 1] != replay.tokens[:, : self.steps - 1]).any(0)
         moved = (found.logits[:, 1:] != replay.logits[:, 1 : self.steps]).any(-1).any(0)
         if bool((others & ~moved).any()):
@@ -199,7 +221,7 @@ class Proof:
             checks.judge("changed input", passed=False, what=what)
         if self.reference is None:
             return
-        tensors, ids = self.reference.tensors, torch.cat([task.prompt, forced], dim=1)
+        tensors, ids = self.reference.tensors, torch.cat([task.first_prompt, forced], dim=1)
         judge_identity(context, self.reference, hashing.checksum(ids), checks)
         norm, truth = tensors["norm"][:, : self.steps], tensors["sketch"]
         errors = levels.distance(sketch(found.logits, dtype=self.exact.dtype), truth, norm)
@@ -208,27 +230,25 @@ class Proof:
         self.limited(("reference", "reference"), errors, level, "the reference's continuation")
 
     def leaks(self, replay: Run, level: Level) -> None:
-        """The same again; another prompt, then the first again; and again over a poisoned cache.
+        """Another prompt, then the same as before; and again over a poisoned cache.
 
         Not a bit of what was in the cache before may show.
         """
         task, runner, n, checks = self.task, self.runner, self.steps, self.checks
         before = replay.logits[:, :n]
-        runner.fill_caches(0.0)
-        self.same("repeat", runner.run(task.prompt, n, replay.tokens).logits, before, level, "the same tokens again")
         prompt, forced = drawn_ids(self.context, task, "other prompt", self.prompt), forced_ids(self.context, task)
         other = runner.run(prompt, n, forced)
-        stale = bool((other.logits[:, 0] == before[:, 0]).all()) and not torch.equal(prompt, task.prompt)
+        stale = bool((other.logits[:, 0] == before[:, 0]).all()) and not torch.equal(prompt, self.own)
         what = "another prompt has the first one's logits" if stale else "another prompt, other tokens: other logits"
         checks.judge("changed input", not stale, what=what)
         ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)
         with highest():
             truth = full(self.exact, ids, self.prompt)
         eager = self.level(full(self.eager, ids, self.prompt), truth)
-        again = runner.run(task.prompt, n, replay.tokens).logits
+        again = runner.run(self.own, n, replay.tokens).logits
         self.same("other prompt", again, before, level, "after another prompt")
         runner.fill_caches(POISON)
-        self.same("cache", runner.run(task.prompt, n, replay.tokens).logits, before, level, "unused slots poisoned")
+        self.same("cache", runner.run(self.own, n, replay.tokens).logits, before, level, "unused slots poisoned")
         if not stale:
             self.bounded(("logits", "worst step"), other.logits, truth, eager, "another prompt")
 
@@ -249,7 +269,8 @@ class Proof:
 
     def limited(self, names: tuple[str, str], errors: Tensor, level: Level, what: str) -> None:
         """The same for relative errors [batch, steps]; both verdicts may be one check's."""
-        most, worst_most = (levels.limit(factor, errors.numel()) for factor in (levels.OVERALL, levels.ROW))
+        factors = levels.OVERALL, levels.row_factor(self.context.workload)
+        most, worst_most = (levels.limit(factor, errors.numel()) for factor in factors)
         ratio, (worst, place) = level.ratio(errors), level.worst(errors)
         what = f"{errors.shape[1]} steps, {what}"
         self.checks.at_most(names[0], ratio, most, f"{what}: error of the logits is {ratio:.3g} times eager's")
@@ -282,15 +303,17 @@ class Proof:
             return
         self.checks.judge("temperature", p >= sampler.ALARM, value=p, limit=sampler.ALARM, what=what)
 
-    def draws(self, last: int) -> None:
-        """Every token is possible; together they follow the reference's distribution; no text was drawn twice."""
+    def draws(self, last: int, level: Level) -> None:
+        """All texts: their last logits, the chance of each token, of all together, and of one text drawn twice."""
         task, workload, checks = self.task, self.context.workload, self.checks
         assert workload.temperature
-        kept = [task.made[last], *(tokens for seed, tokens in reversed(list(task.made.items())) if seed != last)]
-        texts = torch.cat(kept)[: max(ROWS, len(task.prompt))]
-        ids = torch.cat([task.prompt[:1].expand(len(texts), -1), texts[:, :-1]], dim=1)
+        kept = [task.made[last], *(made for seed, made in reversed(list(task.made.items())) if seed != last)]
+        texts, ends = (torch.cat(parts)[: max(ROWS, len(task.prompt))] for parts in zip(*(made[1:] for made in kept)))  # noqa: B905
+        prompts = torch.cat([task.prompt_of(made.sample) for made in kept])[: len(texts)]
+        ids = torch.cat([prompts, texts[:, :-1]], dim=1)
         truth = full(self.exact, ids, self.prompt)
         found = sampler.look(truth.flatten(0, 1), texts.flatten(), workload.temperature, "texts")
+        self.ends(ends, truth[:, -1], level, [made.sample for made in kept for _ in task.prompt])
         limit = IMPOSSIBLE / (texts.numel() * truth.shape[-1])
         least, what = float(found.log_p.min().exp()), f"the least likely of {texts.numel()} tokens, by the reference"
         checks.judge("possible", least >= limit, value=least, limit=limit, what=what)
@@ -302,6 +325,14 @@ class Proof:
             if text in seen and chance < SAME_TEXT:
                 checks.judge("sampler", passed=False, what=f"two samples drew one text of probability {chance:.2g}")
             seen.add(text)
+
+    def ends(self, found: Tensor, truth: Tensor, level: Level, samples: list[int]) -> None:
+        """The last step's logits of each text, [texts, vocabulary], as far from the truth as any step's may be."""
+        errors = levels.distance(found, truth, truth.norm(dim=-1)) / level.rows.median()
+        worst = int(torch.nan_to_num(errors, nan=float("inf")).argmax())
+        what = f"the last step of sample {samples[worst]}: {float(errors[worst]):.3g} times eager's error"
+        limit = levels.limit(levels.row_factor(self.context.workload), errors.numel())
+        self.checks.at_most("samples", float(errors[worst]), limit, f"{what}, the most of {len(errors)} texts")
 
     def known_faults(self, replay: Run, ids: Tensor, truth: Tensor, eager: Tensor) -> None:
         """Which known fault, if any, explains the error of the replay's first row."""

@@ -30,13 +30,15 @@ WHOLE = "the whole"
 class Truth:
     """What `training.make` wrote: sketches of the true gradients, their norms, and the errors that are granted."""
 
-    def __init__(self, reference: Reference, dtype: torch.dtype) -> None:
-        self.facts, self.dtype = reference.facts, dtype
-        self.names: list[str] = reference.facts["parameters"]
-        self.gradients = {name: reference.tensors[f"gradient/{name}"].cpu().double() for name in self.names}
-        ignored = {name: reference.tensors.get(f"ignored/{name}") for name in self.names}
+    def __init__(self, reference: Reference, dtype: torch.dtype, also: str | None = None) -> None:
+        """`also`: of that other sample (a key of facts["also"])."""
+        self.facts, self.dtype = reference.facts if also is None else reference.facts["also"][also], dtype
+        begin = "" if also is None else f"also/{also}/"
+        self.names: list[str] = self.facts["parameters"]
+        self.gradients = {name: reference.tensors[f"{begin}gradient/{name}"].cpu().double() for name in self.names}
+        ignored = {name: reference.tensors.get(f"{begin}ignored/{name}") for name in self.names}
         self.ignored = {name: part.cpu().double() for name, part in ignored.items() if part is not None}
-        norms, errors = (reference.tensors[key].cpu().double() for key in ("norms", "errors"))
+        norms, errors = (reference.tensors[f"{begin}{key}"].cpu().double() for key in ("norms", "errors"))
         self.norm = float(norms.norm())
         self.alive = [name for name, norm in zip(self.names, norms.tolist(), strict=True) if norm > 0]
         # Of a gradient that is exactly zero: what is granted of all together.

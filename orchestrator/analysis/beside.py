@@ -9,6 +9,8 @@ from typing import get_args
 from orchestrator.analysis.evidence import piece
 from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Versus
 from orchestrator.analysis.statistics import verdict
+from orchestrator.plan.proof_cells import probe_workloads
+from orchestrator.plan.workload import Workload
 from orchestrator.records.record import COMPUTED, Flag
 
 EAGER = "eager"
@@ -79,12 +81,18 @@ def break_even(row: Row, eager: Row) -> BreakEven:
 
 
 def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
-    """Return `row` with its probe's result: a wrong probe makes it incorrect, one that did not pass unchecked."""
+    """Return `row` with its probes' result: a wrong probe makes it incorrect, one that did not pass unchecked."""
     if row.workload.is_own_probe or row.status not in COMPUTED:
         return row
     found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
     # Those that ran with the same packages as the row, or all where none did.
-    result = probe_result([probe for probe in found if probe.fingerprint == row.fingerprint] or found)
+    found = [probe for probe in found if probe.fingerprint == row.fingerprint] or found
+    wanted = probe_ids(row.workload_id, row.workload)
+    if not any(probe.workload_id in wanted for probe in found):
+        result = probe_result(found)  # of a run before probes had the traits of the row's model, or of none
+    else:
+        each = [probe_result([probe for probe in found if probe.workload_id == one]) for one in wanted]
+        result = min(each, key=lambda one: (one.status != "incorrect", one.passed))
     changes: dict[str, object] = {"probe": result}
     if result.status == "incorrect":
         if row.status == "ok":
@@ -93,6 +101,16 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     elif not result.passed and "unchecked" not in row.flags:
         changes["flags"] = with_flag(row.flags, "unchecked")
     return row.model_copy(update=changes)
+
+
+_probe_ids: dict[str, tuple[str, ...]] = {}
+
+
+def probe_ids(workload_id: str, workload: Workload) -> tuple[str, ...]:
+    """Return the workload_ids of a workload's probes; kept, since many rows share a workload."""
+    if workload_id not in _probe_ids:
+        _probe_ids[workload_id] = tuple(probe.workload_id for probe in probe_workloads(workload))
+    return _probe_ids[workload_id]
 
 
 def probe_result(probes: Sequence[Row]) -> ProbeResult:

@@ -85,7 +85,10 @@ def compiles(record: Record) -> Compiles | None:
 def graphs_of(record: Record) -> tuple[int, ...]:
     """Return how many graphs the compiler had made after each sample, or nothing where the record does not say."""
     graphs = record.detail.get("graphs")
-    return tuple(graphs) if isinstance(graphs, list) and set(map(type, graphs)) <= {int} else ()
+    if not isinstance(graphs, list) or not set(map(type, graphs)) <= {int}:
+        return ()
+    # A count only grows: anything else was not written by bench.
+    return tuple(graphs) if graphs == sorted(graphs) and min(graphs, default=0) >= 0 else ()
 
 
 def power(record: Record, samples: Columns | None = None) -> Power | None:

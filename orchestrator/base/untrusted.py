@@ -50,7 +50,7 @@ def sha256_of(path: Path) -> str | None:
             while piece := file.read(PIECE_BYTES):
                 found.update(piece)
             return found.hexdigest()
-    except (OSError, UsageError):
+    except (OSError, UsageError, ValueError):  # of a name with a zero byte, which a record may bring
         return None
 
 

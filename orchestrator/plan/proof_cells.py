@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.plan.cell import Cell
-from orchestrator.plan.workload import GENERATING, ModelConfig, Weights, Workload, digest
+from orchestrator.plan.workload import GENERATING, Dtype, ModelConfig, Weights, Workload, digest
 
 REFERENCE = "reference"
 """Benchmark and method of a cell that makes references."""
@@ -16,42 +16,66 @@ PROBE_PROMPT = 9
 """Ids of a probe's prompt at most: longer ones prefill no differently."""
 PROBE_BATCH = 2
 
-PROBE_MODEL = ModelConfig(
-    name="probe", layers=2, width=128, heads=4, kv_heads=4, head_size=32, mlp_width=352, vocabulary=512,
-    block_size=256, norm_eps=1e-6, rope_base=10000.0, rope_scaling=None, tied_head=False, qkv_bias=False,
-    sliding_window=None,
-)  # fmt: skip
+PROBE_SIZES: dict[str, Any] = {"layers": 2, "width": 128, "mlp_width": 352, "vocabulary": 512, "block_size": 256}
+MOST_GROUPS = 8
+"""Query heads to each key head of a probe at most."""
+PROBE_WINDOW = 24
+"""Positions: shorter than a probe's sequence, so that it cuts."""
+SHOWN_RATE = 0.05
+"""At a suite's learning rate no weight of a bfloat16 probe has to change."""
 
 
-def probe_workload(workload: Workload) -> Workload:
-    """Return the tiny float32 workload that takes the same way through a method as `workload` does."""
+def probe_model(model: ModelConfig) -> ModelConfig:
+    """Return the model shrunk: its epsilon, head size, groups of heads, rotary tables, bias and head stay."""
+    kv_heads = min(model.kv_heads, 2)
+    heads = kv_heads * min(model.heads // model.kv_heads, MOST_GROUPS)
+    window = None if model.sliding_window is None else min(model.sliding_window, PROBE_WINDOW)
+    of_all = {"name": "probe", "heads": heads, "kv_heads": kv_heads, "sliding_window": window}
+    return model.model_copy(update={**PROBE_SIZES, **of_all})
+
+
+def probe_workloads(workload: Workload) -> tuple[Workload, ...]:
+    """Return the workloads of a row's probes: in float32, where nothing hides behind rounding, and in its own dtype."""
+    if workload.is_own_probe:
+        return ()
+    dtypes: tuple[Dtype, ...] = ("float32", workload.dtype)
+    return tuple(probe_workload(workload, dtype) for dtype in dict.fromkeys(dtypes))
+
+
+def probe_workload(workload: Workload, dtype: Dtype = "float32") -> Workload:
+    """Return the tiny workload that takes the same way through a method as `workload` does."""
+    assert workload.model is not None
+    model = probe_model(workload.model)
     own: dict[str, Any] = {"iterations": 6, "warmup": 1, "batch": PROBE_BATCH, "sequence": 64}
     if workload.benchmark == "forward":
-        own.update(iterations=2, warmup=0, ids_below=PROBE_MODEL.vocabulary)
+        own.update(iterations=2, warmup=0, ids_below=model.vocabulary)
     elif workload.benchmark in GENERATING:
-        prompt = tuple(token % PROBE_MODEL.vocabulary for token in (workload.prompt or ())[:PROBE_PROMPT])
+        prompt = tuple(token % model.vocabulary for token in (workload.prompt or ())[:PROBE_PROMPT])
         own = {"iterations": 3, "warmup": 0, "batch": min(workload.batch or 1, PROBE_BATCH), "prompt": prompt}
         own.update(new_tokens=24, temperature=workload.temperature)
     else:
-        below = min(workload.ids_below or PROBE_MODEL.vocabulary, PROBE_MODEL.vocabulary)
-        own.update(ids_below=below, learning_rate=workload.learning_rate, weight_decay=workload.weight_decay)
+        # The whole vocabulary, whatever the row takes of its own: a fault may touch some ids alone.
+        rate = workload.learning_rate
+        if rate is not None and dtype == "bfloat16":
+            rate = max(rate, SHOWN_RATE)
+        own.update(ids_below=model.vocabulary, learning_rate=rate, weight_decay=workload.weight_decay)
         own.update(shortest=10 if workload.shortest is not None else None)
     weights = Weights(source="probe")
-    return Workload(benchmark=workload.benchmark, model=PROBE_MODEL, weights=weights, dtype="float32", seed=0, **own)
+    return Workload(benchmark=workload.benchmark, model=model, weights=weights, dtype=dtype, seed=0, **own)
 
 
 def probe_cells(rows: Sequence[Cell]) -> list[Cell]:
-    """Return a probe for each stack, method, benchmark and device of `rows`, where not every row is its own."""
-    found: dict[tuple[str, str, str, str], Cell] = {}
+    """Return the probes of `rows`: of each stack, method, benchmark and device one for each workload of a probe."""
+    found: dict[tuple[str, ...], Cell] = {}
     for row in rows:
-        if not row.workload.is_own_probe:
-            probe = {"workload": probe_workload(row.workload), "role": "probe", "rounds": 1}
-            found.setdefault(probe_of(row), row.model_copy(update=probe))
+        for workload in probe_workloads(row.workload):
+            probe = row.model_copy(update={"workload": workload, "role": "probe", "rounds": 1})
+            found.setdefault((*probe_of(row), workload.workload_id), probe)
     return list(found.values())
 
 
 def probe_of(cell: Cell) -> tuple[str, str, str, str]:
-    """Return what a row and its probe have in common."""
+    """Return what a row and its probes have in common, beside the model's traits."""
     return cell.benchmark, cell.method, cell.stack, cell.device
 
 

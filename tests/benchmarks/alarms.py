@@ -1,90 +1,128 @@
 """How often the proof calls a right method wrong: tiny cells run for real, each with a seed of its own.
 
-`python tests/benchmarks/alarms.py [CELLS [FIRST SEED]]`, with torch; 200 cells where nothing is said. Benchmarks,
-precisions, weights, models and right methods take turns. Prints how near the nearest came to each check's limit; exit
-code 1 where one cell was not proved.
+`python tests/benchmarks/alarms.py [CELLS [FIRST SEED [BENCHMARK[:DTYPE] ...]]]`, with torch: so many cells for each
+benchmark in float32 and in bfloat16, 20 where nothing is said. Half of them are tiny models on the hash's weights, half
+are the probes that the planner would give to a row of some model; methods and models are drawn at random. Prints the
+rate of alarms with its upper bound, and how near the nearest came to each check's limit; exit code 1 where one cell
+was not proved.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import math
 import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
 import torch  # noqa: E402
-from bench_specs import SHAPES, write_spec  # noqa: E402
+from bench_specs import MODELS, SHAPES, workload, write_spec  # noqa: E402
 from right_methods import METHODS  # noqa: E402
 
 from bench import cell, methods  # noqa: E402
+from bench.observe import dispatch  # noqa: E402
 from bench.spec import read_spec  # noqa: E402
+from orchestrator.plan.proof_cells import probe_workload  # noqa: E402
+from orchestrator.plan.workload import Dtype, Workload  # noqa: E402
 
-CELLS = 200
+CELLS = 20
+CONFIDENCE = 0.95
 PROBABILITIES = ("possible", "sampler", "temperature")
 """Checks whose limit is the least that passes: how near is shown by the logarithms."""
-KINDS = [
-    kind
-    for kind in itertools.product(
-        [name for name in SHAPES if name != "ceilings"],
-        ["float32", "bfloat16"],
-        ["probe", "hash"],
-        ["tiny", "tiny_gqa"],
-        METHODS,
-    )
-    # In bfloat16 no weight has to change at the suites' learning rate: there that check says so, and proves nothing.
-    if not (kind[0].startswith("train") and kind[1] == "bfloat16" and kind[2] == "probe")
-]
+BENCHMARKS = [name for name in SHAPES if name != "ceilings"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+LARGE: dict[str, Any] = MODELS["open_llama_7b"]
+PROBED = {
+    "32 heads of 128": {},
+    "grouped": {"kv_heads": 8, "norm_eps": 1e-5, "rope_base": 500000.0},
+    "heads of 100": {"head_size": 100},
+    "heads of 64": {"head_size": 64},
+    "tied": {"tied_head": True},
+    "window and bias": {"sliding_window": 4096, "qkv_bias": True},
+}
+"""Models whose probes are run."""
 
 
-def run(folder: Path, kind: tuple[str, ...], seed: int) -> dict[str, Any]:
+def draw(benchmark: str, dtype: Dtype, chance: random.Random) -> tuple[str, str, dict[str, Any]]:
+    """What it is in words, the method, and the workload, of a cell drawn at random."""
+    method, seed = chance.choice(list(METHODS)), chance.randrange(2**31)
+    if chance.random() < 0.5:
+        model = chance.choice(["tiny", "tiny_gqa"])
+        own = workload(benchmark, model, dtype=dtype, weights={"source": "hash", "seed": seed, "fingerprint": None})
+    else:
+        model = chance.choice(list(PROBED))
+        shape = {"name": model, **LARGE, **PROBED[model]}
+        row = workload(benchmark, shape, dtype="bfloat16", prompt_text=None)
+        probe = probe_workload(Workload.model_validate_json(json.dumps(row)), dtype)
+        own = json.loads(probe.model_dump_json())
+        own["weights"]["seed"] = seed
+    own["seed"] = seed
+    return f"{benchmark} {dtype} {method} on {model} ({own['weights']['source']}), seed {seed}", method, own
+
+
+def run(folder: Path, method: str, own: dict[str, Any]) -> dict[str, Any]:
     """One cell's record."""
-    benchmark, dtype, source, model, method = kind
     methods.load = lambda _: METHODS[method]  # type: ignore[assignment]
-    weights = {"source": source, "seed": seed, "fingerprint": None}
-    path = write_spec(folder, benchmark, "right", model=model, dtype=dtype, seed=seed, weights=weights)
+    path = write_spec(folder, own["benchmark"], "right")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "workload": own}))
     with contextlib.redirect_stderr(io.StringIO()):
         return cell.run(read_spec(path))
 
 
+def wanted(words: list[str]) -> Iterator[tuple[str, Dtype]]:
+    """Benchmarks and dtypes, all or those that were named."""
+    for benchmark in BENCHMARKS:
+        for dtype in DTYPES:
+            if not words or benchmark in words or f"{benchmark}:{dtype}" in words:
+                yield benchmark, dtype
+
+
+def upper_bound(cells: int, alarms: int) -> float:
+    """The rate that is not exceeded with CONFIDENCE (Clopper and Pearson): found by halving."""
+    low, high = alarms / cells, 1.0
+    for _ in range(60):
+        rate = (low + high) / 2
+        chance = sum(math.comb(cells, k) * rate**k * (1 - rate) ** (cells - k) for k in range(alarms + 1))
+        low, high = (rate, high) if chance > 1 - CONFIDENCE else (low, rate)
+    return high
+
+
 def main() -> int:
     """Run the cells, print what was found."""
-    cells = int(sys.argv[1]) if len(sys.argv) > 1 else CELLS
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    cells, first = (*numbers, *(CELLS, 0)[len(numbers) :])
     torch.set_num_threads(1)
-    order = random.Random(0).sample(KINDS, len(KINDS))  # noqa: S311  (no secret)
+    dispatch.gather = lambda *_: None  # type: ignore[assignment]  # its profile takes longer than the cell
+    order = [kind for kind in wanted([word for word in sys.argv[1:] if not word.isdigit()]) for _ in range(cells)]
     nearest: dict[str, tuple[float, str]] = {}
-    counts: Counter[str] = Counter()
-    alarms, began = [], time.monotonic()
-    for number in range(cells):
-        kind, seed = order[number % len(order)], first + number
-        title = f"{' '.join(kind)}, seed {seed}"
+    alarms, began = 0, time.monotonic()
+    for number, (benchmark, dtype) in enumerate(order):
+        title, method, own = draw(benchmark, dtype, random.Random(f"{first + number % cells} {benchmark} {dtype}"))  # noqa: S311
         with tempfile.TemporaryDirectory() as folder:
-            record = run(Path(folder), kind, seed)
-        proved = record["status"] == "ok" and "unchecked" not in record["flags"]
-        counts["proved" if proved else "not proved"] += 1
-        if not proved:
+            record = run(Path(folder), method, own)
+        if record["status"] != "ok" or "unchecked" in record["flags"]:
             open_checks = [check for check in record["proof"].get("checks", ()) if check["status"] != "passed"]
-            alarms.append(f"{title}: {record['status']}: {record['reason'] or json.dumps(open_checks)}")
-            print(alarms[-1], flush=True)
+            alarms += 1
+            print(f"{title}: {record['status']}: {record['reason'] or json.dumps(open_checks)}", flush=True)
         for check in record["proof"].get("checks", ()):
             if check["value"] and check["limit"]:
                 least = check["name"] in PROBABILITIES
                 part = math.log(check["value"]) / math.log(check["limit"]) if least else check["value"] / check["limit"]
-                nearest[check["name"]] = max(nearest.get(check["name"], (0.0, "")), (part, title))
-        if (number + 1) % 20 == 0:
-            left = (time.monotonic() - began) / (number + 1) * (cells - number - 1)
-            print(f"{number + 1} of {cells} cells, {len(alarms)} alarms, {left:.0f} s left", flush=True)
-    print(f"{cells} cells, seeds {first} to {first + cells - 1}: {dict(counts)}")
+                name = f"{benchmark} {dtype} {check['name']}"
+                nearest[name] = max(nearest.get(name, (0.0, "")), (part, title))
+        if (number + 1) % 50 == 0:
+            left = (time.monotonic() - began) / (number + 1) * (len(order) - number - 1)
+            print(f"{number + 1} of {len(order)} cells, {alarms} alarms, {left:.0f} s left", flush=True)
+    bound = upper_bound(len(order), alarms)
+    print(f"{len(order)} cells, {alarms} alarms: at most {bound:.2%} with {CONFIDENCE:.0%} confidence")
     for name, (part, title) in sorted(nearest.items(), key=lambda item: -item[1][0]):
         print(f"{name}: at most {part:.0%} of its limit ({title})")
     return 1 if alarms else 0

@@ -27,9 +27,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def workload(benchmark: str, model: str = "tiny", **changes: Any) -> dict[str, Any]:
+def workload(benchmark: str, model: str | dict[str, Any] = "tiny", **changes: Any) -> dict[str, Any]:
     content = {"benchmark": benchmark, "dtype": "bfloat16", "seed": 0, "iterations": 5, "warmup": 2, **EMPTY}
-    content["model"] = None if benchmark == "ceilings" else {"name": model, **MODELS[model]}
+    named = {"name": model, **MODELS[model]} if isinstance(model, str) else model
+    content["model"] = None if benchmark == "ceilings" else named
     content["weights"] = None if benchmark == "ceilings" else {"source": "hash", "seed": 0, "fingerprint": None}
     return {**content, **SHAPES[benchmark], **changes}
 

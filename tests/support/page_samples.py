@@ -6,9 +6,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from record_samples import ENVIRONMENT, ceilings, record, sample, save_run, workload
-
-from orchestrator.plan.proof_cells import probe_workload
+from record_samples import ENVIRONMENT, ceilings, old_probe, record, sample, save_run, workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,7 +186,7 @@ def full_run(slower: float = 1.0) -> list[Record]:
         record(
             cell_id=f"d{number:015x}",
             role="probe",
-            workload=probe_workload(workload()),
+            workload=old_probe(workload()),
             method=method,
             flags=["cold"],
             samples=timed(50 + number, 1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import planted
@@ -48,11 +49,63 @@ def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return F.linear(hidden[..., :half], down[:, :half]) + F.linear(hidden[..., half:], down[:, half:])
 
 
+def joined_swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """Gate and up in one product."""
+    both = F.linear(x, torch.cat([gate, up]))
+    first, second = both.chunk(2, dim=-1)
+    return F.linear(F.silu(first) * second, down)
+
+
+def chunked_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Over a few positions at a time."""
+    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    parts = zip(flat.split(7), wanted.split(7), strict=True)
+    sums = [F.cross_entropy(widen(part), goal, ignore_index=-1, reduction="sum") for part, goal in parts]
+    return torch.stack(sums).sum() / (wanted != -1).sum()
+
+
+def split_projections(gpt: Any) -> None:
+    """Queries, keys and values each by a product of its own."""
+    for block in gpt.blocks:
+
+        def qkv(x: Tensor, block: Any = block) -> Tensor:
+            sizes = [heads * block.config.head_size for heads in (block.config.heads, *[block.config.kv_heads] * 2)]
+            bias = block.qkv.bias.split(sizes) if block.qkv.bias is not None else [None] * 3
+            parts = zip(block.qkv.weight.split(sizes), bias, strict=True)
+            return torch.cat([F.linear(x, weight, one) for weight, one in parts], dim=-1)
+
+        block.qkv.forward = qkv
+
+
+def split_k(gpt: Any) -> None:
+    """Products summed up in an order that chance decides at each call, as atomic additions do."""
+    chance = random.Random(0)  # noqa: S311 - it only has to differ from call to call
+    for block in gpt.blocks:
+        for linear in (block.qkv, block.out):
+
+            def product(x: Tensor, linear: Any = linear) -> Tensor:
+                size = linear.weight.shape[1]
+                cuts = list(range(0, size, -(-size // 4)))
+                chance.shuffle(cuts)
+                pieces = [slice(cut, cut + -(-size // 4)) for cut in cuts]
+                parts = [widen(F.linear(x[..., piece], linear.weight[:, piece])) for piece in pieces]
+                whole = parts[0]
+                for part in parts[1:]:
+                    whole = whole + part
+                return whole.to(x.dtype) if linear.bias is None else whole.to(x.dtype) + linear.bias
+
+            linear.forward = product
+
+
 METHODS: dict[str, Any] = {
     "eager": planted.method(),
     "other norm": planted.method(operators=Operators(norm=norm)),
     "other rotary": planted.method(operators=Operators(rotary=rotary)),
     "other attention": planted.method(operators=Operators(attention=attention)),
     "other SwiGLU": planted.method(operators=Operators(swiglu=swiglu)),
+    "joined SwiGLU": planted.method(operators=Operators(swiglu=joined_swiglu)),
+    "chunked loss": planted.method(operators=Operators(loss=chunked_loss)),
+    "split projections": planted.method(gpt=split_projections),
+    "split-K": planted.method(gpt=split_k),
     "all others": planted.method(operators=Operators(norm=norm, rotary=rotary, attention=attention, swiglu=swiglu)),
 }

@@ -13,9 +13,8 @@ import right_methods  # noqa: E402
 from bench_specs import workload, write_spec  # noqa: E402
 from probe_cells import PROBE, TEXT, _without_dispatch, run  # noqa: E402, F401
 
-from bench import cell, methods, operators  # noqa: E402
+from bench import cell, methods, operators, proof  # noqa: E402
 from bench.operators import Operators  # noqa: E402
-from bench.proof import gate  # noqa: E402
 from bench.spec import read_spec  # noqa: E402
 
 F = torch.nn.functional
@@ -68,7 +67,7 @@ def test_a_reference_cell_that_made_nothing_says_why(tmp_path):
 
 @pytest.mark.parametrize("benchmark", ["forward", "generation"])
 def test_without_a_reference_a_large_model_is_unchecked(tmp_path, monkeypatch, benchmark):
-    monkeypatch.setattr(gate, "IN_CELL", 1)
+    monkeypatch.setattr(proof, "IN_CELL", 1)
     record = run(tmp_path, benchmark)
     assert (record["status"], statuses(record)["reference"]) == ("ok", "unchecked")
     assert "unchecked" in record["flags"]
@@ -164,7 +163,7 @@ FAULTS = [
     ("generation", planted.stale_cache(), "cache"),
     ("generation", planted.deaf_sampler(), "temperature"),
     ("generation", planted.method(step=lambda s: lambda *a: (torch.seed(), s(*a))[1]), "same seed"),
-    ("generation", planted.method(step=lambda s: lambda *a: (torch.manual_seed(3), s(*a))[1]), "sampler"),
+    ("generation", planted.method(step=lambda s: lambda *a: (torch.manual_seed(3), s(*a))[1]), "temperature"),
     ("model_inference", planted.noisy_logits(), "repeat"),
 ]
 

@@ -81,8 +81,9 @@ def check(context, task, **changes):
         workload.seed, rate=workload.learning_rate, batch=workload.batch, time=workload.sequence,
     )  # fmt: skip
     reference = make_reference(*again)
-    for index in range(3):
-        task.call(task.inputs(index))
+    for index in range(changes.get("timed", 3)):
+        inputs = task.inputs(index)
+        task.keep(index, inputs, task.call(inputs))
     checks = Checks()
     result = training.check(context, task, changes.get("reference", reference), checks)
     return checks, result
@@ -94,7 +95,7 @@ def verdicts(checks):
 
 def assert_right(checks):
     assert [item for item in checks.items if item["status"] != "passed"] == []
-    assert set(verdicts(checks)) == ALL
+    assert set(verdicts(checks)) - {"samples"} == ALL
 
 
 def assert_named(checks, name, *words):
@@ -410,4 +411,72 @@ def test_a_cell_with_a_fault_leaves_an_incorrect_record(tmp_path, monkeypatch, b
 def test_a_cell_without_a_fault_is_fully_checked(tmp_path, dtype):
     record = cell.run(read_spec(write_spec(tmp_path, "train_dynamic", dtype=dtype)))
     assert (record["status"], record["reason"], record["flags"]) == ("ok", None, ["cold"])
-    assert [item["name"] for item in record["proof"]["checks"]] == list(training.ORDER)
+    assert [item["name"] for item in record["proof"]["checks"]] == [
+        name for name in training.ORDER if name != "samples" or dtype != "bfloat16"
+    ]
+
+
+# Every timed sample, and later calls
+
+
+def at(task, wrong, when):
+    """The task, whose calls of which `when(number, tokens)` is true are `wrong(real, inputs)`."""
+    real, number = task.call, itertools.count()
+    task.call = lambda inputs: wrong(real, inputs) if when(next(number), inputs[0]) else real(inputs)
+
+
+def half_a_batch(real, inputs):
+    return real(tuple(part[:1] for part in inputs))
+
+
+def no_step(real, inputs):
+    return 5.4
+
+
+def half_the_length(real, inputs):
+    return real(tuple(part[:, : part.shape[1] // 2] for part in inputs))
+
+
+@pytest.mark.parametrize("benchmark", ["train_static", "train_dynamic"])
+@pytest.mark.parametrize("wrong", [half_a_batch, no_step, half_the_length])
+@pytest.mark.parametrize("samples", [range(1), range(1, 6), range(4, 5), range(6)])
+def test_a_step_that_is_wrong_while_it_is_timed(benchmark, wrong, samples):
+    context, task = make(benchmark=benchmark)
+    at(task, wrong, lambda number, _: number in samples)
+    checks, _ = check(context, task, timed=6)
+    assert_named(checks, "samples", "its loss is", "6 were compared")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("parity", [0, 1])
+@pytest.mark.parametrize("timed", [3, 4])
+def test_gradients_that_are_kept_at_every_second_step(dtype, parity, timed):
+    context, task = make(dtype=dtype)
+    clear, number = task.optimizer.zero_grad, itertools.count()
+    task.optimizer.zero_grad = lambda **more: clear(**more) if next(number) % 2 == parity else None
+    assert_named(check(context, task, timed=timed)[0], "gradients")
+
+
+@pytest.mark.parametrize("wrong", [half_a_batch, half_the_length])
+@pytest.mark.parametrize("end", [max, min])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_step_that_is_wrong_at_the_longest_or_the_shortest_shape(wrong, end, dtype):
+    context, task = make(benchmark="train_dynamic", dtype=dtype)
+    length = end(task.inputs(index)[0].shape[1] for index in range(6))
+    at(task, wrong, lambda _, tokens: tokens.shape[1] == length)
+    failed = {item["name"] for item in check(context, task)[0].items if item["status"] == "failed"}
+    assert failed & {"gradients", "samples"}
+    assert "gradients" in failed
+
+
+@pytest.mark.parametrize("which", range(1, 5))
+def test_a_later_step_without_any_gradient(which):
+    context, task = make(dtype="bfloat16")
+
+    def stepped_alone(real, inputs):
+        task.optimizer.step()
+        return 5.4
+
+    at(task, stepped_alone, lambda number, _: number == 3 + which)
+    name = "optimizer" if which == 4 else "steps"
+    assert_named(check(context, task)[0], name, f"is missing at step {which + 1} of 5")

@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 import pytest
-from record_samples import check, compiled_in, proof, record, samples, shared_cache, workload
+from record_samples import check, compiled_in, old_probe, proof, record, samples, shared_cache, workload
 
 from orchestrator.analysis.reduce import rows
 from orchestrator.analysis.rows import Row
-from orchestrator.plan.proof_cells import probe_workload
+from orchestrator.plan.proof_cells import probe_workloads
+from orchestrator.plan.workload import Workload
 from orchestrator.records.record import Record
 from orchestrator.report.columns import against_eager, break_even
 
@@ -145,9 +146,9 @@ def test_the_losses_distance_is_advice_and_changes_no_status() -> None:
 
 
 def probe(method: str = "inductor", **changes: Any) -> Record:
-    tiny = probe_workload(workload())
-    fields: dict[str, Any] = {"samples": samples(9.0, 1.0, 1.0), "proof": proof(), "flags": [], **changes}
-    return record(cell_id="b" * 16, role="probe", workload=tiny, method=method, **fields)
+    tiny = old_probe(workload())
+    fields: dict[str, Any] = {"samples": samples(9.0, 1.0, 1.0), "proof": proof(), "flags": [], "cell_id": "b" * 16}
+    return record(**{**fields, "role": "probe", "workload": tiny, "method": method, **changes})
 
 
 def checked(*probes: Record) -> Row:
@@ -180,6 +181,34 @@ def test_a_row_whose_probe_did_not_pass_is_unchecked(probes: list[Record], statu
     assert (row.probe.status, row.probe.passed, row.probe.reason) == (status, False, reason)
 
 
+def each_probe(*changes: dict[str, Any], of: Workload | None = None) -> list[Record]:
+    """A probe in float32 and one in the row's bfloat16, each with its changes."""
+    made = zip(probe_workloads(of or workload()), changes, strict=False)
+    return [probe(cell_id=one.workload_id, workload=one, **more) for one, more in made]
+
+
+def test_a_row_has_a_probe_in_float32_and_one_in_its_own_dtype() -> None:
+    assert checked(*each_probe({}, {})).flags == ()
+    missing = checked(*each_probe({}))
+    assert (missing.status, missing.flags) == ("ok", ("unchecked",))
+    assert missing.probe is not None
+    assert missing.probe.reason == "no probe was run"
+    for place in range(2):
+        said = [{}, {}]
+        said[place] = {"status": "incorrect", "reason": "forward: rows: row 3"}
+        assert checked(*each_probe(*said)).reason == "on the probe: forward: rows: row 3"
+        said[place] = {"status": "crashed", "reason": "signal 11", "proof": None}
+        assert checked(*each_probe(*said)).flags == ("unchecked",)
+
+
+def test_the_probe_of_another_model_says_nothing_of_a_row() -> None:
+    mine = workload()
+    assert mine.model is not None
+    other = mine.model_copy(update={"model": mine.model.model_copy(update={"norm_eps": 3e-5})})
+    bad = {"status": "incorrect", "reason": "rows"}
+    assert checked(*each_probe({}, {}), *each_probe(bad, bad, of=other)).status == "ok"
+
+
 def test_a_wrong_probe_makes_the_row_incorrect() -> None:
     row = checked(probe(status="incorrect", reason="forward: rows: row 3"))
     assert (row.status, row.reason, row.headline) == ("incorrect", "on the probe: forward: rows: row 3", None)
@@ -189,6 +218,6 @@ def test_a_wrong_probe_makes_the_row_incorrect() -> None:
 
 
 def test_a_row_on_sharp_weights_in_float32_is_its_own_probe() -> None:
-    own = rounds("inductor", 100.0, proof=proof(), flags=[], workload=probe_workload(workload()))
+    own = rounds("inductor", 100.0, proof=proof(), flags=[], workload=old_probe(workload()))
     row = row_of(own)
     assert (row.status, row.flags, row.probe) == ("ok", (), None)

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
-from record_samples import ENVIRONMENT, GPU, TELEMETRY, proof, record, samples, save_run, workload
+from record_samples import ENVIRONMENT, GPU, TELEMETRY, old_probe, proof, record, samples, save_run, workload
 
 from orchestrator.analysis.compare import Comparison, compare, parse_side, read_sides
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run
-from orchestrator.plan.proof_cells import probe_workload
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Record
 from orchestrator.report.tables.comparison import render
@@ -92,7 +91,7 @@ def test_rows_that_are_not_ok_have_no_ratio(tmp_path: Path, a: str, b: str, resu
 def test_each_side_is_reduced_with_its_probes(tmp_path: Path) -> None:
     def side(seed: int, **changes: Any) -> list[Record]:
         fields: dict[str, Any] = {"proof": proof(), "flags": [], "samples": samples(9.0, 1.0, 1.0), **changes}
-        of = record(cell_id="b" * 16, role="probe", method="eager", workload=probe_workload(workload()), **fields)
+        of = record(cell_id="b" * 16, role="probe", method="eager", workload=old_probe(workload()), **fields)
         return [*rounds(seed=seed, proof=proof()), of]
 
     told = two(tmp_path / "right", side(1), side(2))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from fake_run import WORKLOAD
 from plan_samples import SUITE, stack, write_suite
 
 from orchestrator.base.paths import REPOSITORY
-from orchestrator.plan.cell import Plan
+from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.planner import make_plan
-from orchestrator.plan.proof_cells import PROBE_MODEL, SUBJECTS_AT_MOST, probe_of
+from orchestrator.plan.proof_cells import SUBJECTS_AT_MOST, probe_model, probe_of, probe_workloads
 from orchestrator.plan.suite import load_suite
 from orchestrator.plan.workload import GENERATING, MEASURED
 from orchestrator.records.store import Run
@@ -31,9 +32,11 @@ def test_every_row_and_every_probe_has_its_reference_and_every_row_its_probe() -
     made = [subject.workload_id for cell in references for subject in cell.workload.subjects or ()]
     asked = {cell.workload.workload_id for cell in plan.cells if cell.role in ("probe", "row")}
     assert sorted(made) == sorted(asked)
-    probes = [probe_of(cell) for cell in plan.cells if cell.role == "probe"]
-    rows = {probe_of(cell) for cell in plan.cells if cell.role == "row"}
-    assert sorted(probes) == sorted(rows)
+    probes = [(*probe_of(cell), cell.workload.workload_id) for cell in plan.cells if cell.role == "probe"]
+    rows = [cell for cell in plan.cells if cell.role == "row"]
+    wanted = {(*probe_of(row), probe.workload_id) for row in rows for probe in probe_workloads(row.workload)}
+    assert sorted(probes) == sorted(wanted)
+    assert len(wanted) == 2 * len({(probe_of(row), probe_model_of(row)) for row in rows})
 
 
 def test_a_reference_cell_has_one_model_one_weights_one_dtype() -> None:
@@ -47,25 +50,69 @@ def test_a_reference_cell_has_one_model_one_weights_one_dtype() -> None:
         for subject in work.subjects or ():
             assert (subject.model, subject.weights, subject.dtype) == (work.model, work.weights, work.dtype)
         names.append(work.model.name if work.model else "")
-    assert sorted(names) == ["open_llama_3b", "open_llama_7b", "probe"]
+    assert sorted(set(names)) == ["open_llama_3b", "open_llama_7b", "probe"]
 
 
-def test_probes_are_tiny_exact_and_sharp() -> None:
-    probes = [cell for cell in note(rounds=3).cells if cell.role == "probe"]
+def probe_model_of(row: Cell) -> str:
+    assert row.workload.model is not None
+    return repr(probe_model(row.workload.model))
+
+
+def test_probes_are_tiny_and_sharp_and_have_the_traits_of_the_rows_model() -> None:
+    plan = note(rounds=3)
+    probes = [cell for cell in plan.cells if cell.role == "probe"]
+    models = {probe_model_of(cell) for cell in plan.cells if cell.role == "row"}
     assert {cell.benchmark for cell in probes} == set(MEASURED)
+    assert {repr(cell.workload.model) for cell in probes} == models
     for cell in probes:
         work = cell.workload
-        assert work.model == PROBE_MODEL
-        assert work.is_own_probe
+        assert work.model is not None
+        assert (work.model.layers, work.model.width, work.model.vocabulary) == (2, 128, 512)
+        assert work.weights is not None
+        assert work.weights.source == "probe"
+        assert work.dtype in ("float32", "bfloat16")
+        assert work.is_own_probe == (work.dtype == "float32")
         assert cell.rounds == 1
         assert work.iterations >= work.warmup + 2
         if work.benchmark in GENERATING:
             assert work.prompt is not None
             assert len(work.prompt) == 6
-            assert max(work.prompt) < PROBE_MODEL.vocabulary
+            assert max(work.prompt) < 512
         else:
             assert (work.batch, work.sequence) == (2, 64)
-        assert work.learning_rate == (6e-4 if work.benchmark.startswith("train") else None)
+        rate = 6e-4 if work.dtype == "float32" else 0.05
+        assert work.learning_rate == (rate if work.benchmark.startswith("train") else None)
+
+
+TRAITS = [
+    {"norm_eps": 1e-5},
+    {"heads": 32, "kv_heads": 8, "head_size": 128},
+    {"heads": 32, "kv_heads": 1, "head_size": 100},
+    {"rope_base": 500000.0},
+    {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    {"tied_head": True},
+    {"qkv_bias": True},
+    {"sliding_window": 4096},
+]
+
+
+@pytest.mark.parametrize("traits", TRAITS, ids=str)
+def test_a_trait_of_the_model_is_one_of_its_probe(traits: dict[str, Any]) -> None:
+    plain = WORKLOAD.model
+    assert plain is not None
+    model = plain.model_copy(update=traits)
+    probe = probe_model(model)
+    for name, value in traits.items():
+        if name not in ("heads", "kv_heads", "sliding_window"):
+            assert getattr(probe, name) == value
+    assert (probe.kv_heads == 1) == (model.kv_heads == 1)
+    assert probe.heads // probe.kv_heads == min(model.heads // model.kv_heads, 8)
+    assert (probe.sliding_window is None) == (model.sliding_window is None)
+    assert probe.sliding_window is None or probe.sliding_window < 64
+    other = WORKLOAD.model_copy(update={"model": model})
+    assert not {one.workload_id for one in probe_workloads(other)} & {
+        one.workload_id for one in probe_workloads(WORKLOAD)
+    }
 
 
 def test_a_selection_keeps_only_what_its_rows_need() -> None:
@@ -74,10 +121,12 @@ def test_a_selection_keeps_only_what_its_rows_need() -> None:
         ("ceilings", "ceilings torch@a"),
         ("reference", "reference reference@a"),
         ("reference", "reference reference@a"),
+        ("reference", "reference reference@a"),
+        ("probe", "probe of train_static thunder@b"),
         ("probe", "probe of train_static thunder@b"),
         ("row", "train_static thunder@b"),
     ]
-    assert [len(cell.workload.subjects or ()) for cell in plan.cells[1:3]] == [1, 1]
+    assert [len(cell.workload.subjects or ()) for cell in plan.cells[1:4]] == [1, 1, 1]
 
 
 def test_rows_that_are_their_own_probes_get_none(tmp_path: Path) -> None:
@@ -89,8 +138,8 @@ def test_rows_that_are_their_own_probes_get_none(tmp_path: Path) -> None:
         ("float32", "probe"),
         ("bfloat16", "probe"),
     ]
-    # One for the row in bfloat16 alone.
-    assert [cell.workload.dtype for cell in plan.cells if cell.role == "probe"] == ["float32"]
+    # Those of the row in bfloat16 alone.
+    assert [cell.workload.dtype for cell in plan.cells if cell.role == "probe"] == ["float32", "bfloat16"]
     exact = sharp.replace(', "bfloat16"', "")
     plan = make_plan(load_suite(str(write_suite(tmp_path, exact))), STACKS, device="cpu", benchmarks=["forward"])
     assert [cell for cell in plan.cells if cell.role == "probe"] == []
@@ -116,7 +165,7 @@ def test_many_workloads_of_one_model_are_cut_in_parts(tmp_path: Path) -> None:
     suite = load_suite(str(write_suite(tmp_path, SUITE.replace("batch = 2", f"batch = {sizes}"))))
     plan = make_plan(suite, {"a": STACKS["a"]}, device="cpu", benchmarks=["forward"])
     parts = [len(cell.workload.subjects or ()) for cell in plan.cells if cell.role == "reference"]
-    assert parts == [1, SUBJECTS_AT_MOST, SUBJECTS_AT_MOST - 1]  # the probe's; the rows'
+    assert parts == [1, 1, SUBJECTS_AT_MOST, SUBJECTS_AT_MOST - 1]  # the probes'; the rows'
     assert len({cell.key for cell in plan.cells}) == len(plan.cells)
 
 

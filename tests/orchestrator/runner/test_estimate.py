@@ -125,8 +125,8 @@ def test_a_plan_costs_what_its_cells_cost() -> None:
 def test_the_guess_for_the_note_suite_is_of_the_right_size() -> None:
     plan = make_plan(load_suite("note"), {"gpu": stack("gpu")}, device="cuda")
     total = sum(guess_seconds(cell) for cell in plan.cells)
-    # On an H100: about ten minutes of compiling and ten of measuring.
-    assert 600 < total < 2400
+    # On an H100: about ten minutes of compiling and ten of measuring, and as much for the probes.
+    assert 600 < total < 3000
     assert all(guess_seconds(cell) < cell.timeout_s for cell in plan.cells)
 
 

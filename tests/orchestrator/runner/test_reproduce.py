@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from fake_run import write_stack, write_suite
-from record_samples import ENVIRONMENT, GPU, check, proof, record, samples, save_run, workload
+from record_samples import ENVIRONMENT, GPU, check, old_probe, proof, record, samples, save_run, workload
 
 from orchestrator.analysis.reproduction import Reproduction, reproduction
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run
 from orchestrator.plan.choice import Choice, RunOptions
-from orchestrator.plan.proof_cells import probe_workload
 from orchestrator.plan.stack import Stack, find_stacks
 from orchestrator.records.find import probes_of
 from orchestrator.records.record import Record
@@ -109,7 +108,7 @@ def test_nothing_in_a_record_steers_a_terminal() -> None:
 
 def probe(**changes: Any) -> Record:
     fields: dict[str, Any] = {"samples": samples(9.0, 1.0, 1.0), "proof": proof(), "flags": [], **changes}
-    return record(cell_id="b" * 16, role="probe", workload=probe_workload(workload()), **fields)
+    return record(cell_id="b" * 16, role="probe", workload=old_probe(workload()), **fields)
 
 
 def checked(**changes: Any) -> list[Record]:
@@ -141,7 +140,7 @@ def test_of_a_lone_record_nothing_is_said_about_its_probe() -> None:
     assert told(checked(), now, alone=True) == (f"checks 3/3, {alone}, cold", "checks 3/3, cold")
     assert told(checked(proof=None), now, alone=True)[0] == f"checks none, {alone}, unchecked, cold"
     assert told(checked(flags=["unchecked"]), now, alone=True)[0] == f"checks 3/3, {alone}, unchecked"
-    own = checked(workload=probe_workload(workload()))
+    own = checked(workload=old_probe(workload()))
     assert told(own, own, alone=True) == ("checks 3/3, cold", "checks 3/3, cold")
 
 
@@ -274,4 +273,5 @@ def test_the_records_image_is_used_where_this_host_built_it(
     assert (stack == here) is not pinned
     row = choice.plan.cells[-1]
     assert (row.rounds, row.role, row.cache) == (3, "row", "shared" if image_id else "cold")
-    assert [cell.role for cell in choice.plan.cells] == ["ceilings", "reference", "reference", "probe", "row"]
+    roles = ["ceilings", *["reference"] * 3, *["probe"] * 2, "row"]
+    assert [cell.role for cell in choice.plan.cells] == roles

@@ -531,9 +531,8 @@ def test_references_and_probes_go_before_the_rows(place: Path, capsys: pytest.Ca
     titles = [line.partition(": started")[0] for line in out.splitlines() if ": started" in line]
     assert [title.partition("] ")[2].partition(" (")[0] for title in titles] == [
         "ceilings torch@fake",
-        "reference reference@fake",
-        "reference reference@fake",
-        "probe of forward tells_spec@fake",
+        *["reference reference@fake"] * 3,
+        *["probe of forward tells_spec@fake"] * 2,
         "forward tells_spec@fake",
     ]
     found = by_role(place)
