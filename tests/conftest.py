@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from bench_specs import run_bench, write_spec
 from hypothesis import settings
 
+# Under nohup it is ignored, and so it would be in every process that a test sends it to.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("stackbench", deadline=None)
 settings.load_profile("stackbench")
