@@ -72,7 +72,9 @@ def test_a_cell_that_fills_the_results_disk_costs_no_other_cell_anything(
     found = statuses(small_disk)
     assert found.pop("good") == "ok"
     assert len(found) == 3
-    assert set(found.values()) == {"crashed"}, found
+    # Between a look that finds the disk nearly full and one that finds the cell beyond its share lie a few KB of others'.
+    assert set(found.values()) <= {"crashed", "infrastructure"}, found
+    assert found["fills_the_disk"] == "crashed"
     assert "Traceback" not in "".join(capsys.readouterr())
     assert list((small_disk / "state" / "work").iterdir()) == []
     assert go(small_disk) == 1  # and again
