@@ -161,7 +161,10 @@ class Written:
             self._due = began + took + min(LONGEST_REST_S, REST * took)
         if free < self._reserve and not last:
             text = f"the disk is nearly full ({size_in_words(free)} left)"
-            return Refusal("infrastructure", f"{text}, of which the cell has taken {size_in_words(self._bytes)}")
+            # Whose doing it is says what most of it went to: of the last bytes some may not be counted yet.
+            mine = 2 * self._bytes > self.most_bytes
+            why = f"{text}, of which the cell has taken {size_in_words(self._bytes)}"
+            return Refusal("crashed" if mine else "infrastructure", why)
         return None
 
     def discard(self) -> None:
