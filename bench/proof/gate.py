@@ -32,6 +32,7 @@ def gate(context: Context, task: Task, spec: Spec, output: list[Any]) -> dict[st
     found = proof.module(spec.workload.benchmark)
     with checks.guard("checks"):
         facts.update(found.check(context, task, reference, checks))
+    facts["checks_version"] = checks.complete(spec.workload.benchmark, spec.role, spec.workload.dtype)
     places = {name: place for place, name in enumerate(found.ORDER)}
     facts["checks"] = sorted(checks.items, key=lambda item: places.get(item["name"], len(places)))
     facts["seconds"] = (time.monotonic_ns() - begin) / 1e9

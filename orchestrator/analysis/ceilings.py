@@ -58,6 +58,9 @@ class Ceiling(Frozen):
     bytes_per_second: float | None
     """Device copy, bytes read and bytes written both counted, the largest of the sizes' median rates."""
     copy_size: int | None
+    flops_spread: float = 0.0
+    """By what share the fastest single call of that size was faster than their median."""
+    copy_spread: float = 0.0
 
     @property
     def in_words(self) -> str:
@@ -93,8 +96,8 @@ def hardware_of(record: Record) -> Hardware:
 
 def ceiling(record: Record) -> Ceiling:
     """Return the best rate of each kind: the largest, over the sizes, of the median rate."""
-    flops, matrix_size = _best_rate(record.rates, "matrix_product")
-    copied, copy_size = _best_rate(record.rates, "device_copy")
+    flops, matrix_size, flops_spread = _best_rate(record.rates, "matrix_product")
+    copied, copy_size, copy_spread = _best_rate(record.rates, "device_copy")
     return Ceiling(
         cell_id=record.cell_id,
         round=record.round,
@@ -107,18 +110,25 @@ def ceiling(record: Record) -> Ceiling:
         matrix_size=matrix_size,
         bytes_per_second=copied,
         copy_size=copy_size,
+        flops_spread=flops_spread,
+        copy_spread=copy_spread,
     )
 
 
 def _best_rate(
     rates: Iterable[Rate], kind: Literal["matrix_product", "device_copy"]
-) -> tuple[float | None, int | None]:
+) -> tuple[float | None, int | None, float]:
+    """Return rate, size, and by what share the fastest call of that size was faster."""
     found = [
-        (rate.work / (median(rate.durations_ns) / 1e9), rate.size)
+        (
+            rate.work / (median(rate.durations_ns) / 1e9),
+            rate.size,
+            median(rate.durations_ns) / min(rate.durations_ns) - 1,
+        )
         for rate in rates
         if rate.kind == kind and rate.durations_ns and min(rate.durations_ns) > 0
     ]
-    return max(found, default=(None, None))
+    return max(found, default=(None, None, 0.0))
 
 
 def share_of_ceiling(
@@ -127,7 +137,8 @@ def share_of_ceiling(
     """Return the ideal time over `seconds` for the work done in them, and which bound is the tighter.
 
     The compute bound is flops over the matrix product's rate, the memory bound bytes over the copy's rate; the ideal
-    time is the longer of the two. Ceilings of this very device are taken where there are any, else those of another
+    time is the longer of the two. A share that is above 1 by more than single calls of the ceiling were is none: what it
+    is a share of is not the ceiling of this work. Ceilings of this very device are taken where there are any, else those of another
     one of the same model (a run that went on on another machine).
     """
     if seconds is None:
@@ -137,8 +148,11 @@ def share_of_ceiling(
     found, ceiling_of = _ceilings_for(hardware, ceilings)
     if ceiling_of is None:
         return Share(share=None, reason="the run has no ceilings of this device")
-    flops_rate = max((c.flops_per_second for c in found if c.flops_per_second and c.dtype == dtype), default=None)
-    copy_rate = max((c.bytes_per_second for c in found if c.bytes_per_second), default=None)
+    none: tuple[float | None, float] = (None, 0.0)
+    products = [(c.flops_per_second, c.flops_spread) for c in found if c.flops_per_second and c.dtype == dtype]
+    flops_rate, flops_spread = max(products, default=none)
+    copies = [(c.bytes_per_second, c.copy_spread) for c in found if c.bytes_per_second]
+    copy_rate, copy_spread = max(copies, default=none)
     # A bound that is unknown might be the tighter one: no share is better than a share of the wrong thing.
     if work.flops is not None and not flops_rate:
         measured = ", ".join(sorted({c.dtype for c in found if c.flops_per_second}))
@@ -152,7 +166,26 @@ def share_of_ceiling(
     if work.bytes is not None and copy_rate:
         ideals.append((work.bytes / copy_rate, "memory"))
     ideal, bound = max(ideals)
-    return Share(share=ideal / seconds, bound=bound, ceiling_of=ceiling_of)
+    share, spread = ideal / seconds, flops_spread if bound == "compute" else copy_spread
+    if share > 1 + spread:
+        why = (
+            f"it would be {share:.3g} times the {bound} ceiling, whose own calls were at most {1 + spread:.3g} times it"
+        )
+        why += f": {_perhaps(hardware, bound, dtype)}"
+        return Share(share=None, bound=bound, ceiling_of=ceiling_of, reason=why)
+    return Share(share=share, bound=bound, ceiling_of=ceiling_of)
+
+
+def _perhaps(hardware: Hardware, bound: Bound, dtype: str) -> str:
+    """Return in words what makes a share above 1 of a right figure."""
+    causes = ["part of the work was not done"]
+    if bound == "memory":
+        causes.insert(0, "the model fits the device's cache")
+    elif dtype == "float32" and hardware.device == "cuda":
+        causes.insert(0, "its products are in TF32, another type than the ceiling's")
+    if hardware.device == "cpu":
+        causes.insert(0, "other work loaded the CPU while the ceiling was measured")
+    return " or ".join(causes)
 
 
 def _ceilings_for(hardware: Hardware, ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], CeilingOf | None]:

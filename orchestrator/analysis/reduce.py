@@ -17,6 +17,7 @@ from orchestrator.analysis.protocol import Figure, Protocol, Reduced, columns_of
 from orchestrator.analysis.rows import Evidence, FirstCall, Row
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import MEASURED, Role, Workload
+from orchestrator.records.checks import held_to_list
 from orchestrator.records.record import Compiles, Environment, Flag, Memory, Record, Status, Work
 
 SEVERITY: tuple[Status, ...] = (
@@ -172,6 +173,7 @@ class Reduction:
 
     def _condense(self, record: Record) -> Round:
         """Keep what a row needs; equal values are kept once, for most records of a run share them."""
+        record = held_to_list(record)
         workload = self._workloads.setdefault(record.workload_id, record.workload)
         if workload != record.workload:
             workload = record.workload

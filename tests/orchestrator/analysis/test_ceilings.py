@@ -74,3 +74,38 @@ def test_a_cpu_is_the_same_with_as_many_threads() -> None:
     assert not cpu.is_same_model(replace(cpu, threads=4))
     assert not cpu.is_same_model(H100)
     assert not Hardware(device="cpu").is_same_model(Hardware(device="cpu"))
+
+
+CPU = Hardware(device="cpu", name="A CPU", threads=2)
+ABOVE = [
+    pytest.param(H100, "bfloat16", FORWARD, 0.09, "compute", "part of the work was not done", id="four times too fast"),
+    pytest.param(H100, "bfloat16", FORWARD, 1e-6, "compute", "part of the work was not done", id="a lazy output"),
+    pytest.param(H100, "float32", FORWARD, 0.2, "compute", "its products are in TF32", id="another type"),
+    pytest.param(H100, "bfloat16", DECODE, 0.5, "memory", "the model fits the device's cache", id="in the cache"),
+    pytest.param(CPU, "float32", FORWARD, 0.3, "compute", "other work loaded the CPU", id="a loaded CPU"),
+]
+
+
+@pytest.mark.parametrize(("hardware", "dtype", "work", "seconds", "bound", "words"), ABOVE)
+def test_a_share_above_one_is_none_and_says_why(
+    hardware: Hardware, dtype: str, work: Work, seconds: float, bound: str, words: str
+) -> None:
+    share = share_of_ceiling(work, seconds, hardware, dtype, [measured(hardware=hardware, dtype=dtype)])
+    assert (share.share, share.bound) == (None, bound)
+    assert share.reason is not None
+    assert words in share.reason
+    assert "times the" in share.reason
+
+
+@pytest.mark.parametrize(("spread", "shown"), [(0.0, False), (0.03, False), (0.05, True)])
+def test_a_share_within_the_ceilings_own_spread_is_shown(spread: float, shown: bool) -> None:
+    seconds = 281.6 / 781 / 1.04
+    share = share_of_ceiling(FORWARD, seconds, H100, "bfloat16", [measured(flops_spread=spread)])
+    assert share.share == (pytest.approx(1.04) if shown else None)
+
+
+def test_the_spread_is_of_the_size_whose_rate_is_taken() -> None:
+    durations = {4096: [500, 1000, 1000], 8192: [900, 950, 1000]}
+    rates = [{"kind": "matrix_product", "size": n, "work": n**3, "durations_ns": d} for n, d in durations.items()]
+    found = ceiling(ceilings(rates=rates))
+    assert (found.matrix_size, found.flops_spread) == (8192, pytest.approx(950 / 900 - 1))
