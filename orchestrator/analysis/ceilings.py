@@ -13,6 +13,10 @@ from orchestrator.records.record import Rate, Record, Status, Work
 
 Bound = Literal["compute", "memory"]
 CeilingOf = Literal["this device", "this model of device"]
+LEAN = 0.15
+"""By so much a row's work per joule may be above that of the ceiling's products."""
+SHORTEST_ENERGY_NS = 2_000_000_000
+"""The energy counter says little of less."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Ceiling(Frozen):
     flops_spread: float = 0.0
     """By what share the fastest single call of that size was faster than their median."""
     copy_spread: float = 0.0
+    flops_per_joule: float | None = None
+    """Of the products, the largest of the sizes; null where the energy counter was not read for 2 s of them."""
 
     @property
     def in_words(self) -> str:
@@ -112,7 +118,30 @@ def ceiling(record: Record) -> Ceiling:
         copy_size=copy_size,
         flops_spread=flops_spread,
         copy_spread=copy_spread,
+        flops_per_joule=_per_joule(record.rates),
     )
+
+
+def _per_joule(rates: Iterable[Rate]) -> float | None:
+    found = [
+        rate.work * len(rate.durations_ns) / rate.energy_joules
+        for rate in rates
+        if rate.kind == "matrix_product"
+        and rate.energy_joules
+        and rate.begin_ns is not None
+        and rate.end_ns is not None
+        and rate.end_ns - rate.begin_ns >= SHORTEST_ENERGY_NS
+    ]
+    return max(found, default=None)
+
+
+def joules_of_sample(record: Record) -> float | None:
+    """Return the energy of one timed sample, of train_dynamic of all; null where they took less than 2 s together."""
+    timed = [sample for sample in record.samples if sample.phase == "timed"]
+    energy = record.telemetry.energy_joules if record.telemetry else None
+    if energy is None or sum(sample.end_ns - sample.begin_ns for sample in timed) < SHORTEST_ENERGY_NS:
+        return None
+    return energy if record.workload.benchmark == "train_dynamic" else energy / len(timed)
 
 
 def _best_rate(
@@ -132,14 +161,20 @@ def _best_rate(
 
 
 def share_of_ceiling(
-    work: Work | None, seconds: float | None, hardware: Hardware, dtype: str, ceilings: Sequence[Ceiling]
+    work: Work | None,
+    seconds: float | None,
+    hardware: Hardware,
+    dtype: str,
+    ceilings: Sequence[Ceiling],
+    *,
+    joules: float | None = None,
 ) -> Share:
     """Return the ideal time over `seconds` for the work done in them, and which bound is the tighter.
 
     The compute bound is flops over the matrix product's rate, the memory bound bytes over the copy's rate; the ideal
-    time is the longer of the two. A share that is above 1 by more than single calls of the ceiling were is none: what it
-    is a share of is not the ceiling of this work. Ceilings of this very device are taken where there are any, else those of another
-    one of the same model (a run that went on on another machine).
+    time is the longer of the two. Ceilings of this very device are taken where there are any, else those of another
+    one of the same model (a run that went on on another machine). There is no share where work per joule (`joules`: of
+    that work) is far above the ceiling's, nor above 1 by more than single calls of the ceiling were.
     """
     if seconds is None:
         return Share(share=None, reason="no figure")
@@ -167,13 +202,22 @@ def share_of_ceiling(
         ideals.append((work.bytes / copy_rate, "memory"))
     ideal, bound = max(ideals)
     share, spread = ideal / seconds, flops_spread if bound == "compute" else copy_spread
+    reason = None
     if share > 1 + spread:
-        why = (
-            f"it would be {share:.3g} times the {bound} ceiling, whose own calls were at most {1 + spread:.3g} times it"
-        )
-        why += f": {_perhaps(hardware, bound, dtype)}"
-        return Share(share=None, bound=bound, ceiling_of=ceiling_of, reason=why)
-    return Share(share=share, bound=bound, ceiling_of=ceiling_of)
+        reason = f"it would be {share:.3g} times the {bound} ceiling, whose own calls were at most "
+        reason += f"{1 + spread:.3g} times it: {_perhaps(hardware, bound, dtype)}"
+    elif joules and work.flops is not None:
+        reason = _too_little_energy(work.flops / joules, [c.flops_per_joule for c in found if c.dtype == dtype])
+    return Share(share=share if reason is None else None, bound=bound, ceiling_of=ceiling_of, reason=reason)
+
+
+def _too_little_energy(flops_per_joule: float, ceilings: Iterable[float | None]) -> str | None:
+    """Return what to say of work that took less energy than the ceiling's own products would have."""
+    best = max((rate for rate in ceilings if rate), default=None)
+    if best is None or flops_per_joule <= (1 + LEAN) * best:
+        return None
+    done, at_most = scaled(flops_per_joule, "FLOP/J"), scaled(best, "FLOP/J")
+    return f"its work took {done} by the device's energy counter, and the matrix product does {at_most}"
 
 
 def _perhaps(hardware: Hardware, bound: Bound, dtype: str) -> str:

@@ -1,4 +1,4 @@
-"""Do a record's clocks agree with one another, with the orchestrator's own, and with what was told meanwhile?
+"""Whether a record's clocks agree with one another, with the orchestrator's own, and with what was told meanwhile.
 
 bench runs beside the method, which can change its clock or its record. From outside two things are seen while they
 happen: when its events appear, and the samples that it tells of when it asks which to measure again.
@@ -111,6 +111,6 @@ def as_told(record: Record, told: Sequence[Span]) -> Check | None:
         for key in TOLD:
             one, other = getattr(was, key), getattr(now, key)
             if one != other:
-                what = f"sample {was.index} had {key} {one} when it was told, before the proof; in the record it is {other}"
+                what = f"sample {was.index} had {key} {one} when it was told, and has {other} in the record"
                 return Check(name=AS_TOLD, status="failed", what=what)
     return Check(name=AS_TOLD, status="passed", what=f"{len(told)} samples are those that were told before the proof")

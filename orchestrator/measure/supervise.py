@@ -287,6 +287,7 @@ def believe(path: Path, same: dict[str, Any]) -> tuple[Record | None, str]:
     if any(getattr(record, name) != value for name, value in same.items()):
         return None, "what was written as its record is another cell's"
     claimed: list[object] = [record.provenance, record.log_sha256, record.telemetry, record.host_load]
+    claimed += [rate.energy_joules for rate in record.rates]
     claimed += [claim for sample in record.samples for claim in (sample.taint, sample.energy_joules)]
     if record.written_by != "bench" or any(claim is not None for claim in claimed):
         return None, "what was written as its record claims what only the orchestrator says"

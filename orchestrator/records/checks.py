@@ -1,8 +1,8 @@
 """The list of checks that bench and the orchestrator share, and a record held to it.
 
-`bench/proof/checks.json` says for each benchmark which checks there must be, whether a check's value must be at most or
-at least its limit, and the laxest limit that may stand in a record. bench judged each check already; here its arithmetic
-is done again, from the numbers in the record.
+`bench/proof/checks.json` says for each benchmark which checks there must be, whether a check's value must be at most
+or at least its limit, and the laxest limit that may stand in a record. bench judged each check already; here its
+arithmetic is done again, from the numbers in the record.
 """
 
 from __future__ import annotations

@@ -310,6 +310,11 @@ class Rate(Frozen):
     size: Integer
     work: Integer
     durations_ns: tuple[Integer, ...]
+    begin_ns: Integer | None = None
+    """Of the first of these calls, on CLOCK_MONOTONIC; older records do not say."""
+    end_ns: Integer | None = None
+    energy_joules: float | None = None
+    """From begin to end, by the device's own energy counter."""
 
 
 class Provenance(Frozen):

@@ -104,7 +104,7 @@ def test_right_methods_have_no_such_flag(tmp_path, monkeypatch, name, benchmark,
 @pytest.mark.parametrize("base_ns", [2_000_000, 500_000_000])
 def test_noise_is_no_flag(monkeypatch, base_ns):
     """Calls with 2 % of noise, of which other work makes every third up to three times as long."""
-    chance = random.Random(1)
+    chance = random.Random(1)  # noqa: S311
 
     def noisy(*_):
         return int(base_ns * (1 + 0.02 * chance.random() + (chance.random() < 1 / 3) * 2 * chance.random()))

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from probe_cells import PROBE, TEXT, _without_dispatch, run  # noqa: E402, F401
 
 from bench import proof  # noqa: E402
-from bench.proof import checks, forward, generation, gradients, levels, sampler, training  # noqa: E402
+from bench.proof import checks, forward, gradients, levels, sampler, training  # noqa: E402
 
 LIST = json.loads(checks.LIST.read_text(encoding="utf-8"))
 SAME = dict.fromkeys(("repeat", "changed input", "causality", "cache", "other prompt"), levels.SAME)
