@@ -86,6 +86,8 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
         record["proof"].update(gate.gate(context, task, spec, output))
         if gate.complete(record["proof"]):
             record["flags"].remove("unchecked")
+        if gate.memoised(record["proof"]):
+            record["flags"].append("memoised")
         events.phase("dispatch")
         dispatch.gather(task, spec, record, method.expects(workload, spec.device))
 

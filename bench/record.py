@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import time
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any, TextIO
 
 from bench.spec import Spec
@@ -28,18 +28,18 @@ class Events:
 
     def close(self) -> int:
         """End the running phase now; return the time."""
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         if self.phases:
             self.phases[-1]["end_ns"] = now
         return now
 
     def sample(self, index: int, of: int) -> None:
         """Say that sample `index` is done."""
-        self._write({"t_ns": time.monotonic_ns(), "event": "sample", "index": index, "of": of})
+        self._write({"t_ns": monotonic_ns(), "event": "sample", "index": index, "of": of})
 
     def samples(self, ask: int, rows: list[list[Any]], *, more: bool) -> None:
         """Ask, for the `ask`th time, which of these samples to measure again; `more` rows follow."""
-        self._write({"t_ns": time.monotonic_ns(), "event": "samples", "ask": ask, "rows": rows, "more": more})
+        self._write({"t_ns": monotonic_ns(), "event": "samples", "ask": ask, "rows": rows, "more": more})
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")

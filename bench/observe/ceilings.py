@@ -26,18 +26,19 @@ def matrix_product(size: int, workload: Workload, device: str, clock: Clock) -> 
     generator = torch.Generator(device).manual_seed(workload.seed)
     a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     out = torch.empty(size, size, dtype=dtype, device=device)
-    durations = _repeat(lambda: torch.mm(a, b, out=out), workload, clock)
-    return {"kind": "matrix_product", "size": size, "work": 2 * size**3, "durations_ns": durations}
+    taken = _repeat(lambda: torch.mm(a, b, out=out), workload, clock)
+    return {"kind": "matrix_product", "size": size, "work": 2 * size**3, **taken}
 
 
 def device_copy(count: int, workload: Workload, device: str, clock: Clock) -> dict[str, Any]:
     """Copy `count` bytes: each is read once and written once."""
     source = torch.ones(count // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    durations = _repeat(lambda: target.copy_(source), workload, clock)
-    return {"kind": "device_copy", "size": count, "work": 2 * count, "durations_ns": durations}
+    taken = _repeat(lambda: target.copy_(source), workload, clock)
+    return {"kind": "device_copy", "size": count, "work": 2 * count, **taken}
 
 
-def _repeat(call: Any, workload: Workload, clock: Clock) -> list[int]:
-    timings = [clock.time(call)[1] for _ in range(workload.warmup + workload.iterations)]
-    return [timing.device_ns or timing.end_ns - timing.begin_ns for timing in timings[workload.warmup :]]
+def _repeat(call: Any, workload: Workload, clock: Clock) -> dict[str, Any]:
+    timed = [clock.time(call)[1] for _ in range(workload.warmup + workload.iterations)][workload.warmup :]
+    durations = [timing.device_ns or timing.end_ns - timing.begin_ns for timing in timed]
+    return {"durations_ns": durations, "begin_ns": timed[0].begin_ns, "end_ns": timed[-1].end_ns}

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import proof
 from bench.benchmarks import Context, Task
+from bench.proof.again import FASTER, seen_again
 from bench.proof.checks import Checks, first_failed
 from bench.proof.reference_file import Reference, read
 from bench.spec import Spec
@@ -32,6 +33,9 @@ def gate(context: Context, task: Task, spec: Spec, output: list[Any]) -> dict[st
     found = proof.module(spec.workload.benchmark)
     with checks.guard("checks"):
         facts.update(found.check(context, task, reference, checks))
+    with checks.guard("seen again"):
+        facts["seen_again"] = seen_again(context, task)
+    facts["checks_version"] = checks.complete(spec.workload.benchmark, spec.role, spec.workload.dtype)
     places = {name: place for place, name in enumerate(found.ORDER)}
     facts["checks"] = sorted(checks.items, key=lambda item: places.get(item["name"], len(places)))
     facts["seconds"] = (time.monotonic_ns() - begin) / 1e9
@@ -61,3 +65,9 @@ def verdict(benchmark: str, said: dict[str, Any]) -> str | None:
 def complete(said: dict[str, Any]) -> bool:
     """Whether every check could be made."""
     return bool(said["checks"]) and all(item["status"] != "unchecked" for item in said["checks"])
+
+
+def memoised(said: dict[str, Any]) -> bool:
+    """Whether it was faster on an input that it had just seen."""
+    ratio = said.get("seen_again")
+    return ratio is not None and ratio < FASTER

@@ -13,6 +13,10 @@ from orchestrator.records.record import Rate, Record, Status, Work
 
 Bound = Literal["compute", "memory"]
 CeilingOf = Literal["this device", "this model of device"]
+LEAN = 0.15
+"""By so much a row's work per joule may be above that of the ceiling's products."""
+SHORTEST_ENERGY_NS = 2_000_000_000
+"""The energy counter says little of less."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class Ceiling(Frozen):
     bytes_per_second: float | None
     """Device copy, bytes read and bytes written both counted, the largest of the sizes' median rates."""
     copy_size: int | None
+    flops_spread: float = 0.0
+    """By what share the fastest single call of that size was faster than their median."""
+    copy_spread: float = 0.0
+    flops_per_joule: float | None = None
+    """Of the products, the largest of the sizes; null where the energy counter was not read for 2 s of them."""
 
     @property
     def in_words(self) -> str:
@@ -93,8 +102,8 @@ def hardware_of(record: Record) -> Hardware:
 
 def ceiling(record: Record) -> Ceiling:
     """Return the best rate of each kind: the largest, over the sizes, of the median rate."""
-    flops, matrix_size = _best_rate(record.rates, "matrix_product")
-    copied, copy_size = _best_rate(record.rates, "device_copy")
+    flops, matrix_size, flops_spread = _best_rate(record.rates, "matrix_product")
+    copied, copy_size, copy_spread = _best_rate(record.rates, "device_copy")
     return Ceiling(
         cell_id=record.cell_id,
         round=record.round,
@@ -107,28 +116,65 @@ def ceiling(record: Record) -> Ceiling:
         matrix_size=matrix_size,
         bytes_per_second=copied,
         copy_size=copy_size,
+        flops_spread=flops_spread,
+        copy_spread=copy_spread,
+        flops_per_joule=_per_joule(record.rates),
     )
+
+
+def _per_joule(rates: Iterable[Rate]) -> float | None:
+    found = [
+        rate.work * len(rate.durations_ns) / rate.energy_joules
+        for rate in rates
+        if rate.kind == "matrix_product"
+        and rate.energy_joules
+        and rate.begin_ns is not None
+        and rate.end_ns is not None
+        and rate.end_ns - rate.begin_ns >= SHORTEST_ENERGY_NS
+    ]
+    return max(found, default=None)
+
+
+def joules_of_sample(record: Record) -> float | None:
+    """Return the energy of one timed sample, of train_dynamic of all; null where they took less than 2 s together."""
+    timed = [sample for sample in record.samples if sample.phase == "timed"]
+    energy = record.telemetry.energy_joules if record.telemetry else None
+    if energy is None or sum(sample.end_ns - sample.begin_ns for sample in timed) < SHORTEST_ENERGY_NS:
+        return None
+    return energy if record.workload.benchmark == "train_dynamic" else energy / len(timed)
 
 
 def _best_rate(
     rates: Iterable[Rate], kind: Literal["matrix_product", "device_copy"]
-) -> tuple[float | None, int | None]:
+) -> tuple[float | None, int | None, float]:
+    """Return rate, size, and by what share the fastest call of that size was faster."""
     found = [
-        (rate.work / (median(rate.durations_ns) / 1e9), rate.size)
+        (
+            rate.work / (median(rate.durations_ns) / 1e9),
+            rate.size,
+            median(rate.durations_ns) / min(rate.durations_ns) - 1,
+        )
         for rate in rates
         if rate.kind == kind and rate.durations_ns and min(rate.durations_ns) > 0
     ]
-    return max(found, default=(None, None))
+    return max(found, default=(None, None, 0.0))
 
 
 def share_of_ceiling(
-    work: Work | None, seconds: float | None, hardware: Hardware, dtype: str, ceilings: Sequence[Ceiling]
+    work: Work | None,
+    seconds: float | None,
+    hardware: Hardware,
+    dtype: str,
+    ceilings: Sequence[Ceiling],
+    *,
+    joules: float | None = None,
 ) -> Share:
     """Return the ideal time over `seconds` for the work done in them, and which bound is the tighter.
 
     The compute bound is flops over the matrix product's rate, the memory bound bytes over the copy's rate; the ideal
     time is the longer of the two. Ceilings of this very device are taken where there are any, else those of another
-    one of the same model (a run that went on on another machine).
+    one of the same model (a run that went on on another machine). There is no share where work per joule (`joules`: of
+    that work) is far above the ceiling's, nor above 1 by more than single calls of the ceiling were.
     """
     if seconds is None:
         return Share(share=None, reason="no figure")
@@ -137,8 +183,11 @@ def share_of_ceiling(
     found, ceiling_of = _ceilings_for(hardware, ceilings)
     if ceiling_of is None:
         return Share(share=None, reason="the run has no ceilings of this device")
-    flops_rate = max((c.flops_per_second for c in found if c.flops_per_second and c.dtype == dtype), default=None)
-    copy_rate = max((c.bytes_per_second for c in found if c.bytes_per_second), default=None)
+    none: tuple[float | None, float] = (None, 0.0)
+    products = [(c.flops_per_second, c.flops_spread) for c in found if c.flops_per_second and c.dtype == dtype]
+    flops_rate, flops_spread = max(products, default=none)
+    copies = [(c.bytes_per_second, c.copy_spread) for c in found if c.bytes_per_second]
+    copy_rate, copy_spread = max(copies, default=none)
     # A bound that is unknown might be the tighter one: no share is better than a share of the wrong thing.
     if work.flops is not None and not flops_rate:
         measured = ", ".join(sorted({c.dtype for c in found if c.flops_per_second}))
@@ -152,7 +201,35 @@ def share_of_ceiling(
     if work.bytes is not None and copy_rate:
         ideals.append((work.bytes / copy_rate, "memory"))
     ideal, bound = max(ideals)
-    return Share(share=ideal / seconds, bound=bound, ceiling_of=ceiling_of)
+    share, spread = ideal / seconds, flops_spread if bound == "compute" else copy_spread
+    reason = None
+    if share > 1 + spread:
+        reason = f"it would be {share:.3g} times the {bound} ceiling, whose own calls were at most "
+        reason += f"{1 + spread:.3g} times it: {_perhaps(hardware, bound, dtype)}"
+    elif joules and work.flops is not None:
+        reason = _too_little_energy(work.flops / joules, [c.flops_per_joule for c in found if c.dtype == dtype])
+    return Share(share=share if reason is None else None, bound=bound, ceiling_of=ceiling_of, reason=reason)
+
+
+def _too_little_energy(flops_per_joule: float, ceilings: Iterable[float | None]) -> str | None:
+    """Return what to say of work that took less energy than the ceiling's own products would have."""
+    best = max((rate for rate in ceilings if rate), default=None)
+    if best is None or flops_per_joule <= (1 + LEAN) * best:
+        return None
+    done, at_most = scaled(flops_per_joule, "FLOP/J"), scaled(best, "FLOP/J")
+    return f"its work took {done} by the device's energy counter, and the matrix product does {at_most}"
+
+
+def _perhaps(hardware: Hardware, bound: Bound, dtype: str) -> str:
+    """Return in words what makes a share above 1 of a right figure."""
+    causes = ["part of the work was not done"]
+    if bound == "memory":
+        causes.insert(0, "the model fits the device's cache")
+    elif dtype == "float32" and hardware.device == "cuda":
+        causes.insert(0, "its products are in TF32, another type than the ceiling's")
+    if hardware.device == "cpu":
+        causes.insert(0, "other work loaded the CPU while the ceiling was measured")
+    return " or ".join(causes)
 
 
 def _ceilings_for(hardware: Hardware, ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], CeilingOf | None]:

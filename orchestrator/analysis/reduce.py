@@ -11,12 +11,21 @@ from statistics import median
 from typing import Any, get_args
 
 from orchestrator.analysis.beside import EagerRows, ProbeKey, beside_eager, beside_probes
-from orchestrator.analysis.ceilings import Ceiling, Hardware, Share, ceiling, hardware_of, share_of_ceiling
+from orchestrator.analysis.ceilings import (
+    Ceiling,
+    Hardware,
+    Share,
+    ceiling,
+    hardware_of,
+    joules_of_sample,
+    share_of_ceiling,
+)
 from orchestrator.analysis.evidence import evidence, first_call, over_rounds, units_in
 from orchestrator.analysis.protocol import Figure, Protocol, Reduced, columns_of, combine, note, steady, unit_of
 from orchestrator.analysis.rows import Evidence, FirstCall, Row
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import MEASURED, Role, Workload
+from orchestrator.records.checks import held_to_list
 from orchestrator.records.record import Compiles, Environment, Flag, Memory, Record, Status, Work
 
 SEVERITY: tuple[Status, ...] = (
@@ -62,6 +71,8 @@ class Round:
     steady: Reduced
     first_call: FirstCall
     evidence: Evidence
+    joules: float | None
+    """Of the record's work."""
 
 
 class Reduction:
@@ -150,7 +161,8 @@ class Reduction:
         if row.benchmark == "train_dynamic" and counted and counted[-1].note.used != counted[-1].steady.used:
             share = Share(share=None, reason="the work is counted over the timed samples, the note's are others")
         else:
-            share = share_of_ceiling(row.work, figure.seconds, row.hardware, row.workload.dtype, self.ceilings)
+            dtype, joules = row.workload.dtype, _joules(counted)
+            share = share_of_ceiling(row.work, figure.seconds, row.hardware, dtype, self.ceilings, joules=joules)
         changes = {"figure": figure, "units": units_in(row.workload, figure.samples), "share": share}
         return row.model_copy(update={"protocol": "note", "versus": None, "break_even": None, **changes})
 
@@ -172,6 +184,7 @@ class Reduction:
 
     def _condense(self, record: Record) -> Round:
         """Keep what a row needs; equal values are kept once, for most records of a run share them."""
+        record = held_to_list(record)
         workload = self._workloads.setdefault(record.workload_id, record.workload)
         if workload != record.workload:
             workload = record.workload
@@ -203,6 +216,7 @@ class Reduction:
             steady=steadily,
             first_call=first_call(record, steadily, samples),
             evidence=found,
+            joules=joules_of_sample(record),
         )
 
     def _kept(self, found: Environment) -> Environment:
@@ -271,11 +285,17 @@ def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
         recompiled=max((c.recompiles for c in compiled), default=None),
         one_compile=_one_compile(counted, made),
         work=shown.work,
-        share=share_of_ceiling(shown.work, figure.seconds, shown.hardware, workload.dtype, ceilings),
+        share=share_of_ceiling(
+            shown.work, figure.seconds, shown.hardware, workload.dtype, ceilings, joules=_joules(counted)
+        ),
         environment=shown.environment,
         image_id=shown.image_id,
         evidence=evidence,
     )
+
+
+def _joules(counted: Sequence[Round]) -> float | None:
+    return median(known) if (known := [r.joules for r in counted if r.joules is not None]) else None
 
 
 def _peaks(rounds: Sequence[Round]) -> Memory:

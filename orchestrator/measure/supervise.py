@@ -24,6 +24,7 @@ from orchestrator.base.text import printable
 from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
+from orchestrator.measure.clocks import Sighting, vetted
 from orchestrator.measure.host_load import LoadSampler, watch_host
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
 from orchestrator.measure.validity import Span, gpu_fault, judged, taints, to_repeat
@@ -207,6 +208,7 @@ def _believed(
             # The samples are complete, but a process that crashes at its end is not fine.
             record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
         throttled = load.throttled if load and load.quota else None
+        record = vetted(record, watch.phases, watch.sightings, watch.question.told)
         record = _leave_series(judged(record, series, throttled), series, job)
         timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
         return record.model_copy(update={"host_load": load.load(timed) if load else None}), refusal
@@ -285,6 +287,7 @@ def believe(path: Path, same: dict[str, Any]) -> tuple[Record | None, str]:
     if any(getattr(record, name) != value for name, value in same.items()):
         return None, "what was written as its record is another cell's"
     claimed: list[object] = [record.provenance, record.log_sha256, record.telemetry, record.host_load]
+    claimed += [rate.energy_joules for rate in record.rates]
     claimed += [claim for sample in record.samples for claim in (sample.taint, sample.energy_joules)]
     if record.written_by != "bench" or any(claim is not None for claim in claimed):
         return None, "what was written as its record claims what only the orchestrator says"
@@ -320,7 +323,10 @@ class Watch:
         self._path, self._on_event = path, on_event
         self._offset, self._rest = 0, b""
         self.phases: list[PhaseTime] = []
+        self.sightings: list[Sighting] = []
+        """When each of the phases began, by both clocks."""
         self.question = Question()
+        self._earliest_ns = self._drained_ns = self._read_ns = time.monotonic_ns()
         self._sample: tuple[int, int] | None = None
 
     def where(self) -> str:
@@ -344,12 +350,15 @@ class Watch:
             self._on_event(last)
 
     def _read(self) -> bytes:
+        before, new = time.monotonic_ns(), b""
         with contextlib.suppress(OSError, UsageError), open_plain(self._path) as file:
             file.seek(self._offset)
             new = file.read(EVENTS_READ_BYTES)
             self._offset += len(new)
-            return new
-        return b""
+        self._earliest_ns, self._read_ns = self._drained_ns, time.monotonic_ns()
+        if len(new) < EVENTS_READ_BYTES:
+            self._drained_ns = before
+        return new
 
     def _take(self, said: dict[str, Any]) -> Event | None:
         now = _number(said["t_ns"])
@@ -359,6 +368,7 @@ class Watch:
             if len(self.phases) < PHASES_KEPT:
                 name = UNPRINTABLE.sub("", str(said["name"]))[:40]
                 self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
+                self.sightings.append(Sighting(now, self._earliest_ns, self._read_ns))
                 return Event(name)
         elif said["event"] == "sample":
             self._sample = (_number(said["index"]), _number(said["of"]))
@@ -397,6 +407,8 @@ class Question:
         self._ask, self._answered = 0, 0
         self._rows: list[Span] = []
         self._whole = False
+        self.told: list[Span] = []
+        """The samples of the last question that was answered."""
 
     def take(self, said: dict[str, Any]) -> None:
         """Take in one event `samples`; ValueError, TypeError or KeyError where bench would not have written it."""
@@ -418,7 +430,7 @@ class Question:
         if self._whole:
             self._whole, self._answered = False, self._ask
             place_file(folder, f"repeat-{self._ask}.json", json.dumps({"repeat": list(choose(self._rows))}))
-            self._rows = []
+            self.told, self._rows = self._rows, []
 
 
 def _span(row: Any) -> Span:

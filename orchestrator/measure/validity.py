@@ -128,7 +128,13 @@ def judged(record: Record, series: Series | None, throttled: Throttled | None = 
         for place, (sample, span) in enumerate(zip(record.samples, spans, strict=True))
     )
     seen = summary(series, [span.window for span in spans if span.phase == "timed"]) if series else None
-    record = record.model_copy(update={"samples": samples, "telemetry": seen})
+    rates = tuple(
+        rate.model_copy(update={"energy_joules": series.joules([(rate.begin_ns, rate.end_ns)])})
+        if series and rate.begin_ns is not None and rate.end_ns is not None
+        else rate
+        for rate in record.rates
+    )
+    record = record.model_copy(update={"samples": samples, "telemetry": seen, "rates": rates})
     if steady(record).tainted:
         record = record.model_copy(update={"flags": tuple(dict.fromkeys((*record.flags, "tainted")))})
     return record

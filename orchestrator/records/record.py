@@ -20,7 +20,7 @@ FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
 """A record with one of these is no result: the round is run again."""
 BAD: tuple[Status, ...] = ("incorrect", *FAILED)
 """With one of these a run did not go well."""
-Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
+Flag = Literal["unchecked", "not_fused", "memoised", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 CheckStatus = Literal["passed", "failed", "unchecked"]
 KERNEL_PACKAGES = frozenset(
@@ -113,6 +113,10 @@ class Proof(Frozen):
     generated: tuple[Integer, ...] | None = None
     text: str | None = None
     checks: tuple[Check, ...] = ()
+    checks_version: Count | None = None
+    """Of the list of checks that its bench had; null: of before there was one."""
+    seen_again: float | None = None
+    """The time that it took on an input just seen, over that on a new one; null where that was not tried."""
     reference: Reference | None = None
     resembles: str | None = None
     """The known fault whose effect the output's error has, where one fits."""
@@ -306,6 +310,11 @@ class Rate(Frozen):
     size: Integer
     work: Integer
     durations_ns: tuple[Integer, ...]
+    begin_ns: Integer | None = None
+    """Of the first of these calls, on CLOCK_MONOTONIC; older records do not say."""
+    end_ns: Integer | None = None
+    energy_joules: float | None = None
+    """From begin to end, by the device's own energy counter."""
 
 
 class Provenance(Frozen):

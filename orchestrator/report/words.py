@@ -35,11 +35,14 @@ GLOSSARY = {
     "pays off after": "The number of passes, tokens or steps until the extra time of the first call, and of compiles "
     "in the warm-up, is made up for against eager; from the cold rounds where there are any.",
     "of the ceiling": "The least time that the work can take at the rates measured on this device in this run, over "
-    "the time that it took; compute or memory, whichever bounds more tightly.",
+    "the time that it took; compute or memory, whichever bounds more tightly. A share that is above 1 by more than "
+    "single calls of the ceiling were is not shown.",
     "incorrect": "A check failed, or the output was not finite: the row shows no speed.",
     "unchecked": "A check of the row, or of its method on the probe, could not be made; the reason stands below the "
     "table.",
     "not_fused": "Kernels that the method promises were not seen.",
+    "memoised": "Faster by more than 10 % on an input that it had just seen: what it keeps of inputs has no part in "
+    "the figure, whose samples all have new ones, but a loop over one input would show it.",
     "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by "
     "more than 1 % and more than their noise.",
     "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples "

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from record_samples import ceilings
+from record_samples import ceilings, record, sample
 
-from orchestrator.analysis.ceilings import Ceiling, Hardware, ceiling, share_of_ceiling
+from orchestrator.analysis.ceilings import Ceiling, Hardware, ceiling, joules_of_sample, share_of_ceiling
 from orchestrator.records.record import Work
 
 H100 = Hardware(device="cuda", name="NVIDIA H100 80GB HBM3", uuid="GPU-0", driver="580.159.04")
@@ -74,3 +74,71 @@ def test_a_cpu_is_the_same_with_as_many_threads() -> None:
     assert not cpu.is_same_model(replace(cpu, threads=4))
     assert not cpu.is_same_model(H100)
     assert not Hardware(device="cpu").is_same_model(Hardware(device="cpu"))
+
+
+CPU = Hardware(device="cpu", name="A CPU", threads=2)
+ABOVE = [
+    pytest.param(
+        (H100, "bfloat16", FORWARD, 0.09, "compute", "part of the work was not done"), id="four times too fast"
+    ),
+    pytest.param((H100, "bfloat16", FORWARD, 1e-6, "compute", "part of the work was not done"), id="a lazy output"),
+    pytest.param((H100, "float32", FORWARD, 0.2, "compute", "its products are in TF32"), id="another type"),
+    pytest.param((H100, "bfloat16", DECODE, 0.5, "memory", "the model fits the device's cache"), id="in the cache"),
+    pytest.param((CPU, "float32", FORWARD, 0.3, "compute", "other work loaded the CPU"), id="a loaded CPU"),
+]
+
+
+@pytest.mark.parametrize("case", ABOVE)
+def test_a_share_above_one_is_none_and_says_why(case: tuple[Hardware, str, Work, float, str, str]) -> None:
+    hardware, dtype, work, seconds, bound, words = case
+    share = share_of_ceiling(work, seconds, hardware, dtype, [measured(hardware=hardware, dtype=dtype)])
+    assert (share.share, share.bound) == (None, bound)
+    assert share.reason is not None
+    assert words in share.reason
+    assert "times the" in share.reason
+
+
+@pytest.mark.parametrize(("spread", "shown"), [(0.0, False), (0.03, False), (0.05, True)])
+def test_a_share_within_the_ceilings_own_spread_is_shown(spread: float, shown: bool) -> None:
+    seconds = 281.6 / 781 / 1.04
+    share = share_of_ceiling(FORWARD, seconds, H100, "bfloat16", [measured(flops_spread=spread)])
+    assert share.share == (pytest.approx(1.04) if shown else None)
+
+
+def test_the_spread_is_of_the_size_whose_rate_is_taken() -> None:
+    durations = {4096: [500, 1000, 1000], 8192: [900, 950, 1000]}
+    rates = [{"kind": "matrix_product", "size": n, "work": n**3, "durations_ns": d} for n, d in durations.items()]
+    found = ceiling(ceilings(rates=rates))
+    assert (found.matrix_size, found.flops_spread) == (8192, pytest.approx(950 / 900 - 1))
+
+
+@pytest.mark.parametrize(
+    ("joules", "window_ns", "shown"),
+    [
+        (281.6, 3 * 10**9, True),
+        (250.0, 3 * 10**9, True),
+        (230.0, 3 * 10**9, False),
+        (1.0, 3 * 10**9, False),
+        (1.0, 10**9, True),
+    ],
+)
+def test_work_that_took_too_little_energy_has_no_share(joules: float, window_ns: int, shown: bool) -> None:
+    """The ceiling does 1 TFLOP a joule; of less than 2 s its counter says nothing."""
+    product = {"kind": "matrix_product", "size": 8192, "work": 10**12, "durations_ns": [1_280_000] * 5}
+    copy = {"kind": "device_copy", "size": 2**30, "work": 10**12, "durations_ns": [10**9]}
+    window = {"begin_ns": 10**9, "end_ns": 10**9 + window_ns, "energy_joules": 5.0}
+    share = share_of_ceiling(
+        FORWARD, 0.5, H100, "bfloat16", [ceiling(ceilings(rates=[{**product, **window}, copy]))], joules=joules
+    )
+    assert (share.share is not None) == shown
+    if not shown:
+        assert share.reason is not None
+        assert "by the device's energy counter, and the matrix product does 1.00 TFLOP/J" in share.reason
+
+
+def test_the_energy_of_a_sample_needs_two_seconds_of_them() -> None:
+    taken = [sample(index, 700.0) for index in range(4)]
+    seen = {"readings": 9, "interval_ms": 20.0, "energy_joules": 800.0}
+    assert joules_of_sample(record(samples=taken, telemetry=seen)) == 200.0
+    assert joules_of_sample(record(samples=taken[:2], telemetry=seen)) is None
+    assert joules_of_sample(record(samples=taken)) is None

@@ -183,6 +183,78 @@ def stalls(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, whole)
 
 
+def sound(folder: Path, spec: dict[str, Any], device: Any = lambda wall: None, change: Any = lambda told: told) -> int:
+    """Ten samples of 60 ms in their phases, told and recorded as bench does; `device` makes a duration of a wall time.
+
+    `change` makes the record of what was told.
+    """
+    real("observe.compiles")
+    events, repeats = real("record").Events(folder), real("repeats")
+    samples: list[dict[str, Any]] = []
+    for index in range(10):
+        if index == 2:
+            events.phase("samples")
+        begin = time.monotonic_ns()
+        time.sleep(0.06)
+        end = time.monotonic_ns()
+        phase = "first" if index == 0 else "warmup" if index == 1 else "timed"
+        taken = {"index": index, "phase": phase, "shape": [2, 64], "begin_ns": begin, "end_ns": end}
+        samples.append({**taken, "device_ns": device(end - begin)})
+        events.sample(index, 10)
+    checks = [{"name": "rows", "status": "passed", "value": 1.0, "limit": 4.0, "what": "all of it"}]
+    whole = record(spec, samples=samples, flags=["cold"], proof={"checks": checks}, detail={})
+    list(repeats.asked(folder, whole, events) if spec["repeats"] else ())
+    events.phase("memory")
+    events.phase("proof")
+    time.sleep(0.1)
+    events.phase("record")
+    return write(folder, change(whole))
+
+
+def clock_at_half_speed(folder: Path, spec: dict[str, Any]) -> int:
+    true, began = time.monotonic_ns, time.monotonic_ns()
+    time.monotonic_ns = lambda: began + (true() - began) // 2  # type: ignore[assignment]
+    return sound(folder, spec)
+
+
+def clock_ahead(folder: Path, spec: dict[str, Any]) -> int:
+    true, began = time.monotonic_ns, time.monotonic_ns()
+    time.monotonic_ns = lambda: began + 3 * (true() - began)  # type: ignore[assignment]
+    return sound(folder, spec)
+
+
+def rewrites(folder: Path, spec: dict[str, Any]) -> int:
+    def faster(told: dict[str, Any]) -> dict[str, Any]:
+        short = [{**s, "end_ns": s["begin_ns"] + (s["end_ns"] - s["begin_ns"]) // 3} for s in told["samples"]]
+        return {**told, "samples": short}
+
+    return sound(folder, spec, change=faster)
+
+
+def leaves_out(folder: Path, spec: dict[str, Any]) -> int:
+    return sound(folder, spec, change=lambda told: {**told, "samples": told["samples"][:-1]})
+
+
+def good_device(folder: Path, spec: dict[str, Any]) -> int:
+    return sound(folder, spec, lambda wall: wall - 40_000)
+
+
+def device_beyond(folder: Path, spec: dict[str, Any]) -> int:
+    return sound(folder, spec, lambda wall: 2 * wall)
+
+
+def device_misses(folder: Path, spec: dict[str, Any]) -> int:
+    return sound(folder, spec, lambda wall: wall // 10)
+
+
+def judges_its_clocks(folder: Path, spec: dict[str, Any]) -> int:
+    def claims(told: dict[str, Any]) -> dict[str, Any]:
+        own = [{"name": name, "status": "passed", "what": "trust me"} for name in ("clocks", "as told")]
+        return {**told, "proof": {"checks": told["proof"]["checks"] + own}}
+
+    return sound(folder, spec, lambda wall: 2 * wall, claims)
+
+
 def plants_links(folder: Path, spec: dict[str, Any]) -> int:
     """Asks, with a link where the answer will be: it must be replaced, and not written through."""
     (folder / "victim").write_text("untouched")
@@ -508,7 +580,8 @@ BEHAVIOURS = {
             big,
         ),
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
-        *(stalls, plants_links, judges_itself, blames_others, checked),
+        *(sound, clock_at_half_speed, clock_ahead, rewrites, leaves_out, good_device, device_beyond, device_misses),
+        *(judges_its_clocks, stalls, plants_links, judges_itself, blames_others, checked),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
         *(spins, fills_the_disk, fills_the_disk_at_its_end, makes_a_hole, makes_files, nests, prints_without_end),
         *(strange_events, daemons, daemons_then_hang, dumps_core, says_its_bounds),

@@ -1,0 +1,70 @@
+"""Is a row faster on an input that it has just seen? What it then skips, no timed sample could skip.
+
+Blocks of four calls: an input that is new, the same twice more, another new one. So whatever drifts evenly is the same
+for both kinds. The shortest calls of either kind are compared, for other work can only make one longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bench.benchmarks import Context
+
+# One block of a long call is enough, and BLOCKS of a short one, or as many as last LEAST_NS.
+LEAST_NS, LONG_NS, BLOCKS = 10_000_000, 1_000_000_000, 3
+FASTER = 0.9
+# Where it seems faster: so many blocks more, twice.
+CONFIRM = 4
+
+
+class Block(NamedTuple):
+    """Nanoseconds of calls on new inputs, and on one just seen."""
+
+    new: tuple[int, int]
+    seen: tuple[int, int]
+
+
+def seen_again(context: Context, task: Any) -> float | None:
+    """The time on an input just seen over that on a new one; None of a training step, whose weights have changed.
+
+    Where it seems below FASTER it is the largest of three such ratios, each of blocks of its own.
+    """
+    if not task.inference:
+        return None
+    fresh = context.workload.iterations + 1  # the proof has used one more than was timed
+    task.brief(task.inputs(fresh))
+    blocks: list[Block] = []
+    spent = 0
+    while spent < LEAST_NS or (spent < LONG_NS and len(blocks) < BLOCKS):
+        blocks.append(block(context, task, fresh + 1 + 2 * len(blocks)))
+        spent += sum(map(sum, blocks[-1]))
+    found = ratio(blocks)
+    if found >= FASTER:
+        return found
+    fresh += 1 + 2 * len(blocks)
+    more = [block(context, task, fresh + 2 * number) for number in range(2 * CONFIRM)]
+    return max(found, ratio(more[:CONFIRM]), ratio(more[CONFIRM:]))
+
+
+def ratio(blocks: Sequence[Block]) -> float:
+    """The shortest call on an input just seen over the shortest on a new one."""
+    return min(min(one.seen) for one in blocks) / min(min(one.new) for one in blocks)
+
+
+def block(context: Context, task: Any, fresh: int) -> Block:
+    """Call on the inputs of number `fresh` three times, and on the next once."""
+    first, *seen, last = (brief(context, task, number) for number in (fresh, fresh, fresh, fresh + 1))
+    return Block((first, last), (seen[0], seen[1]))
+
+
+def brief(context: Context, task: Any, number: int) -> int:
+    """What a sample takes, or the part of it that is profiled: device time on a GPU, else this process's CPU time.
+
+    Others' work makes wall times longer at random.
+    """
+    inputs = task.inputs(number)  # made for each call, so that the same ran before all of them
+    before = time.process_time_ns()
+    timing = context.clock.time(lambda: task.brief(inputs))[1]
+    return timing.device_ns or max(1, time.process_time_ns() - before)

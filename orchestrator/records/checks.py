@@ -1,0 +1,122 @@
+"""The list of checks that bench and the orchestrator share, and a record held to it.
+
+`bench/proof/checks.json` says for each benchmark which checks there must be, whether a check's value must be at most
+or at least its limit, and the laxest limit that may stand in a record. bench judged each check already; here its
+arithmetic is done again, from the numbers in the record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.base.files import Frozen, read_json, validate
+from orchestrator.base.paths import BENCH
+from orchestrator.plan.workload import GENERATING, Benchmark, Dtype, Role, Workload
+from orchestrator.records.record import COMPUTED, Check, Record
+
+LIST = BENCH / "proof" / "checks.json"
+
+
+class Listed(Frozen):
+    """One check. `since`: the version of the list in which it came, or in which its limit last changed."""
+
+    since: int
+    at: Literal["most", "least"] | None = None
+    """Null: nothing is compared with a limit."""
+    limit: float | None = None
+    """The laxest that may stand in a record; null where what eager shows sets it."""
+    few: float | None = None
+    """Over n places `limit` is granted 1 + few / sqrt(n) times: few of them scatter."""
+    among: int | None = None
+    """So many places are judged, or all that there are where they are fewer; null: all."""
+    roles: tuple[Role, ...] = ("row", "probe")
+    dtypes: tuple[Dtype, ...] = ("bfloat16", "float32", "float64")
+    """Where it must be: elsewhere it may be missing."""
+
+    def laxest(self, workload: Workload) -> float | None:
+        """Return the laxest limit on this workload."""
+        if self.limit is None or self.few is None:
+            return self.limit
+        length = workload.new_tokens if workload.benchmark in GENERATING else workload.sequence
+        places = (workload.batch or 1) * (length or 1)
+        return self.limit * (1 + self.few / math.sqrt(min(places, self.among or places)))
+
+    def refuses(self, check: Check, workload: Workload) -> str | None:
+        """Return why the numbers of a check that passed do not let it pass, if they do not."""
+        if self.at is None:
+            return None
+        sign = 1 if self.at == "most" else -1
+        value, limit, laxest = check.value, check.limit, self.laxest(workload)
+        if limit is not None and laxest is not None and sign * limit > sign * laxest + 1e-9 * abs(laxest):
+            return f"its limit is {limit:.6g}, and {laxest:.6g} is the laxest that the list of checks allows"
+        if value is not None and limit is not None and sign * value > sign * limit:
+            return f"it passed with {value:.6g}, and must be at {self.at} {limit:.6g}"
+        return None
+
+
+class CheckList(Frozen):
+    """The file."""
+
+    version: int
+    families: dict[str, tuple[Benchmark, ...]]
+    checks: dict[str, dict[str, Listed]]
+
+    def of(self, benchmark: Benchmark) -> dict[str, Listed]:
+        """Return the benchmark's checks by name; none where it has no proof."""
+        return next((self.checks[family] for family, those in self.families.items() if benchmark in those), {})
+
+
+@cache
+def check_list(path: Path = LIST) -> CheckList:
+    """Return the list; a bad file is a UsageError."""
+    return validate(CheckList, read_json(path), path)
+
+
+def held_to_list(record: Record) -> Record:
+    """Return the record with the checks that the list refuses failed, and those that it lacks unchecked.
+
+    A record is held to the list that its bench had: what came later, or changed later, is not asked of it. The records
+    from before there was a list are held to their own limits alone.
+    """
+    if record.proof is None or record.status not in COMPUTED or not record.proof.checks:
+        return record
+    listed, version = check_list().of(record.workload.benchmark), record.proof.checks_version
+    found = tuple(_judged(record, listed, check, version or 0) for check in record.proof.checks)
+    missing = () if version is None else tuple(_missing(record, listed, version))
+    if not missing and found == record.proof.checks:
+        return record
+    return with_checks(record, (*found, *missing))
+
+
+def with_checks(record: Record, checks: tuple[Check, ...]) -> Record:
+    """Return the record with these checks, and with the status and the flag that follow from them."""
+    assert record.proof is not None
+    changes: dict[str, object] = {"proof": record.proof.model_copy(update={"checks": checks})}
+    failed = next((check for check in checks if check.status == "failed"), None)
+    if failed is not None and record.status == "ok":
+        reason = f"{record.workload.benchmark}: {failed.name}: {failed.what}"
+        changes |= {"status": "incorrect", "reason": reason}
+    if any(check.status == "unchecked" for check in checks):
+        changes["flags"] = tuple(dict.fromkeys(("unchecked", *record.flags)))
+    return record.model_copy(update=changes)
+
+
+def _judged(record: Record, listed: dict[str, Listed], check: Check, version: int) -> Check:
+    one = listed.get(check.name)
+    if one is None or check.status != "passed":
+        return check
+    own = one if one.since <= version else one.model_copy(update={"limit": None})
+    why = own.refuses(check, record.workload)
+    return check if why is None else check.model_copy(update={"status": "failed", "what": f"{why}; {check.what}"})
+
+
+def _missing(record: Record, listed: dict[str, Listed], version: int) -> Iterator[Check]:
+    there = {check.name for check in record.proof.checks} if record.proof else set()
+    for name, one in listed.items():
+        wanted = one.since <= version and record.role in one.roles and record.workload.dtype in one.dtypes
+        if wanted and name not in there:
+            yield Check(name=name, status="unchecked", what="the record has no such check")
