@@ -20,7 +20,7 @@ FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
 """A record with one of these is no result: the round is run again."""
 BAD: tuple[Status, ...] = ("incorrect", *FAILED)
 """With one of these a run did not go well."""
-Flag = Literal["unchecked", "not_fused", "tainted", "drift", "cold", "warm"]
+Flag = Literal["unchecked", "not_fused", "coarser", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 CheckStatus = Literal["passed", "failed", "unchecked"]
 KERNEL_PACKAGES = frozenset(

@@ -40,6 +40,8 @@ GLOSSARY = {
     "unchecked": "A check of the row, or of its method on the probe, could not be made; the reason stands below the "
     "table.",
     "not_fused": "Kernels that the method promises were not seen.",
+    "coarser": "The logits' error is more than 1.4 times eager's over 256 positions or more: advice. Fewer bits "
+    "do that, an int8 cache for one; right methods of small models may come near.",
     "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by "
     "more than 1 % and more than their noise.",
     "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples "
