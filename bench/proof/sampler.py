@@ -216,8 +216,10 @@ def fit(logits: Tensor, tokens: Tensor) -> float:
 def _look_at_rows(logits: Tensor, tokens: Tensor, temperature: float) -> Draws:
     """`look` at tokens [n, batch], each column from its own row of logits [batch, vocabulary]; all together."""
     each = [look(row[None], column, temperature, f"sharp/{i}") for i, (row, column) in enumerate(zip(logits, tokens.T))]  # noqa: B905
-    joined = (torch.cat(parts) for parts in zip(*((d.by_id, d.by_probability, d.log_p) for d in each)))  # noqa: B905
-    return Draws(*joined, tuple(map(sum, zip(*(d.cumulants for d in each)))))  # noqa: B905
+    names = ("by_id", "by_probability", "log_p")
+    by_id, by_probability, log_p = (torch.cat([getattr(draws, name) for draws in each]) for name in names)
+    cumulants = tuple(map(sum, zip(*(draws.cumulants for draws in each))))  # noqa: B905
+    return Draws(by_id, by_probability, log_p, cumulants)
 
 
 def _cumulant(log_p: Tensor, s: float) -> Tensor:

@@ -148,6 +148,8 @@ class Dispatch(Frozen):
     graph_replays: Count | None
     groups: tuple[Group, ...]
     top: tuple[Kernel, ...]
+    lower_precisions: tuple[str, ...] = ()
+    """int8, fp8 and TF32, where a kernel's name tells it, each with such a name."""
     expected: tuple[str, ...]
     """What the method says must be seen."""
     missing: tuple[str, ...]

@@ -14,6 +14,7 @@ from bench.proof import generation, sampler  # noqa: E402
 from bench.proof.checks import Checks  # noqa: E402
 
 DRAWS = dict(generation.SHARP_DRAWS)
+FULL = DRAWS["generation"]
 RIGHT = {"generation": sampling.exponential, "model_inference": sampling.multinomial}
 NAMES = {"generation": "exponential", "model_inference": "multinomial"}
 # Blocks of 1024, the last of them partial, as 32000's is.
@@ -78,10 +79,9 @@ def cell_of(folder, monkeypatch, benchmark, *, wrong=None, **changes):
 def test_a_wrong_sampler_is_found_and_named(tmp_path, monkeypatch, benchmark, fault):
     wrong, check, what = {**FAULTS, **WIDE_FAULTS}[fault]
     monkeypatch.setitem(bench_specs.MODELS, "wide", WIDE)
-    # Where the method does not make the sampler, fewer draws are judged: not enough for the finest.
-    few = benchmark == "model_inference" and ("2 %" in fault or fault == "top-p 0.99")
-    if few:
-        monkeypatch.setitem(DRAWS, benchmark, DRAWS["generation"])
+    # The finest need what a compiled sampler gets; fewer show the others.
+    fine = "2 %" in fault or fault == "top-p 0.99"
+    monkeypatch.setitem(DRAWS, benchmark, FULL if fine else 3_000)
     record = cell_of(tmp_path, monkeypatch, benchmark, wrong=wrong, model="wide" if fault in WIDE_FAULTS else "tiny")
     assert record["status"] == "incorrect"
     assert record["reason"].startswith(f"{benchmark}: {check}")
@@ -93,6 +93,7 @@ def test_a_wrong_sampler_is_found_and_named(tmp_path, monkeypatch, benchmark, fa
 @pytest.mark.parametrize("model", ["tiny", "tiny_gqa", "wide"])
 def test_a_right_sampler_passes_and_its_power_is_there(tmp_path, monkeypatch, benchmark, dtype, model):
     monkeypatch.setitem(bench_specs.MODELS, "wide", WIDE)
+    monkeypatch.setitem(DRAWS, "generation", 4_000)
     record = cell_of(tmp_path, monkeypatch, benchmark, dtype=dtype, model=model)
     found = {item["name"]: item for item in record["proof"]["checks"]}
     assert (record["status"], record["reason"]) == ("ok", None)
