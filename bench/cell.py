@@ -14,7 +14,7 @@ from bench.observe import ceilings, compiles, dispatch
 from bench.observe.clock import Clock
 from bench.observe.memory import Memory
 from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model, prepare_process
-from bench.proof import gate, make_references
+from bench.proof import gate, levels, make_references
 from bench.record import Events, blank, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify
@@ -88,6 +88,8 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
             record["flags"].remove("unchecked")
         if gate.memoised(record["proof"]):
             record["flags"].append("memoised")
+        if levels.coarser(record["proof"]["checks"]):
+            record["flags"].append("coarser")
         events.phase("dispatch")
         dispatch.gather(task, spec, record, method.expects(workload, spec.device))
 

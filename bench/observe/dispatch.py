@@ -20,7 +20,7 @@ import torch
 from torch.autograd import DeviceType
 
 from bench.environment import torch_version
-from bench.observe.kernels import group_of
+from bench.observe.kernels import group_of, precisions_of
 from bench.record import write_json
 from bench.spec import Spec
 
@@ -119,6 +119,10 @@ def examine(call: Callable[[], str], expected: Sequence[str], device: str, folde
         "groups": [entry(name, count, total) for name, count in groups.items()],
         "top": [
             {**entry(shorten(name), count, total), "group": group_of(name, seen.kind)} for name, count in ordered[:TOP]
+        ],
+        "lower_precisions": [
+            f"{precision}: {shorten(name, 60)}"
+            for precision, name in precisions_of([*(name for name, _ in ordered), *sorted(seen.operators)]).items()
         ],
         "expected": list(expected),
         "missing": missing,

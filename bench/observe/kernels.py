@@ -6,6 +6,7 @@ The first pattern that fits decides. A name that none fits is `other`: the listi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 KERNELS = {
     "copy": r"^Mem(cpy|set)\b|direct_copy_kernel|CatArrayBatchedCopy",
@@ -61,6 +62,23 @@ OPERATORS = {
     "elementwise": r"^(aten|prims?)::\w+$",
 }
 """Of a CPU. `bookkeeping` computes nothing: views, allocations, what only calls others, the compiler's own checks."""
+
+PRECISIONS = {
+    "int8": r"imma|igemm|_int_mm|(^|[^a-z])(u?int8(?!_t)|[si]8(?![0-9]))",
+    "fp8": r"e4m3|e5m2|float8|fp8|qgmma|_scaled_mm",
+    "TF32": r"tf32|tensorop_s1688",
+}
+"""Of products that round more than their operands' dtype says, on either device, by their kernels' names."""
+
+
+def precisions_of(names: Iterable[str]) -> dict[str, str]:
+    """The lower precisions that names of kernels or operators tell, each with the first name that does."""
+    found: dict[str, str] = {}
+    for name in names:
+        for precision, pattern in PRECISIONS.items():
+            if precision not in found and re.search(pattern, name):
+                found[precision] = name
+    return found
 
 
 def group_of(name: str, kind: str) -> str:

@@ -6,7 +6,7 @@ there and near 0 where it is not, also where the effect is smaller than the prec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812  (torch's own habit)
 from torch import Tensor
 
 from bench import operators
+from bench.model.gpt import Block
 from bench.proof import layerwise
 from bench.proof.layerwise import Layerwise
 
@@ -28,6 +29,12 @@ BIAS_FACTOR, STANDARD_ERRORS = 2.0, 8.0
 # What a fault leaves unexplained is no more than this many times eager's own error, or less than what it explains.
 REST = 3.0
 SCALE = 1.01
+SCALED = "attention scale off by 1 %"
+# A fault is named where its effect has about the size that is expected: beyond these times of it it is another.
+NAMED = (0.5, 2.0)
+# Elements that have one scale in common, where weights are quantised in groups.
+GROUP = 128
+INT8_MOST, FP8_MOST = 127.0, 448.0
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,20 @@ class Match:
     limit: float
     share: float
 
+    @property
+    def named(self) -> str | None:
+        """The fault with its size, where it scales; None where the error is far from the fault's own size."""
+        if NAMED[0] <= self.beta <= NAMED[1]:
+            return self.name
+        return f"attention scale off by about {self.beta:.2g} %" if self.name == SCALED else None
+
 
 def hidden_states(model: Layerwise, tokens: Tensor, prompt: int | None = None) -> Iterator[tuple[str, Tensor]]:
     """(name, hidden [batch, time, width]) with each known fault in turn. `prompt`: cache faults too, from there on."""
-    config, first = model.config, (model.model.cos[1], model.model.sin[1])
+    config, first = model.config, tuple(table[1] for table in model.tables(2))
     other = 1e-6 if config.norm_eps > 3e-6 else 1e-5  # noqa: PLR2004  (the two values that Llama models have)
     changes: dict[str, dict[str, Any]] = {
-        "attention scale off by 1 %": {"attention": lambda q, k, v, mask: layerwise.attention(q * SCALE, k, v, mask)},
+        SCALED: {"attention": lambda q, k, v, mask: layerwise.attention(q * SCALE, k, v, mask)},
         f"norm epsilon {other:g} for {config.norm_eps:g}": {"norm": lambda x, w, _: operators.norm(x, w, other)},
         "norm weights ignored": {"norm": lambda x, w, eps: operators.norm(x, torch.ones_like(w), eps)},
         "rotary off by one in the queries alone": {"rotary": _Shift(*first, queries=True)},
@@ -64,10 +78,57 @@ def hidden_states(model: Layerwise, tokens: Tensor, prompt: int | None = None) -
         changes["cache mask open by one slot"] = {"attention": partial(_with_zeros, prompt=prompt, own=False)}
     for name, change in changes.items():
         yield name, model.with_operators(**change).forward(tokens)
+    yield from _quantised(model, tokens, cached=prompt is not None)
     if config.layers > 1:
         for dropped in sorted({0, config.layers // 2, config.layers - 1}):
             layers = [index for index in range(config.layers) if index != dropped]
             yield f"layer {dropped} dropped", model.forward(tokens, layers)
+
+
+def _quantised(model: Layerwise, tokens: Tensor, *, cached: bool) -> Iterator[tuple[str, Tensor]]:
+    """Precision lowered in secret: the blocks' weights, and keys and values where they are `cached`."""
+    for name, quantise in {
+        "int8 weights": int8,
+        f"int8 weights in groups of {GROUP}": partial(int8, group=GROUP),
+        "fp8 weights": fp8,
+    }.items():
+        yield name, _Quantised(model.model, model.dtype, model.operators, model.rotation, quantise).forward(tokens)
+    for name, quantise in {"int8 cache": int8, "fp8 cache": fp8}.items() if cached else ():
+        attention = partial(_with_quantised_cache, quantise=quantise)
+        yield name, model.with_operators(attention=attention).forward(tokens)
+
+
+def int8(x: Tensor, group: int | None = None) -> Tensor:
+    """`x` [..., n] by its largest element over 127: one scale for each row, or for each `group` of its elements."""
+    parts = x.unflatten(-1, (-1, group)) if group and x.shape[-1] % group == 0 else x
+    scale = _scale(parts, INT8_MOST)
+    return ((parts / scale).round() * scale).view(x.shape)
+
+
+def fp8(x: Tensor) -> Tensor:
+    """`x` [..., n] as e4m3, its largest element of each row as the largest that there is."""
+    scale = _scale(x, FP8_MOST)
+    return (x / scale).float().to(torch.float8_e4m3fn).to(x.dtype) * scale
+
+
+def _scale(x: Tensor, most: float) -> Tensor:
+    return x.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny * most) / most
+
+
+class _Quantised(Layerwise):
+    """With the blocks' linear weights as a quantiser leaves them."""
+
+    def __init__(self, *of: Any) -> None:
+        super().__init__(*of[:-1])
+        self.quantise: Callable[[Tensor], Tensor] = of[-1]
+
+    def block(self, index: int) -> Block:
+        block = super().block(index)
+        with torch.no_grad():
+            for parameter in block.parameters():
+                if parameter.dim() > 1:
+                    parameter.copy_(self.quantise(parameter))
+        return block
 
 
 def match(error: Tensor, eager: Tensor, effects: Mapping[str, Tensor], floor: float) -> Match | None:
@@ -117,6 +178,12 @@ def _future(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 def _tiled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     groups = q.shape[2] // k.shape[2]
     return layerwise.attention(q, k.repeat(1, 1, groups, 1), v.repeat(1, 1, groups, 1), mask)
+
+
+def _with_quantised_cache(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, quantise: Callable[[Tensor], Tensor]
+) -> Tensor:
+    return layerwise.attention(q, quantise(k), quantise(v), mask)
 
 
 def _with_zeros(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prompt: int, *, own: bool) -> Tensor:

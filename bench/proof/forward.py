@@ -163,7 +163,7 @@ def against(
     truth, norm = tensors["sketch"], tensors["norm"]
     errors, level = levels.distance(found.sketch, truth, norm), Level(tensors["eager_error"], dtype)
     with checks.guard("logits"):
-        ratio, limit = level.ratio(errors), levels.limit(levels.OVERALL, errors.numel())
+        ratio, limit = level.ratio(errors), levels.overall(errors.numel())
         checks.at_most("logits", ratio, limit, f"error of the logits is {ratio:.3g} times eager's")
     with checks.guard("rows"):
         worst, where = level.worst(errors)
@@ -193,13 +193,15 @@ def top_limit(eager_wrong: int) -> float:
 
 
 def judge_match(matched: faults.Match | None, count: int, checks: Checks) -> str | None:
-    """Record whether the error resembles a known fault; return its name."""
+    """Record whether the error resembles a known fault; return its name where it has about that fault's size."""
     if matched is None:
         checks.judge("known faults", passed=True, what=f"the error has the effect of none of {count} known faults")
         return None
-    what = f"the error has the effect of: {matched.name} ({matched.share:.2g} of its square)"
+    named = matched.named
+    effect = named or f"{matched.beta:.2g} times {matched.name}, which is none that is known"
+    what = f"the error has the effect of: {effect} ({matched.share:.2g} of its square)"
     checks.judge("known faults", passed=False, value=matched.beta, limit=matched.limit, what=what)
-    return matched.name
+    return named
 
 
 def judge_identity(context: Context, reference: Reference, inputs: int, checks: Checks) -> None:

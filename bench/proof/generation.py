@@ -1,7 +1,8 @@
 """Proves generation: the step that was timed, called again, against full forwards without cache and across prompts.
 
 Cost in calls of the step, beside one generation's replay: STEPS forced by the reference, STEPS of another prompt, three
-times STEPS of the first again, and up to DRAWS at one position.
+times STEPS of the first again, STEPS of further prompts until `levels.POOL` positions are there, and up to DRAWS at one
+position; on a probe `sampler.FIRST_DRAWS` of a distribution that is written into the head, or `sampler.ALL_DRAWS`.
 """
 
 from __future__ import annotations
@@ -145,6 +146,8 @@ class Proof:
         self.worst_eager = EAGER * known if known else float("inf")
         self.own = task.first_prompt
         self.facts: dict[str, Any] = {}
+        # Errors and eager's, [batch, steps], of every text whose logits were seen.
+        self.pool: list[tuple[Tensor, Tensor]] = []
 
     def judge(self) -> dict[str, Any]:
         """All checks."""
@@ -177,23 +180,22 @@ class Proof:
             with highest():
                 truth = full(self.exact, ids, self.prompt)
             eager = full(self.eager, ids, self.prompt)
-            level = self.level(eager, truth)
-            self.bounded(("logits", "worst step"), replay.logits, truth, level, "against a forward without cache")
+            level = self.bounded(replay.logits, truth, eager, "against a forward without cache")
             with checks.guard("other prompt", "repeat", "cache"):
                 self.same("repeat", again, replay.logits[:, : self.steps], level, "the same tokens again")
                 self.leaks(replay, level)
+            with checks.guard("logits"):
+                self.pooled()
             with checks.guard("samples", "possible", "sampler"), highest():
                 self.draws(last, level)
             with checks.guard("known faults"), highest():
                 self.known_faults(replay, ids, truth, eager)
         with checks.guard("temperature"):
-            self.temperature(replay)
+            if (self.context.workload.weights or {}).get("source") == "probe":
+                self.sharp()
+            else:
+                self.temperature(replay)
         return self.facts
-
-    def level(self, eager: Tensor, truth: Tensor) -> Level:
-        """Eager's error on the very same tokens."""
-        errors = levels.distance(eager, truth, truth.norm(dim=-1))
-        return Level(errors.clamp(max=self.worst_eager), self.weight.dtype)
 
     def same_seed(self, timed: Tensor, replay: Run) -> None:
         """The same seed draws the same text; another token is right only where the logits' own bits are others."""
@@ -244,13 +246,30 @@ class Proof:
         ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)
         with highest():
             truth = full(self.exact, ids, self.prompt)
-        eager = self.level(full(self.eager, ids, self.prompt), truth)
         again = runner.run(self.own, n, replay.tokens).logits
         self.same("other prompt", again, before, level, "after another prompt")
         runner.fill_caches(POISON)
         self.same("cache", runner.run(self.own, n, replay.tokens).logits, before, level, "unused slots poisoned")
         if not stale:
-            self.bounded(("logits", "worst step"), other.logits, truth, eager, "another prompt")
+            self.bounded(other.logits, truth, full(self.eager, ids, self.prompt), "another prompt")
+
+    def pooled(self) -> None:
+        """All texts' steps together, more texts where those are few: little scatter, so that the limit is near."""
+        task, n, number = self.task, self.steps, 0
+        while sum(errors.numel() for errors, _ in self.pool) < levels.POOL:
+            prompt, forced = (
+                drawn_ids(self.context, task, f"{name}/{number}", count)
+                for name, count in (("pool", self.prompt), ("pool forced", n))
+            )
+            logits, number = self.runner.run(prompt, n, forced).logits, number + 1
+            ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)
+            with highest():
+                truth = full(self.exact, ids, self.prompt)
+            self.bounded(logits, truth, full(self.eager, ids, self.prompt), f"another prompt, {number}")
+        errors, eager = (torch.cat([part.flatten() for part in parts]) for parts in zip(*self.pool))  # noqa: B905
+        ratio = Level(eager, self.weight.dtype).ratio(errors)
+        what = f"{errors.numel()} steps of {len(self.pool)} texts: error of the logits is {ratio:.3g} times eager's"
+        self.checks.at_most("logits", ratio, levels.overall(errors.numel()), what)
 
     def same(self, name: str, one: Tensor, other: Tensor, level: Level, what: str) -> None:
         """Equal bits pass; else each step within SAME times eager's error."""
@@ -263,9 +282,15 @@ class Proof:
         text = f"{what}: {changed} steps changed, most step {place % one.shape[1]}: {worst:.3g} times eager's error"
         self.checks.at_most(name, worst, levels.SAME, text)
 
-    def bounded(self, names: tuple[str, str], logits: Tensor, truth: Tensor, level: Level, what: str) -> None:
-        """Judge logits [batch, steps, vocabulary], all together and the worst step."""
-        self.limited(names, levels.distance(logits, truth, truth.norm(dim=-1)), level, what)
+    def bounded(self, logits: Tensor, truth: Tensor, eager: Tensor, what: str) -> Level:
+        """Judge logits [batch, steps, vocabulary], all together and the worst step; return eager's level there."""
+        norm = truth.norm(dim=-1)
+        errors, known = levels.distance(logits, truth, norm), levels.distance(eager, truth, norm)
+        known = known.clamp(max=self.worst_eager)
+        self.pool.append((errors, known))
+        level = Level(known, self.weight.dtype)
+        self.limited(("logits", "worst step"), errors, level, what)
+        return level
 
     def limited(self, names: tuple[str, str], errors: Tensor, level: Level, what: str) -> None:
         """The same for relative errors [batch, steps]; both verdicts may be one check's."""
@@ -302,6 +327,33 @@ class Proof:
             self.checks.unchecked("temperature", what)
             return
         self.checks.judge("temperature", p >= sampler.ALARM, value=p, limit=sampler.ALARM, what=what)
+
+    def sharp(self) -> None:
+        """After the prompt the step draws from a distribution that its head was made to have, far ids made likely."""
+        task, context, batch = self.task, self.context, self.task.prompt.shape[0]
+        if task.new_tokens < 2:  # noqa: PLR2004  (the prompt's own, and the one that is drawn here)
+            raise ValueError("one new token alone has no step to draw at")
+        wanted = sampler.Sharp(self.weight.shape[0], context.device)
+        self.runner.fill_caches(0.0)
+        self.runner.run(task.first_prompt, 1)
+        token = torch.full_like(task.first_prompt[:, :1], wanted.likely)
+        with highest():
+            hidden = self.exact.forward(torch.cat([task.first_prompt[:1], token[:1]], dim=1))[0, -1]
+        with torch.inference_mode(mode=False):
+            temperature = torch.tensor(TEMPERATURE, device=context.device)
+        before = self.weight.clone()
+        try:
+            self.weight.copy_(wanted.head(hidden, before[wanted.likely], TEMPERATURE))
+            torch.manual_seed(context.workload.seed)
+            tokens, logits = self.runner.draw(token, self.prompt, temperature, -(-sampler.FIRST_DRAWS // batch))
+            seen = wanted.look(logits, tokens, TEMPERATURE)
+            if seen.suspicious:
+                count = -(-sampler.ALL_DRAWS // batch) - len(tokens)
+                more, _ = self.runner.draw(token, self.prompt, temperature, count)
+                seen = wanted.look(logits, torch.cat([tokens, more]), TEMPERATURE)
+        finally:
+            self.weight.copy_(before)
+        seen.judge(self.checks)
 
     def draws(self, last: int, level: Level) -> None:
         """All texts: their last logits, the chance of each token, of all together, and of one text drawn twice."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.model.gpt import GPT, Block, band
+from bench.model.rope import rotary_tables
 from bench.operators import Operators
 
 
@@ -37,8 +38,16 @@ PLAIN = Operators(attention=attention)
 class Layerwise:
     """A GPT's forward in another precision. One scratch block holds the cast weights of one block after the other."""
 
-    def __init__(self, model: GPT, dtype: torch.dtype, operators: Operators = PLAIN) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        dtype: torch.dtype,
+        operators: Operators = PLAIN,
+        rotation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.model, self.dtype, self.operators, self.config = model, dtype, operators, model.config
+        # Its own: the model's may have been changed in place by the method that is judged.
+        self.rotation = rotation or _rotation(model)
         with torch.device("meta"):
             block = Block(model.config, operators)
         self.scratch: Block = block.to(dtype).to_empty(device=model.head.weight.device)
@@ -53,7 +62,7 @@ class Layerwise:
 
     def tables(self, time: int) -> tuple[Tensor, Tensor]:
         """Rotary cosine and sine of the first `time` positions, [time, head size / 2] in float32."""
-        return self.model.cos[:time], self.model.sin[:time]
+        return self.rotation[0][:time], self.rotation[1][:time]
 
     def mask(self, time: int) -> Tensor | None:
         """[time, time] to be added to the scores where a sliding window cuts, else None (causal)."""
@@ -86,7 +95,14 @@ class Layerwise:
 
     def with_operators(self, **changes: object) -> Layerwise:
         """The same model with some operators replaced."""
-        return Layerwise(self.model, self.dtype, replace(self.operators, **changes))  # type: ignore[arg-type]
+        changed = replace(self.operators, **changes)  # type: ignore[arg-type]
+        return type(self)(self.model, self.dtype, changed, self.rotation)
+
+
+def _rotation(model: GPT) -> tuple[Tensor, Tensor]:
+    config = model.config
+    device = model.head.weight.device
+    return rotary_tables(config.block_size, config.head_size, config.rope_base, config.rope_scaling, device)
 
 
 @contextmanager

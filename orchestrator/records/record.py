@@ -20,7 +20,7 @@ FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
 """A record with one of these is no result: the round is run again."""
 BAD: tuple[Status, ...] = ("incorrect", *FAILED)
 """With one of these a run did not go well."""
-Flag = Literal["unchecked", "not_fused", "memoised", "tainted", "drift", "cold", "warm"]
+Flag = Literal["unchecked", "not_fused", "memoised", "coarser", "tainted", "drift", "cold", "warm"]
 Phase = Literal["first", "warmup", "timed", "repeat"]
 CheckStatus = Literal["passed", "failed", "unchecked"]
 KERNEL_PACKAGES = frozenset(
@@ -152,6 +152,8 @@ class Dispatch(Frozen):
     graph_replays: Count | None
     groups: tuple[Group, ...]
     top: tuple[Kernel, ...]
+    lower_precisions: tuple[str, ...] = ()
+    """int8, fp8 and TF32, where a kernel's name tells it, each with such a name."""
     expected: tuple[str, ...]
     """What the method says must be seen."""
     missing: tuple[str, ...]

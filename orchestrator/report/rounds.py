@@ -197,6 +197,7 @@ def _dispatch(record: Record) -> Section | None:
             ("launches", f"{ran.launches:,}"),
             ("CUDA graph replays", ran.graph_replays),
             ("expected", f"{', '.join(ran.expected)}{'' if ran.missing else ': all seen'}" if ran.expected else None),
+            ("lower precisions, by name", "; ".join(ran.lower_precisions) or None),
             *((f"{operator} dispatched to", what) for operator, what in operators(record).items()),
         ),
         shares(launches),

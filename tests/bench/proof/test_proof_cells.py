@@ -163,7 +163,7 @@ FAULTS = [
     ("generation", planted.stale_cache(), "cache"),
     ("generation", planted.deaf_sampler(), "temperature"),
     ("generation", planted.method(step=lambda s: lambda *a: (torch.seed(), s(*a))[1]), "same seed"),
-    ("generation", planted.method(step=lambda s: lambda *a: (torch.manual_seed(3), s(*a))[1]), "temperature"),
+    ("generation", planted.method(step=lambda s: lambda *a: (torch.manual_seed(3), s(*a))[1]), "sampler"),
     ("model_inference", planted.noisy_logits(), "repeat"),
 ]
 
