@@ -7,7 +7,7 @@ import traceback
 from functools import partial
 from typing import Any
 
-from bench import benchmarks, caches, methods, repeats
+from bench import benchmarks, beside, caches, methods, repeats
 from bench.environment import environment
 from bench.model import hashing, weights
 from bench.observe import ceilings, compiles, dispatch
@@ -38,7 +38,11 @@ def run(spec: Spec) -> dict[str, Any]:
             make_references.run(spec, record, events)
         else:
             record["flags"] = ["unchecked", flag]
-            measure(spec, record, events)
+            with beside.others(spec) as others:
+                measure(spec, record, events)
+                events.phase("beside")
+                for other in others:
+                    beside.take_in(record, other)
         reason = gate.verdict(spec.workload.benchmark, record.get("proof") or {})
         record["status"], record["reason"] = ("incorrect", reason) if reason else ("ok", None)
     except Exception as error:  # noqa: BLE001  (whatever happens is a record with its status)

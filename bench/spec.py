@@ -65,6 +65,7 @@ class Workload:
     matrix_sizes: tuple[int, ...] | None = None
     copy_bytes: int | None = None
     subjects: tuple[Workload, ...] | None = None
+    beside: tuple[Workload, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Spec:
 
     `reference` is the file to check against, as this process sees it. `repeats`: someone answers which samples to
     measure again. `only_first`: make the first call, record it, and end (a warm start).
-    `subject_ids` are the ids of a reference's `subjects`, in their order.
+    `subject_ids` are the ids of a reference's `subjects`, in their order. `beside`: for each workload that is run
+    beside this one by a process of its own, the keys of its spec that are others than here.
     """
 
     folder: Path
@@ -96,6 +98,7 @@ class Spec:
     repeats: bool = False
     only_first: bool = False
     subject_ids: tuple[str, ...] = ()
+    beside: tuple[dict[str, Any], ...] = ()
 
 
 def read_spec(path: Path) -> Spec:
@@ -107,7 +110,8 @@ def read_spec(path: Path) -> Spec:
     raw = content["workload"]
     given = {field.name: content[field.name] for field in fields(Spec) if field.name in content}
     given.update(folder=path.resolve().parent, workload=read_workload(raw), raw=raw)
-    return Spec(**{**given, "subject_ids": tuple(content.get("subject_ids") or ())})
+    lists = {key: tuple(content.get(key) or ()) for key in ("subject_ids", "beside")}
+    return Spec(**{**given, **lists})
 
 
 def read_workload(raw: dict[str, Any]) -> Workload:
@@ -119,8 +123,9 @@ def read_workload(raw: dict[str, Any]) -> Workload:
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
     if values["model"] is not None:
         values["model"] = from_dict(values["model"])
-    if values.get("subjects") is not None:
-        values["subjects"] = tuple(read_workload(subject) for subject in values["subjects"])
+    for key in ("subjects", "beside"):
+        if values.get(key) is not None:
+            values[key] = tuple(read_workload(one) for one in values[key])
     return Workload(**values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,15 +32,19 @@ def run(spec: Spec, record: dict[str, Any], events: Events) -> None:
     subjects = spec.workload.subjects or ()
     if len(subjects) != len(spec.subject_ids):
         raise ValueError(f"a reference of {len(subjects)} subjects has {len(spec.subject_ids)} subject ids")
-    events.phase("model")
-    model, tokenizer = make_model(spec, eager)
-    record["proof"] = weights.facts(model)
-    events.phase("references")
     found: dict[str, Any] = {}
     record["detail"]["references"] = found
+    model = None
     for place, (subject, name) in enumerate(zip(subjects, spec.subject_ids)):  # noqa: B905  (Python 3.10's zip)
         begin = time.monotonic_ns()
         try:
+            if model is None or not same_model(spec.workload, subject):
+                events.phase("model")
+                model = None  # before there is another
+                spec = replace(spec, workload=replace(spec.workload, **of_model(subject)))
+                model, tokenizer = make_model(spec, eager)
+                record["proof"] = record["proof"] or weights.facts(model)
+                events.phase("references")
             tensors, facts = make_one(spec, subject, model, tokenizer)
             sha256, size = write(spec.folder / f"reference-{name}.safetensors", tensors, facts)
             found[name] = {"sha256": sha256, "bytes": size, "eager_error": facts["eager_error"]}
@@ -56,6 +61,16 @@ def run(spec: Spec, record: dict[str, Any], events: Events) -> None:
     record["memory"] = Memory(spec.device).peaks()
     if found and all(entry["sha256"] is None for entry in found.values()):
         raise Unsupported("no reference could be made: " + next(iter(found.values()))["reason"])
+
+
+def of_model(workload: Workload) -> dict[str, Any]:
+    """What decides which model a reference is made with."""
+    return {key: getattr(workload, key) for key in ("model", "weights", "dtype")}
+
+
+def same_model(one: Workload, other: Workload) -> bool:
+    """Whether references of both are made with one model."""
+    return of_model(one) == of_model(other)
 
 
 def make_one(spec: Spec, subject: Workload, model: Any, tokenizer: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import get_args
 from orchestrator.analysis.evidence import piece
 from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Versus
 from orchestrator.analysis.statistics import verdict
-from orchestrator.plan.proof_cells import probe_workloads
+from orchestrator.plan.proof_cells import MOST_KEY_HEADS, probe_workload
 from orchestrator.plan.workload import Workload
 from orchestrator.records.record import COMPUTED, Flag
 
@@ -87,12 +87,8 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
     # Those that ran with the same packages as the row, or all where none did.
     found = [probe for probe in found if probe.fingerprint == row.fingerprint] or found
-    wanted = probe_ids(row.workload_id, row.workload)
-    if not any(probe.workload_id in wanted for probe in found):
-        result = probe_result(found)  # of a run before probes had the traits of the row's model, or of none
-    else:
-        each = [probe_result([probe for probe in found if probe.workload_id == one]) for one in wanted]
-        result = min(each, key=lambda one: (one.status != "incorrect", one.passed))
+    own = probe_id(row.workload_id, row.workload)
+    result = probe_result([probe for probe in found if probe.workload_id == own or _of_older_run(probe)])
     changes: dict[str, object] = {"probe": result}
     if result.status == "incorrect":
         if row.status == "ok":
@@ -103,13 +99,13 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     return row.model_copy(update=changes)
 
 
-_probe_ids: dict[str, tuple[str, ...]] = {}
+_probe_ids: dict[str, str] = {}
 
 
-def probe_ids(workload_id: str, workload: Workload) -> tuple[str, ...]:
-    """Return the workload_ids of a workload's probes; kept, since many rows share a workload."""
+def probe_id(workload_id: str, workload: Workload) -> str:
+    """Return the workload_id of a workload's probe; kept, since many rows share a workload."""
     if workload_id not in _probe_ids:
-        _probe_ids[workload_id] = tuple(probe.workload_id for probe in probe_workloads(workload))
+        _probe_ids[workload_id] = probe_workload(workload).workload_id
     return _probe_ids[workload_id]
 
 
@@ -138,6 +134,11 @@ def _ground(row: Row) -> tuple[str | None, ...]:
 
 def _worth(row: Row) -> tuple[bool, str]:
     return (row.status == "ok", row.cell_id)
+
+
+def _of_older_run(probe: Row) -> bool:
+    """Whether it is from before probes had the traits of the row's model: all had one model, of four key heads."""
+    return probe.workload.model is not None and probe.workload.model.kv_heads > MOST_KEY_HEADS
 
 
 def _passed(probe: Row) -> bool:

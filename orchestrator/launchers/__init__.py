@@ -73,6 +73,8 @@ class Job:
     """The run's references, visible read-only."""
     reference_sha256: str | None = None
     """Of the file among them that the round is checked against; None: there is none."""
+    beside_sha256: tuple[str | None, ...] = ()
+    """The same of each workload that is run beside the cell's own."""
     threads: int | None = None
     """CPU threads; None: torch's own choice."""
     only_first: bool = False

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -49,6 +50,14 @@ UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
 
 
+class Beside(Frozen):
+    """What the spec of a workload that is run beside another says that is not in the other's."""
+
+    workload: Workload
+    reference: str | None
+    reference_sha256: str | None
+
+
 class Spec(Frozen):
     """What `spec.json` says. Folders and files are where the cell's process sees them."""
 
@@ -73,6 +82,8 @@ class Spec(Frozen):
     """The file to check against."""
     reference_sha256: str | None
     subject_ids: tuple[str, ...]
+    beside: tuple[Beside, ...]
+    """What is run beside it."""
     repeats: bool
     """The orchestrator answers which samples are to be measured again."""
     only_first: bool
@@ -89,7 +100,8 @@ def identity(job: Job) -> dict[str, Any]:
 def write_spec(job: Job, places: Places) -> Spec:
     """Write `spec.json` into the job's work folder; return what it says."""
     cell, same = job.cell, identity(job)
-    has_reference = job.reference_sha256 is not None and places.references is not None
+    own, *others = cell.workload.parts
+    beside = zip_longest(others, job.beside_sha256)
     spec = Spec(
         **same,
         threads=job.threads,
@@ -98,14 +110,21 @@ def write_spec(job: Job, places: Places) -> Spec:
         checkpoint=places.checkpoint,
         deadline_s=cell.timeout_s,
         role=cell.role,
-        reference=f"{places.references}/{same['workload_id']}{REFERENCE_ENDING}" if has_reference else None,
-        reference_sha256=job.reference_sha256,
+        **_reference(places, own, job.reference_sha256),
         subject_ids=tuple(subject.workload_id for subject in cell.workload.subjects or ()),
+        beside=tuple(Beside(workload=one, **_reference(places, one, sha256)) for one, sha256 in beside),
         repeats=cell.role == "row" and cell.workload.benchmark in MEASURED and not job.only_first,
         only_first=job.only_first,
     )
     write_text(job.work / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
     return spec
+
+
+def _reference(places: Places, workload: Workload, sha256: str | None) -> dict[str, Any]:
+    """Return what a spec says of the reference that a workload is checked against."""
+    there = sha256 is not None and places.references is not None
+    path = f"{places.references}/{workload.workload_id}{REFERENCE_ENDING}" if there else None
+    return {"reference": path, "reference_sha256": sha256}
 
 
 @dataclass(frozen=True)

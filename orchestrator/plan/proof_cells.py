@@ -17,8 +17,8 @@ PROBE_PROMPT = 9
 PROBE_BATCH = 2
 
 PROBE_SIZES: dict[str, Any] = {"layers": 2, "width": 128, "mlp_width": 352, "vocabulary": 512, "block_size": 256}
-MOST_GROUPS = 8
-"""Query heads to each key head of a probe at most."""
+MOST_KEY_HEADS, MOST_GROUPS = 2, 8
+"""Key heads of a probe at most, and query heads to each of them."""
 PROBE_WINDOW = 24
 """Positions: shorter than a probe's sequence, so that it cuts."""
 SHOWN_RATE = 0.05
@@ -27,23 +27,21 @@ SHOWN_RATE = 0.05
 
 def probe_model(model: ModelConfig) -> ModelConfig:
     """Return the model shrunk: its epsilon, head size, groups of heads, rotary tables, bias and head stay."""
-    kv_heads = min(model.kv_heads, 2)
+    kv_heads = min(model.kv_heads, MOST_KEY_HEADS)
     heads = kv_heads * min(model.heads // model.kv_heads, MOST_GROUPS)
     window = None if model.sliding_window is None else min(model.sliding_window, PROBE_WINDOW)
     of_all = {"name": "probe", "heads": heads, "kv_heads": kv_heads, "sliding_window": window}
     return model.model_copy(update={**PROBE_SIZES, **of_all})
 
 
-def probe_workloads(workload: Workload) -> tuple[Workload, ...]:
-    """Return the workloads of a row's probes: in float32, where nothing hides behind rounding, and in its own dtype."""
-    if workload.is_own_probe:
-        return ()
-    dtypes: tuple[Dtype, ...] = ("float32", workload.dtype)
-    return tuple(probe_workload(workload, dtype) for dtype in dict.fromkeys(dtypes))
+def probe_workload(workload: Workload) -> Workload:
+    """Return the workload of a row's probe: in its dtype and, beside it, in float32, where no rounding hides."""
+    own = probe_part(workload, workload.dtype)
+    return own if own.dtype == "float32" else own.model_copy(update={"beside": (probe_part(workload, "float32"),)})
 
 
-def probe_workload(workload: Workload, dtype: Dtype = "float32") -> Workload:
-    """Return the tiny workload that takes the same way through a method as `workload` does."""
+def probe_part(workload: Workload, dtype: Dtype) -> Workload:
+    """Return the tiny workload in one precision that takes the same way through a method as `workload` does."""
     assert workload.model is not None
     model = probe_model(workload.model)
     own: dict[str, Any] = {"iterations": 6, "warmup": 1, "batch": PROBE_BATCH, "sequence": 64}
@@ -65,10 +63,11 @@ def probe_workload(workload: Workload, dtype: Dtype = "float32") -> Workload:
 
 
 def probe_cells(rows: Sequence[Cell]) -> list[Cell]:
-    """Return the probes of `rows`: of each stack, method, benchmark and device one for each workload of a probe."""
+    """Return the probes of `rows`: of each stack, method, benchmark and device one for each model's traits."""
     found: dict[tuple[str, ...], Cell] = {}
     for row in rows:
-        for workload in probe_workloads(row.workload):
+        if not row.workload.is_own_probe:
+            workload = probe_workload(row.workload)
             probe = row.model_copy(update={"workload": workload, "role": "probe", "rounds": 1})
             found.setdefault((*probe_of(row), workload.workload_id), probe)
     return list(found.values())
@@ -80,21 +79,27 @@ def probe_of(cell: Cell) -> tuple[str, str, str, str]:
 
 
 def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
-    """Return the cells that make the references of `cells`: one for each model, weights and dtype.
+    """Return the cells that make the references of `cells`: one for each model, weights and dtype; one for all probes.
 
     `maker` says on which stack and device, and with which deadline. A cell with very many workloads is cut in parts.
     """
     groups: dict[str, dict[str, Workload]] = {}
-    for workload in (cell.workload for cell in cells):
-        assert workload.model is not None
-        assert workload.weights is not None
-        key = digest([workload.model.hashed(), workload.weights.hashed(), workload.dtype])
-        groups.setdefault(key, {}).setdefault(workload.workload_id, workload)
+    for cell in cells:
+        for workload in cell.workload.parts:
+            key = cell.role if cell.role == "probe" else _model_key(workload)
+            groups.setdefault(key, {}).setdefault(workload.workload_id, workload)
     cells = []
-    for subjects in (tuple(group.values()) for group in groups.values()):
+    for subjects in (tuple(sorted(group.values(), key=_model_key)) for group in groups.values()):
         for start in range(0, len(subjects), SUBJECTS_AT_MOST):
             part = subjects[start : start + SUBJECTS_AT_MOST]
             of_all = {key: getattr(part[0], key) for key in ("model", "weights", "dtype", "seed")}
             workload = Workload(benchmark="reference", **of_all, iterations=1, warmup=0, subjects=part)
             cells.append(maker.model_copy(update={"workload": workload, "role": "reference", "method": REFERENCE}))
     return cells
+
+
+def _model_key(workload: Workload) -> str:
+    """Return what workloads have in common whose references are made with one model."""
+    assert workload.model is not None
+    assert workload.weights is not None
+    return digest([workload.model.hashed(), workload.weights.hashed(), workload.dtype])

@@ -134,7 +134,14 @@ class Workload(Identified):
     matrix_sizes: tuple[Positive, ...] | None = None
     copy_bytes: Positive | None = None
     subjects: tuple[Workload, ...] | None = None
-    """Of the benchmark `reference`: the workloads of one model, one weights and one dtype to make references of."""
+    """Of the benchmark `reference`: the workloads to make references of."""
+    beside: tuple[Workload, ...] | None = None
+    """Of a probe: the same in other precisions, each run by a process beside the cell's own."""
+
+    @property
+    def parts(self) -> tuple[Workload, ...]:
+        """The workloads that a cell runs and has references for, its own first."""
+        return (self.model_copy(update={"beside": None}), *self.beside) if self.beside else (self,)
 
     @property
     def is_own_probe(self) -> bool:

@@ -33,6 +33,9 @@ class Listed(Frozen):
     """Over n places `limit` is granted 1 + few / sqrt(n) times: few of them scatter."""
     among: int | None = None
     """So many places are judged, or all that there are where they are fewer; null: all."""
+    pool: int | None = None
+    pooled: float | None = None
+    """The limit over so many places and more, in the place of `limit`."""
     roles: tuple[Role, ...] = ("row", "probe")
     dtypes: tuple[Dtype, ...] = ("bfloat16", "float32", "float64")
     """Where it must be: elsewhere it may be missing."""
@@ -43,7 +46,8 @@ class Listed(Frozen):
             return self.limit
         length = workload.new_tokens if workload.benchmark in GENERATING else workload.sequence
         places = (workload.batch or 1) * (length or 1)
-        return self.limit * (1 + self.few / math.sqrt(min(places, self.among or places)))
+        factor = self.pooled if self.pooled is not None and places >= (self.pool or 0) else self.limit
+        return factor * (1 + self.few / math.sqrt(min(places, self.among or places)))
 
     def refuses(self, check: Check, workload: Workload) -> str | None:
         """Return why the numbers of a check that passed do not let it pass, if they do not."""
@@ -106,17 +110,28 @@ def with_checks(record: Record, checks: tuple[Check, ...]) -> Record:
 
 
 def _judged(record: Record, listed: dict[str, Listed], check: Check, version: int) -> Check:
-    one = listed.get(check.name)
+    part, name = next(
+        ((part, check.name.removeprefix(start)) for part, start in _parts(record) if check.name.startswith(start)),
+        (record.workload, check.name),
+    )
+    one = listed.get(name)
     if one is None or check.status != "passed":
         return check
     own = one if one.since <= version else one.model_copy(update={"limit": None})
-    why = own.refuses(check, record.workload)
+    why = own.refuses(check, part)
     return check if why is None else check.model_copy(update={"status": "failed", "what": f"{why}; {check.what}"})
 
 
 def _missing(record: Record, listed: dict[str, Listed], version: int) -> Iterator[Check]:
     there = {check.name for check in record.proof.checks} if record.proof else set()
-    for name, one in listed.items():
-        wanted = one.since <= version and record.role in one.roles and record.workload.dtype in one.dtypes
-        if wanted and name not in there:
-            yield Check(name=name, status="unchecked", what="the record has no such check")
+    for part, start in ((record.workload, ""), *_parts(record)):
+        for name, one in listed.items():
+            wanted = one.since <= version and record.role in one.roles and part.dtype in one.dtypes
+            if wanted and start + name not in there:
+                yield Check(name=start + name, status="unchecked", what="the record has no such check")
+
+
+def _parts(record: Record) -> Iterator[tuple[Workload, str]]:
+    """Yield each workload that was run beside the record's, and how the names of its checks start."""
+    for part in record.workload.beside or ():
+        yield part, f"{part.dtype}: "

@@ -168,6 +168,7 @@ def _probe(source: Source, row: Row) -> Section | None:
 
 
 def _workload(record: Record) -> Any:
-    content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects"})
+    content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects", "beside"})
+    beside = (("beside it", f"in {one.dtype}, workload {one.workload_id}") for one in record.workload.beside or ())
     subjects = (("reference for", f"{s.benchmark}, workload {s.workload_id}") for s in record.workload.subjects or ())
-    return facts(*((name.replace("_", " "), plain(value)) for name, value in content.items()), *subjects)
+    return facts(*((name.replace("_", " "), plain(value)) for name, value in content.items()), *subjects, *beside)

@@ -114,7 +114,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
     """Return the job of a round in its own `folder`."""
     cell, weights = turn.cell, turn.cell.workload.weights
     checkpoint = session.choice.checkpoints.get(weights.fingerprint or "") if weights else None
-    reference = session.references.known.get(cell.workload.workload_id)
+    reference, *beside = (session.references.known.get(part.workload_id) for part in cell.workload.parts)
     return Job(
         cell,
         turn.round,
@@ -128,8 +128,9 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         cache=_shared_cache(session, cell) if cell.cache == "shared" else None,
         checkpoint=checkpoint.mount if checkpoint else None,
         checkpoint_inside=checkpoint.inside if checkpoint else "",
-        references=session.references.folder if reference else None,
+        references=session.references.folder if reference or any(beside) else None,
         reference_sha256=reference,
+        beside_sha256=tuple(beside),
     )
 
 

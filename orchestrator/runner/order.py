@@ -53,7 +53,7 @@ def remaining(order: Sequence[Turn], records: Sequence[Record], references: Refe
     """
     done = finished_keys(record for record in records if references.complete(record))
     todo = [turn for turn in order if (turn.cell_id, turn.round) not in done]
-    wanted = {turn.cell.workload.workload_id for turn in todo if turn.cell.role != "reference"}
+    wanted = {part.workload_id for turn in todo if turn.cell.role != "reference" for part in turn.cell.workload.parts}
     subjects = [{subject.workload_id for subject in turn.cell.workload.subjects or ()} for turn in todo]
     return [turn for turn, own in zip(todo, subjects, strict=True) if turn.cell.role != "reference" or own & wanted]
 

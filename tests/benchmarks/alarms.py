@@ -30,7 +30,7 @@ from right_methods import METHODS  # noqa: E402
 from bench import cell, methods  # noqa: E402
 from bench.observe import dispatch  # noqa: E402
 from bench.spec import read_spec  # noqa: E402
-from orchestrator.plan.proof_cells import probe_workload  # noqa: E402
+from orchestrator.plan.proof_cells import probe_part  # noqa: E402
 from orchestrator.plan.workload import Dtype, Workload  # noqa: E402
 
 CELLS = 20
@@ -61,7 +61,7 @@ def draw(benchmark: str, dtype: Dtype, chance: random.Random) -> tuple[str, str,
         model = chance.choice(list(PROBED))
         shape = {"name": model, **LARGE, **PROBED[model]}
         row = workload(benchmark, shape, dtype="bfloat16", prompt_text=None)
-        probe = probe_workload(Workload.model_validate_json(json.dumps(row)), dtype)
+        probe = probe_part(Workload.model_validate_json(json.dumps(row)), dtype)
         own = json.loads(probe.model_dump_json())
         own["weights"]["seed"] = seed
     own["seed"] = seed

@@ -9,7 +9,7 @@ from typing import Any
 from places import ROOT
 
 from orchestrator.plan.cell import Cell, Plan
-from orchestrator.plan.proof_cells import probe_workload
+from orchestrator.plan.proof_cells import probe_part
 from orchestrator.plan.workload import Workload
 from orchestrator.records.record import Record
 from orchestrator.records.store import Run
@@ -52,7 +52,7 @@ ENVIRONMENT = {
 def old_probe(of: Workload) -> Workload:
     """The probe of older runs: of one fixed model, whatever the row's is."""
     fixed = {"heads": 4, "kv_heads": 4, "head_size": 32, "norm_eps": 1e-6, "rope_base": 10000.0}
-    tiny = probe_workload(of)
+    tiny = probe_part(of, "float32")
     assert tiny.model is not None
     return tiny.model_copy(update={"model": tiny.model.model_copy(update=fixed)})
 

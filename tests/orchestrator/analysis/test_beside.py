@@ -10,7 +10,7 @@ from record_samples import check, compiled_in, old_probe, proof, record, samples
 
 from orchestrator.analysis.reduce import rows
 from orchestrator.analysis.rows import Row
-from orchestrator.plan.proof_cells import probe_workloads
+from orchestrator.plan.proof_cells import probe_workload
 from orchestrator.plan.workload import Workload
 from orchestrator.records.record import Record
 from orchestrator.report.columns import against_eager, break_even
@@ -181,24 +181,17 @@ def test_a_row_whose_probe_did_not_pass_is_unchecked(probes: list[Record], statu
     assert (row.probe.status, row.probe.passed, row.probe.reason) == (status, False, reason)
 
 
-def each_probe(*changes: dict[str, Any], of: Workload | None = None) -> list[Record]:
-    """A probe in float32 and one in the row's bfloat16, each with its changes."""
-    made = zip(probe_workloads(of or workload()), changes, strict=False)
-    return [probe(cell_id=one.workload_id, workload=one, **more) for one, more in made]
+def own_probe(of: Workload | None = None, **changes: Any) -> Record:
+    """The probe of a row's own model, in both precisions."""
+    mine = probe_workload(of or workload())
+    return probe(cell_id=mine.workload_id, workload=mine, **changes)
 
 
-def test_a_row_has_a_probe_in_float32_and_one_in_its_own_dtype() -> None:
-    assert checked(*each_probe({}, {})).flags == ()
-    missing = checked(*each_probe({}))
-    assert (missing.status, missing.flags) == ("ok", ("unchecked",))
-    assert missing.probe is not None
-    assert missing.probe.reason == "no probe was run"
-    for place in range(2):
-        said = [{}, {}]
-        said[place] = {"status": "incorrect", "reason": "forward: rows: row 3"}
-        assert checked(*each_probe(*said)).reason == "on the probe: forward: rows: row 3"
-        said[place] = {"status": "crashed", "reason": "signal 11", "proof": None}
-        assert checked(*each_probe(*said)).flags == ("unchecked",)
+def test_the_probe_of_a_row_s_own_model_counts() -> None:
+    assert checked(own_probe()).flags == ()
+    reason = "forward: float32: rows: row 3"
+    assert checked(own_probe(status="incorrect", reason=reason)).reason == f"on the probe: {reason}"
+    assert checked(own_probe(status="crashed", reason="signal 11", proof=None)).flags == ("unchecked",)
 
 
 def test_the_probe_of_another_model_says_nothing_of_a_row() -> None:
@@ -206,7 +199,11 @@ def test_the_probe_of_another_model_says_nothing_of_a_row() -> None:
     assert mine.model is not None
     other = mine.model_copy(update={"model": mine.model.model_copy(update={"norm_eps": 3e-5})})
     bad = {"status": "incorrect", "reason": "rows"}
-    assert checked(*each_probe({}, {}), *each_probe(bad, bad, of=other)).status == "ok"
+    assert checked(own_probe(), own_probe(other, **bad)).status == "ok"
+    alone = checked(own_probe(other))
+    assert alone.flags == ("unchecked",)
+    assert alone.probe is not None
+    assert alone.probe.reason == "no probe was run"
 
 
 def test_a_wrong_probe_makes_the_row_incorrect() -> None:

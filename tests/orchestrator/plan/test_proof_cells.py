@@ -11,7 +11,7 @@ from plan_samples import SUITE, stack, write_suite
 from orchestrator.base.paths import REPOSITORY
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.planner import make_plan
-from orchestrator.plan.proof_cells import SUBJECTS_AT_MOST, probe_model, probe_of, probe_workloads
+from orchestrator.plan.proof_cells import SUBJECTS_AT_MOST, probe_model, probe_of, probe_workload
 from orchestrator.plan.suite import load_suite
 from orchestrator.plan.workload import GENERATING, MEASURED
 from orchestrator.records.store import Run
@@ -30,16 +30,16 @@ def test_every_row_and_every_probe_has_its_reference_and_every_row_its_probe() -
     plan = note()
     references = [cell for cell in plan.cells if cell.role == "reference"]
     made = [subject.workload_id for cell in references for subject in cell.workload.subjects or ()]
-    asked = {cell.workload.workload_id for cell in plan.cells if cell.role in ("probe", "row")}
+    asked = {part.workload_id for cell in plan.cells if cell.role in ("probe", "row") for part in cell.workload.parts}
     assert sorted(made) == sorted(asked)
     probes = [(*probe_of(cell), cell.workload.workload_id) for cell in plan.cells if cell.role == "probe"]
     rows = [cell for cell in plan.cells if cell.role == "row"]
-    wanted = {(*probe_of(row), probe.workload_id) for row in rows for probe in probe_workloads(row.workload)}
+    wanted = {(*probe_of(row), probe_workload(row.workload).workload_id) for row in rows}
     assert sorted(probes) == sorted(wanted)
-    assert len(wanted) == 2 * len({(probe_of(row), probe_model_of(row)) for row in rows})
+    assert len(wanted) == len({(probe_of(row), probe_model_of(row)) for row in rows})
 
 
-def test_a_reference_cell_has_one_model_one_weights_one_dtype() -> None:
+def test_a_reference_cell_has_one_model_one_weights_one_dtype_but_that_of_the_probes() -> None:
     references = [cell for cell in note().cells if cell.role == "reference"]
     names = []
     for cell in references:
@@ -47,10 +47,10 @@ def test_a_reference_cell_has_one_model_one_weights_one_dtype() -> None:
         assert (cell.benchmark, cell.method, cell.stack) == ("reference", "reference", "a")
         assert (work.iterations, work.warmup, cell.rounds) == (1, 0, 1)
         assert cell.timeout_s == 1500.0
-        for subject in work.subjects or ():
+        for subject in work.subjects or () if work.weights and work.weights.source != "probe" else ():
             assert (subject.model, subject.weights, subject.dtype) == (work.model, work.weights, work.dtype)
         names.append(work.model.name if work.model else "")
-    assert sorted(set(names)) == ["open_llama_3b", "open_llama_7b", "probe"]
+    assert sorted(names) == ["open_llama_3b", "open_llama_7b", "probe"]
 
 
 def probe_model_of(row: Cell) -> str:
@@ -70,8 +70,9 @@ def test_probes_are_tiny_and_sharp_and_have_the_traits_of_the_rows_model() -> No
         assert (work.model.layers, work.model.width, work.model.vocabulary) == (2, 128, 512)
         assert work.weights is not None
         assert work.weights.source == "probe"
-        assert work.dtype in ("float32", "bfloat16")
-        assert work.is_own_probe == (work.dtype == "float32")
+        assert [part.dtype for part in work.parts] == ["bfloat16", "float32"]
+        assert [part.is_own_probe for part in work.parts] == [False, True]
+        assert {part.model for part in work.parts} == {work.model}
         assert cell.rounds == 1
         assert work.iterations >= work.warmup + 2
         if work.benchmark in GENERATING:
@@ -80,8 +81,8 @@ def test_probes_are_tiny_and_sharp_and_have_the_traits_of_the_rows_model() -> No
             assert max(work.prompt) < 512
         else:
             assert (work.batch, work.sequence) == (2, 64)
-        rate = 6e-4 if work.dtype == "float32" else 0.05
-        assert work.learning_rate == (rate if work.benchmark.startswith("train") else None)
+        rates = [0.05, 6e-4] if work.benchmark.startswith("train") else [None, None]
+        assert [part.learning_rate for part in work.parts] == rates
 
 
 TRAITS = [
@@ -110,9 +111,7 @@ def test_a_trait_of_the_model_is_one_of_its_probe(traits: dict[str, Any]) -> Non
     assert (probe.sliding_window is None) == (model.sliding_window is None)
     assert probe.sliding_window is None or probe.sliding_window < 64
     other = WORKLOAD.model_copy(update={"model": model})
-    assert not {one.workload_id for one in probe_workloads(other)} & {
-        one.workload_id for one in probe_workloads(WORKLOAD)
-    }
+    assert not set(probe_workload(other).parts) & set(probe_workload(WORKLOAD).parts)
 
 
 def test_a_selection_keeps_only_what_its_rows_need() -> None:
@@ -121,12 +120,10 @@ def test_a_selection_keeps_only_what_its_rows_need() -> None:
         ("ceilings", "ceilings torch@a"),
         ("reference", "reference reference@a"),
         ("reference", "reference reference@a"),
-        ("reference", "reference reference@a"),
-        ("probe", "probe of train_static thunder@b"),
         ("probe", "probe of train_static thunder@b"),
         ("row", "train_static thunder@b"),
     ]
-    assert [len(cell.workload.subjects or ()) for cell in plan.cells[1:4]] == [1, 1, 1]
+    assert [len(cell.workload.subjects or ()) for cell in plan.cells[1:3]] == [2, 1]  # the probe's two parts; the row
 
 
 def test_rows_that_are_their_own_probes_get_none(tmp_path: Path) -> None:
@@ -165,7 +162,7 @@ def test_many_workloads_of_one_model_are_cut_in_parts(tmp_path: Path) -> None:
     suite = load_suite(str(write_suite(tmp_path, SUITE.replace("batch = 2", f"batch = {sizes}"))))
     plan = make_plan(suite, {"a": STACKS["a"]}, device="cpu", benchmarks=["forward"])
     parts = [len(cell.workload.subjects or ()) for cell in plan.cells if cell.role == "reference"]
-    assert parts == [1, 1, SUBJECTS_AT_MOST, SUBJECTS_AT_MOST - 1]  # the probes'; the rows'
+    assert parts == [2, SUBJECTS_AT_MOST, SUBJECTS_AT_MOST - 1]  # the probe's; the rows'
     assert len({cell.key for cell in plan.cells}) == len(plan.cells)
 
 
