@@ -24,10 +24,9 @@ from orchestrator.base.text import printable
 from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
-from orchestrator.measure.clocks import Sighting, vetted
 from orchestrator.measure.host_load import LoadSampler, watch_host
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
-from orchestrator.measure.validity import Span, gpu_fault, judged, taints, to_repeat
+from orchestrator.measure.validity import Seen, Sighting, Span, gpu_fault, judged, taints, to_repeat
 from orchestrator.plan.cell import Cache, Cell, Device
 from orchestrator.plan.workload import MEASURED, RECORD_LIMIT_BYTES, Role, Workload
 from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
@@ -40,7 +39,7 @@ TELEMETRY_FILE = "telemetry.jsonl"
 TICK_S = 0.1
 """How often the events are looked at; the end of the process is noticed at once."""
 EVENTS_READ_BYTES = 65_536
-PHASES_KEPT = 32
+PHASES_KEPT, SIGHTINGS_KEPT = 32, 4096
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
 MOST_ASKS, MOST_ROWS, MOST_SIZES = 3, 512, 8
@@ -208,8 +207,8 @@ def _believed(
             # The samples are complete, but a process that crashes at its end is not fine.
             record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
         throttled = load.throttled if load and load.quota else None
-        record = vetted(record, watch.phases, watch.sightings, watch.question.told)
-        record = _leave_series(judged(record, series, throttled), series, job)
+        seen = Seen(watch.phases, watch.sightings, watch.question.reported)
+        record = _leave_series(judged(record, series, throttled, seen=seen), series, job)
         timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
         return record.model_copy(update={"host_load": load.load(timed) if load else None}), refusal
     except Exception as error:  # noqa: BLE001  (whatever it wrote ends its round, not the run)
@@ -324,7 +323,7 @@ class Watch:
         self._offset, self._rest = 0, b""
         self.phases: list[PhaseTime] = []
         self.sightings: list[Sighting] = []
-        """When each of the phases began, by both clocks."""
+        """Of its events."""
         self.question = Question()
         self._earliest_ns = self._drained_ns = self._read_ns = time.monotonic_ns()
         self._sample: tuple[int, int] | None = None
@@ -350,25 +349,27 @@ class Watch:
             self._on_event(last)
 
     def _read(self) -> bytes:
-        before, new = time.monotonic_ns(), b""
+        before = time.monotonic_ns()
         with contextlib.suppress(OSError, UsageError), open_plain(self._path) as file:
             file.seek(self._offset)
             new = file.read(EVENTS_READ_BYTES)
             self._offset += len(new)
-        self._earliest_ns, self._read_ns = self._drained_ns, time.monotonic_ns()
-        if len(new) < EVENTS_READ_BYTES:
-            self._drained_ns = before
-        return new
+            self._earliest_ns, self._read_ns = self._drained_ns, time.monotonic_ns()
+            if len(new) < EVENTS_READ_BYTES:
+                self._drained_ns = before
+            return new
+        return b""
 
     def _take(self, said: dict[str, Any]) -> Event | None:
         now = _number(said["t_ns"])
+        if len(self.sightings) < SIGHTINGS_KEPT:
+            self.sightings.append(Sighting(now, self._earliest_ns, self._read_ns))
         if said["event"] == "phase":
             if self.phases:
                 self.phases[-1] = self.phases[-1].model_copy(update={"end_ns": now})
             if len(self.phases) < PHASES_KEPT:
                 name = UNPRINTABLE.sub("", str(said["name"]))[:40]
                 self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
-                self.sightings.append(Sighting(now, self._earliest_ns, self._read_ns))
                 return Event(name)
         elif said["event"] == "sample":
             self._sample = (_number(said["index"]), _number(said["of"]))
@@ -407,7 +408,7 @@ class Question:
         self._ask, self._answered = 0, 0
         self._rows: list[Span] = []
         self._whole = False
-        self.told: list[Span] = []
+        self.reported: list[Span] = []
         """The samples of the last question that was answered."""
 
     def take(self, said: dict[str, Any]) -> None:
@@ -430,7 +431,7 @@ class Question:
         if self._whole:
             self._whole, self._answered = False, self._ask
             place_file(folder, f"repeat-{self._ask}.json", json.dumps({"repeat": list(choose(self._rows))}))
-            self.told, self._rows = self._rows, []
+            self.reported, self._rows = self._rows, []
 
 
 def _span(row: Any) -> Span:

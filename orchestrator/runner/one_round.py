@@ -114,7 +114,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
     """Return the job of a round in its own `folder`."""
     cell, weights = turn.cell, turn.cell.workload.weights
     checkpoint = session.choice.checkpoints.get(weights.fingerprint or "") if weights else None
-    reference = session.references.known.get(cell.workload.workload_id)
+    reference = session.references.known.get(turn.workload_id)
     return Job(
         cell,
         turn.round,

@@ -66,6 +66,17 @@ def test_a_chance_must_be_at_least_its_limit(value: float, limit: float, status:
     assert held_to_list(made(chance, names, workload=workload("generation"), benchmark="generation")).status == status
 
 
+@pytest.mark.parametrize(
+    ("source", "dtype", "status"),
+    [("probe", "bfloat16", "ok"), ("probe", "float32", "incorrect"), ("hash", "bfloat16", "incorrect")],
+)
+def test_single_positions_have_more_room_on_sharp_weights_in_half_precision(
+    source: str, dtype: str, status: str
+) -> None:
+    on = workload(batch=10, sequence=2048, dtype=dtype, weights={"source": source})
+    assert held_to_list(made({"rows": (5.0, 8.1)}, workload=on)).status == status
+
+
 @pytest.mark.parametrize("missing", FORWARD)
 def test_a_check_that_is_missing_leaves_the_row_unchecked(missing: str) -> None:
     found = held_to_list(made({}, tuple(name for name in FORWARD if name != missing)))
