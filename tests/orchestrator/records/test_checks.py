@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from places import COMMITTED
 from record_samples import record, workload
 
 from orchestrator.analysis.reduce import rows
 from orchestrator.records.checks import check_list, held_to_list
 from orchestrator.records.record import Record
-from orchestrator.records.store import read_record
 
 FORWARD = tuple(check_list().of("forward"))
 GOOD = {"logits": (1.1, 2.02), "rows": (1.9, 4.05), "repeat": (0.0, 2.0), "samples": (0.9, 3.375)}
@@ -107,17 +103,3 @@ def test_older_records_are_not_asked_for_what_came_later(monkeypatch: pytest.Mon
     monkeypatch.setattr("orchestrator.records.checks.check_list", lambda: newer)
     right = made({})
     assert held_to_list(right) is right
-
-
-RECORDS = sorted(path for run in COMMITTED for path in run.glob("records/*.json"))
-
-
-def test_committed_records_stay_as_they_are() -> None:
-    assert len(RECORDS) > 300
-    changed = [path.name for path in RECORDS if not same(path)]
-    assert not changed
-
-
-def same(path: Path) -> bool:
-    read = read_record(path)
-    return held_to_list(read) is read
