@@ -6,8 +6,8 @@ for both kinds. The shortest calls of either kind are compared, for other work c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from time import process_time_ns
 from typing import Any, NamedTuple
 
 from bench.benchmarks import Context
@@ -65,6 +65,6 @@ def brief(context: Context, task: Any, number: int) -> int:
     Others' work makes wall times longer at random.
     """
     inputs = task.inputs(number)  # made for each call, so that the same ran before all of them
-    before = time.process_time_ns()
+    before = process_time_ns()
     timing = context.clock.time(lambda: task.brief(inputs))[1]
-    return timing.device_ns or max(1, time.process_time_ns() - before)
+    return timing.device_ns or max(1, process_time_ns() - before)

@@ -1,4 +1,4 @@
-"""The committed GPU records, judged by the rules of today as far as they have what these need: all rows stay as they are.
+"""The committed GPU records, judged by today's rules as far as they have what these need: all rows stay as they are.
 
 Older records have no `seen_again`, no energy of a ceiling's calls and no times at which the orchestrator saw an event.
 """
