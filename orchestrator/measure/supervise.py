@@ -208,7 +208,7 @@ def _believed(
             record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
         throttled = load.throttled if load and load.quota else None
         seen = Seen(watch.phases, watch.sightings, watch.question.reported)
-        record = _leave_series(judged(record, series, throttled, seen=seen), series, job)
+        record = _leave_series(judged(record, series, throttled, seen), series, job)
         timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
         return record.model_copy(update={"host_load": load.load(timed) if load else None}), refusal
     except Exception as error:  # noqa: BLE001  (whatever it wrote ends its round, not the run)

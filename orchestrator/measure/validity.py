@@ -144,7 +144,7 @@ def gpu_fault(status: Status, reason: str | None, series: Series | None) -> Refu
 
 
 def judged(
-    record: Record, series: Series | None, throttled: Throttled | None = None, *, seen: Seen | None = None
+    record: Record, series: Series | None, throttled: Throttled | None = None, seen: Seen | None = None
 ) -> Record:
     """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers.
 
