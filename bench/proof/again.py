@@ -16,8 +16,8 @@ from bench.benchmarks import Context
 # A look: one block of a long call, and BLOCKS of a short one, or as many as last LEAST_NS.
 LEAST_NS, LONG_NS, BLOCKS = 10_000_000, 1_000_000_000, 3
 FASTER = 0.9
-# So many looks must all find it faster. Whatever the noise, half of them find a right method slower; on two loaded CPUs one
-# in ten found one faster by FASTER.
+# So many looks must all find it faster. Whatever the noise, half of them find a right method slower; on two loaded CPUs
+# one in ten found one faster by FASTER.
 LOOKS = 12
 
 
