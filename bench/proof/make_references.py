@@ -38,12 +38,12 @@ def run(spec: Spec, record: dict[str, Any], events: Events) -> None:
     for place, (subject, name) in enumerate(zip(subjects, spec.subject_ids)):  # noqa: B905  (Python 3.10's zip)
         begin = time.monotonic_ns()
         try:
-            if model is None or not same_model(spec.workload, subject):
+            if model is None or of_model(spec.workload) != of_model(subject):
                 events.phase("model")
                 model = None  # before there is another
                 spec = replace(spec, workload=replace(spec.workload, **of_model(subject)))
                 model, tokenizer = make_model(spec, eager)
-                record["proof"] = record["proof"] or weights.facts(model)
+                record.setdefault("proof", weights.facts(model))
                 events.phase("references")
             tensors, facts = make_one(spec, subject, model, tokenizer)
             sha256, size = write(spec.folder / f"reference-{name}.safetensors", tensors, facts)
@@ -66,11 +66,6 @@ def run(spec: Spec, record: dict[str, Any], events: Events) -> None:
 def of_model(workload: Workload) -> dict[str, Any]:
     """What decides which model a reference is made with."""
     return {key: getattr(workload, key) for key in ("model", "weights", "dtype")}
-
-
-def same_model(one: Workload, other: Workload) -> bool:
-    """Whether references of both are made with one model."""
-    return of_model(one) == of_model(other)
 
 
 def make_one(spec: Spec, subject: Workload, model: Any, tokenizer: Any) -> Any:

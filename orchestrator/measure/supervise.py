@@ -13,7 +13,6 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,10 +24,9 @@ from orchestrator.base.text import printable
 from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
-from orchestrator.measure.clocks import Sighting, vetted
 from orchestrator.measure.host_load import LoadSampler, watch_host
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
-from orchestrator.measure.validity import Span, gpu_fault, judged, taints, to_repeat
+from orchestrator.measure.validity import Seen, Sighting, Span, gpu_fault, judged, taints, to_repeat
 from orchestrator.plan.cell import Cache, Cell, Device
 from orchestrator.plan.workload import MEASURED, RECORD_LIMIT_BYTES, Role, Workload
 from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
@@ -41,7 +39,7 @@ TELEMETRY_FILE = "telemetry.jsonl"
 TICK_S = 0.1
 """How often the events are looked at; the end of the process is noticed at once."""
 EVENTS_READ_BYTES = 65_536
-PHASES_KEPT = 32
+PHASES_KEPT, SIGHTINGS_KEPT = 32, 4096
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
 MOST_ASKS, MOST_ROWS, MOST_SIZES = 3, 512, 8
@@ -100,8 +98,8 @@ def identity(job: Job) -> dict[str, Any]:
 def write_spec(job: Job, places: Places) -> Spec:
     """Write `spec.json` into the job's work folder; return what it says."""
     cell, same = job.cell, identity(job)
-    own, *others = cell.workload.parts
-    beside = zip_longest(others, job.beside_sha256)
+    own_id, *beside_ids = job.part_ids or (same["workload_id"],)
+    beside = zip(cell.workload.beside or (), beside_ids, job.beside_sha256, strict=True)
     spec = Spec(
         **same,
         threads=job.threads,
@@ -110,9 +108,9 @@ def write_spec(job: Job, places: Places) -> Spec:
         checkpoint=places.checkpoint,
         deadline_s=cell.timeout_s,
         role=cell.role,
-        **_reference(places, own, job.reference_sha256),
+        **_reference(places, own_id, job.reference_sha256),
         subject_ids=tuple(subject.workload_id for subject in cell.workload.subjects or ()),
-        beside=tuple(Beside(workload=one, **_reference(places, one, sha256)) for one, sha256 in beside),
+        beside=tuple(Beside(workload=one, **_reference(places, name, sha256)) for one, name, sha256 in beside),
         repeats=cell.role == "row" and cell.workload.benchmark in MEASURED and not job.only_first,
         only_first=job.only_first,
     )
@@ -120,10 +118,10 @@ def write_spec(job: Job, places: Places) -> Spec:
     return spec
 
 
-def _reference(places: Places, workload: Workload, sha256: str | None) -> dict[str, Any]:
+def _reference(places: Places, workload_id: str, sha256: str | None) -> dict[str, Any]:
     """Return what a spec says of the reference that a workload is checked against."""
     there = sha256 is not None and places.references is not None
-    path = f"{places.references}/{workload.workload_id}{REFERENCE_ENDING}" if there else None
+    path = f"{places.references}/{workload_id}{REFERENCE_ENDING}" if there else None
     return {"reference": path, "reference_sha256": sha256}
 
 
@@ -227,8 +225,8 @@ def _believed(
             # The samples are complete, but a process that crashes at its end is not fine.
             record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
         throttled = load.throttled if load and load.quota else None
-        record = vetted(record, watch.phases, watch.sightings, watch.question.told)
-        record = _leave_series(judged(record, series, throttled), series, job)
+        seen = Seen(watch.phases, watch.sightings, watch.question.reported)
+        record = _leave_series(judged(record, series, throttled, seen), series, job)
         timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
         return record.model_copy(update={"host_load": load.load(timed) if load else None}), refusal
     except Exception as error:  # noqa: BLE001  (whatever it wrote ends its round, not the run)
@@ -343,7 +341,7 @@ class Watch:
         self._offset, self._rest = 0, b""
         self.phases: list[PhaseTime] = []
         self.sightings: list[Sighting] = []
-        """When each of the phases began, by both clocks."""
+        """Of its events."""
         self.question = Question()
         self._earliest_ns = self._drained_ns = self._read_ns = time.monotonic_ns()
         self._sample: tuple[int, int] | None = None
@@ -369,25 +367,27 @@ class Watch:
             self._on_event(last)
 
     def _read(self) -> bytes:
-        before, new = time.monotonic_ns(), b""
+        before = time.monotonic_ns()
         with contextlib.suppress(OSError, UsageError), open_plain(self._path) as file:
             file.seek(self._offset)
             new = file.read(EVENTS_READ_BYTES)
             self._offset += len(new)
-        self._earliest_ns, self._read_ns = self._drained_ns, time.monotonic_ns()
-        if len(new) < EVENTS_READ_BYTES:
-            self._drained_ns = before
-        return new
+            self._earliest_ns, self._read_ns = self._drained_ns, time.monotonic_ns()
+            if len(new) < EVENTS_READ_BYTES:
+                self._drained_ns = before
+            return new
+        return b""
 
     def _take(self, said: dict[str, Any]) -> Event | None:
         now = _number(said["t_ns"])
+        if len(self.sightings) < SIGHTINGS_KEPT:
+            self.sightings.append(Sighting(now, self._earliest_ns, self._read_ns))
         if said["event"] == "phase":
             if self.phases:
                 self.phases[-1] = self.phases[-1].model_copy(update={"end_ns": now})
             if len(self.phases) < PHASES_KEPT:
                 name = UNPRINTABLE.sub("", str(said["name"]))[:40]
                 self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
-                self.sightings.append(Sighting(now, self._earliest_ns, self._read_ns))
                 return Event(name)
         elif said["event"] == "sample":
             self._sample = (_number(said["index"]), _number(said["of"]))
@@ -426,7 +426,7 @@ class Question:
         self._ask, self._answered = 0, 0
         self._rows: list[Span] = []
         self._whole = False
-        self.told: list[Span] = []
+        self.reported: list[Span] = []
         """The samples of the last question that was answered."""
 
     def take(self, said: dict[str, Any]) -> None:
@@ -449,7 +449,7 @@ class Question:
         if self._whole:
             self._whole, self._answered = False, self._ask
             place_file(folder, f"repeat-{self._ask}.json", json.dumps({"repeat": list(choose(self._rows))}))
-            self.told, self._rows = self._rows, []
+            self.reported, self._rows = self._rows, []
 
 
 def _span(row: Any) -> Span:

@@ -1,7 +1,10 @@
-"""Which samples something else disturbed, and what: by the GPU's telemetry, and by the samples beside each other.
+"""Which samples something else disturbed, and what; and whether their times agree with what was seen from outside.
 
-A software power cap is not a taint: at full load it is how a GPU works. What is tainted is measured again where there
-is time, and stays in the record either way.
+Disturbed: by the GPU's telemetry, and by the samples beside each other. A software power cap is not a taint: at full
+load it is how a GPU works. What is tainted is measured again where there is time, and stays in the record either way.
+
+bench runs beside the method, which can change its clock or its record. From outside two things are seen while they
+happen: when its events appear, and the samples that it reports when it asks which to measure again.
 """
 
 from __future__ import annotations
@@ -11,14 +14,17 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
+from typing import NamedTuple
 
 from orchestrator.analysis.protocol import steady
 from orchestrator.host.gpu import REASONS
 from orchestrator.measure.telemetry import Reading, Series, strangers, summary
 from orchestrator.plan.cell import Device
 from orchestrator.plan.workload import Benchmark
-from orchestrator.records.record import Phase, Record, Refusal, Status
+from orchestrator.records.checks import CLOCKS, REPORTED, held_to_list
+from orchestrator.records.record import Check, CheckStatus, Phase, PhaseTime, Record, Refusal, Status
 
 SLOWDOWNS = {
     "hardware thermal slowdown": "thermal slowdown (hardware)",
@@ -42,6 +48,14 @@ less than one cell of 7 samples in 20,000 has one by chance."""
 STALL_FLOOR_NS: dict[Device, int] = {"cuda": 10_000_000, "cpu": 100_000_000}
 """An ordinary host takes less than this away now and then, and the median does not change."""
 NEIGHBOURS = 5
+RATE, SLACK_NS = 0.01, 50_000_000
+"""How far bench's clock and ours may be apart beyond what is not known of when events appeared: by this share, and by
+so much. On one host both are the same clock, and nothing is expected."""
+OVER, OVER_NS = 0.001, 20_000
+"""By how much a device's duration may be above the wall time around it: the events lie inside. On an H100 and an H200
+the wall time was never less than 35 µs above it."""
+UNDER, UNDER_NS = 0.05, 5_000_000
+"""By how much every sample's wall time may be above the device's: 0.19 ms was the median's most there."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,22 @@ class Span:
     def tokens(self) -> int:
         """The size of its work, padding included."""
         return max(1, math.prod(self.shape))
+
+
+class Sighting(NamedTuple):
+    """An event: its time by bench's clock (ns), and by ours the times between which it appeared."""
+
+    bench_ns: int
+    earliest_ns: int
+    latest_ns: int
+
+
+class Seen(NamedTuple):
+    """What was seen of a process while it ran: its phases, every event, and the samples that it reported last."""
+
+    phases: Sequence[PhaseTime]
+    sightings: Sequence[Sighting]
+    reported: Sequence[Span]
 
 
 Throttled = Callable[[tuple[int, int]], str | None]
@@ -113,10 +143,16 @@ def gpu_fault(status: Status, reason: str | None, series: Series | None) -> Refu
     return None
 
 
-def judged(record: Record, series: Series | None, throttled: Throttled | None = None) -> Record:
-    """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers."""
+def judged(
+    record: Record, series: Series | None, throttled: Throttled | None = None, seen: Seen | None = None
+) -> Record:
+    """Return the record with its samples' taints and energies, the telemetry, and the flag where the figure suffers.
+
+    Its checks are held to their list, beside those that are made of what was `seen` from outside.
+    """
     if fault := gpu_fault(record.status, record.reason, series):
         record = record.model_copy(update={"status": fault.status, "reason": fault.reason})
+    record = held_to_list(record, checks_of(record, seen) if seen else ())
     spans = spans_of(record)
     reasons = taints(spans, series, record.workload.benchmark, record.device, throttled)
     samples = tuple(
@@ -127,14 +163,14 @@ def judged(record: Record, series: Series | None, throttled: Throttled | None = 
         else sample
         for place, (sample, span) in enumerate(zip(record.samples, spans, strict=True))
     )
-    seen = summary(series, [span.window for span in spans if span.phase == "timed"]) if series else None
+    telemetry = summary(series, [span.window for span in spans if span.phase == "timed"]) if series else None
     rates = tuple(
         rate.model_copy(update={"energy_joules": series.joules([(rate.begin_ns, rate.end_ns)])})
         if series and rate.begin_ns is not None and rate.end_ns is not None
         else rate
         for rate in record.rates
     )
-    record = record.model_copy(update={"samples": samples, "telemetry": seen, "rates": rates})
+    record = record.model_copy(update={"samples": samples, "telemetry": telemetry, "rates": rates})
     if steady(record).tainted:
         record = record.model_copy(update={"flags": tuple(dict.fromkeys((*record.flags, "tainted")))})
     return record
@@ -148,6 +184,85 @@ def spans_of(record: Record) -> list[Span]:
         Span(s.index, s.phase, s.begin_ns, s.end_ns, s.device_ns, s.shape, place in grew)
         for place, s in enumerate(record.samples)
     ]
+
+
+def checks_of(record: Record, seen: Seen) -> tuple[Check, ...]:
+    """Return the checks that only the orchestrator can make: none where nothing was seen that they could be made of."""
+    return tuple(check for check in (_clocks_agree(record, seen), _as_reported(record, seen.reported)) if check)
+
+
+def _clocks_agree(record: Record, seen: Seen) -> Check | None:
+    agree, differ, open_ = _by_device(record)
+    timed = next((phase for phase in seen.phases[:-1] if phase.name == "samples"), None)
+    if timed is not None:
+        text, good = _by_events(seen.sightings)
+        (agree if good else differ).append(text)
+        for s in record.samples:
+            if s.phase == "timed" and not timed.begin_ns <= s.begin_ns <= s.end_ns <= timed.end_ns:
+                differ.append(f"sample {s.index} was not timed in the phase of the timed samples")
+                break
+    if not (agree or differ or open_):
+        return None
+    status: CheckStatus = "failed" if differ else "unchecked" if open_ else "passed"
+    return Check(name=CLOCKS, status=status, what="; ".join(differ or open_ or agree))
+
+
+def _by_events(sightings: Sequence[Sighting]) -> tuple[str, bool]:
+    """Return in words whether one number can be what bench's clock is ahead of ours, all the time, and whether it can.
+
+    It is at least what any event's time was ahead when the event was seen, for bench reads the clock before it writes.
+    It is at most what the next event's time was ahead when the one before was not there yet, for bench goes on only
+    when an event is written. So neither a busy host nor a stopped process nor a slow disk makes clocks disagree.
+    """
+    ahead = max(sightings, key=lambda one: one.bench_ns - one.latest_ns)
+    missed, after = min(pairwise(sightings), key=lambda pair: pair[1].bench_ns - pair[0].earliest_ns)
+    apart = (ahead.bench_ns - ahead.latest_ns) - (after.bench_ns - missed.earliest_ns)
+    ours = ahead.latest_ns - missed.earliest_ns
+    if apart <= SLACK_NS + RATE * abs(ours):
+        whole = (sightings[-1].bench_ns - sightings[0].bench_ns) / 1e9
+        return f"bench's clock and ours agree within {max(-apart, 0) / 1e9:.3g} s over {whole:.4g} s", True
+    by_bench, bound = (ahead.bench_ns - after.bench_ns) / 1e9, "at most" if ours > 0 else "at least"
+    return f"bench's clock advanced by {abs(by_bench):.4g} s in {bound} {abs(ours) / 1e9:.4g} s by ours", False
+
+
+def _by_device(record: Record) -> tuple[list[str], list[str], list[str]]:
+    """Return how the device's durations agree with the wall times around them, how they do not, and what is open."""
+    timed = [
+        (s.end_ns - s.begin_ns, s.device_ns, s.index)
+        for s in record.samples
+        if s.phase in ("timed", "repeat") and s.device_ns is not None
+    ]
+    if not timed:
+        return [], [], []
+    # One may be: while a virtual machine is paused its clock stands still, and its GPU works on.
+    beyond = [one for one in timed if one[1] - one[0] > OVER * one[0] + OVER_NS]
+    if len(beyond) > 1:
+        wall, device, index = max(beyond, key=lambda one: one[1] - one[0])
+        what = f"sample {index} took {device / 1e6:.4g} ms by device events, within {wall / 1e6:.4g} ms of wall time"
+        return [], [what], []
+    least = min(wall - device for wall, device, _ in timed) / 1e6
+    text = f"the wall time of every sample is at least {least:.3g} ms above its device events"
+    if all(wall - device > UNDER * wall + UNDER_NS for wall, device, _ in timed):
+        # The figure is the wall time, which has all of it: nothing is wrong with the row.
+        return [], [], [f"{text}: they miss work, or other processes held this one up"]
+    return [text], [], []
+
+
+def _as_reported(record: Record, reported: Sequence[Span]) -> Check | None:
+    """Return whether the record's samples are those that bench reported while it ran."""
+    if not reported:
+        return None
+    if len(record.samples) < len(reported):
+        what = f"{len(reported)} samples were reported before the proof, and the record has {len(record.samples)}"
+        return Check(name=REPORTED, status="failed", what=what)
+    for was, now in zip(reported, record.samples, strict=False):
+        for key in ("index", "phase", "begin_ns", "end_ns", "device_ns", "shape"):
+            one, other = getattr(was, key), getattr(now, key)
+            if one != other:
+                what = f"sample {was.index} had {key} {one} when it was reported, and has {other} in the record"
+                return Check(name=REPORTED, status="failed", what=what)
+    what = f"{len(reported)} samples are those that were reported before the proof"
+    return Check(name=REPORTED, status="passed", what=what)
 
 
 def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:

@@ -8,7 +8,7 @@ arithmetic is done again, from the numbers in the record.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,8 @@ from orchestrator.plan.workload import GENERATING, Benchmark, Dtype, Role, Workl
 from orchestrator.records.record import COMPUTED, Check, Record
 
 LIST = BENCH / "proof" / "checks.json"
+CLOCKS, REPORTED = OWN = "clocks", "as reported"
+"""Checks that only the orchestrator makes."""
 
 
 class Listed(Frozen):
@@ -29,6 +31,8 @@ class Listed(Frozen):
     """Null: nothing is compared with a limit."""
     limit: float | None = None
     """The laxest that may stand in a record; null where what eager shows sets it."""
+    sharp: float | None = None
+    """The laxest on a probe's sharp weights in half precision, where it is another."""
     few: float | None = None
     """Over n places `limit` is granted 1 + few / sqrt(n) times: few of them scatter."""
     among: int | None = None
@@ -42,12 +46,16 @@ class Listed(Frozen):
 
     def laxest(self, workload: Workload) -> float | None:
         """Return the laxest limit on this workload."""
-        if self.limit is None or self.few is None:
-            return self.limit
+        limit, weights = self.limit, workload.weights
+        if self.sharp is not None and weights and weights.source == "probe" and workload.dtype == "bfloat16":
+            limit = self.sharp
+        if limit is None or self.few is None:
+            return limit
         length = workload.new_tokens if workload.benchmark in GENERATING else workload.sequence
         places = (workload.batch or 1) * (length or 1)
-        factor = self.pooled if self.pooled is not None and places >= (self.pool or 0) else self.limit
-        return factor * (1 + self.few / math.sqrt(min(places, self.among or places)))
+        if self.pooled is not None and places >= (self.pool or 0):
+            limit = self.pooled
+        return limit * (1 + self.few / math.sqrt(min(places, self.among or places)))
 
     def refuses(self, check: Check, workload: Workload) -> str | None:
         """Return why the numbers of a check that passed do not let it pass, if they do not."""
@@ -80,25 +88,28 @@ def check_list(path: Path = LIST) -> CheckList:
     return validate(CheckList, read_json(path), path)
 
 
-def held_to_list(record: Record) -> Record:
+def held_to_list(record: Record, own: Iterable[Check] | None = None) -> Record:
     """Return the record with the checks that the list refuses failed, and those that it lacks unchecked.
+
+    Status, reason and flags follow. `own`: what the orchestrator checked of a record that has just been written;
+    checks that bench gave the same names are dropped.
 
     A record is held to the list that its bench had: what came later, or changed later, is not asked of it. The records
     from before there was a list are held to their own limits alone.
     """
-    if record.proof is None or record.status not in COMPUTED or not record.proof.checks:
+    if record.proof is None or record.status not in COMPUTED:
+        return record
+    there = record.proof.checks
+    if own is not None:
+        there = (*(check for check in there if check.name not in OWN), *own)
+    if not there:
         return record
     listed, version = check_list().of(record.workload.benchmark), record.proof.checks_version
-    found = tuple(_judged(record, listed, check, version or 0) for check in record.proof.checks)
-    missing = () if version is None else tuple(_missing(record, listed, version))
-    if not missing and found == record.proof.checks:
+    checks = tuple(_judged(record, listed, check, version or 0) for check in there)
+    if version is not None:
+        checks += tuple(_missing(record, listed, version))
+    if checks == record.proof.checks:
         return record
-    return with_checks(record, (*found, *missing))
-
-
-def with_checks(record: Record, checks: tuple[Check, ...]) -> Record:
-    """Return the record with these checks, and with the status and the flag that follow from them."""
-    assert record.proof is not None
     changes: dict[str, object] = {"proof": record.proof.model_copy(update={"checks": checks})}
     failed = next((check for check in checks if check.status == "failed"), None)
     if failed is not None and record.status == "ok":
@@ -117,7 +128,7 @@ def _judged(record: Record, listed: dict[str, Listed], check: Check, version: in
     one = listed.get(name)
     if one is None or check.status != "passed":
         return check
-    own = one if one.since <= version else one.model_copy(update={"limit": None})
+    own = one if one.since <= version else one.model_copy(update={"limit": None, "sharp": None})
     why = own.refuses(check, part)
     return check if why is None else check.model_copy(update={"status": "failed", "what": f"{why}; {check.what}"})
 

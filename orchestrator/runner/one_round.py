@@ -114,7 +114,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
     """Return the job of a round in its own `folder`."""
     cell, weights = turn.cell, turn.cell.workload.weights
     checkpoint = session.choice.checkpoints.get(weights.fingerprint or "") if weights else None
-    reference, *beside = (session.references.known.get(part.workload_id) for part in cell.workload.parts)
+    reference, *beside = (session.references.known.get(part) for part in turn.part_ids)
     return Job(
         cell,
         turn.round,
@@ -131,6 +131,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         references=session.references.folder if reference or any(beside) else None,
         reference_sha256=reference,
         beside_sha256=tuple(beside),
+        part_ids=turn.part_ids,
     )
 
 

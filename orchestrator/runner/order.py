@@ -22,6 +22,9 @@ class Turn(NamedTuple):
     cell: Cell
     round: int
     cell_id: str
+    workload_id: str
+    part_ids: tuple[str, ...]
+    """The workload_ids of what it runs, see `Workload.parts`."""
     title: str
 
 
@@ -35,13 +38,21 @@ def interleave(plan: Plan) -> list[tuple[Cell, int]]:
 def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:
     """Return every round of the plan in its order; `identity` gives a cell's cell_id, and is asked once for each."""
     titles = Counter(cell.title for cell in plan.cells)
-    named = {
-        id(cell): (identity(cell), cell.title + (f" ({describe(cell.workload)})" if titles[cell.title] > 1 else ""))
+    firsts = {
+        id(cell): Turn(
+            cell,
+            0,
+            identity(cell),
+            cell.workload.workload_id,
+            tuple(part.workload_id for part in cell.workload.parts),
+            cell.title + (f" ({describe(cell.workload)})" if titles[cell.title] > 1 else ""),
+        )
         for cell in plan.cells
     }
     return [
-        Turn(cell, number, named[id(cell)][0], named[id(cell)][1] + (f" round {number + 1}" if cell.rounds > 1 else ""))
+        first._replace(round=number, title=first.title + (f" round {number + 1}" if cell.rounds > 1 else ""))
         for cell, number in interleave(plan)
+        for first in (firsts[id(cell)],)
     ]
 
 
@@ -53,7 +64,7 @@ def remaining(order: Sequence[Turn], records: Sequence[Record], references: Refe
     """
     done = finished_keys(record for record in records if references.complete(record))
     todo = [turn for turn in order if (turn.cell_id, turn.round) not in done]
-    wanted = {part.workload_id for turn in todo if turn.cell.role != "reference" for part in turn.cell.workload.parts}
+    wanted = {part for turn in todo if turn.cell.role != "reference" for part in turn.part_ids}
     subjects = [{subject.workload_id for subject in turn.cell.workload.subjects or ()} for turn in todo]
     return [turn for turn, own in zip(todo, subjects, strict=True) if turn.cell.role != "reference" or own & wanted]
 
@@ -92,7 +103,7 @@ class Agenda:
         seconds, again = wall_seconds(record), second_start_seconds(record)
         if seconds is None:
             return
-        key = (turn.cell.workload.workload_id, turn.cell.method, turn.cell.device)
+        key = (turn.workload_id, turn.cell.method, turn.cell.device)
         if again is None and key in self._known:
             again = self._known[key].second_start  # of the first round alone
         self._known[key] = Earlier(seconds, again)

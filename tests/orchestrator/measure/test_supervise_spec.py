@@ -50,6 +50,7 @@ def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
         "reference": f"/references/{cell.workload.workload_id}.safetensors",
         "reference_sha256": "d" * 64,
         "subject_ids": [],
+        "beside": [],
         "repeats": True,
         "only_first": False,
     }

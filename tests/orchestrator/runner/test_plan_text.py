@@ -59,10 +59,10 @@ def test_a_stack_that_is_here_already_downloads_nothing(monkeypatch: pytest.Monk
 def test_references_and_probes_are_a_line_each() -> None:
     lines = render(choice("note"), Path("/nonexistent"), "text").splitlines()
     (references,) = [line for line in lines if "reference cell" in line]
-    assert references.startswith("6 reference cells")
+    assert references.startswith("3 reference cells")
     assert references.endswith("15 references for probe, open_llama_7b, open_llama_3b")
     (probes,) = [line for line in lines if "probe cell" in line]
-    assert probes.startswith("20 probe cells")
+    assert probes.startswith("10 probe cells")
     assert probes.endswith("forward, model_inference, generation, train_static, train_dynamic: eager@cpu, inductor@cpu")
 
 

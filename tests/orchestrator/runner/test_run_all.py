@@ -28,6 +28,7 @@ from orchestrator.launchers import Prepared
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.measure.supervise import blank_record
 from orchestrator.plan.cell import Plan
+from orchestrator.plan.workload import Workload
 from orchestrator.records.record import Refusal
 from orchestrator.records.store import Run
 from orchestrator.report.page import render_page
@@ -531,8 +532,8 @@ def test_references_and_probes_go_before_the_rows(place: Path, capsys: pytest.Ca
     titles = [line.partition(": started")[0] for line in out.splitlines() if ": started" in line]
     assert [title.partition("] ")[2].partition(" (")[0] for title in titles] == [
         "ceilings torch@fake",
-        *["reference reference@fake"] * 3,
-        *["probe of forward tells_spec@fake"] * 2,
+        *["reference reference@fake"] * 2,
+        "probe of forward tells_spec@fake",
         "forward tells_spec@fake",
     ]
     found = by_role(place)
@@ -544,7 +545,15 @@ def test_references_and_probes_go_before_the_rows(place: Path, capsys: pytest.Ca
     assert spec["reference"] == str(kept)
     assert kept.read_bytes() == f"reference of {row['workload_id']}".encode()
     assert spec["reference_sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
-    assert found["probe"]["detail"]["spec"]["reference"].endswith(f"{found['probe']['workload_id']}.safetensors")
+    told_probe = found["probe"]["detail"]["spec"]
+    (beside,) = told_probe["beside"]
+    parts = Workload.model_validate(told_probe["workload"]).parts
+    assert [one.dtype for one in parts] == ["bfloat16", "float32"]
+    for part, said in zip(parts, (told_probe, beside), strict=True):
+        kept = files_of(place) / f"{part.workload_id}.safetensors"
+        assert said["reference"] == str(kept)
+        assert said["reference_sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert Workload.model_validate(beside["workload"]) == parts[1]
     told = found["reference"]["detail"]["references"]
     assert all(facts["sha256"] and facts["seconds"] == 1.5 for facts in told.values())
     page = (files_of(place).parent / "tables.md").read_text()

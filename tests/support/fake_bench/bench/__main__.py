@@ -101,8 +101,11 @@ def reference_crash(folder: Path, spec: dict[str, Any]) -> int:
     return 3
 
 
+TOLD = ("role", "workload", "beside", "reference", "reference_sha256")
+
+
 def tells_spec(folder: Path, spec: dict[str, Any]) -> int:
-    return write(folder, record(spec, detail={"spec": {k: spec[k] for k in ("role", "reference", "reference_sha256")}}))
+    return write(folder, record(spec, detail={"spec": {k: spec[k] for k in TOLD}}))
 
 
 def says_probe(folder: Path, spec: dict[str, Any]) -> int:
@@ -183,13 +186,21 @@ def stalls(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, whole)
 
 
-def sound(folder: Path, spec: dict[str, Any], device: Any = lambda wall: None, change: Any = lambda told: told) -> int:
-    """Ten samples of 60 ms in their phases, told and recorded as bench does; `device` makes a duration of a wall time.
+def sound(
+    folder: Path,
+    spec: dict[str, Any],
+    device: Any = lambda wall: None,
+    change: Any = lambda reported: reported,
+    clock: Any = time.monotonic_ns,
+) -> int:
+    """Ten samples of 60 ms in their phases, reported and recorded as bench does.
 
-    `change` makes the record of what was told.
+    `device` makes a duration of a wall time, `change` the record of what was reported; `clock` is the events'.
     """
     real("observe.compiles")
-    events, repeats = real("record").Events(folder), real("repeats")
+    writer, repeats = real("record"), real("repeats")
+    writer.monotonic_ns = clock
+    events = writer.Events(folder)
     samples: list[dict[str, Any]] = []
     for index in range(10):
         if index == 2:
@@ -214,25 +225,45 @@ def sound(folder: Path, spec: dict[str, Any], device: Any = lambda wall: None, c
 def clock_at_half_speed(folder: Path, spec: dict[str, Any]) -> int:
     true, began = time.monotonic_ns, time.monotonic_ns()
     time.monotonic_ns = lambda: began + (true() - began) // 2  # type: ignore[assignment]
-    return sound(folder, spec)
+    return sound(folder, spec, clock=time.monotonic_ns)
 
 
 def clock_ahead(folder: Path, spec: dict[str, Any]) -> int:
     true, began = time.monotonic_ns, time.monotonic_ns()
     time.monotonic_ns = lambda: began + 3 * (true() - began)  # type: ignore[assignment]
-    return sound(folder, spec)
+    return sound(folder, spec, clock=time.monotonic_ns)
+
+
+def held_up(folder: Path, spec: dict[str, Any]) -> int:
+    """By a busy host or a slow disk: every third event is written 0.4 s after bench has read its clock."""
+    number = 0
+
+    def late() -> int:
+        nonlocal number
+        now, number = time.monotonic_ns(), number + 1
+        time.sleep(0.4 * (number % 3 == 0))
+        return now
+
+    return sound(folder, spec, clock=late)
+
+
+def stopped(folder: Path, spec: dict[str, Any]) -> int:
+    """Nothing of it runs for a second in the middle of its samples, as while its container is paused."""
+    me = os.getpid()
+    subprocess.Popen(["/bin/sh", "-c", f"sleep 0.5; kill -STOP {me}; sleep 1; kill -CONT {me}"])
+    return sound(folder, spec, lambda wall: wall - 40_000)
 
 
 def rewrites(folder: Path, spec: dict[str, Any]) -> int:
-    def faster(told: dict[str, Any]) -> dict[str, Any]:
-        short = [{**s, "end_ns": s["begin_ns"] + (s["end_ns"] - s["begin_ns"]) // 3} for s in told["samples"]]
-        return {**told, "samples": short}
+    def faster(reported: dict[str, Any]) -> dict[str, Any]:
+        short = [{**s, "end_ns": s["begin_ns"] + (s["end_ns"] - s["begin_ns"]) // 3} for s in reported["samples"]]
+        return {**reported, "samples": short}
 
     return sound(folder, spec, change=faster)
 
 
 def leaves_out(folder: Path, spec: dict[str, Any]) -> int:
-    return sound(folder, spec, change=lambda told: {**told, "samples": told["samples"][:-1]})
+    return sound(folder, spec, change=lambda reported: {**reported, "samples": reported["samples"][:-1]})
 
 
 def good_device(folder: Path, spec: dict[str, Any]) -> int:
@@ -248,9 +279,9 @@ def device_misses(folder: Path, spec: dict[str, Any]) -> int:
 
 
 def judges_its_clocks(folder: Path, spec: dict[str, Any]) -> int:
-    def claims(told: dict[str, Any]) -> dict[str, Any]:
-        own = [{"name": name, "status": "passed", "what": "trust me"} for name in ("clocks", "as told")]
-        return {**told, "proof": {"checks": told["proof"]["checks"] + own}}
+    def claims(reported: dict[str, Any]) -> dict[str, Any]:
+        own = [{"name": name, "status": "passed", "what": "trust me"} for name in ("clocks", "as reported")]
+        return {**reported, "proof": {"checks": reported["proof"]["checks"] + own}}
 
     return sound(folder, spec, lambda wall: 2 * wall, claims)
 
@@ -580,7 +611,18 @@ BEHAVIOURS = {
             big,
         ),
         *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
-        *(sound, clock_at_half_speed, clock_ahead, rewrites, leaves_out, good_device, device_beyond, device_misses),
+        *(
+            sound,
+            held_up,
+            stopped,
+            clock_at_half_speed,
+            clock_ahead,
+            rewrites,
+            leaves_out,
+            good_device,
+            device_beyond,
+            device_misses,
+        ),
         *(judges_its_clocks, stalls, plants_links, judges_itself, blames_others, checked),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
         *(spins, fills_the_disk, fills_the_disk_at_its_end, makes_a_hole, makes_files, nests, prints_without_end),
