@@ -17,7 +17,7 @@ from bench.benchmarks import Context
 LEAST_NS, LONG_NS, BLOCKS = 10_000_000, 1_000_000_000, 3
 FASTER = 0.9
 # So many looks must all find it faster. Whatever the noise, half of them find a right method slower; on two loaded CPUs
-# one in ten found one faster by FASTER.
+# one in eight found one faster by FASTER.
 LOOKS = 12
 
 

@@ -232,17 +232,18 @@ def _by_device(record: Record) -> tuple[list[str], list[str], list[str]]:
         for s in record.samples
         if s.phase in ("timed", "repeat") and s.device_ns is not None
     ]
-    if not timed:
-        return [], [], []
-    # One may be: while a virtual machine is paused its clock stands still, and its GPU works on.
     beyond = [one for one in timed if one[1] - one[0] > OVER * one[0] + OVER_NS]
+    # One may be: while a virtual machine is paused its clock stands still, and its GPU works on.
     if len(beyond) > 1:
         wall, device, index = max(beyond, key=lambda one: one[1] - one[0])
         what = f"sample {index} took {device / 1e6:.4g} ms by device events, within {wall / 1e6:.4g} ms of wall time"
         return [], [what], []
-    least = min(wall - device for wall, device, _ in timed) / 1e6
-    text = f"the wall time of every sample is at least {least:.3g} ms above its device events"
-    if all(wall - device > UNDER * wall + UNDER_NS for wall, device, _ in timed):
+    rest = [(wall, wall - device) for wall, device, index in timed if (wall, device, index) not in beyond]
+    if not rest:
+        return [], [], []
+    text = f"samples' wall times are at least {min(above for _, above in rest) / 1e6:.3g} ms above their device events"
+    text += f", but for sample {beyond[0][2]}" if beyond else ""
+    if all(above > UNDER * wall + UNDER_NS for wall, above in rest):
         # The figure is the wall time, which has all of it: nothing is wrong with the row.
         return [], [], [f"{text}: they miss work, or other processes held this one up"]
     return [text], [], []
