@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import caches
+from bench import beside, caches
 from bench.environment import facts, fingerprint
 from bench.spec import read_spec
 
@@ -30,9 +30,10 @@ def main() -> int:
         print(f"bench: {options.spec}: no spec that can be read: {type(error).__name__} {error}", file=sys.stderr)
         return 4
     caches.use(spec)
-    from bench.cell import run  # imports torch, which reads its cache folders' names then
+    with beside.others(spec) as others:
+        from bench.cell import run  # imports torch, which reads its cache folders' names then
 
-    record = run(spec)
+        record = run(spec, others)
     print(f"{record['status']}: {record['reason'] or 'done'}")
     return 0
 

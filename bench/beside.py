@@ -1,7 +1,7 @@
 """A probe in a second precision: the same cell once more, in a process of its own, and one record of both.
 
-On a GPU at the same time, since most of a probe's time is a process that starts and a compiler; on a CPU, which they
-would have to share, one after the other.
+On a GPU at the same time, and before torch is imported, since most of a probe's time is a process that starts and a
+compiler; on a CPU, which they would have to share, one after the other.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from typing import Any
 
 import bench
 from bench.spec import Spec
-from bench.status import Infrastructure, Unsupported
 
-RAISES = {"unsupported": Unsupported, "infrastructure": Infrastructure, "out_of_memory": MemoryError}
 CACHE_FLAGS = ("cold", "warm")
 
 
@@ -80,9 +78,11 @@ def write_spec(spec: Spec, own: dict[str, Any]) -> Other:
 
 def take_in(record: dict[str, Any], other: Other) -> None:
     """Put the other's checks and flags into `record`; raise where it came to no result."""
+    from bench.status import raised
+
     found = other.record()
     if found["status"] not in ("ok", "incorrect"):
-        raise RAISES.get(found["status"], RuntimeError)(f"in {other.dtype}: {found['reason']}")
+        raise raised(found["status"])(f"in {other.dtype}: {found['reason']}")
     said, own = found["proof"], record["proof"]
     own["checks"] += [{**check, "name": f"{other.dtype}: {check['name']}"} for check in said["checks"]]
     own["resembles"] = own["resembles"] or said["resembles"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,8 +24,8 @@ from bench.status import Unsupported, classify
 SPARE = 8
 
 
-def run(spec: Spec) -> dict[str, Any]:
-    """Run the cell and write its record, whatever happens; return the record."""
+def run(spec: Spec, others: Sequence[beside.Other] = ()) -> dict[str, Any]:
+    """Run the cell and write its record, whatever happens; return the record. `others` are run beside it."""
     events = Events(spec.folder)
     record = blank(spec)
     flag = caches.state(spec)
@@ -38,11 +39,10 @@ def run(spec: Spec) -> dict[str, Any]:
             make_references.run(spec, record, events)
         else:
             record["flags"] = ["unchecked", flag]
-            with beside.others(spec) as others:
-                measure(spec, record, events)
-                events.phase("beside")
-                for other in others:
-                    beside.take_in(record, other)
+            measure(spec, record, events)
+            events.phase("beside")
+            for other in others:
+                beside.take_in(record, other)
         reason = gate.verdict(spec.workload.benchmark, record.get("proof") or {})
         record["status"], record["reason"] = ("incorrect", reason) if reason else ("ok", None)
     except Exception as error:  # noqa: BLE001  (whatever happens is a record with its status)

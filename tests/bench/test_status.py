@@ -40,3 +40,9 @@ def raises(call) -> Exception:
 )
 def test_what_was_raised_has_one_status(error: Exception, status: str) -> None:
     assert classify(error)[0] == status
+
+
+@pytest.mark.parametrize("status", ["unsupported", "infrastructure", "incorrect", "out_of_memory", "crashed"])
+def test_what_is_raised_for_a_status_has_it(status: str) -> None:
+    found, reason = classify(raised(status)("words"))
+    assert (found, reason.endswith("words")) == (status, True)

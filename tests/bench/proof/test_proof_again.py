@@ -101,6 +101,22 @@ def test_right_methods_have_no_such_flag(tmp_path, monkeypatch, name, benchmark,
     assert (record["proof"]["seen_again"] is None) == (benchmark == "train_static")
 
 
+@pytest.mark.parametrize(("seen", "calls", "flag"), [(1.0, 2, False), (0.92, 2, False), (0.85, 50, True)])
+def test_of_long_calls_one_pair_is_made_where_nothing_is_to_be_seen(monkeypatch, seen, calls, flag):
+    made = []
+
+    def brief(context, task, number):
+        made.append(number)
+        return int(500_000_000 * (seen if made.count(number) > 1 else 1))
+
+    monkeypatch.setattr(again, "brief", brief)
+    task = type("Task", (), {"inference": True, "inputs": lambda *_: 0})()
+    context = type("Context", (), {"workload": type("Workload", (), {"iterations": 5})})()
+    found = again.seen_again(context, task)
+    assert found == pytest.approx(seen)
+    assert (len(made), found < again.FASTER) == (calls, flag)
+
+
 def quiet_but_for_every_third(chance):
     """2 % of noise, and other work that makes every third call up to three times as long."""
     return 1 + 0.02 * chance.random() + (chance.random() < 1 / 3) * 2 * chance.random()
