@@ -78,11 +78,11 @@ def write_spec(spec: Spec, own: dict[str, Any]) -> Other:
 
 def take_in(record: dict[str, Any], other: Other) -> None:
     """Put the other's checks and flags into `record`; raise where it came to no result."""
-    from bench.status import raised
+    from bench.status import exception_for
 
     found = other.record()
     if found["status"] not in ("ok", "incorrect"):
-        raise raised(found["status"])(f"in {other.dtype}: {found['reason']}")
+        raise exception_for(found["status"])(f"in {other.dtype}: {found['reason']}")
     said, own = found["proof"], record["proof"]
     own["checks"] += [{**check, "name": f"{other.dtype}: {check['name']}"} for check in said["checks"]]
     own["resembles"] = own["resembles"] or said["resembles"]

@@ -35,7 +35,7 @@ class Incorrect(Exception):  # noqa: N818
 SAYS = {Unsupported: "unsupported", Infrastructure: "infrastructure", Incorrect: "incorrect"}
 
 
-def raised(status: str) -> type[Exception]:
+def exception_for(status: str) -> type[Exception]:
     """What is to be raised so that a cell gets `status`; any that is not listed is a crash."""
     kinds = {name: kind for kind, name in SAYS.items()} | {"out_of_memory": MemoryError}
     return kinds.get(status, RuntimeError)

@@ -69,17 +69,17 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 class Same:
-    """Judges outputs that should be one: equal bits pass, else each position within SAME times eager's error."""
+    """Judges outputs that should be one: equal bits pass, else each position is as near as any to the truth."""
 
-    def __init__(self, checks: Checks, level: Level | None, norm: Tensor) -> None:
-        self.checks, self.level, self.norm = checks, level, norm
+    def __init__(self, checks: Checks, level: Level | None, norm: Tensor, most: float) -> None:
+        self.checks, self.level, self.norm, self.most = checks, level, norm, most
 
     def judge(self, name: str, one: LogitsDigest, other: LogitsDigest, what: str, until: int | None = None) -> None:
         """Compare the positions before `until`; without a known error only equal bits can pass."""
         part = slice(None, until)
         changed = int((one.bits[:, part] != other.bits[:, part]).sum())
         if not changed:
-            self.checks.judge(name, passed=True, value=0.0, limit=levels.SAME, what=f"{what}: the same bits")
+            self.checks.judge(name, passed=True, value=0.0, limit=self.most, what=f"{what}: the same bits")
             return
         if self.level is None:
             self.checks.unchecked(name, f"{what}: {changed} positions changed, and no reference says how far they may")
@@ -87,7 +87,7 @@ class Same:
         errors = levels.distance(one.sketch[:, part], other.sketch[:, part], self.norm[:, part])
         worst, where = self.level.worst(errors)
         text = f"{what}: {changed} positions changed, most {place(where, errors)}: {worst:.3g} times eager's error"
-        self.checks.at_most(name, worst, levels.SAME, text)
+        self.checks.at_most(name, worst, self.most, text)
 
 
 def place(where: int, errors: Tensor) -> str:
@@ -115,7 +115,7 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
     level = Level(reference.tensors["eager_error"], context.model.head.weight.dtype) if reference else None
     with checks.guard("samples"):
         judge_samples(context, task, level, checks)
-    same = Same(checks, level, found.sketch.norm(dim=-1))
+    same = Same(checks, level, found.sketch.norm(dim=-1), levels.row_factor(context.workload))
     with checks.guard("repeat"):
         again = again if index == last else observe(task.call(task.inputs(index)))
         same.judge("repeat", again, timed, "the last sample's input again")

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench.status import DEVICE_FAILED, Incorrect, Infrastructure, Unsupported, classify  # noqa: E402
+from bench.status import DEVICE_FAILED, Incorrect, Infrastructure, Unsupported, classify, exception_for  # noqa: E402
 
 
 def raised(error: Exception, cause: Exception) -> Exception:
@@ -44,5 +44,5 @@ def test_what_was_raised_has_one_status(error: Exception, status: str) -> None:
 
 @pytest.mark.parametrize("status", ["unsupported", "infrastructure", "incorrect", "out_of_memory", "crashed"])
 def test_what_is_raised_for_a_status_has_it(status: str) -> None:
-    found, reason = classify(raised(status)("words"))
+    found, reason = classify(exception_for(status)("words"))
     assert (found, reason.endswith("words")) == (status, True)

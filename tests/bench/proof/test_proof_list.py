@@ -14,7 +14,7 @@ from bench import proof  # noqa: E402
 from bench.proof import checks, forward, gradients, levels, sampler, training  # noqa: E402
 
 LIST = json.loads(checks.LIST.read_text(encoding="utf-8"))
-SAME = dict.fromkeys(("repeat", "changed input", "causality", "cache", "other prompt"), levels.SAME)
+SAME = dict.fromkeys(("repeat", "changed input", "causality", "cache", "other prompt"), levels.ROW)
 LIMITS = {
     "forward": {**SAME, "logits": levels.OVERALL, "rows": levels.ROW, "samples": forward.FROM_EAGER},
     "generation": {
