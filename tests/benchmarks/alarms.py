@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ CONFIDENCE = 0.95
 PROBABILITIES = ("possible", "sampler", "temperature")
 """Checks whose limit is the least that passes: how near is shown by the logarithms."""
 BENCHMARKS = [name for name in SHAPES if name != "ceilings"]
+FOREACH, SGD = "foreach SGD", torch.optim.SGD
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 LARGE: dict[str, Any] = MODELS["open_llama_7b"]
 PROBED = {
@@ -53,14 +55,18 @@ PROBED = {
 
 def draw(benchmark: str, dtype: Dtype, chance: random.Random) -> tuple[str, str, dict[str, Any]]:
     """What it is in words, the method, and the workload, of a cell drawn at random."""
-    method, seed = chance.choice(list(METHODS)), chance.randrange(2**31)
+    training = benchmark.startswith("train")
+    method, seed = chance.choice([*METHODS, *([FOREACH] if training else [])]), chance.randrange(2**31)
+    batch = {} if training else {"batch": chance.choice((1, 2))}
     if chance.random() < 0.5:
         model = chance.choice(["tiny", "tiny_gqa"])
-        own = workload(benchmark, model, dtype=dtype, weights={"source": "hash", "seed": seed, "fingerprint": None})
+        own = workload(
+            benchmark, model, **batch, dtype=dtype, weights={"source": "hash", "seed": seed, "fingerprint": None}
+        )
     else:
         model = chance.choice(list(PROBED))
         shape = {"name": model, **LARGE, **PROBED[model]}
-        row = workload(benchmark, shape, dtype="bfloat16", prompt_text=None)
+        row = workload(benchmark, shape, **batch, dtype="bfloat16", prompt_text=None)
         probe = probe_part(Workload.model_validate_json(json.dumps(row)), dtype)
         own = json.loads(probe.model_dump_json())
         own["weights"]["seed"] = seed
@@ -68,9 +74,15 @@ def draw(benchmark: str, dtype: Dtype, chance: random.Random) -> tuple[str, str,
     return f"{benchmark} {dtype} {method} on {model} ({own['weights']['source']}), seed {seed}", method, own
 
 
+def sgd(*arguments: Any, foreach: bool, **settings: Any) -> torch.optim.Optimizer:
+    """The benchmarks' optimizer, which updates all parameters at once or one after the other."""
+    return SGD(*arguments, **{**settings, "foreach": foreach})
+
+
 def run(folder: Path, method: str, own: dict[str, Any]) -> dict[str, Any]:
     """One cell's record."""
-    methods.load = lambda _: METHODS[method]  # type: ignore[assignment]
+    methods.load = lambda _: METHODS["eager" if method == FOREACH else method]  # type: ignore[assignment]
+    torch.optim.SGD = partial(sgd, foreach=method == FOREACH)  # type: ignore[assignment,misc]
     path = write_spec(folder, own["benchmark"], "right")
     path.write_text(json.dumps({**json.loads(path.read_text()), "workload": own}))
     with contextlib.redirect_stderr(io.StringIO()):
