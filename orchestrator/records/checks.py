@@ -32,7 +32,7 @@ class Listed(Frozen):
     limit: float | None = None
     """The laxest that may stand in a record; null where what eager shows sets it."""
     sharp: float | None = None
-    """The laxest on a probe's sharp weights in half precision, where it is another."""
+    """The laxest on a probe's sharp weights, where it is another."""
     few: float | None = None
     """Over n places `limit` is granted 1 + few / sqrt(n) times: few of them scatter."""
     among: int | None = None
@@ -47,7 +47,7 @@ class Listed(Frozen):
     def laxest(self, workload: Workload) -> float | None:
         """Return the laxest limit on this workload."""
         limit, weights = self.limit, workload.weights
-        if self.sharp is not None and weights and weights.source == "probe" and workload.dtype == "bfloat16":
+        if self.sharp is not None and weights and weights.source == "probe":
             limit = self.sharp
         if limit is None or self.few is None:
             return limit
