@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 DEVICE_FAILED = (
@@ -15,6 +17,8 @@ DEVICE_FAILED = (
     "GPU is lost",
 )
 """What CUDA says where the GPU or its driver failed, whatever ran there."""
+DRIVER_LIBRARY = re.compile(r"libcuda\.so cannot found|lib(cuda|nvidia-[\w-]+)\.so[.\d]*: cannot open shared object")
+"""What compilers and loaders say where they do not find the driver's own libraries."""
 OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 NOT_ALLOCATED = ("CUDA out of memory", "DefaultCPUAllocator: ", "Storage size calculation overflowed")
 """The same in words, wrapped by a compiler or raised as something else."""
@@ -54,4 +58,6 @@ def classify(error: Exception) -> tuple[str, str]:
         return "out_of_memory", first
     if isinstance(error, ModuleNotFoundError):
         return "unsupported", f"the package {error.name} is not installed in this stack"
+    if DRIVER_LIBRARY.search(text):
+        return "infrastructure", f"{first} (`orchestrator doctor` names what of the driver a container lacks)"
     return "infrastructure" if any(words in text for words in DEVICE_FAILED) else "crashed", first

@@ -124,6 +124,6 @@ def _mounts(stack: Stack, bench: Path, job: Job | Folders | None, grant: GpuGran
     readable = {} if job is None else {CHECKPOINT: job.checkpoint, REFERENCES: job.references}
     places = [(BENCH, str(bench)), *((place, place) for place in (stack.ready.mounts if stack.ready else ()))]
     places += [(inside, str(outside.resolve())) for inside, outside in readable.items() if outside is not None]
-    places += [(inside, outside) for outside, inside in grant.libraries]
+    places += [(inside, outside) for outside, inside in grant.mounts]
     mounts = [Mount(inside, str(outside), type="bind") for inside, outside in writable.items() if outside is not None]
     return mounts + [Mount(inside, outside, type="bind", read_only=True) for inside, outside in places]

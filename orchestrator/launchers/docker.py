@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ import docker
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.base.files import make_folder, read_json, write_json
+from orchestrator.base.files import make_folder, read_json, write_bytes, write_json
 from orchestrator.base.paths import STATE
 from orchestrator.base.text import Say
 from orchestrator.host import docker_engine as engine
@@ -42,7 +43,7 @@ from orchestrator.launchers.arguments import (
     container_arguments,
 )
 from orchestrator.launchers.container import DockerHandle
-from orchestrator.launchers.gpu_access import GpuGrant, gpu_grant
+from orchestrator.launchers.gpu_access import FIND_DRIVER, LOADER_CACHE, MAKE_LOADER_CACHE, GpuGrant, gpu_grant
 from orchestrator.plan.cell import Device
 from orchestrator.plan.stack import GpuAccess, Stack
 from orchestrator.plan.workload import digest
@@ -50,6 +51,7 @@ from orchestrator.plan.workload import digest
 NOBODY = 65534
 WAYS: tuple[GpuAccess, ...] = ("request", "cdi", "raw")
 CACHE_FILE = "gpu-access.json"
+READABLE_FILE = 0o644
 
 # Asks the driver itself, so that any image with a Python will do.
 PROBE = """
@@ -75,10 +77,12 @@ class DockerLauncher:
     name: str = "docker"
     say: Say = print
     """Where it is said what an engine refuses."""
+    state: Path = STATE
 
     def __post_init__(self) -> None:
         self.refused: dict[str, frozenset[str]] = {}
         """Of each image that was tried, the options that the engine refused."""
+        self._loader_caches: dict[str, Path | None] = {}
         with engine.engine_errors():
             info = self.client.info()
         rootless = engine.is_rootless(info)
@@ -162,10 +166,14 @@ class DockerLauncher:
             self._leave_out(stack, command, folders, error)
             handle = self._start(self._arguments(stack, command, device, folders, access), labels, log)
         with handle:
-            ended = interrupt.patiently(lambda: handle.wait(FINGERPRINT_S))
-            if ended is None:
-                handle.cancel()
-            return (ended.code if ended else None), handle.output().decode("utf-8", "replace")
+            return self._answer(handle)
+
+    def _answer(self, handle: DockerHandle) -> tuple[int | None, str]:
+        """Return a container's exit code and output once it has ended, or was killed since it took too long."""
+        ended = interrupt.patiently(lambda: handle.wait(FINGERPRINT_S))
+        if ended is None:
+            handle.cancel()
+        return (ended.code if ended else None), handle.output().decode("utf-8", "replace")
 
     def _leave_out(
         self, stack: Stack, command: tuple[str, ...], folders: Folders | None, error: InfrastructureError
@@ -221,10 +229,48 @@ class DockerLauncher:
             if self.gpu is None:
                 raise InfrastructureError("this host has no GPU", where=stack.name)
             wanted = access or (self.access if stack.gpu.access == "auto" else stack.gpu.access)
-            grant = gpu_grant(wanted, self.gpu, stack)
+            grant = self._listed(stack, gpu_grant(wanted, self.gpu, stack, self.state))
+        return self._granted(stack, command, folders, grant)
+
+    def _granted(
+        self, stack: Stack, command: tuple[str, ...], folders: Job | Folders | None, grant: GpuGrant
+    ) -> dict[str, Any]:
         image = self._image(stack)
         limits = replace(self.limits, without=self.limits.without | self.refused.get(image, frozenset()))
         return container_arguments(image, stack, command, bench=self.bench, job=folders, grant=grant, limits=limits)
+
+    def _listed(self, stack: Stack, grant: GpuGrant) -> GpuGrant:
+        """Return the grant with a loader's cache that lists the driver's libraries beside the image's own.
+
+        The image's root cannot be written to, so that no `ldconfig` in the cell can make one. It is made once for each
+        image and driver.
+        """
+        image = self._image(stack)
+        if grant.mounts and image not in self._loader_caches:
+            self._loader_caches[image] = self._make_loader_cache(stack, image, replace(grant, devices=()))
+        cache = self._loader_caches.get(image) if grant.mounts else None
+        return replace(grant, mounts=(*grant.mounts, (str(cache), LOADER_CACHE))) if cache else grant
+
+    def _make_loader_cache(self, stack: Stack, image: str, grant: GpuGrant) -> Path | None:
+        with engine.engine_errors():
+            key = digest([self.client.images.get(image).id, grant.mounts])
+        place = self.state / "driver" / f"{key}.ld.so.cache"
+        if not place.is_file():
+            arguments = self._granted(stack, ("-c", MAKE_LOADER_CACHE), None, grant)
+            handle = self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull))
+            with handle:
+                code, output = self._answer(handle)
+            if code != 0:
+                self.say(f"{image}: no loader's cache with the driver's libraries: {output.strip().splitlines()[-1:]}")
+                return None
+            write_bytes(place, base64.b64decode(output), parent=True)
+            place.chmod(READABLE_FILE)
+        return place
+
+    def driver_lacks(self, stack: Stack, access: GpuAccess) -> list[str]:
+        """Return what of the driver a compiler would not find in a container of the stack, each in words."""
+        code, output = self.ask(stack, ("-c", FIND_DRIVER), "cuda", access)
+        return output.splitlines() if code == 0 else [f"asking for the driver's libraries ended with exit code {code}"]
 
     def _start(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
         # Named beforehand: it can be removed even if the engine's answer never arrived.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +14,23 @@ from typing import Any
 from docker.types import DeviceRequest
 
 from orchestrator.base.errors import UsageError
+from orchestrator.base.files import make_folder
+from orchestrator.base.paths import STATE
 from orchestrator.host.gpu import HostGpu
 from orchestrator.plan.stack import GpuAccess, Stack
+from orchestrator.plan.workload import digest
 
 DRIVER_FOLDER = "/usr/local/nvidia/lib64"
+NVIDIA_SMI = "/usr/bin/nvidia-smi"
+READABLE = 0o755
+LOADER_CACHE = "/etc/ld.so.cache"
+"""What `ldconfig -p` lists, and the loader finds without LD_LIBRARY_PATH."""
 CONTROL_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 LIBRARIES = (
     "libcuda.so.1",
     "libnvidia-ml.so.1",
     "libnvidia-ptxjitcompiler.so.1",
-    "libnvidia-nvvm.so.4",
+    "libnvidia-nvvm*.so.4",
     "libnvidia-gpucomp.so.*",
 )
 LIBRARY_FOLDERS = (
@@ -32,6 +42,30 @@ LIBRARY_FOLDERS = (
 )
 
 
+# Makes a loader's cache of the image's libraries and the driver's, and prints it: a container has no other way out.
+MAKE_LOADER_CACHE = f"""
+import base64, shutil, subprocess
+tool = shutil.which("ldconfig", path="/sbin:/usr/sbin:/bin:/usr/bin")
+subprocess.run([tool, "-X", "-i", "-C", "/tmp/ld.so.cache", "{DRIVER_FOLDER}"], check=True, stderr=subprocess.DEVNULL)
+print(base64.b64encode(open("/tmp/ld.so.cache", "rb").read()).decode())
+"""
+# Names what compilers look for and do not find in a container, each on a line, with the way in which it is not found.
+FIND_DRIVER = """
+import ctypes, shutil, subprocess
+tool = shutil.which("ldconfig", path="/sbin:/usr/sbin:/bin:/usr/bin")
+listed = subprocess.run([tool, "-p"], capture_output=True, text=True).stdout if tool else None
+for name in ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1", "libnvidia-ptxjitcompiler.so.1"):
+    if listed is not None and f"\t{name} (" not in listed:
+        print(name, "is not listed by ldconfig -p")
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        print(name, "cannot be loaded:", error)
+if shutil.which("nvidia-smi") is None:
+    print("nvidia-smi is not on the PATH")
+"""
+
+
 @dataclass(frozen=True)
 class GpuGrant:
     """What a container is given so that it sees one GPU and no other."""
@@ -39,12 +73,15 @@ class GpuGrant:
     environment: Mapping[str, str] = field(default_factory=dict)
     requests: tuple[Any, ...] = ()
     devices: tuple[str, ...] = ()
-    libraries: tuple[tuple[str, str], ...] = ()
-    """(file outside, file inside)"""
+    mounts: tuple[tuple[str, str], ...] = ()
+    """(file or folder outside, inside)"""
 
 
-def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack) -> GpuGrant:
-    """Return what gives `gpu` to a container of `stack` in the way `access`; UsageError where it gets none."""
+def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack, state: Path = STATE) -> GpuGrant:
+    """Return what gives `gpu` to a container of `stack` in the way `access`; UsageError where it gets none.
+
+    `state` is where a folder of the driver's names is kept.
+    """
     visible = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
     if access == "request":
         wanted = DeviceRequest(driver="nvidia", device_ids=[gpu.uuid], capabilities=[["gpu", "compute", "utility"]])
@@ -57,9 +94,9 @@ def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack) -> GpuGrant:
         devices = tuple(f"{device}:{device}:rwm" for device in raw_devices(gpu, stack.gpu.devices))
         if stack.ready is not None and stack.ready.mounts:
             return GpuGrant(visible, devices=devices)  # the driver's libraries come with the mounts
-        libraries = driver_libraries()
-        environment = {**visible, "LD_LIBRARY_PATH": DRIVER_FOLDER} if libraries else visible
-        return GpuGrant(environment, devices=devices, libraries=libraries)
+        mounts = driver_mounts(state)
+        environment = {**visible, "LD_LIBRARY_PATH": DRIVER_FOLDER} if mounts else visible
+        return GpuGrant(environment, devices=devices, mounts=mounts)
     what, remedy = f'access "{access}" gives it no GPU', "write auto, or run on the CPU"
     raise UsageError(what, where=f"{stack.name}: gpu.access", remedy=remedy)
 
@@ -75,11 +112,47 @@ def raw_devices(gpu: HostGpu, patterns: tuple[str, ...] = ()) -> tuple[str, ...]
     return tuple(path for path in found if path not in others)
 
 
-def driver_libraries(folders: tuple[str, ...] = LIBRARY_FOLDERS) -> tuple[tuple[str, str], ...]:
-    """Return the driver's user-space libraries of this host, as (file outside, file inside)."""
-    found: dict[str, str] = {}
+def driver_libraries(folders: tuple[str, ...]) -> dict[str, Path]:
+    """Return the driver's user-space libraries of this host: the file of each name that programs ask for."""
+    found: dict[str, Path] = {}
     for folder in folders:
         for pattern in LIBRARIES:
             for path in sorted(Path(folder).glob(pattern)):
-                found.setdefault(f"{DRIVER_FOLDER}/{path.name}", str(path.resolve()))
-    return tuple((outside, inside) for inside, outside in found.items())
+                found.setdefault(path.name, path.resolve())
+    return found
+
+
+def driver_mounts(state: Path, folders: tuple[str, ...] | None = None) -> tuple[tuple[str, str], ...]:
+    """Return what is mounted so that a container has the driver's libraries and nvidia-smi; nothing where none is here.
+
+    The libraries lie in one folder by all of their names, the one without a version too: some compilers look for
+    `libcuda.so` alone, as a file of LD_LIBRARY_PATH or as a link that `ldconfig -p` lists.
+    """
+    libraries = driver_libraries(folders or LIBRARY_FOLDERS)
+    if not libraries:
+        return ()
+    files = {path.name: str(path) for path in libraries.values()}
+    links = {name: path.name for name, path in libraries.items()}
+    links |= {f"{name.partition('.so')[0]}.so": name for name in libraries}
+    found = [(_folder_of(files, links, state), DRIVER_FOLDER)]
+    found += [(outside, f"{DRIVER_FOLDER}/{name}") for name, outside in files.items()]
+    tool = shutil.which("nvidia-smi")
+    return (*found, *([(os.path.realpath(tool), NVIDIA_SMI)] if tool else []))
+
+
+def _folder_of(files: Mapping[str, str], links: Mapping[str, str], state: Path) -> str:
+    """Return a folder of the links and of empty files, onto which the libraries' own are mounted."""
+    place = state / "driver" / digest([sorted(files), sorted(links.items())])
+    if not place.is_dir():
+        make_folder(place.parent)
+        made = Path(tempfile.mkdtemp(dir=place.parent))
+        made.chmod(READABLE)  # the containers' user is another than this one
+        for name in files:
+            (made / name).touch()
+        for name in links.keys() - files.keys():
+            (made / name).symlink_to(links[name])
+        try:
+            made.rename(place)
+        except OSError:  # another process was first
+            shutil.rmtree(made)
+    return str(place)

@@ -175,11 +175,14 @@ def _access(doc: Doctor) -> Iterator[Line]:
         with work_area() as area:
             launcher = DockerLauncher(doc.client, area.bench, doc.found[0], images={stack.name: image_tag(stack)})
             answers = try_ways(launcher, stack, every=True)
+            wanted = stack.gpu.access
+            works = [way for way, answer in answers.items() if answer is None and wanted in ("auto", way)]
+            lacks = launcher.driver_lacks(stack, works[0]) if works else []
         finding = ", ".join(f"{way}: {'works' if answer is None else answer}" for way, answer in answers.items())
-        wanted = stack.gpu.access
-        works = [way for way, answer in answers.items() if answer is None and wanted in ("auto", way)]
         if works:
             yield Line("ok", "GPU access", f"{stack.name}: {wanted if wanted != 'auto' else works[0]} ({finding})")
+            for what in lacks:
+                yield Line("warn", "driver", f"{stack.name}: {what}", "compilers of this stack may need it")
         else:
             remedy = "install the NVIDIA container toolkit, or name devices and mounts in its stack.toml"
             yield Line("fail", "GPU access", f"{stack.name}: {finding}", remedy)

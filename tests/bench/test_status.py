@@ -35,6 +35,12 @@ def raises(call) -> Exception:
         (raises(lambda: torch.empty(2**40, 2**40)), "out_of_memory"),
         *((RuntimeError(f"CUDA error: {words}\nCompile with ..."), "infrastructure") for words in DEVICE_FAILED),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "crashed"),
+        # Triton 2.1 to 3, Inductor around it, and the loader.
+        (AssertionError("libcuda.so cannot found!\n"), "infrastructure"),
+        (RuntimeError("backend='inductor' raised:\nAssertionError: libcuda.so cannot found!\n"), "infrastructure"),
+        (OSError("libcuda.so.1: cannot open shared object file: No such file or directory"), "infrastructure"),
+        (ImportError("libnvidia-ml.so.1: cannot open shared object file: No such file"), "infrastructure"),
+        (ImportError("libmine.so: cannot open shared object file: No such file"), "crashed"),
         (ValueError("x"), "crashed"),
     ],
 )
@@ -46,3 +52,8 @@ def test_what_was_raised_has_one_status(error: Exception, status: str) -> None:
 def test_what_is_raised_for_a_status_has_it(status: str) -> None:
     found, reason = classify(exception_for(status)("words"))
     assert (found, reason.endswith("words")) == (status, True)
+
+
+def test_a_missing_library_of_the_driver_has_its_remedy() -> None:
+    said = classify(AssertionError("libcuda.so cannot found!"))[1]
+    assert said.endswith("libcuda.so cannot found! (`orchestrator doctor` names what of the driver a container lacks)")

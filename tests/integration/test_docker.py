@@ -25,6 +25,7 @@ from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import Owner, boot, myself
+from orchestrator.launchers import gpu_access
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.launchers.arguments import Folders
 from orchestrator.launchers.container import DockerHandle
@@ -412,6 +413,7 @@ def test_an_engine_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.Mo
     assert engine.answers() is None
 
 
+NEEDED = {"libcuda.so", "libcuda.so.1", "libnvidia-ml.so.1", "libnvidia-ptxjitcompiler.so.1"}
 NO_GPU = HostGpu("GPU-00000000", 0, "no GPU", "0", minor=0)
 
 
@@ -428,6 +430,53 @@ def test_raw_devices_and_mounts(launcher: DockerLauncher) -> None:
     look = f"import os, stat; print(stat.S_ISCHR(os.stat({device!r}).st_mode), os.access('/usr/share', os.W_OK), *("
     look += "os.environ[n] for n in ('LD_LIBRARY_PATH', 'CUDA_VISIBLE_DEVICES')))"
     assert launcher.ask(stack, ("-c", look), "cuda") == (0, "True False /somewhere GPU-00000000\n")
+
+
+def driver_of(folder: Path, *names: str) -> Path:
+    """Shared libraries that are named as a driver's are, each as NAME.VERSION.real with a link."""
+    folder.mkdir()
+    for name in names:
+        real = folder / f"{name}.570.1"
+        made = f'int cuInit(int x) {{ return 0 * x; }} const char name[] = "{name}";'
+        command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-x", "c", "-", "-o", str(real)]
+        subprocess.run(command, input=made.encode(), check=True)
+        (folder / name).symlink_to(real.name)
+    return folder
+
+
+DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1", "libnvidia-ptxjitcompiler.so.1")
+
+
+@pytest.mark.parametrize("missing", [None, *DRIVER])
+def test_compilers_find_the_drivers_libraries_in_every_way_they_look(
+    launcher: DockerLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str | None
+) -> None:
+    library = driver_of(tmp_path / "lib", *(name for name in DRIVER if name != missing))
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho driver")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(gpu_access, "LIBRARY_FOLDERS", (str(library),))
+    launcher.gpu, launcher.state = NO_GPU, tmp_path / "state"
+    stack = make_stack(python="python3").model_copy(update={"gpu": Gpu(access="raw")})
+    lacks = launcher.driver_lacks(stack, "raw")
+    assert {line.partition(" ")[0] for line in lacks} == (
+        {missing, missing.removesuffix(".1")} & NEEDED if missing else set()
+    )
+    look = """
+import ctypes, os, subprocess
+print(ctypes.CDLL("libcuda.so.1").cuInit(1), subprocess.check_output(["nvidia-smi"], text=True).strip(), os.getuid())
+listed = subprocess.check_output(["/sbin/ldconfig", "-p"], text=True)
+print(*sorted(line.split(" (")[0].strip() for line in listed.splitlines() if "libcuda" in line), "libc.so.6" in listed)
+print(*[p for p in os.environ["LD_LIBRARY_PATH"].split(":") if os.path.exists(os.path.join(p, "libcuda.so"))])
+print(os.access("/usr/local/nvidia/lib64", os.W_OK), os.access("/etc/ld.so.cache", os.W_OK))
+"""
+    if missing != "libcuda.so.1":
+        uid = launcher.limits.user.partition(":")[0]
+        listed, folder = "libcuda.so libcuda.so.1 True", "/usr/local/nvidia/lib64"
+        assert launcher.ask(stack, ("-c", look), "cuda") == (0, f"0 driver {uid}\n{listed}\n{folder}\nFalse False\n")
+    assert len(list((tmp_path / "state" / "driver").glob("*.ld.so.cache"))) == 1
 
 
 def test_ways_to_a_gpu_that_do_not_work_say_why_and_leave_nothing(launcher: DockerLauncher, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from orchestrator.base.errors import UsageError
 from orchestrator.build import ready as able
 from orchestrator.host import devices
 from orchestrator.host.gpu import HostGpu, choose_gpu, gpus
-from orchestrator.launchers.gpu_access import driver_libraries, gpu_grant, raw_devices
+from orchestrator.launchers.gpu_access import driver_libraries, driver_mounts, gpu_grant, raw_devices
 from orchestrator.plan.choice import RunOptions
 from orchestrator.plan.stack import Gpu, ReadyImage, Stack
 
@@ -82,7 +84,7 @@ def test_one_gpu_only_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [device.partition(":")[0] for device in raw.devices]
     assert "/dev/nvidia3" in names
     assert "/dev/nvidia1" not in names
-    assert raw.libraries == ()
+    assert raw.mounts == ()
     with pytest.raises(UsageError):
         gpu_grant("none", IDLE, stack(Gpu()))
 
@@ -96,6 +98,33 @@ def test_devices_of_a_stack_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_driver_libraries_are_found_as_files(tmp_path) -> None:
     (tmp_path / "libcuda.so.550").write_text("")
     (tmp_path / "libcuda.so.1").symlink_to("libcuda.so.550")
-    assert driver_libraries((str(tmp_path),)) == (
-        (str(tmp_path / "libcuda.so.550"), "/usr/local/nvidia/lib64/libcuda.so.1"),
-    )
+    assert driver_libraries((str(tmp_path),)) == {"libcuda.so.1": tmp_path / "libcuda.so.550"}
+
+
+def test_the_driver_has_all_of_its_names_in_one_folder(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, state, tools = tmp_path / "lib", tmp_path / "state", tmp_path / "bin"
+    for folder in (place, tools):
+        folder.mkdir()
+    for name, real in {"libcuda.so.1": "libcuda.so.550.1", "libnvidia-gpucomp.so.550.1": None}.items():
+        (place / (real or name)).write_text(name)
+        if real:
+            (place / name).symlink_to(real)
+    monkeypatch.setenv("PATH", str(tools))
+    assert driver_mounts(state, (str(tmp_path / "none"),)) == ()
+    (folder, inside), *files = driver_mounts(state, (str(place),))
+    assert inside == "/usr/local/nvidia/lib64"
+    assert files == [
+        (str(place / name), f"{inside}/{name}") for name in ("libcuda.so.550.1", "libnvidia-gpucomp.so.550.1")
+    ]
+    there = {path.name: path.is_symlink() and path.readlink().name for path in Path(folder).iterdir()}
+    assert there == {
+        **dict.fromkeys(("libcuda.so.550.1", "libnvidia-gpucomp.so.550.1"), False),
+        "libcuda.so.1": "libcuda.so.550.1",
+        "libcuda.so": "libcuda.so.1",
+        "libnvidia-gpucomp.so": "libnvidia-gpucomp.so.550.1",
+    }
+    assert Path(folder).stat().st_mode & 0o777 == 0o755
+    (tools / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tools / "nvidia-smi").chmod(0o755)
+    assert driver_mounts(state, (str(place),))[-1] == (str(tools / "nvidia-smi"), "/usr/bin/nvidia-smi")
+    assert [path.name for path in (state / "driver").iterdir()] == [Path(folder).name]
