@@ -85,6 +85,8 @@ class Share(Frozen):
     share: float | None
     bound: Bound | None = None
     ceiling_of: CeilingOf | None = None
+    stack: str | None = None
+    """The one that measured the ceiling: the best of all stacks' on that device, since it is the device's."""
     reason: str | None = None
 
 
@@ -95,9 +97,11 @@ def hardware_of(record: Record) -> Hardware:
         threads = environment.threads if environment else None
         return Hardware(device="cpu", name=environment.cpu if environment else None, threads=threads)
     gpu = environment.gpu if environment else None
+    given = record.provenance.gpu if record.provenance else None
     if gpu is None:
-        return Hardware(device="cuda")
-    return Hardware(device="cuda", name=gpu.name, uuid=gpu.uuid, driver=gpu.driver, memory_bytes=gpu.memory_bytes)
+        return Hardware(device="cuda", uuid=given)
+    uuid = given or gpu.uuid
+    return Hardware(device="cuda", name=gpu.name, uuid=uuid, driver=gpu.driver, memory_bytes=gpu.memory_bytes)
 
 
 def ceiling(record: Record) -> Ceiling:
@@ -183,11 +187,11 @@ def share_of_ceiling(
     found, ceiling_of = _ceilings_for(hardware, ceilings)
     if ceiling_of is None:
         return Share(share=None, reason="the run has no ceilings of this device")
-    none: tuple[float | None, float] = (None, 0.0)
-    products = [(c.flops_per_second, c.flops_spread) for c in found if c.flops_per_second and c.dtype == dtype]
-    flops_rate, flops_spread = max(products, default=none)
-    copies = [(c.bytes_per_second, c.copy_spread) for c in found if c.bytes_per_second]
-    copy_rate, copy_spread = max(copies, default=none)
+    none: tuple[float | None, float, str | None] = (None, 0.0, None)
+    products = [(c.flops_per_second, c.flops_spread, c.stack) for c in found if c.flops_per_second and c.dtype == dtype]
+    flops_rate, flops_spread, flops_stack = max(products, default=none)
+    copies = [(c.bytes_per_second, c.copy_spread, c.stack) for c in found if c.bytes_per_second]
+    copy_rate, copy_spread, copy_stack = max(copies, default=none)
     # A bound that is unknown might be the tighter one: no share is better than a share of the wrong thing.
     if work.flops is not None and not flops_rate:
         measured = ", ".join(sorted({c.dtype for c in found if c.flops_per_second}))
@@ -201,14 +205,16 @@ def share_of_ceiling(
     if work.bytes is not None and copy_rate:
         ideals.append((work.bytes / copy_rate, "memory"))
     ideal, bound = max(ideals)
-    share, spread = ideal / seconds, flops_spread if bound == "compute" else copy_spread
+    spread, stack = (flops_spread, flops_stack) if bound == "compute" else (copy_spread, copy_stack)
+    share = ideal / seconds
     reason = None
     if share > 1 + spread:
         reason = f"it would be {share:.3g} times the {bound} ceiling, whose own calls were at most "
         reason += f"{1 + spread:.3g} times it: {_perhaps(hardware, bound, dtype)}"
     elif joules and work.flops is not None:
         reason = _too_little_energy(work.flops / joules, [c.flops_per_joule for c in found if c.dtype == dtype])
-    return Share(share=share if reason is None else None, bound=bound, ceiling_of=ceiling_of, reason=reason)
+    shown = share if reason is None else None
+    return Share(share=shown, bound=bound, ceiling_of=ceiling_of, stack=stack, reason=reason)
 
 
 def _too_little_energy(flops_per_joule: float, ceilings: Iterable[float | None]) -> str | None:

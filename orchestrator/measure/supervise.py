@@ -191,6 +191,7 @@ def supervise(
             image=prepared.image,
             image_id=prepared.image_id,
             lock=prepared.lock,
+            gpu=job.gpu,
             cache=spec.cache,
             orchestrator=job.orchestrator,
             exit_code=ended.code if ended else None,
@@ -227,10 +228,16 @@ def _believed(
         throttled = load.throttled if load and load.quota else None
         seen = Seen(watch.phases, watch.sightings, watch.question.reported)
         record = _leave_series(judged(record, series, throttled, seen), series, job)
-        timed = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
-        return record.model_copy(update={"host_load": load.load(timed) if load else None}), refusal
+        return record.model_copy(update={"host_load": load.load(_timed(record)) if load else None}), refusal
     except Exception as error:  # noqa: BLE001  (whatever it wrote ends its round, not the run)
         return None, unworkable(error)
+
+
+def _timed(record: Record) -> list[tuple[int, int]]:
+    """Return when something was timed: samples, or a ceiling's calls."""
+    calls = [(rate.begin_ns, rate.end_ns) for rate in record.rates]
+    samples = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
+    return samples + [(begin, end) for begin, end in calls if begin is not None and end is not None]
 
 
 def unworkable(error: Exception) -> Refusal:

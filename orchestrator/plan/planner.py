@@ -78,9 +78,15 @@ def make_plan(
     if not rows and tuple(benchmarks) != ("ceilings",):
         what = f"nothing to run: no cell of suite {suite.name} is left by this selection"
         raise UsageError(what, remedy="leave out --benchmark or --method, or choose another suite or stack")
-    first, once = next(iter(stacks)), {"rounds": 1, "role": "ceilings"}
-    measured = suite.ceilings(devices[first], [row.workload.dtype for row in rows.values()])
-    ceilings = [cell(request, CEILINGS_METHOD, first).model_copy(update=once) for request in measured]
+    # By every stack that has rows: what a device can do is the best that any of them shows.
+    once, dtypes = {"rounds": 1, "role": "ceilings"}, [row.workload.dtype for row in rows.values()]
+    with_rows = {row.stack for row in rows.values()} or set(stacks)
+    ceilings = [
+        cell(request, CEILINGS_METHOD, name).model_copy(update=once)
+        for name in stacks
+        if name in with_rows
+        for request in suite.ceilings(devices[name], dtypes)
+    ]
     probes = probe_cells(tuple(rows.values())) if suite.file.probes else []
     references = []
     if suite.file.references and rows:

@@ -326,6 +326,8 @@ class Provenance(Frozen):
     image: str | None = None
     image_id: str | None = None
     lock: str | None = None
+    gpu: str | None = None
+    """UUID of the GPU that the cell was given; not every torch tells it."""
     cache: Literal["cold", "shared"] = "cold"
     orchestrator: str | None = None
     exit_code: Integer | None = None

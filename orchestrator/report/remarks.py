@@ -61,8 +61,10 @@ def run_facts(report: Report) -> list[tuple[str, list[str]]]:
     """Return what stands at the head of a run's tables: where it ran, its ceilings, its rounds and rows."""
     header, steady = report.header, [pair.steady for pair in report.pairs]
     hardware = {row.hardware.in_words for row in steady} | {found.hardware.in_words for found in report.ceilings}
+    several = len({c.stack for c in report.ceilings}) > 1
     ceilings = [
-        c.in_words if c.status == "ok" else f"{c.status}: {shortened(c.reason or 'no reason given', LONG_REASON)}"
+        (f"{c.stack}: " if several else "")
+        + (c.in_words if c.status == "ok" else f"{c.status}: {shortened(c.reason or 'no reason given', LONG_REASON)}")
         for c in report.ceilings
     ]
     statuses = Counter(row.status for row in steady)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
@@ -14,6 +14,8 @@ from orchestrator.records.record import Record, is_row
 from orchestrator.records.references import References
 from orchestrator.records.store import finished_keys
 from orchestrator.runner.estimate import Earlier, Key, expected, second_start_seconds, used_up, wall_seconds
+
+T = TypeVar("T")
 
 
 class Turn(NamedTuple):
@@ -29,10 +31,25 @@ class Turn(NamedTuple):
 
 
 def interleave(plan: Plan) -> list[tuple[Cell, int]]:
-    """Return (cell, round) in the order in which they run: A B C, C B A, …, so that a drift hits all cells alike."""
+    """Return (cell, round) in the order in which they run; what proves the rows has one round and goes first."""
     most = max((cell.rounds for cell in plan.cells), default=0)
-    passes = ((number, plan.cells[::-1] if number % 2 else plan.cells) for number in range(most))
+    before = [cell for cell in plan.cells if cell.role != "row"]
+    rows = [cell for cell in plan.cells if cell.role == "row"]
+    passes = ((number, [*before, *in_turn(rows, number)]) for number in range(most))
     return [(cell, number) for number, cells in passes for cell in cells if cell.rounds > number]
+
+
+def in_turn(cells: Sequence[T], number: int) -> list[T]:
+    """Return the cells in the order of a round: as they are in round 0, and then so that each has each other before it.
+
+    Williams' design: of n cells, an even number, each follows each other once in n rounds, an odd number twice in 2n.
+    Every second round is the one before it backwards, so that a drift hits all cells alike.
+    """
+    n = len(cells)
+    zigzag = [place // 2 + 1 if place % 2 else (n - place // 2) % n for place in range(n)]
+    rank = {label: place for place, label in enumerate(zigzag)}
+    order = [cells[rank[(label + number // 2) % n]] for label in zigzag]
+    return order[::-1] if number % 2 else order
 
 
 def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:

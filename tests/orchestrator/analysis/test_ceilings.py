@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from record_samples import ceilings, record, sample
 
-from orchestrator.analysis.ceilings import Ceiling, Hardware, ceiling, joules_of_sample, share_of_ceiling
-from orchestrator.records.record import Work
+from orchestrator.analysis.ceilings import Ceiling, Hardware, ceiling, hardware_of, joules_of_sample, share_of_ceiling
+from orchestrator.records.record import Provenance, Work
 
 H100 = Hardware(device="cuda", name="NVIDIA H100 80GB HBM3", uuid="GPU-0", driver="580.159.04")
 FORWARD = Work(flops=281_600_000_000_000, bytes=None, tokens=20480)
@@ -45,6 +45,34 @@ def test_the_devices_own_ceilings_go_first_and_the_best_of_them_counts() -> None
     elsewhere = measured(hardware=replace(H100, uuid="GPU-1"), flops_per_second=999e12)
     share = share_of_ceiling(FORWARD, 0.5, H100, "bfloat16", [slow, elsewhere, quick])
     assert share.share == pytest.approx(281.6 / 700 / 0.5)
+
+
+def test_the_best_that_any_stack_shows_is_the_devices_ceiling_and_is_named() -> None:
+    old = measured(stack="old", flops_per_second=710e12, bytes_per_second=3.02e12)
+    new = measured(stack="new", flops_per_second=781e12, bytes_per_second=2.99e12)
+    for found in ([old, new], [new, old]):
+        products, copies = (share_of_ceiling(work, 1.0, H100, "bfloat16", found) for work in (FORWARD, DECODE))
+        assert (products.share, products.stack) == (pytest.approx(0.2816 / 0.781), "new")
+        assert (copies.share, copies.stack) == (pytest.approx(2.6428 / 3.02), "old")
+    crashed = measured(stack="new", status="crashed", flops_per_second=999e12)
+    assert share_of_ceiling(FORWARD, 1.0, H100, "bfloat16", [old, crashed]).stack == "old"
+
+
+def test_which_gpu_it_was_says_the_orchestrator_where_torch_does_not() -> None:
+    known = record().environment.model_dump(mode="json")
+    gpu = {**known["gpu"], "name": H100.name, "uuid": None, "driver": H100.driver}
+    environment = {**known, "gpu": gpu}
+    untold = record(environment=environment)
+    assert hardware_of(untold).uuid is None
+    for told in (
+        untold,
+        record(environment={**environment, "gpu": {**gpu, "uuid": "GPU-other"}}),
+        record(environment=None),
+    ):
+        given = told.model_copy(update={"provenance": Provenance(launcher="docker", gpu="GPU-0")})
+        assert hardware_of(given).uuid == "GPU-0"
+    given = untold.model_copy(update={"provenance": Provenance(launcher="docker", gpu="GPU-0")})
+    assert share_of_ceiling(FORWARD, 0.5, hardware_of(given), "bfloat16", [measured()]).ceiling_of == "this device"
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ def titles(plan: Plan) -> list[str]:
 
 def test_ceilings_first_then_the_suites_order_eager_first(smoke: Suite) -> None:
     plan = make_plan(smoke, STACKS, device="cpu")
-    assert titles(plan)[0] == "ceilings torch@a"
+    assert titles(plan)[:2] == ["ceilings torch@a", "ceilings torch@b"]
     expected = [
         f"{benchmark} {run}" for benchmark in MEASURED for run in ("eager@a", "eager@b", "inductor@a", "thunder@b")
     ]
-    assert titles(plan)[1:] == expected
+    assert titles(plan)[2:] == expected
     assert {cell.device for cell in plan.cells} == {"cpu"}
     roles = [cell.role for cell in plan.cells]
     assert roles == sorted(roles, key=("ceilings", "reference", "probe", "row").index)
@@ -45,12 +45,16 @@ def test_selection_by_benchmark_and_method(smoke: Suite) -> None:
     plan = make_plan(smoke, STACKS, device="cuda", benchmarks=["generation", "forward"], methods=["eager"])
     assert titles(plan) == [
         "ceilings torch@a",
+        "ceilings torch@b",
         "forward eager@a",
         "forward eager@b",
         "generation eager@a",
         "generation eager@b",
     ]
-    assert titles(make_plan(smoke, STACKS, device="cpu", benchmarks=["ceilings"])) == ["ceilings torch@a"]
+    assert titles(make_plan(smoke, STACKS, device="cpu", benchmarks=["ceilings"])) == [
+        "ceilings torch@a",
+        "ceilings torch@b",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_the_matrix_product_is_measured_in_the_types_of_the_rows(
 ) -> None:
     text = SUITE.replace("[ceilings]\n", f"[ceilings]\n{own}\n").replace("batch = 2\n", f"batch = 2\ndtype = {rows}\n")
     plan = make_plan(load_suite(str(write_suite(tmp_path, text))), STACKS, device="cpu", benchmarks=["forward"])
-    assert [cell.workload.dtype for cell in plan.cells if cell.role == "ceilings"] == measured
+    assert [cell.workload.dtype for cell in plan.cells if cell.title == "ceilings torch@b"] == measured
     assert {cell.workload.dtype for cell in plan.cells if cell.role == "row"} <= set(measured)
 
 
@@ -114,7 +118,7 @@ def test_a_suites_unknown_method_names_file_and_key(tmp_path: Path) -> None:
 def test_a_suites_methods_are_taken_where_a_stack_offers_them(tmp_path: Path) -> None:
     path = write_suite(tmp_path, SUITE.replace("batch = 2", 'batch = 2\nmethods = ["thunder", "eager"]'))
     plan = make_plan(load_suite(str(path)), STACKS, device="cpu", benchmarks=["forward"])
-    assert titles(plan)[1:] == ["forward eager@a", "forward eager@b", "forward thunder@b"]
+    assert titles(plan)[2:] == ["forward eager@a", "forward eager@b", "forward thunder@b"]
 
 
 def test_the_same_cell_twice_is_refused_and_split_methods_are_not(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_trait_of_the_model_is_one_of_its_probe(traits: dict[str, Any]) -> Non
 def test_a_selection_keeps_only_what_its_rows_need() -> None:
     plan = note(benchmarks=["train_static"], methods=["thunder"])
     assert [(cell.role, cell.title) for cell in plan.cells] == [
-        ("ceilings", "ceilings torch@a"),
+        ("ceilings", "ceilings torch@b"),
         ("reference", "reference reference@a"),
         ("reference", "reference reference@a"),
         ("probe", "probe of train_static thunder@b"),

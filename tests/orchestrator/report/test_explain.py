@@ -31,7 +31,7 @@ def test_golden(run: Path) -> None:
 def test_names_of_a_cell(run: Path, name: str) -> None:
     text = explain(run, name)
     assert text.startswith("forward eager@cuda\ncell 0000000000000000")
-    assert "of the ceiling: 56.2 % (compute bound, ceilings of this device)" in text
+    assert "of the ceiling: 56.2 % (compute bound, ceilings of this device, by cuda)" in text
 
 
 def test_one_rounds_file_explains_the_whole_cell(run: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.plan.cell import Cell
 from orchestrator.runner import run_all as pipeline
-from orchestrator.runner.order import too_large
+from orchestrator.runner.order import in_turn, too_large
 
 FULL = {"status": "out_of_memory", "reason": "no room"}
 
@@ -76,3 +78,17 @@ def test_a_row_that_says_so(
         96: ("skipped", "a smaller shape ran out of memory in this run: batch 2, 64 tokens each"),
     }
     assert "**skipped**: a smaller shape ran out of memory" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n", range(1, 12))
+def test_each_row_follows_each_other_equally_often(n: int) -> None:
+    rounds = n if n % 2 == 0 else 2 * n
+    orders = [in_turn(range(n), number) for number in range(rounds)]
+    assert orders[0] == list(range(n))
+    assert all(sorted(order) == list(range(n)) for order in orders)
+    assert all(orders[number + 1] == orders[number][::-1] for number in range(0, rounds, 2))
+    followed = Counter(pair for order in orders for pair in pairwise(order))
+    assert set(followed.values()) <= {rounds // n}
+    assert len(followed) == n * (n - 1)
+    places = Counter((place, row) for order in orders for place, row in enumerate(order))
+    assert set(places.values()) == {rounds // n}

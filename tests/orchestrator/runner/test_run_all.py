@@ -269,10 +269,10 @@ def test_a_stack_without_its_python_keeps_no_other_from_running_and_is_tried_aga
     (place / "later" / "python").symlink_to(sys.executable)
     assert go(place, *both) == 0
     out = capsys.readouterr().out
-    assert "2 of 3 rounds already have results" in out
+    assert "2 of 4 rounds already have results" in out
     assert headers(place)[0]["finished_utc"] is not None
     folder = next((place / "results").iterdir())
-    assert len(list((folder / "records").iterdir())) == 3
+    assert len(list((folder / "records").iterdir())) == 4
 
 
 def test_the_variables_that_a_stack_sets_are_part_of_its_identity() -> None:
@@ -284,9 +284,10 @@ def test_the_variables_that_a_stack_sets_are_part_of_its_identity() -> None:
     assert len({identity(), identity(A="1"), identity(A="2")}) == 3
 
 
-def test_rounds_are_interleaved_there_and_back() -> None:
+def test_rounds_are_interleaved_and_what_proves_rows_goes_first() -> None:
     cells = tuple(make_job(name).cell.model_copy(update={"rounds": rounds}) for name, rounds in
                   (("torch", 1), ("a", 3), ("b", 3)))  # fmt: skip
+    cells = (cells[0].model_copy(update={"role": "ceilings"}), *cells[1:])
     order = [(cell.method, number) for cell, number in interleave(Plan(suite="x", cells=cells))]
     assert order == [("torch", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
 
