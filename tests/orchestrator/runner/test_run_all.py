@@ -289,7 +289,7 @@ def test_rounds_are_interleaved_and_what_proves_rows_goes_first() -> None:
                   (("torch", 1), ("a", 3), ("b", 3)))  # fmt: skip
     cells = (cells[0].model_copy(update={"role": "ceilings"}), *cells[1:])
     order = [(cell.method, number) for cell, number in interleave(Plan(suite="x", cells=cells))]
-    assert order == [("torch", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
+    assert order == [("torch", 0), ("a", 0), ("b", 0), ("b", 1), ("a", 1), ("b", 2), ("a", 2)]
 
 
 def outcome(tmp_path: Path, *statuses: str) -> int:
