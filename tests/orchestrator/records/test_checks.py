@@ -66,9 +66,7 @@ def test_a_chance_must_be_at_least_its_limit(value: float, limit: float, status:
     ("source", "dtype", "status"),
     [("probe", "bfloat16", "ok"), ("probe", "float32", "ok"), ("hash", "bfloat16", "incorrect")],
 )
-def test_single_positions_have_more_room_on_sharp_weights(
-    source: str, dtype: str, status: str
-) -> None:
+def test_single_positions_have_more_room_on_sharp_weights(source: str, dtype: str, status: str) -> None:
     on = workload(batch=10, sequence=2048, dtype=dtype, weights={"source": source})
     assert held_to_list(made({"rows": (5.0, 8.1)}, workload=on)).status == status
 
