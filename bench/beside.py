@@ -81,9 +81,9 @@ def take_in(record: dict[str, Any], other: Other) -> None:
     from bench.status import exception_for
 
     found = other.record()
-    if found["status"] not in ("ok", "incorrect"):
+    said, own = found.get("proof") or {}, record["proof"]
+    if found["status"] not in ("ok", "incorrect") or not said.get("checks"):
         raise exception_for(found["status"])(f"in {other.dtype}: {found['reason']}")
-    said, own = found["proof"], record["proof"]
     own["checks"] += [{**check, "name": f"{other.dtype}: {check['name']}"} for check in said["checks"]]
     own["resembles"] = own["resembles"] or said["resembles"]
     new = [flag for flag in found["flags"] if flag not in (*CACHE_FLAGS, *record["flags"])]

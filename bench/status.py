@@ -32,17 +32,30 @@ class Infrastructure(Exception):  # noqa: N818
     """The host failed, whatever ran on it; the message says where."""
 
 
+class OutOfMemory(Exception):  # noqa: N818
+    """The device or the host had no room; the message says for what."""
+
+
+class Crashed(Exception):  # noqa: N818
+    """What ran elsewhere crashed; the message says what it said."""
+
+
 class Incorrect(Exception):  # noqa: N818
     """What was computed is wrong; the message names the first place."""
 
 
-SAYS = {Unsupported: "unsupported", Infrastructure: "infrastructure", Incorrect: "incorrect"}
+SAYS = {
+    Unsupported: "unsupported",
+    Infrastructure: "infrastructure",
+    Incorrect: "incorrect",
+    OutOfMemory: "out_of_memory",
+    Crashed: "crashed",
+}
 
 
 def exception_for(status: str) -> type[Exception]:
     """What is to be raised so that a cell gets `status`; any that is not listed is a crash."""
-    kinds = {name: kind for kind, name in SAYS.items()} | {"out_of_memory": MemoryError}
-    return kinds.get(status, RuntimeError)
+    return next((kind for kind, name in SAYS.items() if name == status), Crashed)
 
 
 def classify(error: Exception) -> tuple[str, str]:

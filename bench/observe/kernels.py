@@ -64,7 +64,7 @@ OPERATORS = {
 """Of a CPU. `bookkeeping` computes nothing: views, allocations, what only calls others, the compiler's own checks."""
 
 PRECISIONS = {
-    "int8": r"imma|igemm|_int_mm|(^|[^a-z])(u?int8(?!_t)|[si]8(?![0-9]))",
+    "int8": r"imma|igemm|_int_mm|(^|[^a-z])u?int8(?!_t)|(^|[^a-zA-Z])[si]8(?![0-9])",
     "fp8": r"e4m3|e5m2|float8|fp8|qgmma|_scaled_mm",
     "TF32": r"tf32|tensorop_s1688",
 }

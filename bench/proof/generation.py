@@ -29,6 +29,8 @@ ORDER = (
     "worst step", "possible", "sampler", "temperature", "samples", "known faults",
 )  # fmt: skip
 STEPS = 16
+# Further prompts at most: texts of few tokens have no pool.
+MOST_TEXTS = 16
 DRAWS = 400
 # Far from the workload's 1: fewer draws show a sampler that ignores it than would nearer to 1.
 TEMPERATURE = 0.5
@@ -256,7 +258,8 @@ class Proof:
     def pooled(self) -> None:
         """All texts' steps together, more texts where those are few: little scatter, so that the limit is near."""
         task, n, number = self.task, self.steps, 0
-        while sum(errors.numel() for errors, _ in self.pool) < levels.POOL:
+        self.checks.unchecked("logits", "no pool of positions could be made")  # until there is one
+        while sum(errors.numel() for errors, _ in self.pool) < levels.POOL and number < MOST_TEXTS:
             prompt, forced = (
                 drawn_ids(self.context, task, f"{name}/{number}", count)
                 for name, count in (("pool", self.prompt), ("pool forced", n))

@@ -1,4 +1,4 @@
-"""A run's references: for each workload of one model, one weights and one precision the truth that rows are checked by.
+"""A run's references: for each workload the truth that rows are checked by.
 
 Plain eager operators on the method-free model; a subject that fails is noted with its reason, and the others go on.
 """
@@ -49,9 +49,11 @@ def run(spec: Spec, record: dict[str, Any], events: Events) -> None:
             sha256, size = write(spec.folder / f"reference-{name}.safetensors", tensors, facts)
             found[name] = {"sha256": sha256, "bytes": size, "eager_error": facts["eager_error"]}
             del tensors
-        except Exception as error:  # noqa: BLE001  (the reason stands in the record; the other subjects go on)
+        except Exception as error:  # the reason stands in the record; the other subjects go on
             traceback.print_exc()
             status, reason = classify(error)
+            if status == "infrastructure":
+                raise  # the host's fault: the round is run again
             found[name] = {"sha256": None, "bytes": None, "eager_error": None, "reason": f"{status}: {reason}"}
         found[name]["seconds"] = (time.monotonic_ns() - begin) / 1e9
         gc.collect()

@@ -87,8 +87,11 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
     # Those that ran with the same packages as the row, or all where none did.
     found = [probe for probe in found if probe.fingerprint == row.fingerprint] or found
-    own = probe_id(row.workload_id, row.workload)
-    result = probe_result([probe for probe in found if probe.workload_id == own or _of_older_run(probe)])
+    own, *parts = probe_ids(row.workload_id, row.workload)
+    mine = [probe for probe in found if probe.workload_id == own or _of_older_run(probe)]
+    # For a while each precision was a cell of its own: all of them must have passed.
+    each = [[probe for probe in found if probe.workload_id == one] for one in parts] if not mine else [mine]
+    result = min(map(probe_result, each), key=lambda one: (one.status != "incorrect", one.passed))
     changes: dict[str, object] = {"probe": result}
     if result.status == "incorrect":
         if row.status == "ok":
@@ -99,13 +102,14 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     return row.model_copy(update=changes)
 
 
-_probe_ids: dict[str, str] = {}
+_probe_ids: dict[str, tuple[str, ...]] = {}
 
 
-def probe_id(workload_id: str, workload: Workload) -> str:
-    """Return the workload_id of a workload's probe; kept, since many rows share a workload."""
+def probe_ids(workload_id: str, workload: Workload) -> tuple[str, ...]:
+    """Return the workload_ids of a workload's probe and of its parts; kept, since many rows share a workload."""
     if workload_id not in _probe_ids:
-        _probe_ids[workload_id] = probe_workload(workload).workload_id
+        probe = probe_workload(workload)
+        _probe_ids[workload_id] = tuple(one.workload_id for one in (probe, *probe.parts))
     return _probe_ids[workload_id]
 
 

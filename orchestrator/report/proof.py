@@ -9,6 +9,7 @@ from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
 from orchestrator.base.text import DIGITS, MISSING, counted, milliseconds, percent, plain, scaled, with_interval
 from orchestrator.base.text import significant as rounded
+from orchestrator.records.checks import held_to_list
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import break_even, first_call, later_compiles
@@ -55,6 +56,7 @@ class Proof:
 
 def prove(source: Source, records: tuple[Record, ...], pair: Pair | None) -> Proof:
     """Return the proof of the cell that has these rounds; `pair` is null of a cell that has no row."""
+    records = tuple(map(held_to_list, records))  # as the row's figures are
     last, count = records[-1], len(records)
     header = source.report.header
     of = "probe of " if last.role == "probe" else ""
@@ -163,7 +165,8 @@ def _probe(source: Source, row: Row) -> Section | None:
         text(f"{how}{f': {result.reason}' if result.reason else ''}", warning=not result.passed)
     ]
     for record in source.probes.get((row.benchmark, row.method, row.stack), ()):
-        blocks += [text(f"records/{stem_of(record)}.json, {record.status}"), *checks(source, record)]
+        held = held_to_list(record)
+        blocks += [text(f"records/{stem_of(record)}.json, {held.status}"), *checks(source, held)]
     return section("On the probe", *blocks, folded=result.passed)
 
 

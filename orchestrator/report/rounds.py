@@ -71,6 +71,7 @@ def checks(source: Source, record: Record) -> list[Block | None]:
     reference = proof.reference
     if reference is not None:
         error, eager = reference.error, reference.eager_error
+        workload_id = record.workload.parts[0].workload_id
         made = "computed in the cell itself" if reference.stack is None else f"made on the stack {reference.stack}"
         ratio = f", {significant(error / eager, 3)} times eager's" if error is not None and eager else ""
         blocks.append(
@@ -78,14 +79,22 @@ def checks(source: Source, record: Record) -> list[Block | None]:
                 ("reference", f"{reference.dtype}, {made}"),
                 (
                     "reference's file",
-                    file_text(source, f"references/{record.workload_id}.safetensors", reference.sha256),
+                    file_text(source, f"references/{workload_id}.safetensors", reference.sha256),
                 ),
                 ("error", None if error is None else f"{_number(error)} of the reference{ratio}"),
                 ("eager's error", None if eager is None else f"{_number(eager)} in the same precision"),
             )
         )
-    seconds = proof.seconds
-    return [*blocks, text(None if seconds is None else f"The checks took {significant(seconds, 3)} s.")]
+    seconds, again = proof.seconds, proof.seen_again
+    return [
+        *blocks,
+        text(
+            None
+            if again is None
+            else f"On an input just seen a call took {significant(again, 3)} of that on a new one."
+        ),
+        text(None if seconds is None else f"The checks took {significant(seconds, 3)} s."),
+    ]
 
 
 def _samples(record: Record) -> Section | None:

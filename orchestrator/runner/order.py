@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
+from orchestrator.plan.proof_cells import probe_workload
 from orchestrator.plan.workload import Workload, describe
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.references import References
@@ -136,7 +137,7 @@ def needless(turn: Turn, exhausted: Iterable[Record], incorrect: Iterable[Record
         same = (record.method, record.stack, record.workload.benchmark) == (cell.method, cell.stack, cell.benchmark)
         if record.cell_id == turn.cell_id and record.round != turn.round:
             return f"round {record.round + 1} was incorrect, and no other round would make it right"
-        if record.role == "probe" and same and turn.round > 0:
+        if record.role == "probe" and same and turn.round > 0 and record.workload == probe_workload(cell.workload):
             return "its method is incorrect on the probe, and one round has shown what it does here"
     return too_large(cell, exhausted)
 

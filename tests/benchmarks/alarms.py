@@ -33,6 +33,8 @@ from bench.observe import dispatch  # noqa: E402
 from bench.spec import read_spec  # noqa: E402
 from orchestrator.plan.proof_cells import probe_part  # noqa: E402
 from orchestrator.plan.workload import Dtype, Workload  # noqa: E402
+from orchestrator.records.checks import held_to_list  # noqa: E402
+from orchestrator.records.record import Record  # noqa: E402
 
 CELLS = 20
 CONFIDENCE = 0.95
@@ -120,6 +122,7 @@ def main() -> int:
         title, method, own = draw(benchmark, dtype, random.Random(f"{first + number % cells} {benchmark} {dtype}"))  # noqa: S311
         with tempfile.TemporaryDirectory() as folder:
             record = run(Path(folder), method, own)
+        record = json.loads(held_to_list(Record.model_validate(record)).model_dump_json())
         if record["status"] != "ok" or {"unchecked", "memoised"} & set(record["flags"]):
             open_checks = [check for check in record["proof"].get("checks", ()) if check["status"] != "passed"]
             alarms += 1

@@ -80,7 +80,11 @@ def test_both_precisions_are_checked_in_one_record(tmp_path, benchmark):
         ("os.kill(os.getpid(), 9)", "crashed", "in float32: its process ended with exit code -9 and left no record"),
         (method("1 / 0"), "crashed", "in float32: ZeroDivisionError"),
         (method("(_ for _ in ()).throw(Unsupported('no float32 here'))"), "unsupported", "in float32: no float32 here"),
-        (method("(_ for _ in ()).throw(MemoryError('all of it'))"), "out_of_memory", "in float32: MemoryError: all"),
+        (
+            method("(_ for _ in ()).throw(MemoryError('all of it'))"),
+            "out_of_memory",
+            "in float32: MemoryError: all of it",
+        ),
     ],
 )
 def test_what_goes_wrong_in_the_other_precision_is_the_probes(tmp_path, what, status, reason):
@@ -106,6 +110,23 @@ def test_what_is_wrong_in_its_own_precision_comes_first(tmp_path):
     crashed, ended = run(tmp_path / "crashed", where=OWN, what=method("1 / 0"))
     assert (crashed["status"], crashed["reason"]) == ("crashed", "ZeroDivisionError: division by zero")
     assert "beside" not in ended.stdout + crashed["detail"].get("beside", "")
+
+
+@pytest.mark.parametrize(
+    "other", ["time.sleep(600)", method("(_ for _ in ()).throw(Unsupported('not here'))"), "os._exit(3)"]
+)
+def test_what_is_wrong_in_its_own_precision_is_so_whatever_the_other_does(tmp_path, other):
+    planted = f"exec({other!r} if {OTHER} else {method(SCALED.replace('1.02', '1.5'))!r})"
+    record, _ = run(tmp_path, where=f"{OTHER} or {OWN}", what=planted)
+    assert record["status"] == "incorrect"
+    assert record["reason"].startswith("forward: logits: ")
+
+
+def test_an_output_that_is_none_in_the_other_precision_is_incorrect(tmp_path):
+    lazy = method("planted.method(model=lambda target: lambda tokens: [target(tokens)])")
+    record, _ = run(tmp_path, where=OTHER, what=lazy)
+    assert record["status"] == "incorrect", record["reason"]
+    assert record["reason"].startswith("in float32: ")
 
 
 def test_a_first_call_alone_has_nothing_beside_it(tmp_path):

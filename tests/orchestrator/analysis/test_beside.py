@@ -194,6 +194,17 @@ def test_the_probe_of_a_row_s_own_model_counts() -> None:
     assert checked(own_probe(status="crashed", reason="signal 11", proof=None)).flags == ("unchecked",)
 
 
+def test_probes_of_one_precision_each_must_all_have_passed() -> None:
+    def made(*changes: dict[str, Any]) -> list[Record]:
+        parts = zip(probe_workload(workload()).parts, changes, strict=False)
+        return [probe(cell_id=part.workload_id, workload=part, **more) for part, more in parts]
+
+    assert checked(*made({}, {})).flags == ()
+    assert checked(*made({})).flags == ("unchecked",)
+    wrong = checked(*made({}, {"status": "incorrect", "reason": "forward: rows: row 3"}))
+    assert (wrong.status, wrong.reason) == ("incorrect", "on the probe: forward: rows: row 3")
+
+
 def test_the_probe_of_another_model_says_nothing_of_a_row() -> None:
     mine = workload()
     assert mine.model is not None

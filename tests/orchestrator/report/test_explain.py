@@ -11,6 +11,7 @@ from record_samples import ceilings, compiled_in, record, samples, save_run, sha
 
 from orchestrator.analysis.evidence import evidence
 from orchestrator.base.errors import UsageError
+from orchestrator.records.checks import check_list
 from orchestrator.records.store import Run, stem_of
 from orchestrator.report.explain import explain
 
@@ -53,6 +54,18 @@ def test_wrong_row(run: Path) -> None:
     assert "\n  No speed is shown because the row is incorrect.\n" in text
     assert "\nMeasured, but not shown as a speed\n  steady: 0.4504 s" in text
     assert "run-all --suite note --stack cuda --method thunder --benchmark forward --fresh" in text
+
+
+def test_a_row_that_the_list_of_checks_refuses_is_explained_as_it_is_shown(tmp_path: Path) -> None:
+    passed = {"status": "passed", "what": "row 1", "limit": 200.0, "value": 100.0}
+    checks = [{"name": name, **passed} for name in check_list().of("forward")]
+    run = save_run(
+        tmp_path, [record(flags=["cold"], proof={"checks": checks, "checks_version": 1, "seen_again": 0.31})]
+    )
+    text = explain(run, "forward inductor@cuda")
+    assert "is the laxest that the list of checks allows" in text
+    assert "Round 0\n  status: incorrect" in text
+    assert "On an input just seen a call took 0.310 of that on a new one." in text
 
 
 @pytest.mark.parametrize("kind", ["dispatch", "telemetry", "references", "logs"])

@@ -15,8 +15,9 @@ from record_samples import record, workload
 from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.plan.cell import Cell
+from orchestrator.plan.proof_cells import probe_workload
 from orchestrator.runner import run_all as pipeline
-from orchestrator.runner.order import in_turn, too_large
+from orchestrator.runner.order import Turn, in_turn, needless, too_large
 
 FULL = {"status": "out_of_memory", "reason": "no room"}
 
@@ -92,3 +93,14 @@ def test_each_row_follows_each_other_equally_often(n: int) -> None:
     assert len(followed) == n * (n - 1)
     places = Counter((place, row) for order in orders for place, row in enumerate(order))
     assert set(places.values()) == {rounds // n}
+
+
+def test_the_probe_of_its_own_model_alone_ends_a_rows_rounds() -> None:
+    row = cell()
+    other = row.workload.model.model_copy(update={"norm_eps": 3e-5}) if row.workload.model else None
+    turn = Turn(row, 1, "c" * 16, row.workload.workload_id, (row.workload.workload_id,), row.title)
+    for model, ended in ((row.workload.model, True), (other, False)):
+        of = probe_workload(row.workload.model_copy(update={"model": model}))
+        wrong = record(status="incorrect", reason="rows", role="probe", workload=of, method="inductor")
+        assert (needless(turn, [], [wrong]) is not None) is ended
+        assert needless(turn._replace(round=0), [], [wrong]) is None
