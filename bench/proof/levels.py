@@ -10,7 +10,7 @@ in norm, rotary, attention and products; 32 positions or 6 steps): over eager's 
     worst position   2.0             3.5              2.7          4.8
 
 Pooled over many positions both errors scatter less: docs/proof.md has what quantisers show there. Right methods reach
-1.16 over 256 positions and more (1,200 generations, `make alarms`).
+1.28 over 256 positions and more (600 generations, `make alarms`).
 
 and in float32 on a probe the known faults had: attention scale off by 1 % 3,700; norm epsilon 1e-5 for 1e-6 47,000 (on
 the hash's own weights 400); GELU for SiLU 120,000; everything else at least 400,000.
