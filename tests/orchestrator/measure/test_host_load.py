@@ -153,10 +153,11 @@ def test_without_counters_nothing_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the counters are Linux'")
-def test_a_neighbour_of_a_real_process_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["stalls", "ceiling"])
+def test_a_neighbour_of_a_real_process_is_seen(tmp_path: Path, what: str) -> None:
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        found = run(tmp_path, "stalls", change=lambda job: with_seed(job, 2)).host_load
+        found = run(tmp_path, what, change=lambda job: with_seed(job, 2)).host_load
     finally:
         neighbour.kill()
         neighbour.wait()

@@ -186,6 +186,14 @@ def stalls(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, whole)
 
 
+def ceiling(folder: Path, spec: dict[str, Any]) -> int:
+    """Calls of two seconds in all, as a ceiling's record has them."""
+    begin = time.monotonic_ns()
+    time.sleep(2)
+    rate = {"kind": "matrix_product", "size": 64, "work": 1, "durations_ns": [10**9, 10**9]}
+    return write(folder, record(spec, rates=[{**rate, "begin_ns": begin, "end_ns": time.monotonic_ns()}]))
+
+
 def sound(
     folder: Path,
     spec: dict[str, Any],
@@ -610,7 +618,7 @@ BEHAVIOURS = {
             pipe,
             big,
         ),
-        *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe),
+        *(reference_link, reference_none, reference_crash, tells_spec, says_probe, wrong_on_the_probe, ceiling),
         *(
             sound,
             held_up,
