@@ -9,6 +9,7 @@ from bench_specs import write_spec
 
 from bench import cell
 from bench.observe import dispatch
+from bench.proof import sampler
 from bench.spec import read_spec
 
 PROBE = {"dtype": "float32", "weights": {"source": "probe", "seed": 0, "fingerprint": None}}
@@ -19,6 +20,8 @@ TEXT = {"new_tokens": 20, "iterations": 4, "warmup": 1}
 @pytest.fixture(autouse=True)
 def _without_dispatch(monkeypatch):
     monkeypatch.setattr(dispatch, "gather", lambda *arguments: None)
+    # As few as let each set of ids be expected often enough: most tests are of other things.
+    monkeypatch.setattr(sampler, "FIRST_DRAWS", 1_650)
 
 
 def run(folder, benchmark, spec=None, **changes):

@@ -15,6 +15,7 @@ from bench.proof.checks import Checks  # noqa: E402
 
 # Of many texts at once: as many draws in fewer calls.
 MANY = {**PROBE, **TEXT, "batch": 16}
+FIRST_DRAWS = sampler.FIRST_DRAWS
 RIGHT = {"generation": sampling.exponential, "model_inference": sampling.multinomial}
 NAMES = {"generation": "exponential", "model_inference": "multinomial"}
 # Blocks of 1024, the last of them partial, as 32000's is.
@@ -70,6 +71,7 @@ def cell_of(folder, monkeypatch, benchmark, *, wrong=None, **changes):
         return RIGHT[benchmark](wrong(logits) if wrong and float(temperature) != 1 else logits, temperature)
 
     monkeypatch.setattr(sampling, NAMES[benchmark], draw)
+    monkeypatch.setattr(sampler, "FIRST_DRAWS", FIRST_DRAWS)
     return run(folder, benchmark, **{**MANY, **changes})
 
 
