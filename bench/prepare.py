@@ -90,7 +90,7 @@ def fill_model(spec: Spec, model: GPT) -> None:
     assert workload.model is not None
     assert workload.weights is not None
     if workload.weights["source"] != "checkpoint":
-        fill = weights.fill_probe if workload.weights["source"] == "probe" else weights.fill
+        fill = weights.fill_probe if workload.sharp else weights.fill
         fill(model, workload.weights["seed"])
         return
     from bench.model.checkpoint import load_checkpoint

@@ -67,6 +67,11 @@ class Workload:
     subjects: tuple[Workload, ...] | None = None
     beside: tuple[Workload, ...] | None = None
 
+    @property
+    def sharp(self) -> bool:
+        """Whether its weights are a probe's."""
+        return self.weights is not None and self.weights["source"] == "probe"
+
 
 @dataclass(frozen=True)
 class Spec:

@@ -193,7 +193,7 @@ class Proof:
             with checks.guard("known faults"), highest():
                 self.known_faults(replay, ids, truth, eager)
         with checks.guard("temperature"):
-            if (self.context.workload.weights or {}).get("source") == "probe":
+            if self.context.workload.sharp:
                 self.sharp()
             else:
                 self.temperature(replay)

@@ -71,8 +71,7 @@ def limit(factor: float, positions: int) -> float:
 
 def row_factor(workload: Workload) -> float:
     """ROW, or ROW_SHARP on a probe: in float32 every known fault is hundreds of times larger there."""
-    sharp = workload.weights is not None and workload.weights["source"] == "probe"
-    return ROW_SHARP if sharp else ROW
+    return ROW_SHARP if workload.sharp else ROW
 
 
 def overall(positions: int) -> float:
