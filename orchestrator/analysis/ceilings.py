@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from orchestrator.analysis.protocol import figure_phase
 from orchestrator.base.files import Frozen
 from orchestrator.base.text import counted, scaled
 from orchestrator.records.record import Rate, Record, Status, Work
@@ -140,12 +141,17 @@ def _per_joule(rates: Iterable[Rate]) -> float | None:
 
 
 def joules_of_sample(record: Record) -> float | None:
-    """Return the energy of one timed sample, of train_dynamic of all; null where they took less than 2 s together."""
-    timed = [sample for sample in record.samples if sample.phase == "timed"]
+    """Return the energy of one sample, of train_dynamic of all timed ones; null where they took less than 2 s together.
+
+    Of the samples that the figure is made of.
+    """
+    shown = figure_phase(record.samples)
+    taken = [sample for sample in record.samples if sample.phase == shown]
     energy = record.telemetry.energy_joules if record.telemetry else None
-    if energy is None or sum(sample.end_ns - sample.begin_ns for sample in timed) < SHORTEST_ENERGY_NS:
+    if energy is None or sum(sample.end_ns - sample.begin_ns for sample in taken) < SHORTEST_ENERGY_NS:
         return None
-    return energy if record.workload.benchmark == "train_dynamic" else energy / len(timed)
+    total = record.workload.benchmark == "train_dynamic"
+    return energy / len(taken) * (sum(sample.phase == "timed" for sample in record.samples) if total else 1)
 
 
 def _best_rate(

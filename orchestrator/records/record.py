@@ -21,7 +21,8 @@ FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
 BAD: tuple[Status, ...] = ("incorrect", *FAILED)
 """With one of these a run did not go well."""
 Flag = Literal["unchecked", "not_fused", "memoised", "coarser", "tainted", "drift", "cold", "warm"]
-Phase = Literal["first", "warmup", "timed", "repeat"]
+Phase = Literal["first", "warmup", "timed", "repeat", "soak", "sustained"]
+"""`sustained` are samples back to back at the device's power limit, after a soak: there the figure is made of them."""
 CheckStatus = Literal["passed", "failed", "unchecked"]
 KERNEL_PACKAGES = frozenset(
     {

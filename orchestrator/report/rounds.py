@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.analysis.ceilings import ceiling
 from orchestrator.analysis.evidence import compiles, evidence, graphs_of, operators
-from orchestrator.analysis.protocol import columns_of, first_call_seconds
+from orchestrator.analysis.protocol import columns_of, figure_phase, first_call_seconds
 from orchestrator.base.text import (
     MISSING,
     between,
@@ -28,7 +28,7 @@ from orchestrator.report.source import Source, file_text, read_log
 from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence
 
 SHOWN_TOKENS = 40
-PHASES = {"warmup": "warm-up", "timed": "timed", "repeat": "repeated"}
+PHASES = {"warmup": "warm-up", "timed": "timed", "repeat": "repeated", "soak": "soak", "sustained": "sustained"}
 UNCHECKED = "Unchecked: nothing beyond finite numbers was asked of the output."
 SHOWN_ELSEWHERE = ("graphs", "kernels")
 """Of a record's further detail: what the compiles' section says, and the packages with kernels."""
@@ -100,7 +100,8 @@ def checks(source: Source, record: Record) -> list[Block | None]:
 def _samples(record: Record) -> Section | None:
     first, seen = first_call_seconds(columns_of(record)), evidence(record)
     losses = [sample.loss for sample in record.samples if sample.loss is not None]
-    energies = [s.energy_joules for s in record.samples if s.phase == "timed" and s.energy_joules is not None]
+    shown = figure_phase(record.samples)
+    energies = [s.energy_joules for s in record.samples if s.phase == shown and s.energy_joules is not None]
     spreads = []
     for phase, name in PHASES.items():
         chosen = [sample for sample in record.samples if sample.phase == phase]
