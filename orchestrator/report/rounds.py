@@ -259,7 +259,7 @@ def telemetry(record: Record) -> Section | None:
     interval = "" if seen.interval_ms is None else f", one every {significant(seen.interval_ms, 3)} ms"
     return section(
         "Telemetry",
-        table(("over the timed samples", "low", "median", "high"), rows, numeric=(1, 2, 3)),
+        table((f"over the {figure_phase(record.samples)} samples", "low", "median", "high"), rows, numeric=(1, 2, 3)),
         facts(
             ("readings", f"{seen.readings:,}{interval}"),
             ("clock held back by", f"{throttled} of the readings" if throttled else "nothing"),
