@@ -260,7 +260,7 @@ def share_of_ceiling(
     products = [(c.stack, p) for c in found if c.dtype == dtype for p in (c, *c.lower) if p is c or p.dtype in named]
     product = _best_product(products, dtype, sustained=sustained)
     copies = [_Best(c.bytes_per_second, c.copy_spread, c.stack, "memory") for c in found if c.bytes_per_second]
-    copy = max(copies, default=None, key=_by_rate)
+    copy = max(copies, default=None)
     # A bound that is unknown might be the tighter one: no share is better than a share of the wrong thing.
     if work.flops is not None and product is None:
         measured = ", ".join(sorted({c.dtype for c in found if c.flops_per_second}))
@@ -285,10 +285,6 @@ def share_of_ceiling(
     return share if reason is None else share.model_copy(update={"share": None, "reason": reason})
 
 
-def _by_rate(best: _Best) -> tuple[float, float, str]:
-    return best[:3]
-
-
 def _best_product(found: Iterable[tuple[str, Products]], dtype: str, *, sustained: bool) -> _Best | None:
     """Return the best sustained rate where it is asked for and was measured by any stack, else the best of a burst."""
     rates: dict[RateKind, list[_Best]] = {"burst": [], "sustained": []}
@@ -300,7 +296,7 @@ def _best_product(found: Iterable[tuple[str, Products]], dtype: str, *, sustaine
             best = _Best(p.sustained_flops_per_second, p.sustained_spread, stack, "compute", "sustained", lower)
             rates["sustained"].append(best)
     kept = (sustained and rates["sustained"]) or rates["burst"]
-    return max(kept, default=None, key=_by_rate)
+    return max(kept, default=None, key=lambda best: best[:3])
 
 
 def _too_near(share: Share, spread: float, hardware: Hardware, dtype: str) -> str | None:

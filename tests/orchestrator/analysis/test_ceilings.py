@@ -201,7 +201,9 @@ def test_the_sustained_rate_is_all_the_work_over_all_the_time() -> None:
         products(1.0, durations_ns=[1_300_000, 1_300_000, 1_300_000, 1_700_000], sustained=True),
     )
     assert (found.flops_per_second, found.matrix_size) == (pytest.approx(781e12, rel=1e-5), 8192)
-    # 4 TFLOP in 5.6 ms; the median would be 769.
+    # 4 TFLOP in 5.6 ms; the median would be 769. It counts as sustained alone, even above the burst.
+    colder = lasting(products(700e12), products(781e12, sustained=True))
+    assert (colder.flops_per_second, colder.matrix_size) == (pytest.approx(700e12, rel=1e-5), 16384)
     assert found.sustained_flops_per_second == pytest.approx(4e12 / 5.6e-3)
     assert found.sustained_spread == pytest.approx(1.4 / 1.3 - 1)
     assert found.in_words == (
@@ -237,9 +239,12 @@ def test_the_best_sustained_rate_of_any_stack_counts_before_any_burst() -> None:
     assert share_of_ceiling(FORWARD, 1.0, H100, "bfloat16", [burst, low, high]).stack == "burst"
 
 
-def test_stacks_with_the_very_same_rates_have_a_share_too() -> None:
+def test_the_very_same_rates_of_two_rounds_or_precisions_have_a_share_too() -> None:
     same = [measured(), measured(round=1, flops_per_joule=1e12)]
     assert share_of_ceiling(FORWARD, 1.0, H100, "bfloat16", same).share == pytest.approx(0.2816 / 0.781, rel=1e-5)
+    alike = lasting(products(400e12), products(400e12, precision="tf32"), dtype="float32")
+    share = share_of_ceiling(FORWARD, 1.0, H100, "float32", [alike], lower=SEEN)
+    assert share.share == pytest.approx(0.2816 / 0.4, rel=1e-5)
 
 
 def test_a_share_above_the_sustained_rate_is_none_and_says_which_rate() -> None:
