@@ -307,12 +307,16 @@ class Environment(Frozen):
 
 
 class Rate(Frozen):
-    """One ceiling measurement: durations of single calls, and the work of one call."""
+    """One ceiling measurement: durations, and the work done in one of them, which is of one call or a few."""
 
     kind: Literal["matrix_product", "device_copy"]
     size: Integer
     work: Integer
     durations_ns: tuple[Integer, ...]
+    sustained: bool = False
+    """Back to back after a soak, for seconds; else a burst."""
+    precision: Literal["tf32"] | None = None
+    """The lower one that products of the workload's dtype were allowed."""
     begin_ns: Integer | None = None
     """Of the first of these calls, on CLOCK_MONOTONIC; older records do not say."""
     end_ns: Integer | None = None

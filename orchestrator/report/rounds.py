@@ -20,7 +20,7 @@ from orchestrator.base.text import (
     scaled,
     significant,
 )
-from orchestrator.records.record import Record, Sample, WarmStart
+from orchestrator.records.record import Rate, Record, Sample, WarmStart
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import not_fused, resembles
 from orchestrator.report.sections import Block, Environment, Samples, Section, code, facts, section, shares, table, text
@@ -170,23 +170,18 @@ def _rates(record: Record) -> Section | None:
     """Return what a ceilings cell measured."""
     if not record.rates:
         return None
-    found = ceiling(record)
-    typical = (
-        (
-            f"{rate.kind} at {rate.size}",
-            f"median {_milliseconds(rate.durations_ns)} ms of {len(rate.durations_ns)} calls",
-        )
-        for rate in record.rates
-        if rate.durations_ns
-    )
     return section(
         "Ceilings",
-        facts(
-            *((name.replace("_", " "), value) for name, value in typical),
-            ("matrix product", f"{scaled(found.flops_per_second, 'FLOP/s')} in {found.dtype}"),
-            ("device copy", f"{scaled(found.bytes_per_second, 'B/s')}, read and written bytes counted"),
-        ),
+        facts(*(_durations(rate) for rate in record.rates if rate.durations_ns), ("best", ceiling(record).in_words)),
     )
+
+
+def _durations(rate: Rate) -> tuple[str, str]:
+    name = f"{rate.kind.replace('_', ' ')} at {rate.size}" + (f" in {rate.precision.upper()}" if rate.precision else "")
+    if not rate.sustained:
+        return name, f"median {_milliseconds(rate.durations_ns)} ms of {len(rate.durations_ns)} calls"
+    seconds, work = sum(rate.durations_ns) / 1e9, scaled(rate.work, "FLOP")
+    return f"{name}, sustained", f"{len(rate.durations_ns)} times {work} in {seconds:.3g} s"
 
 
 def _dispatch(record: Record) -> Section | None:

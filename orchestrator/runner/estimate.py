@@ -168,7 +168,8 @@ def guess_seconds(cell: Cell) -> float:
     if work.model is None:
         sizes, copied = work.matrix_sizes or (), work.copy_bytes or 0
         once = sum(2 * size**3 for size in sizes) / FLOPS[device] + 2 * copied / BYTES[device]
-        return total + once * (work.iterations + work.warmup)
+        back_to_back = (work.soak_s or 0) + (work.sustained_s or 0)
+        return total + (once * (work.iterations + work.warmup) + back_to_back) * (1 + len(work.precisions or ()))
     count = parameters(work.model)
     weights = count * ELEMENT_BYTES[work.dtype]
     total += 2 * weights / BYTES[device]
