@@ -161,8 +161,10 @@ class Reduction:
         if row.benchmark == "train_dynamic" and counted and counted[-1].note.used != counted[-1].steady.used:
             share = Share(share=None, reason="the work is counted over the timed samples, the note's are others")
         else:
-            dtype, joules = row.workload.dtype, _joules(counted)
-            share = share_of_ceiling(row.work, figure.seconds, row.hardware, dtype, self.ceilings, joules=joules)
+            dtype, joules, lower = row.workload.dtype, _joules(counted), _lower(row.evidence)
+            share = share_of_ceiling(
+                row.work, figure.seconds, row.hardware, dtype, self.ceilings, joules=joules, lower=lower
+            )
         changes = {"figure": figure, "units": units_in(row.workload, figure.samples), "share": share}
         return row.model_copy(update={"protocol": "note", "versus": None, "break_even": None, **changes})
 
@@ -286,12 +288,23 @@ def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
         one_compile=_one_compile(counted, made),
         work=shown.work,
         share=share_of_ceiling(
-            shown.work, figure.seconds, shown.hardware, workload.dtype, ceilings, joules=_joules(counted)
+            shown.work,
+            figure.seconds,
+            shown.hardware,
+            workload.dtype,
+            ceilings,
+            joules=_joules(counted),
+            sustained=bool(shown.steady.blocks),
+            lower=_lower(evidence),
         ),
         environment=shown.environment,
         image_id=shown.image_id,
         evidence=evidence,
     )
+
+
+def _lower(evidence: Evidence) -> tuple[str, ...]:
+    return evidence.dispatch.lower_precisions if evidence.dispatch else ()
 
 
 def _joules(counted: Sequence[Round]) -> float | None:

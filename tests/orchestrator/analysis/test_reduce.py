@@ -15,6 +15,7 @@ from record_samples import (
     ceilings,
     compiled_in,
     record,
+    sample,
     samples,
     shared_cache,
     small_run,
@@ -43,6 +44,23 @@ def test_a_row_carries_its_proof() -> None:
     assert (row.graphs, row.recompiled) == (3, 2)
     assert (row.environment.torch, row.environment.kernel_packages) == ("2.13.0+cu130", {"triton": "3.5.0"})
     assert (row.figure.interval_kind, row.figure.interval_level) == ("within-process", 1 - 2 / 16)
+
+
+def test_a_row_at_the_power_cap_has_its_share_of_the_sustained_rate_and_as_the_note_of_the_burst() -> None:
+    product = {"kind": "matrix_product", "size": 16384, "work": 10**12}
+    rates = [
+        {**product, "durations_ns": [1_250_000] * 3},
+        {**product, "durations_ns": [1_430_000] * 3, "sustained": True},
+    ]
+    work = {"flops": 10**14, "bytes": None, "tokens": 1}
+    taken = [*TAKEN, *(sample(1, 440.0 + 20.0 * (at % 2), "sustained") for at in range(46))]
+    records = [ceilings(rates=rates), record(samples=taken, work=work)]
+    (row,) = rows(records, "steady")
+    assert row.figure.value == pytest.approx(0.45)
+    assert (row.share.rate, row.share.share) == ("sustained", pytest.approx(0.143 / 0.45))
+    (short,) = rows(records, "note")
+    assert short.figure.value == pytest.approx(0.41)
+    assert (short.share.rate, short.share.share) == ("burst", pytest.approx(0.125 / 0.41))
 
 
 def test_the_first_call_is_that_of_the_cold_rounds_where_there_are_any() -> None:
