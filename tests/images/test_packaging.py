@@ -127,7 +127,7 @@ def test_there_is_one_dockerfile_and_it_builds_with_either_builder():
     instructions = [line for line in text.splitlines() if not line.startswith("#")]
     assert not [line for line in instructions if re.search(r"--mount\b|<<", line)]
     assert "# syntax=" not in text
-    assert text.count("--require-hashes") == 2
+    assert text.count("--require-hashes") == 3
     declared = {name for line in instructions for name in re.findall(r"^ARG (\w+)", line)}
     assert {"BASE_IMAGE", "BUILDER_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"} <= declared
     for stack in STACKS.values():
@@ -139,6 +139,32 @@ def test_there_is_one_dockerfile_and_it_builds_with_either_builder():
         # The stack's own values stand in its stack.toml alone.
         assert stack.build.base
         assert stack.build.base not in text
+
+
+def shared_half(stack: str) -> str:
+    """Return what the Dockerfile's own command takes from a stack's lock for the layer that it shares."""
+    found = re.search(r"awk '.*' requirements\.lock", (ROOT / "images" / "Dockerfile").read_text())
+    assert found
+    return subprocess.check_output(["sh", "-c", found[0]], cwd=ROOT / "images" / stack, text=True)
+
+
+def test_stacks_for_one_cuda_share_their_libraries(tmp_path: Path):
+    shared = shared_half("thunder")
+    assert shared == shared_half("tinyllama")
+    (lock := tmp_path / "shared.lock").write_text(shared)
+    libraries = "cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn cufft curand cusolver cusparse nvjitlink nvtx"
+    assert [pin.split("==")[0] for pin in blocks(lock)] == [f"nvidia-{name}-cu12" for name in libraries.split()]
+    assert shared_half("cpu") == ""
+
+
+@pytest.mark.parametrize("name", CUDA_STACKS)
+def test_the_shared_half_of_a_lock_is_its_cuda_libraries_with_their_hashes(name: str, tmp_path: Path):
+    whole = blocks(STACKS[name].folder / "requirements.lock")
+    (lock := tmp_path / "shared.lock").write_text(shared_half(name))
+    left = {pin for pin in whole if pin.startswith("nvidia-")} - set(blocks(lock))
+    assert {re.sub(r"-cu\d+$", "", pin.split("==")[0]) for pin in left} <= {"nvidia-nccl", "nvidia-nvshmem"}
+    assert blocks(lock).items() <= whole.items()
+    assert list(blocks(lock)) == sorted(blocks(lock))
 
 
 def test_no_package_host_and_no_machine_path_is_tracked():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from fake_run import IMAGE, write_suite
 from places import ROOT
 
 from orchestrator.build.image import ensure_image
+from orchestrator.build.wheels import sha256
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.gpu import gpus
 from orchestrator.launchers.docker import content_of
@@ -140,36 +144,87 @@ def test_an_image_made_again_of_the_same_is_the_same_by_its_content(client: Any)
             client.images.remove(image, force=True)
 
 
+def write_lock(lock: Path, *packages: tuple[str, str, str]) -> None:
+    """Write a lock of packages (name, version, the module's text), and their wheels into the folder beside it."""
+    pins = []
+    for name, version, text in packages:
+        module = name.replace("-", "_")
+        wheel = lock.parent / "wheels" / f"{module}-{version}-py3-none-any.whl"
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(wheel, "w") as file:
+            for inside, content in {
+                f"{module}.py": text,
+                f"{module}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+                f"{module}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+                f"{module}-{version}.dist-info/RECORD": "",
+            }.items():
+                file.writestr(zipfile.ZipInfo(inside), content)
+        pins.append(f"{name}=={version} \\\n    --hash=sha256:{sha256(wheel)}\n")
+    lock.write_text("# Made by hand\n" + "".join(pins))
+
+
+def layers_saved(*tags: str) -> list[set[str]]:
+    """Return the names of the files in each layer of one `docker save` of these images."""
+    found = []
+    with subprocess.Popen(["docker", "save", *tags], stdout=subprocess.PIPE) as saving:
+        assert saving.stdout is not None
+        with tarfile.open(fileobj=saving.stdout, mode="r|") as tar:
+            for member in tar:
+                # Besides layers there are descriptions of the images, and links to layers.
+                if member.isreg() and not member.name.endswith(("json", "VERSION", "repositories")):
+                    layer = tar.extractfile(member)
+                    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=layer, mode="r|") as files:
+                        found.append({Path(name).name for name in files.getnames()})
+    assert saving.returncode == 0
+    return found
+
+
 @pytest.mark.parametrize("buildkit", ["0", "1"])
-def test_either_builder_copies_what_a_stack_has(client: Any, tmp_path: Path, buildkit: str) -> None:
-    steps = re.findall(r"^COPY (?:\$|orch).*$", (ROOT / "images" / "Dockerfile").read_text(), re.MULTILINE)
-    assert len(steps) == 3
-    (tmp_path / "Dockerfile").write_text("\n".join([f"FROM {IMAGE}", "ARG STACK", *steps]) + "\n")
+def test_either_builder_makes_one_layer_of_what_stacks_have_in_common(
+    client: Any, tmp_path: Path, buildkit: str
+) -> None:
+    for name in ("Dockerfile", ".dockerignore"):
+        shutil.copy(ROOT / "images" / name, tmp_path)
     (tmp_path / "orchestrator.lock").write_text("")
-    for name, files in {
-        "plain": ("requirements.lock", "requirements.cuda.lock"),
-        "compiles": (
-            "requirements.lock",
-            "compile.sh",
-            "wheels/a-1.0-py3-none-any.whl",
-            "wheels/b-1.0-py3-none-any.whl",
-        ),
-    }.items():
-        for file in files:
-            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / file).write_text("x")
-        tag = f"stackbench/test-copies:{name}"
-        command = ["docker", "build", "--quiet", "--build-arg", f"STACK={name}", "--tag", tag, str(tmp_path)]
-        environment = {**os.environ, "DOCKER_BUILDKIT": buildkit}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        try:
-            there = client.containers.run(tag, ["ls", "/locks", "/build"], remove=True).decode().split()
-        finally:
-            client.images.remove(tag, force=True)
-        locks = [Path(file).name for file in files if not file.endswith(".sh")]
-        build = [file for file in files if "/" not in file]
-        assert sorted(there) == sorted(["/locks:", "/build:", "orchestrator.lock", *locks, *build])
+    torch = '__version__ = "1.0"\nclass version: cuda = None\n'
+    common = ("nvidia-cublas-cu12", "12.1", f"built_by = {buildkit}")
+    # Each with an NCCL of its own; the second one's torch cannot be imported without what a lock of its own brings.
+    one, two = (tmp_path / name for name in ("test-one", "test-two"))
+    write_lock(one / "requirements.lock", common, ("nvidia-nccl-cu12", "2.18", ""), ("torch", "2.1", torch))
+    write_lock(
+        two / "requirements.lock", common, ("nvidia-nccl-cu12", "2.19", ""), ("torch", "2.2", "import late\n" + torch)
+    )
+    write_lock(two / "requirements.cuda.lock", ("late", "1.0", ""))
+    (one / "compile.sh").write_text('mkdir -p "$1"\necho "x: not compiled, for a test" > "$1/left-out.txt"\n')
+    stacks = {one.name: "compiled", two.name: "packages"}
+    # Nothing is asked of an index.
+    arguments = ("--build-arg", f"BASE_IMAGE={IMAGE}", "--build-arg", "PIP_INDEX_URL=file:///nowhere")
+    try:
+        for name, target in stacks.items():
+            options = ("--target", target, "--build-arg", f"STACK={name}", "--tag", f"stackbench/{name}:{buildkit}")
+            command = ["docker", "build", "--quiet", *arguments, *options, str(tmp_path)]
+            environment = {**os.environ, "DOCKER_BUILDKIT": buildkit}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        show = ["sh", "-c", "cd /opt/stack; bin/pip list --format freeze; cat left-out.txt || true"]
+        seen = {
+            name: client.containers.run(f"stackbench/{name}:{buildkit}", show, remove=True).decode() for name in stacks
+        }
+        layers = layers_saved(*(f"stackbench/{name}:{buildkit}" for name in stacks))
+    finally:
+        for name in stacks:
+            client.images.remove(f"stackbench/{name}:{buildkit}", force=True)
+            for image in client.images.list(filters={"label": f"stackbench.build={name}"}):
+                client.images.remove(image.id)
+    assert {name: re.findall(r"^(?:nvidia|torch|late|x:).*", text, re.MULTILINE) for name, text in seen.items()} == {
+        "test-one": ["nvidia-cublas-cu12==12.1", "nvidia-nccl-cu12==2.18", "torch==2.1", "x: not compiled, for a test"],
+        "test-two": ["late==1.0", "nvidia-cublas-cu12==12.1", "nvidia-nccl-cu12==2.19", "torch==2.2"],
+    }
+    times = {
+        module: sum(f"{module}.py" in names for names in layers)
+        for module in ("nvidia_cublas_cu12", "nvidia_nccl_cu12", "torch")
+    }
+    assert times == {"nvidia_cublas_cu12": 1, "nvidia_nccl_cu12": 2, "torch": 2}
 
 
 def example(kind: str) -> str:
