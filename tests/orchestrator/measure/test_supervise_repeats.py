@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_rounds import run, with_seed
-from scripted_nvml import HARDWARE_THERMAL, UUID, NVMLError_GpuIsLost, ScriptedNvml
+from scripted_nvml import HARDWARE_THERMAL, UUID, NVMLError_GpuIsLost, NVMLError_NotSupported, ScriptedNvml
 
 from bench import repeats as asking
 from bench.record import Events
@@ -278,6 +278,24 @@ def test_telemetry_of_a_real_process_taints_its_sample_and_has_it_repeated(tmp_p
     content = (tmp_path / TELEMETRY_FILE).read_bytes()
     assert len(content.splitlines()) > record.telemetry.readings > 20
     assert record.telemetry.series_sha256 is not None
+
+
+@pytest.mark.parametrize(
+    ("script", "limit", "default", "ecc"),
+    [
+        ({}, 350, 700, True),
+        ({"limit": 700_000, "ecc": [0, 1]}, 700, 700, False),
+        # What the driver does not say stays as bench has it.
+        (dict.fromkeys(("limit", "default", "ecc"), NVMLError_NotSupported()), 1, 1, False),
+    ],
+)
+def test_what_can_be_set_of_a_gpu_says_the_host_and_not_the_cell(  # noqa: PLR0917
+    tmp_path, monkeypatch, script, limit, default, ecc
+) -> None:
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(**script))
+    gpu = run(tmp_path, "on_gpu", gpu=UUID, change=long_samples).environment.gpu
+    assert (gpu.power_limit_watts, gpu.power_default_watts, gpu.ecc) == (limit, default, ecc)
+    assert (gpu.name, gpu.driver) == ("NVIDIA H100", "580.159.04")
 
 
 def test_a_second_process_on_the_gpu_is_found_beside_a_real_one(tmp_path: Path, monkeypatch) -> None:
