@@ -2,9 +2,9 @@
 
     python tests/benchmarks/peers.py --stack tinyllama --method tinyllama [--suite note] [--sustained 20]
 
-For each row: the script of peers/ for its method, the row's cell as `run-all` runs it, and the script again, each in a
-process of its own by the same launcher: the same image, rights, limits and GPU. The script takes the place of bench in
-the cell's folders and has nothing of it. Bar: the row's figure is at most 2 % above the mean of the two scripts' by
+For each row: its method's script of peers/methods/, the row's cell as `run-all` runs it, and the script again, each in
+a process of its own by the same launcher: the same image, rights, limits and GPU. The script takes the place of bench
+in the cell's folders and has nothing of it. Bar: the row's figure is at most 2 % above the mean of the two scripts' by
 the same statistic: the median of seven calls, or the mean over a time of calls back to back where the row's is one.
 Exit code 1 where it is missed, or the row is not `ok`.
 """
@@ -45,7 +45,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--suite", default="note")
     parser.add_argument("--stack", required=True)
-    parser.add_argument("--method", required=True, choices=sorted(path.stem for path in PEERS.glob("[!_]*.py")))
+    parser.add_argument(
+        "--method", required=True, choices=sorted(path.stem for path in (PEERS / "methods").glob("*.py"))
+    )
     parser.add_argument("--launcher", choices=("auto", "docker", "local"), default="auto")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--gpu")

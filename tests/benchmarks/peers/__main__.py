@@ -27,7 +27,7 @@ def main(spec):
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=0.02)
-    call = importlib.import_module(spec["method"]).prepare(model.requires_grad_(False))
+    call = importlib.import_module("methods." + spec["method"]).prepare(model.requires_grad_(False))
     vocabulary, shape = spec["model"]["vocabulary"], (spec["batch"], spec["sequence"])
 
     def seconds(_=None):
