@@ -88,7 +88,7 @@ def in_turn(one: Session, turn: Turn, sustained_s: float) -> list[tuple[str, boo
     (row,) = (row for row in rows if row["protocol"] == "steady" and row["cell_id"] == turn.cell_id)
     if row["headline"] is None:
         return [(f"{turn.title}: {row['status']}: {row['reason']}", True)]
-    lasting = any(sample.phase not in ("first", "warmup", "timed", "repeat") for sample in record.samples)
+    lasting = any(sample.phase == "sustained" for sample in record.samples)
     name = "mean_s" if lasting else "median_s"
     peers, figure = (before[name], after[name]), row["figure"]["value"]
     ratio = figure / statistics.mean(peers)
