@@ -20,8 +20,8 @@ from bench.record import Events, blank, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify
 
-# Samples that may be measured again and are kept too.
-SPARE = 8
+# Samples that may be measured again, and of those that are sustained, that are kept too.
+SPARE = 8 + 2 * repeats.SUSTAINED_KEPT
 
 
 def run(spec: Spec, others: Sequence[beside.Other] = ()) -> dict[str, Any]:
@@ -104,19 +104,20 @@ def take_samples(
 ) -> Any:
     """Time every sample: the first call apart, then the warm-up, then the rest. Returns the last output.
 
-    Last come the repeats of those that something else disturbed, where somebody says which.
+    Last come those that somebody asks for: repeats of what something else disturbed, and more of all back to back.
     """
     workload = spec.workload
     inputs_hash, ledger = hashlib.sha256(), compiles.Ledger()
     record["detail"].update(graphs=ledger.graphs, kernels=ledger.kernels)
 
-    def sample(index: int, phase: str) -> Any:
+    def sample(index: int, phase: str, *, again: bool = False, kept: bool = True) -> Any:
         inputs = task.inputs(index)
-        if phase != "repeat":
+        if not again:
             content = task.content(inputs)
             inputs_hash.update(b"".join(hashing.checksum(part).to_bytes(8, "little") for part in content))
         output, timing = clock.time(lambda: task.call(inputs), task.look)
-        task.keep(index, inputs, output)
+        if kept:
+            task.keep(index, inputs, output)
         shape = task.shape(inputs)
         taken = {"index": index, "phase": phase, "shape": shape, **vars(timing), "loss": task.loss(output)}
         record["samples"].append(taken)
@@ -135,7 +136,7 @@ def take_samples(
         output = sample(index, "first" if index == 0 else "warmup" if index <= workload.warmup else "timed")
         events.sample(index, workload.iterations)
     record["proof"]["inputs_checksum"] = inputs_hash.hexdigest()[:16]
-    for index in repeats.asked(spec.folder, record, events) if spec.repeats else ():
+    for index, phase, kept in repeats.asked(spec.folder, record, events) if spec.repeats else ():
         output = None
-        output = sample(index, "repeat")
+        output = sample(index, phase, again=True, kept=kept)
     return output

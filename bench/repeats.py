@@ -1,16 +1,20 @@
-"""Asks which samples something else disturbed, so that they are measured again while the process still stands.
+"""Asks which samples to take more of while the process still stands: what disturbed them is seen from outside alone.
 
-What disturbs a GPU is seen from outside alone: the question goes out as events, the answer comes as a file.
+The question goes out as events, the answer comes as a file: which samples something else disturbed, and, where the
+device's power limit held them up, for how long to go on back to back, since a few samples say little then.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.observe.compiles import worked
 from bench.record import Events
@@ -20,30 +24,82 @@ WAIT_S, POLL_S = 5.0, 0.005
 TIME_SHARE = 0.2
 """Of the timed samples' time, for all repeats; one is made in any case."""
 ROWS_A_LINE = 100
+MOST_SUSTAINED = 2_000
+"""Samples of the soak, and as many after it: a record has no room for more."""
+SUSTAINED_KEPT = 8
+"""Of the samples after the soak, on average, are judged with the timed ones."""
 
 
-def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[int]:
-    """Yield the indices of samples to measure again; whoever takes one adds the repeat to the record's samples.
+class Extra(NamedTuple):
+    """A sample to take: whose inputs, in which phase, and whether its output is kept to be judged."""
 
-    Asks after the samples and after each round of repeats. Where nobody answers, nothing is repeated.
+    sample: int
+    phase: str
+    kept: bool = True
+
+
+@dataclass
+class Answer:
+    """Indices to measure again; seconds of back-to-back samples to take, and of the soak before them."""
+
+    repeat: list[int] = field(default_factory=list)
+    soak_s: float = 0.0
+    sustain_s: float = 0.0
+
+
+def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extra]:
+    """Yield the samples to take besides the timed ones; whoever takes one adds it to the record's samples.
+
+    Asks after the samples and after each round of repeats, and once more after what is sustained. Where nobody
+    answers, nothing more is taken.
     """
     samples = record["samples"]
     timed = {sample["index"]: _wall(sample) for sample in samples if sample["phase"] == "timed"}
     if not timed:
         return
     allowed_ns, typical_ns = TIME_SHARE * sum(timed.values()), median(timed.values())
+    wanted = Answer()
     for ask in range(1, ROUNDS + 1):
         ask_about(record, ask, events)
-        indices = [index for index in answer(folder, ask) if index in timed]
+        given = answer(folder, ask)
+        if given.sustain_s:
+            wanted = given
+        indices = [index for index in given.repeat if index in timed]
         if indices and ask == 1:
             events.phase("repeats")
         for index in indices:
             done = [_wall(sample) for sample in samples if sample["phase"] == "repeat"]
             if done and (len(done) >= len(timed) or sum(done) + typical_ns > allowed_ns):
-                return
-            yield index
+                indices = []  # no time for more
+                break
+            yield Extra(index, "repeat")
         if not indices:
-            return
+            break
+    if wanted.sustain_s:
+        yield from sustained(list(timed), wanted, record, events)
+        ask_about(record, ask + 1, events)
+        answer(folder, ask + 1)
+
+
+def sustained(indices: list[int], wanted: Answer, record: dict[str, Any], events: Events) -> Iterator[Extra]:
+    """Yield the timed samples in turn, back to back: for the soak, and then for as long as is wanted.
+
+    What was timed before counts for the soak. Where every sample has a shape of its own, only whole turns are taken.
+    """
+    samples = record["samples"]
+    timed = [sample for sample in samples if sample["phase"] == "timed"]
+    soaked = sum(_wall(sample) for sample in samples if sample["phase"] in ("timed", "repeat"))
+    typical = max(1.0, median(map(_wall, timed)))
+    turn = len(indices) if len({tuple(sample["shape"]) for sample in timed}) > 1 else 1
+    lasting_ns = 1e9 * wanted.sustain_s
+    chance, draw = SUSTAINED_KEPT * typical / lasting_ns, random.SystemRandom().random
+    for phase, least_ns, whole in (("soak", 1e9 * wanted.soak_s - soaked, 1), ("sustained", lasting_ns, turn)):
+        events.phase(phase)
+        done, spent = 0, 0
+        while done < MOST_SUSTAINED and (spent < least_ns or done % whole):
+            yield Extra(indices[done % len(indices)], phase, phase == "sustained" and draw() < chance)
+            done, spent = done + 1, spent + _wall(samples[-1])
+            events.sample(done - 1, max(done, math.ceil(done * least_ns / max(spent, 1))))
 
 
 def ask_about(record: dict[str, Any], ask: int, events: Events) -> None:
@@ -60,15 +116,16 @@ def ask_about(record: dict[str, Any], ask: int, events: Events) -> None:
         events.samples(ask, rows[first:last], more=last < len(rows))
 
 
-def answer(folder: Path, ask: int) -> list[int]:
+def answer(folder: Path, ask: int) -> Answer:
     """Wait for the answer; nothing where none comes in time."""
     path, until = folder / f"repeat-{ask}.json", time.monotonic() + WAIT_S
     while time.monotonic() < until:
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
-            return [int(index) for index in content["repeat"]]
+            soak_s, sustain_s = (float(content.get(name, 0.0)) for name in ("soak_s", "sustain_s"))
+            return Answer([int(index) for index in content["repeat"]], soak_s, sustain_s)
         time.sleep(POLL_S)
-    return []
+    return Answer()
 
 
 def _wall(sample: dict[str, Any]) -> int:

@@ -64,6 +64,9 @@ class Workload:
     weight_decay: float | None = None
     matrix_sizes: tuple[int, ...] | None = None
     copy_bytes: int | None = None
+    precisions: tuple[str, ...] | None = None
+    soak_s: float | None = None
+    sustained_s: float | None = None
     subjects: tuple[Workload, ...] | None = None
     beside: tuple[Workload, ...] | None = None
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Literal
+from operator import itemgetter
+from statistics import fmean, median
+from typing import Literal, NamedTuple
 
+from orchestrator.analysis.protocol import figure_phase
 from orchestrator.base.files import Frozen
 from orchestrator.base.text import counted, scaled
 from orchestrator.records.record import Rate, Record, Status, Work
 
 Bound = Literal["compute", "memory"]
 CeilingOf = Literal["this device", "this model of device"]
+RateKind = Literal["burst", "sustained"]
 LEAN = 0.15
 """By so much a row's work per joule may be above that of the ceiling's products."""
+LOWER = ("tf32",)
+"""Precisions that operands are rounded to within a product; no row's dtype."""
 SHORTEST_ENERGY_NS = 2_000_000_000
 """The energy counter says little of less."""
 
@@ -59,37 +64,57 @@ class Hardware:
         return self.driver == other.driver if self.device == "cuda" else self.threads == other.threads
 
 
-class Ceiling(Frozen):
+class Products(Frozen):
+    """Rates of matrix products in one precision; null where they were not measured."""
+
+    dtype: str
+    """Of the operands, or a lower precision that they were rounded to: `tf32`."""
+    flops_per_second: float | None
+    """In a burst: the largest of the sizes' median rates."""
+    matrix_size: int | None
+    flops_spread: float = 0.0
+    """By what share the fastest single call of that size was faster than their median."""
+    flops_per_joule: float | None = None
+    """The largest of the sizes; null where the energy counter was not read for 2 s of them."""
+    sustained_flops_per_second: float | None = None
+    """Back to back for seconds, after a soak: all the work over all the time."""
+    sustained_size: int | None = None
+    sustained_spread: float = 0.0
+    """By what share the fastest of its durations was faster than their mean."""
+
+    @property
+    def in_words(self) -> str:
+        """The rates, as far as they were measured."""
+        name = self.dtype.upper() if self.dtype in LOWER else self.dtype
+        words = f"{name} matrix product {scaled(self.flops_per_second, 'FLOP/s')} (size {self.matrix_size})"
+        if self.sustained_flops_per_second is not None:
+            words += f", sustained {scaled(self.sustained_flops_per_second, 'FLOP/s')} (size {self.sustained_size})"
+        return words
+
+
+class Ceiling(Products):
     """A record of the benchmark `ceilings`. Rates are null where they were not measured; then `reason` may say why."""
 
     cell_id: str
     round: int
     stack: str
     hardware: Hardware
-    dtype: str
     status: Status
     reason: str | None
-    flops_per_second: float | None
-    """Matrix product, the largest of the sizes' median rates."""
-    matrix_size: int | None
     bytes_per_second: float | None
     """Device copy, bytes read and bytes written both counted, the largest of the sizes' median rates."""
     copy_size: int | None
-    flops_spread: float = 0.0
-    """By what share the fastest single call of that size was faster than their median."""
     copy_spread: float = 0.0
-    flops_per_joule: float | None = None
-    """Of the products, the largest of the sizes; null where the energy counter was not read for 2 s of them."""
+    lower: tuple[Products, ...] = ()
+    """The same operands multiplied in lower precisions."""
 
     @property
     def in_words(self) -> str:
         """The rates, or why there are none."""
         if self.status != "ok":
             return f"{self.status}: {self.reason or 'no reason given'}"
-        return (
-            f"{self.dtype} matrix product {scaled(self.flops_per_second, 'FLOP/s')} "
-            f"(size {self.matrix_size}), device copy {scaled(self.bytes_per_second, 'B/s')} (read + written)"
-        )
+        products = [super().in_words, *(products.in_words for products in self.lower)]
+        return f"{', '.join(products)}, device copy {scaled(self.bytes_per_second, 'B/s')} (read + written)"
 
 
 class Share(Frozen):
@@ -100,7 +125,21 @@ class Share(Frozen):
     ceiling_of: CeilingOf | None = None
     stack: str | None = None
     """The one that measured the ceiling: the best of all stacks' on that device, since it is the device's."""
+    rate: RateKind | None = None
+    """Which of the matrix product's rates it is a share of; null where another bound is the tighter."""
+    precision: str | None = None
+    """That of these products, where it is lower than the row's dtype."""
     reason: str | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of a burst in the row's own dtype, or of a copy."""
+        return self.rate != "sustained" and self.precision is None
+
+    @property
+    def rate_in_words(self) -> str:
+        """Which rate it is a share of: `sustained rate in TF32`."""
+        return f"{self.rate or 'burst'} rate" + (f" in {self.precision.upper()}" if self.precision else "")
 
 
 def hardware_of(record: Record) -> Hardware:
@@ -119,32 +158,47 @@ def hardware_of(record: Record) -> Hardware:
 
 def ceiling(record: Record) -> Ceiling:
     """Return the best rate of each kind: the largest, over the sizes, of the median rate."""
-    flops, matrix_size, flops_spread = _best_rate(record.rates, "matrix_product")
-    copied, copy_size, copy_spread = _best_rate(record.rates, "device_copy")
+    products = [rate for rate in record.rates if rate.kind == "matrix_product"]
+    by_precision: dict[str | None, list[Rate]] = {None: []}
+    for rate in products:
+        by_precision.setdefault(rate.precision, []).append(rate)
+    own, *lower = (_products(rates, name or record.workload.dtype) for name, rates in by_precision.items())
+    copied, copy_size, copy_spread = _best_rate(rate for rate in record.rates if rate.kind == "device_copy")
     return Ceiling(
+        **dict(own),
         cell_id=record.cell_id,
         round=record.round,
         stack=record.stack,
         hardware=hardware_of(record),
-        dtype=record.workload.dtype,
         status=record.status,
         reason=record.reason,
-        flops_per_second=flops,
-        matrix_size=matrix_size,
         bytes_per_second=copied,
         copy_size=copy_size,
-        flops_spread=flops_spread,
         copy_spread=copy_spread,
-        flops_per_joule=_per_joule(record.rates),
+        lower=tuple(lower),
     )
 
 
-def _per_joule(rates: Iterable[Rate]) -> float | None:
+def _products(rates: Sequence[Rate], dtype: str) -> Products:
+    flops, size, spread = _best_rate(rate for rate in rates if not rate.sustained)
+    sustained, sustained_size, sustained_spread = _best_rate((rate for rate in rates if rate.sustained), fmean)
+    return Products(
+        dtype=dtype,
+        flops_per_second=flops,
+        matrix_size=size,
+        flops_spread=spread,
+        flops_per_joule=_per_joule(rates),
+        sustained_flops_per_second=sustained,
+        sustained_size=sustained_size,
+        sustained_spread=sustained_spread,
+    )
+
+
+def _per_joule(products: Iterable[Rate]) -> float | None:
     found = [
         rate.work * len(rate.durations_ns) / rate.energy_joules
-        for rate in rates
-        if rate.kind == "matrix_product"
-        and rate.energy_joules
+        for rate in products
+        if rate.energy_joules
         and rate.begin_ns is not None
         and rate.end_ns is not None
         and rate.end_ns - rate.begin_ns >= SHORTEST_ENERGY_NS
@@ -153,28 +207,44 @@ def _per_joule(rates: Iterable[Rate]) -> float | None:
 
 
 def joules_of_sample(record: Record) -> float | None:
-    """Return the energy of one timed sample, of train_dynamic of all; null where they took less than 2 s together."""
-    timed = [sample for sample in record.samples if sample.phase == "timed"]
+    """Return the energy of one sample, of train_dynamic of all timed ones; null where they took less than 2 s together.
+
+    Of the samples that the figure is made of.
+    """
+    shown = figure_phase(record.samples)
+    taken = [sample for sample in record.samples if sample.phase == shown]
     energy = record.telemetry.energy_joules if record.telemetry else None
-    if energy is None or sum(sample.end_ns - sample.begin_ns for sample in timed) < SHORTEST_ENERGY_NS:
+    if energy is None or sum(sample.end_ns - sample.begin_ns for sample in taken) < SHORTEST_ENERGY_NS:
         return None
-    return energy if record.workload.benchmark == "train_dynamic" else energy / len(timed)
+    total = record.workload.benchmark == "train_dynamic"
+    return energy / len(taken) * (sum(sample.phase == "timed" for sample in record.samples) if total else 1)
 
 
 def _best_rate(
-    rates: Iterable[Rate], kind: Literal["matrix_product", "device_copy"]
+    rates: Iterable[Rate], typical: Callable[[Sequence[int]], float] = median
 ) -> tuple[float | None, int | None, float]:
-    """Return rate, size, and by what share the fastest call of that size was faster."""
+    """Return rate, size, and by what share the fastest call of that size was faster than the typical one."""
     found = [
         (
-            rate.work / (median(rate.durations_ns) / 1e9),
+            rate.work / (typical(rate.durations_ns) / 1e9),
             rate.size,
-            median(rate.durations_ns) / min(rate.durations_ns) - 1,
+            typical(rate.durations_ns) / min(rate.durations_ns) - 1,
         )
         for rate in rates
-        if rate.kind == kind and rate.durations_ns and min(rate.durations_ns) > 0
+        if rate.durations_ns and min(rate.durations_ns) > 0
     ]
     return max(found, default=(None, None, 0.0))
+
+
+class _Best(NamedTuple):
+    """The best rate that was measured for a bound. `per_second` is FLOPs or bytes; a copy has no kind."""
+
+    per_second: float
+    spread: float
+    stack: str
+    bound: Bound
+    kind: RateKind | None = None
+    precision: str | None = None
 
 
 def share_of_ceiling(
@@ -185,13 +255,18 @@ def share_of_ceiling(
     ceilings: Sequence[Ceiling],
     *,
     joules: float | None = None,
+    sustained: bool = False,
+    lower: Sequence[str] = (),
 ) -> Share:
     """Return the ideal time over `seconds` for the work done in them, and which bound is the tighter.
 
     The compute bound is flops over the matrix product's rate, the memory bound bytes over the copy's rate; the ideal
     time is the longer of the two. Ceilings of this very device are taken where there are any, else those of another
-    one of the same model (a run that went on on another machine). There is no share where work per joule (`joules`: of
-    that work) is far above the ceiling's, nor above 1 by more than single calls of the ceiling were.
+    one of the same model (a run that went on on another machine). `sustained`: the seconds are of samples at the power
+    cap, and of products the sustained rate counts where there is one. `lower`: what the row's kernels tell of lower
+    precisions (`Dispatch.lower_precisions`); their products count too where they were measured. There is no share
+    where work per joule (`joules`: of that work) is far above the ceiling's, nor above 1 by more than single calls of
+    the ceiling were.
     """
     if seconds is None:
         return Share(share=None, reason="no figure")
@@ -200,34 +275,58 @@ def share_of_ceiling(
     found, ceiling_of = _ceilings_for(hardware, ceilings)
     if ceiling_of is None:
         return Share(share=None, reason="the run has no ceilings of this device")
-    none: tuple[float | None, float, str | None] = (None, 0.0, None)
-    products = [(c.flops_per_second, c.flops_spread, c.stack) for c in found if c.flops_per_second and c.dtype == dtype]
-    flops_rate, flops_spread, flops_stack = max(products, default=none)
-    copies = [(c.bytes_per_second, c.copy_spread, c.stack) for c in found if c.bytes_per_second]
-    copy_rate, copy_spread, copy_stack = max(copies, default=none)
+    named = {entry.partition(":")[0].lower() for entry in lower}
+    products = [(c.stack, p) for c in found if c.dtype == dtype for p in (c, *c.lower) if p is c or p.dtype in named]
+    product = _best_product(products, dtype, sustained=sustained)
+    copies = [_Best(c.bytes_per_second, c.copy_spread, c.stack, "memory") for c in found if c.bytes_per_second]
+    copy = max(copies, default=None)
     # A bound that is unknown might be the tighter one: no share is better than a share of the wrong thing.
-    if work.flops is not None and not flops_rate:
+    if work.flops is not None and product is None:
         measured = ", ".join(sorted({c.dtype for c in found if c.flops_per_second}))
         why = f"the matrix product was measured in {measured}, not in {dtype}" if measured else "it was not measured"
         return Share(share=None, ceiling_of=ceiling_of, reason=f"no compute ceiling: {why}")
-    if work.bytes is not None and not copy_rate:
+    if work.bytes is not None and copy is None:
         return Share(share=None, ceiling_of=ceiling_of, reason="no memory ceiling: it was not measured")
-    ideals: list[tuple[float, Bound]] = []
-    if work.flops is not None and flops_rate:
-        ideals.append((work.flops / flops_rate, "compute"))
-    if work.bytes is not None and copy_rate:
-        ideals.append((work.bytes / copy_rate, "memory"))
-    ideal, bound = max(ideals)
-    spread, stack = (flops_spread, flops_stack) if bound == "compute" else (copy_spread, copy_stack)
-    share = ideal / seconds
-    reason = None
-    if share > 1 + spread:
-        reason = f"it would be {share:.3g} times the {bound} ceiling, whose own calls were at most "
-        reason += f"{1 + spread:.3g} times it: {_perhaps(hardware, bound, dtype)}"
-    elif joules and work.flops is not None:
-        reason = _too_little_energy(work.flops / joules, [c.flops_per_joule for c in found if c.dtype == dtype])
-    shown = share if reason is None else None
-    return Share(share=shown, bound=bound, ceiling_of=ceiling_of, stack=stack, reason=reason)
+    of_each = ((work.bytes, copy), (work.flops, product))
+    ideals = [(count / best.per_second, best) for count, best in of_each if count is not None and best is not None]
+    ideal, best = max(ideals, key=itemgetter(0))
+    share = Share(
+        share=ideal / seconds,
+        bound=best.bound,
+        ceiling_of=ceiling_of,
+        stack=best.stack,
+        rate=best.kind,
+        precision=best.precision,
+    )
+    reason = _too_near(share, best.spread, hardware, dtype)
+    if reason is None and joules and work.flops is not None:
+        reason = _too_little_energy(work.flops / joules, [p.flops_per_joule for _, p in products])
+    return share if reason is None else share.model_copy(update={"share": None, "reason": reason})
+
+
+def _best_product(found: Iterable[tuple[str, Products]], dtype: str, *, sustained: bool) -> _Best | None:
+    """Return the best sustained rate where it is asked for and was measured by any stack, else the best of a burst."""
+    rates: dict[RateKind, list[_Best]] = {"burst": [], "sustained": []}
+    for stack, p in found:
+        lower = None if p.dtype == dtype else p.dtype
+        if p.flops_per_second:
+            rates["burst"].append(_Best(p.flops_per_second, p.flops_spread, stack, "compute", "burst", lower))
+        if p.sustained_flops_per_second:
+            best = _Best(p.sustained_flops_per_second, p.sustained_spread, stack, "compute", "sustained", lower)
+            rates["sustained"].append(best)
+    kept = (sustained and rates["sustained"]) or rates["burst"]
+    return max(kept, default=None, key=lambda best: best[:3])
+
+
+def _too_near(share: Share, spread: float, hardware: Hardware, dtype: str) -> str | None:
+    """Return what to say of a share that is above 1 by more than the ceiling's own calls were."""
+    if share.share is None or share.bound is None or share.share <= 1 + spread:
+        return None
+    of = f"{share.bound} ceiling" + ("" if share.is_plain else f" ({share.rate_in_words})")
+    why = _perhaps(hardware, share.bound, share.precision or dtype)
+    return (
+        f"it would be {share.share:.3g} times the {of}, whose own calls were at most {1 + spread:.3g} times it: {why}"
+    )
 
 
 def _too_little_energy(flops_per_joule: float, ceilings: Iterable[float | None]) -> str | None:

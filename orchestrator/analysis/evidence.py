@@ -31,7 +31,7 @@ def evidence(record: Record, samples: Columns | None = None) -> Evidence:
     reference = proof.reference if proof else None
     error, eager_error = (reference.error, reference.eager_error) if reference else (None, None)
     first_off, drift = unsteadiness(samples)
-    taints = [taint for place in samples.at("timed", "repeat") if (taint := samples.taint[place])]
+    taints = [taint for place in samples.at("timed", "repeat", "sustained") if (taint := samples.taint[place])]
     return Evidence(
         checks=check_counts(record),
         error=error,
@@ -94,7 +94,7 @@ def graphs_of(record: Record) -> tuple[int, ...]:
 def power(record: Record, samples: Columns | None = None) -> Power | None:
     """Return power and clock while the timed samples ran, and the energy of one pass, token or step."""
     samples, telemetry = samples or columns_of(record), record.telemetry
-    timed = samples.at("timed", "repeat")
+    timed = samples.at("sustained") or samples.at("timed", "repeat")
     energies = [joules for place in timed if (joules := samples.energy[place]) is not None]
     if telemetry is None and not energies:
         return None
@@ -137,10 +137,11 @@ def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
     Only for samples of one shape that nothing else disturbed.
     """
     taint, wall = samples.taint, samples.wall
-    timed = [place for place in samples.at("timed") if taint[place] is None and wall[place] > 0]
+    places = samples.at("sustained") or samples.at("timed")
+    timed = [place for place in places if taint[place] is None and wall[place] > 0]
     if len(timed) < FEWEST_FOR_WARNING or len({samples.shape[place] for place in timed}) > 1:
         return None, None
-    walls = samples.walls(sorted(timed, key=samples.index.__getitem__))
+    walls = samples.walls(timed)
     first, others = walls[0], walls[1:]
     typical = median(others)
     off = first / typical - 1

@@ -13,6 +13,7 @@ from itertools import chain
 from operator import attrgetter
 from statistics import fmean, median
 from typing import Literal
+from typing import Protocol as Structure
 
 from orchestrator.analysis.statistics import LEVEL, interval_across, interval_of_median
 from orchestrator.plan.workload import GENERATING, TRAINING, Benchmark
@@ -25,6 +26,8 @@ NOTE_BEST_OF = 10
 NOTE_FIRST, NOTE_LAST = 5, 49
 """Indices, from 0, of the first and the last sample that the note's training figures take in."""
 FEWEST_FOR_INTERVAL = 3
+BLOCK_S = 2.0
+"""Samples at the power cap alternate, one against the next: their mean's interval is made of blocks this long."""
 TAKE = attrgetter(
     *["index", "phase", "shape", "begin_ns", "end_ns", "device_ns", "first_token_ns", "loss", "taint", "energy_joules"],
 )
@@ -85,6 +88,19 @@ class Columns:
         return None if bad is None else f"sample {self.index[bad]} ends before it begins"
 
 
+class HasPhase(Structure):
+    """A sample, or what is known of one while its process runs."""
+
+    @property
+    def phase(self) -> Phase:
+        """Which kind of sample it is."""
+
+
+def figure_phase(samples: Iterable[HasPhase]) -> Phase:
+    """Return which samples the figure is made of: those that were sustained, where there are any."""
+    return "sustained" if any(sample.phase == "sustained" for sample in samples) else "timed"
+
+
 def columns_of(record: Record) -> Columns:
     """Return the columns of the record's samples."""
     if not record.samples:
@@ -119,7 +135,9 @@ class Reduced:
     used: tuple[int, ...] = ()
     """Indices of the samples that `seconds` was made of."""
     walls: tuple[float, ...] = ()
-    """The seconds an interval within the process can be made of."""
+    """The seconds that an interval of a median within the process can be made of."""
+    blocks: tuple[float, ...] = ()
+    """The same of a mean: means of samples back to back, of train_dynamic whole totals."""
     first_token_seconds: float | None = None
     next_token_seconds: float | None = None
     tainted: bool = False
@@ -201,26 +219,32 @@ def note(record: Record, samples: Columns | None = None) -> Reduced:
 def steady(record: Record, samples: Columns | None = None) -> Reduced:
     """Reduce one round as it runs once warm: the median of its valid timed samples and their repeats.
 
-    Where every one is tainted it is the median of them all. train_dynamic: every iteration has its own shape, so the
-    figure is the total over the timed samples; a repeated iteration counts once, with the median of its valid
-    durations, or of all of them where none is valid. The basis says what was done. `samples` are the record's own.
+    Where samples were sustained at the device's power limit it is the mean of those. Where every one is tainted it is
+    that of them all. train_dynamic: every iteration has its own shape, so the figure is the total over the timed
+    samples (where they were sustained, the mean of such totals); a repeated iteration counts once, with the median of
+    its valid durations, or of all of them where none is valid. The basis says what was done. `samples` are the record's
+    own.
     """
     samples = samples or columns_of(record)
     if record.workload.benchmark == "train_dynamic":
         return _steady_total(samples)
-    timed = samples.at("timed", "repeat")
+    sustained = samples.at("sustained")
+    timed = sustained or samples.at("timed", "repeat")
     chosen, tainted = samples.valid(timed)
     reason = samples.unusable(chosen)
     if reason:
         return Reduced(None, reason=reason)
     walls, devices = samples.walls(chosen), samples.devices(chosen)
     first, following = _token_times(samples, chosen, record.workload.new_tokens)
+    average: Callable[[Sequence[float]], float] = fmean if sustained else median
+    kind = f"samples sustained for {math.fsum(walls):.3g} s at the power cap" if sustained else "timed samples"
     return Reduced(
-        seconds=median(walls),
-        device_seconds=median(devices) if devices else None,
-        basis=f"median of {_counted(len(timed), len(chosen), tainted=tainted)}",
-        used=tuple(sorted([samples.index[place] for place in chosen])),
-        walls=tuple(walls),
+        seconds=average(walls),
+        device_seconds=average(devices) if devices else None,
+        basis=f"{'mean' if sustained else 'median'} of {_counted(len(timed), len(chosen), kind, tainted=tainted)}",
+        used=tuple(sorted({samples.index[place] for place in chosen})),
+        walls=() if sustained else tuple(walls),
+        blocks=_blocks(walls) if sustained else (),
         first_token_seconds=first,
         next_token_seconds=following,
         tainted=tainted,
@@ -286,7 +310,9 @@ def _interval(
 ) -> tuple[tuple[float, float] | None, IntervalKind | None, float | None]:
     if len(seconds) > 1:
         return interval_across(seconds), "across rounds", LEVEL
-    walls = good[0].walls
+    walls, blocks = good[0].walls, good[0].blocks
+    if len(blocks) >= FEWEST_FOR_INTERVAL:
+        return interval_across(blocks), "within-process", LEVEL
     if len(walls) < FEWEST_FOR_INTERVAL:
         return None, None, None
     low, high, level = interval_of_median(walls)
@@ -318,6 +344,8 @@ def _note_training(samples: Columns, places: Sequence[int], *, total: bool) -> R
 
 
 def _steady_total(samples: Columns) -> Reduced:
+    if samples.at("sustained"):
+        return _sustained_total(samples)
     by_index = {samples.index[place]: [place] for place in samples.at("timed")}
     for place in samples.at("repeat"):
         # A repeat of an iteration that was not timed has nothing to repeat: a total must not count it.
@@ -342,10 +370,48 @@ def _steady_total(samples: Columns) -> Reduced:
     )
 
 
-def _counted(timed: int, used: int, *, tainted: bool) -> str:
+def _sustained_total(samples: Columns) -> Reduced:
+    """Return the mean of the totals over whole turns of the timed iterations; those nothing disturbed, if there are."""
+    places, iterations = samples.at("sustained"), sorted({samples.index[place] for place in samples.at("timed")})
+    each = len(iterations) or 1
+    turns = [turn for at in range(0, len(places), each) if len(turn := places[at : at + each]) == each]
+    if not iterations or any(sorted(samples.index[place] for place in turn) != iterations for turn in turns):
+        return Reduced(None, reason="what was sustained is not the timed iterations in turn")
+    if reason := samples.unusable([place for turn in turns for place in turn]):
+        return Reduced(None, reason=reason)
+    good = [turn for turn in turns if all(samples.taint[place] is None for place in turn)]
+    chosen = good or turns
+    totals = tuple(math.fsum(samples.walls(turn)) for turn in chosen)
+    devices = [samples.devices(turn) for turn in chosen]
+    known = [math.fsum(turn) for turn in devices if turn is not None]
+    kind = f"totals of {each} samples sustained at the power cap"
+    return Reduced(
+        seconds=fmean(totals),
+        device_seconds=fmean(known) if len(known) == len(chosen) else None,
+        basis=f"mean of {_counted(len(turns), len(chosen), kind, tainted=not good)}",
+        used=tuple(iterations),
+        blocks=totals,
+        tainted=not good,
+    )
+
+
+def _blocks(walls: Sequence[float]) -> tuple[float, ...]:
+    """Return the means of successive samples that took BLOCK_S together; what is left over is with the last."""
+    blocks: list[list[float]] = [[]]
+    for wall in walls:
+        if math.fsum(blocks[-1]) >= BLOCK_S:
+            blocks.append([])
+        blocks[-1].append(wall)
+    if len(blocks) > 1 and math.fsum(blocks[-1]) < BLOCK_S:
+        last = blocks.pop()
+        blocks[-1] += last
+    return tuple(fmean(block) for block in blocks)
+
+
+def _counted(timed: int, used: int, kind: str, *, tainted: bool) -> str:
     if tainted:
-        return f"{timed} timed samples, all tainted"
-    return f"{used} timed samples" if used == timed else f"the {used} valid of {timed} timed samples"
+        return f"{timed} {kind}, all tainted"
+    return f"{used} {kind}" if used == timed else f"the {used} valid of {timed} {kind}"
 
 
 def _token_times(samples: Columns, places: Sequence[int], new_tokens: int | None) -> tuple[float | None, float | None]:

@@ -26,7 +26,17 @@ from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
 from orchestrator.measure.host_load import LoadSampler, watch_host
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu, with_settings
-from orchestrator.measure.validity import Seen, Sighting, Span, gpu_fault, judged, taints, to_repeat
+from orchestrator.measure.validity import (
+    Seen,
+    Sighting,
+    Span,
+    at_the_cap,
+    gpu_fault,
+    judged,
+    spans_of,
+    taints,
+    to_repeat,
+)
 from orchestrator.plan.cell import Cache, Cell, Device
 from orchestrator.plan.workload import MEASURED, RECORD_LIMIT_BYTES, Role, Workload
 from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
@@ -42,8 +52,10 @@ EVENTS_READ_BYTES = 65_536
 PHASES_KEPT, SIGHTINGS_KEPT = 32, 4096
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
-MOST_ASKS, MOST_ROWS, MOST_SIZES = 3, 512, 8
-"""Limits of a question: how often one is answered, and its size; a record has no room for 512 samples."""
+SOAK_S, SUSTAIN_S = 10.0, 20.0
+"""What is asked of a cell at the power cap: there samples alternate by some percent, and a few say little."""
+MOST_ASKS, MOST_ROWS, MOST_SIZES = 4, 4_608, 8
+"""Limits of a question: how often one is answered, and its size; bench sustains fewer samples, and times fewer."""
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
 
@@ -155,7 +167,7 @@ def supervise(
         try:
             watch.look(show=not last)
             if not last:
-                watch.question.answer(job.work, lambda samples: _disturbed(samples, sampler, job.cell))
+                watch.question.answer(job.work, lambda samples: _wanted(samples, sampler, job.cell))
         except Exception as error:  # noqa: BLE001  (whatever it says ends its round, not the run)
             return unworkable(error)
         return written.trouble(last=last)
@@ -237,7 +249,7 @@ def _believed(
 def _timed(record: Record) -> list[tuple[int, int]]:
     """Return when something was timed: samples, or a ceiling's calls."""
     calls = [(rate.begin_ns, rate.end_ns) for rate in record.rates]
-    samples = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in ("timed", "repeat")]
+    samples = [span.window for span in spans_of(record) if span.judged]
     return samples + [(begin, end) for begin, end in calls if begin is not None and end is not None]
 
 
@@ -247,10 +259,11 @@ def unworkable(error: Exception) -> Refusal:
     return Refusal("crashed", f"what it wrote cannot be worked with ({UNPRINTABLE.sub(' ', what)})")
 
 
-def _disturbed(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> list[int]:
-    """Return the indices of the samples that are to be measured again."""
+def _wanted(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> dict[str, Any]:
+    """Return which samples to measure again, and, at the power cap, for how long to go on back to back."""
     series = sampler.series() if sampler else None
-    return to_repeat(samples, taints(samples, series, cell.benchmark, cell.device))
+    wanted = {"repeat": to_repeat(samples, taints(samples, series, cell.benchmark, cell.device))}
+    return wanted | ({"soak_s": SOAK_S, "sustain_s": SUSTAIN_S} if series and at_the_cap(samples, series) else {})
 
 
 def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
@@ -425,7 +438,7 @@ def _with_log(what: str, job: Job) -> str:
 
 
 class Question:
-    """Which samples to measure again: what bench asked last and was not answered yet. It may come in several lines.
+    """Which samples to take more of: what bench asked last and was not answered yet. It may come in several lines.
 
     What the process says is checked before it is used, and no link that it left in the folder is followed.
     """
@@ -452,11 +465,11 @@ class Question:
         self._rows += rows
         self._whole = said["more"] is False
 
-    def answer(self, folder: Path, choose: Callable[[Sequence[Span]], Sequence[int]]) -> None:
+    def answer(self, folder: Path, choose: Callable[[Sequence[Span]], dict[str, Any]]) -> None:
         """Where a question is open, write what `choose` answers to its samples into `folder`."""
         if self._whole:
             self._whole, self._answered = False, self._ask
-            place_file(folder, f"repeat-{self._ask}.json", json.dumps({"repeat": list(choose(self._rows))}))
+            place_file(folder, f"repeat-{self._ask}.json", json.dumps(choose(self._rows)))
             self.reported, self._rows = self._rows, []
 
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-from orchestrator.analysis.protocol import steady
+from orchestrator.analysis.protocol import figure_phase, steady
 from orchestrator.host.gpu import REASONS
 from orchestrator.measure.telemetry import Reading, Series, strangers, summary
 from orchestrator.plan.cell import Device
@@ -35,6 +35,9 @@ SLOWDOWNS = {
 THERMAL_SHARE = 0.01
 """Of a sample's time, by the driver's counter of thermal slowdown."""
 CLOCK_SHIFT = 0.05
+POWER_CAP = REASONS["software power cap"]
+CAPPED = 0.1
+"""Of the readings in timed samples, with the power cap: from there on more samples are taken, at the cap."""
 FEWEST_READINGS = 3
 """In a sample, for its clock to be judged."""
 FEWEST_SAMPLES = 5
@@ -58,6 +61,10 @@ UNDER, UNDER_NS = 0.05, 5_000_000
 """By how much every sample's wall time may be above the device's: 0.19 ms was the median's most there."""
 
 
+PHASE_OF: dict[str, Phase] = {"samples": "timed", "sustained": "sustained"}
+"""Which samples are taken in a phase of the cell's page."""
+
+
 @dataclass(frozen=True)
 class Span:
     """A sample of any phase, as far as its validity goes. `compiled`: the compiler worked in it."""
@@ -73,7 +80,7 @@ class Span:
     @property
     def judged(self) -> bool:
         """Whether a figure may be made of it."""
-        return self.phase in ("timed", "repeat")
+        return self.phase in ("timed", "repeat", "sustained")
 
     @property
     def window(self) -> tuple[int, int]:
@@ -136,6 +143,14 @@ def to_repeat(samples: Sequence[Span], tainted: Iterable[int]) -> list[int]:
     return sorted({sample.index for sample in samples if sample.phase == "timed"} - valid)
 
 
+def at_the_cap(samples: Sequence[Span], series: Series) -> bool:
+    """Whether the device's power limit held the timed samples up; False where it is not known."""
+    windows = [sample.window for sample in samples if sample.phase == "timed"]
+    found = [reading.quick.reasons for window in windows for reading in series.inside(window)]
+    known = [reasons for reasons in found if reasons is not None]
+    return sum(bool(reasons & POWER_CAP) for reasons in known) > CAPPED * len(known)
+
+
 def gpu_fault(status: Status, reason: str | None, series: Series | None) -> Refusal | None:
     """Return what to say of a cell that failed while its GPU fell off: nothing about its stack."""
     if series and series.lost and status in ("crashed", "timeout", "unsupported"):
@@ -163,7 +178,8 @@ def judged(
         else sample
         for place, (sample, span) in enumerate(zip(record.samples, spans, strict=True))
     )
-    telemetry = summary(series, [span.window for span in spans if span.phase == "timed"]) if series else None
+    shown = figure_phase(spans)
+    telemetry = summary(series, [span.window for span in spans if span.phase == shown]) if series else None
     rates = tuple(
         rate.model_copy(update={"energy_joules": series.joules([(rate.begin_ns, rate.end_ns)])})
         if series and rate.begin_ns is not None and rate.end_ns is not None
@@ -193,13 +209,14 @@ def checks_of(record: Record, seen: Seen) -> tuple[Check, ...]:
 
 def _clocks_agree(record: Record, seen: Seen) -> Check | None:
     agree, differ, open_ = _by_device(record)
-    timed = next((phase for phase in seen.phases[:-1] if phase.name == "samples"), None)
-    if timed is not None:
+    whole = {PHASE_OF[phase.name]: phase for phase in reversed(seen.phases[:-1]) if phase.name in PHASE_OF}
+    if "timed" in whole:
         text, good = _by_events(seen.sightings)
         (agree if good else differ).append(text)
         for s in record.samples:
-            if s.phase == "timed" and not timed.begin_ns <= s.begin_ns <= s.end_ns <= timed.end_ns:
-                differ.append(f"sample {s.index} was not timed in the phase of the timed samples")
+            within = whole.get(s.phase)
+            if within is not None and not within.begin_ns <= s.begin_ns <= s.end_ns <= within.end_ns:
+                differ.append(f"sample {s.index} was not timed in the phase of the {s.phase} samples")
                 break
     if not (agree or differ or open_):
         return None
@@ -230,7 +247,7 @@ def _by_device(record: Record) -> tuple[list[str], list[str], list[str]]:
     timed = [
         (s.end_ns - s.begin_ns, s.device_ns, s.index)
         for s in record.samples
-        if s.phase in ("timed", "repeat") and s.device_ns is not None
+        if s.phase in ("timed", "repeat", "sustained") and s.device_ns is not None
     ]
     beyond = [one for one in timed if one[1] - one[0] > OVER * one[0] + OVER_NS]
     # One may be: while a virtual machine is paused its clock stands still, and its GPU works on.
@@ -287,12 +304,11 @@ def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:
 
 def _clocks(samples: Sequence[Span], series: Series) -> list[dict[int, str]]:
     """Samples in which a clock differed from that in the others."""
-    cap = REASONS["software power cap"]
     inside = [series.inside(sample.window) if sample.judged else () for sample in samples]
     reasons = [reading.quick.reasons for readings in inside for reading in readings]
     # While the cap is at work in a cell it moves the SM clock as it must, and that explains every value. Whether it
     # is at work has to be known.
-    judgeable = reasons and not any(reason is None or reason & cap for reason in reasons)
+    judgeable = reasons and not any(reason is None or reason & POWER_CAP for reason in reasons)
     of_sm = _moved("SM", lambda reading: reading.quick.sm_mhz, inside) if judgeable else {}
     return [of_sm, _moved("memory", lambda reading: reading.quick.memory_mhz, inside)]
 

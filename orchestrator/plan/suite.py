@@ -115,7 +115,8 @@ class ModelEntry(Frozen):
 class CeilingsEntry(Frozen):
     """What the GPU can do: square matrix products of these sizes, and copies of a buffer of so many bytes.
 
-    Products are measured in the types of the rows, and in `dtype` too where it is given.
+    Products are measured in the types of the rows, and in `dtype` too where it is given. On a GPU the largest runs
+    back to back for `sustained_s` too (0: not), after a soak.
     """
 
     matrix_sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
@@ -123,6 +124,7 @@ class CeilingsEntry(Frozen):
     dtype: Dtype | None = None
     iterations: Size = 20
     warmup: Annotated[int, Field(ge=0, lt=2**31)] = 3
+    sustained_s: Annotated[float, Field(ge=0, le=600)] = 20.0
     timeout_s: Seconds = 300.0
 
 
@@ -144,6 +146,8 @@ class SuiteFile(Frozen):
     cells: Annotated[tuple[CellEntry, ...], Field(min_length=1)]
 
 
+SOAK_S = 5.0
+"""A GPU at its power cap has settled by then: the product of 16384 falls by a tenth within its first 0.24 s."""
 # What a suite that says nothing of ceilings gets: seconds on either device.
 CEILINGS: dict[Device, CeilingsEntry] = {
     "cuda": CeilingsEntry(matrix_sizes=(8192, 16384), copy_bytes=2**32),
@@ -199,13 +203,18 @@ class Suite:
     def ceilings(self, device: Device, dtypes: Iterable[Dtype] = ()) -> tuple[Request, ...]:
         """Return the requests to measure the ceilings of `device`, for rows of these types."""
         entry = self.file.ceilings or CEILINGS[device]
-        computed = entry.model_dump(exclude={"timeout_s", "dtype"})
-        measured = dict.fromkeys([*([entry.dtype] if entry.dtype else []), *dtypes]) or ["bfloat16"]
+        computed = entry.model_dump(exclude={"timeout_s", "dtype", "sustained_s"})
+        if device == "cuda" and entry.sustained_s:
+            computed.update(soak_s=SOAK_S, sustained_s=entry.sustained_s)
+        measured: list[Dtype] = list(dict.fromkeys([*([entry.dtype] if entry.dtype else []), *dtypes])) or ["bfloat16"]
         workload = Workload(benchmark="ceilings", model=None, weights=None, seed=0, dtype="bfloat16", **computed)
+
+        def in_type(dtype: Dtype) -> Workload:
+            lower = ("tf32",) if device == "cuda" and dtype == "float32" else None
+            return workload.model_copy(update={"dtype": dtype, "precisions": lower})
+
         where = f"{self.path}: ceilings"
-        return tuple(
-            Request(workload.model_copy(update={"dtype": dtype}), None, entry.timeout_s, 1, where) for dtype in measured
-        )
+        return tuple(Request(in_type(dtype), None, entry.timeout_s, 1, where) for dtype in measured)
 
     def expand(self, model: ModelConfig | None = None, weights: Weights | None = None) -> tuple[Request, ...]:
         """Return all requests in the file's order; `model` and `weights` stand in for every cell's own."""

@@ -133,6 +133,12 @@ class Workload(Identified):
     weight_decay: float | None = None
     matrix_sizes: tuple[Positive, ...] | None = None
     copy_bytes: Positive | None = None
+    precisions: tuple[Literal["tf32"], ...] | None = None
+    """Of `ceilings`: lower ones in which products of the dtype are measured too."""
+    soak_s: Annotated[float, Field(ge=0)] | None = None
+    """Of `ceilings`: seconds of products before the sustained ones."""
+    sustained_s: Annotated[float, Field(gt=0)] | None = None
+    """Of `ceilings`: seconds of back-to-back products; null: only a burst."""
     subjects: tuple[Workload, ...] | None = None
     """Of the benchmark `reference`: the workloads to make references of."""
     beside: tuple[Workload, ...] | None = None
@@ -180,6 +186,7 @@ def describe(workload: Workload) -> str:
     if workload.shortest is not None:
         sequence = f"sequences of {workload.shortest} to {workload.sequence}"
     sizes = ", ".join(map(str, workload.matrix_sizes or ()))
+    lower = "".join(f" and {precision.upper()}" for precision in workload.precisions or ())
     parts = [
         workload.model.name if workload.model else None,
         f"batch {workload.batch}" if workload.batch is not None else None,
@@ -188,7 +195,8 @@ def describe(workload: Workload) -> str:
         f"{workload.new_tokens} new tokens" if workload.new_tokens is not None else None,
         f"matrices of {sizes}" if sizes else None,
         f"copy of {size_in_words(workload.copy_bytes)}" if workload.copy_bytes is not None else None,
-        workload.dtype,
+        f"{workload.sustained_s:g} s sustained" if workload.sustained_s is not None else None,
+        workload.dtype + lower,
     ]
     return ", ".join(part for part in parts if part)
 

@@ -21,7 +21,8 @@ FAILED: tuple[Status, ...] = ("crashed", "timeout", "infrastructure")
 BAD: tuple[Status, ...] = ("incorrect", *FAILED)
 """With one of these a run did not go well."""
 Flag = Literal["unchecked", "not_fused", "memoised", "coarser", "tainted", "drift", "cold", "warm"]
-Phase = Literal["first", "warmup", "timed", "repeat"]
+Phase = Literal["first", "warmup", "timed", "repeat", "soak", "sustained"]
+"""`sustained` are samples back to back at the device's power limit, after a soak: there the figure is made of them."""
 CheckStatus = Literal["passed", "failed", "unchecked"]
 KERNEL_PACKAGES = frozenset(
     {
@@ -310,12 +311,16 @@ class Environment(Frozen):
 
 
 class Rate(Frozen):
-    """One ceiling measurement: durations of single calls, and the work of one call."""
+    """One ceiling measurement: durations, and the work done in one of them, which is of one call or a few."""
 
     kind: Literal["matrix_product", "device_copy"]
     size: Integer
     work: Integer
     durations_ns: tuple[Integer, ...]
+    sustained: bool = False
+    """Back to back after a soak, for seconds; else a burst."""
+    precision: Literal["tf32"] | None = None
+    """The lower one that products of the workload's dtype were allowed."""
     begin_ns: Integer | None = None
     """Of the first of these calls, on CLOCK_MONOTONIC; older records do not say."""
     end_ns: Integer | None = None

@@ -127,7 +127,10 @@ def _figure(row: Row, name: str) -> list[tuple[str, str | None]]:
         tokens = f"first {milliseconds(figure.first_token_seconds)} ms, each further one {further} ms"
     ceiling = f"{MISSING} ({share.reason})"
     if share.share is not None:
-        ceiling = f"{percent(share.share)} ({share.bound} bound, ceilings of {share.ceiling_of}, by {share.stack})"
+        rate = "" if share.is_plain else f", {share.rate_in_words}"
+        ceiling = (
+            f"{percent(share.share)} ({share.bound} bound{rate}, ceilings of {share.ceiling_of}, by {share.stack})"
+        )
     return [
         (name, words),
         (f"{name}, by the device's clock", device),

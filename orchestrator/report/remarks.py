@@ -95,7 +95,11 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     reasons = sorted({f"{found.reason} ({_more_rounds(found)})" for found in verdicts})
     lines += [(f"Inconclusive against eager: {reason}.",) for reason in reasons]
     lines += _by_text("No share of the ceiling: ", [(row.share.reason, row) for row in shown])
-    if any(row.share.share is not None and row.share.ceiling_of == "this model of device" for row in shown):
+    shares = [(row.share, row) for row in shown if row.share.share is not None]
+    if not all(share.is_plain for share, _ in shares):
+        by_products = [(share.rate_in_words, row) for share, row in shares if share.bound == "compute"]
+        lines += _by_text("Of the ceiling: of the matrix product's ", by_products)
+    if any(share.ceiling_of == "this model of device" for share, _ in shares):
         lines.append(("The ceilings were measured on another device of the same model.",))
     lines += [*_versions(steady), *_stacks(found)]
     if any(not row.figure.complete and row.headline is not None for row in notes):

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.analysis.ceilings import ceiling
 from orchestrator.analysis.evidence import compiles, evidence, graphs_of, operators
-from orchestrator.analysis.protocol import columns_of, first_call_seconds
+from orchestrator.analysis.protocol import columns_of, figure_phase, first_call_seconds
 from orchestrator.base.text import (
     MISSING,
     between,
@@ -20,7 +20,7 @@ from orchestrator.base.text import (
     scaled,
     significant,
 )
-from orchestrator.records.record import Record, Sample, WarmStart
+from orchestrator.records.record import Rate, Record, Sample, WarmStart
 from orchestrator.records.store import stem_of
 from orchestrator.report.columns import not_fused, resembles
 from orchestrator.report.sections import Block, Environment, Samples, Section, code, facts, section, shares, table, text
@@ -28,7 +28,7 @@ from orchestrator.report.source import Source, file_text, read_log
 from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence
 
 SHOWN_TOKENS = 40
-PHASES = {"warmup": "warm-up", "timed": "timed", "repeat": "repeated"}
+PHASES = {"warmup": "warm-up", "timed": "timed", "repeat": "repeated", "soak": "soak", "sustained": "sustained"}
 UNCHECKED = "Unchecked: nothing beyond finite numbers was asked of the output."
 SHOWN_ELSEWHERE = ("graphs", "kernels")
 """Of a record's further detail: what the compiles' section says, and the packages with kernels."""
@@ -100,7 +100,8 @@ def checks(source: Source, record: Record) -> list[Block | None]:
 def _samples(record: Record) -> Section | None:
     first, seen = first_call_seconds(columns_of(record)), evidence(record)
     losses = [sample.loss for sample in record.samples if sample.loss is not None]
-    energies = [s.energy_joules for s in record.samples if s.phase == "timed" and s.energy_joules is not None]
+    shown = figure_phase(record.samples)
+    energies = [s.energy_joules for s in record.samples if s.phase == shown and s.energy_joules is not None]
     spreads = []
     for phase, name in PHASES.items():
         chosen = [sample for sample in record.samples if sample.phase == phase]
@@ -169,23 +170,18 @@ def _rates(record: Record) -> Section | None:
     """Return what a ceilings cell measured."""
     if not record.rates:
         return None
-    found = ceiling(record)
-    typical = (
-        (
-            f"{rate.kind} at {rate.size}",
-            f"median {_milliseconds(rate.durations_ns)} ms of {len(rate.durations_ns)} calls",
-        )
-        for rate in record.rates
-        if rate.durations_ns
-    )
     return section(
         "Ceilings",
-        facts(
-            *((name.replace("_", " "), value) for name, value in typical),
-            ("matrix product", f"{scaled(found.flops_per_second, 'FLOP/s')} in {found.dtype}"),
-            ("device copy", f"{scaled(found.bytes_per_second, 'B/s')}, read and written bytes counted"),
-        ),
+        facts(*(_durations(rate) for rate in record.rates if rate.durations_ns), ("best", ceiling(record).in_words)),
     )
+
+
+def _durations(rate: Rate) -> tuple[str, str]:
+    name = f"{rate.kind.replace('_', ' ')} at {rate.size}" + (f" in {rate.precision.upper()}" if rate.precision else "")
+    if not rate.sustained:
+        return name, f"median {_milliseconds(rate.durations_ns)} ms of {len(rate.durations_ns)} calls"
+    seconds, work = sum(rate.durations_ns) / 1e9, scaled(rate.work, "FLOP")
+    return f"{name}, sustained", f"{len(rate.durations_ns)} times {work} in {seconds:.3g} s"
 
 
 def _dispatch(record: Record) -> Section | None:
@@ -258,7 +254,7 @@ def telemetry(record: Record) -> Section | None:
     interval = "" if seen.interval_ms is None else f", one every {significant(seen.interval_ms, 3)} ms"
     return section(
         "Telemetry",
-        table(("over the timed samples", "low", "median", "high"), rows, numeric=(1, 2, 3)),
+        table((f"over the {figure_phase(record.samples)} samples", "low", "median", "high"), rows, numeric=(1, 2, 3)),
         facts(
             ("readings", f"{seen.readings:,}{interval}"),
             ("clock held back by", f"{throttled} of the readings" if throttled else "nothing"),

@@ -13,7 +13,8 @@ from orchestrator.records.record import HostLoad, Record
 
 GLOSSARY = {
     "steady": "Without the first call and the warm-up: the median of the rounds' medians with its 99 % interval (at "
-    "the level that is named, where the samples are too few for 99 %).",
+    "the level that is named, where the samples are too few for 99 %). Where the device's power limit held the timed "
+    "samples up, a round's figure is the mean of 20 s of samples back to back, after a soak of 10 s.",
     "against eager": "How many times as fast as eager on the same stack, with the 99 % interval (Welch's, of the "
     "logarithms of the rounds' medians) and the verdict: faster, slower, same (the whole interval within ±1 %), or "
     "inconclusive (fewer than five rounds a side, or an interval that is wider than that and holds 1).",
@@ -35,8 +36,9 @@ GLOSSARY = {
     "pays off after": "The number of passes, tokens or steps until the extra time of the first call, and of compiles "
     "in the warm-up, is made up for against eager; from the cold rounds where there are any.",
     "of the ceiling": "The least time that the work can take at the rates measured on this device in this run, over "
-    "the time that it took; compute or memory, whichever bounds more tightly. A share that is above 1 by more than "
-    "single calls of the ceiling were is not shown.",
+    "the time that it took; compute or memory, whichever bounds more tightly. A matrix product has a burst rate, "
+    "of its first calls, and on a GPU a sustained rate, back to back for 20 s, which counts for samples at the power "
+    "cap. A share that is above 1 by more than single calls of the ceiling were is not shown.",
     "incorrect": "A check failed, or the output was not finite: the row shows no speed.",
     "unchecked": "A check of the row, or of its method on the probe, could not be made; the reason stands below the "
     "table.",

@@ -45,6 +45,8 @@ WARM_SHARE = 0.4
 """Of the time to compile, with everything in the cache: tracing remains."""
 PROBE_SHARE = 0.35
 """Of the time to compile a model of full depth: a probe has two layers."""
+AT_THE_CAP_S = 26.0
+"""What samples back to back take where a power limit holds a GPU up: most of forward and training."""
 EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
 """Of float32 without TF32 on a GPU, of float64 on a CPU: what references are computed in."""
 REFERENCE_PASSES = {"forward": 1, "model_inference": 1, "generation": 1, "train_static": 4, "train_dynamic": 4}
@@ -166,7 +168,8 @@ def guess_seconds(cell: Cell) -> float:
     if work.model is None:
         sizes, copied = work.matrix_sizes or (), work.copy_bytes or 0
         once = sum(2 * size**3 for size in sizes) / FLOPS[device] + 2 * copied / BYTES[device]
-        return total + once * (work.iterations + work.warmup)
+        back_to_back = (work.soak_s or 0) + (work.sustained_s or 0)
+        return total + (once * (work.iterations + work.warmup) + back_to_back) * (1 + len(work.precisions or ()))
     count = parameters(work.model)
     weights = count * ELEMENT_BYTES[work.dtype]
     total += 2 * weights / BYTES[device]
@@ -180,6 +183,8 @@ def guess_seconds(cell: Cell) -> float:
         passes = 3 if work.benchmark in TRAINING else 1
         once = max(2 * passes * count * tokens / FLOPS[device], passes * work.model.layers * LAYER_S[device])
     compiling = _compile_seconds(cell) * (PROBE_SHARE if cell.role == "probe" else 1.0)
+    if device == "cuda" and cell.role == "row" and work.benchmark not in GENERATING:
+        total += AT_THE_CAP_S
     return total + compiling + once * work.iterations
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -59,6 +60,23 @@ def test_ceilings_are_raw_durations(tmp_path):
     assert [r["kind"] for r in record["rates"]] == ["matrix_product", "device_copy"]
     assert [len(r["durations_ns"]) for r in record["rates"]] == [5, 5]
     assert record["rates"][0]["work"] == 2 * 64**3
+
+
+def test_sustained_ceilings_are_rates_of_their_own(tmp_path):
+    lasting = {"soak_s": 0.02, "sustained_s": 0.05, "precisions": ["tf32"]}
+    record = run(tmp_path, "ceilings", "torch", dtype="float32", matrix_sizes=[32, 64], **lasting)
+    check_schema(record)
+    rates = [(r["kind"], r["size"], r.get("precision"), r.get("sustained", False)) for r in record["rates"]]
+    bursts = [("matrix_product", size, precision, False) for precision in ("tf32", None) for size in (32, 64)]
+    copy = ("device_copy", 4096, None, False)
+    assert rates == [*bursts, copy, ("matrix_product", 64, "tf32", True), ("matrix_product", 64, None, True)]
+    assert [phase["name"] for phase in record["phases"]] == ["environment", "samples", "sustained", "record"]
+    began = record["phases"][2]["begin_ns"]
+    for burst, rate in zip((record["rates"][1], record["rates"][3]), record["rates"][5:], strict=True):
+        assert rate["work"] == math.ceil(5e6 / min(burst["durations_ns"])) * 2 * 64**3
+        assert rate["begin_ns"] >= began + 0.02e9
+        assert rate["end_ns"] - rate["begin_ns"] >= sum(rate["durations_ns"]) > 0
+        began = rate["end_ns"]
 
 
 @pytest.mark.parametrize("benchmark", ["generation", "model_inference"])

@@ -13,7 +13,7 @@ from places import ROOT
 
 MODELS = json.loads((ROOT / "bench" / "models.json").read_text(encoding="utf-8"))
 UNUSED = """batch sequence shortest ids_below prompt prompt_text new_tokens temperature learning_rate weight_decay
-matrix_sizes copy_bytes"""
+matrix_sizes copy_bytes precisions soak_s sustained_s"""
 EMPTY: dict[str, Any] = dict.fromkeys(UNUSED.split())
 SHAPES: dict[str, dict[str, Any]] = {
     "forward": {"batch": 2, "sequence": 16},

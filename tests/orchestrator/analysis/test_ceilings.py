@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from record_samples import ceilings, record, sample
+from record_samples import ceilings, record, sample, workload
 
 from orchestrator.analysis.ceilings import Ceiling, Hardware, ceiling, hardware_of, joules_of_sample, share_of_ceiling
 from orchestrator.records.record import Provenance, Work
@@ -179,3 +179,153 @@ def test_the_energy_of_a_sample_needs_two_seconds_of_them() -> None:
     assert joules_of_sample(record(samples=taken, telemetry=seen)) == 200.0
     assert joules_of_sample(record(samples=taken[:2], telemetry=seen)) is None
     assert joules_of_sample(record(samples=taken)) is None
+
+
+SECOND = 10**9
+
+
+def products(rate: float, **changes: object) -> dict[str, object]:
+    """Five durations of 1 TFLOP each, at `rate`."""
+    return {
+        "kind": "matrix_product",
+        "size": 16384,
+        "work": 10**12,
+        "durations_ns": [round(10**12 / rate * 1e9)] * 5,
+        **changes,
+    }
+
+
+COPY = {"kind": "device_copy", "size": 2**30, "work": 10**12, "durations_ns": [331_125_828]}
+
+
+def lasting(*rates: dict[str, object], dtype: str = "bfloat16", **changes: object) -> Ceiling:
+    found = ceiling(ceilings(rates=[*rates, COPY], workload=workload("ceilings", dtype=dtype)))
+    return found.model_copy(update=changes)
+
+
+def test_the_sustained_rate_is_all_the_work_over_all_the_time() -> None:
+    found = lasting(
+        products(781e12, size=8192),
+        products(750e12),
+        products(1.0, durations_ns=[1_300_000, 1_300_000, 1_300_000, 1_700_000], sustained=True),
+    )
+    assert (found.flops_per_second, found.matrix_size) == (pytest.approx(781e12, rel=1e-5), 8192)
+    # 4 TFLOP in 5.6 ms; the median would be 769. It counts as sustained alone, even above the burst.
+    colder = lasting(products(700e12), products(781e12, sustained=True))
+    assert (colder.flops_per_second, colder.matrix_size) == (pytest.approx(700e12, rel=1e-5), 16384)
+    assert found.sustained_flops_per_second == pytest.approx(4e12 / 5.6e-3)
+    assert found.sustained_spread == pytest.approx(1.4 / 1.3 - 1)
+    assert found.in_words == (
+        "bfloat16 matrix product 781 TFLOP/s (size 8192), sustained 714 TFLOP/s (size 16384), "
+        "device copy 3.02 TB/s (read + written)"
+    )
+
+
+def test_an_old_record_has_no_sustained_rate_and_its_words_are_as_they_were() -> None:
+    found = measured()
+    assert (found.sustained_flops_per_second, found.sustained_size, found.lower) == (None, None, ())
+    assert found.in_words == "bfloat16 matrix product 781 TFLOP/s (size 8192), device copy 3.02 TB/s (read + written)"
+
+
+def test_samples_at_the_power_cap_are_divided_by_the_sustained_rate() -> None:
+    both = lasting(products(781e12), products(700e12, sustained=True))
+    capped = share_of_ceiling(FORWARD, 0.448, H100, "bfloat16", [both], sustained=True)
+    assert (capped.share, capped.rate) == (pytest.approx(0.2816 / 0.7 / 0.448, rel=1e-5), "sustained")
+    short = share_of_ceiling(FORWARD, 0.448, H100, "bfloat16", [both])
+    assert (short.share, short.rate) == (pytest.approx(0.2816 / 0.781 / 0.448, rel=1e-5), "burst")
+    old = share_of_ceiling(FORWARD, 0.448, H100, "bfloat16", [measured()], sustained=True)
+    assert (old.share, old.rate) == (pytest.approx(0.2816 / 0.781 / 0.448, rel=1e-5), "burst")
+    decoding = share_of_ceiling(DECODE, 1.2, H100, "bfloat16", [both], sustained=True)
+    assert (decoding.bound, decoding.rate, decoding.is_plain) == ("memory", None, True)
+
+
+def test_the_best_sustained_rate_of_any_stack_counts_before_any_burst() -> None:
+    burst = lasting(products(900e12), stack="burst")
+    low = lasting(products(781e12), products(690e12, sustained=True), stack="low")
+    high = lasting(products(740e12), products(700e12, sustained=True), stack="high")
+    share = share_of_ceiling(FORWARD, 1.0, H100, "bfloat16", [burst, low, high], sustained=True)
+    assert (share.share, share.stack, share.rate) == (pytest.approx(0.2816 / 0.7, rel=1e-5), "high", "sustained")
+    assert share_of_ceiling(FORWARD, 1.0, H100, "bfloat16", [burst, low, high]).stack == "burst"
+
+
+def test_the_very_same_rates_of_two_rounds_or_precisions_have_a_share_too() -> None:
+    same = [measured(), measured(round=1, flops_per_joule=1e12)]
+    assert share_of_ceiling(FORWARD, 1.0, H100, "bfloat16", same).share == pytest.approx(0.2816 / 0.781, rel=1e-5)
+    alike = lasting(products(400e12), products(400e12, precision="tf32"), dtype="float32")
+    share = share_of_ceiling(FORWARD, 1.0, H100, "float32", [alike], lower=SEEN)
+    assert share.share == pytest.approx(0.2816 / 0.4, rel=1e-5)
+
+
+def test_a_share_above_the_sustained_rate_is_none_and_says_which_rate() -> None:
+    both = lasting(products(781e12), products(700e12, sustained=True))
+    seconds = 0.2816 / 0.74
+    share = share_of_ceiling(FORWARD, seconds, H100, "bfloat16", [both], sustained=True)
+    assert (share.share, share.bound, share.rate) == (None, "compute", "sustained")
+    assert share.reason is not None
+    assert "1.06 times the compute ceiling (sustained rate)" in share.reason
+    assert share_of_ceiling(FORWARD, seconds, H100, "bfloat16", [both]).share == pytest.approx(0.74 / 0.781, rel=1e-4)
+
+
+def test_the_energy_of_the_sustained_products_serves() -> None:
+    window = {"begin_ns": SECOND, "end_ns": 21 * SECOND, "energy_joules": 5.0}
+    short = {"begin_ns": SECOND, "end_ns": 2 * SECOND, "energy_joules": 1.0}
+    both = lasting(products(781e12, **short), products(700e12, sustained=True, **window))
+    assert both.flops_per_joule == 1e12
+    enough, little = (share_of_ceiling(FORWARD, 0.5, H100, "bfloat16", [both], joules=j) for j in (281.6, 230.0))
+    assert enough.share is not None
+    assert little.reason is not None
+    assert "by the device's energy counter" in little.reason
+
+
+TF32 = lasting(
+    *(products(rate, precision=None if rate < 60e12 else "tf32") for rate in (50e12, 400e12)),
+    *(products(rate, precision=None if rate < 60e12 else "tf32", sustained=True) for rate in (45e12, 350e12)),
+    dtype="float32",
+)
+SEEN = ("int8: igemm", "TF32: sm90_xmma_gemm_f32f32_tf32f32_f32")
+
+
+def test_a_float32_ceiling_has_tf32_beside_it() -> None:
+    assert (TF32.dtype, [one.dtype for one in TF32.lower]) == ("float32", ["tf32"])
+    assert TF32.in_words == (
+        "float32 matrix product 50.0 TFLOP/s (size 16384), sustained 45.0 TFLOP/s (size 16384), "
+        "TF32 matrix product 400 TFLOP/s (size 16384), sustained 350 TFLOP/s (size 16384), "
+        "device copy 3.02 TB/s (read + written)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lower", "sustained", "rate", "words"),
+    [
+        ((), False, 50e12, "burst rate"),
+        ((), True, 45e12, "sustained rate"),
+        (("fp8: e4m3",), False, 50e12, "burst rate"),
+        (SEEN, False, 400e12, "burst rate in TF32"),
+        (SEEN, True, 350e12, "sustained rate in TF32"),
+    ],
+)
+def test_a_row_whose_kernels_are_in_tf32_has_a_share_of_tf32s_ceiling(
+    lower: tuple[str, ...], sustained: bool, rate: float, words: str
+) -> None:
+    share = share_of_ceiling(FORWARD, 9.0, H100, "float32", [TF32], lower=lower, sustained=sustained)
+    assert share.share == pytest.approx(281.6e12 / rate / 9.0, rel=1e-5)
+    assert share.rate_in_words == words
+    assert share.precision == ("tf32" if lower is SEEN else None)
+
+
+@pytest.mark.parametrize(
+    ("found", "lower", "seconds", "points_at_tf32"),
+    [(TF32, (), 1.0, True), (TF32, SEEN, 0.1, False), (TF32.model_copy(update={"lower": ()}), SEEN, 1.0, True)],
+)
+def test_tf32_is_named_as_the_cause_only_where_its_ceiling_was_not_taken(
+    found: Ceiling, lower: tuple[str, ...], seconds: float, points_at_tf32: bool
+) -> None:
+    share = share_of_ceiling(FORWARD, seconds, H100, "float32", [found], lower=lower)
+    assert share.share is None
+    assert share.reason is not None
+    assert ("its products are in TF32" in share.reason) == points_at_tf32
+
+
+def test_tf32_is_no_ceiling_of_other_types() -> None:
+    share = share_of_ceiling(FORWARD, 1.0, H100, "bfloat16", [TF32], lower=SEEN)
+    assert share.reason == "no compute ceiling: the matrix product was measured in float32, not in bfloat16"

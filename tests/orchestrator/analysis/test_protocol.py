@@ -50,6 +50,53 @@ def test_steady_is_the_median_of_the_timed_samples() -> None:
     assert first_call_seconds(columns_of(record(samples=FORWARD))) == pytest.approx(9.0)
 
 
+ALTERNATING = [sample(1 + at % 9, 435.0 + 34.0 * (at % 2), "sustained") for at in range(46)]
+"""As compiled rows do at the power cap, for 20.8 s."""
+
+
+def test_what_was_sustained_is_averaged_with_an_interval_of_blocks_that_alternation_does_not_widen() -> None:
+    taken = [*FORWARD, *(sample(1, 700.0, "soak") for _ in range(5)), *ALTERNATING]
+    reduced = steady(record(samples=taken))
+    assert reduced.seconds == pytest.approx(0.452)
+    assert reduced.device_seconds == pytest.approx(0.4519)
+    assert reduced.basis == "mean of 46 samples sustained for 20.8 s at the power cap"
+    # Blocks of five samples, of 2.2 s each, and what is left over with the last.
+    assert len(reduced.blocks) == 9
+    assert reduced.blocks[0] == pytest.approx((3 * 0.435 + 2 * 0.469) / 5)
+    figure = combine("steady", "forward", None, [reduced])
+    assert figure.interval == pytest.approx(interval_across(reduced.blocks))
+    assert figure.interval_kind == "within-process"
+    low, high = figure.interval or (0.0, 0.0)
+    assert 0.44 < low < 0.452 < high < 0.464
+    assert note(record(samples=taken)) == note(record(samples=FORWARD))
+
+
+def test_of_what_was_sustained_only_the_undisturbed_counts_where_there_is_any() -> None:
+    some = [*ALTERNATING[:44], *[sample(1, 900.0, "sustained") | {"taint": "stalled"}] * 2]
+    reduced = steady(record(samples=[*FORWARD, *some]))
+    assert reduced.seconds == pytest.approx(0.452)
+    assert reduced.basis == "mean of the 44 valid of 46 samples sustained for 19.9 s at the power cap"
+    assert not reduced.tainted
+    every = [one | {"taint": "another process"} for one in ALTERNATING]
+    assert steady(record(samples=[*FORWARD, *every])).tainted
+
+
+def test_totals_that_were_sustained_are_averaged_over_whole_turns() -> None:
+    timed = [sample(at, 100.0 * at, "timed") for at in range(5, 10)]
+    turns = [sample(at, 100.0 * at + 10.0 * turn, "sustained") for turn in range(4) for at in range(5, 10)]
+    reduced = steady(record("train_dynamic", samples=[*timed, *turns, sample(5, 1.0, "sustained")]))
+    # Totals of 3.5, 3.55, 3.6 and 3.65 s; what is no whole turn does not count.
+    assert reduced.seconds == pytest.approx(3.575)
+    assert reduced.blocks == pytest.approx((3.5, 3.55, 3.6, 3.65))
+    assert reduced.basis == "mean of 4 totals of 5 samples sustained at the power cap"
+    assert reduced.used == (5, 6, 7, 8, 9)
+    disturbed = [*turns[:7], turns[7] | {"taint": "stalled"}, *turns[8:]]
+    reduced = steady(record("train_dynamic", samples=[*timed, *disturbed]))
+    assert reduced.seconds == pytest.approx((3.5 + 3.6 + 3.65) / 3)
+    assert reduced.basis == "mean of the 3 valid of 4 totals of 5 samples sustained at the power cap"
+    assert steady(record("train_dynamic", samples=[*timed, *turns[:7], *turns[8:]])).seconds is None
+
+
 def test_note_of_train_static_is_the_mean_of_samples_6_to_50() -> None:
     taken = samples(60_000.0, *(100.0 + i for i in range(1, 60)), warmup=4)
     figure = combine("note", "train_static", None, [note(record("train_static", samples=taken))])

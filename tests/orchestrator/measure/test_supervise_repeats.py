@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_rounds import run, with_seed
-from scripted_nvml import HARDWARE_THERMAL, UUID, NVMLError_GpuIsLost, NVMLError_NotSupported, ScriptedNvml
+from scripted_nvml import HARDWARE_THERMAL, POWER_CAP, UUID, NVMLError_GpuIsLost, NVMLError_NotSupported, ScriptedNvml
 
 from bench import repeats as asking
 from bench.record import Events
@@ -31,9 +31,9 @@ def answered(question: Question, folder: Path, indices: list[int]) -> list[int]:
     """Which samples the answer was made from; empty where none was given."""
     seen: list[int] = []
 
-    def choose(samples) -> list[int]:
+    def choose(samples) -> dict:
         seen.extend(sample.index for sample in samples)
-        return indices
+        return {"repeat": indices}
 
     question.answer(folder, choose)
     return seen
@@ -56,7 +56,7 @@ def test_a_question_in_several_lines_is_answered_once_when_it_is_whole(tmp_path:
 @pytest.mark.parametrize(
     "line",
     [
-        {}, told(0), told(4), told("x"), told(rows=7), told(rows=[[]]), told(rows=[ROW[:-1]]),
+        {}, told(0), told(5), told("x"), told(rows=7), told(rows=[[]]), told(rows=[ROW[:-1]]),
         told(rows=[["3", *ROW[1:]]]), told(rows=[[-1, *ROW[1:]]]), told(rows=[[3, "good", *ROW[2:]]]),
         told(rows=[[*ROW[:5], [], False]]), told(rows=[[*ROW[:5], [1] * 9, False]]), told(rows=[[*ROW[:6], 1]]),
         told(rows=[[True, *ROW[1:]]]), told(rows=[[3, "timed", 10, 2**70, *ROW[4:]]]),
@@ -81,8 +81,8 @@ def test_an_answered_question_is_not_asked_again_nor_a_list_without_end_kept(tmp
         question.take(told(2, [ROW] * 100, more=True))
     with pytest.raises(ValueError, match="100"):
         question.take(told(2, [ROW] * 100))
-    with pytest.raises(ValueError, match="3"):
-        question.take(told(3))
+    with pytest.raises(ValueError, match="4"):
+        question.take(told(4))
     assert answered(question, tmp_path, []) == []
 
 
@@ -143,9 +143,9 @@ def measured(folder: Path, record: dict, answers: dict[int, list[int]], taken_ns
     for ask, indices in answers.items():
         (folder / f"repeat-{ask}.json").write_text(json.dumps({"repeat": indices}))
     done = []
-    for index in asking.asked(folder, record, Events(folder)):
+    for index, phase, _ in asking.asked(folder, record, Events(folder)):
         done.append(index)
-        again = {**record["samples"][index], "phase": "repeat", "begin_ns": 0, "end_ns": taken_ns}
+        again = {**record["samples"][index], "phase": phase, "begin_ns": 0, "end_ns": taken_ns}
         record["samples"].append(again)
     return done
 
@@ -257,6 +257,7 @@ def test_telemetry_of_a_real_process_taints_its_sample_and_has_it_repeated(tmp_p
     work = tmp_path / "work"
     reasons = while_running(work, 5, HARDWARE_THERMAL, 0x4)
     monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=reasons))
+    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", 0.0)
     often(monkeypatch)
     threads = threading.active_count()
     record = run(tmp_path, "stalls", gpu=UUID, change=long_samples)
@@ -296,6 +297,98 @@ def test_what_can_be_set_of_a_gpu_says_the_host_and_not_the_cell(  # noqa: PLR09
     gpu = run(tmp_path, "on_gpu", gpu=UUID, change=long_samples).environment.gpu
     assert (gpu.power_limit_watts, gpu.power_default_watts, gpu.ecc) == (limit, default, ecc)
     assert (gpu.name, gpu.driver) == ("NVIDIA H100", "580.159.04")
+
+
+def test_a_real_process_at_the_power_cap_goes_on_back_to_back_and_its_figure_is_made_of_that(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
+    monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", 2.6)
+    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", 1.6)
+    often(monkeypatch)
+    record = run(tmp_path, "stalls", gpu=UUID, change=long_samples)
+    assert record.status == "ok"
+    phases = [sample.phase for sample in record.samples]
+    # Eight timed samples of 0.25 s count for the soak.
+    assert phases == [
+        "first",
+        "warmup",
+        *["timed"] * 8,
+        *["soak"] * phases.count("soak"),
+        *["sustained"] * phases.count("sustained"),
+    ]
+    assert 1 <= phases.count("soak") <= 3
+    sustained = [sample for sample in record.samples if sample.phase == "sustained"]
+    assert 4 <= len(sustained) <= 7
+    assert [sample.index for sample in sustained] == list(range(2, 2 + len(sustained)))
+    walls = [(sample.end_ns - sample.begin_ns) / 1e9 for sample in sustained]
+    assert sum(walls) >= 1.6 > sum(walls[:-1])
+    reduced = steady(record)
+    assert reduced.seconds == pytest.approx(sum(walls) / len(walls))
+    assert reduced.basis == f"mean of {len(walls)} samples sustained for {sum(walls):.3g} s at the power cap"
+    assert record.telemetry is not None
+    assert record.telemetry.energy_joules == pytest.approx(500 * sum(walls), rel=0.1)
+    assert [line["ask"] for line in events(tmp_path) if line["event"] == "samples" and not line["more"]] == [1, 2]
+    assert [line["name"] for line in events(tmp_path) if line["event"] == "phase"][-2:] == ["soak", "sustained"]
+
+
+@pytest.mark.parametrize("nvml", [{"reasons": 0}, {"reasons": HARDWARE_THERMAL}, {"reasons": NVMLError_NotSupported()}])
+def test_where_no_power_cap_is_seen_nothing_is_sustained(tmp_path: Path, monkeypatch, nvml: dict) -> None:
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(**nvml))
+    often(monkeypatch)
+    record = run(tmp_path, "stalls", gpu=UUID, change=long_samples)
+    assert {sample.phase for sample in record.samples} <= {"first", "warmup", "timed", "repeat"}
+
+
+def test_bench_sustains_whole_turns_where_shapes_differ_and_no_more_than_a_record_has_room_for(tmp_path: Path) -> None:
+    ways = {name: tmp_path / name for name in ("turns", "many", "soaked")}
+    for folder in ways.values():
+        folder.mkdir()
+    lasting = {"repeat": [], "soak_s": 0.0, "sustain_s": 0.0105}
+    record = bench_record(6)
+    for at, sample in enumerate(record["samples"]):
+        sample["shape"] = [2, at + 1]
+    assert extras(ways["turns"], record, lasting) == [(at, "sustained") for at in [2, 3, 4, 5] * 3]
+    many = extras(ways["many"], bench_record(taken_ns=10), {"repeat": [], "soak_s": 1.0, "sustain_s": 1.0}, taken_ns=10)
+    assert [phase for _, phase in many] == ["soak"] * asking.MOST_SUSTAINED + ["sustained"] * asking.MOST_SUSTAINED
+    # Ten timed samples of 1 ms: seven more to the soak, then as many as it takes.
+    soaked = extras(ways["soaked"], bench_record(), {"repeat": [], "soak_s": 0.017, "sustain_s": 0.003})
+    assert [phase for _, phase in soaked] == ["soak"] * 7 + ["sustained"] * 3
+    lines = [json.loads(line) for line in (ways["many"] / "events.jsonl").read_text().splitlines()]
+    question = Question()
+    for line in lines:
+        if line["event"] == "samples" and line["ask"] == 2:
+            question.take(line)
+    assert len(answered(question, ways["many"], [])) == 12 + 2 * asking.MOST_SUSTAINED
+
+
+def test_of_what_is_sustained_a_few_outputs_are_kept_that_no_one_can_foresee(tmp_path: Path) -> None:
+    kept = []
+    for at in range(40):
+        (folder := tmp_path / str(at)).mkdir()
+        (folder / "repeat-1.json").write_text('{"repeat": [], "soak_s": 0.1, "sustain_s": 0.1}')
+        (folder / "repeat-2.json").write_text('{"repeat": []}')
+        record, found = bench_record(), []
+        for index, phase, keep in asking.asked(folder, record, Events(folder)):
+            record["samples"].append({**record["samples"][index], "phase": phase})
+            found += [len(record["samples"])] if keep else []
+            assert phase == "sustained" or not keep
+        kept.append(found)
+    assert 40 * 4 < sum(map(len, kept)) < 40 * 13
+    assert len(set(map(tuple, kept))) > 30
+
+
+def extras(folder: Path, record: dict, answer: dict, taken_ns: int = 10**6) -> list[tuple[int, str]]:
+    """What bench takes besides the timed samples, each of `taken_ns`, after that answer."""
+    (folder / "repeat-1.json").write_text(json.dumps(answer))
+    (folder / "repeat-2.json").write_text('{"repeat": []}')
+    found = []
+    for index, phase, _ in asking.asked(folder, record, Events(folder)):
+        found.append((index, phase))
+        record["samples"].append({**record["samples"][index], "phase": phase, "begin_ns": 0, "end_ns": taken_ns})
+    return found
+
+
+def events(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "work" / "events.jsonl").read_text().splitlines()]
 
 
 def test_a_second_process_on_the_gpu_is_found_beside_a_real_one(tmp_path: Path, monkeypatch) -> None:

@@ -12,7 +12,8 @@ from plan_samples import SUITE, write_suite
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import read_toml, validate
 from orchestrator.base.paths import SUITES
-from orchestrator.plan.suite import SuiteFile, load_suite, suite_names
+from orchestrator.plan.cell import Device
+from orchestrator.plan.suite import Suite, SuiteFile, load_suite, suite_names
 from orchestrator.plan.workload import MEASURED, Workload
 
 if TYPE_CHECKING:
@@ -129,6 +130,18 @@ def test_a_suite_without_ceilings_gets_what_suits_the_device(tmp_path: Path) -> 
     suite = load_suite(str(write_suite(tmp_path, text)))
     assert suite.ceilings("cuda")[0].workload.matrix_sizes == (8192, 16384)
     assert max(suite.ceilings("cpu")[0].workload.matrix_sizes or ()) <= 1024
+
+
+def test_ceilings_are_sustained_and_in_tf32_on_a_gpu_alone(tmp_path: Path) -> None:
+    def found(suite: Suite, device: Device) -> list[tuple[object, ...]]:
+        tasks = suite.ceilings(device, ["bfloat16", "float32"])
+        return [(w.dtype, w.precisions, w.soak_s, w.sustained_s) for w in (task.workload for task in tasks)]
+
+    suite = load_suite(str(write_suite(tmp_path, SUITE)))
+    assert found(suite, "cuda") == [("bfloat16", None, 5.0, 20.0), ("float32", ("tf32",), 5.0, 20.0)]
+    assert found(suite, "cpu") == [("bfloat16", None, None, None), ("float32", None, None, None)]
+    short = load_suite(str(write_suite(tmp_path, SUITE.replace("[ceilings]\n", "[ceilings]\nsustained_s = 0\n"))))
+    assert found(short, "cuda") == [("bfloat16", None, None, None), ("float32", ("tf32",), None, None)]
 
 
 MODEL = "layers = 1\nwidth = 64\nheads = 4\nmlp_width = 32\nvocabulary = 512\nblock_size = 128\n"

@@ -103,9 +103,18 @@ def test_the_hash_that_is_printed_is_that_of_the_file_or_it_is_said(tmp_path: Pa
 
 def test_ceilings(run: Path) -> None:
     text = explain(run, "ceilings torch@cuda")
-    assert "matrix product: 781 TFLOP/s in bfloat16" in text
-    assert "device copy: 3.02 TB/s" in text
+    assert "best: bfloat16 matrix product 781 TFLOP/s (size 8192), device copy 3.02 TB/s (read + written)" in text
     assert "Figures" not in text
+
+
+def test_sustained_ceilings_say_in_what_and_how_long(tmp_path: Path) -> None:
+    product = {"kind": "matrix_product", "size": 16384, "work": 8 * 10**12, "durations_ns": [10**10] * 2}
+    lasting = [{**product, "sustained": True}, {**product, "sustained": True, "precision": "tf32"}]
+    text = explain(save_run(tmp_path, [ceilings(rates=[product, *lasting])]), "ceilings torch@cuda")
+    assert "matrix product at 16384: median 10000 ms of 2 calls" in text
+    assert "matrix product at 16384, sustained: 2 times 8.00 TFLOP in 20 s" in text
+    assert "matrix product at 16384 in TF32, sustained: 2 times 8.00 TFLOP in 20 s" in text
+    assert "(size 16384), sustained 800 GFLOP/s (size 16384), TF32 matrix product" in text
 
 
 def test_unknown_names_list_what_there_is(run: Path) -> None:

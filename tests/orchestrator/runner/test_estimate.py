@@ -47,6 +47,18 @@ def test_earlier_records_beat_the_guess(tmp_path: Path) -> None:
     assert expected(smoke_cell(timeout_s=5.0), known).seconds == 5.0
 
 
+def test_the_guess_knows_the_seconds_of_sustained_ceilings() -> None:
+    cells = make_plan(load_suite("note"), {"a": stack()}, device="cuda", benchmarks=["ceilings"]).cells
+    (cell,) = [cell for cell in cells if cell.role == "ceilings"]
+
+    def guess(**changes: object) -> float:
+        return guess_seconds(cell.model_copy(update={"workload": cell.workload.model_copy(update=changes)}))
+
+    burst = guess(soak_s=None, sustained_s=None)
+    assert guess_seconds(cell) == pytest.approx(burst + 25)
+    assert guess(precisions=("tf32",)) > burst + 50
+
+
 def test_no_results_and_damaged_ones_are_no_history(tmp_path: Path) -> None:
     assert history(tmp_path / "nowhere") == {}
     run = Run.create(tmp_path, PLAN, "s" * 16)

@@ -81,9 +81,10 @@ def test_sizes_in_words() -> None:
     assert words["forward"] == "open_llama_7b, batch 10, sequence 2048, bfloat16"
     assert words["generation"] == "open_llama_7b, batch 1, 6 prompt tokens, 200 new tokens, bfloat16"
     assert words["train_dynamic"] == "open_llama_3b, batch 2, sequences of 10 to 2048, bfloat16"
-    assert (
-        describe(load_suite("note").ceilings("cuda")[0].workload) == "matrices of 8192, 16384, copy of 4.3 GB, bfloat16"
-    )
+    copies = "matrices of 8192, 16384, copy of 4.3 GB"
+    cuda = [describe(task.workload) for task in load_suite("note").ceilings("cuda", ["float32"])]
+    assert cuda == [f"{copies}, 20 s sustained, bfloat16", f"{copies}, 20 s sustained, float32 and TF32"]
+    assert describe(load_suite("note").ceilings("cpu")[0].workload) == f"{copies}, bfloat16"
 
 
 @pytest.mark.docker

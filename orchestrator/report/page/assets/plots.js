@@ -81,7 +81,7 @@ function samplesChart(workload, all, width) {
 }
 
 function strip(row, workload) {
-  const rounds = samplesOf(row).map((round) => round.filter((sample) => sample[1] === "timed" || sample[1] === "repeat"));
+  const rounds = samplesOf(row).map((round) => round.filter((sample) => ["timed", "repeat", "sustained"].includes(sample[1])));
   const walls = rounds.flat().map((sample) => sample[3]).sort((a, b) => a - b);
   const median = walls.length ? (walls[(walls.length - 1) >> 1] + walls[walls.length >> 1]) / 2 : 0;
   const points = rounds.flatMap((round, number) => {
@@ -104,7 +104,7 @@ function drawStrip(item, n, { x, low, high, left, width, stripHeight, above, for
   const dots = item.points.map((point) => {
     const [px, py] = [x(point.at), y(point.value)];
     const [index, phase, , wall, , , taint, shapeText] = point.sample;
-    const tip = `${row.legend}\nsample ${index}${item.rounds > 1 ? `, round ${point.number}` : ""}${phase === "repeat" ? ", repeated" : ""}, ${shapeText}\n${short(wall)} s${taint ? `\ntainted: ${taint}` : ""}`;
+    const tip = `${row.legend}\nsample ${index}${item.rounds > 1 ? `, round ${point.number}` : ""}${{ repeat: ", repeated", sustained: ", sustained" }[phase] || ""}, ${shapeText}\n${short(wall)} s${taint ? `\ntainted: ${taint}` : ""}`;
     const mark = marker(row, px, py, 3.2, phase === "repeat" ? { class: `hollow ${colour(row)}` } : null);
     return sampleMark([px, py], taint, mark, { "data-row": row.id, "data-tip": tip });
   });

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.text import code, escape, shortened
 from orchestrator.records.record import Record
 from orchestrator.report.page.index import make_index
+from orchestrator.report.proof import prove
 from orchestrator.report.remarks import as_markdown, remarks
 from orchestrator.report.source import read_source
 from orchestrator.report.tables import FILES, markdown, render_tables, write_tables
@@ -293,6 +295,27 @@ def test_the_page_has_the_tables_cells_and_remarks(run: Path) -> None:
     for row in content["rows"]:
         for key, (text, *_) in row["cells"].items():
             assert text in page, key
+
+
+def test_which_rate_a_share_is_of_is_said_where_any_is_another_than_the_bursts(run: Path) -> None:
+    pairs = [pair for pair in make_report(run).pairs if pair.steady.share.bound == "compute"]
+    eager = next(pair for pair in pairs if pair.steady.method == "eager")
+    share = eager.steady.share.model_copy(update={"rate": "sustained", "precision": "tf32"})
+    capped = replace(eager, steady=eager.steady.model_copy(update={"share": share}))
+    begin = "Of the ceiling: of the matrix product's "
+    for shown, said in (
+        (pairs, []),
+        ([capped], [f"{begin}sustained rate in TF32."]),
+        (
+            [*(pair for pair in pairs if pair is not eager), capped],
+            [f"{begin}burst rate (`inductor@cuda`).", f"{begin}sustained rate in TF32 (`eager@cuda`)."],
+        ),
+    ):
+        lines = [as_markdown(remark) for remark in remarks([(make_report(run), pair) for pair in shown])]
+        assert [line for line in lines if line.startswith(begin)] == said
+    words = "56.2 % (compute bound, sustained rate in TF32, ceilings of this device, by cuda)"
+    (one,) = [record for record in small_run() if record.cell_id == eager.steady.cell_id]
+    assert words in str(prove(read_source(run), (one,), capped).top)
 
 
 @pytest.mark.parametrize(

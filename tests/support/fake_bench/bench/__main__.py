@@ -91,7 +91,7 @@ def checked(folder: Path, spec: dict[str, Any]) -> int:
 def reference(folder: Path, spec: dict[str, Any]) -> int:
     for workload_id in spec["subject_ids"]:
         (folder / f"reference-{workload_id}.safetensors").write_bytes(f"reference of {workload_id}".encode())
-    return write(folder, record(spec, detail={"references": {spec["subject_ids"][0]: {"seconds": 1.5}}}))
+    return write(folder, record(spec, detail={"references": {name: {"seconds": 1.5} for name in spec["subject_ids"]}}))
 
 
 def reference_link(folder: Path, spec: dict[str, Any]) -> int:
@@ -188,8 +188,8 @@ def stalls(folder: Path, spec: dict[str, Any]) -> int:
         take(index, "first" if index == 0 else "warmup" if index == 1 else "timed")
     whole = record(spec, samples=samples)
     whole.setdefault("detail", {})
-    for index in repeats.asked(folder, whole, events) if spec["repeats"] else ():
-        take(index, "repeat")
+    for index, phase, _ in repeats.asked(folder, whole, events) if spec["repeats"] else ():
+        take(index, phase)
     return write(folder, whole)
 
 
