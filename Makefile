@@ -19,7 +19,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead scaling trip verdicts alarms long-run faults fuzz lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -59,6 +59,9 @@ test-environments: $(VENV)/.dev $(TORCH_ENV)/.installed $(OLD_ENV)/.installed
 
 overhead: $(VENV)/.dev  ## what the orchestrator costs: a cell under it against the same `docker run` by hand
 	@$(VENV)/bin/python tests/benchmarks/overhead.py $(ARGS)
+
+peers: $(VENV)/.dev  ## a row beside a short script of the same packages: ARGS="--stack tinyllama --method tinyllama"
+	@$(VENV)/bin/python tests/benchmarks/peers.py $(ARGS)
 
 scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 100,000 records
 	@$(VENV)/bin/python tests/benchmarks/scaling.py $(ARGS)

@@ -159,22 +159,16 @@ def _cpu() -> str | None:
 
 
 def _gpu() -> dict[str, Any]:
+    """What torch and the kernel say; the rest is the orchestrator's to ask: an image may have no nvidia-smi."""
     import torch
 
     properties = torch.cuda.get_device_properties(0)
-    query = "uuid,driver_version,clocks.sm,clocks.mem,power.limit"
-    line = _first_line(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", "--id=0"])
-    shown = [part.strip() for part in line.split(",")] if line else [""] * 5
-    uuid = shown[0] or (f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None)
     return {
         "name": properties.name,
-        "uuid": uuid,
+        "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None,
         "memory_bytes": properties.total_memory,
         "compute_capability": f"{properties.major}.{properties.minor}",
-        "driver": shown[1] or _driver(),
-        "sm_clock_mhz": int(shown[2]) if shown[2].isdigit() else None,
-        "memory_clock_mhz": int(shown[3]) if shown[3].isdigit() else None,
-        "power_limit_watts": float(shown[4]) if shown[4].replace(".", "", 1).isdigit() else None,
+        "driver": _driver(),
     }
 
 

@@ -34,6 +34,16 @@ class Hardware:
     driver: str | None = None
     memory_bytes: int | None = None
     threads: int | None = None
+    power_limit_watts: float | None = None
+    power_default_watts: float | None = None
+    ecc: bool | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What somebody can set of a GPU, in words, as far as it is known."""
+        limit, ecc = self.power_limit_watts, self.ecc
+        found = {"power limit": f"{limit:g} W"} if limit is not None else {}
+        return found | ({"ECC": "on" if ecc else "off"} if ecc is not None else {})
 
     @property
     def in_words(self) -> str:
@@ -41,7 +51,10 @@ class Hardware:
         if self.name is None:
             return ""
         if self.device == "cuda":
-            return f"{self.name}, driver {self.driver or 'not known'}"
+            limit, default = self.power_limit_watts, self.power_default_watts
+            limited = f", power limit {limit:g} W ({default:g} W by default)" if default and limit != default else ""
+            ecc = f", ECC {self.settings['ECC']}" if self.ecc is not None else ""
+            return f"{self.name}, driver {self.driver or 'not known'}{limited}{ecc}"
         return self.name if self.threads is None else f"{self.name}, {counted(self.threads, 'thread')}"
 
     def is_same_model(self, other: Hardware) -> bool:
@@ -139,8 +152,8 @@ def hardware_of(record: Record) -> Hardware:
     given = record.provenance.gpu if record.provenance else None
     if gpu is None:
         return Hardware(device="cuda", uuid=given)
-    uuid = given or gpu.uuid
-    return Hardware(device="cuda", name=gpu.name, uuid=uuid, driver=gpu.driver, memory_bytes=gpu.memory_bytes)
+    same = ("name", "driver", "memory_bytes", "power_limit_watts", "power_default_watts", "ecc")
+    return Hardware(device="cuda", uuid=given or gpu.uuid, **{name: getattr(gpu, name) for name in same})
 
 
 def ceiling(record: Record) -> Ceiling:

@@ -57,13 +57,12 @@ def ground_of(record: Record) -> Ground:
                 **{f"setting {name}": value for name, value in environment.settings.items()},
             }
         )
-        limit = environment.gpu.power_limit_watts if environment.gpu else None
-        facts["power limit"] = None if limit is None else f"{limit:g} W"
     if provenance is not None:
         facts.update(launcher=provenance.launcher, image=provenance.image_id, lock=provenance.lock)
         facts["compile cache"] = provenance.cache
     clock = telemetry.sm_clock_mhz if telemetry else None
     hardware = hardware_of(record)
+    facts.update(hardware.settings)
     return Ground(
         hardware=hardware,
         gpus=() if hardware.uuid is None else (hardware.uuid,),

@@ -36,3 +36,16 @@ def doctor_command(stack_folders: tuple[Path, ...]) -> int:
     from orchestrator.runner.doctor import doctor
 
     return doctor(stack_folders)
+
+
+@click.command("compose-gpu", short_help="Print what compose needs where no NVIDIA toolkit is.")
+@options.gpu
+def compose_gpu_command(gpu: str | None) -> None:
+    """Print a second file for docker compose: its services get a GPU's devices and the driver's libraries.
+
+    For a host without NVIDIA's container toolkit. Services whose image `orchestrator build` has built are in it.
+    """
+    from orchestrator.base.text import show
+    from orchestrator.runner.compose_gpu import override
+
+    show(override(gpu))

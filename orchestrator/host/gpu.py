@@ -286,6 +286,16 @@ class Gauge:
             used_bytes=self.ask("nvmlDeviceGetMemoryInfo", read=lambda memory: int(memory.used)),
         )
 
+    def settings(self) -> dict[str, Any]:
+        """Return what somebody can set, and the driver, by the names that a record has for them; only what is known."""
+        found = {
+            "driver": ask("nvmlSystemGetDriverVersion", read=one_line).value,
+            "power_limit_watts": self.ask("nvmlDeviceGetEnforcedPowerLimit", read=_watts),
+            "power_default_watts": self.ask("nvmlDeviceGetPowerManagementDefaultLimit", read=_watts),
+            "ecc": self.ask("nvmlDeviceGetEccMode", read=lambda modes: bool(modes[0])),  # now, and after a reboot
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
     def processes(self) -> frozenset[int] | None:
         """Return the numbers of the processes that compute there, as this host's; None where it does not say."""
         found: frozenset[int] | None = self.ask("nvmlDeviceGetComputeRunningProcesses", read=_pids)
@@ -353,6 +363,10 @@ def _describe(index: int, driver: str | None) -> HostGpu | Answer:
         processes=tuple(sorted(of("nvmlDeviceGetComputeRunningProcesses", read=_pids) or ())),
         utilisation=of("nvmlDeviceGetUtilizationRates", read=lambda rates: int(rates.gpu)),
     )
+
+
+def _watts(milliwatts: int) -> float:
+    return int(milliwatts) / 1e3
 
 
 def _pids(running: Any) -> frozenset[int]:

@@ -226,11 +226,14 @@ class DockerLauncher:
     ) -> dict[str, Any]:
         grant = GpuGrant(environment={"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"})
         if device == "cuda":
-            if self.gpu is None:
-                raise InfrastructureError("this host has no GPU", where=stack.name)
-            wanted = access or (self.access if stack.gpu.access == "auto" else stack.gpu.access)
-            grant = self._listed(stack, gpu_grant(wanted, self.gpu, stack, self.state))
+            grant = self.grant(stack, access or (self.access if stack.gpu.access == "auto" else stack.gpu.access))
         return self._granted(stack, command, folders, grant)
+
+    def grant(self, stack: Stack, access: GpuAccess) -> GpuGrant:
+        """Return what gives a container of the stack the GPU; the driver's libraries are listed in its image."""
+        if self.gpu is None:
+            raise InfrastructureError("this host has no GPU", where=stack.name)
+        return self._listed(stack, gpu_grant(access, self.gpu, stack, self.state))
 
     def _granted(
         self, stack: Stack, command: tuple[str, ...], folders: Job | Folders | None, grant: GpuGrant

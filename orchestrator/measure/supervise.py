@@ -25,7 +25,7 @@ from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
 from orchestrator.measure.host_load import LoadSampler, watch_host
-from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
+from orchestrator.measure.telemetry import Sampler, Series, watch_gpu, with_settings
 from orchestrator.measure.validity import (
     Seen,
     Sighting,
@@ -237,6 +237,7 @@ def _believed(
         if refusal is not None and refusal.status == "crashed":
             # The samples are complete, but a process that crashes at its end is not fine.
             record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
+        record = with_settings(record, sampler.settings if sampler else {})
         throttled = load.throttled if load and load.quota else None
         seen = Seen(watch.phases, watch.sightings, watch.question.reported)
         record = _leave_series(judged(record, series, throttled, seen), series, job)

@@ -10,13 +10,13 @@ import json
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orchestrator.host.gpu import REASONS, Gauge, Quick, Slow, gauge, process_name
-from orchestrator.records.record import Range, Telemetry
+from orchestrator.records.record import Range, Record, Telemetry
 
 Pids = Callable[[], frozenset[int] | None]
 Window = tuple[int, int]
@@ -48,6 +48,8 @@ class Sampler(threading.Thread):
     def __init__(self, gauge: Gauge, pids: Pids) -> None:
         super().__init__(name="telemetry", daemon=True)
         self._gauge, self._pids = gauge, pids
+        self.settings = gauge.settings()
+        """What NVML says of the GPU that does not change while a cell runs."""
         self._readings: list[Reading] = []
         self._interval_s = INTERVAL_S
         self._own: frozenset[int] = frozenset()
@@ -217,6 +219,15 @@ def summary(series: Series, windows: Sequence[Window]) -> Telemetry | None:
         foreign=tuple(sorted(series.names.get(pid, "unknown") for pid in foreign)),
         energy_joules=series.joules(windows),
     )
+
+
+def with_settings(record: Record, settings: Mapping[str, Any]) -> Record:
+    """Return the record with what NVML says of its GPU: bench cannot ask it in every image, and is not believed."""
+    environment = record.environment
+    if environment is None or environment.gpu is None:
+        return record
+    told = environment.model_copy(update={"gpu": environment.gpu.model_copy(update=settings)})
+    return record.model_copy(update={"environment": told})
 
 
 def strangers(series: Series, window: Window) -> frozenset[int]:

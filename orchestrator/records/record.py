@@ -259,7 +259,7 @@ class HostLoad(Frozen):
 
 
 class Gpu(Frozen):
-    """The device as the container saw it."""
+    """The device as the container saw it; what somebody can set of it, and its driver, as the host's NVML says."""
 
     name: str
     uuid: str | None
@@ -269,6 +269,10 @@ class Gpu(Frozen):
     sm_clock_mhz: Integer | None = None
     memory_clock_mhz: Integer | None = None
     power_limit_watts: float | None = None
+    """That holds, whoever set it."""
+    power_default_watts: float | None = None
+    """The limit that the card comes with."""
+    ecc: bool | None = None
 
 
 class Environment(Frozen):

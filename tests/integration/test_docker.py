@@ -34,6 +34,7 @@ from orchestrator.measure.host_load import watch_host
 from orchestrator.measure.supervise import supervise, write_spec
 from orchestrator.plan.stack import Gpu, ReadyImage
 from orchestrator.records.record import Record
+from orchestrator.runner.compose_gpu import services
 
 pytestmark = pytest.mark.docker
 
@@ -477,6 +478,31 @@ print(os.access("/usr/local/nvidia/lib64", os.W_OK), os.access("/etc/ld.so.cache
         listed, folder = "libcuda.so libcuda.so.1 True", "/usr/local/nvidia/lib64"
         assert launcher.ask(stack, ("-c", look), "cuda") == (0, f"0 driver {uid}\n{listed}\n{folder}\nFalse False\n")
     assert len(list((tmp_path / "state" / "driver").glob("*.ld.so.cache"))) == 1
+
+
+def test_compose_gets_the_drivers_libraries_without_a_toolkit(launcher, tmp_path: Path, monkeypatch) -> None:
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no compose")
+    library, device = driver_of(tmp_path / "lib$x", *DRIVER), "/dev/null"
+    monkeypatch.setattr(gpu_access, "LIBRARY_FOLDERS", (str(library),))
+    launcher.gpu, launcher.state = NO_GPU, tmp_path / "state"
+    stack = make_stack(python="python3").model_copy(update={"gpu": Gpu(access="raw", devices=(device,))})
+    grant = replace(launcher.grant(stack, "raw"), devices=(f"{device}:/dev/nvidia0:rwm",))
+    (tmp_path / "gpu.yml").write_text(services([("one", grant)]))
+    look = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.path.exists('/dev/nvidia0'))"
+    command = ["python3", "-c", look + gpu_access.FIND_DRIVER]
+    reserved = {"resources": {"reservations": {"devices": [{"driver": "nvidia", "capabilities": ["gpu"]}]}}}
+    service = {"image": IMAGE, "command": command, "read_only": True, "user": "65534:65534", "network_mode": "none"}
+    (tmp_path / "docker-compose.yml").write_text(json.dumps({"services": {"one": {**service, "deploy": reserved}}}))
+    compose = ["docker", "compose", "-p", f"stackbench-test-{os.getpid()}", "-f", "docker-compose.yml"]
+    outcomes = []
+    for more in ([], ["-f", "gpu.yml"]):
+        done = subprocess.run(
+            [*compose, *more, "run", "--rm", "-T", "one"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        outcomes.append((done.returncode == 0, done.stdout))
+    subprocess.run([*compose, "down"], cwd=tmp_path, capture_output=True, check=False)
+    assert outcomes == [(False, ""), (True, "GPU-00000000 True\nnvidia-smi is not on the PATH\n")]
 
 
 def test_ways_to_a_gpu_that_do_not_work_say_why_and_leave_nothing(launcher: DockerLauncher, tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ class ScriptedNvml:
     def __init__(self, **script: Any) -> None:
         self.script = {
             "sm": 1980, "memory": 2619, "reasons": 0, "energy": lambda now: now // 2_000, "thermal": 0,
-            "power": 500_000, "celsius": 60, "used": 2**34, "pids": [], "handle": None, "cost_s": 0.0, **script,
+            "power": 500_000, "celsius": 60, "used": 2**34,
+            "limit": 350_000, "default": 700_000, "ecc": [1, 0], "pids": [], "handle": None, "cost_s": 0.0, **script,
         }  # fmt: skip
         self.asked: dict[str, int] = {}
 
@@ -79,6 +80,18 @@ class ScriptedNvml:
 
     def nvmlDeviceGetTemperature(self, _handle: str, _sensor: int) -> int:
         return self._value("celsius")
+
+    def nvmlSystemGetDriverVersion(self) -> bytes:
+        return b"580.159.04"
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, _handle: str) -> int:
+        return self._value("limit")
+
+    def nvmlDeviceGetPowerManagementDefaultLimit(self, _handle: str) -> int:
+        return self._value("default")
+
+    def nvmlDeviceGetEccMode(self, _handle: str) -> list[int]:
+        return self._value("ecc")
 
     def nvmlDeviceGetMemoryInfo(self, _handle: str) -> Any:
         return SimpleNamespace(used=self._value("used"))

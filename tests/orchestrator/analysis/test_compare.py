@@ -148,6 +148,17 @@ def test_another_specimen_of_the_same_model_is_named(tmp_path: Path) -> None:
     assert results(told) == ["same"]
 
 
+def test_another_power_limit_and_ecc_mode_are_named_where_both_sides_know_theirs(tmp_path: Path) -> None:
+    full, capped = (
+        environment(gpu={**GPU, "power_limit_watts": limit, "power_default_watts": 700.0, "ecc": ecc})
+        for limit, ecc in ((700.0, True), (350.0, False))
+    )
+    told = two(tmp_path / "known", rounds(environment=full), rounds(seed=2, environment=capped))
+    found = {d.what: (d.a, d.b) for d in told.cells[0].differences}
+    assert found == {"power limit": ("700 W", "350 W"), "ECC": ("on", "off")}
+    assert two(tmp_path / "old", rounds(), rounds(seed=2, environment=capped)).cells[0].differences == ()
+
+
 def test_rounds_on_several_gpus_and_their_clocks_are_all_named(tmp_path: Path) -> None:
     clocks = [{**TELEMETRY, "sm_clock_mhz": {"low": 1200.0, "median": mhz, "high": 1900.0}} for mhz in (1410.0, 1500.0)]
     other = environment(gpu={**GPU, "uuid": "GPU-27c61449"})

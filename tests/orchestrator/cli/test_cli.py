@@ -28,6 +28,7 @@ COMMANDS = (
     "run-all",
     "table",
     "doctor",
+    "compose-gpu",
     "explain",
     "compare",
     "bundle",

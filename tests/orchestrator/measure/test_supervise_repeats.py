@@ -281,6 +281,24 @@ def test_telemetry_of_a_real_process_taints_its_sample_and_has_it_repeated(tmp_p
     assert record.telemetry.series_sha256 is not None
 
 
+@pytest.mark.parametrize(
+    ("script", "limit", "default", "ecc"),
+    [
+        ({}, 350, 700, True),
+        ({"limit": 700_000, "ecc": [0, 1]}, 700, 700, False),
+        # What the driver does not say stays as bench has it.
+        (dict.fromkeys(("limit", "default", "ecc"), NVMLError_NotSupported()), 1, 1, False),
+    ],
+)
+def test_what_can_be_set_of_a_gpu_says_the_host_and_not_the_cell(  # noqa: PLR0917
+    tmp_path, monkeypatch, script, limit, default, ecc
+) -> None:
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(**script))
+    gpu = run(tmp_path, "on_gpu", gpu=UUID, change=long_samples).environment.gpu
+    assert (gpu.power_limit_watts, gpu.power_default_watts, gpu.ecc) == (limit, default, ecc)
+    assert (gpu.name, gpu.driver) == ("NVIDIA H100", "580.159.04")
+
+
 def test_a_real_process_at_the_power_cap_goes_on_back_to_back_and_its_figure_is_made_of_that(tmp_path, monkeypatch):
     monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
     monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", 2.6)

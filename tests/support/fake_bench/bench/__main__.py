@@ -76,6 +76,13 @@ def good(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec))
 
 
+def on_gpu(folder: Path, spec: dict[str, Any]) -> int:
+    nothing = {"uuid": None, "memory_bytes": None, "compute_capability": None, "driver": None}
+    gpu = {"name": "NVIDIA H100", **nothing, "power_limit_watts": 1.0, "power_default_watts": 1.0, "ecc": False}
+    environment = {**FINGERPRINT, "platform": "Linux", "gpu": gpu}
+    return write(folder, record(spec, environment=environment))
+
+
 def checked(folder: Path, spec: dict[str, Any]) -> int:
     checks = [{"name": name, "status": "passed", "what": "all of it"} for name in ("rows", "repeat")]
     return write(folder, record(spec, flags=["cold"], proof={"checks": checks}))
@@ -603,6 +610,7 @@ BEHAVIOURS = {
     for function in (
         *(
             good,
+            on_gpu,
             reference,
             slow,
             small_memory,

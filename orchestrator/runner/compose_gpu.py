@@ -1,0 +1,52 @@
+"""A second file for docker compose, where no NVIDIA toolkit is: services get the GPU as raw devices."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from orchestrator.base.errors import UsageError
+from orchestrator.base.paths import BENCH, IMAGES
+from orchestrator.base.text import show
+from orchestrator.build.image import has_image, image_tag
+from orchestrator.host import docker_engine as engine
+from orchestrator.host.gpu import choose_gpu, gpus
+from orchestrator.launchers.docker import DockerLauncher
+from orchestrator.launchers.gpu_access import GpuGrant
+from orchestrator.plan.stack import find_stacks
+
+
+def override(wanted: str | None) -> str:
+    """Return the file (YAML), with a service for each stack that uses the GPU and whose image is here.
+
+    `wanted` names the GPU as `--gpu` does. UsageError where there is no GPU or no image.
+    """
+    here = gpus()
+    if not here.found:
+        raise UsageError(here.why_none, where="compose-gpu", remedy="`docker compose up cpu` needs no GPU")
+    gpu = choose_gpu(here.found, wanted, allow_busy=True, why_none=here.why_none)
+    client = engine.connect()
+    stacks = [one for one in find_stacks([IMAGES]).values() if one.gpu.access != "none" and has_image(client, one)]
+    if not stacks:
+        what = "no image of a stack for the GPU is here to list the driver's libraries in"
+        raise UsageError(what, where="compose-gpu", remedy="`orchestrator build`")
+    images = {stack.name: image_tag(stack) for stack in stacks}
+    launcher = DockerLauncher(client, BENCH, gpu, images=images, say=lambda line: show(line, sys.stderr))
+    return services((stack.name, launcher.grant(stack, "raw")) for stack in stacks)
+
+
+def services(grants: Iterable[tuple[str, GpuGrant]]) -> str:
+    """Return the file that gives each service (by name) what is granted, in the place of its reservation."""
+    lines = ["services:"]
+    for name, grant in grants:
+        binds = [{"type": "bind", "source": out, "target": inside, "read_only": True} for out, inside in grant.mounts]
+        lines += [f"  {name}:", "    deploy: !reset null"]
+        lines += [f"    devices: {_value(grant.devices)}", f"    environment: {_value(grant.environment)}"]
+        lines += [f"    volumes: {_value(binds)}"]
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value).replace("$", "$$")  # of which compose would make a variable

@@ -1,0 +1,129 @@
+"""What the harness costs the method: a row of forward beside a short script of the same packages, in the same minute.
+
+    python tests/benchmarks/peers.py --stack tinyllama --method tinyllama [--suite note] [--sustained 20]
+
+For each row: its method's script of peers/methods/, the row's cell as `run-all` runs it, and the script again, each in
+a process of its own by the same launcher: the same image, rights, limits and GPU. The script takes the place of bench
+in the cell's folders and has nothing of it. Bar: the row's figure is at most 2 % above the mean of the two scripts' by
+the same statistic: the median of seven calls, or the mean over a time of calls back to back where the row's is one.
+Exit code 1 where it is missed, or the row is not `ok`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from orchestrator.base.errors import StackbenchError  # noqa: E402 - found by the line above
+from orchestrator.base.files import write_text  # noqa: E402
+from orchestrator.base.paths import RESULTS  # noqa: E402
+from orchestrator.build.ready import choose_place, reach_engine  # noqa: E402
+from orchestrator.host.devices import look  # noqa: E402
+from orchestrator.launchers.work_area import copy_bench  # noqa: E402
+from orchestrator.measure.supervise import SPEC_FILE  # noqa: E402
+from orchestrator.plan.choice import RunOptions  # noqa: E402
+from orchestrator.runner.one_round import Session, make_job, run_round  # noqa: E402
+from orchestrator.runner.order import Turn  # noqa: E402
+from orchestrator.runner.progress import make_progress  # noqa: E402
+from orchestrator.runner.run_all import made_ready  # noqa: E402
+
+PEERS = Path(__file__).with_suffix("")
+SIZES = ("layers", "width", "heads", "mlp_width", "vocabulary", "norm_eps")
+LIMIT = 1.02
+
+
+def main() -> int:
+    """Run the rows with their peers, and print a line for each; return 1 where the bar is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--suite", default="note")
+    parser.add_argument("--stack", required=True)
+    parser.add_argument(
+        "--method", required=True, choices=sorted(path.stem for path in (PEERS / "methods").glob("*.py"))
+    )
+    parser.add_argument("--launcher", choices=("auto", "docker", "local"), default="auto")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--gpu")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--sustained", type=float, default=20.0, help="seconds of calls back to back, after 10 of soak")
+    given = parser.parse_args()
+    options = RunOptions(
+        suite=given.suite,
+        stacks=(given.stack,),
+        methods=(given.method,),
+        benchmarks=("forward",),
+        launcher=given.launcher,
+        rounds=given.rounds,
+        gpu=given.gpu,
+        results=given.results,
+        fresh=True,
+    )
+    host = look(options)
+    choice = choose_place(options, host)
+    with make_progress() as progress, made_ready(options, host, choice, reach_engine(choice), progress) as one:
+        lines = [line for turn in one.todo for line in in_turn(one, turn, given.sustained)]
+    for line, missed in lines:
+        print(line, "(bar missed)" * missed)
+    return int(not lines or any(missed for _, missed in lines))
+
+
+def in_turn(one: Session, turn: Turn, sustained_s: float) -> list[tuple[str, bool]]:
+    """Run a turn, a row between two runs of its peer; return what to say of a row, and whether it misses the bar."""
+    one.progress.begin(turn.title, one.todo.index(turn) + 1, len(one.todo), turn.cell.timeout_s)
+    if turn.cell.role != "row" or turn.cell.benchmark != "forward":
+        run_round(one, turn)
+        return []
+    before = peer(one, turn, sustained_s)
+    record = run_round(one, turn)
+    after = peer(one, turn, sustained_s)
+    one.outcomes.write_tables(now=True)
+    rows = json.loads((one.run.folder / "tables.json").read_text(encoding="utf-8"))["rows"]
+    (row,) = (row for row in rows if row["protocol"] == "steady" and row["cell_id"] == turn.cell_id)
+    if row["headline"] is None:
+        return [(f"{turn.title}: {row['status']}: {row['reason']}", True)]
+    lasting = any(sample.phase == "sustained" for sample in record.samples)
+    name = "mean_s" if lasting else "median_s"
+    peers, figure = (before[name], after[name]), row["figure"]["value"]
+    ratio = figure / statistics.mean(peers)
+    shown = " and ".join(f"{1e3 * seconds:.2f} ms" for seconds in peers)
+    line = f"{turn.title}, round {turn.round}: {1e3 * figure:.2f} ms ({row['figure']['basis']}); peer before and after "
+    return [(f"{line}{shown} ({name}); ratio {ratio:.4f}", ratio > LIMIT)]
+
+
+def peer(one: Session, turn: Turn, sustained_s: float) -> dict[str, Any]:
+    """Return what the peer of a row says of its times, in seconds; StackbenchError where it fails."""
+    workload = turn.cell.workload
+    assert workload.model is not None
+    spec = {
+        **{name: getattr(turn.cell, name) for name in ("method", "device")},
+        **{name: getattr(workload, name) for name in ("dtype", "batch", "sequence")},
+        "model": {name: getattr(workload.model, name) for name in SIZES},
+        "sustained_s": sustained_s,
+    }
+    with one.area.cell("peer") as folder:
+        job = make_job(one, turn, folder)
+        write_text(job.work / SPEC_FILE, json.dumps(spec))
+        launcher: Any = replace(one.launcher, bench=copy_bench(PEERS, folder / "peer" / "bench"))  # type: ignore[type-var]
+        with launcher.start(one.ready.prepared[turn.cell.stack], job) as handle:
+            ended = handle.wait(turn.cell.timeout_s)
+            handle.collect()
+        log = job.log.read_text(errors="replace").strip()
+    if ended is None or ended.code != 0:
+        raise StackbenchError(f"the peer ended as {ended}: {log[-2000:]}", where=turn.title)
+    found: dict[str, Any] = json.loads(log.splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except StackbenchError as error:
+        print(f"peers: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
