@@ -7,13 +7,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 from places import ROOT
 
-from bench import operators
-from bench.model import weights
-from bench.model.gpt import build
-from bench.spec import named
+torch = pytest.importorskip("torch")
+
+from bench import operators  # noqa: E402
+from bench.model import weights  # noqa: E402
+from bench.model.gpt import build  # noqa: E402
+from bench.spec import named  # noqa: E402
 
 
 def apply_rotary(first, second, cos, sin, out_first, out_second, conjugate) -> None:  # noqa: PLR0917 - as it is
