@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -78,10 +78,10 @@ class DockerLauncher:
     say: Say = print
     """Where it is said what an engine refuses."""
     state: Path = STATE
+    refused: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Of each image that was tried, the options that the engine refused."""
 
     def __post_init__(self) -> None:
-        self.refused: dict[str, frozenset[str]] = {}
-        """Of each image that was tried, the options that the engine refused."""
         self._loader_caches: dict[str, Path | None] = {}
         with engine.engine_errors():
             info = self.client.info()
@@ -151,51 +151,49 @@ class DockerLauncher:
         device: Device = "cpu",
         access: GpuAccess | None = None,
     ) -> tuple[int | None, str]:
-        """Run the stack's Python in a cell's container; return exit code and output.
+        """Run the stack's Python in a cell's container; return exit code and output."""
+        return self._asked(stack, lambda: self._arguments(stack, command, device, folders, access))
+
+    def _asked(self, stack: Stack, arguments: Callable[[], dict[str, Any]]) -> tuple[int | None, str]:
+        """Start a container and return its exit code and output once it has ended, or was killed for it took too long.
 
         Of an image that was not tried yet, the options that the engine refuses are found, and left out from here on.
         """
-        arguments = self._arguments(stack, command, device, folders, access)
-        labels, log = engine.labels("prepare", "ask"), Path(os.devnull)
         try:
-            handle = self._start(arguments, labels, log)
+            handle = self._start_asking(arguments())
         except InfrastructureError as error:
-            image = self._image(stack)
-            if device != "cpu" or image in self.refused or not isinstance(error.__cause__, docker.errors.APIError):
+            if self._image(stack) in self.refused or not isinstance(error.__cause__, docker.errors.APIError):
                 raise
-            self._leave_out(stack, command, folders, error)
-            handle = self._start(self._arguments(stack, command, device, folders, access), labels, log)
+            self._leave_out(stack, error)
+            handle = self._start_asking(arguments())
         with handle:
-            return self._answer(handle)
+            ended = interrupt.patiently(lambda: handle.wait(FINGERPRINT_S))
+            if ended is None:
+                handle.cancel()
+            return (ended.code if ended else None), handle.output().decode("utf-8", "replace")
 
-    def _answer(self, handle: DockerHandle) -> tuple[int | None, str]:
-        """Return a container's exit code and output once it has ended, or was killed since it took too long."""
-        ended = interrupt.patiently(lambda: handle.wait(FINGERPRINT_S))
-        if ended is None:
-            handle.cancel()
-        return (ended.code if ended else None), handle.output().decode("utf-8", "replace")
+    def _leave_out(self, stack: Stack, error: InfrastructureError) -> None:
+        """Find the options without which the stack's container starts on the CPU, as few as will do.
 
-    def _leave_out(
-        self, stack: Stack, command: tuple[str, ...], folders: Folders | None, error: InfrastructureError
-    ) -> None:
-        """Find the options without which the stack's container starts, as few as will do.
-
-        InfrastructureError where it starts without none of them: with the reason that is left.
+        InfrastructureError where it starts without none of them: with the reason that is left; where it starts with
+        all: `error`, which has another cause.
         """
         image = self._image(stack)
 
         def refusal(without: frozenset[str]) -> InfrastructureError | None:
             self.refused[image] = without
-            arguments = self._arguments(stack, command, "cpu", folders)
             try:
-                with self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull)):
+                with self._start_asking(self._arguments(stack, ("-c", ""), "cpu", None)):
                     return None
             except InfrastructureError as left:
                 return left
 
         offered = [option for option in OPTIONAL if option not in self.limits.without]
         needless = frozenset[str]()
-        left: InfrastructureError | None = error
+        left = refusal(needless)
+        if left is None:
+            raise error
+        why = left
         while left and offered:
             needless |= {offered.pop(0)}
             left = refusal(needless)
@@ -206,7 +204,7 @@ class DockerLauncher:
             if refusal(needless - {option}) is None:
                 needless -= {option}
         self.refused[image] = needless
-        self.say(f"{image}: the engine refuses {', '.join(sorted(needless))} ({error.what}); cells run without")
+        self.say(f"{image}: the engine refuses {', '.join(sorted(needless))} ({why.what}); cells run without")
 
     def _image(self, stack: Stack) -> str:
         if stack.ready is not None:
@@ -259,10 +257,7 @@ class DockerLauncher:
             key = digest([self.client.images.get(image).id, grant.mounts])
         place = self.state / "driver" / f"{key}.ld.so.cache"
         if not place.is_file():
-            arguments = self._granted(stack, ("-c", MAKE_LOADER_CACHE), None, grant)
-            handle = self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull))
-            with handle:
-                code, output = self._answer(handle)
+            code, output = self._asked(stack, lambda: self._granted(stack, ("-c", MAKE_LOADER_CACHE), None, grant))
             if code != 0:
                 self.say(f"{image}: no loader's cache with the driver's libraries: {output.strip().splitlines()[-1:]}")
                 return None
@@ -274,6 +269,9 @@ class DockerLauncher:
         """Return what of the driver a compiler would not find in a container of the stack, each in words."""
         code, output = self.ask(stack, ("-c", FIND_DRIVER), "cuda", access)
         return output.splitlines() if code == 0 else [f"asking for the driver's libraries ended with exit code {code}"]
+
+    def _start_asking(self, arguments: dict[str, Any]) -> DockerHandle:
+        return self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull))
 
     def _start(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
         # Named beforehand: it can be removed even if the engine's answer never arrived.

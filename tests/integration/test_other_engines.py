@@ -21,15 +21,18 @@ from places import ROOT
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.build.image import ensure_image, why_not_here
 from orchestrator.host import docker_engine as engine
-from orchestrator.launchers import arguments, trial
+from orchestrator.host.gpu import HostGpu
+from orchestrator.launchers import arguments, gpu_access, trial
 from orchestrator.launchers import work_area as workfolders
-from orchestrator.launchers.docker import DockerLauncher
+from orchestrator.launchers.docker import DockerLauncher, try_ways
 from orchestrator.launchers.trial import works
 from orchestrator.measure.supervise import supervise, write_spec
+from orchestrator.plan.stack import Gpu
 from orchestrator.runner.doctor import doctor
 
 pytestmark = pytest.mark.docker
 STACK = make_stack(python="python3")
+NO_GPU = HostGpu("GPU-00000000", 0, "no GPU", "0", minor=0)
 
 
 def launcher_of(client: Any, folder: Path, said: list[str] | None = None) -> DockerLauncher:
@@ -190,6 +193,18 @@ def test_an_engine_that_has_no_init_runs_cells_without_one(tmp_path: Path, monke
         assert launcher.refused == {IMAGE: {"init"}}
         assert "catatonit" in said[0]
         assert supervise(launcher, launcher.prepare(STACK), make_job("good", tmp_path / "cell")).status == "ok"
+        # A copy knows what its original found out, and one that tries nothing before a GPU finds it out by itself.
+        assert replace(launcher, name="copy").ask(STACK, ("-c", "print(7)")) == (0, "7\n")
+        library = tmp_path / "lib"
+        library.mkdir()
+        (library / "libcuda.so.1").touch()
+        monkeypatch.setattr(gpu_access, "LIBRARY_FOLDERS", (str(library),))
+        again = replace(launcher, gpu=NO_GPU, state=tmp_path / "state", refused={})
+        stack = STACK.model_copy(update={"gpu": Gpu(access="raw", devices=("/dev/null",))})
+        look = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+        assert again.ask(stack, ("-c", look), "cuda") == (0, "GPU-00000000\n")
+        fresh = replace(launcher, gpu=NO_GPU, refused={})
+        assert not any("catatonit" in (answer or "") for answer in try_ways(fresh, STACK).values())
 
 
 @pytest.mark.parametrize(
