@@ -21,8 +21,7 @@ SHORTEST_NS, MOST_DURATIONS = 5_000_000, 4000
 def measure(workload: Workload, device: str, clock: Clock, events: Events) -> list[dict[str, Any]]:
     """Rates: for each, the durations of what was timed, and the work in one of them (FLOPs, or bytes read + written).
 
-    Of the sizes the largest is sustained. Which one is the fastest in a burst depends on how warm the device was by
-    then; the largest is the same in every stack, and it waits for the host the least often.
+    Every product is sustained too: which size is the fastest in a burst depends on how warm the device was by then.
     """
     events.phase("samples")
     # The lower precisions first: products in float32 take long enough to heat the device.
@@ -34,7 +33,10 @@ def measure(workload: Workload, device: str, clock: Clock, events: Events) -> li
         rates.append(device_copy(workload.copy_bytes, workload, device, clock))
     if workload.sustained_s:
         events.phase("sustained")
-        rates += [sustained(one, workload, device, clock, events) for one in products if one["size"] == max(sizes)]
+        # The first one's soak serves all: they follow one another without a rest.
+        soaks = [workload.soak_s or 0.0, *[0.0] * len(products)]
+        for product, soak_s in zip(products, soaks):  # noqa: B905  (Python 3.10's zip)
+            rates.append(sustained(product, workload, device, clock, events, soak_s=soak_s))
     return rates
 
 
@@ -51,8 +53,10 @@ def matrix_product(size: int, precision: str | None, workload: Workload, device:
     return {"kind": "matrix_product", "size": size, "precision": precision, "work": 2 * size**3, **taken}
 
 
-def sustained(burst: dict[str, Any], workload: Workload, device: str, clock: Clock, events: Events) -> dict[str, Any]:
-    """The product of `burst` back to back: `soak_s` unrecorded, until clocks have settled, then `sustained_s`."""
+def sustained(
+    burst: dict[str, Any], workload: Workload, device: str, clock: Clock, events: Events, *, soak_s: float
+) -> dict[str, Any]:
+    """The product of `burst` back to back: `soak_s` unrecorded, until clocks have settled, then the workload's time."""
     calls = ceil(SHORTEST_NS / min(burst["durations_ns"]))
     call = _product(burst["size"], workload, device)
 
@@ -61,7 +65,7 @@ def sustained(burst: dict[str, Any], workload: Workload, device: str, clock: Clo
             call()
 
     begin = monotonic_ns()
-    soaked = begin + round((workload.soak_s or 0) * 1e9)
+    soaked = begin + round(soak_s * 1e9)
     end = soaked + round((workload.sustained_s or 0) * 1e9)
     timed: list[Timing] = []
     done, seconds = 0, ceil((end - begin) / 1e9)

@@ -151,7 +151,7 @@ def judge_samples(context: Context, task: Any, level: Level | None, checks: Chec
         if math.isnan(ratio):
             break
     limit = levels.limit(FROM_EAGER, parts[0].places.numel())
-    checks.at_most("samples", worst, limit, f"{text}, the most of {len(parts)} of {len(kept.parts)} timed")
+    checks.at_most("samples", worst, limit, f"{text}, the most of {len(parts)} of {len(kept.parts)} kept")
 
 
 def against(

@@ -115,7 +115,7 @@ class ModelEntry(Frozen):
 class CeilingsEntry(Frozen):
     """What the GPU can do: square matrix products of these sizes, and copies of a buffer of so many bytes.
 
-    Products are measured in the types of the rows, and in `dtype` too where it is given. On a GPU the largest runs
+    Products are measured in the types of the rows, and in `dtype` too where it is given. On a GPU each runs
     back to back for `sustained_s` too (0: not), after a soak.
     """
 

@@ -123,7 +123,7 @@ def _samples(record: Record) -> Section | None:
         _every_sample(record),
         facts(
             ("loss", f"{significant(losses[0], 6)} at first, {significant(losses[-1], 6)} at last" if losses else None),
-            ("energy of a timed sample", f"{between(min(energies), max(energies), 3)} J" if energies else None),
+            (f"energy of a {shown} sample", f"{between(min(energies), max(energies), 3)} J" if energies else None),
             ("peak memory", _memory(record)),
         ),
     )

@@ -168,8 +168,9 @@ def guess_seconds(cell: Cell) -> float:
     if work.model is None:
         sizes, copied = work.matrix_sizes or (), work.copy_bytes or 0
         once = sum(2 * size**3 for size in sizes) / FLOPS[device] + 2 * copied / BYTES[device]
-        back_to_back = (work.soak_s or 0) + (work.sustained_s or 0)
-        return total + (once * (work.iterations + work.warmup) + back_to_back) * (1 + len(work.precisions or ()))
+        precisions = 1 + len(work.precisions or ())
+        back_to_back = (work.soak_s or 0) + (work.sustained_s or 0) * len(sizes) * precisions
+        return total + once * (work.iterations + work.warmup) * precisions + back_to_back
     count = parameters(work.model)
     weights = count * ELEMENT_BYTES[work.dtype]
     total += 2 * weights / BYTES[device]

@@ -48,18 +48,21 @@ def measure(tmp_path, clock, **changes):
 
 
 def test_what_begins_after_the_soak_is_recorded_and_each_second_is_told(tmp_path, clock):
-    (_, _, _, lasting), told = measure(tmp_path, clock)
+    (*_, lasting, other), told = measure(tmp_path, clock)
     assert (lasting["sustained"], lasting["size"], lasting["work"]) == (True, 16, 2 * 16**3)
     assert lasting["durations_ns"] == [QUARTER] * 8
     assert lasting["end_ns"] - lasting["begin_ns"] == 2 * 10**9
-    assert told == [(0, 3), (1, 3), (2, 3)]
+    assert (other["sustained"], other["size"], other["durations_ns"]) == (True, 8, [QUARTER] * 8)
+    # The soak serves both.
+    assert other["begin_ns"] == lasting["end_ns"]
+    assert told == [(0, 3), (1, 3), (2, 3), (0, 2), (1, 2)]
 
 
 def test_short_calls_are_timed_several_at_once_and_no_more_than_a_record_holds(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(ceilings, "SHORTEST_NS", 3 * QUARTER - 1)
     monkeypatch.setattr(ceilings, "MOST_DURATIONS", 5)
     rates, _ = measure(tmp_path, clock)
-    assert rates[-1]["work"] == 3 * 2 * 16**3
+    assert [rate["work"] for rate in rates[-2:]] == [3 * 2 * 16**3, 3 * 2 * 8**3]
     assert len(rates[-1]["durations_ns"]) == 5
 
 
@@ -84,9 +87,10 @@ def test_products_of_float32_are_what_they_say_whatever_was_set(tmp_path, clock,
         assert torch.get_float32_matmul_precision() == before
     finally:
         torch.set_float32_matmul_precision(usual)
-    assert [rate.get("precision") for rate in rates] == ["tf32", "tf32", None, None, None, "tf32", None]
-    bursts, copies, lasting = 2 * 3, 3, 4 + 8
-    expected = ["high"] * bursts + ["highest"] * bursts + [before] * copies + ["high"] * lasting + ["highest"] * lasting
+    assert [rate.get("precision") for rate in rates] == ["tf32", "tf32", None, None, None, "tf32", "tf32", None, None]
+    bursts, copies, soak, lasting = 2 * 3, 3, 4, 2 * 8
+    expected = ["high"] * bursts + ["highest"] * bursts + [before] * copies
+    expected += ["high"] * (soak + lasting) + ["highest"] * lasting
     assert clock.seen == expected
 
 
