@@ -25,15 +25,15 @@ from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
 from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
 from orchestrator.measure.host_load import LoadSampler, watch_host
-from orchestrator.measure.telemetry import Sampler, Series, watch_gpu, with_settings
+from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
 from orchestrator.measure.validity import (
+    JUDGED,
     Seen,
     Sighting,
     Span,
     at_the_cap,
     gpu_fault,
     judged,
-    spans_of,
     taints,
     to_repeat,
 )
@@ -237,7 +237,6 @@ def _believed(
         if refusal is not None and refusal.status == "crashed":
             # The samples are complete, but a process that crashes at its end is not fine.
             record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
-        record = with_settings(record, sampler.settings if sampler else {})
         throttled = load.throttled if load and load.quota else None
         seen = Seen(watch.phases, watch.sightings, watch.question.reported)
         record = _leave_series(judged(record, series, throttled, seen), series, job)
@@ -249,7 +248,7 @@ def _believed(
 def _timed(record: Record) -> list[tuple[int, int]]:
     """Return when something was timed: samples, or a ceiling's calls."""
     calls = [(rate.begin_ns, rate.end_ns) for rate in record.rates]
-    samples = [span.window for span in spans_of(record) if span.judged]
+    samples = [(sample.begin_ns, sample.end_ns) for sample in record.samples if sample.phase in JUDGED]
     return samples + [(begin, end) for begin, end in calls if begin is not None and end is not None]
 
 

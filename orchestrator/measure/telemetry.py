@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from orchestrator.host.gpu import REASONS, Gauge, Quick, Slow, gauge, process_name
-from orchestrator.records.record import Range, Record, Telemetry
+from orchestrator.records.record import Range, Telemetry
 
 Pids = Callable[[], frozenset[int] | None]
 Window = tuple[int, int]
@@ -48,8 +48,7 @@ class Sampler(threading.Thread):
     def __init__(self, gauge: Gauge, pids: Pids) -> None:
         super().__init__(name="telemetry", daemon=True)
         self._gauge, self._pids = gauge, pids
-        self.settings = gauge.settings()
-        """What NVML says of the GPU that does not change while a cell runs."""
+        self._settings = gauge.settings()
         self._readings: list[Reading] = []
         self._interval_s = INTERVAL_S
         self._own: frozenset[int] = frozenset()
@@ -69,7 +68,7 @@ class Sampler(threading.Thread):
         if not self._own_seen:
             # Numbers of another namespace, or a driver that hides processes: none can be told apart from the cell.
             readings = [reading._replace(foreign=None) for reading in readings]
-        return Series(readings, dict(self._names), self._gauge.lost)
+        return Series(readings, dict(self._names), self._gauge.lost, self._settings)
 
     def run(self) -> None:
         """Read, in the thread."""
@@ -124,10 +123,14 @@ class Series:
     """Readings in the order of time. A window is (begin, end) in ns. `lost`: what NVML said when the GPU was gone."""
 
     def __init__(
-        self, readings: Sequence[Reading], names: dict[int, str] | None = None, lost: str | None = None
+        self,
+        readings: Sequence[Reading],
+        names: dict[int, str] | None = None,
+        lost: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.readings, self.lost = tuple(readings), lost
-        self.names = names or {}
+        self.names, self.settings = names or {}, settings or {}
         self._times = [reading.t_ns for reading in self.readings]
         # The counter moves in steps that may be longer than the interval: only the moments at which it moved are
         # known.
@@ -219,15 +222,6 @@ def summary(series: Series, windows: Sequence[Window]) -> Telemetry | None:
         foreign=tuple(sorted(series.names.get(pid, "unknown") for pid in foreign)),
         energy_joules=series.joules(windows),
     )
-
-
-def with_settings(record: Record, settings: Mapping[str, Any]) -> Record:
-    """Return the record with what NVML says of its GPU: bench cannot ask it in every image, and is not believed."""
-    environment = record.environment
-    if environment is None or environment.gpu is None:
-        return record
-    told = environment.model_copy(update={"gpu": environment.gpu.model_copy(update=settings)})
-    return record.model_copy(update={"environment": told})
 
 
 def strangers(series: Series, window: Window) -> frozenset[int]:

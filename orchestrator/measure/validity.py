@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from orchestrator.analysis.protocol import figure_phase, steady
+from orchestrator.analysis.protocol import steady
 from orchestrator.host.gpu import REASONS
 from orchestrator.measure.telemetry import Reading, Series, strangers, summary
 from orchestrator.plan.cell import Device
@@ -61,6 +61,8 @@ UNDER, UNDER_NS = 0.05, 5_000_000
 """By how much every sample's wall time may be above the device's: 0.19 ms was the median's most there."""
 
 
+JUDGED: tuple[Phase, ...] = ("timed", "repeat", "sustained")
+"""Samples that a figure may be made of."""
 PHASE_OF: dict[str, Phase] = {"samples": "timed", "sustained": "sustained"}
 """Which samples are taken in a phase of the cell's page."""
 
@@ -80,7 +82,7 @@ class Span:
     @property
     def judged(self) -> bool:
         """Whether a figure may be made of it."""
-        return self.phase in ("timed", "repeat", "sustained")
+        return self.phase in JUDGED
 
     @property
     def window(self) -> tuple[int, int]:
@@ -178,18 +180,28 @@ def judged(
         else sample
         for place, (sample, span) in enumerate(zip(record.samples, spans, strict=True))
     )
-    shown = figure_phase(spans)
-    telemetry = summary(series, [span.window for span in spans if span.phase == shown]) if series else None
+    sustained, timed = ([span.window for span in spans if span.phase == phase] for phase in ("sustained", "timed"))
+    telemetry = summary(series, sustained or timed) if series else None
     rates = tuple(
         rate.model_copy(update={"energy_joules": series.joules([(rate.begin_ns, rate.end_ns)])})
         if series and rate.begin_ns is not None and rate.end_ns is not None
         else rate
         for rate in record.rates
     )
-    record = record.model_copy(update={"samples": samples, "telemetry": telemetry, "rates": rates})
+    seen_there = {"samples": samples, "telemetry": telemetry, "rates": rates}
+    record = record.model_copy(update=seen_there | _environment(record, series))
     if steady(record).tainted:
         record = record.model_copy(update={"flags": tuple(dict.fromkeys((*record.flags, "tainted")))})
     return record
+
+
+def _environment(record: Record, series: Series | None) -> dict[str, Any]:
+    """Return the environment with what NVML says of the GPU: bench cannot ask it in every image, nor is it believed."""
+    environment = record.environment
+    if series is None or environment is None or environment.gpu is None:
+        return {}
+    gpu = environment.gpu.model_copy(update=dict(series.settings))
+    return {"environment": environment.model_copy(update={"gpu": gpu})}
 
 
 def spans_of(record: Record) -> list[Span]:
@@ -247,7 +259,7 @@ def _by_device(record: Record) -> tuple[list[str], list[str], list[str]]:
     timed = [
         (s.end_ns - s.begin_ns, s.device_ns, s.index)
         for s in record.samples
-        if s.phase in ("timed", "repeat", "sustained") and s.device_ns is not None
+        if s.phase in JUDGED and s.device_ns is not None
     ]
     beyond = [one for one in timed if one[1] - one[0] > OVER * one[0] + OVER_NS]
     # One may be: while a virtual machine is paused its clock stands still, and its GPU works on.
