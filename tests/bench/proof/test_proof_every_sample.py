@@ -73,7 +73,7 @@ def test_a_forward_that_is_right_from_its_last_sample_on(tmp_path, monkeypatch, 
     record = run(tmp_path, "forward", **{**FORWARD, "dtype": dtype})
     failed = [check for check in record["proof"]["checks"] if check["status"] == "failed"]
     assert (record["status"], [check["name"] for check in failed]) == ("incorrect", ["samples"]), failed
-    assert "of 6 timed" in record["reason"]
+    assert "of 6 kept" in record["reason"]
 
 
 @pytest.mark.parametrize("which", range(1, SAMPLES - 1))
