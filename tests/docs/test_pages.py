@@ -74,6 +74,15 @@ def test_the_site_has_every_page(page: Path) -> None:
     )
 
 
+def test_the_site_loads_nothing_from_a_network() -> None:
+    """Of a site that `make docs` has built here: `make docs-check` does so first."""
+    pages = list((ROOT / "build" / "site").rglob("*.html"))
+    if not pages:
+        pytest.skip("no site here: make docs")
+    loads = re.compile(r'<(?:script|img|link|iframe)[^>]* (?:src|href)="?(?:https?:)?//')
+    assert [page for page in pages if loads.search(page.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.parametrize("path", made(), ids=lambda path: path.name)
 def test_what_is_made_is_as_made(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == made()[path], "make pictures"
