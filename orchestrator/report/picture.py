@@ -14,12 +14,12 @@ from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import write_text
-from orchestrator.base.text import counted, printable, significant
+from orchestrator.base.text import counted, printable, shortened, significant
 from orchestrator.plan.workload import MEASURED, Workload, describe
 
 WIDTH, MARGIN, TOP = 430, 8, 52
-LABEL, FIGURE = 118, 56
-"""Of a column: where a row's name ends, and the room for a figure."""
+LONGEST, CHARACTER, FIGURE = 24, 7, 56
+"""Of a column: characters of a name that are shown, what one takes, and the room for a figure."""
 HEAD, LINE, BAR, FOOT = 42, 21, 13, 18
 ARIA = 'role="img" aria-labelledby="title desc"'
 STYLE = """
@@ -36,18 +36,21 @@ svg { color-scheme: light dark; font: 13px system-ui, "Segoe UI", Roboto, "Liber
 
 @dataclass(frozen=True)
 class Axis:
-    """Where eager's line stands in a column, and how many pixels a factor of e takes."""
+    """Where rows' names end and eager's line stands in a column, and how many pixels a factor of e takes."""
 
+    label: int
     eager: float
     scale: float
 
     @classmethod
-    def over(cls, logs: Sequence[float]) -> Axis:
-        """Return the axis on which these logarithms of speedups fit, each with its figure beside it."""
+    def of(cls, found: Sequence[Group]) -> Axis:
+        """Return the axis on which the logarithms of all speedups fit, each with its figure beside it."""
+        logs = [math.log(value) for group in found for row in group.rows for value in values(row)]
         low, high = min([0.0, *logs]), max([0.1, *logs])
-        before = LABEL + 8 + (FIGURE if low < 0 else 0)
+        label = 20 + CHARACTER * max(len(group.label(row)) for group in found for row in group.rows)
+        before = label + 8 + (FIGURE if low < 0 else 0)
         scale = (WIDTH - MARGIN - FIGURE - before) / (high - low)
-        return cls(before - low * scale, scale)
+        return cls(label, before - low * scale, scale)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Group:
     def height(self) -> int:
         """What it takes of a column."""
         return HEAD + LINE * len(self.rows)
+
+    def label(self, row: Row) -> str:
+        """Return the row's method, with its stack where another row has the same method."""
+        alone = sum(other.method == row.method for other in self.rows) == 1
+        return shortened(printable(row.method if alone else row.name), LONGEST)
 
 
 def write_picture(runs: Mapping[str, Path], output: Path) -> int:
@@ -86,8 +94,7 @@ def picture(reports: Sequence[Report], names: Sequence[str]) -> str:
     height = TOP + max(sum(group.height for group in column) for column in columns)
     caption = list(captions(reports, found, names))
     below = height + FOOT * len(caption) + MARGIN
-    rows = [row for group in found for row in group.rows]
-    axis = Axis.over([math.log(value) for row in rows for value in values(row)])
+    axis = Axis.of(found)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {below}" width="{width}" {ARIA}>',
         '<title id="title">Times as fast as eager, by method</title>',
@@ -150,16 +157,16 @@ def drawn(column: Sequence[Group], left: int, axis: Axis) -> Iterator[str]:
         yield f'<text class="head" x="{left + 6}" y="{top + 15}">{text_of(group.workload.benchmark)}</text>'
         yield f'<text class="muted" x="{left + 6}" y="{top + 31}">{text_of(describe(group.workload))}</text>'
         for number, row in enumerate(group.rows):
-            yield from bar(row, left, top + HEAD - 2 + LINE * number, axis)
+            yield from bar(row, group.label(row), left, top + HEAD - 2 + LINE * number, axis)
         bottom = top + group.height - 5
         yield f'<line class="eager" x1="{eager:.1f}" x2="{eager:.1f}" y1="{top + HEAD - 5}" y2="{bottom}"/>'
         top += group.height
 
 
-def bar(row: Row, left: int, top: int, axis: Axis) -> Iterator[str]:
+def bar(row: Row, label: str, left: int, top: int, axis: Axis) -> Iterator[str]:
     """Yield a row's label, its bar, its interval where there is one, and its figure; or its status."""
     middle, line, eager = top + BAR / 2, top + BAR - 2, left + axis.eager
-    yield f'<text class="end" x="{left + LABEL}" y="{line}">{text_of(row.method)}</text>'
+    yield f'<text class="end" x="{left + axis.label}" y="{line}">{text_of(label)}</text>'
     value = speedup(row)
     if value is None or row.versus is None:
         why = ", ".join(dict.fromkeys([row.status, *row.shown_flags]))
@@ -202,7 +209,7 @@ def captions(reports: Sequence[Report], found: Sequence[Group], names: Sequence[
 
 def in_words(group: Group) -> str:
     """Return a group's figures as a list for those who hear the picture."""
-    figures = (f"{row.method} {factor(value) if (value := speedup(row)) else row.status}" for row in group.rows)
+    figures = (f"{group.label(row)} {factor(value) if (value := speedup(row)) else row.status}" for row in group.rows)
     return f"{group.workload.benchmark}: {', '.join(figures)}"
 
 

@@ -86,6 +86,13 @@ def test_rounds_have_intervals_and_a_round_says_so() -> None:
     assert not [element for element in elements(one, "line") if element.get("class") == "range"]
 
 
+def test_a_method_on_two_stacks_is_told_apart() -> None:
+    one, other = report("h100-inductor"), report()
+    svg = picture([one, changed(other, "forward fused@h100", method="inductor", stack="h100")], ["a", "b"])
+    assert texts(svg).count("inductor@h100") == 2
+    assert texts(svg).count("inductor") == 1  # of train_static
+
+
 def test_no_bar_or_figure_leaves_its_column() -> None:
     svg = picture([report()], ["a"])
     width = float(ET.fromstring(svg).get("width", ""))  # noqa: S314 - our own
@@ -95,9 +102,8 @@ def test_no_bar_or_figure_leaves_its_column() -> None:
 
 
 def test_what_a_record_says_is_text_alone() -> None:
-    svg = picture([changed(report(), "forward fused@h100", method="</text><script>x</script>\x1b")], ["<b>"])
-    assert not elements(svg, "script")
-    assert any("<script>" in text for text in texts(svg))
+    svg = picture([changed(report(), "forward fused@h100", method="</text><b>x</b>\x1b")], ["<b>"])
+    assert any("</text><b>x" in text for text in texts(svg))
     assert not elements(svg, "b")
 
 
