@@ -27,6 +27,10 @@ FENCES = [fence for page in PAGES for fence in fences(page)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 SERVICES = set(re.findall(r"^  ([a-z-]+):$", COMPOSE[COMPOSE.index("\nservices:") :], re.MULTILINE))
+MODULES = "".join(
+    path.read_text(encoding="utf-8") for name in ("bench", "orchestrator") for path in (ROOT / name).rglob("*.py")
+)
+"""Some are called by `python -m`, and read options of their own."""
 RUN_ANSWERS = {"compare": {0, 1, 2}, "doctor": {0, 1}}
 """Exit codes that say something of the runs or of this host, not of the command."""
 ONLY_PARSED = {"build", "compose-gpu", "reproduce"}
@@ -207,7 +211,7 @@ def test_commands_within_lines(page: Path) -> None:
         elif program == "make" and arguments:
             assert arguments[0] in TARGETS, code
         elif program[:2] == "--" and len(program) > 2:
-            assert program in options or program == "--level", code  # of calibration, which is no command
+            assert program in options or f'"{program}"' in MODULES, code
         elif program == "docker" and arguments[:1] == ["compose"] and arguments[1:] and not PLACEHOLDER.search(code):
             check_docker(arguments)
 
