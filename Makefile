@@ -6,6 +6,7 @@ ENVS := .stackbench/envs
 TORCH_ENV := $(ENVS)/test
 OLD_ENV := $(ENVS)/oldtorch
 FUZZ_ENV := $(ENVS)/fuzz
+DOCS_ENV := $(ENVS)/docs
 FUZZ_PYTHON ?= 3.12
 UV := $(ENVS)/lock/bin/uv
 CPU_LOCKS := images/cpu/requirements.lock images/cpu/requirements.cuda.lock
@@ -19,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check pictures lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -84,6 +85,16 @@ faults: $(VENV)/.dev  ## plant faults (kills, signals, full disks, hostile cells
 fuzz: $(FUZZ_ENV)/.installed  ## read mutated files guided by coverage, with Python 3.12: ARGS="--seconds 600"
 	@$(FUZZ_ENV)/bin/python tests/fuzz $(ARGS)
 
+docs: $(DOCS_ENV)/.installed  ## build the pages of docs/ as a site below build/site/
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_ENV)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+docs-check: $(VENV)/.dev docs  ## run every command and example of README and docs/, follow every link, build the site
+	$(VENV)/bin/python -m pytest tests/docs $(ARGS)
+
+pictures: $(VENV)/.dev  ## make again what in docs/ is made of code and committed runs
+	@PYTHONPATH=. $(VENV)/bin/python tests/support/made_docs.py
+
 lock: $(UV)  ## pin every requirements file again
 	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) -m images.lock
 
@@ -140,6 +151,12 @@ $(OLD_ENV)/.installed: tests/oldtorch.lock | $(UV)
 	    && $$python -m venv $(OLD_ENV) && exit; done; echo "make: no Python 3.10 or 3.11 here; name one: OLD_PYTHON=…" >&2; exit 1
 	@$(UV) pip install --quiet --python $(OLD_ENV)/bin/python --require-hashes --no-deps -r tests/oldtorch.lock
 	@$(call write_bytecode,$(OLD_ENV))
+	@touch $@
+
+$(DOCS_ENV)/.installed: tests/docs.lock | python
+	@echo "making $(DOCS_ENV), with what builds the site"
+	@rm -rf $(DOCS_ENV) && mkdir -p $(ENVS) && $(PYTHON) -m venv $(DOCS_ENV)
+	@$(DOCS_ENV)/bin/$(PINNED) -r tests/docs.lock
 	@touch $@
 
 # The fuzzer has wheels for few Pythons. uv finds this one, or brings it; FUZZ_PYTHON may also be a path.

@@ -109,6 +109,7 @@ LOCKS = (
         constraints=("images/cpu/requirements.lock", "tests/dev.lock"),
         arguments=("--extra", "dev"),
     ),
+    Lock("tests/docs.lock", ("tests/docs.in",), "what builds the site of docs/"),
     Lock("tests/oldtorch.lock", ("tests/oldtorch.in",), "the oldest torch that bench must start on"),
     Lock(
         "tests/fuzz.lock",

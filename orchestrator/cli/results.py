@@ -50,6 +50,24 @@ def report_command(names: tuple[str, ...], output: Path | None, results: Path) -
     show(f"{target} ({size / 1e6:.2f} MB)")
 
 
+@click.command("picture", short_help="Draw runs' speeds against eager.")
+@click.argument("names", metavar="[RUN]...", nargs=-1)
+@click.option("-o", "--output", type=options.PATH, metavar="FILE", required=True, help="Where to: an SVG file.")
+@options.results
+def picture_command(names: tuple[str, ...], output: Path, results: Path) -> None:
+    """Draw how many times as fast as eager each method of the RUNs is (names or folders; default: the newest)."""
+    from orchestrator.base.text import counted, show
+    from orchestrator.records.bundle import ENDING
+    from orchestrator.records.runs import find_run
+    from orchestrator.report.picture import write_picture
+
+    runs = {}
+    for name in names or (None,):
+        folder = find_run(results, name).folder
+        runs[Path(name or folder).name.removesuffix(ENDING)] = folder
+    show(f"{output}: {counted(write_picture(runs, output), 'bar')}")
+
+
 @click.command("explain", short_help="Explain one cell's figures.")
 @click.argument("cell")
 @options.run

@@ -29,7 +29,7 @@ from orchestrator.launchers.docker import content_of
 from orchestrator.plan.stack import find_stacks
 
 pytestmark = pytest.mark.docker
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "stacks.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -227,25 +227,25 @@ def test_either_builder_makes_one_layer_of_what_stacks_have_in_common(
     assert times == {"nvidia_cublas_cu12": 1, "nvidia_nccl_cu12": 2, "torch": 2}
 
 
-def example(kind: str) -> str:
-    """Return the README's first block of that kind."""
-    found = re.search(rf"```{kind} stack\n(.*?)```", README, re.DOTALL)
-    assert found, kind
+def example(name: str) -> str:
+    """Return the file of that name that docs/stacks.md shows first."""
+    found = re.search(rf'```\w+ title="{name}"\n(.*?)```', PAGE, re.DOTALL)
+    assert found, name
     return found[1]
 
 
-def test_a_stack_of_a_users_own_written_from_the_readme_runs_beside_the_others(
+def test_a_stack_of_a_users_own_written_from_the_docs_runs_beside_the_others(
     client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if gpus().found:
         pytest.skip("the base image that stands in for a published one has torch for the CPU alone")
     mine = tmp_path / "stacks" / "mine"
     mine.mkdir(parents=True)
-    files = {"Dockerfile": example("dockerfile"), "requirements.in": example("text"), "stack.toml": example("toml")}
+    files = {name: example(name) for name in ("Dockerfile", "requirements.in", "stack.toml")}
     assert sum(len(text.splitlines()) for text in files.values()) < 30
     for name, text in files.items():
         (mine / name).write_text(text)
-    # What the README's command makes of requirements.in: a pin with its hashes.
+    # What the page's command makes of requirements.in: a pin with its hashes.
     pinned = (ROOT / "images" / "tinyllama" / "requirements.lock").read_text()
     (mine / "requirements.lock").write_text(re.search(r"^einops==.*?(?=^\S)", pinned, re.MULTILINE | re.DOTALL)[0])  # type: ignore[index]
     monkeypatch.setenv("STACKBENCH_BASE_IMAGE", os.environ.get("STACKBENCH_BASE_IMAGE", IMAGE))

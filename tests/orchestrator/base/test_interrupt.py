@@ -119,7 +119,7 @@ def test_a_signal_inside_an_import(tmp_path: Path, at: str, words: str, number: 
 def test_the_table_of_exit_codes_has_every_signal() -> None:
     codes, names = [128 + number for number in SIGNALS], ["Ctrl-C", *(number.name for number in SIGNALS[1:])]
     row = f"| {', '.join(map(str, codes))} | stopped by {', '.join(names)}; everything finished is kept |"
-    assert row in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert row in (ROOT / "docs" / "running.md").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -27,6 +27,7 @@ def words(text: str) -> str:
 
 def sources() -> Iterator[Path]:
     yield ROOT / "README.md"
+    yield from set((ROOT / "docs").rglob("*.md")) - {ROOT / "docs" / "columns.md"}  # which is made of it
     for ending in ("py", "js", "jinja"):
         yield from (ROOT / "orchestrator").rglob(f"*.{ending}")
 

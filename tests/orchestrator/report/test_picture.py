@@ -1,0 +1,121 @@
+"""The picture of runs beside eager: what has a bar and how long it is; the committed one is of committed runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+from places import RESULTS, ROOT
+
+from orchestrator.analysis.reduced_run import Report, make_report
+from orchestrator.base.errors import UsageError
+from orchestrator.cli import run
+from orchestrator.records.runs import find_run
+from orchestrator.report.picture import factor, groups, picture, speedup
+
+SVG = "{http://www.w3.org/2000/svg}"
+RUNS = ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second")
+
+
+def report(name: str = "h100-operators") -> Report:
+    return make_report(find_run(RESULTS, name).folder)
+
+
+def changed(given: Report, title: str, **changes: Any) -> Report:
+    """The report with another row of that title."""
+    pairs = [
+        dataclasses.replace(pair, steady=pair.steady.model_copy(update=changes)) if pair.steady.title == title else pair
+        for pair in given.pairs
+    ]
+    assert pairs != list(given.pairs)
+    return dataclasses.replace(given, pairs=tuple(pairs))
+
+
+def elements(svg: str, tag: str) -> list[ET.Element]:
+    return list(ET.fromstring(svg).iter(f"{SVG}{tag}"))  # noqa: S314 - our own
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(element.itertext()) for element in elements(svg, "text")]
+
+
+def bars(svg: str) -> list[ET.Element]:
+    return [element for element in elements(svg, "rect") if element.get("class") in ("faster", "slower")]
+
+
+def test_the_committed_picture_is_of_the_committed_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tmp_path / "speed.svg"
+    assert run(["picture", *RUNS, "-o", str(made)]) == 0
+    assert capsys.readouterr().out == f"{made}: 15 bars\n"
+    assert made.read_bytes() == (ROOT / "docs" / "speed.svg").read_bytes()
+
+
+def test_a_bar_is_as_long_as_its_figure_says() -> None:
+    given = [report()]
+    svg = picture(given, ["h100-operators"])
+    exact = [speedup(row) or 0.0 for group in groups(given) for row in group.rows]
+    assert [text for text in texts(svg) if text.endswith("×")] == [factor(value) for value in exact]  # noqa: RUF001
+    widths = [float(bar.get("width", "")) for bar in bars(svg)]
+    scale = max(widths) / max(abs(math.log(value)) for value in exact)
+    assert widths == pytest.approx([abs(math.log(value)) * scale for value in exact], abs=0.2)
+    assert [bar.get("class") for bar in bars(svg)] == ["faster" if value >= 1 else "slower" for value in exact]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"status": "incorrect"}, "incorrect"), ({"flags": ("unchecked",)}, "ok, unchecked"), ({"versus": None}, "ok")],
+)
+def test_a_row_without_proof_has_no_bar(changes: dict[str, Any], says: str) -> None:
+    whole = picture([report()], ["a"])
+    svg = picture([changed(report(), "forward fused@h100", **changes)], ["a"])
+    assert len(bars(svg)) == len(bars(whole)) - 1
+    assert "1.34×" in texts(whole)  # noqa: RUF001  (times)
+    assert "1.34×" not in texts(svg)  # noqa: RUF001  (times)
+    assert says in texts(svg)
+
+
+def test_rounds_have_intervals_and_a_round_says_so() -> None:
+    one, several = picture([report()], ["a"]), picture([report("h200-rounds")], ["b"])
+    assert "One round, no verdict: that takes at least 5 rounds a side." in texts(one)
+    ranges = [element.get("class") for element in elements(several, "line")]
+    assert ranges.count("range") == len(bars(several)) == 2
+    assert not [element for element in elements(one, "line") if element.get("class") == "range"]
+
+
+def test_a_method_on_two_stacks_is_told_apart() -> None:
+    one, other = report("h100-inductor"), report()
+    svg = picture([one, changed(other, "forward fused@h100", method="inductor", stack="h100")], ["a", "b"])
+    assert texts(svg).count("inductor@h100") == 2
+    assert texts(svg).count("inductor") == 1  # of train_static
+
+
+def test_no_bar_or_figure_leaves_its_column() -> None:
+    svg = picture([report()], ["a"])
+    width = float(ET.fromstring(svg).get("width", ""))  # noqa: S314 - our own
+    for bar in bars(svg):
+        assert float(bar.get("x", "")) >= 0
+        assert float(bar.get("x", "")) + float(bar.get("width", "")) < width - 40
+
+
+def test_what_a_record_says_is_text_alone() -> None:
+    svg = picture([changed(report(), "forward fused@h100", method="</text><b>x</b>\x1b")], ["<b>"])
+    assert any("</text><b>x" in text for text in texts(svg))
+    assert not elements(svg, "b")
+
+
+def test_it_is_read_aloud_and_asks_nothing_of_a_network() -> None:
+    svg = picture([report()], ["a"])
+    assert "forward: fused 1.34×" in "".join(elements(svg, "desc")[0].itertext())  # noqa: RUF001  (times)
+    assert svg.count("http") == 1
+    assert "prefers-color-scheme: dark" in svg
+
+
+def test_runs_without_eager_are_refused() -> None:
+    whole = report()
+    rows = tuple(pair for pair in whole.pairs if pair.steady.method != "eager")
+    with pytest.raises(UsageError, match="no row beside eager"):
+        picture([dataclasses.replace(whole, pairs=rows)], ["a"])
