@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -202,7 +203,10 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
         return run.claim(progress.say)
 
     if options.resume is not None:
-        run, why = find_run(options.results, options.resume), ""
+        run = find_run(options.results, options.resume)
+        if run.bundle is not None:
+            remedy = f"take it in first: orchestrator import {shlex.quote(str(run.bundle))}"
+            raise UsageError("a bundle cannot be gone on with", where=f"--resume {options.resume}", remedy=remedy)
         why = why_another(run.header, *wanted) or ("" if take(run) else "is being run by another process")
         if why:
             remedy = "give the options that it was begun with, or leave --resume out"
