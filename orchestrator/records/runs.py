@@ -36,17 +36,27 @@ def bundles(results: Path) -> list[Path]:
     return []
 
 
-def readable(results: Path, say: Say = on_stderr, *, bundled: bool = False) -> Iterator[Run]:
-    """Yield the runs in `results`, newest first by name, and behind them (`bundled`) those in its bundles.
+def listed(results: Path, *, bundled: bool = True) -> Iterator[tuple[str, Run | UsageError]]:
+    """Yield every run in `results` by its name, newest first by name, behind them (`bundled`) those in bundles.
 
-    `say` gets a line for each that is bad.
+    In the place of a bad one there is why it is bad.
     """
     for place in [*reversed(runs(results)), *(bundles(results) if bundled else ())]:
         check()
+        name = place.name if place.is_dir() else _name(place)
         try:
-            yield open_run(place)
+            yield name, open_run(place)
         except UsageError as error:
-            say(f"left out: {error}")
+            yield name, error
+
+
+def readable(results: Path, say: Say = on_stderr, *, bundled: bool = False) -> Iterator[Run]:
+    """Yield the runs in `results` that can be read, as they are `listed`; `say` gets a line for each other one."""
+    for _, found in listed(results, bundled=bundled):
+        if isinstance(found, Run):
+            yield found
+        else:
+            say(f"left out: {found}")
 
 
 def open_run(place: Path) -> Run:

@@ -22,6 +22,7 @@ from orchestrator.launchers.local import sweep_processes
 from orchestrator.launchers.work_area import sweep_folders, work_area
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
+from orchestrator.records.asked import keep_asked
 from orchestrator.records.record import Record
 from orchestrator.records.references import References
 from orchestrator.records.runs import find_run, newest_run, resumable, why_another
@@ -190,6 +191,7 @@ def open_run(
         run.update(stacks={**run.header.stacks, **stacks})
         progress.say(f"going on with run {run.folder.name} (--fresh starts over)")
     try:
+        keep_asked(run.folder, options, choice.checkpoints)
         ready.copy_locks(run.folder)
         yield run
     finally:
