@@ -19,7 +19,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz results-pages lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -83,6 +83,9 @@ faults: $(VENV)/.dev  ## plant faults (kills, signals, full disks, hostile cells
 
 fuzz: $(FUZZ_ENV)/.installed  ## read mutated files guided by coverage, with Python 3.12: ARGS="--seconds 600"
 	@$(FUZZ_ENV)/bin/python tests/fuzz $(ARGS)
+
+results-pages: $(VENV)/.dev  ## make the tables of docs/results/ again from the committed runs
+	@PYTHONPATH=. $(VENV)/bin/python tests/support/made_results.py
 
 lock: $(UV)  ## pin every requirements file again
 	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) -m images.lock
