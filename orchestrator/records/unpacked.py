@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import make_folder, os_errors, read_bytes, write_text
 from orchestrator.base.interrupt import check
-from orchestrator.base.paths import STATE
+from orchestrator.base.paths import STATE, STATE_VARIABLE
 from orchestrator.records.bundle import ENDING, PIECE_BYTES
 from orchestrator.records.store import RUN_FILE, Run
 from orchestrator.records.unpack import unpack
@@ -39,9 +39,12 @@ def open_bundle(bundle: Path) -> Run:
     folder = place / (OTHER_SIGNS.sub("-", bundle.name.removesuffix(ENDING)).lstrip("._-")[:100] or "run")
     if not (folder / RUN_FILE).is_file():
         _sweep(place.parent)
-        make_folder(place)
-        with os_errors(place):
+        try:
+            make_folder(place)
             place.chmod(PRIVATE)
+        except (UsageError, OSError) as error:
+            what = f"it cannot be unpacked into {STATE}"
+            raise UsageError(what, where=str(bundle), remedy=f"name another place in {STATE_VARIABLE}") from error
         try:
             unpack(bundle, place, name=folder.name, imported=False)
         except UsageError:

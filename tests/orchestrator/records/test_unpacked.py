@@ -128,6 +128,15 @@ def test_a_damaged_one_is_refused_in_one_line_and_nothing_is_left(
         assert "left out: " in capsys.readouterr().err
 
 
+def test_where_the_state_folder_cannot_be_written_the_line_says_what_to_do(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(unpacked, "STATE", tmp_path / "file")
+    with pytest.raises(UsageError, match=r"theirs.tar.gz: .*; name another place in STACKBENCH_STATE"):
+        open_bundle(bundle)
+
+
 def test_one_that_is_replaced_while_it_is_read_is_refused(
     bundle: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
