@@ -20,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check pictures lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check pictures results-pages lock lock-check wheels clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -94,6 +94,9 @@ docs-check: $(VENV)/.dev docs  ## run every command and example of README and do
 
 pictures: $(VENV)/.dev  ## make again what in docs/ is made of code and committed runs
 	@PYTHONPATH=. $(VENV)/bin/python tests/support/made_docs.py
+
+results-pages: $(VENV)/.dev  ## make the tables of docs/results/ again from the committed runs
+	@PYTHONPATH=. $(VENV)/bin/python tests/support/made_results.py
 
 lock: $(UV)  ## pin every requirements file again
 	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) -m images.lock

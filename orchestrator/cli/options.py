@@ -38,7 +38,7 @@ def _duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 results = click.option(
     "--results", type=PATH, default=RESULTS, metavar="FOLDER", help="Where runs are kept (default: results)."
 )
-run = click.option("--run", metavar="NAME|FOLDER", help="The run that has the cell (default: the newest).")
+run = click.option("--run", metavar="NAME|FOLDER|BUNDLE", help="The run that has the cell (default: the newest).")
 stacks = click.option("--stack", "stacks", multiple=True, metavar="NAME", help="Only this stack. Repeatable.")
 stack_folders = click.option(
     "--stacks", "stack_folders", multiple=True, type=PATH, metavar="FOLDER", help="More stacks. Repeatable."

@@ -20,7 +20,7 @@ from orchestrator.cli import options
 @click.option("--format", "form", **options.one_of("markdown", "json", "csv", "latex"))
 @options.results
 def table_command(run: str | None, protocol: Literal["note", "steady"] | None, form: str, results: Path) -> None:
-    """Print the tables of RUN (a run's name or folder; default: the newest)."""
+    """Print the tables of RUN (a run's name, folder or bundle; default: the newest)."""
     from orchestrator.base.text import show
     from orchestrator.records.runs import find_run
     from orchestrator.report.tables import render_tables
@@ -32,21 +32,27 @@ def table_command(run: str | None, protocol: Literal["note", "steady"] | None, f
 @click.command("report", short_help="Write runs as one HTML page.")
 @click.argument("names", metavar="[RUN]...", nargs=-1)
 @click.option(
-    "-o", "--output", type=options.PATH, metavar="FILE", help="Where to (default: report.html in the run's folder)."
+    "-o",
+    "--output",
+    type=options.PATH,
+    metavar="FILE",
+    help="Where to (default: report.html in the run's folder; of a bundle NAME.html here).",
 )
 @options.results
 def report_command(names: tuple[str, ...], output: Path | None, results: Path) -> None:
-    """Write one HTML page over the RUNs (names or folders; default: the newest): it needs nothing but a browser.
+    """Write one HTML page over the RUNs (default: the newest): it needs nothing but a browser.
 
-    Of several runs it has every row, and shows them side by side; without -o it lies in the first one's folder.
+    A RUN is a name, a folder or a bundle. Of several the page has every row, and shows them side by side; without -o it
+    lies in the first one's folder.
     """
     from orchestrator.base.text import show
     from orchestrator.records.runs import find_run
     from orchestrator.report.page import PAGE_FILE, write_page
 
-    folders = [find_run(results, name).folder for name in dict.fromkeys(names or (None,))]
-    target = output or folders[0] / PAGE_FILE
-    size = write_page(folders, target)
+    runs = [find_run(results, name) for name in dict.fromkeys(names or (None,))]
+    first = runs[0]
+    target = output or (Path(f"{first.folder.name}.html") if first.bundle else first.folder / PAGE_FILE)
+    size = write_page([run.folder for run in runs], target)
     show(f"{target} ({size / 1e6:.2f} MB)")
 
 
@@ -94,10 +100,10 @@ def explain_command(cell: str, run: str | None, results: Path) -> None:
 def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus: bool, form: str, results: Path) -> int:
     """Compare B with A, cell by cell: how many times as fast, with interval and verdict.
 
-    A and B are each RUN, RUN:method, RUN:@stack or RUN:method@stack, where RUN is a run's name or folder, and nothing
-    before the colon means the other's run (or the newest): `compare RUN:eager :inductor`. `published` is what others
-    printed. Rows are matched by workload, method and stack; by method only where not both sides name one, by stack
-    likewise.
+    A and B are each RUN, RUN:method, RUN:@stack or RUN:method@stack, where RUN is a run's name, folder or bundle, and
+    nothing before the colon means the other's run (or the newest): `compare RUN:eager :inductor`. `published` is what
+    others printed. Rows are matched by workload, method and stack; by method only where not both sides name one, by
+    stack likewise.
 
     Exit code: 0 fine, 1 a row of B is slower, wrong or lost, 2 a cell is inconclusive, refused or not in B,
     3 nothing in common.
@@ -138,7 +144,7 @@ def history_command(*, since: str | None, cell: str | None, form: str, results: 
 @click.option("--references", is_flag=True, help="References too: large, and made again where they are missing.")
 @options.results
 def bundle_command(run: str | None, *, output: Path | None, references: bool, results: Path) -> None:
-    """Pack RUN (a run's name or folder; default: the newest) into one file to send: records, logs, tables.
+    """Pack RUN (a run's name, folder or bundle; default: the newest) into one file to send: records, logs, tables.
 
     Logs go as they are: look into them before you send them to strangers.
     """

@@ -69,12 +69,14 @@ def run_all_command(**chosen: Any) -> int:
 @options.timeout
 @options.allow_busy
 @options.results
-def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any) -> int:
+@click.option("--dry-run", is_flag=True, help="Show what would be run and what this host lacks for it; run nothing.")
+def reproduce_command(row: str, *, run: str | None, results: Path, dry_run: bool, **chosen: Any) -> int:
     """Run the cell of ROW again, in a run of its own, and say whether its figure came out again and what differs.
 
     ROW is a record's file, also one that somebody sent, or a cell as `explain` names it. A file in a run stands for its
     row there, with all of its rounds. The stack and the method are this host's, by the record's names; the image is the
-    record's own where this host has built it.
+    record's own where this host has built it. Where no stack of that name is here, the row of a run is run in the image
+    that was built for it, or as a plain process of this host's own Python.
 
     With five rounds on both sides the verdict is given; with fewer, whether the new figure lies inside the old
     interval. Exit code: 0 came out again, 1 did not, 2 cannot be decided, 3 nothing ran.
@@ -82,4 +84,4 @@ def reproduce_command(row: str, *, run: str | None, results: Path, **chosen: Any
     from orchestrator.plan.choice import RunOptions
     from orchestrator.runner.reproduce import reproduce
 
-    return reproduce(row, run, RunOptions(results=results, fresh=True, **chosen))
+    return reproduce(row, run, RunOptions(results=results, fresh=True, **chosen), dry=dry_run)

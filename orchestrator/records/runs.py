@@ -1,4 +1,7 @@
-"""Which runs there are: the newest, one by its name, the one to go on with. A bad one never hides the others."""
+"""Which runs there are: the newest, one by its name, the one to go on with. A bad one never hides the others.
+
+A run is a folder, or a bundle that is read where it lies; only a folder can be the newest, or be gone on with.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import os_errors
+from orchestrator.base.files import closest, os_errors
 from orchestrator.base.interrupt import check
 from orchestrator.base.text import Say, on_stderr, printable
 from orchestrator.plan.cell import Plan
+from orchestrator.records.bundle import ENDING
 from orchestrator.records.store import RUN_FILE, Header, Run, named_in_order, read_records, record_files
 
 
@@ -25,18 +29,47 @@ def runs(results: Path) -> list[Path]:
     return sorted(found, key=lambda place: (named_in_order(place), place.name))
 
 
-def readable(results: Path, say: Say = on_stderr) -> Iterator[Run]:
-    """Yield the runs in `results`, newest first by name; `say` gets a line for each whose run.json is bad."""
-    for folder in reversed(runs(results)):
+def bundles(results: Path) -> list[Path]:
+    """Return the bundles in `results` by name."""
+    with os_errors(results), contextlib.suppress(FileNotFoundError):
+        return sorted((path for path in results.iterdir() if path.name.endswith(ENDING) and path.is_file()), key=_name)
+    return []
+
+
+def listed(results: Path, *, bundled: bool = True) -> Iterator[tuple[str, Run | UsageError]]:
+    """Yield every run in `results` by its name, newest first by name, behind them (`bundled`) those in bundles.
+
+    In the place of a bad one there is why it is bad.
+    """
+    for place in [*reversed(runs(results)), *(bundles(results) if bundled else ())]:
         check()
+        name = place.name if place.is_dir() else _name(place)
         try:
-            yield Run.open(folder)
+            yield name, open_run(place)
         except UsageError as error:
-            say(f"left out: {error}")
+            yield name, error
+
+
+def readable(results: Path, say: Say = on_stderr, *, bundled: bool = False) -> Iterator[Run]:
+    """Yield the runs in `results` that can be read, as they are `listed`; `say` gets a line for each other one."""
+    for _, found in listed(results, bundled=bundled):
+        if isinstance(found, Run):
+            yield found
+        else:
+            say(f"left out: {found}")
+
+
+def open_run(place: Path) -> Run:
+    """Return the run in a folder, or in a bundle; what is neither, or is bad, is a UsageError."""
+    if not place.is_file():
+        return Run.open(place)
+    from orchestrator.records.unpacked import open_bundle
+
+    return open_bundle(place)
 
 
 def newest_run(results: Path) -> Run:
-    """Return the newest run; none at all is a UsageError.
+    """Return the newest run that is a folder; none is a UsageError.
 
     Where none was begun here (imported, renamed): the one that was begun last, by its own account.
     """
@@ -46,7 +79,9 @@ def newest_run(results: Path) -> Run:
             return run
         others.append(run)
     if not others:
-        raise UsageError("no run here", where=str(results), remedy="start one with `orchestrator run-all`")
+        named = ", ".join(map(_name, bundles(results)))
+        remedy = f"start one with `orchestrator run-all`{f', or name one that is here: {named}' if named else ''}"
+        raise UsageError("no run of your own here" if named else "no run here", where=str(results), remedy=remedy)
     return max(others, key=lambda run: (not run.imported, run.header.started_utc))
 
 
@@ -56,7 +91,7 @@ def copies(results: Path) -> list[list[Path]]:
     A run is its id and its records: copies share both, as far as they had been run when they were made.
     """
     alike: dict[tuple[str, str, str], list[Path]] = {}
-    for run in readable(results):
+    for run in readable(results, bundled=True):
         header = run.header
         alike.setdefault((header.run_id, header.started_utc, header.plan_id), []).append(run.folder)
     parts = [_with_shared_records(folders) if folders[1:] else [folders] for folders in alike.values()]
@@ -79,15 +114,25 @@ def _with_shared_records(folders: Sequence[Path]) -> list[list[Path]]:
 
 
 def find_run(results: Path, name: str | None) -> Run:
-    """Return the run called `name` in `results`, or in the folder `name`; without a name the newest."""
+    """Return the run called `name` in `results`, or in the folder or bundle `name`; without a name the newest.
+
+    In `results` a bundle goes by its file's name, with its ending or without; a folder of that name goes before it.
+    """
     if name is None:
         return newest_run(results)
-    for folder in (results / name, Path(name)):
+    for place in (results / name, results / f"{name}{ENDING}", Path(name)):
         with contextlib.suppress(ValueError, OSError):
-            if (folder / RUN_FILE).is_file():
-                return Run.open(folder)
-    known = ", ".join(printable(folder.name) for folder in runs(results)) or "none"
-    raise UsageError(f'no run "{name}"', where=str(results), remedy=f"known: {known}")
+            if (place / RUN_FILE).is_file() or place.is_file():
+                return open_run(place)
+    known = list(dict.fromkeys([*(place.name for place in runs(results)), *map(_name, bundles(results))]))
+    near = printable(closest(name, known))
+    raise UsageError(
+        f'no run "{name}"{near}', where=str(results), remedy=f"known: {printable(', '.join(known)) or 'none'}"
+    )
+
+
+def _name(bundle: Path) -> str:
+    return printable(bundle.name.removesuffix(ENDING))
 
 
 def unfinished(results: Path, say: Say = on_stderr) -> Iterator[Run]:

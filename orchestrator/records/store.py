@@ -85,6 +85,8 @@ class Run:
     def __init__(self, folder: Path, header: Header) -> None:
         self.folder = folder
         self.header = header
+        self.bundle: Path | None = None
+        """The file that the folder was unpacked from, where the run is read out of a bundle."""
         self._claim: Lock | None = None
 
     @classmethod
@@ -133,8 +135,9 @@ class Run:
 
     @property
     def own(self) -> bool:
-        """Whether it was begun here: not imported, and in the folder that it was given."""
-        return not self.imported and self.folder.name == self.header.run_id and named_in_order(self.folder)
+        """Whether it was begun here: not imported, no bundle, and in the folder that it was given."""
+        here = not self.imported and self.bundle is None
+        return here and self.folder.name == self.header.run_id and named_in_order(self.folder)
 
     @property
     def imported(self) -> bool:

@@ -39,18 +39,26 @@ REMEDY = "ask for it again: it is damaged, or no bundle of this tool"
 SHOWN_NAME = 80
 
 
-def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run:
+def unpack(
+    bundle: Path,
+    results: Path,
+    finish: Callable[[Path], object] = lambda _folder: None,
+    *,
+    name: str | None = None,
+    imported: bool = True,
+) -> Run:
     """Check the bundle and put its run into `results`; anything wrong with it is a UsageError, and nothing is left.
 
     `finish` is handed the run's folder before it appears: to make its tables from the records, for those that came
-    along are not believed. The run is marked as imported.
+    along are not believed. The folder is called `name`, or else as the bundle says. Unless it is `imported`, the run is
+    left as it was sent, and not marked.
     """
     make_folder(results)
     with _open(bundle) as file:
         with _damage(bundle):
             manifest = _manifest(file, bundle)
         _check_size(manifest, bundle, results)
-        target = results / manifest.run
+        target = results / (name or manifest.run)
         remedy = "move it away, or name other --results"
         there = UsageError("a run of this name already exists", where=str(target), remedy=remedy)
         if target.exists() or target.is_symlink():
@@ -60,7 +68,8 @@ def unpack(bundle: Path, results: Path, finish: Callable[[Path], object]) -> Run
                 with _damage(bundle):
                     _read(file, folder, manifest, bundle)
                 run = _check_run(folder, manifest, bundle)
-                run.update(imported_utc=utc())
+                if imported:
+                    run.update(imported_utc=utc())
                 _finish(finish, folder, bundle)
             except OSError as error:
                 raise os_error(error, error.filename or results) from error

@@ -10,13 +10,14 @@ from orchestrator.analysis.rows import Row
 from orchestrator.base.text import DIGITS, MISSING, counted, milliseconds, percent, plain, scaled, with_interval
 from orchestrator.base.text import significant as rounded
 from orchestrator.records.checks import held_to_list
-from orchestrator.records.record import Record, is_row
+from orchestrator.records.record import Record
 from orchestrator.records.store import stem_of
+from orchestrator.report.again import WITH_A_ROW, commands
 from orchestrator.report.columns import break_even, first_call, later_compiles
 from orchestrator.report.rounds import checks, round_sections
 from orchestrator.report.sections import Block, Environment, Section, code, facts, section, text
 from orchestrator.report.source import Source
-from orchestrator.report.words import command, loss_advice, reproduction, sentence, taint_note, warnings
+from orchestrator.report.words import loss_advice, sentence, taint_note, warnings
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,8 @@ def prove(source: Source, records: tuple[Record, ...], pair: Pair | None) -> Pro
     """Return the proof of the cell that has these rounds; `pair` is null of a cell that has no row."""
     records = tuple(map(held_to_list, records))  # as the row's figures are
     last, count = records[-1], len(records)
-    header = source.report.header
     of = "probe of " if last.role == "probe" else ""
-    again = [code(command(header.suite, last, count), command=True)]
-    again += [code(reproduction(header.run_id, last, count), command=True)] if is_row(last) else []
+    again: list[Block | None] = [code(line, command=True) for line in commands(source, last, count)]
     return Proof(
         title=f"{of}{last.workload.benchmark} {last.method}@{last.stack}",
         about=f"cell {last.cell_id}, workload {last.workload_id}, {counted(count, 'round')}",
@@ -75,7 +74,7 @@ def prove(source: Source, records: tuple[Record, ...], pair: Pair | None) -> Pro
                 [
                     _probe(source, pair.steady) if pair else None,
                     section("Workload", _workload(last), folded=True),
-                    section("Run it again", *again),
+                    section("Run it again", *(again or [text(WITH_A_ROW)])),
                 ],
             )
         ),

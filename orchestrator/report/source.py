@@ -13,6 +13,7 @@ from orchestrator.base.files import read_bytes
 from orchestrator.base.grouping import grouped
 from orchestrator.base.untrusted import sha256_of
 from orchestrator.plan.workload import Benchmark
+from orchestrator.records.asked import Asked, read_asked
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import LOG_LIMIT_BYTES, Run, stem_of
 
@@ -32,6 +33,8 @@ class Source:
     probes: dict[tuple[Benchmark, str, str], tuple[Record, ...]]
     """By benchmark, method and stack."""
     unreadable: tuple[str, ...]
+    asked: Asked
+    """What its command line named on this host."""
 
     @property
     def name(self) -> str:
@@ -48,7 +51,7 @@ def read_source(folder: Path, records: Sequence[Record] | None = None) -> Source
     records = list(Run.open(folder).records(unreadable)) if records is None else records
     rounds = grouped((r.cell_id, r) for r in sorted(records, key=lambda r: r.round) if is_row(r))
     probes = grouped(((r.workload.benchmark, r.method, r.stack), r) for r in records if r.role == "probe")
-    return Source(folder, make_report(folder, records), rounds, probes, tuple(unreadable))
+    return Source(folder, make_report(folder, records), rounds, probes, tuple(unreadable), read_asked(folder))
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
-"""Words that stand in more than one place: the glossary, what a row's samples warn of, commands that run it again."""
+"""Words that stand in more than one place: the glossary, what a row's samples warn of."""
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 
 from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.analysis.rows import Row
 from orchestrator.base.text import counted, significant
 from orchestrator.plan.workload import Benchmark
-from orchestrator.records.record import HostLoad, Record
+from orchestrator.records.record import HostLoad
 
 GLOSSARY = {
     "steady": "Without the first call and the warm-up: the median of the rounds' medians with its 99 % interval (at "
@@ -151,29 +150,3 @@ def loss_advice(row: Row) -> str | None:
     if row.loss_distance is None:
         return None
     return f"largest distance of the loss from eager's {significant(row.loss_distance, LOSS_DIGITS)} (advice, no check)"
-
-
-def command(suite: str, record: Record, rounds: int = 1) -> str:
-    """Return the command line that runs the record's cell as it was run, as often as `rounds` says.
-
-    A checkpoint's place is not in the record: the words FOLDER stand for it.
-    """
-    provenance = record.provenance
-    words = ["orchestrator", "run-all", "--suite", suite, "--stack", record.stack]
-    if record.workload.benchmark != "ceilings":
-        words += ["--method", record.method, "--benchmark", record.workload.benchmark]
-    if record.workload.weights is not None and record.workload.weights.source == "checkpoint":
-        words += ["--checkpoint", "FOLDER"]
-    if provenance is not None and provenance.launcher in ("docker", "local"):
-        words += ["--launcher", provenance.launcher]
-    if provenance is not None and provenance.cache == "shared":
-        words += ["--cache", "shared"]
-    if rounds > 1:
-        words += ["--rounds", str(rounds)]
-    return " ".join(shlex.quote(word) for word in (*words, "--fresh"))
-
-
-def reproduction(run_id: str, record: Record, rounds: int = 1) -> str:
-    """Return the command line that runs a row's cell again from its record and says whether its figure came out."""
-    words = ["orchestrator", "reproduce", record.cell_id, "--run", run_id]
-    return " ".join(shlex.quote(word) for word in (*words, *(["--rounds", str(rounds)] if rounds > 1 else [])))

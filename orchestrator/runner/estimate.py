@@ -22,7 +22,7 @@ from orchestrator.plan.choice import Choice, RunOptions
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.workload import GENERATING, TRAINING, ModelConfig, Workload
 from orchestrator.records.record import FAILED, NOTHING_LEFT, Record
-from orchestrator.records.runs import find_run, runs, unfinished
+from orchestrator.records.runs import find_run, readable, unfinished
 from orchestrator.records.store import read_stored, record_files
 
 RECORDS_LOOKED_AT = 400
@@ -207,7 +207,8 @@ def guess_second_start(cell: Cell) -> float:
 
 
 def _newest_records(results: Path) -> Iterator[Record]:
-    for path in itertools.chain.from_iterable(map(record_files, reversed(runs(results)))):
+    folders = (run.folder for run in readable(results, lambda _line: None, bundled=True))
+    for path in itertools.chain.from_iterable(map(record_files, folders)):
         with contextlib.suppress(StackbenchError):
             # An estimate does not stop for an old file that something else will complain about.
             yield read_stored(path)

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from orchestrator.analysis.reproduction import reproduction
 from orchestrator.base import interrupt
-from orchestrator.base.errors import StackbenchError, UsageError
+from orchestrator.base.errors import EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES
-from orchestrator.base.text import printable, show
+from orchestrator.base.text import on_stderr, printable, show
+from orchestrator.host.devices import look
+from orchestrator.launchers.work_area import methods_of_bench
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.checkpoint import Checkpoint
 from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher
 from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
-from orchestrator.plan.stack import ReadyImage, Stack, find_stacks
+from orchestrator.plan.stack import BuiltImage, Gpu, ReadyImage, Stack, find_stacks
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.find import find_records, probes_of
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.runs import find_run
 from orchestrator.records.store import Run, read_record, run_of
 from orchestrator.report.reproduction import as_text
+from orchestrator.runner import plan_text
+from orchestrator.runner.estimate import estimate, history
 from orchestrator.runner.run_all import REPRODUCE, run_all
 
 IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")
@@ -33,17 +38,19 @@ SLOWER_HERE = 4.0
 """Of the time that the round took then: the deadline now."""
 
 
-def reproduce(row: str, run: str | None, options: RunOptions) -> int:
+def reproduce(row: str, run: str | None, options: RunOptions, *, dry: bool = False) -> int:
     """Run the cell that `row` names (in a run, or as a record's file) again; print how it compares.
 
-    `options.rounds` is how many rounds to run. Returns the exit code: 0 reproduced, 1 not, 2 undecided, 3 nothing
-    ran.
+    `options.rounds` is how many rounds to run; `dry`: print what would be run, and what this host lacks for it, and run
+    nothing. Returns the exit code: 0 reproduced (or dry), 1 not, 2 undecided, 3 nothing ran.
     """
     then, folder = original(row, run, options.results)
+    if dry:
+        return _show_plan(then[-1], options, of_run=folder is not None)
     kept: list[Run] = []
 
     def choosing(options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str, **_: str) -> Choice:
-        return choose_again(then[-1], options, gpu=gpu, engine=engine, no_gpu=no_gpu)
+        return choose_again(then[-1], options, gpu=gpu, engine=engine, no_gpu=no_gpu, of_run=folder is not None)
 
     code = run_all(options, choosing, kept)
     if not kept or interrupt.exit_code() is not None:
@@ -55,6 +62,26 @@ def reproduce(row: str, run: str | None, options: RunOptions) -> int:
     found = reproduction([*then, *probes], now, alone=folder is None)
     show(f"\n{as_text(found)}")
     return found.exit_code
+
+
+def _show_plan(record: Record, options: RunOptions, *, of_run: bool) -> int:
+    lacks: list[UsageError] = []
+    host = look(options)
+    choice = choose_again(
+        record, options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu, of_run=of_run, lack=lacks.append
+    )
+    if record.stack in find_stacks([IMAGES, *options.stack_folders]):
+        show(plan_text.render(choice, options.results, "text"))
+    else:  # Nobody is asked for an image that a record names.
+        known = history(options.results)
+        show(plan_text.as_text(choice, known, estimate(choice.plan, choice.stacks, known, {record.stack})))
+    for line in (*(f"{error.what}; {error.remedy}" for error in lacks), *host.beyond_memory(choice.plan)):
+        on_stderr(f"cannot run here: {line}")
+    return EXIT_OK
+
+
+def _refuse(error: UsageError) -> None:
+    raise error
 
 
 def original(row: str, run: str | None, results: Path) -> tuple[list[Record], Path | None]:
@@ -83,25 +110,38 @@ def original(row: str, run: str | None, results: Path) -> tuple[list[Record], Pa
 
 
 def choose_again(
-    record: Record, options: RunOptions, *, gpu: str | None, engine: str | None, no_gpu: str = NO_GPU
+    record: Record,
+    options: RunOptions,
+    *,
+    gpu: str | None,
+    engine: str | None,
+    no_gpu: str = NO_GPU,
+    of_run: bool = False,
+    lack: Callable[[UsageError], None] = _refuse,
 ) -> Choice:
     """Return the one cell of the record as a choice on this host, with what proves it; UsageError where it cannot be.
 
-    Stack and method are names of this host's own stacks: a record cannot bring any.
+    The stack is this host's of that name; where there is none, and the record is of a run (`of_run`), it is taken from
+    the record: an image that this host built for it, or with plain processes its own Python. No record brings any code.
+    `lack` gets what this host lacks for it.
     """
     found = find_stacks([IMAGES, *options.stack_folders])
-    check_known("stack", [record.stack], found, where="the record (--stacks names a folder of more)")
-    stack = found[record.stack]
-    check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
-    if record.device == "cuda" and gpu is None:
-        raise UsageError(
-            f"the record was made on a GPU, and {no_gpu}", where="reproduce", remedy="run it on a GPU's host"
-        )
     launcher = choose_launcher(options, engine)
-    said = f"launcher {launcher}"
-    if launcher == "docker":
+    taken = of_run and record.stack not in found
+    if taken:
+        if known := methods_of_bench():
+            check_known("method", [record.method], known, where="the record")
+        stack, said = _taken(record, launcher, lack)
+    else:
+        check_known("stack", [record.stack], found, where="the record (--stacks names a folder of more)")
+        stack, said = found[record.stack], f"launcher {launcher}"
+        check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
+    if record.device == "cuda" and gpu is None:
+        remedy = "run it on a GPU's host"
+        lack(UsageError(f"the record was made on a GPU, and {no_gpu}", where="reproduce", remedy=remedy))
+    if launcher == "docker" and not taken:
         stack, said = same_image(stack, record)
-    checkpoints = _checkpoints(record, options)
+    checkpoints = _checkpoints(record, options, lack)
     suite = load_suite(FULL_SUITE if record.device == "cuda" else SMALL_SUITE)
     task = suite.ceilings(record.device, [record.workload.dtype])[-1]
     took_s = (record.provenance.wall_ns or 0) / 1e9 if record.provenance else 0.0
@@ -120,11 +160,33 @@ def choose_again(
     probes = probe_cells([cell])
     references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
     plan = Plan(suite=REPRODUCE, cells=(ceilings, *references, *probes, cell))
-    place = gpu if record.device == "cuda" else "the CPU"
+    place = (gpu or "a GPU") if record.device == "cuda" else "the CPU"
     line = f"again: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
     return Choice(
         printable(line), plan, dataclasses.replace(suite, name=REPRODUCE), {stack.name: stack}, launcher, checkpoints
     )
+
+
+def _taken(record: Record, launcher: str, lack: Callable[[UsageError], None]) -> tuple[Stack, str]:
+    """Return a stack of the record's name for a host that has none, and where it comes from in words."""
+    image = record.provenance.image_id if record.provenance else None
+    none_here = f"stack {record.stack} is taken from the run, as none of that name is here"
+    if launcher == "local":
+        ready, said = ReadyImage(name="none"), f"{none_here}: this host's own Python"
+    else:
+        ready, said = ReadyImage(name=image or "not known", python=BuiltImage().python), f"{none_here}: its image"
+        if image is None or not IMAGE_ID.fullmatch(image) or _built_for(image) != record.stack:
+            what = f"neither the stack {record.stack} nor an image that was built for it is here"
+            remedy = "name the stack's folder with --stacks, or use --launcher local"
+            lack(UsageError(what, where="reproduce", remedy=remedy))
+    return Stack(
+        schema_version=1,
+        name=record.stack,
+        description="taken from a run",
+        methods=(record.method,),
+        ready=ready,
+        gpu=Gpu(required=record.device == "cuda"),
+    ), said
 
 
 def same_image(stack: Stack, record: Record) -> tuple[Stack, str]:
@@ -156,7 +218,9 @@ def _built_for(image_id: str) -> str | None:
     return label if isinstance(label, str) else None
 
 
-def _checkpoints(record: Record, options: RunOptions) -> dict[str, Checkpoint]:
+def _checkpoints(
+    record: Record, options: RunOptions, lack: Callable[[UsageError], None] = _refuse
+) -> dict[str, Checkpoint]:
     from orchestrator.plan.checkpoint import inspect_checkpoint
 
     weights = record.workload.weights
@@ -164,7 +228,8 @@ def _checkpoints(record: Record, options: RunOptions) -> dict[str, Checkpoint]:
         return {}
     if options.checkpoint is None:
         remedy = "name its folder with --checkpoint FOLDER"
-        raise UsageError("the record's weights come from a checkpoint", where="reproduce", remedy=remedy)
+        lack(UsageError("the record's weights come from a checkpoint", where="reproduce", remedy=remedy))
+        return {}
     own = inspect_checkpoint(options.checkpoint)
     if own.fingerprint != weights.fingerprint:
         raise UsageError("holds other weights than the record's", where=str(options.checkpoint), remedy="name another")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from orchestrator.launchers.local import sweep_processes
 from orchestrator.launchers.work_area import sweep_folders, work_area
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
+from orchestrator.records.asked import keep_asked
 from orchestrator.records.record import Record
 from orchestrator.records.references import References
 from orchestrator.records.runs import find_run, newest_run, resumable, why_another
@@ -189,6 +191,7 @@ def open_run(
         run.update(stacks={**run.header.stacks, **stacks})
         progress.say(f"going on with run {run.folder.name} (--fresh starts over)")
     try:
+        keep_asked(run.folder, options, choice.checkpoints)
         ready.copy_locks(run.folder)
         yield run
     finally:
@@ -202,7 +205,10 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
         return run.claim(progress.say)
 
     if options.resume is not None:
-        run, why = find_run(options.results, options.resume), ""
+        run = find_run(options.results, options.resume)
+        if run.bundle is not None:
+            remedy = f"take it in first: orchestrator import {shlex.quote(str(run.bundle))}"
+            raise UsageError("a bundle cannot be gone on with", where=f"--resume {options.resume}", remedy=remedy)
         why = why_another(run.header, *wanted) or ("" if take(run) else "is being run by another process")
         if why:
             remedy = "give the options that it was begun with, or leave --resume out"

@@ -196,7 +196,9 @@ def test_the_drawer_has_the_whole_proof(pages: dict[str, Path], visit: Visit) ->
         "software power cap 31.0 % of the readings",
         "bench source",
         "weights",
-        "orchestrator run-all --suite note --stack cuda --method thunder --benchmark forward --rounds 5 --fresh",
+        "orchestrator reproduce ",
+        " --run run-a --results ",
+        " --rounds 5",
     ):
         assert part in text, part
     assert drawer.locator(".rounds button").count() == 5

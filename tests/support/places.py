@@ -6,6 +6,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
-COMMITTED = sorted(path.parent for path in RESULTS.glob("[!2]*/run.json"))
-"""Committed runs: others are named by their date."""
+COMMITTED = sorted(RESULTS.glob("h[12]00-*.tar.gz"))
+"""The bundles of the committed runs; `committed.FOLDERS` has them unpacked."""
 GOLDEN = ROOT / "tests" / "golden"

@@ -107,7 +107,7 @@ def child(script: str, *arguments: object) -> subprocess.Popen[str]:
     ],
 )
 def test_a_signal_inside_an_import(tmp_path: Path, at: str, words: str, number: int) -> None:
-    places = {"RUN": ROOT / "results" / "h200-alike", "PAGE": tmp_path / "page.html", "RESULTS": tmp_path / "results"}
+    places = {"RUN": "h200-rounds", "PAGE": tmp_path / "page.html", "RESULTS": tmp_path / "results"}
     process = child(AT_IMPORT, at, number, *(places.get(word, word) for word in words.split()))
     out, error = process.communicate()
     assert process.returncode == 128 + number, error

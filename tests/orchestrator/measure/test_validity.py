@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from places import COMMITTED
+from committed import FOLDERS
 from record_samples import record, sample, samples
 from scripted_nvml import HARDWARE, HARDWARE_THERMAL, POWER_BRAKE, POWER_CAP, SOFTWARE_THERMAL
 from telemetry_series import MS, series
@@ -19,11 +19,7 @@ from orchestrator.measure.telemetry import Series
 from orchestrator.measure.validity import Span, judged, spans_of, taints, to_repeat
 from orchestrator.records.store import read_record
 
-# Triton's compiles at a launch were not counted yet: two of its samples were taken for stalls (its run's notes say so).
-UNCOUNTED = "train_dynamic-fused@h200-9ec9f0355635589"
-PUBLISHED = sorted(
-    path for run in COMMITTED for path in run.glob("records/*.json") if not path.name.startswith(UNCOUNTED)
-)
+PUBLISHED = sorted(path for run in FOLDERS for path in run.glob("records/*.json"))
 
 
 def spans(count: int = 10, taken_ms: float = 180.0, every_ms: int = 200, **changes) -> list[Span]:

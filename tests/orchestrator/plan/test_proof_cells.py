@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from committed import FOLDERS
 from fake_run import WORKLOAD
 from plan_samples import SUITE, stack, write_suite
 
-from orchestrator.base.paths import REPOSITORY
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.proof_cells import SUBJECTS_AT_MOST, probe_model, probe_of, probe_workload
@@ -175,12 +175,12 @@ def test_a_probe_is_no_row_of_the_same_workload() -> None:
 
 
 def test_plans_of_committed_runs_still_load_and_mean_the_same_workloads() -> None:
-    for folder in sorted((REPOSITORY / "results").glob("h200*")):
-        assert Run.open(folder).plan.cells
+    runs = {folder.name: Run.open(folder) for folder in FOLDERS}
+    assert all(run.plan.cells for run in runs.values())
     later = {"soak_s": None, "sustained_s": None}
     planned = [cell.workload for cell in note().cells if cell.role in ("ceilings", "row")]
     rows = {workload.model_copy(update=later).workload_id for workload in planned}
-    runs = [Run.open(REPOSITORY / "results" / name) for name in ("h200-second", "h200-dynamic")]
-    committed = [record for run in runs for record in run.records([]) if record.role in ("ceilings", "row")]
+    whole = [runs[name] for name in ("h200-second", "h200-dynamic")]
+    committed = [record for run in whole for record in run.records([]) if record.role in ("ceilings", "row")]
     assert {record.workload_id for record in committed} == rows
     assert [record.workload_id for record in committed] == [record.workload.workload_id for record in committed]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from places import COMMITTED
+from committed import FOLDERS
 from record_samples import record, samples, save_run, small_run
 
 from orchestrator.base.errors import UsageError
@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Run:
     told = {"references": {"a" * 16: {"sha256": hashlib.sha256(b"truth").hexdigest()}}}
     found.save(record(role="reference", cell_id="b" * 16, detail=told))
     (folder / "stacks").mkdir()
-    shutil.copy(next(COMMITTED[0].glob("stacks/*")), folder / "stacks")
+    shutil.copy(next(FOLDERS[0].glob("stacks/*")), folder / "stacks")
     (folder / "secret.txt").write_text("mine")
     return found
 
@@ -140,7 +140,7 @@ def test_references_go_along_when_asked(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_runs_of_the_repository(tmp_path: Path) -> None:
-    for folder in COMMITTED:
+    for folder in FOLDERS:
         pack(Run.open(folder), tmp_path / f"{folder.name}.tar.gz")
         found = unpack(tmp_path / f"{folder.name}.tar.gz", tmp_path / "elsewhere", write_tables)
         assert list(found.records([])) == list(Run.open(folder).records([]))

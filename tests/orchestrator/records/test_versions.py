@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import COMMITTED
+from committed import FOLDERS
 from pydantic import BaseModel
 
 from orchestrator.base.errors import UsageError
 from orchestrator.records.record import Record
 from orchestrator.records.store import read_record
 
-RECORDS = sorted(path for run in COMMITTED for path in run.glob("records/*.json"))
-by_run = pytest.mark.parametrize("run", COMMITTED, ids=lambda run: run.name)
+RECORDS = sorted(path for run in FOLDERS for path in run.glob("records/*.json"))
+by_run = pytest.mark.parametrize("run", FOLDERS, ids=lambda run: run.name)
 
 
 def without_later_fields(value: Any) -> Any:

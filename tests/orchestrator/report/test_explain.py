@@ -22,7 +22,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_golden(run: Path) -> None:
-    golden("explain.txt", explain(run, "forward inductor@cuda") + "\n")
+    text = explain(run, "forward inductor@cuda") + "\n"
+    golden("explain.txt", text.replace(f"--run {run.name} --results {run.parent}", "--run RUN --results FOLDER"))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_wrong_row(run: Path) -> None:
     text = explain(run, "forward thunder@cuda")
     assert "\n  No speed is shown because the row is incorrect.\n" in text
     assert "\nMeasured, but not shown as a speed\n  steady: 0.4504 s" in text
-    assert "run-all --suite note --stack cuda --method thunder --benchmark forward --fresh" in text
+    assert f"reproduce {'2' * 16} --run {run.name} --results " in text
 
 
 def test_a_row_that_the_list_of_checks_refuses_is_explained_as_it_is_shown(tmp_path: Path) -> None:

@@ -275,3 +275,59 @@ def test_the_records_image_is_used_where_this_host_built_it(
     assert (row.rounds, row.role, row.cache) == (3, "row", "shared" if image_id else "cold")
     roles = ["ceilings", "reference", "reference", "probe", "row"]
     assert [cell.role for cell in choice.plan.cells] == roles
+
+
+@pytest.mark.parametrize("built_for", ["theirs", "other", None])
+def test_a_stack_that_is_not_here_is_the_image_that_was_built_for_it(
+    monkeypatch: pytest.MonkeyPatch, built_for: str | None
+) -> None:
+    monkeypatch.setattr(reproduce, "_built_for", lambda _: built_for)
+    one, lacks = with_image(f"sha256:{'1' * 64}").model_copy(update={"stack": "theirs"}), list[UsageError]()
+    choice = reproduce.choose_again(one, RunOptions(), gpu=None, engine="an engine", of_run=True, lack=lacks.append)
+    stack = choice.stacks["theirs"]
+    assert stack.ready is not None
+    assert (stack.ready.name, stack.python) == (f"sha256:{'1' * 64}", "/opt/stack/bin/python")
+    assert "stack theirs is taken from the run, as none of that name is here: its image" in choice.line
+    assert bool(lacks) is (built_for != "theirs")
+    if lacks:
+        with pytest.raises(UsageError, match="neither the stack theirs nor an image that was built for it is here"):
+            reproduce.choose_again(one, RunOptions(), gpu=None, engine="an engine", of_run=True)
+    with pytest.raises(UsageError, match='unknown stack "theirs"'):  # of a record that somebody sent
+        reproduce.choose_again(one, RunOptions(), gpu=None, engine="an engine")
+
+
+def test_a_stack_that_is_not_here_is_a_plain_process_without_an_engine(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(place / "stacks")
+    words = ["reproduce", "forward good@fake", "--results", str(place / "results"), "--launcher", "local"]
+    capsys.readouterr()
+    assert run([*words, "--dry-run"]) == 0
+    said = capsys.readouterr()
+    line = "stack fake is taken from the run, as none of that name is here: this host's own Python"
+    assert line in said.out.splitlines()[0]
+    assert not said.err
+    assert len(list((place / "results").iterdir())) == 1
+    assert run(words) in (0, 2)
+    assert line in capsys.readouterr().out
+    assert len(list((place / "results").iterdir())) == 2
+
+
+def test_a_dry_run_says_what_this_host_lacks_and_runs_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = {"source": "checkpoint", "fingerprint": "f" * 16}
+    sent = place / "sent.json"
+    raw = json.loads(the_record(place).read_text())
+    one = Record.model_validate_json(json.dumps(raw))
+    assert one.workload.weights is not None
+    its = one.workload.model_copy(update={"weights": one.workload.weights.model_copy(update=weights)})
+    raw |= {"device": "cuda", "workload": json.loads(its.model_dump_json()), "workload_id": its.workload_id}
+    sent.write_text(json.dumps(raw))
+    capsys.readouterr()
+    assert go(place, "reproduce", str(sent), "--dry-run") == 0
+    said = capsys.readouterr()
+    assert "forward good@fake" in said.out
+    lacking = said.err.splitlines()
+    assert [line.partition(": ")[2].partition(": ")[0] for line in lacking] == ["cannot run here"] * 2
+    assert "the record was made on a GPU, and no GPU is here" in lacking[0]
+    assert "name its folder with --checkpoint FOLDER" in lacking[1]
+    assert len(list((place / "results").iterdir())) == 1

@@ -21,7 +21,6 @@ from orchestrator.records.store import Run
 from orchestrator.report.page import render_page, write_page
 from orchestrator.report.page.embed import embedded
 from orchestrator.report.source import LOG_LINES, read_log, read_source
-from orchestrator.report.words import command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,18 +231,6 @@ def test_a_log_that_is_not_the_records(tmp_path: Path, fault: str) -> None:
     assert log
     assert log.remark
     assert "root" not in log.text
-
-
-def test_the_command_that_runs_it_again() -> None:
-    made = {"launcher": "docker", "cache": "shared"}
-    again = command("my suite", record(provenance=made, stack="s"), rounds=3)
-    assert again == (
-        "orchestrator run-all --suite 'my suite' --stack s --method inductor --benchmark forward "
-        "--launcher docker --cache shared --rounds 3 --fresh"
-    )
-    weights = {"source": "checkpoint", "fingerprint": "f" * 16}
-    assert "--checkpoint FOLDER" in command("note", record(workload=workload(weights=weights)))
-    assert "--method" not in command("note", ceilings())
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,133 @@
+"""The command lines that run a cell again: each can be pasted on the host that shows it, and starts."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.base.paths import IMAGES, RESULTS
+from orchestrator.plan.stack import STACK_FILE
+from orchestrator.plan.suite import suite_names
+from orchestrator.records.asked import Asked
+from orchestrator.records.bundle import ENDING
+from orchestrator.records.record import Record, is_row
+from orchestrator.records.unpacked import origin_of
+from orchestrator.report.source import Source
+
+WITH_A_ROW = "by `orchestrator reproduce` of any row of this run that it belongs to"
+
+
+def commands(source: Source, record: Record, rounds: int) -> list[str]:
+    """Return the lines for a cell with so many rounds: from its suite, where that and its stack are here, and its own.
+
+    A cell of a suite or a stack that this host has not got has its own line alone, one that is no row then none.
+    """
+    words = plan_words(source.report.header.suite, source.asked, record)
+    lines = [] if words is None else [_joined(*words, *_rounds(rounds), "--fresh", *_results(source.folder))]
+    return lines + ([reproduction(source, record, rounds)] if is_row(record) else [])
+
+
+def plan_words(suite: str, asked: Asked, record: Record) -> list[str] | None:
+    """Return what runs the record's cell as it was run, quoted for a shell; None where this host cannot."""
+    parts = _suite(suite, asked), _stack(asked, record.stack), _checkpoint(asked, record)
+    if any(part is None for part in parts):
+        return None
+    named_suite, named_stack, checkpoint = (part or [] for part in parts)
+    words = ["orchestrator", "run-all", *named_suite, *named_stack, *_each("--methods", asked.methods)]
+    if record.workload.benchmark != "ceilings":
+        words += ["--method", shlex.quote(record.method), "--benchmark", record.workload.benchmark]
+    words += checkpoint
+    provenance = record.provenance
+    if provenance is not None and provenance.launcher in ("docker", "local"):
+        words += ["--launcher", provenance.launcher]
+    if provenance is not None and provenance.cache == "shared":
+        words += ["--cache", "shared"]
+    return words
+
+
+def _suite(suite: str, asked: Asked) -> list[str] | None:
+    if asked.suite is not None:
+        return ["--suite", typed(asked.suite)] if Path(asked.suite).is_file() else None
+    return ["--suite", suite] if suite in suite_names() else None
+
+
+def _stack(asked: Asked, stack: str) -> list[str] | None:
+    words = ["--stack", shlex.quote(stack)]
+    if (IMAGES / stack / STACK_FILE).is_file():
+        return words
+    known = asked.stacks and all(map(_is_there, asked.stacks))
+    return [*words, *_each("--stacks", asked.stacks)] if known else None
+
+
+def _checkpoint(asked: Asked, record: Record) -> list[str] | None:
+    weights = record.workload.weights
+    if weights is None or weights.source != "checkpoint":
+        return []
+    if weights.fingerprint not in asked.weights:
+        return None
+    return [] if asked.checkpoint is None else ["--checkpoint", typed(asked.checkpoint)]
+
+
+def reproduction(source: Source, record: Record, rounds: int = 1) -> str:
+    """Return the line that runs a row's cell again from its record and says whether its figure came out.
+
+    Where the folder of a checkpoint is not known, the word FOLDER stands for it.
+    """
+    asked, weights = source.asked, record.workload.weights
+    words = ["orchestrator", "reproduce", shlex.quote(record.cell_id), *run_words(source.folder)]
+    if not (IMAGES / record.stack / STACK_FILE).is_file():
+        words += _each("--stacks", filter(_is_there, asked.stacks))
+    words += _each("--methods", asked.methods)
+    if weights is not None and weights.source == "checkpoint":
+        known = asked.weights.get(weights.fingerprint or "")
+        words += ["--checkpoint", "FOLDER" if known is None else typed(known)]
+    return _joined(*words, *_rounds(rounds))
+
+
+def run_words(folder: Path) -> list[str]:
+    """Return what names the run in `folder` on the command line, quoted for a shell."""
+    bundle = origin_of(folder)
+    name = folder.resolve().name
+    if bundle is None:
+        return ["--run", shlex.quote(name), *_results(folder)]
+    found = RESULTS / f"{name}{ENDING}"
+    is_named = bundle == found and not (RESULTS / name).exists()
+    return ["--run", shlex.quote(name) if is_named else typed(bundle, relative=False)]
+
+
+def typed(path: str | Path, *, relative: bool = True) -> str:
+    """Return a path as one types it here, quoted for a shell: from the current folder or from one's own, if it can be.
+
+    A page that somebody sends around has no more of this host's paths in it than it needs.
+    """
+    place = Path(path)
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        if relative and place.is_relative_to(Path.cwd()):
+            return shlex.quote(f"{place.relative_to(Path.cwd())}")
+        return f"~/{shlex.quote(str(place.relative_to(Path.home())))}"
+    return shlex.quote(str(place))
+
+
+def _results(folder: Path) -> list[str]:
+    """Return the option for a folder of runs that is not the one where commands look."""
+    if origin_of(folder) is not None or folder.resolve().parent == RESULTS.resolve():
+        return []
+    return ["--results", typed(folder.resolve().parent)]
+
+
+def _rounds(rounds: int) -> list[str]:
+    return ["--rounds", str(rounds)] if rounds > 1 else []
+
+
+def _each(option: str, places: Iterable[str]) -> list[str]:
+    return [word for place in places for word in (option, typed(place))]
+
+
+def _is_there(place: str) -> bool:
+    return Path(place).is_dir()
+
+
+def _joined(*words: str) -> str:
+    return " ".join(words)

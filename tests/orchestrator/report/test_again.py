@@ -1,0 +1,225 @@
+"""Lines that run a cell again, pasted into a shell: of runs of one's own, of imported and of committed ones."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from committed import FOLDERS
+from fake_run import write_stack, write_suite
+from places import COMMITTED, ROOT
+from record_samples import record, save_run, small_run, workload
+
+from orchestrator.base.paths import STATE_VARIABLE
+from orchestrator.cli import run
+from orchestrator.records import unpacked
+from orchestrator.records.asked import FILE, Asked, read_asked
+from orchestrator.records.record import is_row
+from orchestrator.records.store import Run
+from orchestrator.records.unpacked import open_bundle
+from orchestrator.report import again
+from orchestrator.report.again import commands, plan_words, run_words, typed
+from orchestrator.report.explain import explain
+from orchestrator.report.proof import prove
+from orchestrator.report.sections import Code
+from orchestrator.report.source import read_source
+
+SHOW = """printf '%s\\0' "$@" """
+
+
+def words_of(line: str) -> list[str]:
+    """What a shell makes of the line's words."""
+    shim = f"orchestrator() {{ {SHOW}; }}\n{line}\n"
+    done = subprocess.run(["sh", "-c", shim], capture_output=True, text=True, check=True)
+    assert not done.stderr
+    return done.stdout.split("\0")[:-1]
+
+
+def starts(line: str, state: Path | None = None) -> str:
+    """Run the line dry, as it is in a shell but for that; return what it planned. With a `state` by the fake bench."""
+    dry = line.replace(" run-all ", " plan ", 1).replace(" --fresh", "") if " run-all " in line else f"{line} --dry-run"
+    command = ["-m", "orchestrator"] if state is None else [str(ROOT / "tests" / "support" / "fake_run.py"), str(state)]
+    shim = f'orchestrator() {{ {shlex.join([sys.executable, *command])} "$@"; }}\n{dry}\n'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **({STATE_VARIABLE: str(state)} if state else {})}
+    done = subprocess.run(["sh", "-c", shim], check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, (line, done.stderr)
+    assert "\nplan " in done.stdout
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def lines_of(folder: Path) -> list[str]:
+    """Every line that `explain` and the page's drawers show of the run's rows."""
+    source = read_source(folder)
+    pairs = {pair.steady.cell_id: pair for pair in source.report.pairs}
+    proofs = [prove(source, records, pairs.get(cell_id)) for cell_id, records in source.records.items()]
+    shown = (block for proof in proofs for section in proof.bottom for block in section.blocks)
+    return [block.text for block in shown if isinstance(block, Code) and block.command]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_line_of_every_committed_run_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = lines_of(folder)
+    assert len(lines) == len({record.cell_id for record in Run.open(folder).records([]) if is_row(record)})
+    assert starts(lines[0])
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")  # asked for each line it would take a second each
+    for line in lines:
+        assert line.endswith((f" --run {folder.name}", f" --run {folder.name} --rounds 5"))
+        assert run([*words_of(line), "--dry-run"]) == 0
+        said = capsys.readouterr()
+        assert "is taken from the run, as none of that name is here" in said.out
+        assert f"\n{read_source(folder).records[line.split()[2]][-1].workload.benchmark} " in said.out
+
+
+def test_what_is_no_row_says_with_which_rows_it_is_run() -> None:
+    folder = FOLDERS[0]
+    for one in Run.open(folder).records([]):
+        if not is_row(one):
+            assert again.WITH_A_ROW in explain(folder, one.cell_id)
+
+
+@pytest.fixture
+def own(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that was begun here: from a suite file, on a stack of a folder, both with odd names."""
+    odd = place / "it's mine"
+    odd.mkdir()
+    write_stack(odd, ["good"])
+    write_suite(odd)
+    monkeypatch.chdir(place)
+    words = ["run-all", "--suite", "it's mine/mine.toml", "--stacks", "it's mine/stacks", "--stack", "fake"]
+    assert run([*words, "--launcher", "local", "--rounds", "2", "--results", "runs"]) == 0
+    (folder,) = (place / "runs").iterdir()
+    return folder
+
+
+def test_of_a_run_of_ones_own(own: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for here in (place, ROOT):
+        monkeypatch.chdir(here)
+        from_suite, from_record = lines_of(own)
+        where = "" if here == place else f"{place}/"
+        odd = f"{where}it's mine"
+        results = ["--results", f"{where}runs"]
+        assert words_of(from_suite) == [
+            *("run-all", "--suite", f"{odd}/mine.toml", "--stack", "fake", "--stacks", f"{odd}/stacks"),
+            *("--method", "good", "--benchmark", "forward", "--launcher", "local", "--rounds", "2", "--fresh"),
+            *results,
+        ]
+        cell_id = from_record.split()[2]
+        assert words_of(from_record) == [
+            *("reproduce", cell_id, "--run", own.name, *results, "--stacks", f"{odd}/stacks", "--rounds", "2"),
+        ]
+        for line in (from_suite, from_record):
+            assert "forward good@fake" in starts(line, place / "state")
+
+
+def test_where_its_suite_or_its_stacks_are_gone_the_line_from_its_record_is_left(own: Path, place: Path) -> None:
+    shutil.move(place / "it's mine" / "mine.toml", place / "other.toml")
+    (line,) = lines_of(own)
+    assert "--stacks" in line
+    assert starts(line, place / "state")
+    shutil.rmtree(place / "it's mine")
+    (line,) = lines_of(own)
+    assert "--stacks" not in line
+    assert "is taken from the run" in starts(line, place / "state")
+
+
+@pytest.mark.parametrize("how", ["imported", "in place", "by its name"])
+def test_of_a_run_that_came_in_a_bundle(
+    own: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    (place / "sent").mkdir()
+    sent = place / "sent" / "their run.tar.gz" if how == "in place" else place / "sent" / "theirs.tar.gz"
+    assert run(["bundle", own.name, "--results", "runs", "-o", str(sent)]) == 0
+    if how == "imported":
+        assert run(["import", str(sent), "--results", "sent"]) == 0
+        folder = place / "sent" / own.name
+        words = ["--run", own.name, "--results", "sent"]
+    else:
+        monkeypatch.setattr(unpacked, "STATE", place / "state")
+        folder = open_bundle(sent).folder
+        words = ["--run", str(sent)]
+    if how == "by its name":
+        monkeypatch.setattr(again, "RESULTS", place / "sent")
+        words = ["--run", "theirs"]
+    assert not (folder / FILE).exists()
+    (line,) = lines_of(folder)
+    assert words_of(line) == ["reproduce", line.split()[2], *words, "--rounds", "2"]
+    if how == "by its name":
+        line += " --results sent"
+    capsys.readouterr()
+    assert "stack fake is taken from the run" in starts(line, place / "state")
+
+
+def test_a_bundle_behind_a_folder_of_its_name_is_named_by_its_path(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacked, "STATE", place / "state")
+    monkeypatch.setattr(again, "RESULTS", place)
+    bundle = place / COMMITTED[0].name
+    shutil.copy(COMMITTED[0], bundle)
+    folder = open_bundle(bundle).folder
+    assert run_words(folder) == ["--run", folder.name]
+    (place / folder.name).mkdir()
+    assert run_words(folder) == ["--run", str(bundle)]
+
+
+def test_a_run_in_the_folder_where_commands_look_needs_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_run(tmp_path, [record(stack="cpu", method="eager")])
+    monkeypatch.setattr(again, "RESULTS", tmp_path)
+    source = read_source(folder)
+    assert commands(source, record(stack="cpu", method="eager"), 1) == [
+        "orchestrator run-all --suite note --stack cpu --method eager --benchmark forward --fresh",
+        f"orchestrator reproduce {record().cell_id} --run {folder.name}",
+    ]
+
+
+def test_paths_as_one_types_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert typed(tmp_path / "here" / "a b") == "'a b'"
+    assert typed(tmp_path / "here" / "a b", relative=False) == "~/'here/a b'"
+    assert typed(tmp_path / "x") == "~/x"
+    assert typed("/srv/x;y") == "'/srv/x;y'"
+
+
+def test_how_the_cell_was_run() -> None:
+    made = {"launcher": "docker", "cache": "shared"}
+    words = plan_words("note", Asked(), record(provenance=made, stack="cpu"))
+    assert words is not None
+    assert words[-4:] == ["--launcher", "docker", "--cache", "shared"]
+    for other in (record(stack="theirs"), record(stack="cpu", workload=of_checkpoint())):
+        assert plan_words("note", Asked(), other) is None
+    assert plan_words("mine", Asked(), record(stack="cpu")) is None
+
+
+def of_checkpoint():
+    return workload(weights={"source": "checkpoint", "fingerprint": "f" * 16})
+
+
+def test_a_checkpoints_folder(tmp_path: Path) -> None:
+    one = record(stack="cpu", workload=of_checkpoint())
+    folder = save_run(tmp_path, [one])
+    (line,) = commands(read_source(folder), one, 1)
+    assert line.endswith(" --checkpoint FOLDER")
+    for named in (None, "/models/mine"):
+        asked = Asked(checkpoint=named, weights={"f" * 16: "/models/mine"}, methods=("/methods",))
+        (folder / FILE).write_text(asked.model_dump_json())
+        from_suite, from_record = commands(read_source(folder), one, 1)
+        assert ("--checkpoint /models/mine" in from_suite) is (named is not None)
+        assert from_record.endswith(" --methods /methods --checkpoint /models/mine")
+        assert " --methods /methods " in from_suite
+
+
+def test_a_file_that_is_not_ours_says_nothing(tmp_path: Path) -> None:
+    folder = save_run(tmp_path, small_run())
+    for content in ("", "{", "[]", '{"suite": 1}', '{"surprise": 1}'):
+        (folder / FILE).write_text(content)
+        assert read_asked(folder) == Asked()

@@ -1,0 +1,131 @@
+"""What in docs/results/ is made of the committed runs: `make results-pages` writes it, a test sees that it is as made.
+
+A page's text is written by hand. Between two marks stand its tables, made of the run's bundle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from places import RESULTS, ROOT
+
+from orchestrator.analysis.protocol import unit_of
+from orchestrator.analysis.reduced_run import Pair, Report, make_report
+from orchestrator.base.files import write_text
+from orchestrator.base.text import code, counted
+from orchestrator.plan.workload import MEASURED, describe
+from orchestrator.records.runs import find_run
+from orchestrator.report.columns import COLUMNS, Column, speed
+from orchestrator.report.tables import render_tables
+from orchestrator.report.tables.markdown import WHERE_EXPLAINED, grid
+
+PAGES = ROOT / "docs" / "results"
+OPERATORS = "operators-h100"
+RUNS = {
+    "H100": ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second"),
+    "H200": ("h200-rounds", "h200-second", "h200-dynamic", "h200-thunder-second"),
+}
+"""In the order in which a row that several have is taken from the first: the most rounds, then the whole suite."""
+BEGIN = "<!-- Made by `make results-pages`: write above this line, or below the last one. -->"
+END = "<!-- Made until here. -->"
+EXPLAINED = "Columns, flags and other words: [Reading a row](../reading.md)."
+SHOWN = ("versus", "checks", "share", "first")
+
+
+def made() -> dict[Path, str]:
+    """Return each page with what belongs in it."""
+    parts = {name: run_part(name) for names in RUNS.values() for name in names}
+    parts |= {"index": index_part(), OPERATORS: operators_part()}
+    return {PAGES / f"{name}.md": filled(PAGES / f"{name}.md", part) for name, part in parts.items()}
+
+
+def filled(page: Path, part: str) -> str:
+    """Return the page's text with `part` between the marks, which are put at its end where there are none."""
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2].strip() if begin else ""
+    return "\n\n".join(filter(None, (before.strip(), BEGIN, part.strip(), END, after))) + "\n"
+
+
+def run_part(name: str) -> str:
+    """Return a run's tables without the words that docs/ explains elsewhere, and its suite."""
+    folder = find_run(RESULTS, name).folder
+    tables = render_tables(folder).partition("## How to read this")[0]
+    tables = re.sub("^# .*\n", "## The run\n", tables).replace(WHERE_EXPLAINED, EXPLAINED).strip()
+    suite = (folder / "suite.toml").read_text(encoding="utf-8").strip()
+    return f'{tables}\n\n## The suite\n\n```toml title="suite.toml"\n{suite}\n```'
+
+
+def index_part() -> str:
+    """Return the list of the runs, and for each GPU the rows of all of its runs in one table."""
+    lines, parts = [], list[str]()
+    for gpu, names in RUNS.items():
+        reports = {name: make_report(find_run(RESULTS, name).folder) for name in names}
+        lines += [_run_line(name, report) for name, report in reports.items()]
+        parts += [f"## On the {gpu}", *_figures(reports)]
+    runs = grid(("run", "on", "began", "rows"), lines, left=(0, 1, 2))
+    return "\n\n".join(["## The runs", runs, *parts])
+
+
+def _run_line(name: str, report: Report) -> tuple[str, ...]:
+    gpu, began = report.header.host["gpu"]["name"], report.header.started_utc[:10]
+    benchmarks = ", ".join(dict.fromkeys(pair.steady.benchmark for pair in report.pairs))
+    return f"[{name}]({name}.md): {benchmarks}", gpu, began, str(len(report.pairs))
+
+
+def _figures(reports: dict[str, Report]) -> Iterable[str]:
+    """Yield a heading and a table for each benchmark; a row that several runs have is of that with the most rounds."""
+    best: dict[tuple[str, str, str], tuple[str, Pair]] = {}
+    for name, report in reports.items():
+        for pair in report.pairs:
+            row = pair.steady
+            known = best.setdefault((row.benchmark, row.workload_id, row.name), (name, pair))
+            if row.rounds_ok > known[1].steady.rounds_ok:
+                best[row.benchmark, row.workload_id, row.name] = name, pair
+    for benchmark in MEASURED:
+        shown = [(name, pair) for (of, _, _), (name, pair) in best.items() if of == benchmark]
+        full = max((pair.steady.workload.model.layers for _, pair in shown), default=0)
+        rows = [(name, pair) for name, pair in shown if pair.steady.workload.model.layers == full]
+        if rows:
+            rows.sort(key=lambda found: found[1].steady.headline or 0, reverse=unit_of(benchmark) == "tokens/s")
+            yield f"### {benchmark}: {describe(rows[0][1].steady.workload)}"
+            yield _table(benchmark, rows)
+
+
+def _table(benchmark: str, rows: list[tuple[str, Pair]]) -> str:
+    steady = Column("steady", f"steady, {unit_of(benchmark)}", lambda pair: speed(pair.steady))  # type: ignore[arg-type]
+    columns = [steady, *(column for column in COLUMNS if column.key in SHOWN)]
+    lines = [
+        [
+            code(pair.steady.name),
+            *(column.line(pair) for column in columns),
+            f"[{name}]({name}.md), {counted(pair.steady.rounds_ok, 'round')}",
+        ]
+        for name, pair in rows
+    ]
+    return grid(("method@stack", *(column.head for column in columns), "of"), lines, left=(0, -1))
+
+
+def operators_part() -> str:
+    """Return a table of every operator by every method: what ran, and its worst relative error of both directions."""
+    content = json.loads((RESULTS / f"{OPERATORS}.json").read_text(encoding="utf-8"))
+    keys = dict.fromkeys((f["operator"], f["dtype"], f["limit"]) for one in content.values() for f in one["findings"])
+    lines = []
+    for operator, dtype, limit in keys:
+        cells = []
+        for one in content.values():
+            found = [f for f in one["findings"] if (f["operator"], f["dtype"]) == (operator, dtype)]
+            worst = max((f[way] for f in found for way in ("forward", "backward") if f[way] is not None), default=None)
+            ran = ", ".join(dict.fromkeys(f["dispatched"] for f in found))
+            passed = "" if all(f["status"] == "passed" for f in found) else " **failed**"
+            cells.append("" if worst is None else f"{worst:.1e}: {ran}{passed}")
+        lines.append((operator, dtype, f"{limit:g}", *cells))
+    return grid(("operator", "dtype", "limit", *map(code, content)), lines, left=(0, 1, 3, 4, 5, 6))
+
+
+if __name__ == "__main__":
+    for page, text in made().items():
+        write_text(page, text)
