@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import os_errors
 from orchestrator.base.interrupt import check
+from orchestrator.base.paths import RESULTS
 from orchestrator.base.text import Say, on_stderr, printable
 from orchestrator.plan.cell import Plan
 from orchestrator.records.store import RUN_FILE, Header, Run, named_in_order, read_records, record_files
@@ -25,14 +26,23 @@ def runs(results: Path) -> list[Path]:
     return sorted(found, key=lambda place: (named_in_order(place), place.name))
 
 
-def readable(results: Path, say: Say = on_stderr) -> Iterator[Run]:
-    """Yield the runs in `results`, newest first by name; `say` gets a line for each whose run.json is bad."""
+def listed(results: Path) -> Iterator[tuple[str, Run | UsageError]]:
+    """Yield every run in `results` by its name, newest first by name; in the place of a bad one why it is."""
     for folder in reversed(runs(results)):
         check()
         try:
-            yield Run.open(folder)
+            yield folder.name, Run.open(folder)
         except UsageError as error:
-            say(f"left out: {error}")
+            yield folder.name, error
+
+
+def readable(results: Path, say: Say = on_stderr) -> Iterator[Run]:
+    """Yield the runs in `results` that can be read, as they are `listed`; `say` gets a line for each other one."""
+    for _, found in listed(results):
+        if isinstance(found, Run):
+            yield found
+        else:
+            say(f"left out: {found}")
 
 
 def newest_run(results: Path) -> Run:
@@ -78,16 +88,31 @@ def _with_shared_records(folders: Sequence[Path]) -> list[list[Path]]:
     return [same for _, same in parts]
 
 
-def find_run(results: Path, name: str | None) -> Run:
-    """Return the run called `name` in `results`, or in the folder `name`; without a name the newest."""
+def find_run(results: Path, name: str | None, say: Say = on_stderr) -> Run:
+    """Return the run called `name` in `results`, or in the folder `name`; without a name the newest.
+
+    `say` gets a line with which that is.
+    """
     if name is None:
-        return newest_run(results)
+        newest = newest_run(results)
+        say(f"run {newest.folder.name}, the newest")
+        return newest
     for folder in (results / name, Path(name)):
         with contextlib.suppress(ValueError, OSError):
             if (folder / RUN_FILE).is_file():
                 return Run.open(folder)
     known = ", ".join(printable(folder.name) for folder in runs(results)) or "none"
     raise UsageError(f'no run "{name}"', where=str(results), remedy=f"known: {known}")
+
+
+def name_of(run: Run) -> str:
+    """Return how a command names the run: by its name where that is enough, else by its folder."""
+    folder = run.folder.resolve()
+    if folder.parent == RESULTS.resolve():
+        return folder.name
+    with contextlib.suppress(OSError, ValueError):
+        return str(folder.relative_to(Path.cwd()))
+    return str(folder)
 
 
 def unfinished(results: Path, say: Say = on_stderr) -> Iterator[Run]:
