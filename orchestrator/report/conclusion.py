@@ -9,6 +9,7 @@ from orchestrator.analysis.beside import EAGER
 from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, rounds_wanted
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import between, counted, significant
 from orchestrator.report.columns import name_in
 
@@ -80,7 +81,7 @@ def _without_verdict(shown: Sequence[Row], rows: Sequence[Row], names: Names) ->
     eagers = [row for row in rows if row.method == EAGER and row.stack == best.stack]
     why = f"eager is {eagers[0].status}" if eagers else "eager was not run on its stack"
     said = f"{names[best.cell_id]} has the best figure" if len(shown) > 1 else f"only {names[best.cell_id]} has a speed"
-    return f"{said}, and nothing to be compared with: {why}"
+    return f"{said}, and there is nothing to compare it with: {why}"
 
 
 def _statuses(rows: Sequence[Row], names: Names) -> str:
@@ -106,8 +107,7 @@ def _incorrect(rows: Sequence[Row], names: Names) -> list[str]:
 
 
 def _flags(rows: Sequence[Row], names: Names) -> list[str]:
-    return list(
-        dict.fromkeys(
-            f"{names[row.cell_id]} is flagged {', '.join(row.shown_flags)}" for row in rows if row.shown_flags
-        )
-    )
+    """Return a clause for each set of flags: a speed is worth less with one, and the tables say why."""
+    flagged = grouped((", ".join(row.shown_flags), names[row.cell_id]) for row in rows if row.shown_flags)
+    found = [(flags, list(dict.fromkeys(of))) for flags, of in flagged.items()]
+    return [f"{' and '.join(of)} {'are' if of[1:] else 'is'} flagged {flags}" for flags, of in found]
