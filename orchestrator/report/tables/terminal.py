@@ -69,7 +69,7 @@ def render(
     for line in _where(report, run):
         # A command is to be pasted: only the terminal itself may break it.
         console.print(Text(one_line(line)), soft_wrap=True)
-    return out.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
 def _head(report: Report) -> Iterator[Text]:
