@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,6 +33,7 @@ class Overview(Frozen):
     rows: dict[Status, int] | None = None
     """How many rows came out how; a status that none has is left out."""
     problem: str | None = None
+    """What of it cannot be read, and why."""
 
 
 def overview(results: Path) -> list[Overview]:
@@ -47,7 +49,7 @@ def _overview(name: str, run: Run | UsageError) -> Overview:
         return Overview(name=name, problem=str(run))
     header, rows, problem = run.header, None, None
     try:
-        rows = _counts(run)
+        rows, problem = _counts(run)
     except UsageError as error:
         problem = str(error)
     return Overview(
@@ -68,23 +70,33 @@ def _device(host: dict[str, Any]) -> str:
     return str(gpu.get("name") or "GPU") if isinstance(gpu, dict) else "CPU"
 
 
-def _counts(run: Run) -> dict[Status, int]:
-    """Return how many of the run's rows came out how.
+def _counts(run: Run) -> tuple[dict[Status, int], str | None]:
+    """Return how many of the run's rows came out how, and which of its files cannot be read.
 
-    As its tables.json says where no record is newer: reading the records takes some hundred times as long.
+    As its tables.json says where no record is newer: reading the records takes ten times as long.
     """
-    counts = Counter(_from_tables(run.folder) or (pair.steady.status for pair in make_report(run.folder).pairs))
-    return {status: counts[status] for status in STATUSES if counts[status]}
+    found = _from_tables(run.folder)
+    if found is None:
+        report = make_report(run.folder)
+        found = [pair.steady.status for pair in report.pairs], report.unreadable
+    counts, unreadable = Counter(found[0]), found[1]
+    more = f" (and {len(unreadable) - 1} more)" if unreadable[1:] else ""
+    bad = f"cannot be read: {unreadable[0]}{more}" if unreadable else None
+    return {status: counts[status] for status in STATUSES if counts[status]}, bad
 
 
-def _from_tables(folder: Path) -> list[Status] | None:
-    """Return the status of each row by the run's tables; None where they are older than a record or not like ours."""
+def _from_tables(folder: Path) -> tuple[list[Status], Sequence[str]] | None:
+    """Return what the run's tables say: each row's status, and what could not be read.
+
+    None where they are older than a record, or not like ours.
+    """
     try:
         # A record comes by a rename, which its folder's time shows.
         if (folder / TABLES).stat().st_mtime_ns < (folder / "records").stat().st_mtime_ns:
             return None
         document = json.loads(read_bytes(folder / TABLES, limit=TABLES_LIMIT_BYTES))
         found = [row["status"] for row in document["rows"] if row["protocol"] == "steady"]
+        unreadable = list(map(str, document["run"]["unreadable"]))
     except (OSError, UsageError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    return found if all(status in STATUSES for status in found) else None
+    return (found, unreadable) if all(status in STATUSES for status in found) else None
