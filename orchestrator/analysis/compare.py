@@ -236,16 +236,21 @@ def parse_side(text: str, results: Path) -> SideName:
     return SideName(text=text, run=match["run"] or None, method=match["method"] or None, stack=match["stack"])
 
 
-def read_sides(a: str, b: str, results: Path, benchmarks: Sequence[str] = ()) -> tuple[Side, Side]:
-    """Return both sides' rows. A side without a run is of the other's run; where neither has one, of the newest."""
-    first, second = parse_side(a, results), parse_side(b, results)
+def read_sides(
+    a: str, b: str, results: Path, benchmarks: Sequence[str] = (), run: str | None = None
+) -> tuple[Side, Side]:
+    """Return both sides' rows. A side without a run is of `run`, else of the other's; where neither has, the newest."""
+    first, second = (
+        side if run is None or side.run is not None else side.model_copy(update={"run": run})
+        for side in (parse_side(a, results), parse_side(b, results))
+    )
     if first.run == second.run == PUBLISHED:
         raise UsageError("both sides are the published figures", remedy="name a run as one of them")
     if PUBLISHED in (first.run, second.run):
         # A published figure was computed as the note did: so is the other side, or nothing could be compared.
-        run = read_side(second if first.run == PUBLISHED else first, None, results, "note", benchmarks)
-        published = published_side(first if first.run == PUBLISHED else second, run, read_published())
-        return (published, run) if first.run == PUBLISHED else (run, published)
+        own = read_side(second if first.run == PUBLISHED else first, None, results, "note", benchmarks)
+        published = published_side(first if first.run == PUBLISHED else second, own, read_published())
+        return (published, own) if first.run == PUBLISHED else (own, published)
     one = read_side(first, second.run, results, "steady", benchmarks)
     other = read_side(second, one.folder, results, "steady", benchmarks)
     return one, other

@@ -61,6 +61,12 @@ class Verdict(Frozen):
         return None if self.interval is None else (1 / self.interval[1], 1 / self.interval[0])
 
 
+def rounds_wanted(found: Verdict) -> int:
+    """Return the rounds of each side that would bring a verdict, or, of an interval that is too wide, narrow it."""
+    has = min(found.rounds)
+    return FEWEST_ROUNDS if has < FEWEST_ROUNDS else 2 * has
+
+
 def verdict(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Verdict:
     """Return how `a` does against `b`: the rounds' median times of two rows, in seconds, each above zero.
 

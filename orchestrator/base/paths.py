@@ -10,6 +10,8 @@ REPOSITORY = ORCHESTRATOR.parent
 BENCH = REPOSITORY / "bench"
 IMAGES = REPOSITORY / "images"
 RESULTS = REPOSITORY / "results"
+BUNDLE_ENDING = ".tar.gz"
+"""Of a run in one file, there or anywhere."""
 PUBLISHED = ORCHESTRATOR / "analysis" / "figures"
 SUITES = ORCHESTRATOR / "plan" / "suites"
 STATE_VARIABLE = "STACKBENCH_STATE"

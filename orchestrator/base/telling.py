@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from orchestrator.base.text import printable
+from orchestrator.base.text import COLOUR, printable
 
 MOST_LINES = 400
 SHOWN, SHOWN_BESIDE = 240, 120
 """Characters of the line that says why, and of the one beside it."""
 TRACEBACK = "Traceback (most recent call last):"
 CAUSE = "The above exception was the direct cause of the following exception:"
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SIGNAL = re.compile(r"(Killed|Terminated|Aborted|Segmentation fault|Bus error|Illegal instruction)( \(core dumped\))?")
 """What a shell says of a program that a signal ended; the program itself may have said more before."""
 AFTER_THE_REASON = re.compile(

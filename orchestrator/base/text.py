@@ -23,6 +23,10 @@ EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """Inside of a word an underscore means nothing to Markdown, and names are full of them."""
 NAME = re.compile(r"[A-Za-z0-9_@.+-]+")
 UNUSUAL = re.compile(r"[^\n -~]")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""What sets a colour or a weight of a terminal's text, and nothing else."""
+IN_ASCII = str.maketrans({"–": "-", "×": "x", "÷": "/", "…": "...", "“": '"', "”": '"', "’": "'"})  # noqa: RUF001
+"""For a terminal that has no more: a `?` in their place would read as a doubt."""
 
 
 def on_stderr(line: str) -> None:
@@ -123,20 +127,31 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
 
 
-def show(text: str, out: TextIO | None = None, *, end: str = "\n") -> None:
+def show(text: str, out: TextIO | None = None, *, end: str = "\n", styled: bool = False) -> None:
     """Print `text`, printable, to `out` (standard output where null): whatever a command says leaves here.
 
+    `styled`: colours in it stay; what others wrote was made printable before they were added.
     Where nobody reads any more, nothing is written from then on. Another failure to write is an OSError.
     """
     out = out or sys.stdout
+    parts = re.split(f"({COLOUR.pattern})", text) if styled else [text]
+    clean = "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
     try:
-        print(printable(text), file=out, end=end, flush=True)
+        print(clean, file=out, end=end, flush=True)
     except OSError as error:
         # What is left in the buffer must not fail again when the command ends.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         if not isinstance(error, BrokenPipeError):
             raise
+
+
+def plain_characters(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that a stream's encoding lacks: an error handler, as `codecs` has them."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(IN_ASCII)
+    return "".join(character if character.isascii() else "?" for character in text), error.end
 
 
 def in_json(document: str) -> str:

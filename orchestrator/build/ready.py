@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import check_known, make_folder, write_json
 from orchestrator.base.paths import STATE
-from orchestrator.base.text import Say, show
+from orchestrator.base.text import Say, on_stderr, show
 from orchestrator.build import lock as stack_lock
 from orchestrator.build.environment import find_python, has_python
 from orchestrator.build.image import BASE_VARIABLE, ensure_image, has_image, image_tag, why_not_here
@@ -152,14 +152,16 @@ def build_stacks(
     client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
     failed = False
     with work_area(state) as area:
-        place = _launcher(client, area.bench, show, state, again=again)
+        place = _launcher(client, area.bench, on_stderr, state, again=again)
         for stack in stacks.values():
             try:
-                prepared, _ = _prepare(place, stack, show, state, again=again, forget=again or stack.ready is not None)
+                prepared, _ = _prepare(
+                    place, stack, on_stderr, state, again=again, forget=again or stack.ready is not None
+                )
                 show(f"{stack.name}: {prepared.image or prepared.python}")
             except InfrastructureError as error:  # noqa: PERF203
                 failed = True
-                show(f"{stack.name}: failed: {str(error).removeprefix(f'{stack.name}: ')}")
+                on_stderr(f"{stack.name}: failed: {str(error).removeprefix(f'{stack.name}: ')}")
     return EXIT_BAD_ROWS if failed else EXIT_OK
 
 

@@ -5,6 +5,7 @@ What a command needs is imported when the command runs. Before that only click i
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -19,11 +20,27 @@ from orchestrator.cli import host, results, running, schema
 
 PROGRAM = "orchestrator"
 INTERRUPTED = "interrupted; what was finished is kept"
+EPILOG = (
+    "Results go to standard output, everything else to standard error. To have commands, options and names completed: "
+    'eval "$(_ORCHESTRATOR_COMPLETE=bash_source orchestrator)" in ~/.bashrc (zsh_source in ~/.zshrc).'
+)
 EXIT_INTERRUPTED = 130
 """Where Python raised for Ctrl-C, as no handler of ours was there: 128 + SIGINT, as shells have it."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from orchestrator.base.text import show
+        from orchestrator.base.version import version
+
+        show(f"{PROGRAM} {version()}")
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which version this is."
+)
 def orchestrator() -> None:
     """Run the same LLM workloads on many software stacks and compare what comes back.
 
@@ -62,12 +79,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """See that writing never fails for want of a stream, or for a character that standard output's encoding lacks."""
+    """See that writing never fails for want of a stream, or for a character that its encoding lacks."""
+    from orchestrator.base.text import plain_characters
+
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed (`>&-`): the next file opened would take its number
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    codecs.register_error(PROGRAM, plain_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PROGRAM)
 
 
 def _report(error: BaseException) -> int:

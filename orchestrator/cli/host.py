@@ -31,11 +31,12 @@ def build_command(
 
 @click.command("doctor", short_help="Check this host.")
 @options.stack_folders
-def doctor_command(stack_folders: tuple[Path, ...]) -> int:
+@click.option("--format", "form", **options.one_of("text", "json"))
+def doctor_command(stack_folders: tuple[Path, ...], form: str) -> int:
     """Check this host: GPU, driver, Docker Engine, how a container gets the GPU, disk, stacks."""
     from orchestrator.runner.doctor import doctor
 
-    return doctor(stack_folders)
+    return doctor(stack_folders, form)
 
 
 @click.command("compose-gpu", short_help="Print what compose needs where no NVIDIA toolkit is.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from orchestrator.base.paths import RESULTS
+from orchestrator.cli import complete
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -38,13 +40,30 @@ def _duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 results = click.option(
     "--results", type=PATH, default=RESULTS, metavar="FOLDER", help="Where runs are kept (default: results)."
 )
-run = click.option("--run", metavar="NAME|FOLDER|BUNDLE", help="The run that has the cell (default: the newest).")
-stacks = click.option("--stack", "stacks", multiple=True, metavar="NAME", help="Only this stack. Repeatable.")
+run = click.option(
+    "--run",
+    metavar="NAME|FOLDER|BUNDLE",
+    shell_complete=complete.runs,
+    help="The run that has the cell (default: the newest).",
+)
+stacks = click.option(
+    "--stack",
+    "stacks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.stacks,
+    help="Only this stack. Repeatable.",
+)
 stack_folders = click.option(
     "--stacks", "stack_folders", multiple=True, type=PATH, metavar="FOLDER", help="More stacks. Repeatable."
 )
 benchmarks = click.option(
-    "--benchmark", "benchmarks", multiple=True, metavar="NAME", help="Only this benchmark. Repeatable."
+    "--benchmark",
+    "benchmarks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.benchmarks,
+    help="Only this benchmark. Repeatable.",
 )
 gpu = click.option(
     "--gpu",
@@ -60,10 +79,22 @@ timeout = click.option(
 allow_busy = click.option("--allow-busy", is_flag=True, help="Run although something else uses the GPU.")
 
 SELECTION = (
-    click.option("--suite", metavar="NAME|FILE", help="Which cells: a suite's name, or a suite file."),
+    click.option(
+        "--suite",
+        metavar="NAME|FILE",
+        shell_complete=complete.suites,
+        help="Which cells: a suite's name, or a suite file.",
+    ),
     stacks,
     stack_folders,
-    click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method. Repeatable."),
+    click.option(
+        "--method",
+        "methods",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=complete.methods,
+        help="Only this method. Repeatable.",
+    ),
     benchmarks,
     gpu,
     launcher,
@@ -82,6 +113,20 @@ SELECTION = (
     results,
     timeout,
 )
+
+
+def one_run(command: F) -> F:
+    """Add RUN and --run, either of which names the run; the command gets `run`, null where neither does."""
+
+    @functools.wraps(command)
+    def with_run(*, named: str | None, run: str | None, **others: Any) -> Any:
+        if named is not None and run is not None and named != run:
+            raise click.UsageError(f'"{named}" and --run "{run}" are two runs', click.get_current_context())
+        return command(run=named if run is None else run, **others)
+
+    option = click.option("--run", metavar="NAME|FOLDER", shell_complete=complete.runs, help="The same as RUN.")
+    argument = click.argument("named", metavar="[RUN]", required=False, shell_complete=complete.runs)
+    return argument(option(with_run))  # type: ignore[return-value]
 
 
 def selection(command: F) -> F:

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from orchestrator.cli import options
+from orchestrator.cli import complete, options
 
 
 @click.command("table", short_help="Print a run's tables.")
-@click.argument("run", required=False)
+@options.one_run
 @click.option(
     "--protocol",
     type=click.Choice(["note", "steady"]),
     help="Order Markdown by it; only its rows in JSON, CSV and LaTeX (default: both).",
 )
-@click.option("--format", "form", **options.one_of("markdown", "json", "csv", "latex"))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown", "json", "csv", "latex"]),
+    help="text, short and aligned, is the default on a terminal; elsewhere it is markdown, with every column.",
+)
 @options.results
-def table_command(run: str | None, protocol: Literal["note", "steady"] | None, form: str, results: Path) -> None:
+def table_command(run: str | None, protocol: Literal["note", "steady"] | None, form: str | None, results: Path) -> None:
     """Print the tables of RUN (a run's name, folder or bundle; default: the newest)."""
+    from orchestrator.analysis.reduced_run import make_report
     from orchestrator.base.text import show
-    from orchestrator.records.runs import find_run
-    from orchestrator.report.tables import render_tables
+    from orchestrator.records.runs import find_run, name_of
+    from orchestrator.report.tables import render_tables, terminal
 
     found = find_run(results, run)
-    show(render_tables(found.folder, protocol=protocol, form=form), end="")
+    if form == "text" or (form is None and sys.stdout.isatty()):
+        terminal.show_report(make_report(found.folder), name_of(found), protocol)
+    else:
+        show(render_tables(found.folder, protocol=protocol, form=form or "markdown"), end="")
 
 
 @click.command("report", short_help="Write runs as one HTML page.")
-@click.argument("names", metavar="[RUN]...", nargs=-1)
+@click.argument("names", metavar="[RUN]...", nargs=-1, shell_complete=complete.runs)
+@click.option(
+    "--run",
+    "more",
+    multiple=True,
+    metavar="NAME|FOLDER",
+    shell_complete=complete.runs,
+    help="A run, as RUN. Repeatable.",
+)
 @click.option(
     "-o",
     "--output",
@@ -39,7 +57,7 @@ def table_command(run: str | None, protocol: Literal["note", "steady"] | None, f
     help="Where to (default: report.html in the run's folder; of a bundle NAME.html here).",
 )
 @options.results
-def report_command(names: tuple[str, ...], output: Path | None, results: Path) -> None:
+def report_command(names: tuple[str, ...], more: tuple[str, ...], output: Path | None, results: Path) -> None:
     """Write one HTML page over the RUNs (default: the newest): it needs nothing but a browser.
 
     A RUN is a name, a folder or a bundle. Of several the page has every row, and shows them side by side; without -o it
@@ -49,7 +67,7 @@ def report_command(names: tuple[str, ...], output: Path | None, results: Path) -
     from orchestrator.records.runs import find_run
     from orchestrator.report.page import PAGE_FILE, write_page
 
-    runs = [find_run(results, name) for name in dict.fromkeys(names or (None,))]
+    runs = [find_run(results, name) for name in dict.fromkeys((*names, *more) or (None,))]
     first = runs[0]
     target = output or (Path(f"{first.folder.name}.html") if first.bundle else first.folder / PAGE_FILE)
     size = write_page([run.folder for run in runs], target)
@@ -57,28 +75,41 @@ def report_command(names: tuple[str, ...], output: Path | None, results: Path) -
 
 
 @click.command("picture", short_help="Draw runs' speeds against eager.")
-@click.argument("names", metavar="[RUN]...", nargs=-1)
+@click.argument("names", metavar="[RUN]...", nargs=-1, shell_complete=complete.runs)
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", required=True, help="Where to: an SVG file.")
 @options.results
 def picture_command(names: tuple[str, ...], output: Path, results: Path) -> None:
-    """Draw how many times as fast as eager each method of the RUNs is (names or folders; default: the newest)."""
+    """Draw how many times as fast as eager each method of the RUNs is (names, folders, bundles; default: the newest)."""
     from orchestrator.base.text import counted, show
-    from orchestrator.records.bundle import ENDING
     from orchestrator.records.runs import find_run
     from orchestrator.report.picture import write_picture
 
-    runs = {}
-    for name in names or (None,):
-        folder = find_run(results, name).folder
-        runs[Path(name or folder).name.removesuffix(ENDING)] = folder
-    show(f"{output}: {counted(write_picture(runs, output), 'bar')}")
+    found = [find_run(results, name).folder for name in names or (None,)]
+    show(f"{output}: {counted(write_picture({folder.name: folder for folder in found}, output), 'bar')}")
+
+
+@click.command("runs", short_help="List the runs.")
+@click.option("--format", "form", **options.one_of("text", "json"))
+@options.results
+def runs_command(form: str, results: Path) -> None:
+    """List the runs, newest first: when, which suite, on what, and how their rows came out.
+
+    A run that cannot be read is listed with its reason.
+    """
+    from orchestrator.analysis.overview import overview
+    from orchestrator.base.text import show
+    from orchestrator.report.tables.runs import as_json, as_text
+
+    found = overview(results)
+    show(as_json(found) if form == "json" else as_text(found))
 
 
 @click.command("explain", short_help="Explain one cell's figures.")
 @click.argument("cell")
 @options.run
+@click.option("--format", "form", **options.one_of("text", "json"))
 @options.results
-def explain_command(cell: str, run: str | None, results: Path) -> None:
+def explain_command(cell: str, run: str | None, form: str, results: Path) -> None:
     """Explain one CELL's figures: what ran, every sample, and where the time went.
 
     CELL is a title (`forward inductor@cpu`), the name of a record's file, or the beginning of a cell_id.
@@ -87,21 +118,29 @@ def explain_command(cell: str, run: str | None, results: Path) -> None:
     from orchestrator.records.runs import find_run
     from orchestrator.report.explain import explain
 
-    show(explain(find_run(results, run).folder, cell))
+    show(explain(find_run(results, run).folder, cell, form))
 
 
 @click.command("compare", short_help="Compare two runs, methods or stacks.")
 @click.argument("a")
 @click.argument("b")
 @options.benchmarks
+@click.option(
+    "--run",
+    metavar="NAME|FOLDER",
+    shell_complete=complete.runs,
+    help="The run of a side that names none (default: the other's, or the newest).",
+)
 @click.option("--across-gpus", is_flag=True, help="Give verdicts although the GPU's model differs.")
 @click.option("--format", "form", **options.one_of("text", "markdown", "json"))
 @options.results
-def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus: bool, form: str, results: Path) -> int:
+def compare_command(
+    a: str, b: str, *, benchmarks: tuple[str, ...], run: str | None, across_gpus: bool, form: str, results: Path
+) -> int:
     """Compare B with A, cell by cell: how many times as fast, with interval and verdict.
 
     A and B are each RUN, RUN:method, RUN:@stack or RUN:method@stack, where RUN is a run's name, folder or bundle, and
-    nothing before the colon means the other's run (or the newest): `compare RUN:eager :inductor`. `published` is what
+    nothing before the colon means that of --run, the other's, or the newest: `compare RUN:eager :inductor`. `published` is what
     others printed. Rows are matched by workload, method and stack; by method only where not both sides name one, by
     stack likewise.
 
@@ -115,7 +154,7 @@ def compare_command(a: str, b: str, *, benchmarks: tuple[str, ...], across_gpus:
     from orchestrator.report.tables.comparison import render
 
     check_known("benchmark", benchmarks, MEASURED)
-    comparison = compare(*read_sides(a, b, results, benchmarks), across_devices=across_gpus)
+    comparison = compare(*read_sides(a, b, results, benchmarks, run), across_devices=across_gpus)
     show(render(comparison, form), end="")
     return comparison.exit_code
 
@@ -139,7 +178,7 @@ def history_command(*, since: str | None, cell: str | None, form: str, results: 
 
 
 @click.command("bundle", short_help="Pack a run into one file.")
-@click.argument("run", required=False)
+@options.one_run
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Where to (default: the run's name, .tar.gz).")
 @click.option("--references", is_flag=True, help="References too: large, and made again where they are missing.")
 @options.results
@@ -148,17 +187,18 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 
     Logs go as they are: look into them before you send them to strangers.
     """
-    from orchestrator.base.text import counted, show
-    from orchestrator.records.bundle import ENDING, pack
+    from orchestrator.base.paths import BUNDLE_ENDING
+    from orchestrator.base.text import counted, on_stderr, show
+    from orchestrator.records.bundle import pack
     from orchestrator.records.runs import find_run
 
     found = find_run(results, run)
-    target = output or Path(f"{found.folder.resolve().name}{ENDING}")
+    target = output or Path(f"{found.folder.resolve().name}{BUNDLE_ENDING}")
     manifest, left_out = pack(found, target, references=references)
     size = target.stat().st_size / 1e6
     show(f"{target}: {counted(len(manifest.files), 'file')}, {size:.2f} MB")
     for path in left_out:
-        show(f"left out: {path}")
+        on_stderr(f"left out: {path}")
 
 
 @click.command("import", short_help="Take in a bundled run.")
@@ -166,12 +206,13 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 @options.results
 def import_command(file: Path, *, results: Path) -> None:
     """Check the bundle FILE and put its run into the results, marked as imported. Nothing there is overwritten."""
-    from orchestrator.base.text import counted, show
+    from orchestrator.base.text import counted, on_stderr, show
     from orchestrator.records.store import record_files
     from orchestrator.records.unpack import unpack
     from orchestrator.report.tables import write_tables
 
     run = unpack(file, results, write_tables)
-    same = "plan, bench and launcher are the same"
-    unfinished = "" if run.finished else f"; not finished: run-all --resume {run.folder.name} goes on where {same}"
-    show(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}{unfinished}")
+    show(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}")
+    if not run.finished:
+        same = "plan, bench and launcher are the same"
+        on_stderr(f"not finished: run-all --resume {run.folder.name} goes on where {same}")

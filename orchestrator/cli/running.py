@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from orchestrator.cli import options
+from orchestrator.base.errors import EXIT_OK
+from orchestrator.cli import complete, options
 
 
 @click.command("plan", short_help="Show what run-all would run.")
@@ -16,7 +16,11 @@ from orchestrator.cli import options
 @click.option("--format", "form", **options.one_of("text", "json"))
 def plan_command(form: str, **chosen: Any) -> None:
     """Show what run-all would run, how long it would take and what it would download. Runs nothing."""
-    from orchestrator.base.text import show
+    _show_plan(form, **chosen)
+
+
+def _show_plan(form: str, **chosen: Any) -> None:
+    from orchestrator.base.text import on_stderr, show
     from orchestrator.build.ready import choose_place
     from orchestrator.host.devices import look
     from orchestrator.plan.choice import RunOptions
@@ -28,14 +32,19 @@ def plan_command(form: str, **chosen: Any) -> None:
     choice = fitted(choose_place(given, host), given)
     show(render(choice, given.results, form))
     for line in host.beyond_memory(choice.plan):
-        show(line, sys.stderr if form == "json" else None)
+        on_stderr(line)
 
 
 @click.command("run-all", short_help="Run everything and write the tables.")
 @options.selection
 @options.allow_busy
 @click.option("--fresh", is_flag=True, help="Start a new run, even if an unfinished one could go on.")
-@click.option("--resume", metavar="RUN", help="Go on with this unfinished run, also an imported or a renamed one.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    shell_complete=complete.runs,
+    help="Go on with this unfinished run, also an imported or a renamed one.",
+)
 @click.option("--rerun", is_flag=True, help="Run cells again that have a result.")
 @click.option(
     "--max-minutes",
@@ -44,12 +53,16 @@ def plan_command(form: str, **chosen: Any) -> None:
     metavar="M",
     help="Start no cell after that; the next run-all goes on.",
 )
-def run_all_command(**chosen: Any) -> int:
+@click.option("--dry-run", is_flag=True, help="Show what would be run, as `plan` does, and run nothing.")
+def run_all_command(*, dry_run: bool, **chosen: Any) -> int:
     """Plan, build, run every cell, and write the tables. Goes on with an unfinished run.
 
     Without options: with a GPU the whole suite `note` on every stack that uses it, else the suite `smoke` on the
     CPU; in containers where a Docker Engine answers, else as plain processes.
     """
+    if dry_run:
+        _show_plan("text", **chosen)
+        return EXIT_OK
     from orchestrator.plan.choice import RunOptions
     from orchestrator.runner.run_all import run_all
 

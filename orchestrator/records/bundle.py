@@ -29,7 +29,6 @@ from orchestrator.records.stack_lock import StackLock
 from orchestrator.records.store import LOG_LIMIT_BYTES, RUN_FILE, RUN_LIMIT_BYTES, STEM, Run, read_stored, stem_of
 
 MANIFEST = "manifest.json"
-ENDING = ".tar.gz"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Of a run's folder."""
 BESIDE = ("logs/", "dispatch/", "telemetry/", f"{REFERENCES}/")

@@ -12,9 +12,9 @@ from pathlib import Path
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import closest, os_errors
 from orchestrator.base.interrupt import check
+from orchestrator.base.paths import BUNDLE_ENDING, RESULTS
 from orchestrator.base.text import Say, on_stderr, printable
 from orchestrator.plan.cell import Plan
-from orchestrator.records.bundle import ENDING
 from orchestrator.records.store import RUN_FILE, Header, Run, named_in_order, read_records, record_files
 
 
@@ -32,7 +32,9 @@ def runs(results: Path) -> list[Path]:
 def bundles(results: Path) -> list[Path]:
     """Return the bundles in `results` by name."""
     with os_errors(results), contextlib.suppress(FileNotFoundError):
-        return sorted((path for path in results.iterdir() if path.name.endswith(ENDING) and path.is_file()), key=_name)
+        return sorted(
+            (path for path in results.iterdir() if path.name.endswith(BUNDLE_ENDING) and path.is_file()), key=_name
+        )
     return []
 
 
@@ -113,14 +115,17 @@ def _with_shared_records(folders: Sequence[Path]) -> list[list[Path]]:
     return [same for _, same in parts]
 
 
-def find_run(results: Path, name: str | None) -> Run:
+def find_run(results: Path, name: str | None, say: Say = on_stderr) -> Run:
     """Return the run called `name` in `results`, or in the folder or bundle `name`; without a name the newest.
 
     In `results` a bundle goes by its file's name, with its ending or without; a folder of that name goes before it.
+    `say` gets a line with which run is the newest.
     """
     if name is None:
-        return newest_run(results)
-    for place in (results / name, results / f"{name}{ENDING}", Path(name)):
+        newest = newest_run(results)
+        say(f"run {newest.folder.name}, the newest")
+        return newest
+    for place in (results / name, results / f"{name}{BUNDLE_ENDING}", Path(name)):
         with contextlib.suppress(ValueError, OSError):
             if (place / RUN_FILE).is_file() or place.is_file():
                 return open_run(place)
@@ -132,7 +137,17 @@ def find_run(results: Path, name: str | None) -> Run:
 
 
 def _name(bundle: Path) -> str:
-    return printable(bundle.name.removesuffix(ENDING))
+    return printable(bundle.name.removesuffix(BUNDLE_ENDING))
+
+
+def name_of(run: Run) -> str:
+    """Return how a command names the run: by its name where that is enough, else by its folder or bundle."""
+    place = (run.bundle or run.folder).resolve()
+    if place.parent == RESULTS.resolve():
+        return place.name.removesuffix(BUNDLE_ENDING)
+    with contextlib.suppress(OSError, ValueError):
+        return str(place.relative_to(Path.cwd()))
+    return str(place)
 
 
 def unfinished(results: Path, say: Say = on_stderr) -> Iterator[Run]:

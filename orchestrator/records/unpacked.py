@@ -13,8 +13,8 @@ from pathlib import Path
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import make_folder, os_errors, read_bytes, write_text
 from orchestrator.base.interrupt import check
-from orchestrator.base.paths import STATE, STATE_VARIABLE
-from orchestrator.records.bundle import ENDING, PIECE_BYTES
+from orchestrator.base.paths import BUNDLE_ENDING, STATE, STATE_VARIABLE
+from orchestrator.records.bundle import PIECE_BYTES
 from orchestrator.records.store import RUN_FILE, Run
 from orchestrator.records.unpack import unpack
 
@@ -36,7 +36,7 @@ def open_bundle(bundle: Path) -> Run:
     """
     sha256 = _sha256_of(bundle)
     place = STATE / FOLDER / sha256
-    folder = place / (OTHER_SIGNS.sub("-", bundle.name.removesuffix(ENDING)).lstrip("._-")[:100] or "run")
+    folder = place / (OTHER_SIGNS.sub("-", bundle.name.removesuffix(BUNDLE_ENDING)).lstrip("._-")[:100] or "run")
     if not (folder / RUN_FILE).is_file():
         _sweep(place.parent)
         try:

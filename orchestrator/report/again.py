@@ -7,11 +7,10 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.base.paths import IMAGES, RESULTS
+from orchestrator.base.paths import BUNDLE_ENDING, IMAGES, RESULTS
 from orchestrator.plan.stack import STACK_FILE
 from orchestrator.plan.suite import suite_names
 from orchestrator.records.asked import Asked
-from orchestrator.records.bundle import ENDING
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.unpacked import origin_of
 from orchestrator.report.source import Source
@@ -92,7 +91,7 @@ def run_words(folder: Path) -> list[str]:
     name = folder.resolve().name
     if bundle is None:
         return ["--run", shlex.quote(name), *_results(folder)]
-    found = RESULTS / f"{name}{ENDING}"
+    found = RESULTS / f"{name}{BUNDLE_ENDING}"
     is_named = bundle == found and not (RESULTS / name).exists()
     return ["--run", shlex.quote(name) if is_named else typed(bundle, relative=False)]
 

@@ -91,6 +91,18 @@ def checks(row: Row) -> str:
     return f"{text}; probe {row.probe.status if row.probe.status not in (None, 'ok') else 'unchecked'}"
 
 
+def name_in(row: Row, rows: Sequence[Row]) -> str:
+    """Return `method@stack`, with the cell's own id where another of these rows has the same name."""
+    alike = sum(other.name == row.name for other in rows) > 1
+    return f"{row.name} ({row.cell_id[:8]})" if alike else row.name
+
+
+def beside_status(row: Row) -> str:
+    """Return what stands beside a row's status: its flags, and how many of its rounds are ok where not all are."""
+    flags = f" ({', '.join(row.shown_flags)})" if row.shown_flags else ""
+    return flags + (f", {row.rounds_ok} of {row.rounds} rounds ok" if row.rounds_ok < row.rounds > 1 else "")
+
+
 def error_ratio(row: Row) -> Cell:
     """Return the row's error over eager's."""
     ratio = row.evidence.error_ratio

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.analysis.published import Published, PublishedFigure
 from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Power, Row
-from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict
+from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, rounds_wanted
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, code, counted, escape, shortened, significant
 from orchestrator.records.record import COMPUTED, Compiles, Dispatch
@@ -115,8 +115,8 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
 
 def _more_rounds(found: Verdict) -> str:
     """Return what would bring a verdict: enough rounds, or where there are enough already, more of them."""
-    has = min(found.rounds)
-    return f"--rounds {FEWEST_ROUNDS} or more" if has < FEWEST_ROUNDS else f"more rounds narrow it: --rounds {2 * has}"
+    wanted = f"--rounds {rounds_wanted(found)}"
+    return f"{wanted} or more" if min(found.rounds) < FEWEST_ROUNDS else f"more rounds narrow it: {wanted}"
 
 
 def comparisons(found: Sequence[tuple[Report, Pair]]) -> list[Published]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
-from orchestrator.base.text import counted, show, size_in_words
+from orchestrator.base.text import counted, in_json, on_stderr, show, size_in_words
 from orchestrator.build.image import BASE_VARIABLE, bring, has_image, image_tag, why_not_here
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
@@ -62,15 +63,27 @@ class Doctor:
         return selected(self.gpus.found, None)
 
 
-def doctor(stack_folders: Sequence[Path] = ()) -> int:
-    """Print a line for each thing that a run needs; return 1 where one is broken, else 0."""
+def doctor(stack_folders: Sequence[Path] = (), form: str = "text") -> int:
+    """Print a line for each thing that a run needs; return 1 where one is broken, else 0.
+
+    As `json`: `checks`, a list of `name`, `state` (ok, warn or fail), `value` (what was found) and `remedy` (or null).
+    """
     doc = Doctor(find_stacks([IMAGES, *stack_folders]), gpus())
-    failed = False
+    lines = []
     for check in (_python, _engine, _gpus, _stacks, _trial, _access, _compiler, _disk, _locks, _results, _leftovers):
         for line in check(doc):
-            show(str(line))
-            failed = failed or line.state == "fail"
-    return EXIT_BAD_ROWS if failed else EXIT_OK
+            lines.append(line)
+            if form == "text":
+                show(str(line))
+    code = EXIT_BAD_ROWS if any(line.state == "fail" for line in lines) else EXIT_OK
+    if form == "json":
+        checks = [
+            {"name": line.what, "state": line.state, "value": line.finding, "remedy": line.remedy or None}
+            for line in lines
+        ]
+        document = {"schema_version": 1, "exit_code": code, "checks": checks}
+        show(in_json(json.dumps(document, indent=1, ensure_ascii=False)))
+    return code
 
 
 def _python(_doc: Doctor) -> Iterator[Line]:
@@ -214,7 +227,7 @@ def _disk(doc: Doctor) -> Iterator[Line]:
 
 def _locks(_doc: Doctor) -> Iterator[Line]:
     try:
-        with locks.hold("doctor", purpose="doctor", say=show):
+        with locks.hold("doctor", purpose="doctor", say=on_stderr):
             held = "free" if locks.is_free(None) else "held"
             yield Line("ok", "locks", f"{locks.lock_folder()}, the CPU's is {held}")
     except UsageError as error:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 from orchestrator.analysis.published import read_published
 from orchestrator.analysis.reduce import Reduction
-from orchestrator.analysis.reduced_run import report_of
+from orchestrator.analysis.reduced_run import Report, report_of
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_NOTHING_MEASURED, EXIT_OK
 from orchestrator.records.record import BAD, COMPUTED, Record, Status, is_row
 from orchestrator.records.store import Run
@@ -75,6 +75,9 @@ class Outcomes(AbstractContextManager["Outcomes"]):
     def write_tables(self, *, now: bool = False) -> None:
         """Write the run's tables, unless that was done a moment ago; `now`: in any case."""
         if now or time.monotonic() - self._written >= EVERY_S:
-            report = report_of(self._run.header, self._reduction, self._published)
-            write_tables(self._run.folder, report)
+            write_tables(self._run.folder, self.report())
             self._written = time.monotonic()
+
+    def report(self) -> Report:
+        """Return what the tables say."""
+        return report_of(self._run.header, self._reduction, self._published)

@@ -1,4 +1,4 @@
-"""What a person sees during a run: a live line with the time left on a terminal, plain lines elsewhere."""
+"""What a person sees during a run, on standard error: a live line with the time left on a terminal, else lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REASON_SHOWN = 160
 class Progress(AbstractContextManager["Progress"]):
     """Plain lines: the start of a cell, its phases, its end with figure, elapsed and remaining time."""
 
-    out: TextIO = field(default_factory=lambda: sys.stdout)
+    out: TextIO = field(default_factory=lambda: sys.stderr)
     title: str = ""
     number: int = 0
     of: int = 0
@@ -34,7 +34,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def say(self, line: str) -> None:
         """Show one line that stays."""
-        with contextlib.suppress(OSError):  # a full disk below standard output ends no run
+        with contextlib.suppress(OSError):  # a full disk below standard error ends no run
             show(line, self.out)
 
     def begin(self, title: str, number: int, of: int, left_s: float) -> None:
@@ -72,13 +72,15 @@ class LiveProgress(Progress):
 
     def __enter__(self) -> LiveProgress:  # noqa: PYI034  (Self is Python 3.11's)
         """Start the live line."""
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
         # What a cell says of itself is in there: never markup.
         shown = TextColumn("{task.description}", markup=False)
         columns = (SpinnerColumn(), MofNCompleteColumn(), BarColumn(), shown, TimeElapsedColumn())
-        self._bar = Bar(*columns, refresh_per_second=REFRESH_PER_SECOND, transient=True, expand=False)
+        console = Console(stderr=True)
+        self._bar = Bar(*columns, console=console, refresh_per_second=REFRESH_PER_SECOND, transient=True, expand=False)
         self._task = self._bar.add_task("preparing", total=None)
         self._bar.start()
         return self
@@ -108,8 +110,8 @@ class LiveProgress(Progress):
 
 
 def make_progress() -> Progress:
-    """Return what suits standard output: live on a terminal, lines elsewhere."""
-    return LiveProgress() if sys.stdout.isatty() else Progress()
+    """Return what suits standard error: live on a terminal, lines elsewhere."""
+    return LiveProgress() if sys.stderr.isatty() else Progress()
 
 
 def outcome(record: Record) -> str:

@@ -60,7 +60,7 @@ def reproduce(row: str, run: str | None, options: RunOptions, *, dry: bool = Fal
         return code  # It was stopped before the first round was done, and said so.
     probes = [] if folder is None else probes_of(folder, then[-1], [])
     found = reproduction([*then, *probes], now, alone=folder is None)
-    show(f"\n{as_text(found)}")
+    show(as_text(found))
     return found.exit_code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, check_writable
 from orchestrator.base.paths import REPOSITORY, STATE
-from orchestrator.base.text import counted, in_words, show
+from orchestrator.base.text import counted, in_words, on_stderr, show
 from orchestrator.build.ready import Ready, choose_place, here_already, make_ready, reach_engine
 from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu
 from orchestrator.host.gpu import HostGpu, refuse_busy
@@ -25,7 +26,7 @@ from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
 from orchestrator.records.asked import keep_asked
 from orchestrator.records.record import Record
 from orchestrator.records.references import References
-from orchestrator.records.runs import find_run, newest_run, resumable, why_another
+from orchestrator.records.runs import find_run, name_of, newest_run, resumable, why_another
 from orchestrator.records.store import Run, record_files
 from orchestrator.runner.estimate import Earlier, Key, estimate, fitted, history
 from orchestrator.runner.one_round import Session, run_round
@@ -47,13 +48,16 @@ def run_all(options: RunOptions, choosing: Choosing = choose, made: list[Run] | 
     made = [] if made is None else made
     try:
         with interrupt.interruptible(), make_progress() as progress:
-            return _steps(options, choosing, made, progress)
+            outcomes = _steps(options, choosing, made, progress)
     except interrupt.Interrupted as stop:
-        show(_how_to_go_on(made[0] if made else None, options))
+        with contextlib.suppress(OSError):
+            show(_how_to_go_on(made[0] if made else None, options), sys.stderr)
         return stop.exit_code
+    show_tables(made[0], outcomes)
+    return outcomes.exit_code
 
 
-def _steps(options: RunOptions, choosing: Choosing, made: list[Run], progress: Progress) -> int:
+def _steps(options: RunOptions, choosing: Choosing, made: list[Run], progress: Progress) -> Outcomes:
     asked = time.monotonic()
     host = look(options)
     choice, known = choose_cells(options, host, choosing, progress)
@@ -67,7 +71,11 @@ def _steps(options: RunOptions, choosing: Choosing, made: list[Run], progress: P
             for turn in next_rounds(session, agenda):
                 record = run_round(session, turn)  # which stores it
                 report(session, agenda, turn, record)
-        return summary(session, asked)
+        counts = session.outcomes.counts
+        said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+        took = in_words(time.monotonic() - asked)
+        progress.say(f"{counted(sum(counts.values()), 'record')} in {took} ({said}): {_shown(session.run)}")
+        return session.outcomes
 
 
 def choose_cells(
@@ -277,15 +285,17 @@ def report(session: Session, agenda: Agenda, turn: Turn, record: Record) -> None
     session.progress.end(record, agenda.left_s)
 
 
-def summary(session: Session, asked: float) -> int:
-    """Show the tables and what became of the run's rounds, and return the exit code."""
-    run, counts = session.run, session.outcomes.counts
-    session.progress.say("")
-    session.progress.say((run.folder / "tables.md").read_text(encoding="utf-8"))
-    took, total = in_words(time.monotonic() - asked), counted(sum(counts.values()), "record")
-    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    session.progress.say(f"{total} in {took} ({said}): {_shown(run)}")
-    return session.outcomes.exit_code
+def show_tables(run: Run, outcomes: Outcomes) -> None:
+    """Print what came out, short, on standard output; of `reproduce` it is said beside what was recorded then."""
+    from orchestrator.report.tables import terminal
+
+    if run.plan.suite == REPRODUCE:
+        return
+    try:
+        terminal.show_report(outcomes.report(), name_of(run))
+    except OSError as error:  # a full disk below standard output: the run is whole, and its files say the same
+        with contextlib.suppress(OSError):
+            on_stderr(f"the tables could not be shown ({error.strerror}): orchestrator table {name_of(run)}")
 
 
 def _engine_lives(client: Any) -> bool:

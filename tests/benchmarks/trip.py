@@ -160,6 +160,7 @@ def one_cell(folder: Path) -> tuple[Phase, Phase]:
         put(own, "write_tables", meter.in_phase(tables, write)),
         put(outcomes, "EVERY_S", 0.0),
         contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
     ):
         code = run_all.run_all(options)
     assert code == 0, "the cell did not run"

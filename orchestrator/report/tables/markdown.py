@@ -14,7 +14,7 @@ from orchestrator.analysis.rows import Row
 from orchestrator.base.text import MISSING, code, escape, shortened, significant
 from orchestrator.plan.workload import WHAT, Workload, describe
 from orchestrator.records.record import Environment
-from orchestrator.report.columns import SECONDS_DIGITS, Column, columns
+from orchestrator.report.columns import SECONDS_DIGITS, Column, beside_status, columns
 from orchestrator.report.remarks import about_published, as_markdown, comparisons, figure_caveats, remarks, run_facts
 from orchestrator.report.words import better, glossary_in_markdown
 
@@ -117,11 +117,7 @@ def _name(row: Row, alike: set[str]) -> str:
 
 
 def _status(row: Row) -> str:
-    flags = ", ".join(row.shown_flags)
-    status = row.status if row.status == "ok" else f"**{row.status}**"
-    text = f"{status}{f' ({flags})' if flags else ''}"
-    if row.rounds > 1 and row.rounds_ok < row.rounds:
-        text += f", {row.rounds_ok} of {row.rounds} rounds ok"
+    text = (row.status if row.status == "ok" else f"**{row.status}**") + beside_status(row)
     if row.status == "ok" and row.figure.value is None and row.figure.reason:
         text += f": {escape(shortened(row.figure.reason, REASON_LENGTH))}"
     return f"{text}: {escape(shortened(row.reason, REASON_LENGTH))}" if row.reason else text

@@ -36,6 +36,7 @@ COMMANDS = (
     "reproduce",
     "history",
     "report",
+    "runs",
     "schema",
 )
 HEAVY = ("torch", "docker", "scipy", "pydantic", "rich", "jinja2", "requests", "numpy", "pynvml")
@@ -103,6 +104,8 @@ def test_help_names_every_command() -> None:
         ("table", "--protocol", "other"),
         ("table", "--format", "html"),
         ("explain",),
+        ("table", "one", "--run", "another"),
+        ("runs", "--format", "csv"),
     ],
 )
 def test_wrong_usage_is_exit_4_and_one_line(refused: Callable[..., str], arguments: tuple[str, ...]) -> None:
@@ -324,7 +327,8 @@ def test_a_record_that_cannot_be_read_is_named_and_the_rest_is_kept(
 def test_explain_where_no_round_can_be_read(refused: Callable[..., str], results: Path) -> None:
     path = next(results.glob("*/records/*.json"))
     path.write_text("{")
-    assert f"records/{path.name}: no valid JSON" in refused("explain", "abab", "--results", results)
+    run = path.parents[1].name
+    assert f"records/{path.name}: no valid JSON" in refused("explain", "abab", "--run", run, "--results", results)
 
 
 def test_explain_by_the_beginning_of_the_id(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +337,7 @@ def test_explain_by_the_beginning_of_the_id(results: Path, capsys: pytest.Captur
 
 
 def test_explain_of_an_unknown_cell(refused: Callable[..., str], results: Path) -> None:
-    refused("explain", "ffff", "--results", results)
+    refused("explain", "ffff", "--run", next(results.iterdir()), "--results", results)
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

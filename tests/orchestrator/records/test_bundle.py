@@ -501,9 +501,9 @@ def test_a_bad_record_is_left_out_and_a_run_with_a_bad_header_is_not_sent(run: R
 def test_the_commands(run: Run, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert command(["bundle", str(run.folder)]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert f"{run.folder.name}.tar.gz: " in out
-    assert "left out: secret.txt" in out
+    assert "left out: secret.txt" in err
     words = ["import", f"{run.folder.name}.tar.gz", "--results", "elsewhere"]
     assert command(words) == 0
     assert capsys.readouterr().out == f"elsewhere/{run.folder.name}: 12 records\n"

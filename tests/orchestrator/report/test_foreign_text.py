@@ -24,10 +24,13 @@ from orchestrator.report.page import render_page
 from orchestrator.report.tables import EXPORTERS, render_tables, write_tables
 from orchestrator.runner.progress import LiveProgress, Progress
 
-EVIL = "\x1b]0;title\x07\x1b[2J \x9b31m \x7f \x08 \u202egnp \u2066x\u2069 \u200b\ufeff\u00ad \U000e0041 \u2028 \r end"
+EVIL = (
+    "\x1b]0;title\x07\x1b[2J \x9b31m \x7f \x08 \u202egnp \u2066x\u2069 \u200b\ufeff\u00ad \U000e0041 \u2028 \r \u4e2d"
+    " end"
+)
 FORMS = [
-    *(("table", "--format", form) for form in EXPORTERS),
-    ("explain", "forward inductor@cuda"),
+    *(("table", "--format", form) for form in ("text", *EXPORTERS)),
+    *(("explain", "forward inductor@cuda", "--format", form) for form in ("text", "json")),
     *(("history", "--format", form) for form in ("text", "json")),
     *(("compare", "one", "two", "--format", form) for form in ("text", "markdown", "json")),
 ]
@@ -126,7 +129,7 @@ def test_a_live_line_and_what_stands_above_it_are_printable(
         ):
             show(EVIL)
             progress._bar.refresh()
-            out = capsys.readouterr().out
+            out = capsys.readouterr().err
             assert "end" in out
             # It steers the terminal itself, with other sequences.
             assert not [part for part in ("\x1b]", "\x1b[2J", "\x9b") if part in out]
@@ -196,6 +199,7 @@ def test_what_the_terminals_encoding_lacks_is_replaced(results: Path, encoding: 
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"inductor@cuda" in done.stdout
     assert (b"?" in done.stdout.replace(b"How to read this?", b"")) == (encoding != "utf-8")
+    assert ("| \u2013 |".encode() if encoding == "utf-8" else b"| - |") in done.stdout, "no doubt where a dash stands"
 
 
 @pytest.mark.parametrize("redirect", [">&-", "<&- >&- 2>&-", "| head -n 1", "| true", "2>&1 | head -c 1"])

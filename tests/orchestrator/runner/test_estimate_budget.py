@@ -112,7 +112,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
     assert "exclude each other" in capsys.readouterr().err
     monkeypatch.setattr(budget, "MOST_ROUNDS", 3)
     assert run(["run-all", *words, "--budget", "5h"]) == 0
-    first = capsys.readouterr().out.splitlines()[0]
+    first = capsys.readouterr().err.splitlines()[0]
     assert "budget 5.0 h: 3 rounds of each row" in first
     (folder,) = (tmp_path / "results").iterdir()
     assert len(list((folder / "records").glob("forward-*"))) == 3

@@ -78,7 +78,8 @@ def test_a_row_that_says_so(
         64: ("out_of_memory", "no room"),
         96: ("skipped", "a smaller shape ran out of memory in this run: batch 2, 64 tokens each"),
     }
-    assert "**skipped**: a smaller shape ran out of memory" in capsys.readouterr().out
+    assert "small_memory@fake skipped: a smaller shape ran out of memory" in capsys.readouterr().out
+    assert "**skipped**: a smaller shape ran out of memory" in (folder / "tables.md").read_text()
 
 
 @pytest.mark.parametrize("n", range(1, 12))

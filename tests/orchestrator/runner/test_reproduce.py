@@ -186,8 +186,9 @@ def test_by_name_and_by_a_file_that_was_sent(place: Path, capsys: pytest.Capture
     cell_id = json.loads(sent.read_text())["cell_id"]
     # The fake bench says no more of its host than that it is a CPU: another device cannot be ruled out.
     assert go(place, "reproduce", "forward good@fake", "--rounds", "2") == 2
-    out = capsys.readouterr().out
-    assert f"again: forward good@fake, workload {json.loads(sent.read_text())['workload_id']}" in out
+    out, err = capsys.readouterr()
+    assert f"again: forward good@fake, workload {json.loads(sent.read_text())['workload_id']}" in err
+    assert out.startswith("forward good@fake, workload "), "what was asked for, and no table of the new run"
     assert "now is 1.000" in out
     for folder in (place / "results").iterdir():
         if "reproduce" not in folder.name:

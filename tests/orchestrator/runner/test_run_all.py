@@ -61,13 +61,25 @@ def headers(place: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / "run.json").read_text()) for folder in sorted((place / "results").iterdir())]
 
 
-def test_a_run_from_end_to_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_from_end_to_end(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # no more than 100 are used
     assert go(place) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("suite mine on the CPU, stacks fake, in plain processes")
-    assert "[2/2] forward good@fake: 0.1000 s; took" in out
-    assert "that was the last" in out
-    assert "good@fake" in out.partition("2 records in")[0]
+    out, err = capsys.readouterr()
+    assert err.startswith("suite mine on the CPU, stacks fake, in plain processes")
+    assert "[2/2] forward good@fake: 0.1000 s; took" in err
+    assert "that was the last" in err
+    assert err.splitlines()[-1].startswith("2 records in ")
+    (folder,) = (place / "results").iterdir()
+    assert re.search(r"^good@fake +0\.1000 s  \u2013 +none; probe unchecked +ok", out, re.MULTILINE)
+    assert "only good has a speed, and there is nothing to compare it with: eager was" in " ".join(out.split())
+    *shown, tables, page, proof = out.splitlines()
+    assert max(map(len, shown)) <= 100
+    for line in (tables, page, proof):
+        words = shlex.split(line.rpartition(": ")[2])
+        assert str(folder) in words
+        assert run(words[1:]) == 0, "what it says can be pasted"
     found = records(place)
     assert {record["status"] for record in found.values()} == {"ok"}
     (header,) = headers(place)
@@ -81,10 +93,22 @@ def test_every_cell_is_run_whatever_becomes_of_the_others(place: Path, capsys: p
     assert go(place, methods=["killed", "good", "not_able", "hang"], timeout_s=1.5) == 1
     found = {name.partition("-")[0]: record["status"] for name, record in records(place).items()}
     assert found == {"torch": "ok", "killed": "crashed", "good": "ok", "not_able": "unsupported", "hang": "timeout"}
-    assert "timeout (not done after 1.5 s" in capsys.readouterr().out
+    assert "timeout (not done after 1.5 s" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("redirect", ["| head -n 1", ">&-", "> /dev/full", "<&- >&- 2>&-", "2>&1 | true"])
+@pytest.mark.parametrize(
+    "redirect",
+    [
+        "| head -n 1",
+        ">&-",
+        "> /dev/full",
+        "<&- >&- 2>&-",
+        "2>&1 | true",
+        "2>&-",
+        "2> /dev/full",
+        "2>&1 >&- | head -n 1",
+    ],
+)
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_run_goes_on_to_its_end_whoever_reads_its_output(tmp_path: Path, redirect: str, encoding: str) -> None:
     suite, stacks = write_suite(tmp_path), write_stack(tmp_path, ["good"])
@@ -93,7 +117,13 @@ def test_a_run_goes_on_to_its_end_whoever_reads_its_output(tmp_path: Path, redir
     line = f"{shlex.join([*words, '--results', str(tmp_path / 'results')])} {redirect}"
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], env=variables, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    assert b"rror" not in done.stderr
+    said = done.stderr.decode().splitlines()
+    assert not said if "2>" in redirect else said[0].startswith("suite mine on the CPU")
+    lost = [line for line in said if line.startswith("orchestrator: the tables could not be shown (No space left")]
+    assert len(lost) == (redirect == "> /dev/full")
     assert {record["status"] for record in records(tmp_path).values()} == {"ok"}
     assert headers(tmp_path)[0]["finished_utc"] is not None
 
@@ -138,7 +168,7 @@ def test_a_stack_without_torch_is_found_before_its_first_cell(
 ) -> None:
     monkeypatch.setattr(workfolders, "BENCH", BENCH)  # the real one, on this Python, which has no torch
     assert go(place, methods=["eager"]) == 3
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert f"fake: cannot run: there is no torch in {sys.executable}" in out
     assert {record["status"] for record in records(place).values()} == {"unsupported"}
     assert {record["provenance"] for record in records(place).values()} == {None}, "something was started"
@@ -161,10 +191,10 @@ def test_a_finished_run_is_followed_by_another_and_rerun_repeats_it(place: Path)
 
 def test_an_unfinished_run_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert go(place, "--max-minutes", "0.00001") == 3  # time is over before the first cell
-    assert "minutes are over" in capsys.readouterr().out
+    assert "minutes are over" in capsys.readouterr().err
     assert headers(place)[0]["finished_utc"] is None
     assert go(place) == 0
-    assert "going on with run" in capsys.readouterr().out
+    assert "going on with run" in capsys.readouterr().err
     assert len(headers(place)) == 1
     assert headers(place)[0]["finished_utc"] is not None
 
@@ -209,7 +239,7 @@ def test_folders_nested_too_deep_in_what_a_killed_run_left_end_no_run(
     os.close(here)
     os.utime(inner, (0, 0))
     assert go(place) == 0
-    assert "removed what a killed run left behind: 1 folder" in capsys.readouterr().out
+    assert "removed what a killed run left behind: 1 folder" in capsys.readouterr().err
     assert not inner.exists()
 
 
@@ -223,7 +253,7 @@ def test_a_sweep_that_fails_is_a_warning(
     name = "_sweep_containers" if what == "container" else {"process": "sweep_processes"}.get(what, "sweep_folders")
     monkeypatch.setattr(pipeline, name, fail)
     assert go(place) == 0
-    assert f"warning: a killed run may have left a {what} behind, which cannot be removed: " in capsys.readouterr().out
+    assert f"warning: a killed run may have left a {what} behind, which cannot be removed: " in capsys.readouterr().err
     assert {record["status"] for record in records(place).values()} == {"ok"}
 
 
@@ -238,7 +268,7 @@ def test_a_record_that_cannot_be_read_is_missing(place: Path, capsys: pytest.Cap
     bad.write_bytes(bad.read_bytes()[:100])
     capsys.readouterr()
     assert go(place) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert f"records/{bad.name}: no valid JSON: it counts as missing" in out
     assert out.count(bad.name) == 1
     assert "1 of 2 rounds already have results" in out
@@ -248,7 +278,7 @@ def test_a_record_that_cannot_be_read_is_missing(place: Path, capsys: pytest.Cap
 def test_another_plan_or_fresh_starts_another_run_and_says_why(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go(place, "--max-minutes", "0.00001")
     assert go(place, "--rounds", "2") == 0
-    assert "starting another run: the unfinished run" in capsys.readouterr().out
+    assert "starting another run: the unfinished run" in capsys.readouterr().err
     assert len(headers(place)) == 2
     assert go(place, "--fresh") == 0
     assert len(headers(place)) == 3
@@ -263,12 +293,12 @@ def test_a_stack_without_its_python_keeps_no_other_from_running_and_is_tried_aga
     assert go(place, *both) == 1
     found = {r["stack"]: r for r in records(place).values() if r["workload"]["benchmark"] == "forward"}
     assert found.keys() <= {"fake", "late"}
-    assert "late: cannot run" in capsys.readouterr().out
+    assert "late: cannot run" in capsys.readouterr().err
     assert headers(place)[0]["finished_utc"] is None
     (place / "later").mkdir()
     (place / "later" / "python").symlink_to(sys.executable)
     assert go(place, *both) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "2 of 4 rounds already have results" in out
     assert headers(place)[0]["finished_utc"] is not None
     folder = next((place / "results").iterdir())
@@ -373,7 +403,7 @@ def test_after_a_signal_between_two_rounds_no_other_begins(
 
     monkeypatch.setattr(Progress, "end", end)
     assert go(place, methods=["good", "slow"]) == 128 + number
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "[2/3]" not in out
     assert "stopped; 1 record kept in" in out
     assert len(records(place)) == 1
@@ -395,7 +425,7 @@ def test_what_is_said_of_going_on_is_true_of_the_options(place: Path, option: st
 
 def test_a_run_that_was_begun_fresh_goes_on_without_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert go(place, "--fresh", "--max-minutes", "0.00001") == 3
-    assert "the same command without --fresh goes on from there" in capsys.readouterr().out
+    assert "the same command without --fresh goes on from there" in capsys.readouterr().err
     assert go(place) == 0
     assert len(headers(place)) == 1
 
@@ -420,16 +450,16 @@ def test_an_imported_run_of_the_future_is_not_gone_on_with_unless_asked(
     imported(place, name, **claims)
     capsys.readouterr()
     assert go(place, "--max-minutes", "0.00001") == 3
-    assert f"the unfinished run {name} was imported (--resume {name} goes on with it)" in capsys.readouterr().out
+    assert f"the unfinished run {name} was imported (--resume {name} goes on with it)" in capsys.readouterr().err
     assert go(place) == 0, "one's own is gone on with, though the imported one's name is later"
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "already have results" not in out
     assert len(headers(place)) == 2
     mine = min(folder.name for folder in (place / "results").iterdir())
     assert run(["table", "--format", "json", "--results", str(place / "results")]) == 0
     assert json.loads(capsys.readouterr().out)["run"]["run_id"] == mine
     assert go(place, "--resume", name) == 0
-    assert "2 of 2 rounds already have results" in capsys.readouterr().out
+    assert "2 of 2 rounds already have results" in capsys.readouterr().err
     assert go(place, "--resume", name, "--rounds", "2") == 4
     assert "has another plan" in capsys.readouterr().err
 
@@ -440,7 +470,7 @@ def test_a_bad_run_keeps_none_from_running(place: Path, capsys: pytest.CaptureFi
     bad.mkdir(parents=True)
     (bad / "run.json").write_text(content)
     assert go(place) == 0
-    assert capsys.readouterr().out.count("29990101-000000-tiny/run.json: ") == 1
+    assert capsys.readouterr().err.count("29990101-000000-tiny/run.json: ") == 1
 
 
 @pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.ENOSYS])
@@ -453,7 +483,7 @@ def test_results_without_locks_go_on_and_it_is_said_once(
     monkeypatch.setattr(fcntl, "flock", flock)
     monkeypatch.setattr("orchestrator.base.lockfile._without", set())
     assert go(place, "--max-minutes", "0.00001") == 3
-    assert capsys.readouterr().out.count("files cannot be locked here") == 1
+    assert capsys.readouterr().err.count("files cannot be locked here") == 1
     assert go(place) == 0
     assert len(headers(place)) == 1
 
@@ -492,7 +522,7 @@ def test_the_next_run_ends_what_a_killed_ones_cell_had_started(place: Path, caps
     (grandchild,) = map(int, found)
     os.kill(grandchild, 0)  # nobody's child now, and alive
     assert go(place, "--method", "good") == 0
-    assert "removed what a killed run left behind: 1 process, 1 folder" in capsys.readouterr().out
+    assert "removed what a killed run left behind: 1 process, 1 folder" in capsys.readouterr().err
     assert gone(grandchild)
 
 
@@ -529,7 +559,7 @@ def by_role(place: Path) -> dict[str, dict[str, Any]]:
 
 def test_references_and_probes_go_before_the_rows(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert go(place, proving=True, methods=["tells_spec"]) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     titles = [line.partition(": started")[0] for line in out.splitlines() if ": started" in line]
     assert [title.partition("] ")[2].partition(" (")[0] for title in titles] == [
         "ceilings torch@fake",
@@ -572,9 +602,10 @@ def test_rows_go_on_without_a_reference(
     assert found["row"]["detail"]["spec"]["reference"] is None
     assert not list(files_of(place).iterdir() if files_of(place).exists() else [])
     if maker == "reference_crash":
-        assert "**No reference could be made:** crashed" in capsys.readouterr().out
+        assert "no reference could be made: crashed" in capsys.readouterr().out
+        assert "**No reference could be made:** crashed" in (files_of(place).parent / "tables.md").read_text()
     else:
-        assert "no reference for forward: no file was taken over" in capsys.readouterr().out
+        assert "no reference for forward: no file was taken over" in capsys.readouterr().err
 
 
 def test_a_copy_of_a_run_without_its_references_makes_again_those_it_needs(place: Path) -> None:
