@@ -79,7 +79,7 @@ def report_command(names: tuple[str, ...], more: tuple[str, ...], output: Path |
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", required=True, help="Where to: an SVG file.")
 @options.results
 def picture_command(names: tuple[str, ...], output: Path, results: Path) -> None:
-    """Draw how many times as fast as eager each method of the RUNs is (names, folders, bundles; default: the newest)."""
+    """Draw how many times as fast as eager each method of the RUNs is (default: the newest)."""
     from orchestrator.base.text import counted, show
     from orchestrator.records.runs import find_run
     from orchestrator.report.picture import write_picture
@@ -140,9 +140,9 @@ def compare_command(
     """Compare B with A, cell by cell: how many times as fast, with interval and verdict.
 
     A and B are each RUN, RUN:method, RUN:@stack or RUN:method@stack, where RUN is a run's name, folder or bundle, and
-    nothing before the colon means that of --run, the other's, or the newest: `compare RUN:eager :inductor`. `published` is what
-    others printed. Rows are matched by workload, method and stack; by method only where not both sides name one, by
-    stack likewise.
+    nothing before the colon means that of --run, the other's, or the newest: `compare RUN:eager :inductor`.
+    `published` is what others printed. Rows are matched by workload, method and stack; by method only where not both
+    sides name one, by stack likewise.
 
     Exit code: 0 fine, 1 a row of B is slower, wrong or lost, 2 a cell is inconclusive, refused or not in B,
     3 nothing in common.
