@@ -50,8 +50,8 @@ class Answer:
 def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extra]:
     """Yield the samples to take besides the timed ones; whoever takes one adds it to the record's samples.
 
-    Asks after the samples and after each round of repeats, and once more after what is sustained. Where nobody
-    answers, nothing more is taken.
+    Asks after the samples and after each round of repeats, and once more after the last that was taken: all are to be
+    reported before the proof. Where nobody answers, nothing more is taken.
     """
     samples = record["samples"]
     timed = {sample["index"]: _wall(sample) for sample in samples if sample["phase"] == "timed"}
@@ -61,6 +61,7 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extr
     wanted = Answer()
     for ask in range(1, ROUNDS + 1):
         ask_about(record, ask, events)
+        told = len(samples)
         given = answer(folder, ask)
         if given.sustain_s:
             wanted = given
@@ -77,6 +78,7 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extr
             break
     if wanted.sustain_s:
         yield from sustained(list(timed), wanted, record, events)
+    if len(samples) > told:
         ask_about(record, ask + 1, events)
         answer(folder, ask + 1)
 

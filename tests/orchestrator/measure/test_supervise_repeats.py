@@ -169,6 +169,9 @@ def test_the_budget_is_three_rounds_and_a_fifth_of_the_time_but_one_in_any_case(
     assert measured(ways["rounds"], bench_record(), {n: [4] for n in range(1, 9)}, taken_ns=1) == [4, 4, 4]
     assert measured(ways["time"], bench_record(52), {1: list(range(2, 52))}) == list(range(2, 12))
     assert measured(ways["one"], bench_record(5), {1: [2, 3, 4]}) == [2]
+    last = [json.loads(line) for line in (ways["rounds"] / "events.jsonl").read_text().splitlines()][-1]
+    # The repeats of the third round are reported too.
+    assert (last["ask"], len(last["rows"])) == (4, 15)
     cheap = {n: list(range(2, 12)) for n in (1, 2, 3)}
     assert len(measured(ways["cheap"], bench_record(), cheap, taken_ns=0)) == 10
     # Only what was timed can be timed again.
@@ -328,6 +331,21 @@ def test_a_real_process_at_the_power_cap_goes_on_back_to_back_and_its_figure_is_
     assert record.telemetry.energy_joules == pytest.approx(500 * sum(walls), rel=0.1)
     assert [line["ask"] for line in events(tmp_path) if line["event"] == "samples" and not line["more"]] == [1, 2]
     assert [line["name"] for line in events(tmp_path) if line["event"] == "phase"][-2:] == ["soak", "sustained"]
+
+
+def test_what_is_asked_of_a_cell_besides_is_not_taken_from_its_own_time(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
+    monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", 2.0)
+    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", 3.0)
+    often(monkeypatch)
+
+    def in_four_seconds(job: Job) -> Job:
+        longer = long_samples(job)
+        return replace(longer, cell=longer.cell.model_copy(update={"timeout_s": 4.0}))
+
+    record = run(tmp_path, "stalls", gpu=UUID, change=in_four_seconds)
+    assert (record.status, record.reason) == ("ok", None)
+    assert sum(sample.phase == "sustained" for sample in record.samples) >= 12
 
 
 @pytest.mark.parametrize("nvml", [{"reasons": 0}, {"reasons": HARDWARE_THERMAL}, {"reasons": NVMLError_NotSupported()}])
