@@ -311,7 +311,7 @@ def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:
     for place, sample in enumerate(samples):
         if not sample.judged:
             continue
-        readings = series.around(sample.window, lambda reading: reading.quick.reasons is not None)
+        readings = series.with_reasons(sample.window)
         seen = functools.reduce(operator.or_, (reading.quick.reasons or 0 for reading in readings), 0)
         why = [words for name, words in SLOWDOWNS.items() if seen & REASONS[name]]
         if not why and series.thermal_ns(sample.window) > THERMAL_SHARE * sample.wall_ns:
