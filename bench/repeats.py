@@ -50,8 +50,8 @@ class Answer:
 def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extra]:
     """Yield the samples to take besides the timed ones; whoever takes one adds it to the record's samples.
 
-    Asks after the samples and after each round of repeats, and once more after what is sustained. Where nobody
-    answers, nothing more is taken.
+    Asks after the samples and after each round of repeats, and once more after the last that was taken: all are to be
+    reported before the proof. Where nobody answers, nothing more is taken.
     """
     samples = record["samples"]
     timed = {sample["index"]: _wall(sample) for sample in samples if sample["phase"] == "timed"}
@@ -61,6 +61,7 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extr
     wanted = Answer()
     for ask in range(1, ROUNDS + 1):
         ask_about(record, ask, events)
+        told = len(samples)
         given = answer(folder, ask)
         if given.sustain_s:
             wanted = given
@@ -77,6 +78,7 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extr
             break
     if wanted.sustain_s:
         yield from sustained(list(timed), wanted, record, events)
+    if len(samples) > told:
         ask_about(record, ask + 1, events)
         answer(folder, ask + 1)
 
@@ -84,15 +86,15 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extr
 def sustained(indices: list[int], wanted: Answer, record: dict[str, Any], events: Events) -> Iterator[Extra]:
     """Yield the timed samples in turn, back to back: for the soak, and then for as long as is wanted.
 
-    What was timed before counts for the soak. Where every sample has a shape of its own, only whole turns are taken.
+    What was timed before counts for the soak. Where the figure is a total over all samples, only whole turns are taken.
     """
     samples = record["samples"]
     timed = [sample for sample in samples if sample["phase"] == "timed"]
     soaked = sum(_wall(sample) for sample in samples if sample["phase"] in ("timed", "repeat"))
     typical = max(1.0, median(map(_wall, timed)))
-    turn = len(indices) if len({tuple(sample["shape"]) for sample in timed}) > 1 else 1
+    turn = len(indices) if record["workload"]["benchmark"] == "train_dynamic" else 1
     lasting_ns = 1e9 * wanted.sustain_s
-    chance, draw = SUSTAINED_KEPT * typical / lasting_ns, random.SystemRandom().random
+    chance, draw = SUSTAINED_KEPT / min(MOST_SUSTAINED, lasting_ns / typical), random.SystemRandom().random
     for phase, least_ns, whole in (("soak", 1e9 * wanted.soak_s - soaked, 1), ("sustained", lasting_ns, turn)):
         events.phase(phase)
         done, spent = 0, 0

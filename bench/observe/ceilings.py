@@ -57,7 +57,8 @@ def sustained(
     burst: dict[str, Any], workload: Workload, device: str, clock: Clock, events: Events, *, soak_s: float
 ) -> dict[str, Any]:
     """The product of `burst` back to back: `soak_s` unrecorded, until clocks have settled, then the workload's time."""
-    calls = ceil(SHORTEST_NS / min(burst["durations_ns"]))
+    shortest_ns = max(SHORTEST_NS, (workload.sustained_s or 0) * 1e9 / MOST_DURATIONS)
+    calls = ceil(shortest_ns / min(burst["durations_ns"]))
     call = _product(burst["size"], workload, device)
 
     def several() -> None:

@@ -52,7 +52,8 @@ class Hardware:
             return ""
         if self.device == "cuda":
             limit, default = self.power_limit_watts, self.power_default_watts
-            limited = f", power limit {limit:g} W ({default:g} W by default)" if default and limit != default else ""
+            known = limit is not None and default is not None and limit != default
+            limited = f", power limit {limit:g} W ({default:g} W by default)" if known else ""
             ecc = f", ECC {self.settings['ECC']}" if self.ecc is not None else ""
             return f"{self.name}, driver {self.driver or 'not known'}{limited}{ecc}"
         return self.name if self.threads is None else f"{self.name}, {counted(self.threads, 'thread')}"

@@ -8,8 +8,9 @@ from statistics import median
 from pydantic import Field
 
 from orchestrator.analysis.ceilings import Hardware, hardware_of
+from orchestrator.analysis.protocol import figure_phase
 from orchestrator.base.files import Frozen
-from orchestrator.records.record import Record
+from orchestrator.records.record import Record, is_row
 
 SAME_CLOCK = 0.01
 """Medians of the clock this near to each other are one clock."""
@@ -63,6 +64,8 @@ def ground_of(record: Record) -> Ground:
     clock = telemetry.sm_clock_mhz if telemetry else None
     hardware = hardware_of(record)
     facts.update(hardware.settings)
+    if is_row(record) and record.samples:
+        facts["samples of the figure"] = figure_phase(record.samples)
     return Ground(
         hardware=hardware,
         gpus=() if hardware.uuid is None else (hardware.uuid,),

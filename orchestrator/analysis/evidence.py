@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, median
+from statistics import fmean, median, variance
 
-from orchestrator.analysis.protocol import Columns, Reduced, columns_of, first_call_seconds, samples_in
+from orchestrator.analysis.protocol import Columns, Reduced, blocks_of, columns_of, first_call_seconds, samples_in
 from orchestrator.analysis.rows import CacheState, CheckCounts, Evidence, FirstCall, Piece, Power
 from orchestrator.plan.workload import GENERATING, TRAINING, Workload
 from orchestrator.records.record import Compiles, Record
 
 NOT_CALLED = "not called"
 FEWEST_FOR_WARNING = 4
+FEWEST_BLOCKS = 3
 FIRST_OFF, FIRST_SIGMAS = 0.02, 3.0
 """The first timed sample is off where it is this share and so many robust deviations from the others' median."""
 DRIFT, DRIFT_SIGMAS = 0.01, 3.0
-"""A drift: the halves' medians differ by this share, and by so many of the difference's own standard errors."""
+"""A drift: the halves' medians differ by this share, and by so many of the difference's own standard errors.
+
+Of sustained samples it is the means, and the errors those of blocks: they alternate, and medians jump from one of their
+two levels to the other.
+"""
 SIGMA_OF_MAD = 1.4826
 ERROR_OF_MEDIAN = 1.2533
 
@@ -134,14 +139,16 @@ def _energy_units(record: Record) -> int | None:
 def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
     """Return by what share the first timed sample, and the later half's median, are off; null where they are not.
 
-    Only for samples of one shape that nothing else disturbed.
+    Only for samples of one shape that nothing else disturbed. Before the first sustained one there was a soak.
     """
     taint, wall = samples.taint, samples.wall
-    places = samples.at("sustained") or samples.at("timed")
-    timed = [place for place in places if taint[place] is None and wall[place] > 0]
+    sustained = samples.at("sustained")
+    timed = [place for place in sustained or samples.at("timed") if taint[place] is None and wall[place] > 0]
     if len(timed) < FEWEST_FOR_WARNING or len({samples.shape[place] for place in timed}) > 1:
         return None, None
     walls = samples.walls(timed)
+    if sustained:
+        return None, _drift_of_blocks(blocks_of(walls))
     first, others = walls[0], walls[1:]
     typical = median(others)
     off = first / typical - 1
@@ -152,6 +159,16 @@ def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
     shift = after / before - 1
     drifts = abs(shift) > DRIFT and abs(after - before) > DRIFT_SIGMAS * _error_of_difference(early, late)
     return (off if is_off else None), (shift if drifts else None)
+
+
+def _drift_of_blocks(blocks: Sequence[float]) -> float | None:
+    half = len(blocks) // 2
+    if half < FEWEST_BLOCKS:
+        return None
+    early, late = blocks[:half], blocks[-half:]
+    apart = fmean(late) - fmean(early)
+    error = math.sqrt((variance(early) + variance(late)) / half)
+    return apart / fmean(early) if abs(apart) > max(DRIFT * fmean(early), DRIFT_SIGMAS * error) else None
 
 
 def _error_of_difference(early: Sequence[float], late: Sequence[float]) -> float:

@@ -26,7 +26,7 @@ NOTE_BEST_OF = 10
 NOTE_FIRST, NOTE_LAST = 5, 49
 """Indices, from 0, of the first and the last sample that the note's training figures take in."""
 FEWEST_FOR_INTERVAL = 3
-BLOCK_S = 2.0
+BLOCK_S, BLOCKS = 2.0, 10
 """Samples at the power cap alternate, one against the next: their mean's interval is made of blocks this long."""
 TAKE = attrgetter(
     *["index", "phase", "shape", "begin_ns", "end_ns", "device_ns", "first_token_ns", "loss", "taint", "energy_joules"],
@@ -244,7 +244,7 @@ def steady(record: Record, samples: Columns | None = None) -> Reduced:
         basis=f"{'mean' if sustained else 'median'} of {_counted(len(timed), len(chosen), kind, tainted=tainted)}",
         used=tuple(sorted({samples.index[place] for place in chosen})),
         walls=() if sustained else tuple(walls),
-        blocks=_blocks(walls) if sustained else (),
+        blocks=blocks_of(walls) if sustained else (),
         first_token_seconds=first,
         next_token_seconds=following,
         tainted=tainted,
@@ -395,14 +395,18 @@ def _sustained_total(samples: Columns) -> Reduced:
     )
 
 
-def _blocks(walls: Sequence[float]) -> tuple[float, ...]:
-    """Return the means of successive samples that took BLOCK_S together; what is left over is with the last."""
+def blocks_of(walls: Sequence[float]) -> tuple[float, ...]:
+    """Return the means of successive samples that took BLOCK_S together; what is left over is with the last.
+
+    Of samples so short that all together took less than the blocks would, a block is a tenth of all.
+    """
+    least_s = min(BLOCK_S, math.fsum(walls) / BLOCKS)
     blocks: list[list[float]] = [[]]
     for wall in walls:
-        if math.fsum(blocks[-1]) >= BLOCK_S:
+        if math.fsum(blocks[-1]) >= least_s:
             blocks.append([])
         blocks[-1].append(wall)
-    if len(blocks) > 1 and math.fsum(blocks[-1]) < BLOCK_S:
+    if len(blocks) > 1 and math.fsum(blocks[-1]) < least_s:
         last = blocks.pop()
         blocks[-1] += last
     return tuple(fmean(block) for block in blocks)

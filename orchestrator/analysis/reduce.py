@@ -294,7 +294,7 @@ def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
             workload.dtype,
             ceilings,
             joules=_joules(counted),
-            sustained=bool(shown.steady.blocks),
+            sustained=2 * sum(bool(r.steady.blocks) for r in counted) > len(counted),
             lower=_lower(evidence),
         ),
         environment=shown.environment,

@@ -178,7 +178,7 @@ def supervise(
             watch_gpu(job.gpu, handle.pids) if job.gpu else contextlib.nullcontext() as sampler,
             watch_host(handle.pids) as load,
         ):
-            ended, stopped = _watch_until(handle, tick, began, spec.deadline_s)
+            ended, stopped = _watch_until(handle, tick, began, lambda: spec.deadline_s + watch.question.extra_s)
             wall_ns = time.monotonic_ns() - began
             with contextlib.suppress(InfrastructureError, OSError):
                 if not job.log.exists():  # which a plain process has written itself
@@ -238,7 +238,7 @@ def _believed(
             # The samples are complete, but a process that crashes at its end is not fine.
             record = record.model_copy(update={"status": "crashed", "reason": refusal.reason})
         throttled = load.throttled if load and load.quota else None
-        seen = Seen(watch.phases, watch.sightings, watch.question.reported)
+        seen = Seen(watch.phases, watch.sightings, watch.question.reported, watch.question.extra_s > 0)
         record = _leave_series(judged(record, series, throttled, seen), series, job)
         return record.model_copy(update={"host_load": load.load(_timed(record)) if load else None}), refusal
     except Exception as error:  # noqa: BLE001  (whatever it wrote ends its round, not the run)
@@ -277,10 +277,14 @@ def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
 
 
 def _watch_until(
-    handle: Handle, tick: Callable[[], Refusal | None], began: int, deadline_s: float
+    handle: Handle, tick: Callable[[], Refusal | None], began: int, deadline: Callable[[], float]
 ) -> tuple[Exit | None, Refusal | None]:
-    """Return how the process ended, and why it was killed where it was (its deadline is on the monotonic clock)."""
+    """Return how the process ended, and why it was killed where it was.
+
+    Its deadline, in seconds on the monotonic clock, is later by what was asked of it besides.
+    """
     while True:
+        deadline_s = deadline()
         left = deadline_s - (time.monotonic_ns() - began) / 1e9
         if left > 0:
             ended = handle.wait(min(left, TICK_S))
@@ -448,6 +452,8 @@ class Question:
         self._whole = False
         self.reported: list[Span] = []
         """The samples of the last question that was answered."""
+        self.extra_s = 0.0
+        """Seconds of soak and of sustained samples that were asked for: they are not part of the cell's own time."""
 
     def take(self, said: dict[str, Any]) -> None:
         """Take in one event `samples`; ValueError, TypeError or KeyError where bench would not have written it."""
@@ -468,7 +474,9 @@ class Question:
         """Where a question is open, write what `choose` answers to its samples into `folder`."""
         if self._whole:
             self._whole, self._answered = False, self._ask
-            place_file(folder, f"repeat-{self._ask}.json", json.dumps(choose(self._rows)))
+            wanted = choose(self._rows)
+            self.extra_s = max(self.extra_s, wanted.get("soak_s", 0.0) + wanted.get("sustain_s", 0.0))
+            place_file(folder, f"repeat-{self._ask}.json", json.dumps(wanted))
             self.reported, self._rows = self._rows, []
 
 

@@ -10,7 +10,8 @@ import json
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -40,6 +41,10 @@ class Reading(NamedTuple):
     slow: Slow | None = None
     foreign: frozenset[int] | None = None
     """Processes that compute there and are not the cell's."""
+
+
+Knowing = tuple[Sequence[Reading], Sequence[int]]
+"""Readings that know something, and their times: thousands of samples look among tens of thousands of them."""
 
 
 class Sampler(threading.Thread):
@@ -149,15 +154,21 @@ class Series:
         """Return the readings in the window."""
         return self.readings[bisect_left(self._times, window[0]) : bisect_right(self._times, window[1])]
 
-    def around(self, window: Window, known: Callable[[Reading], bool]) -> list[Reading]:
-        """Return the readings in the window for which `known`; where there are none, the nearest on either side."""
-        found = [reading for reading in self.inside(window) if known(reading)]
-        if found:
-            return found
-        before = self.readings[: bisect_left(self._times, window[0])]
-        after = self.readings[bisect_right(self._times, window[1]) :]
-        nearest = (next(filter(known, reversed(before)), None), next(filter(known, after), None))
-        return [reading for reading in nearest if reading is not None]
+    def with_reasons(self, window: Window) -> Sequence[Reading]:
+        """Return the readings in the window that know what slows the clock; where none does, the nearest two."""
+        return _around(*self._knowing_reasons, window)
+
+    def with_foreign(self, window: Window) -> Sequence[Reading]:
+        """Return the same of those that know which other processes are on the GPU."""
+        return _around(*self._knowing_foreign, window)
+
+    @cached_property
+    def _knowing_reasons(self) -> Knowing:
+        return _knowing(reading for reading in self.readings if reading.quick.reasons is not None)
+
+    @cached_property
+    def _knowing_foreign(self) -> Knowing:
+        return _knowing(reading for reading in self.readings if reading.foreign is not None)
 
     def thermal_ns(self, window: Window) -> int:
         """Return by how much the driver's counter of thermal slowdown grew over the window; 0 where it has none."""
@@ -199,6 +210,17 @@ class Series:
             readings = tuple(thinned(readings))
 
 
+def _knowing(readings: Iterable[Reading]) -> Knowing:
+    found = list(readings)
+    return found, [reading.t_ns for reading in found]
+
+
+def _around(readings: Sequence[Reading], times: Sequence[int], window: Window) -> Sequence[Reading]:
+    """Return the readings in the window, or, where there are none, the last before it and the first after it."""
+    first, last = bisect_left(times, window[0]), bisect_right(times, window[1])
+    return readings[first:last] or [*readings[max(0, first - 1) : first], *readings[last : last + 1]]
+
+
 def summary(series: Series, windows: Sequence[Window]) -> Telemetry | None:
     """Return what the record says of the GPU in the windows, the timed samples'; None where nothing was timed."""
     if not windows or not series.readings:
@@ -226,8 +248,7 @@ def summary(series: Series, windows: Sequence[Window]) -> Telemetry | None:
 
 def strangers(series: Series, window: Window) -> frozenset[int]:
     """Return the processes, not the cell's, that were seen on the GPU in the window, or right before or after it."""
-    seen = series.around(window, lambda reading: reading.foreign is not None)
-    return frozenset(pid for reading in seen for pid in reading.foreign or ())
+    return frozenset(pid for reading in series.with_foreign(window) for pid in reading.foreign or ())
 
 
 def thinned(readings: Sequence[Reading]) -> list[Reading]:

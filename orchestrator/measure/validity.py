@@ -114,6 +114,8 @@ class Seen(NamedTuple):
     phases: Sequence[PhaseTime]
     sightings: Sequence[Sighting]
     reported: Sequence[Span]
+    lasting: bool = False
+    """Whether it was asked to sustain samples."""
 
 
 Throttled = Callable[[tuple[int, int]], str | None]
@@ -216,7 +218,7 @@ def spans_of(record: Record) -> list[Span]:
 
 def checks_of(record: Record, seen: Seen) -> tuple[Check, ...]:
     """Return the checks that only the orchestrator can make: none where nothing was seen that they could be made of."""
-    return tuple(check for check in (_clocks_agree(record, seen), _as_reported(record, seen.reported)) if check)
+    return tuple(check for check in (_clocks_agree(record, seen), _as_reported(record, seen)) if check)
 
 
 def _clocks_agree(record: Record, seen: Seen) -> Check | None:
@@ -278,8 +280,12 @@ def _by_device(record: Record) -> tuple[list[str], list[str], list[str]]:
     return [text], [], []
 
 
-def _as_reported(record: Record, reported: Sequence[Span]) -> Check | None:
-    """Return whether the record's samples are those that bench reported while it ran."""
+def _as_reported(record: Record, seen: Seen) -> Check | None:
+    """Return whether the record's samples are those that bench reported while it ran, and that it was asked for."""
+    reported = seen.reported
+    if not seen.lasting and any(sample.phase == "sustained" for sample in record.samples):
+        what = "the record has sustained samples, and nobody asked for any: the power limit was not seen to hold it up"
+        return Check(name=REPORTED, status="failed", what=what)
     if not reported:
         return None
     if len(record.samples) < len(reported):
@@ -291,6 +297,10 @@ def _as_reported(record: Record, reported: Sequence[Span]) -> Check | None:
             if one != other:
                 what = f"sample {was.index} had {key} {one} when it was reported, and has {other} in the record"
                 return Check(name=REPORTED, status="failed", what=what)
+    beyond = sum(sample.phase in JUDGED for sample in record.samples[len(reported) :])
+    if beyond:
+        what = f"{beyond} of the samples that the figure is made of were not reported before the proof"
+        return Check(name=REPORTED, status="unchecked", what=what)
     what = f"{len(reported)} samples are those that were reported before the proof"
     return Check(name=REPORTED, status="passed", what=what)
 
@@ -301,7 +311,7 @@ def _slowed(samples: Sequence[Span], series: Series) -> dict[int, str]:
     for place, sample in enumerate(samples):
         if not sample.judged:
             continue
-        readings = series.around(sample.window, lambda reading: reading.quick.reasons is not None)
+        readings = series.with_reasons(sample.window)
         seen = functools.reduce(operator.or_, (reading.quick.reasons or 0 for reading in readings), 0)
         why = [words for name, words in SLOWDOWNS.items() if seen & REASONS[name]]
         if not why and series.thermal_ns(sample.window) > THERMAL_SHARE * sample.wall_ns:

@@ -49,4 +49,4 @@ def services(grants: Iterable[tuple[str, GpuGrant]]) -> str:
 
 
 def _value(value: Any) -> str:
-    return json.dumps(value).replace("$", "$$")  # of which compose would make a variable
+    return json.dumps(value, ensure_ascii=False).replace("$", "$$")  # of which compose would make a variable

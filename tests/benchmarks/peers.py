@@ -22,7 +22,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from orchestrator.base.errors import StackbenchError  # noqa: E402 - found by the line above
+from orchestrator.analysis.protocol import steady  # noqa: E402 - found by the line above
+from orchestrator.base.errors import StackbenchError  # noqa: E402
 from orchestrator.base.files import write_text  # noqa: E402
 from orchestrator.base.paths import RESULTS  # noqa: E402
 from orchestrator.build.ready import choose_place, reach_engine  # noqa: E402
@@ -90,10 +91,13 @@ def in_turn(one: Session, turn: Turn, sustained_s: float) -> list[tuple[str, boo
         return [(f"{turn.title}: {row['status']}: {row['reason']}", True)]
     lasting = any(sample.phase == "sustained" for sample in record.samples)
     name = "mean_s" if lasting else "median_s"
-    peers, figure = (before[name], after[name]), row["figure"]["value"]
+    # Of this round alone, as its peers are; the row's figure is that of all rounds so far.
+    peers, reduced = (before[name], after[name]), steady(record)
+    assert reduced.seconds is not None
+    figure = reduced.seconds
     ratio = figure / statistics.mean(peers)
     shown = " and ".join(f"{1e3 * seconds:.2f} ms" for seconds in peers)
-    line = f"{turn.title}, round {turn.round}: {1e3 * figure:.2f} ms ({row['figure']['basis']}); peer before and after "
+    line = f"{turn.title}, round {turn.round}: {1e3 * figure:.2f} ms ({reduced.basis}); peer before and after "
     return [(f"{line}{shown} ({name}); ratio {ratio:.4f}", ratio > LIMIT)]
 
 

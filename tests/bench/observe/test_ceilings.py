@@ -66,6 +66,12 @@ def test_short_calls_are_timed_several_at_once_and_no_more_than_a_record_holds(t
     assert len(rates[-1]["durations_ns"]) == 5
 
 
+def test_more_seconds_than_short_durations_have_room_for_are_made_of_longer_ones(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(ceilings, "MOST_DURATIONS", 5)
+    rates, _ = measure(tmp_path, clock, sustained_s=10.0)
+    assert rates[-1]["work"] == 8 * 2 * 8**3
+
+
 def test_a_call_longer_than_all_the_seconds_is_recorded_all_the_same(tmp_path, clock):
     rates, _ = measure(tmp_path, clock, soak_s=0.1, sustained_s=0.1)
     assert rates[-1]["durations_ns"] == [QUARTER]

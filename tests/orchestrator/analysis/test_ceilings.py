@@ -78,6 +78,7 @@ def test_which_gpu_it_was_says_the_orchestrator_where_torch_does_not() -> None:
 def test_a_gpu_is_named_with_its_ecc_mode_and_with_a_power_limit_that_is_not_its_own() -> None:
     assert H100.in_words == "NVIDIA H100 80GB HBM3, driver 580.159.04"
     assert replace(H100, power_limit_watts=350.0).in_words == H100.in_words
+    assert replace(H100, power_default_watts=700.0).in_words == H100.in_words
     usual = replace(H100, power_limit_watts=700.0, power_default_watts=700.0, ecc=True)
     assert usual.in_words == f"{H100.in_words}, ECC on"
     capped = replace(usual, power_limit_watts=350.0, ecc=False)

@@ -159,6 +159,16 @@ def test_another_power_limit_and_ecc_mode_are_named_where_both_sides_know_theirs
     assert two(tmp_path / "old", rounds(), rounds(seed=2, environment=capped)).cells[0].differences == ()
 
 
+def test_a_mean_of_sustained_samples_beside_a_median_of_timed_ones_is_named(tmp_path: Path) -> None:
+    def lasting(one: Record) -> Record:
+        timed = next(sample for sample in one.samples if sample.phase == "timed")
+        more = [timed.model_copy(update={"phase": "sustained"})] * 40
+        return one.model_copy(update={"samples": (*one.samples, *more)})
+
+    told = two(tmp_path, rounds(), [lasting(one) for one in rounds(seed=2)])
+    assert [(d.what, d.a, d.b) for d in told.cells[0].differences] == [("samples of the figure", "timed", "sustained")]
+
+
 def test_rounds_on_several_gpus_and_their_clocks_are_all_named(tmp_path: Path) -> None:
     clocks = [{**TELEMETRY, "sm_clock_mhz": {"low": 1200.0, "median": mhz, "high": 1900.0}} for mhz in (1410.0, 1500.0)]
     other = environment(gpu={**GPU, "uuid": "GPU-27c61449"})

@@ -116,6 +116,22 @@ def test_each_warning_names_a_remedy() -> None:
     assert warnings(row) == []
 
 
+def sustained(*milliseconds: float) -> Any:
+    made = [sample(1, wall, "sustained") for wall in milliseconds]
+    return unsteadiness(columns_of(record(samples=[*taken(*QUIET), *made])))
+
+
+def test_samples_that_alternate_at_the_power_cap_are_no_drift_nor_is_their_first_one_off() -> None:
+    low, high = [435.0, 436.0, 435.5], [467.0, 466.0, 466.5]
+    alternating = [pair[at % 3] for at in range(23) for pair in (low, high)]
+    # More of the one in one half, more of the other in the other: the halves' medians are 7 % apart, their means 0.4 %.
+    slipped = [*alternating[:22], 435.0, *alternating[22:44], 467.0]
+    for walls in (alternating, slipped, slipped[::-1], [480.0, *alternating]):
+        assert sustained(*walls) == (None, None)
+    warming = [wall + 1.5 * at for at, wall in enumerate(alternating)]
+    assert sustained(*warming) == (None, pytest.approx(0.078, abs=0.01))
+
+
 def test_one_odd_round_of_three_is_no_drift_of_the_row() -> None:
     odd = record(round=2, samples=taken(*(450.0 + 6 * i for i in range(12))))
     (row,) = rows([*(record(round=i, samples=taken(*QUIET)) for i in range(2)), odd], "steady")

@@ -71,6 +71,15 @@ def test_what_was_sustained_is_averaged_with_an_interval_of_blocks_that_alternat
     assert note(record(samples=taken)) == note(record(samples=FORWARD))
 
 
+def test_short_samples_of_which_a_record_holds_two_seconds_have_an_interval_too() -> None:
+    short = [sample(1 + at % 9, 0.9 + 0.2 * (at % 2), "sustained") for at in range(2_000)]
+    reduced = steady(record(samples=[*FORWARD, *short]))
+    assert reduced.basis == "mean of 2000 samples sustained for 2 s at the power cap"
+    assert len(reduced.blocks) == 10
+    low, high = combine("steady", "forward", None, [reduced]).interval or (0.0, 0.0)
+    assert 0.00099 < low <= high < 0.00101
+
+
 def test_of_what_was_sustained_only_the_undisturbed_counts_where_there_is_any() -> None:
     some = [*ALTERNATING[:44], *[sample(1, 900.0, "sustained") | {"taint": "stalled"}] * 2]
     reduced = steady(record(samples=[*FORWARD, *some]))

@@ -58,6 +58,11 @@ def test_a_row_at_the_power_cap_has_its_share_of_the_sustained_rate_and_as_the_n
     (row,) = rows(records, "steady")
     assert row.figure.value == pytest.approx(0.45)
     assert (row.share.rate, row.share.share) == ("sustained", pytest.approx(0.143 / 0.45))
+    # One round of several that was not at the cap, the last one or another, is not what the median is made of.
+    for odd in range(3):
+        each = [record(samples=TAKEN if at == odd else taken, work=work, round=at) for at in range(3)]
+        (row,) = rows([records[0], *each], "steady")
+        assert (row.share.rate, row.figure.value) == ("sustained", pytest.approx(0.45))
     (short,) = rows(records, "note")
     assert short.figure.value == pytest.approx(0.41)
     assert (short.share.rate, short.share.share) == ("burst", pytest.approx(0.125 / 0.41))

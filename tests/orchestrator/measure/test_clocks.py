@@ -43,6 +43,7 @@ def test_a_sound_round_passes(tmp_path: Path, method: str) -> None:
         ("rewrites", "as reported", "sample 0 had end_ns"),
         ("leaves_out", "as reported", "10 samples were reported before the proof, and the record has 9"),
         ("judges_its_clocks", "clocks", "ms by device events, within"),
+        ("claims_sustained", "as reported", "sustained samples, and nobody asked for any"),
     ],
 )
 def test_a_round_whose_clocks_or_record_lie_is_incorrect(tmp_path: Path, method: str, check: str, words: str) -> None:
@@ -59,6 +60,14 @@ def test_device_events_that_miss_work_leave_a_row_unchecked(tmp_path: Path) -> N
     found = run(tmp_path, "device_misses")
     assert (found.status, checks(found)["clocks"]) == ("ok", "unchecked")
     assert "unchecked" in found.flags
+
+
+def test_samples_that_were_not_reported_before_the_proof_leave_a_row_unchecked(tmp_path: Path) -> None:
+    found = run(tmp_path, "adds_repeats")
+    assert (found.status, checks(found)["as reported"]) == ("ok", "unchecked")
+    assert "unchecked" in found.flags
+    (check,) = (check for check in found.proof.checks if check.name == "as reported") if found.proof else ()
+    assert check.what == "20 of the samples that the figure is made of were not reported before the proof"
 
 
 @dataclass
@@ -205,12 +214,12 @@ def test_without_a_second_clock_nothing_is_said() -> None:
     assert checks(judged(bare, None, seen=Seen((), (), ()))) == {"rows": "passed"}
 
 
-def test_repeats_after_the_last_answer_are_no_difference() -> None:
-    """bench asks a last time before it makes the last of them, or was not answered in time."""
+def test_repeats_after_the_last_answer_are_no_difference_but_not_proven() -> None:
+    """bench, which reports all of them, was not answered in time; or somebody added them afterwards."""
     found = record(samples=[sample(0, 1.0, "first"), sample(1, 1.0), sample(1, 1.0, "repeat")])
     reported = spans_of(found)
-    for known in (reported, reported[:2]):
-        assert [check.status for check in checks_of(found, Seen((), (), known))][-1] == "passed"
+    for known, status in ((reported, "passed"), (reported[:2], "unchecked")):
+        assert [check.status for check in checks_of(found, Seen((), (), known))][-1] == status
     swapped = [reported[1], reported[0]]
     assert [check.status for check in checks_of(found, Seen((), (), swapped))][-1] == "failed"
 

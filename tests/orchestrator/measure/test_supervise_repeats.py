@@ -127,7 +127,8 @@ def bench_record(count: int = 12, taken_ns: int = 10**6) -> dict:
         {"index": at, "phase": phase, "shape": [2, 64], "begin_ns": 0, "end_ns": taken_ns, "device_ns": None}
         for at, phase in enumerate(phases)
     ]
-    return {"samples": rows, "detail": {"graphs": [1, 1, 1, 2, *[2] * (count - 4)]}}
+    graphs = [1, 1, 1, 2, *[2] * (count - 4)]
+    return {"samples": rows, "workload": {"benchmark": "forward"}, "detail": {"graphs": graphs}}
 
 
 def test_bench_tells_in_which_samples_a_compiler_worked(tmp_path: Path) -> None:
@@ -169,6 +170,9 @@ def test_the_budget_is_three_rounds_and_a_fifth_of_the_time_but_one_in_any_case(
     assert measured(ways["rounds"], bench_record(), {n: [4] for n in range(1, 9)}, taken_ns=1) == [4, 4, 4]
     assert measured(ways["time"], bench_record(52), {1: list(range(2, 52))}) == list(range(2, 12))
     assert measured(ways["one"], bench_record(5), {1: [2, 3, 4]}) == [2]
+    last = [json.loads(line) for line in (ways["rounds"] / "events.jsonl").read_text().splitlines()][-1]
+    # The repeats of the third round are reported too.
+    assert (last["ask"], len(last["rows"])) == (4, 15)
     cheap = {n: list(range(2, 12)) for n in (1, 2, 3)}
     assert len(measured(ways["cheap"], bench_record(), cheap, taken_ns=0)) == 10
     # Only what was timed can be timed again.
@@ -330,6 +334,21 @@ def test_a_real_process_at_the_power_cap_goes_on_back_to_back_and_its_figure_is_
     assert [line["name"] for line in events(tmp_path) if line["event"] == "phase"][-2:] == ["soak", "sustained"]
 
 
+def test_what_is_asked_of_a_cell_besides_is_not_taken_from_its_own_time(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
+    monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", 2.0)
+    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", 3.0)
+    often(monkeypatch)
+
+    def in_four_seconds(job: Job) -> Job:
+        longer = long_samples(job)
+        return replace(longer, cell=longer.cell.model_copy(update={"timeout_s": 4.0}))
+
+    record = run(tmp_path, "stalls", gpu=UUID, change=in_four_seconds)
+    assert (record.status, record.reason) == ("ok", None)
+    assert sum(sample.phase == "sustained" for sample in record.samples) >= 12
+
+
 @pytest.mark.parametrize("nvml", [{"reasons": 0}, {"reasons": HARDWARE_THERMAL}, {"reasons": NVMLError_NotSupported()}])
 def test_where_no_power_cap_is_seen_nothing_is_sustained(tmp_path: Path, monkeypatch, nvml: dict) -> None:
     monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(**nvml))
@@ -338,14 +357,12 @@ def test_where_no_power_cap_is_seen_nothing_is_sustained(tmp_path: Path, monkeyp
     assert {sample.phase for sample in record.samples} <= {"first", "warmup", "timed", "repeat"}
 
 
-def test_bench_sustains_whole_turns_where_shapes_differ_and_no_more_than_a_record_has_room_for(tmp_path: Path) -> None:
+def test_bench_sustains_whole_turns_of_what_is_a_total_and_no_more_than_a_record_has_room_for(tmp_path: Path) -> None:
     ways = {name: tmp_path / name for name in ("turns", "many", "soaked")}
     for folder in ways.values():
         folder.mkdir()
     lasting = {"repeat": [], "soak_s": 0.0, "sustain_s": 0.0105}
-    record = bench_record(6)
-    for at, sample in enumerate(record["samples"]):
-        sample["shape"] = [2, at + 1]
+    record = {**bench_record(6), "workload": {"benchmark": "train_dynamic"}}
     assert extras(ways["turns"], record, lasting) == [(at, "sustained") for at in [2, 3, 4, 5] * 3]
     many = extras(ways["many"], bench_record(taken_ns=10), {"repeat": [], "soak_s": 1.0, "sustain_s": 1.0}, taken_ns=10)
     assert [phase for _, phase in many] == ["soak"] * asking.MOST_SUSTAINED + ["sustained"] * asking.MOST_SUSTAINED
@@ -362,9 +379,11 @@ def test_bench_sustains_whole_turns_where_shapes_differ_and_no_more_than_a_recor
 
 def test_of_what_is_sustained_a_few_outputs_are_kept_that_no_one_can_foresee(tmp_path: Path) -> None:
     kept = []
-    for at in range(40):
+    for at in range(80):
         (folder := tmp_path / str(at)).mkdir()
-        (folder / "repeat-1.json").write_text('{"repeat": [], "soak_s": 0.1, "sustain_s": 0.1}')
+        # Of samples of 1 ms: all that are wanted, or the most that a record has room for.
+        seconds = 0.1 if at < 40 else 10.0
+        (folder / "repeat-1.json").write_text(json.dumps({"repeat": [], "soak_s": 0.0, "sustain_s": seconds}))
         (folder / "repeat-2.json").write_text('{"repeat": []}')
         record, found = bench_record(), []
         for index, phase, keep in asking.asked(folder, record, Events(folder)):
@@ -372,8 +391,9 @@ def test_of_what_is_sustained_a_few_outputs_are_kept_that_no_one_can_foresee(tmp
             found += [len(record["samples"])] if keep else []
             assert phase == "sustained" or not keep
         kept.append(found)
-    assert 40 * 4 < sum(map(len, kept)) < 40 * 13
-    assert len(set(map(tuple, kept))) > 30
+    for some in (kept[:40], kept[40:]):
+        assert 40 * 4 < sum(map(len, some)) < 40 * 13
+        assert len(set(map(tuple, some))) > 30
 
 
 def extras(folder: Path, record: dict, answer: dict, taken_ns: int = 10**6) -> list[tuple[int, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 
@@ -205,3 +206,17 @@ def test_a_long_cell_is_read_less_and_less_often(monkeypatch: pytest.MonkeyPatch
     found = sampled(monkeypatch, ScriptedNvml(), 1.0)
     assert len(found.readings) < 8
     assert found.readings[-1].t_ns - found.readings[0].t_ns > 100 * MS
+
+
+def test_a_window_has_the_readings_in_it_that_know_or_the_nearest_ones_before_and_after_it() -> None:
+    chance = random.Random(7)  # noqa: S311
+    for _ in range(300):
+        times = sorted(chance.sample(range(60), chance.randrange(12)))
+        known = {at: chance.choice([None, at + 1]) for at in times}
+        seen = Series([Reading(at, Quick(reasons=known[at])) for at in times])
+        begin, end = sorted(chance.choices(range(60), k=2))
+        said = [at for at in times if known[at] is not None]
+        inside = [at for at in said if begin <= at <= end]
+        nearest = [*[at for at in said if at < begin][-1:], *[at for at in said if at > end][:1]]
+        assert [reading.t_ns for reading in seen.with_reasons((begin, end))] == (inside or nearest)
+        assert list(seen.with_foreign((begin, end))) == []

@@ -281,6 +281,20 @@ def leaves_out(folder: Path, spec: dict[str, Any]) -> int:
     return sound(folder, spec, change=lambda reported: {**reported, "samples": reported["samples"][:-1]})
 
 
+def claims_sustained(folder: Path, spec: dict[str, Any]) -> int:
+    return sound(folder, spec, change=lambda reported: _adds_fast_ones(reported, "sustained"))
+
+
+def adds_repeats(folder: Path, spec: dict[str, Any]) -> int:
+    return sound(folder, spec, change=lambda reported: _adds_fast_ones(reported, "repeat"))
+
+
+def _adds_fast_ones(reported: dict[str, Any], phase: str) -> dict[str, Any]:
+    last = reported["samples"][-1]
+    more = {**last, "phase": phase, "begin_ns": last["end_ns"], "end_ns": last["end_ns"] + 1000}
+    return {**reported, "samples": [*reported["samples"], *[more] * 20]}
+
+
 def good_device(folder: Path, spec: dict[str, Any]) -> int:
     return sound(folder, spec, lambda wall: wall - 40_000)
 
@@ -635,6 +649,8 @@ BEHAVIOURS = {
             clock_ahead,
             rewrites,
             leaves_out,
+            claims_sustained,
+            adds_repeats,
             good_device,
             device_beyond,
             device_misses,
