@@ -43,6 +43,14 @@ stacks = click.option("--stack", "stacks", multiple=True, metavar="NAME", help="
 stack_folders = click.option(
     "--stacks", "stack_folders", multiple=True, type=PATH, metavar="FOLDER", help="More stacks. Repeatable."
 )
+method_folders = click.option(
+    "--methods",
+    "method_folders",
+    multiple=True,
+    type=PATH,
+    metavar="FOLDER",
+    help="Own methods: each NAME.py in it is one, offered by every stack. Repeatable.",
+)
 benchmarks = click.option(
     "--benchmark", "benchmarks", multiple=True, metavar="NAME", help="Only this benchmark. Repeatable."
 )
@@ -63,6 +71,7 @@ SELECTION = (
     click.option("--suite", metavar="NAME|FILE", help="Which cells: a suite's name, or a suite file."),
     stacks,
     stack_folders,
+    method_folders,
     click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method. Repeatable."),
     benchmarks,
     gpu,

@@ -15,7 +15,8 @@ from orchestrator.base.paths import IMAGES
 from orchestrator.base.text import printable, show
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.checkpoint import Checkpoint
-from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher
+from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher, offering
+from orchestrator.plan.methods import find_methods
 from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
 from orchestrator.plan.stack import ReadyImage, Stack, find_stacks
@@ -89,9 +90,12 @@ def choose_again(
 
     Stack and method are names of this host's own stacks: a record cannot bring any.
     """
-    found = find_stacks([IMAGES, *options.stack_folders])
+    own, found = find_methods(options.method_folders), find_stacks([IMAGES, *options.stack_folders])
     check_known("stack", [record.stack], found, where="the record (--stacks names a folder of more)")
-    stack = found[record.stack]
+    stack = offering(found[record.stack], own)
+    if record.method_source and record.method not in own:
+        remedy = "name its folder with --methods (a run keeps the files in its folder `methods`)"
+        raise UsageError(f"the record's method {record.method} is somebody's own", where="reproduce", remedy=remedy)
     check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
     if record.device == "cuda" and gpu is None:
         raise UsageError(
@@ -114,17 +118,17 @@ def choose_again(
         cache=record.provenance.cache if record.provenance else "cold",
         rounds=options.rounds or 1,
         warm=False,
+        method_source=own[record.method].sha256 if record.method in own else None,
     )
-    own = {"workload": task.workload, "method": CEILINGS_METHOD, "timeout_s": task.timeout_s}
-    ceilings = cell.model_copy(update={**own, "role": "ceilings", "rounds": 1})
+    other = {"workload": task.workload, "method": CEILINGS_METHOD, "timeout_s": task.timeout_s, "method_source": None}
+    ceilings = cell.model_copy(update={**other, "role": "ceilings", "rounds": 1})
     probes = probe_cells([cell])
     references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
     plan = Plan(suite=REPRODUCE, cells=(ceilings, *references, *probes, cell))
     place = gpu if record.device == "cuda" else "the CPU"
     line = f"again: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
-    return Choice(
-        printable(line), plan, dataclasses.replace(suite, name=REPRODUCE), {stack.name: stack}, launcher, checkpoints
-    )
+    again = dataclasses.replace(suite, name=REPRODUCE)
+    return Choice(printable(line), plan, again, {stack.name: stack}, launcher, checkpoints, own)
 
 
 def same_image(stack: Stack, record: Record) -> tuple[Stack, str]:

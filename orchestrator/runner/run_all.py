@@ -21,6 +21,8 @@ from orchestrator.launchers.local import sweep_processes
 from orchestrator.launchers.work_area import sweep_folders, work_area
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
+from orchestrator.plan.methods import FOLDER as METHODS
+from orchestrator.plan.methods import put_methods
 from orchestrator.records.record import Record
 from orchestrator.records.references import References
 from orchestrator.records.runs import find_run, newest_run, resumable, why_another
@@ -121,6 +123,8 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
         if gpu is not None and not options.allow_busy:
             refuse_busy(gpu.uuid)
         source = bench_source(area.bench)
+        used = {cell.method for cell in choice.plan.cells}
+        put_methods(choice.own, used, area.bench / METHODS)
         launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say, state=STATE)
         with open_run(options, choice, source, gpu=gpu, ready=ready, progress=progress) as run:
 
@@ -190,6 +194,7 @@ def open_run(
         progress.say(f"going on with run {run.folder.name} (--fresh starts over)")
     try:
         ready.copy_locks(run.folder)
+        put_methods(choice.own, {cell.method for cell in choice.plan.cells}, run.folder / METHODS)
         yield run
     finally:
         run.release()
