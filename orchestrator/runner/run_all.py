@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, check_writable
-from orchestrator.base.paths import REPOSITORY, STATE
+from orchestrator.base.paths import ORCHESTRATOR, STATE
 from orchestrator.base.text import counted, in_words, show
 from orchestrator.build.ready import Ready, choose_place, here_already, make_ready, reach_engine
 from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu
@@ -149,7 +149,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 progress,
                 state=STATE,
                 source=source,
-                orchestrator=bench_source(REPOSITORY / "orchestrator"),
+                orchestrator=bench_source(ORCHESTRATOR),
                 run=run,
                 references=references,
                 outcomes=outcomes,
