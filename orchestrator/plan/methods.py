@@ -12,6 +12,7 @@ from pathlib import Path
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import make_folder, os_errors, read_bytes, write_bytes
 from orchestrator.base.text import one_line
+from orchestrator.plan.cell import Plan
 from orchestrator.plan.stack import METHOD_NAME
 
 FOLDER = "methods"
@@ -66,9 +67,9 @@ def check_new(own: Mapping[str, OwnMethod], known: Collection[str]) -> None:
             raise UsageError(what, where=str(own[name].path), remedy="rename the file")
 
 
-def put_methods(own: Mapping[str, OwnMethod], used: Collection[str], folder: Path) -> None:
-    """Write those of the methods that are used into `folder`, readable by everybody."""
-    for name in sorted(own.keys() & used):
+def put_methods(own: Mapping[str, OwnMethod], plan: Plan, folder: Path) -> None:
+    """Write those of the methods that the plan has cells of into `folder`, readable by everybody."""
+    for name in sorted(own.keys() & {cell.method for cell in plan.cells}):
         make_folder(folder)
         write_bytes(folder / f"{name}.py", own[name].content)
         (folder / f"{name}.py").chmod(READABLE_FILE)

@@ -123,8 +123,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
         if gpu is not None and not options.allow_busy:
             refuse_busy(gpu.uuid)
         source = bench_source(area.bench)
-        used = {cell.method for cell in choice.plan.cells}
-        put_methods(choice.own, used, area.bench / METHODS)
+        put_methods(choice.own, choice.plan, area.bench / METHODS)
         launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say, state=STATE)
         with open_run(options, choice, source, gpu=gpu, ready=ready, progress=progress) as run:
 
@@ -194,7 +193,7 @@ def open_run(
         progress.say(f"going on with run {run.folder.name} (--fresh starts over)")
     try:
         ready.copy_locks(run.folder)
-        put_methods(choice.own, {cell.method for cell in choice.plan.cells}, run.folder / METHODS)
+        put_methods(choice.own, choice.plan, run.folder / METHODS)
         yield run
     finally:
         run.release()

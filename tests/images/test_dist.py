@@ -133,6 +133,7 @@ def test_the_smoke_suite_runs_in_an_empty_folder_and_the_installation_stays_as_i
     (folder,) = (empty / "results").iterdir()
     tables = (folder / "tables.md").read_text()
     assert tables.count("| `eager@cpu` | **") == 2
+    assert "not checked" not in tables
     assert str(tmp_path) not in tables
     assert files() == before
     shown = run(installed, ["orchestrator", "table", "--format", "json"], empty)

@@ -6,9 +6,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from plan_samples import smoke_cell
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import BENCH
+from orchestrator.plan.cell import Plan
 from orchestrator.plan.methods import FUNCTIONS, check_new, find_methods, put_methods
 
 EAGER = (
@@ -43,7 +45,8 @@ def test_each_file_is_a_method_named_by_it_and_known_by_its_hash(tmp_path: Path)
 def test_what_was_read_is_what_is_written_and_only_what_is_used(tmp_path: Path) -> None:
     found = find_methods([write(write(tmp_path / "in", "mine"), "unused")])
     write(tmp_path / "in", "mine", "changed meanwhile")
-    put_methods(found, {"mine", "eager"}, tmp_path / "out" / "methods")
+    cells = (smoke_cell(), smoke_cell(method="mine"))
+    put_methods(found, Plan(suite="smoke", cells=cells), tmp_path / "out" / "methods")
     (kept,) = (tmp_path / "out" / "methods").iterdir()
     assert (kept.name, kept.read_text(), kept.stat().st_mode & 0o777) == ("mine.py", EAGER, 0o644)
 
