@@ -20,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check pictures results-pages lock lock-check wheels clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check pictures results-pages lock lock-check wheels dist changelog clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -109,6 +109,18 @@ $(UV): | python
 
 wheels: | python  ## bring wheels from local folders of PIP_FIND_LINKS to where `docker compose build` sees them
 	@$(PYTHON) -m orchestrator.build.wheels copy images/*/
+
+# Of what is committed, and of nothing else that lies here. The commit's time makes a wheel the same for everybody.
+DIST_FILES := bench orchestrator images pyproject.toml setup.py MANIFEST.in README.md CHANGELOG.md LICENSE
+dist: changelog $(UV)  ## build dist/: the wheel and the sdist of the commit that is checked out
+	@rm -rf build dist && mkdir -p build/dist && git archive HEAD $(DIST_FILES) | tar -x -C build/dist
+	@umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(UV) build --quiet --out-dir dist \
+	  --build-constraints images/cpu/requirements.lock --require-hashes build/dist
+	@ls dist/*.whl dist/*.tar.gz
+
+changelog:
+	@version=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml); grep -qF "## [$$version] - " CHANGELOG.md || \
+	  { echo "make: CHANGELOG.md has no section of version $$version of pyproject.toml; write one: ## [$$version] - DATE" >&2; exit 1; }
 
 clean:  ## remove environments, caches and work folders; results/ stays
 	rm -rf $(VENV) .stackbench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache images/*/wheels

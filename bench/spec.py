@@ -82,6 +82,7 @@ class Spec:
 
     `reference` is the file to check against, as this process sees it. `repeats`: someone answers which samples to
     measure again. `only_first`: make the first call, record it, and end (a warm start).
+    `method_source` is the hash of the method's file, where it is a user's own, put beside bench's.
     `subject_ids` are the ids of a reference's `subjects`, in their order. `beside`: for each workload that is run
     beside this one by a process of its own, the keys of its spec that are others than here.
     """
@@ -96,6 +97,7 @@ class Spec:
     workload: Workload
     raw: dict[str, Any]
     bench_source: str | None = None
+    method_source: str | None = None
     threads: int | None = None
     cache: str = "cold"
     cache_folder: str | None = None

@@ -16,6 +16,8 @@ One more is optional:
 
     report() -> dict                            what it really ran, asked after the samples, for the record's detail
 
+A user's own (`--methods`) is such a module too: its file is put beside these in the cell's copy of bench.
+
 A variant of a method takes over what it shares with it by name: `refuse = inductor.refuse`.
 
 Each expectation is one of these, or several joined by " or ", any of which will do:

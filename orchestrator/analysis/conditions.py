@@ -45,7 +45,7 @@ class Difference(Frozen):
 def ground_of(record: Record) -> Ground:
     """Return what the record says of where it was made."""
     environment, provenance, telemetry = record.environment, record.provenance, record.telemetry
-    facts: dict[str, str | None] = {"bench source": record.bench_source}
+    facts: dict[str, str | None] = {"bench source": record.bench_source, "the method's file": record.method_source}
     if environment is not None:
         facts.update(
             {

@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.paths import BENCH
+from orchestrator.base.paths import BENCH, IMAGES
 from orchestrator.base.text import one_line
 
 if sys.version_info >= (3, 11):
@@ -397,13 +397,17 @@ def check_writable(folder: Path) -> None:
 
 
 def bench_source(folder: Path = BENCH) -> str:
-    """Return sixteen hex digits over the paths and bytes of every .py and .json file below `folder`."""
+    """Return sixteen hex digits over the paths and bytes of every .py and .json file below `folder`, but no stack's."""
     paths = sorted(
-        (path for path in folder.rglob("*") if path.suffix in {".py", ".json"} and "__pycache__" not in path.parts),
+        (
+            path
+            for path in folder.rglob("*")
+            if path.suffix in {".py", ".json"} and "__pycache__" not in path.parts and not path.is_relative_to(IMAGES)
+        ),
         key=lambda path: path.relative_to(folder).as_posix(),
     )
     if not paths:
-        raise UsageError("no bench here", where=str(folder), remedy="run from a checkout of the repository")
+        raise UsageError("no bench here", where=str(folder), remedy="install the package again, or use a checkout")
     return hash_files(folder, paths)[:16]
 
 

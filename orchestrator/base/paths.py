@@ -1,19 +1,33 @@
-"""Where things are in the repository. No folder is created here."""
+"""Where things are: in a checkout beside the packages, in an installation from a wheel inside them.
+
+No folder is created here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 ORCHESTRATOR = Path(__file__).resolve().parent.parent
 REPOSITORY = ORCHESTRATOR.parent
+"""Of an installation the folder of its packages."""
 BENCH = REPOSITORY / "bench"
-IMAGES = REPOSITORY / "images"
-RESULTS = REPOSITORY / "results"
 BUNDLE_ENDING = ".tar.gz"
-"""Of a run in one file, there or anywhere."""
+"""Of a run in one file."""
 PUBLISHED = ORCHESTRATOR / "analysis" / "figures"
 SUITES = ORCHESTRATOR / "plan" / "suites"
+
+WITHIN = ORCHESTRATOR / "images"
+"""Where a wheel has what lies at the top of a checkout (setup.py puts it there)."""
+INSTALLED = WITHIN.is_dir()
+IMAGES = WITHIN if INSTALLED else REPOSITORY / "images"
+"""The stacks that come along; nothing is ever written there."""
+OWN = Path() if INSTALLED else REPOSITORY
+"""The user's: the current folder, for what was installed is nobody's to write to; of a checkout its top."""
+RESULTS = OWN / "results"
 STATE_VARIABLE = "STACKBENCH_STATE"
-STATE = Path(os.environ.get(STATE_VARIABLE) or REPOSITORY / ".stackbench").absolute()
+STATE = Path(os.environ.get(STATE_VARIABLE) or OWN / ".stackbench")
 """Virtual environments, cells' work folders and shared compile caches: never committed, may be deleted."""
+with contextlib.suppress(OSError):  # the current folder is gone: whoever writes there says so
+    STATE = STATE.absolute()

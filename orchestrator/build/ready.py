@@ -23,6 +23,8 @@ from orchestrator.launchers.local import LocalLauncher
 from orchestrator.launchers.work_area import methods_of_bench, work_area
 from orchestrator.plan.cell import Device
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
+from orchestrator.plan.methods import check_new
+from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.stack import STACK_FILE, Stack
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Refusal
@@ -85,10 +87,12 @@ def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose) -
 
     Where images can neither be found nor pulled, plain processes take their place if no stack and no launcher was
     named; a launcher that was named is a UsageError then, and stacks that were named keep their rows. So is a stack
-    that offers a method which bench does not have.
+    that offers a method which neither bench nor the user has, and an own method with the name of one of bench's.
     """
     choice = choosing(options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu)
-    check_methods(choice.stacks.values(), methods_of_bench())
+    known = methods_of_bench()
+    check_new(choice.own, [*known, CEILINGS_METHOD])
+    check_methods(choice.stacks.values(), [*known, *choice.own] if known else [])
     if choice.launcher != "docker" or (options.stacks and options.launcher == "auto"):
         return choice
     client, used = reach_engine(choice), {cell.stack for cell in choice.plan.cells}
@@ -102,7 +106,7 @@ def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose) -
 
 
 def check_methods(stacks: Iterable[Stack], known: Sequence[str]) -> None:
-    """Raise the UsageError for a method that a stack offers and bench does not have, where bench's are known."""
+    """Raise the UsageError for a method that a stack offers and that is not there, where bench's are known."""
     for stack in stacks if known else ():
         check_known("method", stack.methods, known, where=f"{stack.folder / STACK_FILE}: methods")
 

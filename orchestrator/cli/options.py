@@ -57,6 +57,14 @@ stacks = click.option(
 stack_folders = click.option(
     "--stacks", "stack_folders", multiple=True, type=PATH, metavar="FOLDER", help="More stacks. Repeatable."
 )
+method_folders = click.option(
+    "--methods",
+    "method_folders",
+    multiple=True,
+    type=PATH,
+    metavar="FOLDER",
+    help="Own methods: each NAME.py in it is one, offered by every stack. Repeatable.",
+)
 benchmarks = click.option(
     "--benchmark",
     "benchmarks",
@@ -87,6 +95,7 @@ SELECTION = (
     ),
     stacks,
     stack_folders,
+    method_folders,
     click.option(
         "--method",
         "methods",

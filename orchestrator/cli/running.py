@@ -74,6 +74,7 @@ def run_all_command(*, dry_run: bool, **chosen: Any) -> int:
 @options.run
 @click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rounds to run.")
 @options.stack_folders
+@options.method_folders
 @options.gpu
 @options.launcher
 @click.option(
@@ -87,9 +88,9 @@ def reproduce_command(row: str, *, run: str | None, results: Path, dry_run: bool
     """Run the cell of ROW again, in a run of its own, and say whether its figure came out again and what differs.
 
     ROW is a record's file, also one that somebody sent, or a cell as `explain` names it. A file in a run stands for its
-    row there, with all of its rounds. The stack and the method are this host's, by the record's names; the image is the
-    record's own where this host has built it. Where no stack of that name is here, the row of a run is run in the image
-    that was built for it, or as a plain process of this host's own Python.
+    row there, with all of its rounds. The stack and the method are this host's, by the record's names (a user's own
+    method with --methods); the image is the record's own where this host has built it. Where no stack of that name is
+    here, the row of a run is run in the image that was built for it, or as a plain process of this host's own Python.
 
     With five rounds on both sides the verdict is given; with fewer, whether the new figure lies inside the old
     interval. Exit code: 0 came out again, 1 did not, 2 cannot be decided, 3 nothing ran.

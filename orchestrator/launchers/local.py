@@ -78,11 +78,11 @@ class LocalLauncher:
         return self._ask(prepared.stack, Path(prepared.python), "--facts").stdout
 
     def places(self, job: Job) -> Places:
-        """Return the folders where they are."""
+        """Return the folders where they are, from the root on: the process has another current folder than we."""
         return Places(
-            cache=str(job.cache) if job.cache else None,
-            checkpoint=str(job.checkpoint / job.checkpoint_inside) if job.checkpoint else None,
-            references=str(job.references) if job.references else None,
+            cache=str(job.cache.absolute()) if job.cache else None,
+            checkpoint=str(job.checkpoint.absolute() / job.checkpoint_inside) if job.checkpoint else None,
+            references=str(job.references.absolute()) if job.references else None,
         )
 
     def start(self, prepared: Prepared, job: Job) -> LocalHandle:

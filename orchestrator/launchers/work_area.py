@@ -95,7 +95,7 @@ def copy_bench(source: Path, target: Path) -> Path:
     """Copy bench's files to `target`, readable by the containers' user whatever the checkout's rights are."""
     paths = [path for path in source.rglob("*") if path.suffix in {".py", ".json"} and path.is_file()]
     if not paths:
-        raise UsageError("no bench here", where=str(source), remedy="run from a checkout of the repository")
+        raise UsageError("no bench here", where=str(source), remedy="install the package again, or use a checkout")
     for path in paths:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,8 @@ class Spec(Frozen):
     method: str
     device: Device
     bench_source: str
+    method_source: str | None
+    """SHA-256 of the method's file, where it is a user's own."""
     workload: Workload
     threads: int | None
     """CPU threads; None: torch's own choice."""
@@ -103,7 +105,7 @@ class Spec(Frozen):
 def identity(job: Job) -> dict[str, Any]:
     """Return what the spec and the record say of a job with the same keys and values."""
     of_job = {name: getattr(job, name) for name in ("cell_id", "round", "bench_source")}
-    of_cell = {name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload")}
+    of_cell = {name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload", "method_source")}
     return {**of_job, **of_cell, "workload_id": job.cell.workload.workload_id}
 
 

@@ -27,6 +27,8 @@ class Cell(Identified):
     role: Role = "row"
     warm: bool = True
     """Whether a row that compiles is started a second time over its own cache, for its first call alone."""
+    method_source: str | None = None
+    """SHA-256 of the method's file, where it is a user's own; bench's own methods are a part of its source."""
 
     @property
     def benchmark(self) -> Benchmark:

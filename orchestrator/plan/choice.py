@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,6 +13,7 @@ from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES, RESULTS
 from orchestrator.plan.cell import Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
+from orchestrator.plan.methods import OwnMethod, find_methods
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import Stack, find_stacks
 from orchestrator.plan.suite import Suite, load_suite
@@ -35,6 +36,8 @@ class RunOptions:
     """Names of the stacks to run."""
     stack_folders: tuple[Path, ...] = ()
     """Folders of stacks beside the repository's `images`."""
+    method_folders: tuple[Path, ...] = ()
+    """Folders of own methods: each is offered by every stack that is run."""
     methods: tuple[str, ...] = ()
     benchmarks: tuple[str, ...] = ()
     gpu: str | None = None
@@ -72,6 +75,8 @@ class Choice:
     stacks: Mapping[str, Stack]
     launcher: Literal["docker", "local"]
     checkpoints: Mapping[str, Checkpoint]
+    own: Mapping[str, OwnMethod] = field(default_factory=dict)
+    """The user's own methods by name, those of no cell among them."""
 
     @property
     def uses_gpu(self) -> bool:
@@ -97,14 +102,15 @@ def choose(
     that answers (None: none does, or it is of no use: `no_engine` says why). Every bad name, file and combination in
     the options is a UsageError.
     """
-    found = find_stacks([IMAGES, *options.stack_folders])
+    own = find_methods(options.method_folders)
+    found = {name: offering(stack, own) for name, stack in find_stacks([IMAGES, *options.stack_folders]).items()}
     launcher = choose_launcher(options, engine)
     stacks, devices, why = _stacks(options, found, gpu, no_gpu)
     on_gpu = "cuda" in devices.values()
     if options.gpu and not on_gpu:
         raise UsageError(f"--gpu {options.gpu}: {why}", remedy="leave --gpu out, or name a stack that uses the GPU")
     suite = load_suite(options.suite or (FULL_SUITE if on_gpu else SMALL_SUITE))
-    own = inspect_checkpoint(options.checkpoint) if options.checkpoint else None
+    weights = inspect_checkpoint(options.checkpoint) if options.checkpoint else None
     plan = make_plan(
         suite,
         stacks,
@@ -113,22 +119,32 @@ def choose(
         methods=options.methods,
         rounds=options.rounds,
         cache=options.cache,
-        checkpoint=own,
+        checkpoint=weights,
         timeout_s=options.timeout_s,
         known_methods=[method for stack in found.values() for method in stack.methods],
+        sources={name: method.sha256 for name, method in own.items()},
     )
+    if own and not own.keys() & {cell.method for cell in plan.cells}:
+        what = f"no cell is run by {' or '.join(own)}"
+        raise UsageError(what, where="--methods", remedy="name one of them with --method, or leave --methods out")
     place = f"Docker ({engine})" if launcher == "docker" else "plain processes"
     if launcher == "local" and options.launcher == "auto":
         place += f" ({no_engine})"
     on = f"on {gpu}" if on_gpu and gpu else "without a GPU" if on_gpu else "on the CPU"
-    line = f"suite {suite.name} {on}, stacks {', '.join(stacks)}, in {place}: {why}"
-    checkpoints = dict(suite.checkpoints) if own is None else {own.fingerprint: own}
+    mine = f" own methods {', '.join(own)}," if own else ""
+    line = f"suite {suite.name} {on}, stacks {', '.join(stacks)},{mine} in {place}: {why}"
+    checkpoints = dict(suite.checkpoints) if weights is None else {weights.fingerprint: weights}
     if launcher == "docker":
         # The containers of a root orchestrator run as a user who owns nothing.
         user = (-1, -1) if os.getuid() == 0 else (os.getuid(), os.getgid())
         for checkpoint in checkpoints.values():
             refuse_unreadable(checkpoint, *user)
-    return Choice(line, plan, suite, stacks, launcher, checkpoints)
+    return Choice(line, plan, suite, stacks, launcher, checkpoints, own)
+
+
+def offering(stack: Stack, own: Mapping[str, OwnMethod]) -> Stack:
+    """Return the stack with the own methods among those that it offers: where one cannot run, it says so itself."""
+    return stack.model_copy(update={"methods": tuple(dict.fromkeys((*stack.methods, *own)))}) if own else stack
 
 
 def select_stacks(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Stack]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import check_known
@@ -33,12 +34,14 @@ def make_plan(
     checkpoint: Checkpoint | Path | None = None,
     timeout_s: float | None = None,
     known_methods: Sequence[str] = (),
+    sources: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """Return the cells to run: ceilings, references, probes, then the rows in the suite's order, eager first.
 
     `device` is one for all stacks, or one for each by name. Empty `benchmarks` and `methods` mean all. `rounds` and
     `timeout_s` stand in for the suite's; a checkpoint for the model and the weights of every cell.
     `known_methods` are names of methods that stacks left out of `stacks` offer: they are not a mistake.
+    `sources` are the hashes of the files of own methods, by name.
     """
     own = inspect_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     known = tuple(dict.fromkeys([*_offered(stacks), *known_methods]))
@@ -60,6 +63,7 @@ def make_plan(
             cache=cache,
             rounds=rounds or request.rounds,
             warm=suite.file.warm,
+            method_source=sources.get(method),
         )
 
     rows: dict[str, Cell] = {}

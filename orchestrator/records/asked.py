@@ -33,6 +33,7 @@ def keep_asked(folder: Path, options: RunOptions, checkpoints: Mapping[str, Chec
     asked = Asked(
         suite=None if suite is None else str(suite),
         stacks=tuple(str(place.absolute()) for place in options.stack_folders),
+        methods=tuple(str(place.absolute()) for place in options.method_folders),
         checkpoint=None if options.checkpoint is None else str(options.checkpoint.absolute()),
         weights={fingerprint: str(found.folder.absolute()) for fingerprint, found in checkpoints.items()},
     )

@@ -17,6 +17,9 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Count, Frozen, beside, explain_validation, os_errors, read_bytes, to_disk
 from orchestrator.base.interrupt import check
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES, open_plain
+from orchestrator.plan.methods import FOLDER as METHODS
+from orchestrator.plan.methods import LIMIT_BYTES as METHOD_LIMIT_BYTES
+from orchestrator.plan.stack import METHOD_NAME
 from orchestrator.plan.workload import RECORD_LIMIT_BYTES
 from orchestrator.records.record import Record
 from orchestrator.records.references import ENDING as REFERENCE_ENDING
@@ -31,7 +34,7 @@ from orchestrator.records.store import LOG_LIMIT_BYTES, RUN_FILE, RUN_LIMIT_BYTE
 MANIFEST = "manifest.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Of a run's folder."""
-BESIDE = ("logs/", "dispatch/", "telemetry/", f"{REFERENCES}/")
+BESIDE = ("logs/", "dispatch/", "telemetry/", f"{REFERENCES}/", f"{METHODS}/")
 """Folders of files that are taken where a record names them, by their hash, and not otherwise."""
 MANIFEST_LIMIT_BYTES = 8_000_000
 MOST_FILES = 50_000
@@ -52,6 +55,7 @@ KNOWN: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(rf"dispatch/{STEM.pattern}\.json"), SIDE_FILE_LIMIT_BYTES),
     (re.compile(rf"telemetry/{STEM.pattern}\.jsonl"), SIDE_FILE_LIMIT_BYTES),
     (re.compile(rf"{LOCKS}/[a-z0-9_-]{{1,80}}\.lock\.json"), LOCK_LIMIT_BYTES),
+    (re.compile(rf"{METHODS}/{METHOD_NAME.pattern}\.py"), METHOD_LIMIT_BYTES),
     (re.compile(rf"{REFERENCES}/[0-9a-f]{{16}}\.safetensors"), REFERENCE_LIMIT_BYTES),
 )
 """What may be in a bundle: paths below the run's folder, and how many bytes each may have."""
@@ -89,6 +93,7 @@ def claims(record: Record) -> dict[str, str]:
         f"logs/{stem}.log": record.log_sha256,
         f"dispatch/{stem}.json": record.dispatch and record.dispatch.listing_sha256,
         f"telemetry/{stem}.jsonl": record.telemetry and record.telemetry.series_sha256,
+        f"{METHODS}/{record.method}.py": record.method_source,
         **{f"{REFERENCES}/{workload}{REFERENCE_ENDING}": sha256 for workload, sha256 in recorded(record).items()},
     }
     return {path: sha256 for path, sha256 in named.items() if sha256}

@@ -33,6 +33,9 @@ KERNEL_PACKAGES = frozenset(
 KERNEL_PREFIXES = ("nvfuser-", "nvidia-cublas", "nvidia-cudnn", "pytorch-triton")
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class Sample(Frozen):
     """One timed call. `begin_ns` and `end_ns` are CLOCK_MONOTONIC; `device_ns` is a duration by device events."""
 
@@ -374,7 +377,9 @@ class Record(Frozen):
     telemetry: Telemetry | None = None
     host_load: HostLoad | None = None
     detail: dict[str, Json] = Field(default_factory=dict)
-    log_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    log_sha256: Sha256 | None = None
+    method_source: Sha256 | None = None
+    """Of the method's file, where it is a user's own: the run keeps it in its folder `methods`."""
 
 
 def is_row(record: Record) -> bool:

@@ -187,6 +187,9 @@ def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) ->
     """Return what keeps a run with this header from going on with the plan; empty where nothing does."""
     if header.plan_id != plan.plan_id:
         what = f"suite {header.suite}" if header.suite != plan.suite else "other cells, rounds or deadlines"
+        sources = [{cell.method: cell.method_source for cell in one.cells} for one in (header.plan, plan)]
+        if changed := [name for name, sha256 in sources[0].items() if sources[1].get(name, sha256) != sha256]:
+            what = f"another file of the method {changed[0]}"
         return f"has another plan ({what})"
     if header.bench_source != bench_source:
         return "was measured by another version of bench"

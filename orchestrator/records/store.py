@@ -54,7 +54,7 @@ STRANGERS_SHOWN = 3
 LOG_LIMIT_BYTES = 8_000_000
 IDENTITY = (
     *("cell_id", "round", "bench_source", "stack", "method", "device", "workload", "workload_id"),
-    *("started_utc", "provenance", "role", "log_sha256"),
+    *("started_utc", "provenance", "role", "log_sha256", "method_source"),
 )
 """What the orchestrator knows of a round, whatever ran in it."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.base.paths import BUNDLE_ENDING, IMAGES, RESULTS
+from orchestrator.plan.methods import FOLDER as METHODS
 from orchestrator.plan.stack import STACK_FILE
 from orchestrator.plan.suite import suite_names
 from orchestrator.records.asked import Asked
@@ -23,18 +24,18 @@ def commands(source: Source, record: Record, rounds: int) -> list[str]:
 
     A cell of a suite or a stack that this host has not got has its own line alone, one that is no row then none.
     """
-    words = plan_words(source.report.header.suite, source.asked, record)
+    words = plan_words(source.report.header.suite, source.asked, record, source.folder)
     lines = [] if words is None else [_joined(*words, *_rounds(rounds), "--fresh", *_results(source.folder))]
     return lines + ([reproduction(source, record, rounds)] if is_row(record) else [])
 
 
-def plan_words(suite: str, asked: Asked, record: Record) -> list[str] | None:
-    """Return what runs the record's cell as it was run, quoted for a shell; None where this host cannot."""
+def plan_words(suite: str, asked: Asked, record: Record, folder: Path) -> list[str] | None:
+    """Return what runs the cell of a record of the run in `folder` as it was run; None where this host cannot."""
     parts = _suite(suite, asked), _stack(asked, record.stack), _checkpoint(asked, record)
     if any(part is None for part in parts):
         return None
     named_suite, named_stack, checkpoint = (part or [] for part in parts)
-    words = ["orchestrator", "run-all", *named_suite, *named_stack, *_each("--methods", asked.methods)]
+    words = ["orchestrator", "run-all", *named_suite, *named_stack, *_own(asked, record, folder)]
     if record.workload.benchmark != "ceilings":
         words += ["--method", shlex.quote(record.method), "--benchmark", record.workload.benchmark]
     words += checkpoint
@@ -60,6 +61,14 @@ def _stack(asked: Asked, stack: str) -> list[str] | None:
     return [*words, *_each("--stacks", asked.stacks)] if known else None
 
 
+def _own(asked: Asked, record: Record, folder: Path) -> list[str]:
+    """Return the option for a user's own method: the run has the very file that was measured, where it is a folder."""
+    if record.method_source is None:
+        return []
+    kept = folder / METHODS
+    return _each("--methods", [str(kept)] if kept.is_dir() and origin_of(folder) is None else asked.methods)
+
+
 def _checkpoint(asked: Asked, record: Record) -> list[str] | None:
     weights = record.workload.weights
     if weights is None or weights.source != "checkpoint":
@@ -78,7 +87,7 @@ def reproduction(source: Source, record: Record, rounds: int = 1) -> str:
     words = ["orchestrator", "reproduce", shlex.quote(record.cell_id), *run_words(source.folder)]
     if not (IMAGES / record.stack / STACK_FILE).is_file():
         words += _each("--stacks", filter(_is_there, asked.stacks))
-    words += _each("--methods", asked.methods)
+    words += _own(asked, record, source.folder)
     if weights is not None and weights.source == "checkpoint":
         known = asked.weights.get(weights.fingerprint or "")
         words += ["--checkpoint", "FOLDER" if known is None else typed(known)]

@@ -101,7 +101,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
         lines += _by_text("Of the ceiling: of the matrix product's ", by_products)
     if any(share.ceiling_of == "this model of device" for share, _ in shares):
         lines.append(("The ceilings were measured on another device of the same model.",))
-    lines += [*_versions(steady), *_stacks(found)]
+    lines += [*_versions(steady), *_stacks(found), *_own_methods(found)]
     if any(not row.figure.complete and row.headline is not None for row in notes):
         lines.append(("* The run has fewer samples than the note's.",))
     names = grouped((id(report), pair.steady.name) for report, pair in found)
@@ -264,6 +264,17 @@ def _versions(rows: Sequence[Row]) -> list[Remark]:
     if len({environment.torch for _, environment in known}) > 1:
         lines.append((Strong("The rows of this table ran on different versions of torch."),))
     return lines
+
+
+def _own_methods(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
+    """Return which methods are somebody's own, and by which file."""
+    cells = {(cell.method, cell.method_source) for report, _ in found for cell in report.header.plan.cells}
+    rows = {pair.steady.method for _, pair in found}
+    own = sorted((method, sha256) for method, sha256 in cells if sha256 and method in rows)
+    return [
+        (Name(method), f" is an own method, no part of bench: methods/{method}.py of the run, SHA-256 {sha256}.")
+        for method, sha256 in own
+    ]
 
 
 def _stacks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:

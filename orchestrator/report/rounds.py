@@ -314,6 +314,7 @@ def _what_ran(record: Record) -> Section | None:
         "What ran",
         facts(
             ("bench source", record.bench_source or MISSING),
+            ("the method's file", record.method_source),
             *((name.replace("_", " "), getattr(record.provenance, name, None)) for name in names),
             ("environment", None if record.environment else "not known"),
         ),

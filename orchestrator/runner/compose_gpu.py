@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.paths import BENCH, IMAGES
+from orchestrator.base.paths import BENCH, IMAGES, INSTALLED
 from orchestrator.base.text import show
 from orchestrator.build.image import has_image, image_tag
 from orchestrator.host import docker_engine as engine
@@ -21,8 +21,11 @@ from orchestrator.plan.stack import find_stacks
 def override(wanted: str | None) -> str:
     """Return the file (YAML), with a service for each stack that uses the GPU and whose image is here.
 
-    `wanted` names the GPU as `--gpu` does. UsageError where there is no GPU or no image.
+    `wanted` names the GPU as `--gpu` does. UsageError where there is no GPU, no image, or no checkout.
     """
+    if INSTALLED:
+        what = "docker-compose.yml and its services are a checkout's, and this is an installation"
+        raise UsageError(what, where="compose-gpu", remedy="use `orchestrator run-all`, or a checkout")
     here = gpus()
     if not here.found:
         raise UsageError(here.why_none, where="compose-gpu", remedy="`docker compose up cpu` needs no GPU")

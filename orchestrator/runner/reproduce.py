@@ -18,7 +18,8 @@ from orchestrator.host.devices import look
 from orchestrator.launchers.work_area import methods_of_bench
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.checkpoint import Checkpoint
-from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher
+from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher, offering
+from orchestrator.plan.methods import find_methods
 from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
 from orchestrator.plan.stack import BuiltImage, Gpu, ReadyImage, Stack, find_stacks
@@ -125,17 +126,23 @@ def choose_again(
     the record: an image that this host built for it, or with plain processes its own Python. No record brings any code.
     `lack` gets what this host lacks for it.
     """
-    found = find_stacks([IMAGES, *options.stack_folders])
+    own, found = find_methods(options.method_folders), find_stacks([IMAGES, *options.stack_folders])
+    is_own = record.method_source is not None
+    if is_own and record.method not in own:
+        remedy = "name its folder with --methods (a run keeps the files in its folder `methods`)"
+        lack(UsageError(f"the record's method {record.method} is somebody's own", where="reproduce", remedy=remedy))
     launcher = choose_launcher(options, engine)
     taken = of_run and record.stack not in found
     if taken:
-        if known := methods_of_bench():
+        known = methods_of_bench()
+        if known and not is_own:
             check_known("method", [record.method], known, where="the record")
         stack, said = _taken(record, launcher, lack)
     else:
         check_known("stack", [record.stack], found, where="the record (--stacks names a folder of more)")
-        stack, said = found[record.stack], f"launcher {launcher}"
-        check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
+        stack, said = offering(found[record.stack], own), f"launcher {launcher}"
+        if not is_own:
+            check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
     if record.device == "cuda" and gpu is None:
         remedy = "run it on a GPU's host"
         lack(UsageError(f"the record was made on a GPU, and {no_gpu}", where="reproduce", remedy=remedy))
@@ -154,17 +161,17 @@ def choose_again(
         cache=record.provenance.cache if record.provenance else "cold",
         rounds=options.rounds or 1,
         warm=False,
+        method_source=own[record.method].sha256 if record.method in own else None,
     )
-    own = {"workload": task.workload, "method": CEILINGS_METHOD, "timeout_s": task.timeout_s}
-    ceilings = cell.model_copy(update={**own, "role": "ceilings", "rounds": 1})
+    other = {"workload": task.workload, "method": CEILINGS_METHOD, "timeout_s": task.timeout_s, "method_source": None}
+    ceilings = cell.model_copy(update={**other, "role": "ceilings", "rounds": 1})
     probes = probe_cells([cell])
     references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
     plan = Plan(suite=REPRODUCE, cells=(ceilings, *references, *probes, cell))
     place = (gpu or "a GPU") if record.device == "cuda" else "the CPU"
     line = f"again: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
-    return Choice(
-        printable(line), plan, dataclasses.replace(suite, name=REPRODUCE), {stack.name: stack}, launcher, checkpoints
-    )
+    again = dataclasses.replace(suite, name=REPRODUCE)
+    return Choice(printable(line), plan, again, {stack.name: stack}, launcher, checkpoints, own)
 
 
 def _taken(record: Record, launcher: str, lack: Callable[[UsageError], None]) -> tuple[Stack, str]:

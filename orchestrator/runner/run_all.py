@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, check_writable
-from orchestrator.base.paths import REPOSITORY, STATE
+from orchestrator.base.paths import ORCHESTRATOR, STATE
 from orchestrator.base.text import counted, in_words, on_stderr, show
 from orchestrator.build.ready import Ready, choose_place, here_already, make_ready, reach_engine
 from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu
@@ -23,6 +23,8 @@ from orchestrator.launchers.local import sweep_processes
 from orchestrator.launchers.work_area import sweep_folders, work_area
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
+from orchestrator.plan.methods import FOLDER as METHODS
+from orchestrator.plan.methods import put_methods
 from orchestrator.records.asked import keep_asked
 from orchestrator.records.record import Record
 from orchestrator.records.references import References
@@ -131,6 +133,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
         if gpu is not None and not options.allow_busy:
             refuse_busy(gpu.uuid)
         source = bench_source(area.bench)
+        put_methods(choice.own, choice.plan, area.bench / METHODS)
         launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say, state=STATE)
         with open_run(options, choice, source, gpu=gpu, ready=ready, progress=progress) as run:
 
@@ -155,7 +158,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 progress,
                 state=STATE,
                 source=source,
-                orchestrator=bench_source(REPOSITORY / "orchestrator"),
+                orchestrator=bench_source(ORCHESTRATOR),
                 run=run,
                 references=references,
                 outcomes=outcomes,
@@ -201,6 +204,7 @@ def open_run(
     try:
         keep_asked(run.folder, options, choice.checkpoints)
         ready.copy_locks(run.folder)
+        put_methods(choice.own, choice.plan, run.folder / METHODS)
         yield run
     finally:
         run.release()

@@ -36,6 +36,18 @@ def test_prepare_asks_what_is_installed() -> None:
     assert (prepared.fingerprint, prepared.packages) == ("0123456789abcdef", {"nothing": "1.0"})
 
 
+def test_a_folder_named_from_the_current_one_is_found_from_the_cells_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = {"cache": Path("cache"), "checkpoint": Path("weights"), "references": Path("results/references")}
+    job = make_job("good", checkpoint_inside="inner", **folders)
+    places = LocalLauncher(FAKE_BENCH, lambda stack: Path(stack.python)).places(job)
+    assert places.cache == str(tmp_path / "cache")
+    assert places.checkpoint == str(tmp_path / "weights" / "inner")
+    assert places.references == str(tmp_path / "results" / "references")
+
+
 def test_a_python_that_cannot_run_bench_is_refused(tmp_path: Path) -> None:
     for python in ("/bin/false", str(tmp_path / "nothing")):
         with pytest.raises(InfrastructureError) as caught:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
-    cell = smoke_cell(cache="shared", timeout_s=12.5)
+    cell = smoke_cell(cache="shared", timeout_s=12.5, method_source="e" * 64)
     job = Job(
         cell,
         3,
@@ -41,6 +41,7 @@ def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
         "method": "eager",
         "device": "cpu",
         "bench_source": "b" * 16,
+        "method_source": "e" * 64,
         "threads": 2,
         "cache": "shared",
         "cache_folder": "/cache",

@@ -192,12 +192,12 @@ def test_paths_as_one_types_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_how_the_cell_was_run() -> None:
     made = {"launcher": "docker", "cache": "shared"}
-    words = plan_words("note", Asked(), record(provenance=made, stack="cpu"))
+    words = plan_words("note", Asked(), record(provenance=made, stack="cpu"), Path("run"))
     assert words is not None
     assert words[-4:] == ["--launcher", "docker", "--cache", "shared"]
     for other in (record(stack="theirs"), record(stack="cpu", workload=of_checkpoint())):
-        assert plan_words("note", Asked(), other) is None
-    assert plan_words("mine", Asked(), record(stack="cpu")) is None
+        assert plan_words("note", Asked(), other, Path("run")) is None
+    assert plan_words("mine", Asked(), record(stack="cpu"), Path("run")) is None
 
 
 def of_checkpoint():

@@ -62,6 +62,7 @@ def record(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "samples": [] if spec["workload"]["benchmark"] in ("ceilings", "reference") else samples,
         **{key: spec[key] for key in ("cell_id", "workload_id", "round", "stack", "method", "workload", "device")},
         "bench_source": spec["bench_source"],
+        "method_source": spec["method_source"],
         **changes,
     }
 
