@@ -89,7 +89,12 @@ def cost_line(cost: Estimate, *, marked: bool = False) -> str:
 def as_json(
     choice: Choice, known: Mapping[Key, Earlier], cost: Estimate, missing: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """Return the same for programs; unknown is null, times in seconds, sizes in bytes."""
+    """Return the same for programs; unknown is null, times in seconds, sizes in bytes.
+
+    `suite`, `plan_id`, `launcher`, `stacks`, `reason` (why these), `expected_s`, `download_bytes`, `disk_bytes`,
+    `missing_images`, and `cells`: each with `title`, `key`, `workload_id`, its own `expected_s` and where that is from
+    (`expected_from`), and the keys of `Cell`.
+    """
     cells = []
     for cell in choice.plan.cells:
         time = expected(cell, known)

@@ -114,7 +114,7 @@ def test_drift_is_shown_in_the_row(client: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     short = [image.removeprefix("sha256:")[:12] for image in (lock["image_id"], other)]
     says = f"image {short[0]} is now {short[1]}"
-    assert f"test-drifts: drift since it was built ({lock['written_utc'][:10]}): {says}" in done.stdout
+    assert f"test-drifts: drift since it was built ({lock['written_utc'][:10]}): {says}" in done.stderr
     record = records(newest(tmp_path))["test-drifts"]
     assert "drift" in record["flags"]
     assert says in record["detail"]["drift"]
@@ -263,7 +263,7 @@ def test_a_stack_of_a_users_own_written_from_the_docs_runs_beside_the_others(
     try:
         done = called(command, tmp_path, STACKBENCH_BASE_MINE=base)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-        assert "stacks cpu, mine, in Docker" in done.stdout
+        assert "stacks cpu, mine, in Docker" in done.stderr
         found = records(newest(tmp_path))
         assert {name: record["status"] for name, record in found.items()} == {"cpu": "ok", "mine": "ok"}
         packages = {name: record["environment"]["packages"] for name, record in found.items()}

@@ -29,6 +29,6 @@ def as_text(lines: Sequence[Line]) -> str:
 
 
 def as_json(lines: Sequence[Line]) -> str:
-    """Return everything, unrounded."""
+    """Return `schema_version` and `lines`, each with the keys of `Line`, unrounded; unknown is null."""
     document = {"schema_version": 1, "lines": [line.model_dump(mode="json") for line in lines]}
     return in_json(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
