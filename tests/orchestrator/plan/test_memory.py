@@ -41,13 +41,14 @@ def test_a_plan_of_a_thousand_million_rows_says_so(tmp_path: Path, capsys: pytes
     path = write_suite(tmp_path, SUITE.replace("batch = 2", "batch = 1000000000"))
     words = ["plan", "--launcher", "local", "--suite", str(path)]
     assert run(words) == 0
-    out = capsys.readouterr().out
-    assert "forward of tiny, batch 1000000000, sequence 64, " in out
-    assert "TB, and this host has " in out
+    remarks = capsys.readouterr().err
+    assert "forward of tiny, batch 1000000000, sequence 64, " in remarks
+    assert "TB, and this host has " in remarks
     assert run([*words, "--format", "json"]) == 0
     assert capsys.readouterr().err.count("expect out_of_memory") == 1
     assert run(["plan", "--launcher", "local", "--suite", "smoke"]) == 0
-    assert "expect out_of_memory" not in capsys.readouterr().out
+    seen = capsys.readouterr()
+    assert "expect out_of_memory" not in seen.out + seen.err
 
 
 def test_many_lines_are_a_few(tmp_path: Path) -> None:

@@ -214,8 +214,19 @@ def test_a_checkpoints_folder(tmp_path: Path) -> None:
         (folder / FILE).write_text(asked.model_dump_json())
         from_suite, from_record = commands(read_source(folder), one, 1)
         assert ("--checkpoint /models/mine" in from_suite) is (named is not None)
-        assert from_record.endswith(" --methods /methods --checkpoint /models/mine")
-        assert " --methods /methods " in from_suite
+        assert from_record.endswith(" --checkpoint /models/mine")
+        assert "--methods" not in from_suite + from_record  # bench's own method needs none
+
+
+def test_a_method_of_ones_own(tmp_path: Path) -> None:
+    one = record(stack="cpu", method="mine", method_source="a" * 64)
+    folder = save_run(tmp_path, [one])
+    (folder / FILE).write_text(Asked(methods=("/methods",)).model_dump_json())
+    for line in commands(read_source(folder), one, 1):
+        assert " --methods /methods" in line
+    (folder / "methods").mkdir()  # the very file that was measured
+    for line in commands(read_source(folder), one, 1):
+        assert f" --methods {folder}/methods" in line
 
 
 def test_a_file_that_is_not_ours_says_nothing(tmp_path: Path) -> None:
