@@ -119,8 +119,18 @@ def check_docker(arguments: list[str]) -> None:
     while arguments[0] == "-f":
         assert (ROOT / arguments[1]).is_file() or Path(arguments[1]).is_file()
         arguments = arguments[2:]
-    assert arguments[0] in ("up", "down", "run", "build")
-    assert {word for word in arguments[1:] if word[:1] != "-"} <= SERVICES
+    verb, *left = arguments
+    assert verb in ("up", "down", "run", "build")
+    if verb == "run" and "--volume" in left:
+        place = left.index("--volume")
+        source, target, access = left[place + 1].split(":")
+        assert (source[0], target[0], access) == (".", "/", "ro")
+        del left[place : place + 2]
+    named = [word for word in left if word[:1] != "-"]
+    if verb == "run" and named[1:]:  # what the service is to do instead of its own command
+        parse(left[left.index(named[0]) + 1 :])
+        named = named[:1]
+    assert set(named) <= SERVICES
 
 
 def check_python(arguments: list[str]) -> None:
