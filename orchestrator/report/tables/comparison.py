@@ -50,8 +50,8 @@ def as_markdown(comparison: Comparison) -> str:
 def as_json(comparison: Comparison) -> str:
     """Return everything, unrounded; `time_ratio` is B's time over A's, `speedup` its inverse; unknown is null.
 
-    `a`, `b` (the sides' names), `protocol`, `exit_code`, `cells` (each with `result` and `reason`, both sides' figures and
-    rounds, and the `differences` of their conditions), `geometric_mean`, and `unreadable`.
+    `a`, `b` (the sides' names), `protocol`, `exit_code`, `cells` (each with `result` and `reason`, both sides' figures
+    and rounds, and the `differences` of their conditions), `geometric_mean`, and `unreadable`.
     """
     document = {
         "schema_version": SCHEMA_VERSION,
