@@ -75,11 +75,20 @@ def test_it_opens_with_tables_and_charts(pages: dict[str, Path], visit: Visit) -
 def test_a_chart_of_rows_that_are_tainted_says_so(pages: dict[str, Path], visit: Visit, tmp_path: Path) -> None:
     load = {"cpus": 4, "seconds": 5.0, "own": 2.0, "stolen": 0.0}
     for others, says in ((0.0, "none is tainted."), (3.0, "tainted are whole rows, and no single sample.")):
-        disturbed = record(device="cpu", samples=samples(900.0, *[450.0] * 9), host_load={**load, "others": others})
-        write_page([save_run(tmp_path / str(others), [disturbed])], tmp_path / "page.html")
+        disturbed = [
+            record(
+                device="cpu",
+                method=method,
+                cell_id=f"{n:016x}",
+                samples=samples(900.0, *[450.0] * 9),
+                host_load={**load, "others": others},
+            )
+            for n, method in enumerate(("eager", "inductor"))
+        ]
+        write_page([save_run(tmp_path / str(others), disturbed)], tmp_path / "page.html")
         page = visit(tmp_path / "page.html")
         draw_all(page)
-        assert page.locator(".flag.tainted:visible").count() == (others > 0)
+        assert page.locator(".flag.tainted:visible").count() == 2 * (others > 0)
         assert says in page.locator(".chart", has_text="Samples over time").locator("p").first.inner_text()
     page = visit(pages["one"])
     draw_all(page)
