@@ -7,8 +7,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_samples import full_run, many_rows, nasty_run
-from record_samples import ENVIRONMENT, GPU, record, samples, save_run, with_layers
+from page_samples import draw_all, many_rows
+from record_samples import record, samples, save_run
 
 from orchestrator.base.text import MISSING
 from orchestrator.report.page import write_page
@@ -20,32 +20,8 @@ Visit = "Callable[..., Any]"
 ROWS = "#results tr[data-row]:visible"
 
 
-@pytest.fixture(scope="session")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("pages")
-    runs = {
-        name: save_run(folder / name, full_run(slower)).rename(folder / f"run-{name}")
-        for name, slower in (("a", 1.0), ("b", 1.05))
-    }
-    made = {"one": [runs["a"]], "two": [runs["a"], runs["b"]], "nasty": [nasty_run(folder / "n")]}
-    moved = {**ENVIRONMENT, "gpu": {**GPU, "uuid": "GPU-1"}}
-    grows = [with_layers(n, 4.5 * n, **({"environment": moved} if n == 32 else {})) for n in (2, 8, 16, 32)]
-    made["grows"] = [save_run(folder / "g", grows)]
-    for name, folders in made.items():
-        write_page(folders, folder / f"{name}.html")
-    return {name: folder / f"{name}.html" for name in made}
-
-
 def names(page: Any) -> list[str]:
     return [text.split("@")[0] for text in page.locator(f"{ROWS} th").all_inner_texts()]
-
-
-def draw_all(page: Any) -> None:
-    """Bring everything into view once: charts are drawn when they are seen."""
-    page.evaluate(
-        "async () => { for (let y = 0; y < document.body.scrollHeight; y += 400) {"
-        " scrollTo(0, y); await new Promise((r) => requestAnimationFrame(() => setTimeout(r, 30))); } scrollTo(0, 0); }"
-    )
 
 
 def test_it_opens_with_tables_and_charts(pages: dict[str, Path], visit: Visit) -> None:

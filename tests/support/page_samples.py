@@ -299,3 +299,44 @@ def many_rows(count: int, tables: int) -> list[Record]:
         )
         for n in range(count)
     ]
+
+
+def failed_run() -> list[Record]:
+    """Nothing with a speed: every row failed, each another way, with a long reason."""
+    reason = "RuntimeError: CUDA error: an_identifier_that_is_too_long_for_any_column_of_a_narrow_window " * 3
+    return [
+        record(
+            cell_id=f"{n:016x}",
+            method=f"method_that_is_{status}",
+            status=status,
+            reason=reason,
+            environment=None,
+            written_by="orchestrator",
+            flags=[],
+        )
+        for n, status in enumerate(("crashed", "timeout", "out_of_memory", "unsupported", "skipped", "infrastructure"))
+    ]
+
+
+def on_gpu(name: str, ratio: float) -> list[Record]:
+    """One round of eager and of inductor, `ratio` times as fast, on a GPU of that name."""
+    environment = {**ENVIRONMENT, "gpu": {**ENVIRONMENT["gpu"], "name": name}}
+    return [
+        record(
+            cell_id=f"{n:015x}a",
+            method=method,
+            samples=timed(n, typical),
+            memory=MEMORY,
+            environment=environment,
+            flags=["cold"],
+        )
+        for n, (method, typical) in enumerate((("eager", 600.0), ("inductor", 600.0 / ratio)))
+    ]
+
+
+def draw_all(page: Any) -> None:
+    """Bring everything into view once: charts are drawn when they are seen."""
+    page.evaluate(
+        "async () => { for (let y = 0; y < document.body.scrollHeight; y += 400) {"
+        " scrollTo(0, y); await new Promise((r) => requestAnimationFrame(() => setTimeout(r, 30))); } scrollTo(0, 0); }"
+    )

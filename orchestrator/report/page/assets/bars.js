@@ -176,6 +176,7 @@ function perCall(row) {
 
 const kinds = new Map();
 const SHADES_OF_KINDS = 8;
+const UNWRITTEN = ["k3", "k5", "k7"]; // neither light nor dark enough to have a name on them
 
 // A kind of kernel has a shade, the same in all rows and tables; the colour is the row's method's, as everywhere.
 const kindShade = (name) => "k" + (kept(kinds, name, () => kinds.size) % SHADES_OF_KINDS);
@@ -201,7 +202,7 @@ function kernelChart(workload, all, width) {
         return shape(
           "g", { "data-row": row.id, "data-tip": `${row.legend}\n${name}: ${share(part)}, ${plural(launches, "launch", "launches")}` },
           shape("rect", { class: `kind ${colour(row)} ${kindShade(name)}`, x: left, y, width: wide, height: BAR + 1 }),
-          wide > textWidth(name) + 8 && words(left + 5, y + 12.5, name, { class: kindShade(name) === "k0" ? "on" : "on-light" }),
+          wide > textWidth(name) + 8 && !UNWRITTEN.includes(kindShade(name)) && words(left + 5, y + 12.5, name, { class: kindShade(name) === "k0" ? "on" : "on-light" }),
         );
       });
     },

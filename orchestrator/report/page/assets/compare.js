@@ -71,7 +71,7 @@ function drawCompare() {
     return `${column.name} ${mean.toFixed(2)}× (${plural(found.length, "cell")})`;
   });
   const shown = columns.all.filter((column) => found.some(({ lines }) => lines.some((line) => line.cells.some((item) => item.column === column && item.cell))));
-  byId("compare-remarks").replaceChildren(...cautions(shown, ratios).map((line) => el("p", { class: "remarks" }, line)));
+  byId("compare-remarks").replaceChildren(...cautions(shown).map((line) => el("p", { class: "remarks" }, line)));
   byId("compare-mean").textContent = means.length ? `Geometric mean, times as fast: ${means.join("; ")}` : "";
 }
 
@@ -93,11 +93,17 @@ function compareLines(workload, n, base, ratios) {
   return { workload, lines };
 }
 
+// A method's colour and marker; one that others alone published has the next ones.
+function hueOf(method, nth = 0) {
+  const hue = kept(hues, method, () => hues.size);
+  return { hue, variant: hue + nth };
+}
+
 function compareTable({ workload, lines: found }, base) {
   const shown = columns.all.filter((column, n) => found.some((line) => line.cells[n].cell));
   const lines = found.map((line) => {
     const cells = line.cells.filter((item) => shown.includes(item.column));
-    return el("tr", null, el("th", { scope: "row" }, line.method), cells.map((item) => compareCell(item, line.against, item.column === base)));
+    return el("tr", null, el("th", { scope: "row" }, keyOf(hueOf(line.method)), line.method), cells.map((item) => compareCell(item, line.against, item.column === base)));
   });
   const gpus = new Set(shown.flatMap((column) => [...column.gpus]));
   const head = el("tr", null, el("th", { scope: "col" }, "method"), shown.map((column) =>
@@ -113,14 +119,13 @@ function compareTable({ workload, lines: found }, base) {
 }
 
 // What holds of all tables, said once above them.
-function cautions(shown, ratios) {
+function cautions(shown) {
   const gpus = new Set(shown.flatMap((column) => [...column.gpus]));
-  const proven = shown.every((column) => column.published || !ratios.get(column.key).length);
   const published = state.protocol === "steady" && shown.some((column) => column.published);
   return [
     gpus.size > 1 && "The columns are of different GPUs: their ratios are of the hardware too, not of the software alone.",
     published && "Published figures were made by the note's protocol: switch to “as the note” to compare like with like.",
-    !proven && `${FLAG} marks a ratio that is not proven: a verdict takes five rounds a side, and an interval that does not hold 1.`,
+    byId("compare-tables").querySelector(".doubt") && `${FLAG} marks a ratio that is not proven: a verdict takes five rounds a side, and an interval that does not hold 1.`,
   ].filter(Boolean);
 }
 
@@ -158,8 +163,7 @@ function compareChart(workload, found, shown, base) {
   const many = new Set(items.map((item) => item.column)).size > 1;
   const rows = items.map(({ column, cell, method }) => ({
     id: cell.row?.id ?? "",
-    hue: hues.get(method) ?? methods.length,
-    variant: (hues.get(method) ?? methods.length) + (many ? shown.indexOf(column) : 0),
+    ...hueOf(method, many ? shown.indexOf(column) : 0),
     legend: many ? `${method} · ${column.name}` : method,
   }));
   const item = (row) => items[rows.indexOf(row)];

@@ -67,7 +67,7 @@ function matrixOf(device, rows) {
   const links = without.slice(0, MOST_BENCHMARKS).map((n, place) => [place ? ", " : "", toTable(n, found)]);
   const left = without.length ? [few, links, without.length > MOST_BENCHMARKS ? " and others." : "."] : [];
   const remarks = [
-    again && "Where a method ran more than once on a stack, the row of most rounds stands here, and of those the last run's.",
+    again && "Where a method ran more than once on a stack, its row of most rounds stands here, of those the last run's; a ratio is against eager of the same run.",
     sorted.length > MOST_METHODS && `Another ${sorted.length - MOST_METHODS} methods are in the tables below.`,
   ].filter(Boolean);
   return { device, columns, lines: sorted.slice(0, MOST_METHODS), left, remarks };
@@ -110,7 +110,7 @@ function matrixCell(cell) {
   const speed = figure ? `${speedOf(row).text} ${row.of.unit}` : null;
   const tip = [titleOf(row), speed && `${speed} ${speedOf(row).interval || ""}`, times?.beside?.length && `${times.text} ${times.beside.join(" ")}`, row.reason, ...(doubts || []).map((doubt) => `${FLAG} ${doubt}`)];
   const content = figure
-    ? [el("b", null, times ? times.text : speed), marks.length ? el("sup", { class: "doubt" }, FLAG, marks.join(",")) : null, el("small", null, times ? speed : "no eager")]
+    ? [el("b", null, times ? times.text : speed), marks.length ? el("sup", { class: "doubt" }, FLAG, marks.sort((a, b) => a - b).join(",")) : null, el("small", null, times ? speed : "no eager")]
     : el("span", { class: `state ${row.status}` }, row.status === "ok" ? MISSING : breakable(row.status));
   const button = el("button", { type: "button", "data-row": row.id, "data-tip": tip.filter(Boolean).join("\n"), "aria-haspopup": "dialog" }, content);
   return el("td", { class: times ? `tone ${toneOf(times)}` : null }, button);
@@ -130,5 +130,5 @@ function matrixLegend(compared, common, numbers, remarks) {
     compared ? el("p", null, "slower than eager ", el("span", { class: "scale", "aria-hidden": "true" }, scale), " faster; below each ratio its figure.") : null,
     doubts.length ? el("dl", null, doubts.map(([mark, doubt]) => [el("dt", null, `${FLAG} ${mark}`), el("dd", null, doubt)])) : null,
     [...remarks].map((line) => el("p", null, line)),
-    el("p", null, doubts.length ? `${FLAG} marks what is not proven. ` : "", el("a", { href: "#how" }, "How to read this")));
+    el("p", null, doubts.length ? `${FLAG} marks what is not proven, or in doubt. ` : "", el("a", { href: "#how" }, "How to read this")));
 }

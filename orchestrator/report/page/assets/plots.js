@@ -109,10 +109,11 @@ function drawStrip(item, n, { x, low, high, left, width, stripHeight, above, for
     const mark = marker(row, px, py, 3.2, phase === "repeat" ? { class: `hollow ${colour(row)}` } : null);
     return sampleMark([px, py], taint, mark, { "data-row": row.id, "data-tip": tip });
   });
+  const median = `median ${short(item.median)} s`;
   const middle = low < 0 && high > 0 ? [0] : [];
   return [
-    words(left, top - 5, shortened(row.legend, width - left - 90, true), { class: "mono-text" }),
-    words(width - 12, top - 5, `median ${short(item.median)} s`, { class: "dim", "text-anchor": "end" }),
+    words(left, top - 5, shortened(row.legend, width - left - textWidth(median) - 24, true), { class: "mono-text" }),
+    words(width - 12, top - 5, median, { class: "dim", "text-anchor": "end" }),
     [low, ...middle, high].map((tick) => shape("line", { class: "grid", x1: left, x2: width - 12, y1: y(tick), y2: y(tick) })),
     [low, high].map((tick) => words(left - 6, y(tick) + 4, format(tick), { class: "dim", "text-anchor": "end" })),
     dots,

@@ -35,14 +35,14 @@ function niceTop(value) {
 function label(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(0).replace("e+", "e");
+  if (size >= 1e5 || size < 1e-4) return value.toExponential(0).replace("e+", "e");
   return String(Number(value.toPrecision(6)));
 }
 
 function short(value) {
   const size = Math.abs(value);
   if (!size) return "0";
-  if (size < 1e-3 || size >= 1e6) return value.toExponential(2);
+  if (size < 1e-4 || size >= 1e6) return value.toExponential(2);
   return size >= 1000 ? String(Math.round(value)) : value.toPrecision(4);
 }
 
