@@ -65,6 +65,9 @@ def test_a_cell_of_the_matrix_leads_to_its_proof_and_back(pages: dict[str, Path]
     cell.hover()
     assert "[1.35, 1.37] faster" in page.locator("#tip").inner_text()
     assert "⚑ tainted: " in page.locator("#tip").inner_text()
+    cell.click()
+    assert not page.locator("#tip").is_visible(), "it does not lie over the drawer"
+    page.keyboard.press("Escape")
     page.locator(".answer a", has_text="train_static").click()
     assert page.url.endswith("#workload-2")
 

@@ -6,6 +6,7 @@ const FOCUSABLE = "button, a[href], input, select, summary, pre[tabindex], [tabi
 function openDialog(node, focused) {
   if (!dialog.node) dialog.back = document.activeElement;
   dialog.node = node;
+  tip.hidden = true;
   for (const part of [document.querySelector(".bar"), byId("main"), document.querySelector(".foot"), document.querySelector(".skip")]) part.inert = true;
   document.body.classList.add("locked");
   byId("shade").hidden = false;
