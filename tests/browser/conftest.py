@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_samples import failed_run, full_run, nasty_run, on_gpu
+from page_samples import failed_run, full_run, nasty_run, on_gpu, tiny_run
 from record_samples import ENVIRONMENT, GPU, save_run, with_layers
 
 from orchestrator.report.page import write_page
@@ -93,10 +93,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "h100": on_gpu("NVIDIA H100 80GB HBM3", 1.3),
         "h200": on_gpu("NVIDIA H200", 0.7),
         "failed": failed_run(),
+        "tiny": tiny_run(),
     }
     runs = {name: save_run(folder / name, found).rename(folder / f"run-{name}") for name, found in records.items()}
     made = {"one": [runs["a"]], "two": [runs["a"], runs["b"]], "nasty": [nasty_run(folder / "n")]}
-    made |= {"gpus": [runs["h100"], runs["h200"]], "failed": [runs["failed"]]}
+    made |= {"gpus": [runs["h100"], runs["h200"]], "failed": [runs["failed"]], "tiny": [runs["tiny"]]}
     moved = {**ENVIRONMENT, "gpu": {**GPU, "uuid": "GPU-1"}}
     grows = [with_layers(n, 4.5 * n, **({"environment": moved} if n == 32 else {})) for n in (2, 8, 16, 32)]
     made["grows"] = [save_run(folder / "g", grows)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Visit = "Callable[..., Any]"
-NAMES = ("one", "two", "gpus", "grows", "failed", "nasty")
+NAMES = ("one", "two", "gpus", "grows", "tiny", "failed", "nasty")
 WIDTHS = (390, 1400)
 HUE = re.compile(r"\bc(\d)\b")
 
@@ -191,7 +191,7 @@ OVERLAPS = """
 @pytest.mark.parametrize("wide", [*WIDTHS, 820])
 @pytest.mark.parametrize("mark", ["", "#compare"])
 def test_no_label_lies_on_another(pages: dict[str, Path], visit: Visit, wide: int, mark: str) -> None:
-    for name in ("one", "two", "gpus", "grows"):
+    for name in ("one", "two", "gpus", "grows", "tiny"):
         page = visit(pages[name], mark=mark, wide=wide)
         draw_all(page)
         assert page.evaluate(OVERLAPS) == [], name
@@ -248,6 +248,6 @@ def test_what_is_wider_than_a_phone_says_that_it_scrolls(pages: dict[str, Path],
     box.focus()
     assert box.evaluate("(node) => node === document.activeElement"), "the arrows scroll it"
     box.evaluate("(node) => { node.scrollLeft = node.scrollWidth; }")
-    page.wait_for_function("!document.querySelector('#compare .scroll').classList.contains('more')")
+    page.wait_for_selector("#compare .workload:first-child .scroll.pushed:not(.more)")
     wide = visit(pages["two"], wide=1400, mark="#compare")
     assert not wide.locator("#compare .hint").first.is_visible()

@@ -6,7 +6,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from record_samples import ENVIRONMENT, ceilings, old_probe, record, sample, save_run, workload
+from record_samples import ENVIRONMENT, ceilings, old_probe, record, sample, samples, save_run, workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -331,6 +331,20 @@ def on_gpu(name: str, ratio: float) -> list[Record]:
             flags=["cold"],
         )
         for n, (method, typical) in enumerate((("eager", 600.0), ("inductor", 600.0 / ratio)))
+    ]
+
+
+def tiny_run() -> list[Record]:
+    """Calls of a millisecond after first ones of up to ten seconds: an axis of six decades."""
+    return [
+        record(
+            cell_id=f"{n:015x}b",
+            method=method,
+            stack="cpu",
+            samples=samples(first, *[typical * (1 + k / 500) for k in range(9)]),
+            memory=MEMORY,
+        )
+        for n, (method, first, typical) in enumerate((("eager", 2.4, 1.4), ("inductor", 12600.0, 0.7)))
     ]
 
 

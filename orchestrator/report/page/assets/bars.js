@@ -8,10 +8,12 @@ const BAR = 16;
 // Where names stand: left of the bars, or above them where there is no room; there `beside` takes the end of the line.
 function lanes(rows, width, beside) {
   const longest = Math.max(...rows.map((row) => textWidth(row.legend, true))) + 30;
-  const above = longest > width * 0.36;
+  const besides = beside ? Math.max(...rows.map((row) => textWidth(beside(row)))) + 10 : 0;
+  const above = longest > width * 0.36 || longest + besides > width * 0.6;
   const height = above ? LINE_BELOW : LINE;
   return {
     above,
+    besides,
     height,
     left: above ? 0 : Math.ceil(longest),
     name(row, n, top) {
@@ -27,7 +29,7 @@ function lanes(rows, width, beside) {
 function laneChart(rows, width, { title, about, says, each, top = 4, right = 10, scale, ticks = 4, draw, beside, extra, axis, format, below }) {
   const shown = rows.slice(0, MOST_BARS);
   const lane = lanes(shown, width, beside);
-  if (beside && !lane.above) right += Math.max(...shown.map((row) => textWidth(beside(row)))) + 10;
+  if (!lane.above) right += lane.besides;
   const bottom = top + shown.length * lane.height + 4;
   const x = scale(lane.left, width - right, shown);
   return chart(

@@ -10,7 +10,11 @@ function linear(low, high, from, to) {
 
 function logarithmic(low, high, from, to) {
   const scale = (value) => from + (Math.log(value / low) / Math.log(high / low || 10)) * (to - from);
-  scale.ticks = () => wholeNumbers(Math.log10(low) - 1e-9, Math.log10(high) + 1e-9).map((power) => 10 ** power);
+  scale.ticks = (wanted) => {
+    const powers = wholeNumbers(Math.log10(low) - 1e-9, Math.log10(high) + 1e-9);
+    const step = Math.ceil(powers.length / Math.max(wanted, 2));
+    return powers.filter((_, n) => n % step === 0).map((power) => 10 ** power);
+  };
   return scale;
 }
 
