@@ -92,7 +92,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines += _unproved(steady)
     lines += [(Name(row.name), f": {warning}.") for row in steady if row.status == "ok" for warning in warnings(row)]
     verdicts = [row.versus.verdict for row in steady if row.versus is not None and row.versus.verdict.reason]
-    reasons = sorted({f"{found.reason} ({_more_rounds(found)})" for found in verdicts})
+    reasons = sorted({f"{found.reason} ({more_rounds(found)})" for found in verdicts})
     lines += [(f"Inconclusive against eager: {reason}.",) for reason in reasons]
     lines += _by_text("No share of the ceiling: ", [(row.share.reason, row) for row in shown])
     shares = [(row.share, row) for row in shown if row.share.share is not None]
@@ -113,7 +113,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     return list(dict.fromkeys(lines))
 
 
-def _more_rounds(found: Verdict) -> str:
+def more_rounds(found: Verdict) -> str:
     """Return what would bring a verdict: enough rounds, or where there are enough already, more of them."""
     wanted = f"--rounds {rounds_wanted(found)}"
     return f"{wanted} or more" if min(found.rounds) < FEWEST_ROUNDS else f"more rounds narrow it: {wanted}"

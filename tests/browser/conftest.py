@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from page_samples import failed_run, full_run, nasty_run, on_gpu, tiny_run
+from record_samples import ENVIRONMENT, GPU, save_run, with_layers
+
+from orchestrator.report.page import write_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,3 +81,26 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages of one run, of two, of two on different GPUs, of growing first calls, of failures, of hostile text."""
+    folder = tmp_path_factory.mktemp("pages")
+    records = {
+        "a": full_run(),
+        "b": full_run(1.05),
+        "h100": on_gpu("NVIDIA H100 80GB HBM3", 1.3),
+        "h200": on_gpu("NVIDIA H200", 0.7),
+        "failed": failed_run(),
+        "tiny": tiny_run(),
+    }
+    runs = {name: save_run(folder / name, found).rename(folder / f"run-{name}") for name, found in records.items()}
+    made = {"one": [runs["a"]], "two": [runs["a"], runs["b"]], "nasty": [nasty_run(folder / "n")]}
+    made |= {"gpus": [runs["h100"], runs["h200"]], "failed": [runs["failed"]], "tiny": [runs["tiny"]]}
+    moved = {**ENVIRONMENT, "gpu": {**GPU, "uuid": "GPU-1"}}
+    grows = [with_layers(n, 4.5 * n, **({"environment": moved} if n == 32 else {})) for n in (2, 8, 16, 32)]
+    made["grows"] = [save_run(folder / "g", grows)]
+    for name, folders in made.items():
+        write_page(folders, folder / f"{name}.html")
+    return {name: folder / f"{name}.html" for name in made}

@@ -7,8 +7,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_samples import full_run, many_rows, nasty_run
-from record_samples import ENVIRONMENT, GPU, record, samples, save_run, with_layers
+from page_samples import draw_all, many_rows
+from record_samples import record, samples, save_run
 
 from orchestrator.base.text import MISSING
 from orchestrator.report.page import write_page
@@ -20,32 +20,8 @@ Visit = "Callable[..., Any]"
 ROWS = "#results tr[data-row]:visible"
 
 
-@pytest.fixture(scope="session")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("pages")
-    runs = {
-        name: save_run(folder / name, full_run(slower)).rename(folder / f"run-{name}")
-        for name, slower in (("a", 1.0), ("b", 1.05))
-    }
-    made = {"one": [runs["a"]], "two": [runs["a"], runs["b"]], "nasty": [nasty_run(folder / "n")]}
-    moved = {**ENVIRONMENT, "gpu": {**GPU, "uuid": "GPU-1"}}
-    grows = [with_layers(n, 4.5 * n, **({"environment": moved} if n == 32 else {})) for n in (2, 8, 16, 32)]
-    made["grows"] = [save_run(folder / "g", grows)]
-    for name, folders in made.items():
-        write_page(folders, folder / f"{name}.html")
-    return {name: folder / f"{name}.html" for name in made}
-
-
 def names(page: Any) -> list[str]:
     return [text.split("@")[0] for text in page.locator(f"{ROWS} th").all_inner_texts()]
-
-
-def draw_all(page: Any) -> None:
-    """Bring everything into view once: charts are drawn when they are seen."""
-    page.evaluate(
-        "async () => { for (let y = 0; y < document.body.scrollHeight; y += 400) {"
-        " scrollTo(0, y); await new Promise((r) => requestAnimationFrame(() => setTimeout(r, 30))); } scrollTo(0, 0); }"
-    )
 
 
 def test_it_opens_with_tables_and_charts(pages: dict[str, Path], visit: Visit) -> None:
@@ -75,11 +51,20 @@ def test_it_opens_with_tables_and_charts(pages: dict[str, Path], visit: Visit) -
 def test_a_chart_of_rows_that_are_tainted_says_so(pages: dict[str, Path], visit: Visit, tmp_path: Path) -> None:
     load = {"cpus": 4, "seconds": 5.0, "own": 2.0, "stolen": 0.0}
     for others, says in ((0.0, "none is tainted."), (3.0, "tainted are whole rows, and no single sample.")):
-        disturbed = record(device="cpu", samples=samples(900.0, *[450.0] * 9), host_load={**load, "others": others})
-        write_page([save_run(tmp_path / str(others), [disturbed])], tmp_path / "page.html")
+        disturbed = [
+            record(
+                device="cpu",
+                method=method,
+                cell_id=f"{n:016x}",
+                samples=samples(900.0, *[450.0] * 9),
+                host_load={**load, "others": others},
+            )
+            for n, method in enumerate(("eager", "inductor"))
+        ]
+        write_page([save_run(tmp_path / str(others), disturbed)], tmp_path / "page.html")
         page = visit(tmp_path / "page.html")
         draw_all(page)
-        assert page.locator(".flag.tainted:visible").count() == (others > 0)
+        assert page.locator(".flag.tainted:visible").count() == 2 * (others > 0)
         assert says in page.locator(".chart", has_text="Samples over time").locator("p").first.inner_text()
     page = visit(pages["one"])
     draw_all(page)

@@ -6,7 +6,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from record_samples import ENVIRONMENT, ceilings, old_probe, record, sample, save_run, workload
+from record_samples import ENVIRONMENT, ceilings, old_probe, record, sample, samples, save_run, workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -299,3 +299,58 @@ def many_rows(count: int, tables: int) -> list[Record]:
         )
         for n in range(count)
     ]
+
+
+def failed_run() -> list[Record]:
+    """Nothing with a speed: every row failed, each another way, with a long reason."""
+    reason = "RuntimeError: CUDA error: an_identifier_that_is_too_long_for_any_column_of_a_narrow_window " * 3
+    return [
+        record(
+            cell_id=f"{n:016x}",
+            method=f"method_that_is_{status}",
+            status=status,
+            reason=reason,
+            environment=None,
+            written_by="orchestrator",
+            flags=[],
+        )
+        for n, status in enumerate(("crashed", "timeout", "out_of_memory", "unsupported", "skipped", "infrastructure"))
+    ]
+
+
+def on_gpu(name: str, ratio: float) -> list[Record]:
+    """One round of eager and of inductor, `ratio` times as fast, on a GPU of that name."""
+    environment = {**ENVIRONMENT, "gpu": {**ENVIRONMENT["gpu"], "name": name}}
+    return [
+        record(
+            cell_id=f"{n:015x}a",
+            method=method,
+            samples=timed(n, typical),
+            memory=MEMORY,
+            environment=environment,
+            flags=["cold"],
+        )
+        for n, (method, typical) in enumerate((("eager", 600.0), ("inductor", 600.0 / ratio)))
+    ]
+
+
+def tiny_run() -> list[Record]:
+    """Calls of a millisecond after first ones of up to ten seconds: an axis of six decades."""
+    return [
+        record(
+            cell_id=f"{n:015x}b",
+            method=method,
+            stack="cpu",
+            samples=samples(first, *[typical * (1 + k / 500) for k in range(9)]),
+            memory=MEMORY,
+        )
+        for n, (method, first, typical) in enumerate((("eager", 2.4, 1.4), ("inductor", 12600.0, 0.7)))
+    ]
+
+
+def draw_all(page: Any) -> None:
+    """Bring everything into view once: charts are drawn when they are seen."""
+    page.evaluate(
+        "async () => { for (let y = 0; y < document.body.scrollHeight; y += 400) {"
+        " scrollTo(0, y); await new Promise((r) => requestAnimationFrame(() => setTimeout(r, 30))); } scrollTo(0, 0); }"
+    )

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from orchestrator.base.text import printable
 
 ASSETS = Path(__file__).resolve().parent / "assets"
-STYLES = ("theme.css", "page.css", "table.css", "chart.css", "drawer.css")
+STYLES = ("theme.css", "page.css", "matrix.css", "table.css", "chart.css", "drawer.css")
 EARLY = "early.js"
 """Runs before anything is shown, so that a remembered theme does not flash."""
 SCRIPTS = (
@@ -31,6 +31,7 @@ SCRIPTS = (
     "bars.js",
     "plots.js",
     "table.js",
+    "matrix.js",
     "sections.js",
     "compare.js",
     "blocks.js",

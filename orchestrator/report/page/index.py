@@ -6,6 +6,7 @@ not ok has no speed on the page.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -22,8 +23,25 @@ from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, between, gigabytes, significant
 from orchestrator.plan.workload import TRAINING, WHAT, describe
 from orchestrator.records.record import COMPUTED
-from orchestrator.report.columns import SECONDS_DIGITS, Column, columns, host_memory, published_text, share, speed
-from orchestrator.report.remarks import about_published, as_text, comparisons, figure_caveats, remarks, run_facts
+from orchestrator.report.columns import (
+    SECONDS_DIGITS,
+    Column,
+    against_eager,
+    columns,
+    host_memory,
+    published_text,
+    share,
+    speed,
+)
+from orchestrator.report.remarks import (
+    about_published,
+    as_text,
+    comparisons,
+    figure_caveats,
+    more_rounds,
+    remarks,
+    run_facts,
+)
 from orchestrator.report.source import Source
 from orchestrator.report.words import GLOSSARY, better
 
@@ -147,7 +165,7 @@ def _row(pair: Pair, shown: Sequence[Column]) -> dict[str, Any]:
         "gpu": row.hardware.name,
         "flags": list(row.shown_flags),
         "rounds": [row.rounds, row.rounds_ok],
-        "steady": _speed(row),
+        "steady": _speed(row) | _versus(row),
         "note": _speed(pair.note),
         "first": _first_call(row) if row.status == "ok" else None,
         "memory": {"bytes": peak, "text": gigabytes(peak)},
@@ -166,7 +184,9 @@ def _cells(pair: Pair, shown: Sequence[Column]) -> dict[str, list[str]]:
     for key, column in by_key.items():
         if key not in ELSEWHERE:
             cell = column.cell(pair)
-            cells[key] = [cell.text.replace("~~", ""), *cell.beside]
+            # What a check lacks stands below how many passed: the column would be wider than all others.
+            text, *lacking = re.split("[,;] ", cell.text) if key == "checks" else [cell.text.replace("~~", "")]
+            cells[key] = [text, *lacking, *cell.beside]
             if key in BELOW and (text := by_key[BELOW[key]].cell(pair).text) != MISSING:
                 cells[key].append(PAYS_OFF.get(text) or f"{by_key[BELOW[key]].head} {text}")
     return {key: lines for key, lines in cells.items() if lines != [MISSING]}
@@ -191,6 +211,16 @@ def _speed(row: Row) -> dict[str, Any]:
     if row.share.share is not None:
         content["share"], content["shareText"], content["bound"] = row.share.share, ceiling.text, row.share.bound
     return content
+
+
+def _versus(row: Row) -> dict[str, Any]:
+    if row.versus is None or row.versus.verdict.speedup is None:
+        return {}
+    found, cell = row.versus.verdict, against_eager(row)
+    content = {"value": found.speedup, "text": cell.text, "beside": list(cell.beside)}
+    if found.reason is not None:
+        content["why"] = f"inconclusive: {found.reason} ({more_rounds(found)})"
+    return {"versus": content}
 
 
 def _first_call(row: Row) -> dict[str, Any] | None:

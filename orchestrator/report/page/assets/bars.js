@@ -5,18 +5,20 @@ const LINE = 28;
 const LINE_BELOW = 44;
 const BAR = 16;
 
-// Where names stand: left of the bars, or above them where there is no room.
-function lanes(rows, width) {
+// Where names stand: left of the bars, or above them where there is no room; there `beside` takes the end of the line.
+function lanes(rows, width, beside) {
   const longest = Math.max(...rows.map((row) => textWidth(row.legend, true))) + 30;
-  const above = longest > width * 0.36;
+  const besides = beside ? Math.max(...rows.map((row) => textWidth(beside(row)))) + 10 : 0;
+  const above = longest > width * 0.36 || longest + besides > width * 0.6;
   const height = above ? LINE_BELOW : LINE;
   return {
     above,
+    besides,
     height,
     left: above ? 0 : Math.ceil(longest),
     name(row, n, top) {
       const y = top + n * height + (above ? 13 : 18);
-      const content = above ? shortened(row.legend, width - 24, true) : row.legend;
+      const content = above ? shortened(row.legend, width - 24 - (beside ? textWidth(beside(row)) + 12 : 0), true) : row.legend;
       return [marker(row, 7, y - 4, 5, { "data-row": row.id }), words(18, y, content, { class: "mono-text", "data-row": row.id })];
     },
     bar: (n, top) => top + n * height + (above ? 21 : 6),
@@ -24,9 +26,10 @@ function lanes(rows, width) {
 }
 
 // `scale` makes the axis in the room that the names leave, `draw` a row's line, `says` and `each` the words for readers who cannot see the picture.
-function laneChart(rows, width, { title, about, says, each, top = 4, right = 10, scale, ticks = 4, draw, extra, axis, format, below }) {
+function laneChart(rows, width, { title, about, says, each, top = 4, right = 10, scale, ticks = 4, draw, beside, extra, axis, format, below }) {
   const shown = rows.slice(0, MOST_BARS);
-  const lane = lanes(shown, width);
+  const lane = lanes(shown, width, beside);
+  if (!lane.above) right += lane.besides;
   const bottom = top + shown.length * lane.height + 4;
   const x = scale(lane.left, width - right, shown);
   return chart(
@@ -59,7 +62,7 @@ const percentOf = (value) => `${Math.round(value * 100)} %`;
 
 function ceilingChart(workload, all, width) {
   const rows = all.filter(hasSpeed);
-  if (!rows.length) return null;
+  if (rows.length < 2) return null;
   return rows.some((row) => speedOf(row).share !== undefined) ? shareBars(workload, rows, width) : speedBars(workload, rows, width);
 }
 
@@ -128,7 +131,7 @@ function speedBars(workload, rows, width) {
 
 function firstCallChart(workload, all, width) {
   const rows = all.filter((row) => row.first && row.steady.seconds);
-  if (!rows.length) return null;
+  if (rows.length < 2) return null;
   const bar = rows.slice(0, MOST_BARS).some((row) => row.first.warm) ? ", bar first call over a warm cache" : "";
   return laneChart(rows, width, {
     title: "First call against steady",
@@ -141,6 +144,7 @@ function firstCallChart(workload, all, width) {
       return logarithmic(low, Math.max(10 ** Math.ceil(Math.log10(Math.max(...times))), low * 10), from + 8, to);
     },
     draw: (row, y, x, lane) => firstCallLine(row, y + 8, x, lane, width),
+    beside: firstCallText,
     axis: "seconds, logarithmic",
   });
 }
@@ -148,7 +152,6 @@ function firstCallChart(workload, all, width) {
 function firstCallLine(row, y, x, lane, width) {
   const { seconds, text, cache, warm, warmText } = row.first;
   const [from, to] = [x(perCall(row)), x(seconds)];
-  const beside = `${text} s${cache && ` ${cache}`}, ${short(seconds / perCall(row)).replace(/\.0+$/, "")}×`;
   const tip = [row.legend, `first call ${text} s ${cache}`, warm && `${warmText} s warm, over a filled compile cache`, `afterwards ${short(perCall(row))} s a call`];
   return shape(
     "g", { "data-row": row.id, "data-tip": tip.filter(Boolean).join("\n") },
@@ -156,15 +159,14 @@ function firstCallLine(row, y, x, lane, width) {
     shape("circle", { class: `hollow ${colour(row)}`, cx: from, cy: y, r: 5 }),
     shape("circle", { class: `mark ${colour(row)}`, cx: to, cy: y, r: 6 }),
     warm && shape("rect", { class: `mark ${colour(row)}`, x: x(warm) - 2.5, y: y - 7, width: 5, height: 14 }),
-    firstCallText(beside, lane, [from, to], y, width),
+    words(width, lane.above ? y - 16 : y + 4, firstCallText(row), { class: "dim", "text-anchor": "end" }),
   );
 }
 
-function firstCallText(text, lane, ends, y, width) {
-  if (lane.above) return words(width - 10, y - 16, text, { class: "dim", "text-anchor": "end" });
-  const right = Math.max(...ends) + 10;
-  if (right + textWidth(text) <= width) return words(right, y + 4, text, { class: "dim" });
-  return words((ends[0] + ends[1]) / 2, y - 6, text, { class: "dim", "text-anchor": "middle" });
+function firstCallText(row) {
+  const { seconds, text, cache } = row.first;
+  const times = seconds / perCall(row);
+  return `${text} s${cache && ` ${cache}`}, ${times < 100 ? Number(times.toPrecision(2)) : Math.round(times)}×`;
 }
 
 // Of training at many shapes the figure is a total: a call is one step of it.
@@ -175,12 +177,15 @@ function perCall(row) {
 }
 
 const kinds = new Map();
+const SHADES_OF_KINDS = 8;
+const UNWRITTEN = ["k3", "k5", "k7"]; // neither light nor dark enough to have a name on them
 
-const kindClass = (name) => "c" + (kept(kinds, name, () => kinds.size) % COLOURS);
+// A kind of kernel has a shade, the same in all rows and tables; the colour is the row's method's, as everywhere.
+const kindShade = (name) => "k" + (kept(kinds, name, () => kinds.size) % SHADES_OF_KINDS);
 
 function kernelChart(workload, all, width) {
   const rows = all.filter((row) => row.groups && row.groups.length);
-  if (!rows.length) return null;
+  if (rows.length < 2) return null;
   const operators = rows.slice(0, MOST_BARS).every((row) => row.kinds === "operators");
   const share = (value) => (value === null ? "not known" : `${(value * 100).toFixed(1)} %`);
   return laneChart(rows, width, {
@@ -198,8 +203,8 @@ function kernelChart(workload, all, width) {
         const wide = Math.max(x(Math.min(from, 1)) - left, 0);
         return shape(
           "g", { "data-row": row.id, "data-tip": `${row.legend}\n${name}: ${share(part)}, ${plural(launches, "launch", "launches")}` },
-          shape("rect", { class: `fill cut ${kindClass(name)}`, x: left, y, width: wide, height: BAR + 1 }),
-          wide > textWidth(name) + 8 && words(left + 5, y + 12.5, name, { class: "on" }),
+          shape("rect", { class: `kind ${colour(row)} ${kindShade(name)}`, x: left, y, width: wide, height: BAR + 1 }),
+          wide > textWidth(name) + 8 && !UNWRITTEN.includes(kindShade(name)) && words(left + 5, y + 12.5, name, { class: kindShade(name) === "k0" ? "on" : "on-light" }),
         );
       });
     },
@@ -207,7 +212,7 @@ function kernelChart(workload, all, width) {
     format: percentOf,
     below: (shown) => {
       const names = [...new Set(shown.flatMap((row) => row.groups.map((group) => group[0])))];
-      const key = (name) => keyBox(shape("rect", { class: `fill ${kindClass(name)}`, x: 1, y: 1, width: 12, height: 12, rx: 2 }));
+      const key = (name) => keyBox(shape("rect", { class: `kind ${kindShade(name)}`, x: 1, y: 1, width: 12, height: 12, rx: 2 }));
       return el("ul", { class: "legend" }, names.map((name) => el("li", null, key(name), name)));
     },
   });

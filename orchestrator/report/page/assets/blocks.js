@@ -80,7 +80,7 @@ function allSamples(samples, row, width) {
   const far = high / low > 8;
   const y = far
     ? logarithmic(10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high) + 1e-9), bottom, top)
-    : linear(0, niceTop(high), bottom, top);
+    : linear(...ends(walls), bottom, top);
   const left = yAxisWidth(y) + 2;
   const last = Math.max(...samples.map((sample) => sample[0]));
   const x = linear(0, Math.max(last, 1), left + 6, width - 12);
@@ -93,7 +93,7 @@ function allSamples(samples, row, width) {
     return sampleMark(at, taint, mark, { "data-tip": tip });
   });
   const tainted = samples.filter((sample) => sample[6]).length;
-  const about = `Seconds of each sample${far ? ", logarithmic" : ""}; rings are the first call and the warm-up${tainted ? `, ${tainted} tainted crossed out` : ""}.`;
+  const about = `Seconds of each sample${far ? ", logarithmic" : ""}; rings are the first call and the warm-up${tainted ? `, ${tainted} tainted crossed out` : ""}.${far ? "" : cutAxes([["seconds", ends(walls)]])}`;
   return [
     el("p", { class: "muted" }, about),
     picture(width, height, `${plural(samples.length, "sample")} from ${short(low)} to ${short(high)} s, ${tainted} tainted`,

@@ -37,6 +37,7 @@ function buildCompare() {
   byId("compare").append(
     el("h1", null, "Side by side"),
     el("div", { class: "compare-head" }, el("label", null, "Against ", select), el("span", { class: "muted", id: "compare-mean" })),
+    el("div", { id: "compare-remarks" }),
     el("div", { id: "compare-tables" }),
   );
 }
@@ -69,6 +70,8 @@ function drawCompare() {
     const mean = Math.exp(found.reduce((sum, ratio) => sum + Math.log(ratio), 0) / found.length);
     return `${column.name} ${mean.toFixed(2)}× (${plural(found.length, "cell")})`;
   });
+  const shown = columns.all.filter((column) => found.some(({ lines }) => lines.some((line) => line.cells.some((item) => item.column === column && item.cell))));
+  byId("compare-remarks").replaceChildren(...cautions(shown).map((line) => el("p", { class: "remarks" }, line)));
   byId("compare-mean").textContent = means.length ? `Geometric mean, times as fast: ${means.join("; ")}` : "";
 }
 
@@ -76,8 +79,8 @@ function drawCompare() {
 function compareLines(workload, n, base, ratios) {
   const own = sections[n].rows.filter(fits).map((row) => row.method);
   if (!own.length) return null;
-  const methods = [...new Set([...own, ...publishedMethods(workload)])].slice(0, MOST_LINES);
-  const lines = methods.map((method) => {
+  const named = [...new Set([...own, ...publishedMethods(workload)])].slice(0, MOST_LINES);
+  const lines = named.map((method) => {
     const against = base ? cellOf(base, n, method) : null;
     const cells = columns.all.map((column) => {
       const cell = cellOf(column, n, method);
@@ -90,11 +93,17 @@ function compareLines(workload, n, base, ratios) {
   return { workload, lines };
 }
 
+// A method's colour and marker; one that others alone published has the next ones.
+function hueOf(method, nth = 0) {
+  const hue = kept(hues, method, () => hues.size);
+  return { hue, variant: hue + nth };
+}
+
 function compareTable({ workload, lines: found }, base) {
   const shown = columns.all.filter((column, n) => found.some((line) => line.cells[n].cell));
   const lines = found.map((line) => {
     const cells = line.cells.filter((item) => shown.includes(item.column));
-    return el("tr", null, el("th", { scope: "row" }, line.method), cells.map((item) => compareCell(item, line.against, item.column === base)));
+    return el("tr", null, el("th", { scope: "row" }, keyOf(hueOf(line.method)), line.method), cells.map((item) => compareCell(item, line.against, item.column === base)));
   });
   const gpus = new Set(shown.flatMap((column) => [...column.gpus]));
   const head = el("tr", null, el("th", { scope: "col" }, "method"), shown.map((column) =>
@@ -103,18 +112,20 @@ function compareTable({ workload, lines: found }, base) {
     "section", { class: "workload" },
     el("header", null, el("h2", null, workload.benchmark, el("span", null, ` ${workload.what}`)), el("p", null, `${protocolName()}, in ${workload.unit}; ${workload.better} is better.`)),
     el("div", { class: "beside" },
-      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${workload.benchmark} side by side` }, el("table", { class: "matrix" }, el("thead", null, head), el("tbody", null, lines))),
+      el("div", { class: "wide-table" }, sideways(`${workload.benchmark} side by side`, el("table", { class: "matrix" }, el("thead", null, head), el("tbody", null, lines)))),
       compareChart(workload, found, shown, base)),
-    cautions(shown, gpus).map((line) => el("p", { class: "remarks" }, line)),
     remarkList("What to know of the published figures", workload.caveats),
   );
 }
 
-function cautions(shown, gpus) {
+// What holds of all tables, said once above them.
+function cautions(shown) {
+  const gpus = new Set(shown.flatMap((column) => [...column.gpus]));
   const published = state.protocol === "steady" && shown.some((column) => column.published);
   return [
     gpus.size > 1 && "The columns are of different GPUs: their ratios are of the hardware too, not of the software alone.",
     published && "Published figures were made by the note's protocol: switch to “as the note” to compare like with like.",
+    byId("compare-tables").querySelector(".doubt") && `${FLAG} marks a ratio that is not proven: a verdict takes five rounds a side, and an interval that does not hold 1.`,
   ].filter(Boolean);
 }
 
@@ -132,29 +143,27 @@ function compareCell({ cell, ratio }, against, isBase) {
   return el(
     "td", place, open,
     cell.interval ? el("small", null, cell.interval) : null,
-    ratio ? el("span", { class: "times" }, `${ratio.toFixed(2)}×`) : null,
-    ratio ? verdictNote(cell, against) : null,
+    ratio ? el("span", { class: "times" }, `${ratio.toFixed(2)}×`, verdictNote(cell, against)) : null,
   );
 }
 
 function verdictNote(cell, against) {
   if (!cell.row || !against.row) return null;
   const found = data.verdicts[`${cell.row.id}:${against.row.id}`];
-  if (!found || state.protocol !== "steady") return el("small", null, "inconclusive: under 5 rounds");
+  if (!found || state.protocol !== "steady" || found[0] === "inconclusive") return flagged(found?.[1] ?? "inconclusive: under five rounds a side");
   return el("small", { class: `verdict ${found[0]}`, title: found[1] }, found[0]);
 }
 
 function compareChart(workload, found, shown, base) {
   if (!base) return null;
   const items = found.flatMap((line) => line.cells.map((item) => ({ ...item, method: line.method }))).filter((item) => item.ratio).slice(0, MOST_BARS);
-  if (!items.length) return null;
+  if (items.length < 2) return null;
   const room = byId("main").clientWidth;
   const width = room > 1100 && shown.length < 4 ? 560 : Math.min(Math.max(room - 70, 240), 860);
   const many = new Set(items.map((item) => item.column)).size > 1;
-  // Colours stand for columns here, unless there is but one: then for methods, as everywhere.
   const rows = items.map(({ column, cell, method }) => ({
     id: cell.row?.id ?? "",
-    series: many ? shown.indexOf(column) : cell.row?.series ?? 0,
+    ...hueOf(method, many ? shown.indexOf(column) : 0),
     legend: many ? `${method} · ${column.name}` : method,
   }));
   const item = (row) => items[rows.indexOf(row)];

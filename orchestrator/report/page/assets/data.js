@@ -13,14 +13,18 @@ const state = {
   chosen: { run: new Set(), benchmark: new Set(), stack: new Set(), method: new Set(), status: new Set(), flag: new Set() },
   base: null,
 };
-const series = new Map();
+// A method has one colour in all views; rows of one colour, of other stacks or runs, have another marker.
+const methods = [...new Set(data.rows.map((row) => row.method))].sort();
+const hues = new Map(methods.map((method, n) => [method, n]));
+const variants = new Map();
 
 data.rows.forEach((row, place) => {
   row.id = place;
   row.of = data.workloads[row.workload];
   row.runName = data.runs[row.run].name;
   row.legend = several ? `${row.name} · ${row.runName}` : row.name;
-  row.series = kept(series, row.legend, () => series.size);
+  row.hue = hues.get(row.method);
+  row.variant = row.hue + kept(variants, row.legend.slice(row.method.length), () => variants.size);
 });
 
 const proofs = new Map();

@@ -26,6 +26,24 @@ function kept(map, key, make) {
 
 const plural = (count, noun, many = `${noun}s`) => `${count.toLocaleString("en")} ${count === 1 ? noun : many}`;
 
+// What may be wider than its box: it then scrolls sideways, by key too, and says so.
+function sideways(name, wide) {
+  const box = el("div", { class: "scroll", role: "region", "aria-label": name }, wide);
+  const hint = el("p", { class: "hint", "aria-hidden": "true", hidden: true }, "Scroll sideways for more →");
+  const look = () => {
+    const beyond = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("pushed", beyond > 1);
+    box.classList.toggle("more", beyond - box.scrollLeft > 1);
+    box.tabIndex = beyond > 1 ? 0 : -1;
+    hint.hidden = beyond <= 1;
+  };
+  box.addEventListener("scroll", look, { passive: true });
+  const seen = new ResizeObserver(look);
+  seen.observe(box);
+  seen.observe(wide);
+  return [box, hint];
+}
+
 const canvas = document.createElement("canvas").getContext("2d");
 const widths = new Map();
 const fonts = [false, true].map((mono) => `12px ${getComputedStyle(document.documentElement).getPropertyValue(mono ? "--mono" : "--sans")}`);

@@ -6,6 +6,7 @@ const FOCUSABLE = "button, a[href], input, select, summary, pre[tabindex], [tabi
 function openDialog(node, focused) {
   if (!dialog.node) dialog.back = document.activeElement;
   dialog.node = node;
+  tip.hidden = true;
   for (const part of [document.querySelector(".bar"), byId("main"), document.querySelector(".foot"), document.querySelector(".skip")]) part.inert = true;
   document.body.classList.add("locked");
   byId("shade").hidden = false;
@@ -19,7 +20,9 @@ function closeDialog() {
   byId("shade").hidden = true;
   document.body.classList.remove("locked");
   for (const part of document.querySelectorAll("[inert]")) part.inert = false;
-  const back = dialog.row && state.view === "results" && made.get(dialog.row.id);
+  // To where it was opened from; where the reader went on to another row, to that.
+  const same = dialog.row && dialog.back?.dataset.row === String(dialog.row.id);
+  const back = dialog.row && !same && state.view === "results" && made.get(dialog.row.id);
   const target = back?.isConnected ? back : dialog.back;
   dialog.node = null;
   dialog.row = null;

@@ -5,16 +5,17 @@ const MOST_POINTS = 150;
 
 function memoryChart(workload, all, width) {
   const rows = all.filter((row) => hasSpeed(row) && row.memory.bytes);
-  if (!rows.length) return null;
+  if (rows.length < 2) return null;
   const shown = rows.slice(0, MOST_POINTS);
   const gigabytes = (row) => row.memory.bytes / 1e9;
   const speed = (row) => speedOf(row).value;
+  const [xs, ys] = [ends(shown.map(gigabytes)), ends(shown.map(speed))];
   return plotted(width, 260, {
     title: "Speed against memory",
-    about: `${protocolName()}, in ${workload.unit} (${workload.better} is better); peak of the whole process.${capped(rows, MOST_POINTS)}`,
+    about: `${protocolName()}, in ${workload.unit} (${workload.better} is better); peak of the whole process.${cutAxes([["speed", ys], ["memory", xs]])}${capped(rows, MOST_POINTS)}`,
     says: `Speed against memory: ${shown.map((row) => `${row.legend} ${speedOf(row).text} ${workload.unit} at ${row.memory.text} GB`).join(", ")}`,
-    xs: [0, niceTop(Math.max(...shown.map(gigabytes)) * 1.04)],
-    ys: [0, niceTop(Math.max(...shown.map(speed)) * 1.04)],
+    xs,
+    ys,
     axis: "peak memory, GB",
     draw: (x, y, { left, bottom }) => {
       const points = shown.map((row) => ({ row, x: x(gigabytes(row)), y: y(speed(row)) }));
@@ -53,12 +54,12 @@ function pointLabels(points, width, left, bottom) {
 function samplesChart(workload, all, width) {
   const rows = all.filter((row) => row.status === "ok" && hasSpeed(row));
   const shown = rows.slice(0, MOST_SERIES).map((row) => strip(row, workload)).filter((item) => item.points.length > 1);
-  if (!shown.length) return null;
+  if (shown.length < 2) return null;
   const relative = !workload.manyShapes;
   const values = shown.flatMap((item) => item.points.map((point) => point.value));
   let [low, high] = [Math.min(...values), Math.max(...values)];
   if (relative) [low, high] = [Math.min(low, -0.01), Math.max(high, 0.01)];
-  else low = 0;
+  else [low, high] = ends(values);
   const stripHeight = shown.length > 4 ? 64 : 78;
   const above = 18;
   const brief = (v) => label(Number(Math.abs(v).toPrecision(2)));
@@ -75,7 +76,7 @@ function samplesChart(workload, all, width) {
   const how = relative ? "each as its distance from the row's median" : "in seconds, each at its own shape";
   return chart(
     "Samples over time",
-    `Timed samples, ${how}; ${taints}.${capped(rows, MOST_SERIES)}`,
+    `Timed samples, ${how}; ${taints}.${relative ? "" : cutAxes([["seconds", [low]]])}${capped(rows, MOST_SERIES)}`,
     picture(width, height, `Samples over time: ${spoken}`, strips, xAxis(x, left, width - 12, height - AXIS_HEIGHT, "seconds since the round's first timed sample")),
   );
 }
@@ -108,10 +109,11 @@ function drawStrip(item, n, { x, low, high, left, width, stripHeight, above, for
     const mark = marker(row, px, py, 3.2, phase === "repeat" ? { class: `hollow ${colour(row)}` } : null);
     return sampleMark([px, py], taint, mark, { "data-row": row.id, "data-tip": tip });
   });
+  const median = `median ${short(item.median)} s`;
   const middle = low < 0 && high > 0 ? [0] : [];
   return [
-    words(left, top - 5, shortened(row.legend, width - left - 90, true), { class: "mono-text" }),
-    words(width - 12, top - 5, `median ${short(item.median)} s`, { class: "dim", "text-anchor": "end" }),
+    words(left, top - 5, shortened(row.legend, width - left - textWidth(median) - 24, true), { class: "mono-text" }),
+    words(width - 12, top - 5, median, { class: "dim", "text-anchor": "end" }),
     [low, ...middle, high].map((tick) => shape("line", { class: "grid", x1: left, x2: width - 12, y1: y(tick), y2: y(tick) })),
     [low, high].map((tick) => words(left - 6, y(tick) + 4, format(tick), { class: "dim", "text-anchor": "end" })),
     dots,
@@ -124,14 +126,15 @@ function growthChart(workload, all, width) {
   if (!rows.length) return null;
   const series = rows.map((row) => data.rows.filter((other) => other.growth === row.growth).sort((a, b) => a.layers - b.layers));
   const gpus = Math.max(...rows.map((row) => row.gpus));
+  const [xs, ys] = [ends(series.flat().map((row) => row.layers)), ends(series.flat().map((row) => row.first.seconds))];
   const spoken = series.map((points) => `${points[0].legend} ${points.map((row) => `${row.first.text} s at ${row.layers}`).join(", ")}`).join("; ");
   const tip = (row) => `${row.legend}\n${plural(row.layers, "layer")}\n${row.first.text} s ${row.first.cache}${row.further ? `\n${row.further} s for each further layer` : ""}`;
   return plotted(width, 240, {
     title: "First call by layers",
-    about: `Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.${gpus > 1 ? ` Measured on ${gpus} GPUs, whose hosts may compile at different speeds: no line leads from one to another.` : ""}`,
+    about: `Seconds of the first call from an empty compile cache, and those of the same workload at other numbers of layers.${gpus > 1 ? ` Measured on ${gpus} GPUs, whose hosts may compile at different speeds: no line leads from one to another.` : ""}${cutAxes([["seconds", ys], ["layers", xs]])}`,
     says: `First call by layers: ${spoken}`,
-    xs: [0, niceTop(Math.max(...series.flat().map((row) => row.layers)))],
-    ys: [0, niceTop(Math.max(...series.flat().map((row) => row.first.seconds)) * 1.04)],
+    xs,
+    ys,
     axis: "layers",
     draw: (x, y) => series.map((points, n) => [
       // Between two GPUs there is no line: their hosts compile at different speeds.
@@ -151,23 +154,23 @@ function lossChart(workload, all, width) {
   if (!workload.training) return null;
   const rows = all.filter((row) => row.status === "ok");
   const found = rows.slice(0, MOST_SERIES).map((row) => ({ row, curves: curvesOf(row) })).filter((item) => item.curves.length);
-  if (!found.length) return null;
+  if (found.length < 2) return null;
   const points = found.flatMap((item) => item.curves.flat());
   const [steps, losses] = [0, 1].map((n) => points.map((point) => point[n]));
   const [low, high] = [Math.min(...losses), Math.max(...losses)];
   const pad = (high - low || Math.abs(high) || 1) * 0.06;
-  const ends = (curve) => [curve[0][1], curve[curve.length - 1][1]].map(short);
+  const firstAndLast = (curve) => [curve[0][1], curve[curve.length - 1][1]].map(short);
   return plotted(width, 260, {
     title: "Loss",
-    about: `Of each training step. Rows of one workload see the same data and weights: their curves should lie together.${capped(rows, MOST_SERIES)}`,
-    says: `Loss by step: ${found.map(({ row, curves }) => `${row.legend} from ${ends(curves[0]).join(" to ")}`).join("; ")}`,
+    about: `Of each training step. Rows of one workload see the same data and weights: their curves should lie together.${cutAxes([["loss", [low - pad]]])}${capped(rows, MOST_SERIES)}`,
+    says: `Loss by step: ${found.map(({ row, curves }) => `${row.legend} from ${firstAndLast(curves[0]).join(" to ")}`).join("; ")}`,
     xs: [Math.min(...steps), Math.max(...steps)],
     ys: [low - pad, high + pad],
     axis: "step",
     draw: (x, y) => found.map(({ row, curves }) => curves.map((curve) => {
       const drawn = curve.map(([step, loss], n) => [n ? "L" : "M", x(step), y(loss)]);
       const [, lastX, lastY] = drawn[drawn.length - 1];
-      return shape("g", { "data-row": row.id, "data-tip": `${row.legend}\nloss ${ends(curve)[0]} at first, ${ends(curve)[1]} at last` },
+      return shape("g", { "data-row": row.id, "data-tip": `${row.legend}\nloss ${firstAndLast(curve).join(" at first, ")} at last` },
         path(row, drawn), marker(row, lastX, lastY, 4.5));
     })),
     below: legend(found.map((item) => item.row)),

@@ -14,7 +14,13 @@ const inView = new IntersectionObserver((entries) => {
 
 function buildResults() {
   const place = byId("results");
-  place.append(el("div", { class: several ? "runs several" : "runs" }, data.runs.map(runCard)));
+  const compared = data.rows.some((row) => row.steady.versus);
+  place.append(
+    el("h1", null, compared ? "Times as fast as eager" : "Speed by method and benchmark"),
+    el("p", { class: "lede" }, lede()),
+    el("div", { id: "matrix" }),
+    ...data.runs.flatMap(warningsOf),
+  );
   data.workloads.forEach((workload, n) => {
     const rows = data.rows.filter((row) => row.workload === n);
     const names = new Map();
@@ -22,21 +28,37 @@ function buildResults() {
     for (const row of rows) row.alike = names.get(row.legend).length > 1;
     sections.push({ workload, rows, list: null, limit: ROWS_AT_ONCE, visible: false, drawn: null });
   });
-  place.append(jumpList(sections.length > 1 && sections.length <= 24 ? sections : []));
   if (!sections.length) place.append(el("p", { class: "nothing" }, "No cell has a record yet."));
   sections.forEach((section, n) => place.append(buildSection(section, n)));
+  place.append(el("details", { class: "about" }, el("summary", null, `About the ${several ? "runs" : "run"}`), data.runs.map(runCard)));
   place.classList.toggle("many", data.rows.length > 300);
 }
 
 function runCard(run) {
   return el(
     "section", { class: "run" },
-    el("h1", null, several ? run.name : `Suite ${run.suite}`),
-    run.unreadable.map((line) => el("p", { class: "warning" }, `Could not be read, and is not on this page: ${line}`)),
-    run.failed.map((line) => el("p", { class: "warning" }, `A reference could not be made, and its rows are unchecked: ${line}`)),
-    run.finished ? null : el("p", { class: "warning" }, "This run was not finished."),
+    el("h2", null, run.name, el("span", { class: "muted" }, ` suite ${run.suite}`)),
     factList(run.facts),
   );
+}
+
+// What a page is of, in a line: its devices, its runs, and how its rows came out.
+function lede() {
+  const found = [...new Set(data.rows.map(deviceOf))];
+  const counts = new Map();
+  for (const { status } of data.rows) counts.set(status, (counts.get(status) || 0) + 1);
+  const states = counts.size === 1 && counts.has("ok") ? "all ok" : [...counts].map(([status, count]) => `${count} ${status}`).join(", ");
+  const names = several ? `${data.runs.length} runs: ${data.runs.map((run) => run.name).join(", ")}` : `suite ${data.runs[0].suite}`;
+  return [found.join(", "), names, data.rows.length ? `${plural(data.rows.length, "row")}, ${states}` : null].filter(Boolean).join(" · ");
+}
+
+function warningsOf(run) {
+  const of = several ? `${run.name}: ` : "";
+  return [
+    run.unreadable.map((line) => el("p", { class: "warning" }, `${of}Could not be read, and is not on this page: ${line}`)),
+    run.failed.map((line) => el("p", { class: "warning" }, `${of}A reference could not be made, and its rows are unchecked: ${line}`)),
+    run.finished ? [] : el("p", { class: "warning" }, `${of}This run was not finished.`),
+  ].flat();
 }
 
 function factList(facts) {
@@ -46,22 +68,16 @@ function factList(facts) {
   ]));
 }
 
-function jumpList(shown) {
-  const links = shown.map(({ workload }, n) => el("a", { href: `#workload-${n}` }, `${workload.benchmark}: ${workload.what}`));
-  return el("nav", { class: "jump", "aria-label": "On this page" }, links, el("a", { href: "#how" }, "How to read this"));
-}
-
 function buildSection(section, n) {
   const { workload } = section;
   section.head = el("thead");
   section.body = el("tbody");
   section.more = el("button", { type: "button", class: "plain more-rows", on: { click: () => showAll(section) } });
   section.charts = el("div", { class: "charts" });
-  section.wrap = el("div", { class: "scroll" }, el("table", { class: "rows sticky", "aria-labelledby": `heading-${n}` }, section.head, section.body));
   section.node = el(
     "section", { class: "workload", id: `workload-${n}`, "data-section": n, "aria-labelledby": `heading-${n}` },
     el("header", null, el("h2", { id: `heading-${n}` }, workload.benchmark, el("span", null, ` ${workload.what}`)), el("p", null, workload.about)),
-    section.wrap,
+    sideways(workload.benchmark, el("table", { class: "rows sticky", "aria-labelledby": `heading-${n}` }, section.head, section.body)),
     section.more,
     remarkList("How these figures were made, and what to know of them", [...workload.remarks, ...workload.caveats]),
     section.charts,
@@ -86,6 +102,7 @@ function applyFilters() {
   const wanted = sections.map(() => []);
   for (const row of fitting) wanted[row.workload].push(row);
   shownRows = [];
+  drawMatrix(fitting);
   sections.forEach((section, n) => showRows(section, ordered(wanted[n])));
   byId("count").textContent = fitting.length === data.rows.length
     ? plural(data.rows.length, "row")
@@ -113,8 +130,6 @@ function showRows(section, list) {
 
 function drawCharts(section) {
   const width = section.charts.isConnected ? chartWidth(section.charts) : 0;
-  // A table that is too wide for the window may be pushed sideways; its head then goes with it.
-  section.wrap.classList.toggle("pushed", section.wrap.scrollWidth > section.wrap.clientWidth);
   const stamp = `${state.protocol} ${width}`;
   if (!width || section.drawn === stamp) return;
   section.drawn = stamp;
@@ -137,6 +152,7 @@ function chartWidth(place) {
 function absent(section) {
   const ok = (section.list || []).filter((row) => row.status === "ok");
   if (!ok.length) return el("p", { class: "absent" }, "No row here has a speed: there is nothing to draw.");
+  if (ok.length < 2) return el("p", { class: "absent" }, "One row alone has a speed: a chart would say no more than its table. Its samples and kernels are in its proof.");
   const without = ok.filter((row) => !row.groups).map((row) => row.legend);
   if (!without.length) return "";
   const whose = without.length === ok.length ? "these rows" : without.slice(0, 6).join(", ") + (without.length > 6 ? " and others" : "");

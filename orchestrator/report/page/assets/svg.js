@@ -10,7 +10,11 @@ function linear(low, high, from, to) {
 
 function logarithmic(low, high, from, to) {
   const scale = (value) => from + (Math.log(value / low) / Math.log(high / low || 10)) * (to - from);
-  scale.ticks = () => wholeNumbers(Math.log10(low) - 1e-9, Math.log10(high) + 1e-9).map((power) => 10 ** power);
+  scale.ticks = (wanted) => {
+    const powers = wholeNumbers(Math.log10(low) - 1e-9, Math.log10(high) + 1e-9);
+    const step = Math.ceil(powers.length / Math.max(wanted, 2));
+    return powers.filter((_, n) => n % step === 0).map((power) => 10 ** power);
+  };
   return scale;
 }
 
@@ -35,14 +39,14 @@ function niceTop(value) {
 function label(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(0).replace("e+", "e");
+  if (size >= 1e5 || size < 1e-4) return value.toExponential(0).replace("e+", "e");
   return String(Number(value.toPrecision(6)));
 }
 
 function short(value) {
   const size = Math.abs(value);
   if (!size) return "0";
-  if (size < 1e-3 || size >= 1e6) return value.toExponential(2);
+  if (size < 1e-4 || size >= 1e6) return value.toExponential(2);
   return size >= 1000 ? String(Math.round(value)) : value.toPrecision(4);
 }
 
@@ -84,15 +88,15 @@ function yAxis(scale, left, right) {
 
 const yAxisWidth = (scale) => labelsWidth(scale.ticks(Y_TICKS), label);
 const labelsWidth = (ticks, format) => Math.ceil(Math.max(...ticks.map((tick) => textWidth(format(tick))), 10)) + 12;
-const colour = (row) => "c" + (row.series % COLOURS);
-const dash = (row) => "d" + (row.series % DASHES);
+const colour = (row) => "c" + (row.hue % COLOURS);
+const dash = (row) => "d" + (row.variant % DASHES);
 
 // A marker of the row's own form: colour is never the only thing that tells two series apart.
 function marker(row, x, y, size, extra) {
   const s = size || 5;
   const attributes = { class: `mark ${colour(row)}`, ...extra };
   const polygon = (points) => shape("polygon", { points: points.map(([dx, dy]) => `${x + dx * s},${y + dy * s}`).join(" "), ...attributes });
-  switch (row.series % MARKERS) {
+  switch (row.variant % MARKERS) {
     case 1: return shape("rect", { x: x - s * 0.88, y: y - s * 0.88, width: s * 1.76, height: s * 1.76, ...attributes });
     case 2: return polygon([[0, -1.15], [1.1, 0.85], [-1.1, 0.85]]);
     case 3: return polygon([[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]]);
@@ -120,6 +124,24 @@ const capped = (rows, most) => rows.length > most ? ` The best ${most} of ${plur
 
 function chart(title, about, drawn, ...below) {
   return el("figure", { class: "chart" }, title && el("h3", null, title), about && el("p", null, about), drawn, ...below);
+}
+
+// Where an axis begins and ends: at zero, unless all that is drawn would then lie in its far half.
+function ends(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  if (low < high / 2 || low <= 0) return [0, niceTop(high * 1.04)];
+  // A tenth of the value at least, so that a difference of nothing does not look like one.
+  const room = Math.max((high - low) * 0.12, (high * 0.1 - (high - low)) / 2);
+  const ticks = niceTicks(low - room, high + room, Y_TICKS);
+  const step = ticks[1] - ticks[0] || room;
+  return [Math.floor((low - room) / step + 1e-9) * step, Math.ceil((high + room) / step - 1e-9) * step];
+}
+
+// What a chart says of axes that do not begin at zero.
+function cutAxes(named) {
+  const cut = named.filter(([, [low]]) => low > 0).map(([name]) => name);
+  if (!cut.length) return "";
+  return ` The ${cut.length > 1 ? `axes of ${cut.join(" and ")} do` : `axis of ${cut[0]} does`} not begin at zero.`;
 }
 
 // A chart with two axes. `xs` and `ys` are their ends; `draw` gets both scales and where the plot begins and ends.

@@ -16,15 +16,19 @@ function columnsOf(workload) {
   ];
 }
 
+// Beside a ratio that is no verdict; what the mark means stands below the matrix.
+const flagged = (why) => el("span", { class: "doubt", title: why }, FLAG, el("span", { class: "hidden-text" }, why));
+
 // A figure, and what stands below it.
 function lines([text, ...below] = [MISSING]) {
+  if (below.at(-1) === "inconclusive") text = [text, flagged(below.pop())];
   return [text, below.map((line) => el("small", { class: OUTCOMES.has(line) ? `verdict ${line}` : null }, line))];
 }
 
 const OUTCOMES = new Set(["faster", "slower", "same", "inconclusive"]);
 
 function headOf(columns) {
-  return el("tr", null, columns.map((column) => el("th", { scope: "col", class: column.name, title: meaningOf(column.head) }, column.head)));
+  return el("tr", null, columns.map((column) => el("th", { scope: "col", class: column.name, title: meaningOf(column.head) }, el("span", null, column.head))));
 }
 
 function rowNode(row, columns) {

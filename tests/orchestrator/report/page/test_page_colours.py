@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 COLOUR = re.compile(r"--([\w-]+): light-dark\(#([0-9a-f]{6})\w*, #([0-9a-f]{6})\w*\)")
 FOUND = {name: (light, dark) for name, light, dark in COLOUR.findall((ASSETS / "theme.css").read_text())}
 SERIES = [f"s{n}" for n in range(8)]
+TONES = [*(f"{side}{n}" for side in ("fast", "slow") for n in (1, 2, 3)), "even"]
+SHADE = re.compile(r"\.k(\d) { --k: (\d+)%; }")
+SHADES = {int(n): int(part) / 100 for n, part in SHADE.findall((ASSETS / "chart.css").read_text())}
+"""How much of a method's colour there is in a kind of kernel's; the rest is the panel's."""
 TEXT, GRAPHIC = 4.5, 3.0
 """WCAG 2: of text, and of what a chart is made of."""
 BLINDNESS = {
@@ -24,6 +28,8 @@ BLINDNESS = {
     "protan": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
     "deutan": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
 }
+LIGHT = 0.45
+"""Of a shade up to which it has text on it, in ink."""
 APART = 15.0
 """CIE76 units between any two of the first six series. Shapes and dashes tell them apart as well."""
 
@@ -72,6 +78,8 @@ def test_contrast(theme: int) -> None:
         ("bad", "bad-ground"),
         ("on-accent", "accent"),
     ]
+    pairs += [(front, ground) for front in ("fast", "slow") for ground in ("page", "panel")]
+    pairs += [("ink", ground) for ground in TONES]
     for front, ground in [*pairs, *(("on-series", name) for name in SERIES)]:
         assert contrast(colours[front], colours[ground]) >= TEXT, f"{front} on {ground}"
     for front in [*SERIES, "strong-line", "focus"]:
@@ -86,3 +94,30 @@ def test_series_are_distinguished(theme: int, eyes: str) -> None:
     for (one, a), (other, b) in combinations(places.items(), 2):
         distance = sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5
         assert distance >= APART, f"{one} and {other}: {distance:.1f}"
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_a_kind_of_kernel_can_be_read_on_its_shade(theme: int) -> None:
+    assert len(set(SHADES.values())) == 8
+    colours = {name: pair[theme] for name, pair in FOUND.items()}
+    for name in SERIES:
+        for kind, part in SHADES.items():
+            if kind and part > LIGHT:
+                continue  # these have no text on them
+            ground = mixed(colours[name], colours["panel"], part)
+            assert contrast(colours["ink" if kind else "on-series"], ground) >= TEXT, f"kind {kind} of {name}"
+
+
+def mixed(one: str, other: str, part: float) -> str:
+    pairs = [(int(one[n : n + 2], 16), int(other[n : n + 2], 16)) for n in (0, 2, 4)]
+    return "".join(f"{round(a * part + b * (1 - part)):02x}" for a, b in pairs)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("eyes", BLINDNESS)
+def test_faster_and_slower_are_distinguished(theme: int, eyes: str) -> None:
+    places = {name: seen(FOUND[name][theme], BLINDNESS[eyes]) for name in TONES}
+    for n in (2, 3):
+        for one, other in ((f"fast{n}", f"slow{n}"), (f"fast{n}", "even"), (f"slow{n}", "even")):
+            distance = sum((p - q) ** 2 for p, q in zip(places[one], places[other], strict=True)) ** 0.5
+            assert distance >= APART, f"{one} and {other}: {distance:.1f}"
