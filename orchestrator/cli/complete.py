@@ -30,8 +30,13 @@ def _stacks(context: click.Context) -> Iterable[str]:
     return {place.parent.name for folder in folders for place in Path(folder).glob("*/stack.toml")}
 
 
+def _methods(context: click.Context) -> Iterable[str]:
+    folders = (BENCH / "methods", *(context.params.get("method_folders") or ()))
+    return {place.stem for folder in folders for place in Path(folder).glob("[!_]*.py")}
+
+
 runs = _completing(_runs)
 suites = _completing(lambda _context: (place.stem for place in SUITES.glob("*.toml")))
 stacks = _completing(_stacks)
-methods = _completing(lambda _context: (place.stem for place in (BENCH / "methods").glob("[!_]*.py")))
+methods = _completing(_methods)
 benchmarks = _completing(lambda _context: (place.stem for place in (BENCH / "benchmarks").glob("[!_]*.py")))
