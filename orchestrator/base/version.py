@@ -9,7 +9,7 @@ from importlib import metadata
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import bench_source, read_toml
-from orchestrator.base.paths import REPOSITORY
+from orchestrator.base.paths import INSTALLED, REPOSITORY
 
 PACKAGE = "stackbench"
 GIT_TIMEOUT_S = 5.0
@@ -29,10 +29,10 @@ def version() -> str:
 
 
 def _number() -> str:
-    project = REPOSITORY / "pyproject.toml"
-    # What is installed from a checkout may be older than the checkout.
-    with contextlib.suppress(UsageError, LookupError, TypeError):
-        return str(read_toml(project)["project"]["version"])
+    # A checkout's package may have been installed when the checkout was older.
+    if not INSTALLED:
+        with contextlib.suppress(UsageError, LookupError, TypeError):
+            return str(read_toml(REPOSITORY / "pyproject.toml")["project"]["version"])
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(PACKAGE)
     return "of unknown number"
