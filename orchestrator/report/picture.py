@@ -9,11 +9,12 @@ from html import escape
 from pathlib import Path
 
 from orchestrator.analysis.beside import EAGER
-from orchestrator.analysis.reduced_run import Report, make_report
+from orchestrator.analysis.reduced_run import Report, make_report, standing
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import write_text
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, printable, shortened, significant
 from orchestrator.plan.workload import MEASURED, Workload, describe
 
@@ -113,13 +114,17 @@ def picture(reports: Sequence[Report], names: Sequence[str]) -> str:
 
 def groups(reports: Sequence[Report]) -> list[Group]:
     """Return the rows that stand beside eager on their own stack, by workload, in the order of the benchmarks."""
-    found: dict[str, list[Row]] = {}
-    for report in reports:
-        rows = [pair.steady for pair in report.pairs]
-        beside = {(row.workload_id, row.stack) for row in rows if row.method == EAGER and row.headline is not None}
-        for row in rows:
-            if row.method != EAGER and (row.workload_id, row.stack) in beside:
-                found.setdefault(row.workload_id, []).append(row)
+    beside = {
+        (number, pair.steady.workload_id, pair.steady.stack)
+        for number, report in enumerate(reports)
+        for pair in report.pairs
+        if pair.steady.method == EAGER and pair.steady.headline is not None
+    }
+    found = grouped(
+        (pair.steady.workload_id, pair.steady)
+        for number, pair in standing(reports)
+        if pair.steady.method != EAGER and (number, pair.steady.workload_id, pair.steady.stack) in beside
+    )
     made = [
         Group(rows[0].workload, tuple(sorted(rows, key=lambda row: -(speedup(row) or 0.0)))) for rows in found.values()
     ]
@@ -187,7 +192,7 @@ def bar(row: Row, label: str, left: int, top: int, axis: Axis) -> Iterator[str]:
 
 
 def factor(value: float) -> str:
-    """Return how many times as fast in words: three digits and a multiplication sign."""
+    """Return a figure as the column against eager has it: three digits and a multiplication sign."""
     return f"{significant(value, 3)}×"  # noqa: RUF001  (times)
 
 

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, get_args
 
+import made_results
 from places import RESULTS, ROOT
 
 from orchestrator.analysis.reduced_run import make_report
@@ -22,7 +23,7 @@ else:
     import tomli as tomllib
 
 DOCS = ROOT / "docs"
-H100 = ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second")
+H100 = made_results.RUNS["H100"]
 ELSEWHERE = {*get_args(Flag), *get_args(Status), "reference", "probe"}
 """Terms of the glossary that docs/reading.md and docs/words.md explain."""
 BOX, GAP, ROW, WIDTH, TOP = 26, 6, 36, 400, 62
