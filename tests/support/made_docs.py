@@ -1,4 +1,4 @@
-"""What in docs/ is made of code and committed runs: `make pictures` writes it, and a test sees that it is as made."""
+"""What in docs/ is made from code and committed runs: `make docs-generate` writes it, a test sees that it is so."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ svg { color-scheme: light dark; font: 13px system-ui, "Segoe UI", Roboto, "Liber
 
 def made() -> dict[Path, str]:
     """Return each such file with what belongs in it."""
-    return {DOCS / "speed.svg": speed(), DOCS / "rooms.svg": rooms(), DOCS / "columns.md": columns()}
+    own = {DOCS / "speed.svg": speed(), DOCS / "rooms.svg": rooms(), DOCS / "columns.md": columns()}
+    return {**own, **made_results.made()}
 
 
 def speed() -> str:
@@ -58,7 +59,7 @@ def columns() -> str:
     lines = [
         "# Columns",
         "",
-        "What stands at the head of a table's columns, made by `make pictures` from the words of tables and page.",
+        "What stands at the head of a table's columns, made by `make docs-generate` from the words of tables and page.",
         "[Reading a row](reading.md) has more on some of them, and explains status and flags.",
     ]
     for term, text in GLOSSARY.items():

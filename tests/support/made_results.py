@@ -1,4 +1,4 @@
-"""What in docs/results/ is made of the committed runs: `make results-pages` writes it, a test sees that it is as made.
+"""What in docs/results/ is made from the committed runs, for made_docs.py.
 
 A page's text is written by hand. Between two marks stand its tables, made of the run's bundle.
 """
@@ -15,7 +15,6 @@ from places import RESULTS, ROOT
 from orchestrator.analysis.protocol import unit_of
 from orchestrator.analysis.reduce import place
 from orchestrator.analysis.reduced_run import Pair, Report, make_report, standing
-from orchestrator.base.files import write_text
 from orchestrator.base.text import code, counted
 from orchestrator.plan.workload import MEASURED, describe
 from orchestrator.records.runs import find_run
@@ -30,7 +29,7 @@ RUNS = {
     "H200": ("h200-rounds", "h200-second", "h200-dynamic", "h200-thunder-second"),
 }
 """Of a row that several have with equally many rounds, the first one's stands in the overview."""
-BEGIN = "<!-- Made by `make results-pages`: write above this line, or below the last one. -->"
+BEGIN = "<!-- Made by `make docs-generate`: write above this line, or below the last one. -->"
 END = "<!-- Made until here. -->"
 EXPLAINED = "Columns, flags and other words: [Reading a row](../reading.md)."
 SHOWN = ("versus", "checks", "share", "first")
@@ -120,8 +119,3 @@ def operators_part() -> str:
             cells.append("" if worst is None else f"{worst:.1e}: {ran}{passed}")
         lines.append((operator, dtype, f"{limit:g}", *cells))
     return grid(("operator", "dtype", "limit", *map(code, content)), lines, left=(0, 1, 3, 4, 5, 6))
-
-
-if __name__ == "__main__":
-    for page, text in made().items():
-        write_text(page, text)
