@@ -37,7 +37,7 @@ svg { color-scheme: light dark; font: 13px system-ui, "Segoe UI", Roboto, "Liber
 
 @dataclass(frozen=True)
 class Axis:
-    """Where rows' names end and eager's line stands in a column, and how many pixels a factor of e takes."""
+    """Of a column in pixels: where rows' names end, where eager's line is, and how long a factor of e is."""
 
     label: int
     eager: float
@@ -63,7 +63,7 @@ class Group:
 
     @property
     def height(self) -> int:
-        """What it takes of a column."""
+        """In pixels."""
         return HEAD + LINE * len(self.rows)
 
     def label(self, row: Row) -> str:
@@ -138,7 +138,7 @@ def speedup(row: Row) -> float | None:
 
 
 def values(row: Row) -> tuple[float, ...]:
-    """Return what must have room on the axis: the speedup, and its interval where there is one."""
+    """Return what must fit on the axis: the speedup, and its interval where there is one."""
     value = speedup(row)
     if value is None or row.versus is None:
         return ()
@@ -146,7 +146,7 @@ def values(row: Row) -> tuple[float, ...]:
 
 
 def in_columns(found: Sequence[Group]) -> list[Sequence[Group]]:
-    """Return the groups in one column, or in the two whose higher one is lowest."""
+    """Return the groups in one column, or in two so that the taller one is as short as possible."""
     if len(found) == 1:
         return [found]
     cuts = range(1, len(found))
@@ -213,7 +213,7 @@ def captions(reports: Sequence[Report], found: Sequence[Group], names: Sequence[
 
 
 def in_words(group: Group) -> str:
-    """Return a group's figures as a list for those who hear the picture."""
+    """Return a group's figures in words, for readers who cannot see the picture."""
     figures = (f"{group.label(row)} {factor(value) if (value := speedup(row)) else row.status}" for row in group.rows)
     return f"{group.workload.benchmark}: {', '.join(figures)}"
 
