@@ -22,6 +22,8 @@ WIDTH, MARGIN, TOP = 430, 8, 52
 LONGEST, CHARACTER, FIGURE = 24, 7, 56
 """Of a column: characters of a name that are shown, what one takes, and the room for a figure."""
 HEAD, LINE, BAR, FOOT = 42, 21, 13, 18
+FLAGGED = 2
+"""Rows that the caption names; more are counted."""
 ARIA = 'role="img" aria-labelledby="title desc"'
 STYLE = """
 svg { color-scheme: light dark; font: 13px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
@@ -206,6 +208,12 @@ def captions(reports: Sequence[Report], found: Sequence[Group], names: Sequence[
     else:
         yield f"{rounds}; the lines over the bars are 99 % intervals."
     yield "Every output was checked before its speed counts; a row without proven output has no bar."
+    flagged = [
+        f"{row.title} {', '.join(row.shown_flags)}" for row in rows if row.shown_flags and speedup(row) is not None
+    ]
+    if flagged:
+        more = f" and {len(flagged) - FLAGGED} more" if flagged[FLAGGED:] else ""
+        yield f"Flagged, as its table explains: {'; '.join(flagged[:FLAGGED])}{more}."
     gpus = dict.fromkeys(row.hardware.name or row.hardware.device for row in rows)
     days = sorted({report.header.started_utc[:10] for report in reports})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

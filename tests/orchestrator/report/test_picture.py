@@ -78,6 +78,18 @@ def test_a_row_without_proof_has_no_bar(changes: dict[str, Any], says: str) -> N
     assert says in texts(svg)
 
 
+def test_a_bar_of_a_flagged_row_is_named_below() -> None:
+    whole = report()
+    drifts = "forward tinyllama_full@h100 drift; model_inference fused@h100 drift"
+    assert f"Flagged, as its table explains: {drifts}." in texts(picture([whole], ["a"]))
+    svg = picture([changed(whole, "forward fused@h100", flags=("tainted",))], ["a"])
+    assert len(bars(svg)) == len(bars(picture([whole], ["a"])))
+    named = "forward fused@h100 tainted; forward tinyllama_full@h100 drift and 1 more"
+    assert f"Flagged, as its table explains: {named}." in texts(svg)
+    several = picture([report("h200-rounds")], ["b"])
+    assert not any("Flagged" in text for text in texts(several))
+
+
 def test_rounds_have_intervals_and_a_round_says_so() -> None:
     one, several = picture([report()], ["a"]), picture([report("h200-rounds")], ["b"])
     assert "One round, no verdict: that takes at least 5 rounds a side." in texts(one)
