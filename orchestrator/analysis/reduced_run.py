@@ -92,13 +92,13 @@ def standing(reports: Sequence[Report]) -> list[tuple[int, Pair]]:
     for number, report in enumerate(reports):
         for pair in report.pairs:
             key = pair.steady.workload_id, pair.steady.name, pair.steady.hardware.name
-            if key not in found or _worth(pair.steady) >= _worth(found[key][1].steady):
+            if key not in found or _worth(number, pair.steady) > _worth(found[key][0], found[key][1].steady):
                 found[key] = number, pair
     return list(found.values())
 
 
-def _worth(row: Row) -> tuple[bool, bool, int]:
-    return row.headline is not None, row.versus is not None, row.rounds_ok
+def _worth(number: int, row: Row) -> tuple[bool, bool, int, int]:
+    return row.headline is not None, row.versus is not None, row.rounds_ok, number
 
 
 def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record] | None = None) -> Reduction:
