@@ -20,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check pictures results-pages lock lock-check wheels dist changelog clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -92,11 +92,8 @@ docs: $(DOCS_ENV)/.installed  ## build the pages of docs/ as a site below build/
 docs-check: $(VENV)/.dev docs  ## run every command and example of README and docs/, follow every link, build the site
 	$(VENV)/bin/python -m pytest tests/docs $(ARGS)
 
-pictures: $(VENV)/.dev  ## make again what in docs/ is made of code and committed runs
+docs-generate: $(VENV)/.dev  ## write again what in docs/ is made from code and committed runs: pictures, tables, columns
 	@PYTHONPATH=. $(VENV)/bin/python tests/support/made_docs.py
-
-results-pages: $(VENV)/.dev  ## make the tables of docs/results/ again from the committed runs
-	@PYTHONPATH=. $(VENV)/bin/python tests/support/made_results.py
 
 lock: $(UV)  ## pin every requirements file again
 	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" $(PYTHON) -m images.lock

@@ -31,9 +31,9 @@ class Overview(Frozen):
     """The model of the GPU; `CPU` of a run without."""
     stacks: tuple[str, ...] = ()
     rows: dict[Status, int] | None = None
-    """How many rows came out how; a status that none has is left out."""
+    """How many rows have which status; a status without rows is left out."""
     problem: str | None = None
-    """What of it cannot be read, and why."""
+    """Which of its files cannot be read, and why."""
 
 
 def overview(results: Path) -> list[Overview]:
@@ -71,9 +71,9 @@ def _device(host: dict[str, Any]) -> str:
 
 
 def _counts(run: Run) -> tuple[dict[Status, int], str | None]:
-    """Return how many of the run's rows came out how, and which of its files cannot be read.
+    """Return how many of the run's rows have which status, and which of its files cannot be read.
 
-    As its tables.json says where no record is newer: reading the records takes ten times as long.
+    Taken from its tables.json where no record is newer: reading the records takes ten times as long.
     """
     found = _from_tables(run.folder)
     if found is None:
@@ -88,7 +88,7 @@ def _counts(run: Run) -> tuple[dict[Status, int], str | None]:
 def _from_tables(folder: Path) -> tuple[list[Status], Sequence[str]] | None:
     """Return what the run's tables say: each row's status, and what could not be read.
 
-    None where they are older than a record, or not like ours.
+    None where they are older than a record, or were not written by this tool.
     """
     try:
         # A record comes by a rename, which its folder's time shows.

@@ -82,6 +82,25 @@ def report_of(
     return Report(header, reduction.recorded, pairs, tuple(reduction.ceilings), published, failed, tuple(unreadable))
 
 
+def standing(reports: Sequence[Report]) -> list[tuple[int, Pair]]:
+    """Return the pair that stands for each method on a stack, workload and model of device, with its report's number.
+
+    One with a speed goes before another, then one beside eager, one of more rounds, and one of a later report (the
+    page's matrix.js chooses so too).
+    """
+    found: dict[tuple[str, str, str | None], tuple[int, Pair]] = {}
+    for number, report in enumerate(reports):
+        for pair in report.pairs:
+            key = pair.steady.workload_id, pair.steady.name, pair.steady.hardware.name
+            if key not in found or _worth(number, pair.steady) > _worth(found[key][0], found[key][1].steady):
+                found[key] = number, pair
+    return list(found.values())
+
+
+def _worth(number: int, row: Row) -> tuple[bool, bool, int, int]:
+    return row.headline is not None, row.versus is not None, row.rounds_ok, number
+
+
 def reduce_run(run_folder: Path, unreadable: list[str], records: Iterable[Record] | None = None) -> Reduction:
     """Return the reduction of the run's records (or of those given); a line for each bad file goes to `unreadable`.
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 ORCHESTRATOR = Path(__file__).resolve().parent.parent
 REPOSITORY = ORCHESTRATOR.parent
-"""Of an installation the folder of its packages."""
+"""In an installation: the folder of its packages."""
 BENCH = REPOSITORY / "bench"
 BUNDLE_ENDING = ".tar.gz"
-"""Of a run in one file."""
+"""How the name of a bundle ends: a run in one file."""
 PUBLISHED = ORCHESTRATOR / "analysis" / "figures"
 SUITES = ORCHESTRATOR / "plan" / "suites"
 
@@ -24,10 +24,10 @@ INSTALLED = WITHIN.is_dir()
 IMAGES = WITHIN if INSTALLED else REPOSITORY / "images"
 """The stacks that come along; nothing is ever written there."""
 OWN = Path() if INSTALLED else REPOSITORY
-"""The user's: the current folder, for what was installed is nobody's to write to; of a checkout its top."""
+"""Where the user's files go: the top of a checkout, else the current folder: an installation is never written to."""
 RESULTS = OWN / "results"
 STATE_VARIABLE = "STACKBENCH_STATE"
 STATE = Path(os.environ.get(STATE_VARIABLE) or OWN / ".stackbench")
 """Virtual environments, cells' work folders and shared compile caches: never committed, may be deleted."""
-with contextlib.suppress(OSError):  # the current folder is gone: whoever writes there says so
+with contextlib.suppress(OSError):  # the current folder is gone: the first write says so
     STATE = STATE.absolute()

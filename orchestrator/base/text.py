@@ -154,6 +154,11 @@ def plain_characters(error: UnicodeError) -> tuple[str, int]:
     return "".join(character if character.isascii() else "?" for character in text), error.end
 
 
+def json_document(content: Any) -> str:
+    """Return `content` as what a command prints for programs, printable; NaN or infinity in it is a ValueError."""
+    return in_json(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+
+
 def in_json(document: str) -> str:
     """Return a JSON document of the same values in which what is not printable is written as an escape."""
     if document.isascii() and "\x7f" not in document:

@@ -35,11 +35,11 @@ def _number() -> str:
             return str(read_toml(REPOSITORY / "pyproject.toml")["project"]["version"])
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(PACKAGE)
-    return "of unknown number"
+    return "unknown version"
 
 
 def _commit() -> str | None:
-    """Return the short hash of the checkout's commit; None where it is none, or git is not to be had."""
+    """Return the short hash of the checkout's commit; None without a checkout or without git."""
     git = shutil.which("git")
     if git is None or not (REPOSITORY / ".git").exists():
         return None

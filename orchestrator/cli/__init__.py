@@ -79,7 +79,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """See that writing never fails for want of a stream, or for a character that its encoding lacks."""
+    """See that writing never fails because a stream is closed, or its encoding lacks a character."""
     from orchestrator.base.text import plain_characters
 
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):

@@ -15,6 +15,7 @@ from orchestrator.cli import complete
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+RUN = "NAME|FOLDER|BUNDLE"
 
 
 def one_of(*choices: str, **named: Any) -> dict[str, Any]:
@@ -37,42 +38,27 @@ def _duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     return seconds_in(value)
 
 
+def repeatable(option: str, name: str, about: str, completed: complete.Complete | None = None) -> Callable[[F], F]:
+    """Return an option that may be given several times: of names that are `completed`, or else of folders."""
+    kind = {"metavar": "NAME", "shell_complete": completed} if completed else {"metavar": "FOLDER", "type": PATH}
+    return click.option(option, name, multiple=True, help=f"{about} Repeatable.", **kind)  # type: ignore[arg-type]
+
+
+def named_run(about: str, *names: str, **more: Any) -> Callable[[F], F]:
+    """Return the option --run; `names` and `more` are as click's."""
+    return click.option("--run", *names, metavar=RUN, shell_complete=complete.runs, help=about, **more)
+
+
 results = click.option(
     "--results", type=PATH, default=RESULTS, metavar="FOLDER", help="Where runs are kept (default: results)."
 )
-run = click.option(
-    "--run",
-    metavar="NAME|FOLDER|BUNDLE",
-    shell_complete=complete.runs,
-    help="The run that has the cell (default: the newest).",
+run = named_run("The run that has the cell (default: the newest).")
+stacks = repeatable("--stack", "stacks", "Only this stack.", complete.stacks)
+stack_folders = repeatable("--stacks", "stack_folders", "More stacks.")
+method_folders = repeatable(
+    "--methods", "method_folders", "Own methods: each NAME.py in it is one, offered by every stack."
 )
-stacks = click.option(
-    "--stack",
-    "stacks",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete.stacks,
-    help="Only this stack. Repeatable.",
-)
-stack_folders = click.option(
-    "--stacks", "stack_folders", multiple=True, type=PATH, metavar="FOLDER", help="More stacks. Repeatable."
-)
-method_folders = click.option(
-    "--methods",
-    "method_folders",
-    multiple=True,
-    type=PATH,
-    metavar="FOLDER",
-    help="Own methods: each NAME.py in it is one, offered by every stack. Repeatable.",
-)
-benchmarks = click.option(
-    "--benchmark",
-    "benchmarks",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete.benchmarks,
-    help="Only this benchmark. Repeatable.",
-)
+benchmarks = repeatable("--benchmark", "benchmarks", "Only this benchmark.", complete.benchmarks)
 gpu = click.option(
     "--gpu",
     metavar="GPU",
@@ -96,14 +82,7 @@ SELECTION = (
     stacks,
     stack_folders,
     method_folders,
-    click.option(
-        "--method",
-        "methods",
-        multiple=True,
-        metavar="NAME",
-        shell_complete=complete.methods,
-        help="Only this method. Repeatable.",
-    ),
+    repeatable("--method", "methods", "Only this method.", complete.methods),
     benchmarks,
     gpu,
     launcher,
@@ -133,9 +112,20 @@ def one_run(command: F) -> F:
             raise click.UsageError(f'"{named}" and --run "{run}" are two runs', click.get_current_context())
         return command(run=named if run is None else run, **others)
 
-    option = click.option("--run", metavar="NAME|FOLDER", shell_complete=complete.runs, help="The same as RUN.")
     argument = click.argument("named", metavar="[RUN]", required=False, shell_complete=complete.runs)
-    return argument(option(with_run))  # type: ignore[return-value]
+    return argument(named_run("The same as RUN.")(with_run))  # type: ignore[return-value]
+
+
+def several_runs(command: F) -> F:
+    """Add RUNs and --run, which may be given several times; the command gets `names`, each once, or a null alone."""
+
+    @functools.wraps(command)
+    def with_runs(*, names: tuple[str, ...], more: tuple[str, ...], **others: Any) -> Any:
+        return command(names=tuple(dict.fromkeys((*names, *more) or (None,))), **others)
+
+    argument = click.argument("names", metavar="[RUN]...", nargs=-1, shell_complete=complete.runs)
+    option = named_run("A run, as RUN. Repeatable.", "more", multiple=True)
+    return argument(option(with_runs))  # type: ignore[return-value]
 
 
 def selection(command: F) -> F:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from orchestrator.cli import complete, options
+from orchestrator.cli import options
 
 
 @click.command("table", short_help="Print a run's tables.")
@@ -16,7 +16,7 @@ from orchestrator.cli import complete, options
 @click.option(
     "--protocol",
     type=click.Choice(["note", "steady"]),
-    help="Order Markdown by it; only its rows in JSON, CSV and LaTeX (default: both).",
+    help="Whose speeds text shows; how Markdown is ordered; the only rows of JSON, CSV and LaTeX (default: both).",
 )
 @click.option(
     "--format",
@@ -40,15 +40,7 @@ def table_command(run: str | None, protocol: Literal["note", "steady"] | None, f
 
 
 @click.command("report", short_help="Write runs as one HTML page.")
-@click.argument("names", metavar="[RUN]...", nargs=-1, shell_complete=complete.runs)
-@click.option(
-    "--run",
-    "more",
-    multiple=True,
-    metavar="NAME|FOLDER",
-    shell_complete=complete.runs,
-    help="A run, as RUN. Repeatable.",
-)
+@options.several_runs
 @click.option(
     "-o",
     "--output",
@@ -57,7 +49,7 @@ def table_command(run: str | None, protocol: Literal["note", "steady"] | None, f
     help="Where to (default: report.html in the run's folder; of a bundle NAME.html here).",
 )
 @options.results
-def report_command(names: tuple[str, ...], more: tuple[str, ...], output: Path | None, results: Path) -> None:
+def report_command(names: tuple[str | None, ...], output: Path | None, results: Path) -> None:
     """Write one HTML page over the RUNs (default: the newest): it needs nothing but a browser.
 
     A RUN is a name, a folder or a bundle. Of several the page has every row, and shows them side by side; without -o it
@@ -67,7 +59,7 @@ def report_command(names: tuple[str, ...], more: tuple[str, ...], output: Path |
     from orchestrator.records.runs import find_run
     from orchestrator.report.page import PAGE_FILE, write_page
 
-    runs = [find_run(results, name) for name in dict.fromkeys((*names, *more) or (None,))]
+    runs = [find_run(results, name) for name in names]
     first = runs[0]
     target = output or (Path(f"{first.folder.name}.html") if first.bundle else first.folder / PAGE_FILE)
     size = write_page([run.folder for run in runs], target)
@@ -75,16 +67,16 @@ def report_command(names: tuple[str, ...], more: tuple[str, ...], output: Path |
 
 
 @click.command("picture", short_help="Draw runs' speeds against eager.")
-@click.argument("names", metavar="[RUN]...", nargs=-1, shell_complete=complete.runs)
+@options.several_runs
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", required=True, help="Where to: an SVG file.")
 @options.results
-def picture_command(names: tuple[str, ...], output: Path, results: Path) -> None:
+def picture_command(names: tuple[str | None, ...], output: Path, results: Path) -> None:
     """Draw how many times as fast as eager each method of the RUNs is (default: the newest)."""
     from orchestrator.base.text import counted, show
     from orchestrator.records.runs import find_run
     from orchestrator.report.picture import write_picture
 
-    found = [find_run(results, name).folder for name in names or (None,)]
+    found = [find_run(results, name).folder for name in names]
     show(f"{output}: {counted(write_picture({folder.name: folder for folder in found}, output), 'bar')}")
 
 
@@ -125,12 +117,7 @@ def explain_command(cell: str, run: str | None, form: str, results: Path) -> Non
 @click.argument("a")
 @click.argument("b")
 @options.benchmarks
-@click.option(
-    "--run",
-    metavar="NAME|FOLDER",
-    shell_complete=complete.runs,
-    help="The run of a side that names none (default: the other's, or the newest).",
-)
+@options.named_run("The run of a side that names none (default: the other's, or the newest).")
 @click.option("--across-gpus", is_flag=True, help="Give verdicts although the GPU's model differs.")
 @click.option("--format", "form", **options.one_of("text", "markdown", "json"))
 @options.results

@@ -283,7 +283,7 @@ def _watch_until(
 ) -> tuple[Exit | None, Refusal | None]:
     """Return how the process ended, and why it was killed where it was.
 
-    Its deadline, in seconds on the monotonic clock, is later by what was asked of it besides.
+    `deadline` is how many seconds it may take by now: extra samples that it was asked for make it later.
     """
     while True:
         deadline_s = deadline()
@@ -455,7 +455,7 @@ class Question:
         self.reported: list[Span] = []
         """The samples of the last question that was answered."""
         self.extra_s = 0.0
-        """Seconds of soak and of sustained samples that were asked for: they are not part of the cell's own time."""
+        """Seconds of soak and sustained samples that were asked for: the cell's deadline is later by them."""
 
     def take(self, said: dict[str, Any]) -> None:
         """Take in one event `samples`; ValueError, TypeError or KeyError where bench would not have written it."""

@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
 
 Knowing = tuple[Sequence[Reading], Sequence[int]]
-"""Readings that know something, and their times: thousands of samples look among tens of thousands of them."""
+"""The readings that have a certain value, and their times, kept: thousands of samples look among tens of thousands."""
 
 
 class Sampler(threading.Thread):
@@ -155,11 +155,11 @@ class Series:
         return self.readings[bisect_left(self._times, window[0]) : bisect_right(self._times, window[1])]
 
     def with_reasons(self, window: Window) -> Sequence[Reading]:
-        """Return the readings in the window that know what slows the clock; where none does, the nearest two."""
+        """Return the readings in the window that say what slows the clock; where none does, the nearest two."""
         return _around(*self._knowing_reasons, window)
 
     def with_foreign(self, window: Window) -> Sequence[Reading]:
-        """Return the same of those that know which other processes are on the GPU."""
+        """Return the same of those that say which other processes are on the GPU."""
         return _around(*self._knowing_foreign, window)
 
     @cached_property

@@ -43,7 +43,7 @@ class OwnMethod:
 def find_methods(folders: Sequence[Path]) -> dict[str, OwnMethod]:
     """Return the methods in `folders` by name; a bad name or file, or a folder without any, is a UsageError.
 
-    A file whose name begins with `_` is no method, as in bench. No code of a file is run here.
+    As in bench, a file whose name begins with `_` is not a method. No code of a file is run here.
     """
     found: dict[str, OwnMethod] = {}
     for folder in folders:
@@ -99,7 +99,7 @@ def _read(path: Path) -> OwnMethod:
 
 
 def _names(tree: ast.AST) -> set[str]:
-    """Return every name that the file gives to something, wherever in it."""
+    """Return every name that is defined, assigned or imported anywhere in the file."""
     found = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):

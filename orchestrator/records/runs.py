@@ -1,6 +1,6 @@
 """Which runs there are: the newest, one by its name, the one to go on with. A bad one never hides the others.
 
-A run is a folder, or a bundle that is read where it lies; only a folder can be the newest, or be gone on with.
+A run is a folder, or a bundle that is read where it lies; only a folder can be the newest, or be resumed.
 """
 
 from __future__ import annotations

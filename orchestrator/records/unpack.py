@@ -35,7 +35,7 @@ from orchestrator.records.store import MOST_VALUES, RUN_FILE, Run, appear, being
 
 BLOCK = 512
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
-REMEDY = "ask for it again: it is damaged, or no bundle of this tool"
+REMEDY = "ask for it again: it is damaged, or not a bundle of this tool"
 SHOWN_NAME = 80
 
 

@@ -23,16 +23,16 @@ FOLDER = "bundles"
 ORIGIN = "bundle.txt"
 """In it: where the bundle lay when it was last read."""
 OTHER_SIGNS = re.compile("[^A-Za-z0-9._-]")
-"""What a run's name has not: a browser's `run (1).tar.gz`."""
+"""Characters that a run's name cannot have: a browser's `run (1).tar.gz`."""
 PRIVATE = 0o700
 KEPT_S = 30 * 86400.0
-"""What was not read for so long is removed."""
+"""A copy that was not read for so long is removed."""
 
 
 def open_bundle(bundle: Path) -> Run:
     """Return the run in the bundle, under the file's name; what `import` would refuse is a UsageError.
 
-    The run is read-only: its folder is a copy that may be removed when nothing reads it.
+    The run is read-only: its folder is a copy that may be removed once nothing reads it.
     """
     sha256 = _sha256_of(bundle)
     place = STATE / FOLDER / sha256

@@ -20,12 +20,12 @@ WITH_A_ROW = "by `orchestrator reproduce` of any row of this run that it belongs
 
 
 def commands(source: Source, record: Record, rounds: int) -> list[str]:
-    """Return the lines for a cell with so many rounds: from its suite, where that and its stack are here, and its own.
+    """Return the lines for a cell with so many rounds: `run-all` of its suite, and of a row `reproduce`.
 
-    A cell of a suite or a stack that this host has not got has its own line alone, one that is no row then none.
+    Where this host lacks the suite or the stack there is no line of the first kind: none at all, if the cell is no row.
     """
     words = plan_words(source.report.header.suite, source.asked, record, source.folder)
-    lines = [] if words is None else [_joined(*words, *_rounds(rounds), "--fresh", *_results(source.folder))]
+    lines = [] if words is None else [" ".join([*words, *_rounds(rounds), "--fresh", *_results(source.folder)])]
     return lines + ([reproduction(source, record, rounds)] if is_row(record) else [])
 
 
@@ -91,7 +91,7 @@ def reproduction(source: Source, record: Record, rounds: int = 1) -> str:
     if weights is not None and weights.source == "checkpoint":
         known = asked.weights.get(weights.fingerprint or "")
         words += ["--checkpoint", "FOLDER" if known is None else typed(known)]
-    return _joined(*words, *_rounds(rounds))
+    return " ".join([*words, *_rounds(rounds)])
 
 
 def run_words(folder: Path) -> list[str]:
@@ -106,9 +106,9 @@ def run_words(folder: Path) -> list[str]:
 
 
 def typed(path: str | Path, *, relative: bool = True) -> str:
-    """Return a path as one types it here, quoted for a shell: from the current folder or from one's own, if it can be.
+    """Return a path quoted for a shell, from the current folder or from the user's own where it can be.
 
-    A page that somebody sends around has no more of this host's paths in it than it needs.
+    A page may be sent around, and should contain no more of this host's paths than it needs.
     """
     place = Path(path)
     with contextlib.suppress(OSError, RuntimeError, ValueError):
@@ -135,7 +135,3 @@ def _each(option: str, places: Iterable[str]) -> list[str]:
 
 def _is_there(place: str) -> bool:
     return Path(place).is_dir()
-
-
-def _joined(*words: str) -> str:
-    return " ".join(words)

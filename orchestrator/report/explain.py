@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.analysis.beside import EAGER
 from orchestrator.analysis.reduced_run import Pair
-from orchestrator.base.text import MISSING, in_json, one_line
+from orchestrator.base.text import MISSING, json_document, one_line
 from orchestrator.records.find import find_records, probe_prefix
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.store import read_records, record_files, stem_of
@@ -65,7 +64,7 @@ def _as_json(
         "environments": [vars(environment) for environment in environments],
         "unreadable": unreadable,
     }
-    return in_json(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    return json_document(document)
 
 
 def _round(found: RoundProof, shown: dict[Section, int]) -> Iterator[list[str]]:

@@ -9,11 +9,12 @@ from html import escape
 from pathlib import Path
 
 from orchestrator.analysis.beside import EAGER
-from orchestrator.analysis.reduced_run import Report, make_report
+from orchestrator.analysis.reduced_run import Report, make_report, standing
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import write_text
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, printable, shortened, significant
 from orchestrator.plan.workload import MEASURED, Workload, describe
 
@@ -21,6 +22,8 @@ WIDTH, MARGIN, TOP = 430, 8, 52
 LONGEST, CHARACTER, FIGURE = 24, 7, 56
 """Of a column: characters of a name that are shown, what one takes, and the room for a figure."""
 HEAD, LINE, BAR, FOOT = 42, 21, 13, 18
+FLAGGED = 2
+"""Rows that the caption names; more are counted."""
 ARIA = 'role="img" aria-labelledby="title desc"'
 STYLE = """
 svg { color-scheme: light dark; font: 13px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
@@ -36,7 +39,7 @@ svg { color-scheme: light dark; font: 13px system-ui, "Segoe UI", Roboto, "Liber
 
 @dataclass(frozen=True)
 class Axis:
-    """Where rows' names end and eager's line stands in a column, and how many pixels a factor of e takes."""
+    """Of a column in pixels: where rows' names end, where eager's line is, and how long a factor of e is."""
 
     label: int
     eager: float
@@ -62,7 +65,7 @@ class Group:
 
     @property
     def height(self) -> int:
-        """What it takes of a column."""
+        """In pixels."""
         return HEAD + LINE * len(self.rows)
 
     def label(self, row: Row) -> str:
@@ -113,13 +116,17 @@ def picture(reports: Sequence[Report], names: Sequence[str]) -> str:
 
 def groups(reports: Sequence[Report]) -> list[Group]:
     """Return the rows that stand beside eager on their own stack, by workload, in the order of the benchmarks."""
-    found: dict[str, list[Row]] = {}
-    for report in reports:
-        rows = [pair.steady for pair in report.pairs]
-        beside = {(row.workload_id, row.stack) for row in rows if row.method == EAGER and row.headline is not None}
-        for row in rows:
-            if row.method != EAGER and (row.workload_id, row.stack) in beside:
-                found.setdefault(row.workload_id, []).append(row)
+    beside = {
+        (number, pair.steady.workload_id, pair.steady.stack)
+        for number, report in enumerate(reports)
+        for pair in report.pairs
+        if pair.steady.method == EAGER and pair.steady.headline is not None
+    }
+    found = grouped(
+        (pair.steady.workload_id, pair.steady)
+        for number, pair in standing(reports)
+        if pair.steady.method != EAGER and (number, pair.steady.workload_id, pair.steady.stack) in beside
+    )
     made = [
         Group(rows[0].workload, tuple(sorted(rows, key=lambda row: -(speedup(row) or 0.0)))) for rows in found.values()
     ]
@@ -133,7 +140,7 @@ def speedup(row: Row) -> float | None:
 
 
 def values(row: Row) -> tuple[float, ...]:
-    """Return what must have room on the axis: the speedup, and its interval where there is one."""
+    """Return what must fit on the axis: the speedup, and its interval where there is one."""
     value = speedup(row)
     if value is None or row.versus is None:
         return ()
@@ -141,7 +148,7 @@ def values(row: Row) -> tuple[float, ...]:
 
 
 def in_columns(found: Sequence[Group]) -> list[Sequence[Group]]:
-    """Return the groups in one column, or in the two whose higher one is lowest."""
+    """Return the groups in one column, or in two so that the taller one is as short as possible."""
     if len(found) == 1:
         return [found]
     cuts = range(1, len(found))
@@ -187,7 +194,7 @@ def bar(row: Row, label: str, left: int, top: int, axis: Axis) -> Iterator[str]:
 
 
 def factor(value: float) -> str:
-    """Return how many times as fast in words: three digits and a multiplication sign."""
+    """Return a figure as the column against eager has it: three digits and a multiplication sign."""
     return f"{significant(value, 3)}×"  # noqa: RUF001  (times)
 
 
@@ -201,6 +208,12 @@ def captions(reports: Sequence[Report], found: Sequence[Group], names: Sequence[
     else:
         yield f"{rounds}; the lines over the bars are 99 % intervals."
     yield "Every output was checked before its speed counts; a row without proven output has no bar."
+    flagged = [
+        f"{row.title} {', '.join(row.shown_flags)}" for row in rows if row.shown_flags and speedup(row) is not None
+    ]
+    if flagged:
+        more = f" and {len(flagged) - FLAGGED} more" if flagged[FLAGGED:] else ""
+        yield f"Flagged, as its table explains: {'; '.join(flagged[:FLAGGED])}{more}."
     gpus = dict.fromkeys(row.hardware.name or row.hardware.device for row in rows)
     days = sorted({report.header.started_utc[:10] for report in reports})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
@@ -208,7 +221,7 @@ def captions(reports: Sequence[Report], found: Sequence[Group], names: Sequence[
 
 
 def in_words(group: Group) -> str:
-    """Return a group's figures as a list for those who hear the picture."""
+    """Return a group's figures in words, for readers who cannot see the picture."""
     figures = (f"{group.label(row)} {factor(value) if (value := speedup(row)) else row.status}" for row in group.rows)
     return f"{group.workload.benchmark}: {', '.join(figures)}"
 

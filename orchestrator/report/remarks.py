@@ -272,7 +272,7 @@ def _own_methods(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     rows = {pair.steady.method for _, pair in found}
     own = sorted((method, sha256) for method, sha256 in cells if sha256 and method in rows)
     return [
-        (Name(method), f" is an own method, no part of bench: methods/{method}.py of the run, SHA-256 {sha256}.")
+        (Name(method), f" is an own method, not part of bench: methods/{method}.py of the run, SHA-256 {sha256}.")
         for method, sha256 in own
     ]
 

@@ -24,7 +24,7 @@ def override(wanted: str | None) -> str:
     `wanted` names the GPU as `--gpu` does. UsageError where there is no GPU, no image, or no checkout.
     """
     if INSTALLED:
-        what = "docker-compose.yml and its services are a checkout's, and this is an installation"
+        what = "only a checkout has docker-compose.yml and its services, and this is an installation"
         raise UsageError(what, where="compose-gpu", remedy="use `orchestrator run-all`, or a checkout")
     here = gpus()
     if not here.found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
-from orchestrator.base.text import counted, in_json, on_stderr, show, size_in_words
+from orchestrator.base.text import counted, json_document, on_stderr, show, size_in_words
 from orchestrator.build.image import BASE_VARIABLE, bring, has_image, image_tag, why_not_here
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
@@ -82,7 +81,7 @@ def doctor(stack_folders: Sequence[Path] = (), form: str = "text") -> int:
             for line in lines
         ]
         document = {"schema_version": 1, "exit_code": code, "checks": checks}
-        show(in_json(json.dumps(document, indent=1, ensure_ascii=False)))
+        show(json_document(document))
     return code
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from orchestrator.base.text import aligned, counted, in_words, size_in_words
+from orchestrator.base.text import aligned, counted, in_words, json_document, size_in_words
 from orchestrator.build.image import bring, why_not_here
 from orchestrator.build.ready import here_already, missing_images, reach_engine
 from orchestrator.plan.cell import Cell
@@ -114,4 +113,4 @@ def as_json(
         "missing_images": list(missing.values()),
         "cells": cells,
     }
-    return json.dumps(content, indent=1)
+    return json_document(content)

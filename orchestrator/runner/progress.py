@@ -1,4 +1,4 @@
-"""What a person sees during a run, on standard error: a live line with the time left on a terminal, else lines."""
+"""What a person sees during a run, on standard error: on a terminal a live line with the time left, else lines."""
 
 from __future__ import annotations
 

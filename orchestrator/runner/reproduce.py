@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from orchestrator.launchers.work_area import methods_of_bench
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.checkpoint import Checkpoint
 from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher, offering
-from orchestrator.plan.methods import find_methods
+from orchestrator.plan.methods import OwnMethod, find_methods
 from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
 from orchestrator.plan.stack import BuiltImage, Gpu, ReadyImage, Stack, find_stacks
@@ -126,28 +126,15 @@ def choose_again(
     the record: an image that this host built for it, or with plain processes its own Python. No record brings any code.
     `lack` gets what this host lacks for it.
     """
-    own, found = find_methods(options.method_folders), find_stacks([IMAGES, *options.stack_folders])
-    is_own = record.method_source is not None
-    if is_own and record.method not in own:
+    own = find_methods(options.method_folders)
+    if record.method_source is not None and record.method not in own:
         remedy = "name its folder with --methods (a run keeps the files in its folder `methods`)"
         lack(UsageError(f"the record's method {record.method} is somebody's own", where="reproduce", remedy=remedy))
     launcher = choose_launcher(options, engine)
-    taken = of_run and record.stack not in found
-    if taken:
-        known = methods_of_bench()
-        if known and not is_own:
-            check_known("method", [record.method], known, where="the record")
-        stack, said = _taken(record, launcher, lack)
-    else:
-        check_known("stack", [record.stack], found, where="the record (--stacks names a folder of more)")
-        stack, said = offering(found[record.stack], own), f"launcher {launcher}"
-        if not is_own:
-            check_known("method", [record.method], stack.methods, where=f"the record, stack {stack.name}")
+    stack, said = _stack(record, find_stacks([IMAGES, *options.stack_folders]), own, launcher, of_run=of_run, lack=lack)
     if record.device == "cuda" and gpu is None:
         remedy = "run it on a GPU's host"
         lack(UsageError(f"the record was made on a GPU, and {no_gpu}", where="reproduce", remedy=remedy))
-    if launcher == "docker" and not taken:
-        stack, said = same_image(stack, record)
     checkpoints = _checkpoints(record, options, lack)
     suite = load_suite(FULL_SUITE if record.device == "cuda" else SMALL_SUITE)
     task = suite.ceilings(record.device, [record.workload.dtype])[-1]
@@ -172,6 +159,30 @@ def choose_again(
     line = f"again: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
     again = dataclasses.replace(suite, name=REPRODUCE)
     return Choice(printable(line), plan, again, {stack.name: stack}, launcher, checkpoints, own)
+
+
+def _stack(
+    record: Record,
+    found: Mapping[str, Stack],
+    own: Mapping[str, OwnMethod],
+    launcher: str,
+    *,
+    of_run: bool,
+    lack: Callable[[UsageError], None],
+) -> tuple[Stack, str]:
+    """Return the stack for the record's cell, one of those `found` where it can be, and in words where it is from."""
+    taken = of_run and record.stack not in found
+    if not taken:
+        check_known("stack", [record.stack], found, where="the record (--stacks names a folder of more)")
+    # Empty where bench's files are not here: nothing is known of its methods then.
+    methods = methods_of_bench() if taken else found[record.stack].methods
+    if record.method_source is None and methods:
+        where = "the record" if taken else f"the record, stack {record.stack}"
+        check_known("method", [record.method], [*methods, *own], where=where)
+    if taken:
+        return _taken(record, launcher, lack)
+    stack = offering(found[record.stack], own)
+    return same_image(stack, record) if launcher == "docker" else (stack, f"launcher {launcher}")
 
 
 def _taken(record: Record, launcher: str, lack: Callable[[UsageError], None]) -> tuple[Stack, str]:

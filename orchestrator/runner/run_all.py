@@ -220,7 +220,7 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
         run = find_run(options.results, options.resume)
         if run.bundle is not None:
             remedy = f"take it in first: orchestrator import {shlex.quote(str(run.bundle))}"
-            raise UsageError("a bundle cannot be gone on with", where=f"--resume {options.resume}", remedy=remedy)
+            raise UsageError("a bundle cannot be resumed", where=f"--resume {options.resume}", remedy=remedy)
         why = why_another(run.header, *wanted) or ("" if take(run) else "is being run by another process")
         if why:
             remedy = "give the options that it was begun with, or leave --resume out"

@@ -18,6 +18,7 @@ from orchestrator.records.runs import find_run
 from orchestrator.report.tables import render_tables
 from orchestrator.runner.estimate import estimate
 
+MADE = made()
 NAV = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 VARIABLE = re.compile(r"\bSTACKBENCH_[A-Z_]*[A-Z]\b")
 SOURCE = re.compile(r"(bench|orchestrator|images|tests|docs|\.ci)/[\w./-]*")
@@ -83,9 +84,9 @@ def test_the_site_loads_nothing_from_a_network() -> None:
     assert [page for page in pages if loads.search(page.read_text(encoding="utf-8"))] == []
 
 
-@pytest.mark.parametrize("path", made(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", MADE, ids=lambda path: str(path.relative_to(DOCS)))
 def test_what_is_made_is_as_made(path: Path) -> None:
-    assert path.read_text(encoding="utf-8") == made()[path], "make pictures"
+    assert path.read_text(encoding="utf-8") == MADE[path], "make docs-generate"
 
 
 def test_the_picture_of_the_rooms_has_all_of_them() -> None:

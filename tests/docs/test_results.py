@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pytest
 from committed import FOLDERS
-from made_results import BEGIN, END, OPERATORS, PAGES, RUNS, filled, made
+from made_results import BEGIN, END, OPERATORS, PAGES, RUNS, filled
 from places import COMMITTED, RESULTS, ROOT
 
 from orchestrator.records.bundle import pack
 from orchestrator.records.store import Run
 
 MOST_RUNS, MOST_FILES = 8, 80
-
-
-@pytest.mark.parametrize("page", made(), ids=lambda page: page.stem)
-def test_each_page_is_as_made(page: Path) -> None:
-    assert page.read_text(encoding="utf-8") == made()[page], "make results-pages"
 
 
 def test_every_committed_run_has_a_page_and_the_other_way_round() -> None:

@@ -329,7 +329,7 @@ def test_every_target_of_the_makefile_is_explained():
         "test",
         "docs",
         "docs-check",
-        "pictures",
+        "docs-generate",
         "overhead",
         "scaling",
         "lock",

@@ -1,4 +1,4 @@
-"""What in docs/ is made of code and committed runs: `make pictures` writes it, and a test sees that it is as made."""
+"""What in docs/ is made from code and committed runs: `make docs-generate` writes it, a test sees that it is so."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, get_args
 
+import made_results
 from places import RESULTS, ROOT
 
 from orchestrator.analysis.reduced_run import make_report
@@ -22,7 +23,7 @@ else:
     import tomli as tomllib
 
 DOCS = ROOT / "docs"
-H100 = ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second")
+H100 = made_results.RUNS["H100"]
 ELSEWHERE = {*get_args(Flag), *get_args(Status), "reference", "probe"}
 """Terms of the glossary that docs/reading.md and docs/words.md explain."""
 BOX, GAP, ROW, WIDTH, TOP = 26, 6, 36, 400, 62
@@ -43,7 +44,8 @@ svg { color-scheme: light dark; font: 13px system-ui, "Segoe UI", Roboto, "Liber
 
 def made() -> dict[Path, str]:
     """Return each such file with what belongs in it."""
-    return {DOCS / "speed.svg": speed(), DOCS / "rooms.svg": rooms(), DOCS / "columns.md": columns()}
+    own = {DOCS / "speed.svg": speed(), DOCS / "rooms.svg": rooms(), DOCS / "columns.md": columns()}
+    return {**own, **made_results.made()}
 
 
 def speed() -> str:
@@ -57,7 +59,7 @@ def columns() -> str:
     lines = [
         "# Columns",
         "",
-        "What stands at the head of a table's columns, made by `make pictures` from the words of tables and page.",
+        "What stands at the head of a table's columns, made by `make docs-generate` from the words of tables and page.",
         "[Reading a row](reading.md) has more on some of them, and explains status and flags.",
     ]
     for term, text in GLOSSARY.items():

@@ -1,4 +1,4 @@
-"""What in docs/results/ is made of the committed runs: `make results-pages` writes it, a test sees that it is as made.
+"""What in docs/results/ is made from the committed runs, for made_docs.py.
 
 A page's text is written by hand. Between two marks stand its tables, made of the run's bundle.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 from places import RESULTS, ROOT
 
 from orchestrator.analysis.protocol import unit_of
-from orchestrator.analysis.reduced_run import Pair, Report, make_report
-from orchestrator.base.files import write_text
+from orchestrator.analysis.reduce import place
+from orchestrator.analysis.reduced_run import Pair, Report, make_report, standing
 from orchestrator.base.text import code, counted
 from orchestrator.plan.workload import MEASURED, describe
 from orchestrator.records.runs import find_run
@@ -28,8 +28,8 @@ RUNS = {
     "H100": ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second"),
     "H200": ("h200-rounds", "h200-second", "h200-dynamic", "h200-thunder-second"),
 }
-"""In the order in which a row that several have is taken from the first: the most rounds, then the whole suite."""
-BEGIN = "<!-- Made by `make results-pages`: write above this line, or below the last one. -->"
+"""Of a row that several have with equally many rounds, the first one's stands in the overview."""
+BEGIN = "<!-- Made by `make docs-generate`: write above this line, or below the last one. -->"
 END = "<!-- Made until here. -->"
 EXPLAINED = "Columns, flags and other words: [Reading a row](../reading.md)."
 SHOWN = ("versus", "checks", "share", "first")
@@ -77,20 +77,15 @@ def _run_line(name: str, report: Report) -> tuple[str, ...]:
 
 
 def _figures(reports: dict[str, Report]) -> Iterable[str]:
-    """Yield a heading and a table for each benchmark; a row that several runs have is of that with the most rounds."""
-    best: dict[tuple[str, str, str], tuple[str, Pair]] = {}
-    for name, report in reports.items():
-        for pair in report.pairs:
-            row = pair.steady
-            known = best.setdefault((row.benchmark, row.workload_id, row.name), (name, pair))
-            if row.rounds_ok > known[1].steady.rounds_ok:
-                best[row.benchmark, row.workload_id, row.name] = name, pair
+    """Yield a heading and a table for each benchmark; of a row that several runs have, the one that stands for it."""
+    names = list(reversed(reports))
+    found = [(names[number], pair) for number, pair in standing([reports[name] for name in names])]
     for benchmark in MEASURED:
-        shown = [(name, pair) for (of, _, _), (name, pair) in best.items() if of == benchmark]
+        shown = [(name, pair) for name, pair in found if pair.steady.benchmark == benchmark]
         full = max((pair.steady.workload.model.layers for _, pair in shown), default=0)
         rows = [(name, pair) for name, pair in shown if pair.steady.workload.model.layers == full]
         if rows:
-            rows.sort(key=lambda found: found[1].steady.headline or 0, reverse=unit_of(benchmark) == "tokens/s")
+            rows.sort(key=lambda found: place(found[1].steady))
             yield f"### {benchmark}: {describe(rows[0][1].steady.workload)}"
             yield _table(benchmark, rows)
 
@@ -124,8 +119,3 @@ def operators_part() -> str:
             cells.append("" if worst is None else f"{worst:.1e}: {ran}{passed}")
         lines.append((operator, dtype, f"{limit:g}", *cells))
     return grid(("operator", "dtype", "limit", *map(code, content)), lines, left=(0, 1, 3, 4, 5, 6))
-
-
-if __name__ == "__main__":
-    for page, text in made().items():
-        write_text(page, text)

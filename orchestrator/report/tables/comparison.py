@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,7 +9,17 @@ from orchestrator.analysis.compare import PUBLISHED, CellComparison, Comparison,
 from orchestrator.analysis.conditions import Difference
 from orchestrator.analysis.statistics import Verdict
 from orchestrator.base.grouping import grouped
-from orchestrator.base.text import MISSING, aligned, between, counted, escape, in_json, one_line, shortened, significant
+from orchestrator.base.text import (
+    MISSING,
+    aligned,
+    between,
+    counted,
+    escape,
+    json_document,
+    one_line,
+    shortened,
+    significant,
+)
 from orchestrator.plan.workload import describe
 from orchestrator.report.tables.markdown import grid
 
@@ -81,7 +90,7 @@ def as_json(comparison: Comparison) -> str:
         },
         "unreadable": comparison.unreadable,
     }
-    return in_json(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
+    return json_document(document) + "\n"
 
 
 def difference_lines(groups: Sequence[tuple[str, Sequence[Difference]]]) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from orchestrator.analysis.history import POINTS_SHOWN, Line
-from orchestrator.base.text import MISSING, aligned, counted, in_json, significant
+from orchestrator.base.text import MISSING, aligned, counted, json_document, significant
 
 
 def as_text(lines: Sequence[Line]) -> str:
@@ -31,4 +30,4 @@ def as_text(lines: Sequence[Line]) -> str:
 def as_json(lines: Sequence[Line]) -> str:
     """Return `schema_version` and `lines`, each with the keys of `Line`, unrounded; unknown is null."""
     document = {"schema_version": 1, "lines": [line.model_dump(mode="json") for line in lines]}
-    return in_json(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    return json_document(document)

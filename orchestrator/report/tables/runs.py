@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from orchestrator.analysis.overview import Overview
-from orchestrator.base.text import MISSING, aligned, in_json, shortened
+from orchestrator.base.text import MISSING, aligned, json_document, shortened
 
 REASON_LENGTH = 120
 
@@ -37,4 +36,4 @@ def _state(run: Overview) -> str:
 def as_json(runs: Sequence[Overview]) -> str:
     """Return `schema_version` and `runs`, newest first, each with the keys of `Overview`; unknown is null."""
     document = {"schema_version": 1, "runs": [run.model_dump(mode="json") for run in runs]}
-    return in_json(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    return json_document(document)

@@ -110,6 +110,7 @@ def test_no_run_at_all_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 TAKING = [
     ("table", "--format", "json"),
     ("report",),
+    ("picture",),
     ("explain", "forward inductor@cuda"),
     ("compare", ":eager", ":inductor"),
     ("bundle",),
@@ -121,7 +122,7 @@ def test_every_command_says_which_run_it_took_and_takes_another_by_name(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    out = [*(["-o", "one"] if words[0] in ("report", "bundle") else []), "--results", str(results)]
+    out = [*(["-o", "one"] if words[0] in ("report", "picture", "bundle") else []), "--results", str(results)]
     assert cli.run([*words, *out]) in (0, 1, 2)
     newest = capsys.readouterr()
     bad = "orchestrator: left out: "
@@ -133,7 +134,7 @@ def test_every_command_says_which_run_it_took_and_takes_another_by_name(
     named = capsys.readouterr()
     assert "the newest" not in named.err
     assert named.out.replace("another", "one") == newest.out
-    if words[0] in ("table", "report", "bundle"):
+    if words[0] in ("table", "report", "picture", "bundle"):
         out = [word.replace("another", "third") for word in out]
         assert cli.run([words[0], "20250101-100000-note", *words[1:], *out]) == 0
         assert capsys.readouterr().out.replace("third", "one") == newest.out

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from committed import FOLDERS
+from places import ROOT
 
 from orchestrator.analysis.reduce import rows
 from orchestrator.measure.validity import Seen, Sighting, checks_of, spans_of
@@ -38,3 +39,5 @@ def test_committed_rows_stay_ok_and_keep_their_shares() -> None:
     assert made[CLOCKS, "passed"] == made[REPORTED, "passed"] == 105
     assert len(shares) == 2 * 46
     assert max(shares) < 1
+    said = (ROOT / "docs" / "proof.md").read_text(encoding="utf-8")
+    assert f"The largest share of the committed rows is {max(shares):.2f}." in " ".join(said.split())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_docs import H100
 from places import RESULTS, ROOT
 
 from orchestrator.analysis.reduced_run import Report, make_report
@@ -18,7 +19,6 @@ from orchestrator.records.runs import find_run
 from orchestrator.report.picture import factor, groups, picture, speedup
 
 SVG = "{http://www.w3.org/2000/svg}"
-RUNS = ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second")
 
 
 def report(name: str = "h100-operators") -> Report:
@@ -49,7 +49,7 @@ def bars(svg: str) -> list[ET.Element]:
 
 def test_the_committed_picture_is_of_the_committed_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = tmp_path / "speed.svg"
-    assert run(["picture", *RUNS, "-o", str(made)]) == 0
+    assert run(["picture", *H100, "-o", str(made)]) == 0
     assert capsys.readouterr().out == f"{made}: 15 bars\n"
     assert made.read_bytes() == (ROOT / "docs" / "speed.svg").read_bytes()
 
@@ -78,6 +78,18 @@ def test_a_row_without_proof_has_no_bar(changes: dict[str, Any], says: str) -> N
     assert says in texts(svg)
 
 
+def test_a_bar_of_a_flagged_row_is_named_below() -> None:
+    whole = report()
+    drifts = "forward tinyllama_full@h100 drift; model_inference fused@h100 drift"
+    assert f"Flagged, as its table explains: {drifts}." in texts(picture([whole], ["a"]))
+    svg = picture([changed(whole, "forward fused@h100", flags=("tainted",))], ["a"])
+    assert len(bars(svg)) == len(bars(picture([whole], ["a"])))
+    named = "forward fused@h100 tainted; forward tinyllama_full@h100 drift and 1 more"
+    assert f"Flagged, as its table explains: {named}." in texts(svg)
+    quiet = picture([report("h100-thunder")], ["b"])
+    assert not any("Flagged" in text for text in texts(quiet))
+
+
 def test_rounds_have_intervals_and_a_round_says_so() -> None:
     one, several = picture([report()], ["a"]), picture([report("h200-rounds")], ["b"])
     assert "One round, no verdict: that takes at least 5 rounds a side." in texts(one)
@@ -87,10 +99,21 @@ def test_rounds_have_intervals_and_a_round_says_so() -> None:
 
 
 def test_a_method_on_two_stacks_is_told_apart() -> None:
-    one, other = report("h100-inductor"), report()
-    svg = picture([one, changed(other, "forward fused@h100", method="inductor", stack="h100")], ["a", "b"])
-    assert texts(svg).count("inductor@h100") == 2
+    one, other = report("h100-inductor"), report("h100-thunder")
+    svg = picture([one, changed(other, "forward thunder@h100-nvfuser", method="inductor")], ["a", "b"])
+    assert {"inductor@h100", "inductor@h100-nvfuser"} <= set(texts(svg))
     assert texts(svg).count("inductor") == 1  # of train_static
+
+
+def test_of_several_runs_the_row_of_most_rounds_has_the_bar_and_of_those_the_last_runs() -> None:
+    one, five = report("h200-second"), report("h200-rounds")
+    both = [("forward", "inductor", 5), ("train_static", "inductor", 5)]
+    for reports in ([one, five], [five, one]):
+        shown = [(row.benchmark, row.method, row.rounds_ok) for group in groups(reports) for row in group.rows]
+        assert [row for row in shown if row[0] in ("forward", "train_static")] == both
+    again = changed(one, "generation inductor@h200", cell_id="of the last")
+    (rows,) = (group.rows for group in groups([one, again]) if group.workload.benchmark == "generation")
+    assert [row.cell_id for row in rows if row.method == "inductor"] == ["of the last"]
 
 
 def test_no_bar_or_figure_leaves_its_column() -> None:
