@@ -30,6 +30,7 @@ from places import ROOT
 from orchestrator.base.errors import StackbenchError
 from orchestrator.host import docker_engine
 from orchestrator.launchers.work_area import OWNER_FILE, sweep_folders
+from orchestrator.records.asked import FILE as ASKED
 from orchestrator.records.record import FAILED, is_row
 from orchestrator.records.store import CLAIM, RUN_FILE, Run, read_record, record_files, stem_of
 from orchestrator.report.tables import render_tables
@@ -228,7 +229,7 @@ class Scene:
         problems += [Problem("left over", f"mount {place}") for place in inside]
         places = self.work_folders()
         problems += [Problem("left over", f"work folder {place.name}") for place in places]
-        hidden = [path for path in self.results.rglob(".*") if path.name != CLAIM]
+        hidden = [path for path in self.results.rglob(".*") if path.name not in (CLAIM, ASKED)]
         problems += [Problem("left over", f"file {path.relative_to(self.results)}") for path in hidden]
         return problems + self.locks()
 

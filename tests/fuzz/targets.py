@@ -186,7 +186,7 @@ def events(data: bytes) -> None:
         with place.open("ab") as file:
             file.write(part)
         watch.look()
-        watch.question.answer(place.parent, lambda samples: [sample.index for sample in samples])
+        watch.question.answer(place.parent, lambda samples: {"repeat": [sample.index for sample in samples]})
     watch.where()
 
 

@@ -25,7 +25,9 @@ class Finder:
         if name == at:
             os.kill(os.getpid(), int(number))
 def imported(name, *rest, **more):
+    global again
     if within in sys.modules and name == again:
+        again = None  # it is imported many times, and a second signal, later than the first, ends the process at once
         os.kill(os.getpid(), int(number))
     return real(name, *rest, **more)
 sys.meta_path.insert(0, Finder())

@@ -66,14 +66,14 @@ def test_a_changed_file_is_another_run(own: Path, capsys: pytest.CaptureFixture[
     (own / "checked.py").write_text(METHOD + "# faster\n")
     capsys.readouterr()
     assert go(own) == 0
-    assert "has another plan (another file of the method checked)" in capsys.readouterr().out
+    assert "has another plan (another file of the method checked)" in capsys.readouterr().err
     assert len(runs(own)) == 2
 
 
 def test_an_unchanged_file_is_the_same_run(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert go(own, "--max-minutes", "1e-6") == 3
     assert go(own) == 0
-    assert "going on with run" in capsys.readouterr().out
+    assert "going on with run" in capsys.readouterr().err
     assert len(runs(own)) == 1
 
 
