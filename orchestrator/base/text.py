@@ -8,7 +8,9 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
@@ -196,6 +198,36 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[st
         ).rstrip()
         for row in clean
     ]
+
+
+def fitted(rows: Sequence[Sequence[str]], below: Sequence[int], width: int | None) -> list[str]:
+    """Return an aligned table; where it is wider than `width` (null: no bound), the columns in `below` move.
+
+    Each row then has them under it, indented, with their names from the first row, the head.
+    """
+    lines = aligned(rows)
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    kept = [[text for n, text in enumerate(row) if n not in below] for row in rows]
+    first, *others = aligned(kept)
+    lines = [first]
+    for line, row in zip(others, rows[1:], strict=True):
+        beneath = "; ".join(f"{rows[0][n]}: {one_line(row[n])}" for n in below if row[n])
+        lines += [line, *wrapped(f"    {beneath}", width, indent=4)]
+    return lines
+
+
+def wrapped(line: str, width: int | None, *, indent: int) -> list[str]:
+    """Return a line in pieces of at most `width` (null: no bound), broken between words; all but the first indented."""
+    if width is None or width <= indent:
+        return [line]
+    blanks = " " * indent
+    return textwrap.wrap(line, width, subsequent_indent=blanks, break_long_words=False, break_on_hyphens=False)
+
+
+def terminal_width() -> int | None:
+    """Return how many columns the terminal has that standard output is; null where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def shortened(text: str, length: int) -> str:

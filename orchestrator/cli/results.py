@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from orchestrator.cli import options
+from orchestrator.cli import complete, options
 
 
 @click.command("table", short_help="Print a run's tables.")
@@ -89,11 +89,11 @@ def runs_command(form: str, results: Path) -> None:
     A run that cannot be read is listed with its reason.
     """
     from orchestrator.analysis.overview import overview
-    from orchestrator.base.text import show
+    from orchestrator.base.text import show, terminal_width
     from orchestrator.report.tables.runs import as_json, as_text
 
     found = overview(results)
-    show(as_json(found) if form == "json" else as_text(found))
+    show(as_json(found) if form == "json" else as_text(found, terminal_width()))
 
 
 @click.command("explain", short_help="Explain one cell's figures.")
@@ -114,8 +114,8 @@ def explain_command(cell: str, run: str | None, form: str, results: Path) -> Non
 
 
 @click.command("compare", short_help="Compare two runs, methods or stacks.")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=complete.runs)
+@click.argument("b", shell_complete=complete.runs)
 @options.benchmarks
 @options.named_run("The run of a side that names none (default: the other's, or the newest).")
 @click.option("--across-gpus", is_flag=True, help="Give verdicts although the GPU's model differs.")
@@ -136,13 +136,13 @@ def compare_command(
     """
     from orchestrator.analysis.compare import compare, read_sides
     from orchestrator.base.files import check_known
-    from orchestrator.base.text import show
+    from orchestrator.base.text import show, terminal_width
     from orchestrator.plan.workload import MEASURED
     from orchestrator.report.tables.comparison import render
 
     check_known("benchmark", benchmarks, MEASURED)
     comparison = compare(*read_sides(a, b, results, benchmarks, run), across_devices=across_gpus)
-    show(render(comparison, form), end="")
+    show(render(comparison, form, terminal_width()), end="")
     return comparison.exit_code
 
 
@@ -154,14 +154,14 @@ def compare_command(
 def history_command(*, since: str | None, cell: str | None, form: str, results: Path) -> None:
     """Show the figures of all runs by time: a line for each workload, method, stack and model of device."""
     from orchestrator.analysis.history import history
-    from orchestrator.base.text import on_stderr, show
+    from orchestrator.base.text import on_stderr, show, terminal_width
     from orchestrator.report.tables.history import as_json, as_text
 
     unreadable: list[str] = []
     lines = history(results, unreadable, since=since, cell=cell)
     for line in unreadable:
         on_stderr(f"left out: {line}")
-    show(as_json(lines) if form == "json" else as_text(lines))
+    show(as_json(lines) if form == "json" else as_text(lines, terminal_width()))
 
 
 @click.command("bundle", short_help="Pack a run into one file.")

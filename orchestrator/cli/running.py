@@ -20,7 +20,7 @@ def plan_command(form: str, **chosen: Any) -> None:
 
 
 def _show_plan(form: str, **chosen: Any) -> None:
-    from orchestrator.base.text import on_stderr, show
+    from orchestrator.base.text import on_stderr, show, terminal_width
     from orchestrator.build.ready import choose_place
     from orchestrator.host.devices import look
     from orchestrator.plan.choice import RunOptions
@@ -30,7 +30,7 @@ def _show_plan(form: str, **chosen: Any) -> None:
     given = RunOptions(**chosen)
     host = look(given)
     choice = fitted(choose_place(given, host), given)
-    show(render(choice, given.results, form))
+    show(render(choice, given.results, form, terminal_width()))
     for line in host.beyond_memory(choice.plan):
         on_stderr(line)
 

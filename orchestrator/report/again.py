@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from orchestrator.records.record import Record, is_row
 from orchestrator.records.unpacked import origin_of
 from orchestrator.report.source import Source
 
+PROGRAM = "orchestrator"
 WITH_A_ROW = "by `orchestrator reproduce` of any row of this run that it belongs to"
 
 
@@ -35,7 +38,7 @@ def plan_words(suite: str, asked: Asked, record: Record, folder: Path) -> list[s
     if any(part is None for part in parts):
         return None
     named_suite, named_stack, checkpoint = (part or [] for part in parts)
-    words = ["orchestrator", "run-all", *named_suite, *named_stack, *_own(asked, record, folder)]
+    words = [PROGRAM, "run-all", *named_suite, *named_stack, *_own(asked, record, folder)]
     if record.workload.benchmark != "ceilings":
         words += ["--method", shlex.quote(record.method), "--benchmark", record.workload.benchmark]
     words += checkpoint
@@ -84,7 +87,7 @@ def reproduction(source: Source, record: Record, rounds: int = 1) -> str:
     Where the folder of a checkpoint is not known, the word FOLDER stands for it.
     """
     asked, weights = source.asked, record.workload.weights
-    words = ["orchestrator", "reproduce", shlex.quote(record.cell_id), *run_words(source.folder)]
+    words = [PROGRAM, "reproduce", shlex.quote(record.cell_id), *run_words(source.folder)]
     if not (IMAGES / record.stack / STACK_FILE).is_file():
         words += _each("--stacks", filter(_is_there, asked.stacks))
     words += _own(asked, record, source.folder)
@@ -92,6 +95,19 @@ def reproduction(source: Source, record: Record, rounds: int = 1) -> str:
         known = asked.weights.get(weights.fingerprint or "")
         words += ["--checkpoint", "FOLDER" if known is None else typed(known)]
     return " ".join([*words, *_rounds(rounds)])
+
+
+def program() -> str:
+    """Return what one types for this command here: its name where a shell finds it, else the path that was started.
+
+    In a checkout it lies in a virtual environment that `make run` does not activate.
+    """
+    started = Path(sys.argv[0])
+    with contextlib.suppress(OSError):
+        found = shutil.which(PROGRAM)
+        if started.name == PROGRAM and started.is_file() and not (found and started.samefile(found)):
+            return typed(started.absolute())
+    return PROGRAM
 
 
 def run_words(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.base.text import aligned, one_line
+from orchestrator.report.again import PROGRAM, program
 
 INDENT = "  "
 
@@ -105,7 +106,9 @@ def _lines(block: Block) -> list[str]:
         lines = [f"warning: {line}" if block.warning else line for line in block.paragraphs]
     elif isinstance(block, Code):
         # What is not a command may be a container's.
-        lines = [block.text] if block.command else [f"| {line}" for line in block.text.splitlines()]
+        lines = [f"| {line}" for line in block.text.splitlines()]
+        if block.command:
+            lines = [f"{program()}{block.text.removeprefix(PROGRAM)}"]
     elif isinstance(block, Shares):
         lines = [f"{name}: {text}" for name, _, text in block.rows]
     elif isinstance(block, Samples):  # Of the others the facts beside say enough.

@@ -97,10 +97,10 @@ def warnings(row: Row) -> list[str]:
         took = load_in_words(row.evidence.host_load)
         lines.append(f"while it was timed, {took}: close what else runs here, and run the cell again")
     if row.evidence.tainted and "tainted" in row.flags:
-        lines.append(
-            f"{counted(row.evidence.tainted, 'timed sample')} tainted ({'; '.join(row.evidence.taints)}): run the cell "
-            "again with the GPU to itself, cooled, its clocks locked"
-        )
+        alone = "with the GPU to itself, cooled, its clocks locked"
+        remedy = alone if row.hardware.device == "cuda" else "with nothing else at work on this host"
+        taints = "; ".join(row.evidence.taints)
+        lines.append(f"{counted(row.evidence.tainted, 'timed sample')} tainted ({taints}): run the cell again {remedy}")
     return lines
 
 

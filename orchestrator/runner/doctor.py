@@ -13,7 +13,7 @@ from typing import Any, Literal
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
-from orchestrator.base.text import counted, json_document, on_stderr, show, size_in_words
+from orchestrator.base.text import counted, json_document, on_stderr, show, size_in_words, terminal_width, wrapped
 from orchestrator.build.image import BASE_VARIABLE, bring, has_image, image_tag, why_not_here
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
@@ -73,7 +73,7 @@ def doctor(stack_folders: Sequence[Path] = (), form: str = "text") -> int:
         for line in check(doc):
             lines.append(line)
             if form == "text":
-                show(str(line))
+                show("\n".join(wrapped(str(line), terminal_width(), indent=WIDTH + 8)))
     code = EXIT_BAD_ROWS if any(line.state == "fail" for line in lines) else EXIT_OK
     if form == "json":
         checks = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from orchestrator.base.text import aligned, counted, in_words, json_document, size_in_words
+from orchestrator.base.text import counted, fitted, in_words, json_document, size_in_words, wrapped
 from orchestrator.build.image import bring, why_not_here
 from orchestrator.build.ready import here_already, missing_images, reach_engine
 from orchestrator.plan.cell import Cell
@@ -14,11 +14,17 @@ from orchestrator.plan.choice import Choice
 from orchestrator.plan.workload import Role, describe
 from orchestrator.runner.estimate import Earlier, Estimate, Expected, Key, estimate, expected, history
 
+BELOW = (5, 1)
+"""The columns that a narrow terminal has below each row."""
+
 Line = tuple[str, str, str, str, str, str]
 
 
-def render(choice: Choice, results: Path, form: str) -> str:
-    """Return the plan as `form` (text or json); times come from the records in `results` where it has any."""
+def render(choice: Choice, results: Path, form: str, width: int | None = None) -> str:
+    """Return the plan as `form` (text or json); times come from the records in `results` where it has any.
+
+    `width`: of the text, in columns; null: no bound.
+    """
     known = history(results)
     client = reach_engine(choice)
     here = here_already(choice, client)
@@ -28,11 +34,20 @@ def render(choice: Choice, results: Path, form: str) -> str:
         return as_json(choice, known, cost, missing)
     stacks = choice.stacks.items() if client else ()
     lacking = [f"{name}: {why}" for name, stack in stacks if (why := why_not_here(client, stack))]
-    return "\n".join([as_text(choice, known, cost, missing), *lacking])
+    return "\n".join(
+        [
+            as_text(choice, known, cost, missing, width),
+            *(piece for line in lacking for piece in wrapped(line, width, indent=2)),
+        ]
+    )
 
 
 def as_text(
-    choice: Choice, known: Mapping[Key, Earlier], cost: Estimate, missing: Mapping[str, str] = MappingProxyType({})
+    choice: Choice,
+    known: Mapping[Key, Earlier],
+    cost: Estimate,
+    missing: Mapping[str, str] = MappingProxyType({}),
+    width: int | None = None,
 ) -> str:
     """Return a line of what and why, the cells (references and probes in a line each), and what they cost."""
     rows: list[Line] = [("cell", "workload", "device", "rounds", "expected", "computes")]
@@ -45,7 +60,8 @@ def as_text(
         shown.add(cell.role)
     lines = [f"{stack}: image {image} is missing; {bring(image)} brings it" for stack, image in missing.items()]
     lines = [*lines, cost_line(cost, marked=True), f"plan {choice.plan.plan_id}"]
-    return "\n".join([choice.line, "", *aligned(rows), "", *lines])
+    below = (piece for line in lines for piece in wrapped(line, width, indent=2))
+    return "\n".join([*wrapped(choice.line, width, indent=2), "", *fitted(rows, BELOW, width), "", *below])
 
 
 def _line(cell: Cell, time: Expected) -> Line:
@@ -82,6 +98,8 @@ def cost_line(cost: Estimate, *, marked: bool = False) -> str:
     sizes = f"to download at most: {size_in_words(cost.download_bytes)}; disk: {size_in_words(cost.disk_bytes)}"
     if cost.download_bytes == cost.disk_bytes == 0:
         sizes = "nothing to download or build"
+    else:
+        guess += ", when all is built"
     return f"expected: {in_words(cost.seconds)}{guess}; {sizes}"
 
 

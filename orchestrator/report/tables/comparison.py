@@ -11,14 +11,15 @@ from orchestrator.analysis.statistics import Verdict
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import (
     MISSING,
-    aligned,
     between,
     counted,
     escape,
+    fitted,
     json_document,
     one_line,
     shortened,
     significant,
+    wrapped,
 )
 from orchestrator.plan.workload import describe
 from orchestrator.report.tables.markdown import grid
@@ -29,19 +30,24 @@ DIFFERENCES_SHOWN = 12
 NAMES_SHOWN = 2
 RATIO_DIGITS = 4
 HEADER = ("cell", "workload", "A", "B", "B as fast as A", "verdict", "remarks")
+BELOW = (1, 2, 3, 6)
+"""The columns that a narrow terminal has below each row."""
 QUIET_FLAGS = ("cold", "warm")
 
 
-def render(comparison: Comparison, form: str) -> str:
-    """Return the comparison as `text`, `markdown` or `json`."""
-    return {"text": as_text, "markdown": as_markdown, "json": as_json}[form](comparison)
+def render(comparison: Comparison, form: str, width: int | None = None) -> str:
+    """Return the comparison as `text` (in `width` columns; null: no bound), `markdown` or `json`."""
+    return (
+        as_text(comparison, width) if form == "text" else {"markdown": as_markdown, "json": as_json}[form](comparison)
+    )
 
 
-def as_text(comparison: Comparison) -> str:
+def as_text(comparison: Comparison, width: int | None = None) -> str:
     """Return an aligned table, then what differs and what it comes to."""
-    lines = aligned([HEADER, *map(_line, comparison.cells)])
+    lines = fitted([HEADER, *map(_line, comparison.cells)], BELOW, width)
     head = f"A: {one_line(comparison.a)}\nB: {one_line(comparison.b)}"
-    return "\n".join([head, "", *lines, "", *(one_line(line) for line in _below(comparison))]) + "\n"
+    below = (piece for line in _below(comparison) for piece in wrapped(one_line(line), width, indent=2))
+    return "\n".join([head, "", *lines, "", *below]) + "\n"
 
 
 def as_markdown(comparison: Comparison) -> str:

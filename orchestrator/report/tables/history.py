@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.analysis.history import POINTS_SHOWN, Line
-from orchestrator.base.text import MISSING, aligned, counted, json_document, significant
+from orchestrator.base.text import MISSING, counted, fitted, json_document, significant
+
+BELOW = (1, 2, 6)
+"""The columns that a narrow terminal has below each row."""
 
 
-def as_text(lines: Sequence[Line]) -> str:
-    """Return an aligned table: each line's newest figures by day, and the newest against the one before."""
+def as_text(lines: Sequence[Line], width: int | None = None) -> str:
+    """Return an aligned table: each line's newest figures by day, and the newest against the one before.
+
+    `width`: of the terminal, in columns; null: no bound.
+    """
     if not lines:
         return "no row is ok"
     rows = [("cell", "workload", "device", "runs", "newest", "against the one before", "by day (rounds)")]
@@ -24,7 +30,7 @@ def as_text(lines: Sequence[Line]) -> str:
         newest = f"{significant(line.points[-1].figure)} {line.unit}"
         device = line.device or "not known"
         rows.append((line.title, line.workload, device, str(len(line.points)), newest, ratio, more + days))
-    return "\n".join([*aligned(rows), "", counted(len(lines), "line")])
+    return "\n".join([*fitted(rows, BELOW, width), "", counted(len(lines), "line")])
 
 
 def as_json(lines: Sequence[Line]) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.analysis.overview import Overview
-from orchestrator.base.text import MISSING, aligned, json_document, shortened
+from orchestrator.base.text import MISSING, fitted, json_document, shortened
 
 REASON_LENGTH = 120
+BELOW = (3, 4)
+"""The columns that a narrow terminal has below each row."""
 
 
-def as_text(runs: Sequence[Overview]) -> str:
-    """Return an aligned table, and a line for each run that could not be read."""
+def as_text(runs: Sequence[Overview], width: int | None = None) -> str:
+    """Return an aligned table in `width` columns (null: no bound), and a line for each run that could not be read."""
     lines = [("run", "began (UTC)", "suite", "on", "rows", "")]
     for run in runs:
         began = (run.started_utc or MISSING).replace("T", " ")[:16]
         lines.append((run.name, began, run.suite or MISSING, run.device or MISSING, _rows(run), _state(run)))
     problems = [f"{run.name}: {shortened(run.problem, REASON_LENGTH)}" for run in runs if run.problem]
-    return "\n".join([*aligned(lines), *problems])
+    return "\n".join([*fitted(lines, BELOW, width), *problems])
 
 
 def _rows(run: Overview) -> str:

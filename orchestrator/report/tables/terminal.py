@@ -21,9 +21,10 @@ from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, one_line, shortened, show
 from orchestrator.plan.workload import describe
 from orchestrator.records.record import BAD, Status
+from orchestrator.report.again import program
 from orchestrator.report.columns import against_eager, beside_status, checks, name_in, speed
 from orchestrator.report.conclusion import conclude
-from orchestrator.report.words import better
+from orchestrator.report.words import GLOSSARY, better
 
 WIDEST = 100
 REASON_LENGTH = 200
@@ -65,6 +66,9 @@ def render(
             console.print(Text(one_line(line)))
     if not report.pairs:
         console.print(Text("no cell has a record yet"))
+    flags = _flags(report)
+    for line in ["", *flags] if flags else []:
+        console.print(Text(line))
     console.print()
     for line in _where(report, run):
         # A command is to be pasted: only the terminal itself may break it.
@@ -130,13 +134,19 @@ def _reasons(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{', '.join(dict.fromkeys(names))} {status}: {shortened(one_line(reason), REASON_LENGTH)}"
 
 
+def _flags(report: Report) -> list[str]:
+    """Return what the flags mean that rows have here."""
+    shown = dict.fromkeys(flag for pair in report.pairs for flag in pair.steady.shown_flags)
+    return [f"{flag}: {GLOSSARY[flag]}" for flag in shown if flag in GLOSSARY]
+
+
 def _where(report: Report, run: str) -> list[str]:
     """Return where the rest is: commands that can be pasted."""
-    name = shlex.quote(run)
+    name, called = shlex.quote(run), program()
     title = next((pair.steady.title for pair in report.pairs), None)
-    explain = [f"a row's proof:  orchestrator explain {shlex.quote(title)} --run {name}"] if title else []
+    explain = [f"a row's proof:  {called} explain {shlex.quote(title)} --run {name}"] if title else []
     return [
-        f"all columns, and what the words mean:  orchestrator table {name} --format markdown",
-        f"a page for a browser:  orchestrator report {name}",
+        f"all columns, and what the words mean:  {called} table {name} --format markdown",
+        f"a page for a browser:  {called} report {name}",
         *explain,
     ]

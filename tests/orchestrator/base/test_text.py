@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.base.text import aligned, between, counted, gigabytes, milliseconds, percent, scaled, significant
+from orchestrator.base.text import (
+    aligned,
+    between,
+    counted,
+    fitted,
+    gigabytes,
+    milliseconds,
+    percent,
+    scaled,
+    significant,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,4 +66,21 @@ def test_aligned() -> None:
         "cell               s",
         "a [2J long name  1.5",
         "b                 10",
+    ]
+
+
+def test_a_table_wider_than_the_terminal_has_columns_below_its_rows() -> None:
+    rows = [
+        ("cell", "what", "s", "remark"),
+        ("forward", "a long workload of many words", "1.5", ""),
+        ("b", "short", "2", "so"),
+    ]
+    assert fitted(rows, (1, 3), None) == fitted(rows, (1, 3), 60) == aligned(rows)
+    assert fitted(rows, (1, 3), 30) == [
+        "cell     s",
+        "forward  1.5",
+        "    what: a long workload of",
+        "    many words",
+        "b        2",
+        "    what: short; remark: so",
     ]

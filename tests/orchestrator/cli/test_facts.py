@@ -234,6 +234,7 @@ def test_a_shell_completes_names(results: Path) -> None:
     where = ("--results", str(results))
     assert completed("table", *where, "20250") == [f"20250{n}0{n}-100000-note" for n in (1, 2, 3)]
     assert completed("explain", *where, "--run", "202501") == ["20250101-100000-note"]
+    assert completed("compare", *where, "20250101-100000-note", "202502") == ["20250202-100000-note"]
     assert completed("table", "--results", str(results / "nowhere"), "2") == []
     assert "smoke" in completed("run-all", "--suite", "s")
     assert completed("plan", "--stack", "thunder-") == ["thunder-next"]

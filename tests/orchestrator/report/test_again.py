@@ -23,7 +23,7 @@ from orchestrator.records.record import is_row
 from orchestrator.records.store import Run
 from orchestrator.records.unpacked import open_bundle
 from orchestrator.report import again
-from orchestrator.report.again import commands, plan_words, run_words, typed
+from orchestrator.report.again import commands, plan_words, program, run_words, typed
 from orchestrator.report.explain import explain
 from orchestrator.report.proof import prove
 from orchestrator.report.sections import Code
@@ -234,3 +234,22 @@ def test_a_file_that_is_not_ours_says_nothing(tmp_path: Path) -> None:
     for content in ("", "{", "[]", '{"suite": 1}', '{"surprise": 1}'):
         (folder / FILE).write_text(content)
         assert read_asked(folder) == Asked()
+
+
+def test_commands_are_called_as_they_can_be_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout's command is on no PATH: a line without its folder could not be pasted."""
+    place = tmp_path / ".venv" / "bin" / "orchestrator"
+    place.parent.mkdir(parents=True)
+    place.write_text("#!/bin/sh\n", encoding="utf-8")
+    place.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/orchestrator"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program() == ".venv/bin/orchestrator"
+    folder = save_run(tmp_path / "results", small_run())
+    assert "\n  .venv/bin/orchestrator reproduce " in explain(folder, "forward inductor")
+    assert {line.split()[0] for line in lines_of(folder)} == {"orchestrator"}, "a page is read on other hosts"
+    monkeypatch.setenv("PATH", str(place.parent))
+    assert program() == "orchestrator"
+    monkeypatch.setattr(sys, "argv", ["__main__.py"])
+    assert program() == "orchestrator"

@@ -16,6 +16,7 @@ from record_samples import record, samples, save_run, small_run
 
 from orchestrator.analysis.reduced_run import make_report
 from orchestrator.report.tables.terminal import render
+from orchestrator.report.words import GLOSSARY
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -107,6 +108,19 @@ def test_on_a_terminal_table_is_short_and_as_wide_as_it(run: Path, columns: int,
     assert width * 0.9 <= max(map(len, lines)) <= width
     assert "| :---" not in text
     assert "| :---" in in_terminal("table", str(run), "--format", "markdown", columns=columns)
+
+
+@pytest.mark.parametrize("words", [("runs",), ("history",), ("plan", "--suite", "smoke", "--launcher", "local")])
+def test_other_tables_are_as_wide_as_the_terminal_too(run: Path, words: tuple[str, ...]) -> None:
+    lines = in_terminal(*words, "--results", str(run.parent), columns=90).splitlines()
+    assert max(map(len, lines)) <= 90
+    assert any(line.startswith("    ") and ": " in line for line in lines), "columns that do not fit are below"
+
+
+def test_what_flags_mean_is_said_where_rows_have_them(run: Path) -> None:
+    said = " ".join(render(make_report(run), "mine").split())
+    assert f"not_fused: {GLOSSARY['not_fused']}" in said
+    assert GLOSSARY["drift"] not in said
 
 
 def test_a_terminal_of_ascii_alone(run: Path) -> None:
