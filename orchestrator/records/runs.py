@@ -119,16 +119,17 @@ def find_run(results: Path, name: str | None, say: Say = on_stderr) -> Run:
     """Return the run called `name` in `results`, or in the folder or bundle `name`; without a name the newest.
 
     In `results` a bundle goes by its file's name, with its ending or without; a folder of that name goes before it.
+    What begins with `./` is no name in `results`.
     `say` gets a line with which run is the newest.
     """
     if name is None:
         newest = newest_run(results)
         say(f"run {newest.folder.name}, the newest")
         return newest
-    for place in (results / name, results / f"{name}{BUNDLE_ENDING}", Path(name)):
-        with contextlib.suppress(ValueError, OSError):
-            if (place / RUN_FILE).is_file() or place.is_file():
-                return open_run(place)
+    inside = () if name.startswith(("./", "../")) else (results / name, results / f"{name}{BUNDLE_ENDING}")
+    for place in (*inside, Path(name)):
+        if _is_run(place):
+            return open_run(place)
     known = list(dict.fromkeys([*(place.name for place in runs(results)), *map(_name, bundles(results))]))
     near = printable(closest(name, known))
     raise UsageError(
@@ -136,17 +137,27 @@ def find_run(results: Path, name: str | None, say: Say = on_stderr) -> Run:
     )
 
 
+def _is_run(place: Path) -> bool:
+    with contextlib.suppress(ValueError, OSError):
+        return (place / RUN_FILE).is_file() or place.is_file()
+    return False
+
+
 def _name(bundle: Path) -> str:
-    return printable(bundle.name.removesuffix(BUNDLE_ENDING))
+    """Return what the bundle goes by: with its ending where a folder has its name without."""
+    short = bundle.name.removesuffix(BUNDLE_ENDING)
+    return printable(bundle.name if _is_run(bundle.with_name(short)) else short)
 
 
 def name_of(run: Run) -> str:
     """Return how a command names the run: by its name where that is enough, else by its folder or bundle."""
     place = (run.bundle or run.folder).resolve()
-    if place.parent == RESULTS.resolve():
-        return place.name.removesuffix(BUNDLE_ENDING)
+    # A word that begins with a dash would be an option.
+    if place.parent == RESULTS.resolve() and not place.name.startswith("-"):
+        return _name(place) if run.bundle else place.name
     with contextlib.suppress(OSError, ValueError):
-        return str(place.relative_to(Path.cwd()))
+        name = str(place.relative_to(Path.cwd()))
+        return f"./{name}" if name.startswith("-") or _is_run(RESULTS / name) else name
     return str(place)
 
 

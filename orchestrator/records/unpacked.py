@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import make_folder, os_errors, read_bytes, write_text
+from orchestrator.base.files import make_folder, os_error, os_errors, read_bytes, write_bytes
 from orchestrator.base.interrupt import check
 from orchestrator.base.paths import BUNDLE_ENDING, STATE, STATE_VARIABLE
 from orchestrator.records.bundle import PIECE_BYTES
@@ -37,38 +38,53 @@ def open_bundle(bundle: Path) -> Run:
     sha256 = _sha256_of(bundle)
     place = STATE / FOLDER / sha256
     folder = place / (OTHER_SIGNS.sub("-", bundle.name.removesuffix(BUNDLE_ENDING)).lstrip("._-")[:100] or "run")
-    if not (folder / RUN_FILE).is_file():
-        _sweep(place.parent)
-        try:
+
+    def unchanged(_folder: Path) -> None:
+        if _sha256_of(bundle) != sha256:
+            raise UsageError("was changed while it was read", where=str(bundle), remedy="try again")
+
+    with _of_bundle(bundle, place):
+        if not (folder / RUN_FILE).is_file():
+            _sweep(place.parent)
             make_folder(place)
             place.chmod(PRIVATE)
-        except (UsageError, OSError) as error:
-            what = f"it cannot be unpacked into {STATE}"
-            raise UsageError(what, where=str(bundle), remedy=f"name another place in {STATE_VARIABLE}") from error
-        try:
-            unpack(bundle, place, name=folder.name, imported=False)
-        except UsageError:
-            if not (folder / RUN_FILE).is_file():  # and was not put there by another process meanwhile
-                raise
-        if _sha256_of(bundle) != sha256:
-            shutil.rmtree(place, ignore_errors=True)
-            raise UsageError("was changed while it was read", where=str(bundle), remedy="try again")
-    origin = str(bundle.absolute())
-    if origin_of(folder) != Path(origin):
-        write_text(place / ORIGIN, origin)
-    with contextlib.suppress(OSError):
+            try:
+                unpack(bundle, place, unchanged, name=folder.name, imported=False)
+            except UsageError:
+                if not (folder / RUN_FILE).is_file():  # and was not put there by another process meanwhile
+                    raise
+        run = Run.open(folder)
+    origin = os.fsencode(bundle.absolute())
+    # Where the folder is another's and cannot be written, the bundle is read all the same.
+    with contextlib.suppress(UsageError, OSError):
+        if origin_of(folder) != bundle.absolute():
+            write_bytes(place / ORIGIN, origin)
         os.utime(place)
-    run = Run.open(folder)
     run.bundle = bundle
     return run
+
+
+@contextlib.contextmanager
+def _of_bundle(bundle: Path, place: Path) -> Iterator[None]:
+    """Say of the bundle what its place in the state's folder refuses: nobody knows the files there."""
+    remedy = f"name another place in {STATE_VARIABLE}"
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be unpacked into {STATE}: {os_error(error, place).what}"
+        raise UsageError(what, where=str(bundle), remedy=remedy) from error
+    except UsageError as error:
+        if error.where != str(STATE) and STATE not in Path(error.where).parents:
+            raise
+        raise UsageError(f"cannot be unpacked into {STATE}: {error.what}", where=str(bundle), remedy=remedy) from error
 
 
 def origin_of(folder: Path) -> Path | None:
     """Return the bundle that the run in `folder` was unpacked from; None for any other folder."""
     if folder.parent.parent != STATE / FOLDER:
         return None
-    with contextlib.suppress(UsageError, UnicodeError):
-        return Path(read_bytes(folder.parent / ORIGIN).decode())
+    with contextlib.suppress(UsageError):
+        return Path(os.fsdecode(read_bytes(folder.parent / ORIGIN)))
     return None
 
 
@@ -85,4 +101,7 @@ def _sweep(bundles: Path) -> None:
     with contextlib.suppress(OSError):
         for place in list(bundles.iterdir()):
             if time.time() - place.stat().st_mtime > KEPT_S:
-                shutil.rmtree(place, ignore_errors=True)
+                # First out of the way: of one that is half removed nothing must be read.
+                gone = place.with_name(f".{place.name}")
+                place.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)

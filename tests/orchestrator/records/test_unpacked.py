@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import RESULTS
@@ -12,9 +14,9 @@ from record_samples import save_run, small_run
 
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run as command
-from orchestrator.records import unpacked
+from orchestrator.records import runs, unpacked
 from orchestrator.records.bundle import pack
-from orchestrator.records.runs import find_run, newest_run, readable
+from orchestrator.records.runs import find_run, name_of, newest_run, readable
 from orchestrator.records.store import Run
 from orchestrator.records.unpacked import open_bundle, origin_of
 from orchestrator.runner.estimate import history
@@ -137,20 +139,60 @@ def test_where_the_state_folder_cannot_be_written_the_line_says_what_to_do(
         open_bundle(bundle)
 
 
+def test_where_there_is_no_room_the_line_names_the_bundle_and_the_state(
+    bundle: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(bundle)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: usage)
+    with pytest.raises(UsageError, match=rf"theirs.tar.gz: cannot .* {state}: .* 10 free; .*STACKBENCH_STATE$"):
+        open_bundle(bundle)
+
+
+def test_one_that_was_unpacked_is_read_where_nothing_can_be_written(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_bundle(bundle)
+    moved = bundle.rename(bundle.parent.parent / bundle.name)
+
+    def refused(path: Path, _content: bytes) -> None:
+        raise UsageError("read-only file system", where=str(path))
+
+    monkeypatch.setattr(unpacked, "write_bytes", refused)
+    monkeypatch.setattr(unpacked, "unpack", None)
+    assert open_bundle(moved).folder == first.folder
+
+
+def test_a_name_that_is_not_utf8_is_one_too(bundle: Path) -> None:
+    moved = bundle.rename(bundle.with_name(os.fsdecode(b"bad\xff.tar.gz")))
+    assert origin_of(find_run(bundle.parent, str(moved)).folder) == moved.absolute()
+
+
+def test_one_that_is_being_removed_is_not_read_by_halves(
+    bundle: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = open_bundle(bundle).folder.parent
+    os.utime(place, (0, 0))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_given, **_named: None)  # a process that is killed there
+    unpacked._sweep(state / "bundles")
+    assert not place.exists()
+
+
 def test_one_that_is_replaced_while_it_is_read_is_refused(
     bundle: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = unpacked.unpack
 
-    def slow(path: Path, *more: object, **named: object) -> Run:
-        run = real(path, *more, **named)  # type: ignore[arg-type]
-        path.write_bytes(b"another")
-        return run
+    def slow(path: Path, place: Path, finish: Callable[[Path], object], **named: Any) -> Run:
+        def replaced(folder: Path) -> None:
+            path.write_bytes(b"another")
+            finish(folder)
+
+        return real(path, place, replaced, **named)
 
     monkeypatch.setattr(unpacked, "unpack", slow)
     with pytest.raises(UsageError, match="was changed while it was read"):
         open_bundle(bundle)
-    assert not list((state / "bundles").iterdir())
+    assert not list(state.glob("bundles/*/*"))
 
 
 def test_two_processes_that_unpack_it_at_once_both_have_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +222,24 @@ def test_a_folder_goes_before_a_bundle_of_its_name(bundle: Path) -> None:
     folder.rename(bundle.parent / "theirs")
     assert find_run(bundle.parent, "theirs").bundle is None
     assert find_run(bundle.parent, "theirs.tar.gz").bundle == bundle
+
+
+def test_what_stands_for_it_on_a_command_line_is_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "RESULTS", bundle.parent)
+    assert command(["import", str(bundle), "--results", str(bundle.parent)]) == 0
+    (folder,) = (path for path in bundle.parent.iterdir() if path.is_dir())
+    folder.rename(bundle.parent / "theirs")
+    dashed = Path(shutil.copy(bundle, bundle.with_name("-rf.tar.gz")))
+    other = Path(shutil.copytree(bundle.parent / "theirs", tmp_path / "theirs"))
+    names = ["-rf", "theirs", "theirs.tar.gz"]
+    assert sorted(name for name, _ in runs.listed(bundle.parent)) == names
+    for place in (bundle, bundle.parent / "theirs", dashed, other):
+        name = name_of(runs.open_run(place))
+        assert not name.startswith("-")
+        found = find_run(bundle.parent, name)
+        assert (found.bundle or found.folder).resolve() == place
 
 
 def test_a_name_that_nothing_has_lists_near_ones(bundle: Path) -> None:
