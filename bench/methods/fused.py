@@ -97,16 +97,15 @@ def liger_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return LIGER["loss"].apply(flat, targets.reshape(-1), None, -1, *nothing_else)[0]
 
 
-def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float | None = None) -> Tensor:
     """Attention by torch; groups of queries share their keys without a copy."""
     q, k, v = heads_first(q), k.transpose(1, 2), v.transpose(1, 2)
-    grouped = q.shape[1] != k.shape[1]
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-    return mixed.transpose(1, 2)
+    how: dict[str, Any] = {"is_causal": mask is None, "scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **how).transpose(1, 2)
 
 
 RMS_NORM = Implementation("torch rms_norm", too_old((2, 4)), torch_norm)
-SDPA = [Implementation("scaled_dot_product_attention", too_old(OLDEST), grouped_attention)]
+SDPA = [Implementation("scaled_dot_product_attention", too_old(OLDEST), grouped_attention, takes=("scale",))]
 
 
 def with_liger(refuses: Refuses, norm: Operator, rotary: Operator, swiglu: Operator) -> Operators:

@@ -20,6 +20,7 @@ from torch import Tensor
 from bench import operators as plain
 from bench.environment import torch_version
 from bench.methods import FUSED_ATTENTION
+from bench.model.traits import EXPERTS, traits
 from bench.observe import compiles
 from bench.operators import Operators, fallbacks
 from bench.spec import Workload
@@ -39,8 +40,13 @@ jitted: list[Callable[..., Any]] = []
 """What was compiled in this process, for the report."""
 
 
-def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
-    """Thunder must be there, and nvFuser's build must be for this torch: with another its behaviour is undefined."""
+def refuse(workload: Workload, device: str) -> str | None:
+    """Thunder must be there, and nvFuser's build must be for this torch: with another its behaviour is undefined.
+
+    It traces no grouped product, and a mixture of experts computed in any other way would measure something else.
+    """
+    if workload.model is not None and EXPERTS in traits(workload.model):
+        return f"Thunder has no grouped matrix product, which {EXPERTS} need"
     if reason := fallbacks.missing("thunder"):
         return reason
     built = built_for()
@@ -57,9 +63,9 @@ def operators() -> Operators:
     return Operators(attention=attention)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **asked: Any) -> Tensor:
     """The plain one; a mask [time, slots] gets the batch and the heads without which Thunder's `sdpa` raises."""
-    return plain.attention(q, k, v, None if mask is None else mask.expand(q.shape[0], 1, *mask.shape))
+    return plain.attention(q, k, v, None if mask is None else mask.expand(q.shape[0], 1, *mask.shape), **asked)
 
 
 def settings(workload: Workload) -> dict[str, Any]:
