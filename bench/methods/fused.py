@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bench.environment import torch_version, version_of
-from bench.methods import FUSED_ATTENTION, inductor
+from bench.methods import fused_attention, inductor
 from bench.operators import Operators, fallbacks, heads_first
 from bench.operators.fallbacks import AttentionWithFallbacks, Given, Implementation, Operator, Refuses, WithFallbacks
 from bench.spec import Workload
@@ -158,7 +158,7 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:  # noqa: ARG001
     kernels = ["rms_norm_forward", "triton_rope", "swiglu_forward"]
     if workload.learning_rate is not None:
         kernels.append("liger_cross_entropy")
-    return ("matrix product", FUSED_ATTENTION, *(f"kernel:{name}" for name in kernels))
+    return ("matrix product", *fused_attention(workload), *(f"kernel:{name}" for name in kernels))
 
 
 def backends(workload: Workload) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench import operators as plain
 from bench.environment import torch_version
-from bench.methods import FUSED_ATTENTION
+from bench.methods import fused_attention
 from bench.model.traits import EXPERTS, traits
 from bench.observe import compiles
 from bench.operators import Operators, fallbacks
@@ -45,7 +45,7 @@ def refuse(workload: Workload, device: str) -> str | None:
 
     It traces no grouped product, and a mixture of experts computed in any other way would measure something else.
     """
-    if workload.model is not None and EXPERTS in traits(workload.model):
+    if workload and workload.model and EXPERTS in traits(workload.model):
         return f"Thunder has no grouped matrix product, which {EXPERTS} need"
     if reason := fallbacks.missing("thunder"):
         return reason
@@ -82,11 +82,10 @@ def settings(workload: Workload) -> dict[str, Any]:
 
 
 def expects(workload: Workload, device: str) -> tuple[str, ...]:
-    """Kernels of nvFuser on a GPU, and one of torch's own fused attentions, none of which takes float64."""
+    """Kernels of nvFuser on a GPU, and one of torch's own fused attentions."""
     if device == "cpu":
         return ("matrix product",)
-    attention = () if workload.dtype == "float64" else (FUSED_ATTENTION,)
-    return ("matrix product", "nvFuser", *attention)
+    return ("matrix product", "nvFuser", *fused_attention(workload))
 
 
 def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:

@@ -186,9 +186,7 @@ class GPT(nn.Module):
             ending = "_local" if local and self.two_bases else ""
             self.register_buffer(f"cos{ending}", cos, persistent=False)
             self.register_buffer(f"sin{ending}", sin, persistent=False)
-        if self.config.embedding_scaled:
-            root = torch.tensor(self.config.width**0.5, dtype=self.embedding.weight.dtype, device="cpu")
-            self.embedding_scale = float(root)
+        self.embedding_scale = embedding_scale(self.config, self.embedding.weight.dtype)
 
     def make_routes(self, orders: Mapping[int, Tensor]) -> None:
         """Let the hash choose the experts, and not the router, which still weighs them: another order in each layer.
@@ -255,6 +253,11 @@ class GPT(nn.Module):
         if local:
             visible = visible & (self.slots > positions[:, None] - self.config.sliding_window)
         return torch.where(visible, self.seen, self.unseen)
+
+
+def embedding_scale(config: ModelConfig, dtype: torch.dtype) -> float | None:
+    """What an embedding is multiplied with, rounded to its weights' dtype as transformers does; None: nothing."""
+    return float(torch.tensor(config.width**0.5, dtype=dtype, device="cpu")) if config.embedding_scaled else None
 
 
 def capped(x: Tensor, cap: float | None) -> Tensor:

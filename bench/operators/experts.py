@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own habit)
 from torch import Tensor
 
+from bench.spec import Workload
+
 GATHERED = 1 << 25
 """Elements of weights that are copied together at most."""
 ALIGNMENT = 8
@@ -73,6 +75,24 @@ def products(x: Tensor, weight: Tensor, whose: Tensor, ends: Tensor) -> Tensor:
 
 
 def grouped(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's grouped product takes them: in other types it waits for the device, or is not there."""
-    aligned = weight.shape[1] % ALIGNMENT == 0 == weight.shape[2] % ALIGNMENT
-    return x.is_cuda and x.dtype == torch.bfloat16 and aligned and hasattr(torch, "_grouped_mm")
+    """Whether torch's grouped product takes them."""
+    return has_grouped(x.device.type, x.dtype, weight.shape[1], weight.shape[2])
+
+
+def has_grouped(device: str, dtype: torch.dtype, *sizes: int) -> bool:
+    """Whether torch has a grouped product there: in other types it waits for the device, or is not there."""
+    aligned = all(size % ALIGNMENT == 0 for size in sizes)
+    return device == "cuda" and dtype == torch.bfloat16 and aligned and hasattr(torch, "_grouped_mm")
+
+
+def loops(workload: Workload, device: str) -> str | None:
+    """Why a workload's experts are gone through one by one, which no compiler can put into one graph; else None."""
+    config = workload.model
+    if config is None or config.experts is None:
+        return None
+    rows = (workload.batch or 1) * (workload.sequence or len(workload.prompt or ())) * config.experts.active
+    small = rows * config.experts.width * config.width <= GATHERED
+    if small or has_grouped(device, getattr(torch, workload.dtype), config.width, config.experts.width):
+        return None
+    there = f"torch {torch.__version__} has no grouped matrix product of {workload.dtype} on {device}"
+    return f"{there}: {config.experts.count} experts would be gone through one by one, which is not one graph"

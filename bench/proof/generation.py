@@ -347,7 +347,8 @@ class Proof:
             temperature = torch.tensor(TEMPERATURE, device=context.device)
         before = self.weight.clone()
         try:
-            self.weight.copy_(wanted.head(hidden, before[wanted.likely], TEMPERATURE))
+            cap = context.model.config.logit_cap
+            self.weight.copy_(wanted.head(hidden, before[wanted.likely], TEMPERATURE, cap))
             torch.manual_seed(context.workload.seed)
             tokens, logits = self.runner.draw(token, self.prompt, temperature, -(-sampler.FIRST_DRAWS // batch))
             seen = wanted.look(logits, tokens, TEMPERATURE)

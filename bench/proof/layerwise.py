@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.model.gpt import GPT, Block, Tables, capped, rotations, whole_views
+from bench.model.gpt import GPT, Block, Tables, capped, embedding_scale, rotations, whole_views
 from bench.model.traits import keywords
 from bench.operators import Operators
 from bench.operators import capped_attention as written_out
@@ -86,9 +86,8 @@ class Layerwise:
 
     @property
     def embedding_scale(self) -> float:
-        """What an embedding is multiplied with."""
-        scale = self.model.embedding_scale if self.config.embedding_scaled else None
-        return 1.0 if scale is None else scale
+        """What an embedding is multiplied with: as the tables, not the model's own, which may have been changed."""
+        return embedding_scale(self.config, self.model.embedding.weight.dtype) or 1.0
 
     def last_norm(self, x: Tensor) -> Tensor:
         """The norm before the head, on [..., width]."""

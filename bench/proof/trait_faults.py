@@ -28,7 +28,9 @@ def variants(model: Layerwise) -> Iterator[tuple[str, Layerwise]]:
 def _configurations(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """Changes of a configuration that its weights still fit, by the name of the fault."""
     local = [layer for layer in range(config.layers) if config.is_local(layer)]
-    experts = config.experts
+    experts, scaling = config.experts, config.rope_scaling
+    # Factors for each pair of the part that is rotated say nothing of the other pairs.
+    whole = None if scaling is not None and "short_factor" in scaling else scaling
     found: dict[str, tuple[bool, dict[str, Any]]] = {
         "the norm's 1 forgotten": (config.norm_plus_one, {"norm_plus_one": False}),
         "the embedding unscaled": (config.embedding_scaled, {"embedding_scaled": False}),
@@ -40,7 +42,7 @@ def _configurations(config: ModelConfig) -> dict[str, dict[str, Any]]:
         "local and global layers swapped": (bool(local and config.full_layers), {"full_layers": tuple(local)}),
         "one rotary base for all layers": (config.local_rope_base is not None, {"local_rope_base": None}),
         "the rotary scaling left out": (config.rope_scaling is not None, {"rope_scaling": None}),
-        "rotary on the whole head": (config.rotary_size is not None, {"rotary_size": None}),
+        "rotary on the whole head": (config.rotary_size is not None, {"rotary_size": None, "rope_scaling": whole}),
         "the router's weights not normalised": (
             experts is not None and experts.normalised,
             {"experts": None if experts is None else replace(experts, normalised=False)},

@@ -13,11 +13,17 @@ SHOWN = 5
 PLACES: dict[Device, str] = {"cuda": "the GPU", "cpu": "this host"}
 
 
-def parameters(model: ModelConfig) -> int:
-    """Return how many weights the model has, biases left out."""
+def parameters(model: ModelConfig, *, active: bool = False) -> int:
+    """Return how many weights the model has, biases and norms of heads left out. `active`: those of one token."""
     heads = 2 * (model.heads + model.kv_heads) * model.head_size
-    block = model.width * (heads + 3 * model.mlp_width + 2)
-    return model.layers * block + model.width * (model.vocabulary * (1 if model.tied_head else 2) + 1)
+    block = model.width * (heads + 2 + (2 if model.post_norms else 0))
+    sparse = sum(map(model.has_experts, range(model.layers)))
+    total = model.layers * block + (model.layers - sparse) * 3 * model.width * model.mlp_width
+    if (experts := model.experts) is not None:
+        met = experts.active if active else experts.count
+        shared = 3 * experts.shared_width + 1 if experts.shared_width else 0
+        total += sparse * model.width * (experts.count + 3 * met * experts.width + shared)
+    return total + model.width * (model.vocabulary * (1 if model.tied_head else 2) + 1)
 
 
 def least_bytes(workload: Workload) -> int:

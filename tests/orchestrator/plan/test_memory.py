@@ -19,6 +19,23 @@ def test_parameters_are_those_of_the_published_models(name: str, published: int)
     assert parameters(named_models()[name]) == published
 
 
+@pytest.mark.parametrize(
+    ("name", "billions", "active"),
+    [
+        ("llama_3_1_8b", 8.030, 8.030),
+        ("qwen3_8b", 8.191, 8.191),
+        ("gemma_3_4b", 3.880, 3.880),
+        ("phi_4_mini", 3.836, 3.836),
+        ("mistral_7b", 7.248, 7.248),
+        ("qwen3_30b_a3b", 30.53, 3.35),
+    ],
+)
+def test_so_are_those_of_later_ones(name: str, billions: float, active: float) -> None:
+    model = named_models()[name]
+    found = parameters(model) / 1e9, parameters(model, active=True) / 1e9
+    assert found == pytest.approx((billions, active), rel=2e-3)
+
+
 def test_the_least_of_each_benchmark() -> None:
     least = {request.workload.benchmark: least_bytes(request.workload) for request in load_suite("note").expand()}
     weights = 2 * parameters(named_models()["open_llama_7b"])
