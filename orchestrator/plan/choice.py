@@ -72,6 +72,8 @@ class Choice:
     stacks: Mapping[str, Stack]
     launcher: Literal["docker", "local"]
     checkpoints: Mapping[str, Checkpoint]
+    asked: bool = False
+    """Benchmark and method were both named: what cannot fit into the GPU's memory is tried all the same."""
 
     @property
     def uses_gpu(self) -> bool:
@@ -128,7 +130,8 @@ def choose(
         user = (-1, -1) if os.getuid() == 0 else (os.getuid(), os.getgid())
         for checkpoint in checkpoints.values():
             refuse_unreadable(checkpoint, *user)
-    return Choice(line, plan, suite, stacks, launcher, checkpoints)
+    asked = bool(options.benchmarks and options.methods)
+    return Choice(line, plan, suite, stacks, launcher, checkpoints, asked)
 
 
 def select_stacks(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Stack]:
