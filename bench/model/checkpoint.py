@@ -1,6 +1,6 @@
 """A user's Hugging Face checkpoint folder: its safetensors into the GPT's fused layout, and its tokenizer.
 
-The only module that needs safetensors and sentencepiece, and only once a checkpoint is asked for.
+The only module that needs safetensors, sentencepiece and tokenizers, and only once a checkpoint is asked for.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.spec import ModelConfig
+from bench.status import Unsupported
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TOKENIZER = "tokenizer.model"
+TOKENIZER, TOKENIZER_JSON = "tokenizer.model", "tokenizer.json"
 PREFIXES = ("model.", "language_model.model.", "model.language_model.")
 """How the names of a text model's tensors begin: alone, and in a model of several kinds of input, old and new."""
 SENTENCEPIECE_FIRST_BYTE = b"\n"  # field 1 of the protocol buffer; a tiktoken file of the same name is base64 text
@@ -193,12 +194,50 @@ class Tokenizer:
         return str(self._model.Decode(known))
 
 
-def find_tokenizer(folder: str) -> Tokenizer | None:
-    """Return the checkpoint's SentencePiece tokenizer, None where there is none (other formats are not read)."""
-    file = Path(folder) / TOKENIZER
-    if not file.is_file():
-        return None
-    with file.open("rb") as stream:
-        if stream.read(1) != SENTENCEPIECE_FIRST_BYTE:
+class JsonTokenizer:
+    """A `tokenizer.json`: text to ids and back, by the package `tokenizers`, which is loaded where it is needed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._model: Any = None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, with those special ones that the file puts around it.
+
+        Raises Unsupported where this stack has no `tokenizers`, ValueError, one line, if the file is not a tokenizer's.
+        """
+        try:
+            return list(self._read().encode(text).ids)
+        except ModuleNotFoundError as error:
+            needs = f"{self.file.name} is read by the package tokenizers, which this stack does not have"
+            raise Unsupported(
+                f"prompt_text: {needs}: install it, or give the ids alone, without prompt_text"
+            ) from error
+
+    def decode(self, ids: Sequence[int]) -> str | None:
+        """Return the text of `ids`, without special ones; None where this stack has no `tokenizers`."""
+        try:
+            return str(self._read().decode(list(map(int, ids))))
+        except ModuleNotFoundError:
             return None
-    return Tokenizer(file)
+
+    def _read(self) -> Any:
+        if self._model is None:
+            import tokenizers
+
+            try:
+                self._model = tokenizers.Tokenizer.from_file(str(self.file))
+            except Exception as error:  # the package raises nothing more precise
+                raise ValueError(f"{self.file.name}: is not a tokenizer: {_line(error)}") from error
+        return self._model
+
+
+def find_tokenizer(folder: str) -> Tokenizer | JsonTokenizer | None:
+    """Return the checkpoint's tokenizer, SentencePiece's where there are two; None where there is none of either."""
+    file = Path(folder) / TOKENIZER
+    if file.is_file():
+        with file.open("rb") as stream:
+            if stream.read(1) == SENTENCEPIECE_FIRST_BYTE:
+                return Tokenizer(file)
+    file = Path(folder) / TOKENIZER_JSON
+    return JsonTokenizer(file) if file.is_file() else None

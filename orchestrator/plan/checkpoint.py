@@ -26,7 +26,7 @@ from orchestrator.plan.workload import ModelConfig
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TOKENIZER = "tokenizer.model"
+TOKENIZER, TOKENIZER_JSON = "tokenizer.model", "tokenizer.json"
 SENTENCEPIECE_FIRST_BYTE = b"\n"  # a tiktoken file of the same name is base64 text
 MIB = 1 << 20
 LIMIT_CONFIG_BYTES = MIB
@@ -113,7 +113,7 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
         names = _weight_files(folder)
         held = {file: _read_header(folder / file, digest) for file in sorted(set(names.values()) or {WEIGHTS})}
         _check_tensors(folder, model, held, names, nested=is_nested(raw))
-        files = (CONFIG, *held, *(name for name in (INDEX, TOKENIZER) if (folder / name).is_file()))
+        files = (CONFIG, *held, *(name for name in (INDEX, TOKENIZER, TOKENIZER_JSON) if (folder / name).is_file()))
         mount, inside = links.mount_of(folder, files)
         return Checkpoint(
             model=model,

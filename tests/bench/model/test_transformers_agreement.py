@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from bench.model.checkpoint import find_tokenizer, load_checkpoint  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
 from bench.operators import Operators  # noqa: E402
 from bench.spec import from_dict  # noqa: E402
+from bench.status import Unsupported  # noqa: E402
 from orchestrator.plan.checkpoint import inspect_checkpoint  # noqa: E402
 from orchestrator.plan.models import from_huggingface  # noqa: E402
 
@@ -280,6 +282,19 @@ def test_sharded_and_single_file_are_the_same(architecture, tmp_path):
         assert torch.equal(a, b), name
 
 
+def test_the_text_model_of_several_inputs_is_taken(tmp_path):
+    vision = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    text = sizes_of("Gemma3") | {"num_hidden_layers": 3}
+    text.pop("layer_types", None)
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision | {"image_size": 28, "patch_size": 14})
+    torch.manual_seed(0)
+    theirs = transformers.Gemma3ForConditionalGeneration(config).to(torch.float32).eval()
+    theirs.save_pretrained(tmp_path)
+    ours, tokens = load(tmp_path), torch.randint(90, (2, 20))
+    with torch.inference_mode():
+        assert relative(ours(tokens), theirs(tokens).logits) <= LIMIT
+
+
 def test_a_checkpoint_in_bfloat16_is_converted(tmp_path):
     theirs = make("Llama", sizes_of("Llama", 2)).to(torch.bfloat16)
     theirs.save_pretrained(tmp_path)
@@ -345,3 +360,40 @@ def test_no_tokenizer(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"\nnonsense")
     with pytest.raises(ValueError, match="not a SentencePiece model"):
         find_tokenizer(str(tmp_path))
+
+
+@pytest.fixture
+def byte_pairs(tmp_path):
+    """A tokenizer of byte pairs, as those families have that come without SentencePiece; what it begins with is 0."""
+    package = pytest.importorskip("tokenizers")
+    made = package.Tokenizer(package.models.BPE())
+    made.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = package.decoders.ByteLevel()
+    trainer = package.trainers.BpeTrainer(vocab_size=300, special_tokens=["<begin>"], show_progress=False)
+    made.train_from_iterator(["Hello, my name is", "hello my names are others"] * 3, trainer)
+    made.post_processor = package.processors.TemplateProcessing(single="<begin> $A", special_tokens=[("<begin>", 0)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    return made, tmp_path
+
+
+def test_a_tokenizer_json_is_as_its_package_reads_it(byte_pairs):
+    theirs, folder = byte_pairs
+    ours = find_tokenizer(str(folder))
+    assert ours is not None
+    for text in ("Hello, my name is", "naïve 文 \n\ttabs", ""):
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text).ids
+        assert ids[0] == 0
+        assert ours.decode(ids) == theirs.decode(ids)
+    assert ours.decode(ours.encode("my name")) == "my name"
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer.json: is not a tokenizer"):
+        find_tokenizer(str(folder)).encode("a")
+
+
+def test_a_tokenizer_json_without_its_package_refuses_the_prompt_alone(byte_pairs, monkeypatch):
+    ours = find_tokenizer(str(byte_pairs[1]))
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(Unsupported, match=r"prompt_text: tokenizer.json is read by the package tokenizers"):
+        ours.encode("Hello")
+    assert ours.decode([1, 2]) is None
