@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from orchestrator.plan.workload import Experts
 
 MOST = 2**40  # of any size or setting; above it the file is wrong
+MOST_LAYERS = 10_000  # each has a kind of its own
 # The description says what a value must be, and goes into the message for one that is not.
 POSITIVE = Field(strict=True, gt=0, le=MOST, description="is not a positive integer")
 REAL = Field(strict=True, gt=0, le=MOST, description="is not a finite number above zero")
@@ -48,7 +49,9 @@ class Config(BaseModel):
     mlp_bias: Off = False
     quantization_config: None = None
     attention_dropout: Zero = 0.0
-    layers: Size = Field(alias="num_hidden_layers")
+    layers: Annotated[
+        int, Field(strict=True, gt=0, le=MOST_LAYERS, alias="num_hidden_layers", description=POSITIVE.description)
+    ]
     width: Size = Field(alias="hidden_size")
     heads: Size = Field(alias="num_attention_heads")
     kv_heads: Size = Field(alias="num_key_value_heads")
@@ -330,7 +333,8 @@ class LongRope(Rope):
     long_factor: Factors
     factor: MaybeReal = None
     attention_factor: MaybeReal = None
-    original_max_position_embeddings: Size
+    # Above 1: the attention factor is divided by its logarithm.
+    original_max_position_embeddings: Annotated[int, Field(strict=True, gt=1, le=MOST, description="is not above 1")]
 
 
 # What may stand in any file and changes nothing that is computed here: of transformers' own base class, of the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from orchestrator.base.text import counted, scaled
@@ -18,11 +18,16 @@ SHOWN = 5
 PLACES: dict[Device, str] = {"cuda": "the GPU", "cpu": "this host"}
 
 
+def _sparse(model: ModelConfig) -> int:
+    """Return how many layers have experts."""
+    return 0 if model.experts is None else model.layers - len(model.experts.dense_layers)
+
+
 def parameters(model: ModelConfig, *, active: bool = False) -> int:
     """Return how many weights the model has, biases and norms of heads left out. `active`: those of one token."""
     heads = 2 * (model.heads + model.kv_heads) * model.head_size
     block = model.width * (heads + 2 + (2 if model.post_norms else 0))
-    sparse = sum(map(model.has_experts, range(model.layers)))
+    sparse = _sparse(model)
     total = model.layers * block + (model.layers - sparse) * 3 * model.width * model.mlp_width
     if (experts := model.experts) is not None:
         met = experts.active if active else experts.count
@@ -64,7 +69,7 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
     logits = element * tokens * model.vocabulary * (2 if model.logit_cap else 1)
     scores = SCORE_BYTES * tokens * time * model.heads if model.attention_cap is not None else 0
     if workload.benchmark in TRAINING:
-        kept = element * tokens * sum(_kept(model, layer) for layer in range(model.layers)) + scores * model.layers
+        kept = element * tokens * _of_all(model, _kept) + scores * model.layers
         kept = round(kept * (COMPILED_SHARE if compiled else 1.0))
         gradients = element * count
         # The gradients come as what was kept goes, first the loss's of the logits, then the head's; last, the optimizer
@@ -72,17 +77,27 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
         head = element * model.vocabulary * model.width
         most = max(kept + max(2 * logits, logits + head), gradients + head)
         return Memory(count, weights, cache, gradients, logits, kept, weights + most)
-    passing = element * tokens * max(_passing(model, layer) for layer in range(model.layers)) + scores
+    passing = element * tokens * max(_passing(model, sparse=kind) for kind in _kinds(model)) + scores
     ends = logits + 2 * element * tokens * model.width
     return Memory(count, weights, cache, 0, logits, passing, weights + cache + max(ends, passing))
 
 
-def _passing(model: ModelConfig, layer: int) -> int:
+def _kinds(model: ModelConfig) -> dict[bool, int]:
+    """Return how many layers there are with experts (True) and without, where there are any."""
+    sparse = _sparse(model)
+    return {kind: count for kind, count in ((True, sparse), (False, model.layers - sparse)) if count}
+
+
+def _of_all(model: ModelConfig, each: Callable[..., int]) -> int:
+    return sum(count * each(model, sparse=kind) for kind, count in _kinds(model).items())
+
+
+def _passing(model: ModelConfig, *, sparse: bool) -> int:
     """Return the elements that a layer holds of each token at once: of its MLP, beside three of the stream."""
-    return 3 * model.width + 3 * _inner(model, layer) + 2 * _copies(model, layer)
+    return 3 * model.width + 3 * _inner(model, sparse=sparse) + 2 * _copies(model, sparse=sparse)
 
 
-def _kept(model: ModelConfig, layer: int) -> int:
+def _kept(model: ModelConfig, *, sparse: bool) -> int:
     """Return the elements that a layer keeps of each token for the backward, a float32 as two of them.
 
     Of a norm: what comes in float32, what is scaled, what goes out; where 1 is added, the scaled in float32 too. Of
@@ -93,19 +108,19 @@ def _kept(model: ModelConfig, layer: int) -> int:
     repeated = 2 * model.heads * size if model.heads != model.kv_heads else 0
     attention = turned + model.kv_heads * size + turned + repeated + model.heads * size
     norms = (4 if model.post_norms else 2) * norm * model.width + (norm * turned if model.qk_norm else 0)
-    return norms + attention + 4 * _inner(model, layer) + 4 * _copies(model, layer)
+    return norms + attention + 4 * _inner(model, sparse=sparse) + 4 * _copies(model, sparse=sparse)
 
 
-def _inner(model: ModelConfig, layer: int) -> int:
+def _inner(model: ModelConfig, *, sparse: bool) -> int:
     """Return the width of a token's MLP, or of all its experts together."""
-    if model.experts is None or not model.has_experts(layer):
+    if model.experts is None or not sparse:
         return model.mlp_width
     return model.experts.active * model.experts.width + (model.experts.shared_width or 0)
 
 
-def _copies(model: ModelConfig, layer: int) -> int:
+def _copies(model: ModelConfig, *, sparse: bool) -> int:
     """Return the elements of a token that stands once for each of its experts."""
-    return model.experts.active * model.width if model.experts is not None and model.has_experts(layer) else 0
+    return model.experts.active * model.width if model.experts is not None and sparse else 0
 
 
 def least_bytes(workload: Workload) -> int:
