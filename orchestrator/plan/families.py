@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from orchestrator.plan.workload import Experts
 
 MOST = 2**40  # of any size or setting; above it the file is wrong
-MOST_LAYERS = 10_000  # each has a kind of its own
+MOST_LAYERS = 10_000  # of a model whose layers are listed
 # The description says what a value must be, and goes into the message for one that is not.
 POSITIVE = Field(strict=True, gt=0, le=MOST, description="is not a positive integer")
 REAL = Field(strict=True, gt=0, le=MOST, description="is not a finite number above zero")
@@ -20,6 +20,7 @@ FLAG = Field(strict=True, description="is neither true nor false")
 Size = Annotated[int, POSITIVE]
 MaybeSize = Annotated[int | None, POSITIVE]
 Count = Annotated[int, Field(strict=True, ge=0, le=MOST, description="is not a count")]
+Few = Annotated[int, Field(strict=True, gt=0, le=MOST_LAYERS, description=f"is not a count up to {MOST_LAYERS}")]
 Real = Annotated[float, REAL]
 MaybeReal = Annotated[float | None, REAL]
 Flag = Annotated[bool, FLAG]
@@ -49,9 +50,7 @@ class Config(BaseModel):
     mlp_bias: Off = False
     quantization_config: None = None
     attention_dropout: Zero = 0.0
-    layers: Annotated[
-        int, Field(strict=True, gt=0, le=MOST_LAYERS, alias="num_hidden_layers", description=POSITIVE.description)
-    ]
+    layers: Size = Field(alias="num_hidden_layers")
     width: Size = Field(alias="hidden_size")
     heads: Size = Field(alias="num_attention_heads")
     kv_heads: Size = Field(alias="num_key_value_heads")
@@ -69,9 +68,9 @@ class Config(BaseModel):
         """Return the values of a ModelConfig in which the family differs from Llama."""
         return {}
 
-    def kinds(self) -> tuple[str, ...]:
-        """Return FULL or LOCAL for each layer."""
-        return (FULL,) * self.layers
+    def kinds(self) -> tuple[str, ...] | str:
+        """Return FULL or LOCAL, of all layers, or for each of them."""
+        return FULL
 
     def window(self) -> int | None:
         """Return the tokens that a LOCAL layer sees, None if the file does not say."""
@@ -91,13 +90,14 @@ class Mistral(Llama):
 
     sliding_window: MaybeSize
 
-    def kinds(self) -> tuple[str, ...]:
-        return (FULL if self.sliding_window is None else LOCAL,) * self.layers
+    def kinds(self) -> tuple[str, ...] | str:
+        return FULL if self.sliding_window is None else LOCAL
 
 
 class Qwen2(Config):
     """Its window is used where the configuration says so, from some layer on or by the layers' kinds."""
 
+    layers: Few = Field(alias="num_hidden_layers")
     use_sliding_window: Flag = False
     sliding_window: MaybeSize = None
     layer_types: Kinds = None
@@ -106,7 +106,7 @@ class Qwen2(Config):
     def values(self) -> dict[str, Any]:
         return {"qkv_bias": True}
 
-    def kinds(self) -> tuple[str, ...]:
+    def kinds(self) -> tuple[str, ...] | str:
         if not self.use_sliding_window:
             return super().kinds()
         if self.layer_types is not None:
@@ -130,6 +130,7 @@ class Gemma2(Config):
 
     NULLS = Config.NULLS | {"attn_logit_softcapping", "final_logit_softcapping"}
 
+    layers: Few = Field(alias="num_hidden_layers")
     hidden_act: Any = None  # old files have it beside, and it is not read
     hidden_activation: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
     attention_bias: Off = False
@@ -154,7 +155,7 @@ class Gemma2(Config):
             "logit_cap": self.final_logit_softcapping,
         }
 
-    def kinds(self) -> tuple[str, ...]:
+    def kinds(self) -> tuple[str, ...] | str:
         return self.layer_types or self.every(2)
 
     def every(self, pattern: int) -> tuple[str, ...]:
@@ -179,7 +180,7 @@ class Gemma3(Gemma2):
     def values(self) -> dict[str, Any]:
         return {**super().values(), "qk_norm": True}
 
-    def kinds(self) -> tuple[str, ...]:
+    def kinds(self) -> tuple[str, ...] | str:
         return self.layer_types or self.every(self.sliding_window_pattern)
 
 
@@ -194,8 +195,8 @@ class Phi3(Config):
     original_max_position_embeddings: MaybeSize = 4096
     sliding_window: MaybeSize = None
 
-    def kinds(self) -> tuple[str, ...]:
-        return (FULL if self.sliding_window is None else LOCAL,) * self.layers
+    def kinds(self) -> tuple[str, ...] | str:
+        return FULL if self.sliding_window is None else LOCAL
 
 
 class Mixtral(Mistral):
@@ -218,6 +219,7 @@ class QwenExperts(Config):
 
     RENAMED = {"num_experts": "num_local_experts"}
 
+    layers: Few = Field(alias="num_hidden_layers")
     decoder_sparse_step: Size = 1
     mlp_only_layers: Layers = ()
     moe_intermediate_size: Size
@@ -250,8 +252,8 @@ class Qwen3Moe(QwenExperts):
     def values(self) -> dict[str, Any]:
         return {"qk_norm": True, "experts": self.experts()}
 
-    def kinds(self) -> tuple[str, ...]:
-        return (LOCAL if self.use_sliding_window else FULL,) * self.layers
+    def kinds(self) -> tuple[str, ...] | str:
+        return LOCAL if self.use_sliding_window else FULL
 
 
 class Qwen2Moe(QwenExperts):

@@ -157,13 +157,13 @@ def _short(value: object) -> str:
 def _windows(config: Config, file: str) -> dict[str, Any]:
     """Return the attention window in tokens, None for full attention, and the layers that have none."""
     kinds = config.kinds()
-    if len(kinds) != config.layers:
+    if not isinstance(kinds, str) and len(kinds) != config.layers:
         raise _bad(file, "layer_types", f"names {len(kinds)} layers of {config.layers}")
     if LOCAL not in kinds:
         return {"sliding_window": None}
     if config.window() is None:
         raise _bad(file, "sliding_window", "is missing", SAVED_FILE)
-    full = tuple(layer for layer, kind in enumerate(kinds) if kind == FULL)
+    full = () if isinstance(kinds, str) else tuple(layer for layer, kind in enumerate(kinds) if kind == FULL)
     return {"sliding_window": config.window(), "full_layers": full}
 
 
