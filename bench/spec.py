@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Of a mixture: how many there are, how many a token goes through, and the width of each, in elements.
+
+    `normalised`: a token's weights are made to sum to 1. `dense_layers` have an ordinary MLP instead.
+    `shared_width`: of an expert that every token goes through, behind a gate of its own.
+    """
+
+    count: int
+    active: int
+    width: int
+    normalised: bool = False
+    dense_layers: tuple[int, ...] = ()
+    shared_width: int | None = None
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """Sizes in elements. Llama 2 and 3, Mistral and Qwen2 differ in what stands from `kv_heads` on."""
+    """Sizes in elements. A family is a set of values of what stands from `kv_heads` on; the defaults are Llama's.
+
+    `activation`: of the MLP's gate. `norm_plus_one`: norms multiply by 1 + weight, before they round.
+    `qk_norm`: each head's queries and keys are normed. `post_norms`: what a branch adds is normed too.
+    `embedding_scaled`: by sqrt(width), rounded to the weights' dtype. `query_scalar`: scores are divided by its root,
+    instead of the head size's. Caps: x becomes cap * tanh(x / cap), of scores and of logits. `full_layers`: layers
+    without the sliding window. `local_rope_base`: rotary base of the layers with it, which nothing scales.
+    `rotary_size`: the elements of a head that are rotated, the first ones; None: all.
+    """
 
     name: str
     layers: int
@@ -27,6 +51,26 @@ class ModelConfig:
     tied_head: bool
     qkv_bias: bool
     sliding_window: int | None
+    activation: str = "silu"
+    norm_plus_one: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    embedding_scaled: bool = False
+    query_scalar: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    full_layers: tuple[int, ...] = ()
+    local_rope_base: float | None = None
+    rotary_size: int | None = None
+    experts: Experts | None = None
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer sees no further back than the sliding window."""
+        return self.sliding_window is not None and layer not in self.full_layers
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer's MLP is a mixture of experts."""
+        return self.experts is not None and layer not in self.experts.dense_layers
 
     @property
     def qkv_width(self) -> int:
@@ -35,10 +79,15 @@ class ModelConfig:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights that every token is multiplied with: all but the embedding and the norms."""
+        """Weights that a token is multiplied with: not the embedding, the norms, and experts that it does not meet."""
         attention = self.width * self.qkv_width + self.heads * self.head_size * self.width
-        mlp = 3 * self.width * self.mlp_width
-        return self.layers * (attention + mlp) + self.width * self.vocabulary
+        total = self.layers * attention + self.width * self.vocabulary
+        sparse = sum(map(self.has_experts, range(self.layers)))
+        total += 3 * self.width * self.mlp_width * (self.layers - sparse)
+        if (experts := self.experts) is not None:
+            shared = 3 * experts.shared_width + 1 if experts.shared_width else 0
+            total += sparse * self.width * (experts.count + 3 * experts.active * experts.width + shared)
+        return total
 
 
 @dataclass(frozen=True)
@@ -141,11 +190,19 @@ def read_workload(raw: dict[str, Any]) -> Workload:
 
 def from_dict(content: dict[str, Any]) -> ModelConfig:
     """Make a config from a spec's `model`; ValueError names what is missing or unknown."""
-    known = {field.name for field in fields(ModelConfig)}
-    missing, unknown = sorted(known - set(content)), sorted(set(content) - known)
+    return _strict(ModelConfig, "model", content)
+
+
+def _strict(kind: Any, what: str, content: dict[str, Any]) -> Any:
+    known = {field.name: field for field in fields(kind)}
+    missing = sorted(name for name, field in known.items() if field.default is MISSING and name not in content)
+    unknown = sorted(set(content) - set(known))
     if missing or unknown:
-        raise ValueError(f"model: missing keys {missing}, unknown keys {unknown}")
-    return ModelConfig(**content)
+        raise ValueError(f"{what}: missing keys {missing}, unknown keys {unknown}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    if isinstance(content.get("experts"), dict):
+        values["experts"] = _strict(Experts, "model.experts", content["experts"])
+    return kind(**values)
 
 
 def named(name: str) -> ModelConfig:

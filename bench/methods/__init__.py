@@ -36,9 +36,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from bench.spec import Workload
 from bench.status import Unsupported
 
 FUSED_ATTENTION = "attention flash or attention cuDNN or attention efficient"
+
+
+def fused_attention(workload: Workload) -> tuple[str, ...]:
+    """Expect one of torch's own fused attentions: none takes float64, and none caps its scores."""
+    capped = workload.model is not None and workload.model.attention_cap is not None
+    return () if capped or workload.dtype == "float64" else (FUSED_ATTENTION,)
 
 
 def load(name: str) -> ModuleType:

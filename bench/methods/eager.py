@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bench.methods import FUSED_ATTENTION
+from bench.methods import fused_attention
 from bench.operators import Operators
 from bench.spec import Workload
 
@@ -26,10 +26,8 @@ def settings(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
 
 
 def expects(workload: Workload, device: str) -> tuple[str, ...]:
-    """Matrix products; on a GPU one of torch's own fused attentions, none of which takes float64."""
-    if device == "cpu" or workload.dtype == "float64":
-        return ("matrix product",)
-    return ("matrix product", FUSED_ATTENTION)
+    """Matrix products; on a GPU one of torch's own fused attentions."""
+    return ("matrix product",) if device == "cpu" else ("matrix product", *fused_attention(workload))
 
 
 def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:  # noqa: ARG001

@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bench.environment import torch_version, version_of
-from bench.methods import FUSED_ATTENTION, inductor
+from bench.methods import fused_attention, inductor
 from bench.operators import Operators, fallbacks, heads_first
 from bench.operators.fallbacks import AttentionWithFallbacks, Given, Implementation, Operator, Refuses, WithFallbacks
 from bench.spec import Workload
@@ -97,16 +97,15 @@ def liger_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return LIGER["loss"].apply(flat, targets.reshape(-1), None, -1, *nothing_else)[0]
 
 
-def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float | None = None) -> Tensor:
     """Attention by torch; groups of queries share their keys without a copy."""
     q, k, v = heads_first(q), k.transpose(1, 2), v.transpose(1, 2)
-    grouped = q.shape[1] != k.shape[1]
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-    return mixed.transpose(1, 2)
+    how: dict[str, Any] = {"is_causal": mask is None, "scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **how).transpose(1, 2)
 
 
 RMS_NORM = Implementation("torch rms_norm", too_old((2, 4)), torch_norm)
-SDPA = [Implementation("scaled_dot_product_attention", too_old(OLDEST), grouped_attention)]
+SDPA = [Implementation("scaled_dot_product_attention", too_old(OLDEST), grouped_attention, takes=("scale",))]
 
 
 def with_liger(refuses: Refuses, norm: Operator, rotary: Operator, swiglu: Operator) -> Operators:
@@ -159,7 +158,7 @@ def expects(workload: Workload, device: str) -> tuple[str, ...]:  # noqa: ARG001
     kernels = ["rms_norm_forward", "triton_rope", "swiglu_forward"]
     if workload.learning_rate is not None:
         kernels.append("liger_cross_entropy")
-    return ("matrix product", FUSED_ATTENTION, *(f"kernel:{name}" for name in kernels))
+    return ("matrix product", *fused_attention(workload), *(f"kernel:{name}" for name in kernels))
 
 
 def backends(workload: Workload) -> tuple[str, ...]:

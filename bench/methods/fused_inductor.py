@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bench.methods import fused, inductor, inductor_default
+from bench.model.traits import keywords
 from bench.operators import fallbacks, liger
 from bench.operators.fallbacks import Given
 from bench.spec import Workload
@@ -74,14 +75,16 @@ def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..
     compiled = fused.compile_model(inductor.compile_model(target, workload, settings), workload)
     config, dtype = workload.model, getattr(torch, workload.dtype)
     assert config is not None
-    sizes = {"norm": config.width, "rotary": config.head_size, "attention": config.head_size, "swiglu": config.width}
+    sizes = {"norm": config.width, "attention": config.head_size, "swiglu": config.width}
+    sizes["rotary"] = config.rotary_size or config.head_size
+    asked = keywords(config)
     chosen = False
 
     def call(tokens: Tensor, *arguments: Any) -> Any:
         nonlocal chosen
         if not chosen:
             for name, size in sizes.items():
-                getattr(OPERATORS, name).settle(Given(tokens.device.type, dtype, size))
+                getattr(OPERATORS, name).settle(Given(tokens.device.type, dtype, size, tuple(asked[name])))
             chosen = True
         return compiled(tokens, *arguments)
 

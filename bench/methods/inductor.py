@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from bench.environment import cannot_compile, torch_version
-from bench.methods import FUSED_ATTENTION, eager
+from bench.methods import eager, fused_attention
+from bench.operators.experts import loops
 from bench.spec import Workload
 from bench.status import Infrastructure
 
@@ -23,8 +24,10 @@ Settings = Callable[[Workload], "dict[str, Any]"]
 operators = eager.operators  # fusing them is the compiler's work
 
 
-def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
-    """Say which part of the compiler is missing here."""
+def refuse(workload: Workload, device: str) -> str | None:
+    """Say which part of the compiler is missing here, or that experts cannot be one graph."""
+    if workload and (reason := loops(workload, device)):
+        return reason
     if sys.version_info >= (3, 12) and torch_version() < (2, 4):
         return f"torch {torch.__version__} cannot compile on Python {sys.version_info.major}.{sys.version_info.minor}"
     return toolchain(device)
@@ -77,7 +80,6 @@ def expects(workload: Workload, device: str, settings: Settings = settings) -> t
     """Inductor's own kernels, and CUDA graphs where the settings ask for them."""
     if device == "cpu":
         return ("compiled",)
-    attention = () if workload.dtype == "float64" else (FUSED_ATTENTION,)
     # A graph is recorded for one shape: where every sample has another, most of them replay none.
     graphs = settings(workload)["compile"]["mode"] == "reduce-overhead" and workload.benchmark != "train_dynamic"
-    return ("Triton", *attention, *(("graph replay",) if graphs else ()))
+    return ("Triton", *fused_attention(workload), *(("graph replay",) if graphs else ()))

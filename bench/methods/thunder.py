@@ -19,7 +19,8 @@ from torch import Tensor
 
 from bench import operators as plain
 from bench.environment import torch_version
-from bench.methods import FUSED_ATTENTION
+from bench.methods import fused_attention
+from bench.model.traits import EXPERTS, traits
 from bench.observe import compiles
 from bench.operators import Operators, fallbacks
 from bench.spec import Workload
@@ -39,8 +40,13 @@ jitted: list[Callable[..., Any]] = []
 """What was compiled in this process, for the report."""
 
 
-def refuse(workload: Workload, device: str) -> str | None:  # noqa: ARG001
-    """Thunder must be there, and nvFuser's build must be for this torch: with another its behaviour is undefined."""
+def refuse(workload: Workload, device: str) -> str | None:
+    """Thunder must be there, and nvFuser's build must be for this torch: with another its behaviour is undefined.
+
+    It traces no grouped product, and a mixture of experts computed in any other way would measure something else.
+    """
+    if workload and workload.model and EXPERTS in traits(workload.model):
+        return f"Thunder has no grouped matrix product, which {EXPERTS} need"
     if reason := fallbacks.missing("thunder"):
         return reason
     built = built_for()
@@ -57,9 +63,9 @@ def operators() -> Operators:
     return Operators(attention=attention)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **asked: Any) -> Tensor:
     """The plain one; a mask [time, slots] gets the batch and the heads without which Thunder's `sdpa` raises."""
-    return plain.attention(q, k, v, None if mask is None else mask.expand(q.shape[0], 1, *mask.shape))
+    return plain.attention(q, k, v, None if mask is None else mask.expand(q.shape[0], 1, *mask.shape), **asked)
 
 
 def settings(workload: Workload) -> dict[str, Any]:
@@ -76,11 +82,10 @@ def settings(workload: Workload) -> dict[str, Any]:
 
 
 def expects(workload: Workload, device: str) -> tuple[str, ...]:
-    """Kernels of nvFuser on a GPU, and one of torch's own fused attentions, none of which takes float64."""
+    """Kernels of nvFuser on a GPU, and one of torch's own fused attentions."""
     if device == "cpu":
         return ("matrix product",)
-    attention = () if workload.dtype == "float64" else (FUSED_ATTENTION,)
-    return ("matrix product", "nvFuser", *attention)
+    return ("matrix product", "nvFuser", *fused_attention(workload))
 
 
 def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..., Any]:

@@ -36,9 +36,9 @@ def on_cuda(module: str, *dtypes: torch.dtype) -> Refuses:
     return refuses
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:  # noqa: ARG001
+def flash(q: Tensor, k: Tensor, v: Tensor, mask: None, *, scale: float | None = None) -> Tensor:  # noqa: ARG001
     """Causal attention; flash-attn pads a head of 100 to 104 by itself, and shares keys among groups of queries."""
-    return importlib.import_module(FLASH).flash_attn_func(q, k, v, causal=True)
+    return importlib.import_module(FLASH).flash_attn_func(q, k, v, softmax_scale=scale, causal=True)
 
 
 class RotaryInPlace(torch.autograd.Function):
@@ -107,7 +107,7 @@ def why_plain(x: Tensor) -> str:
 
 
 ATTENTION = AttentionWithFallbacks(
-    causal=[Implementation("flash_attn_func", on_cuda(FLASH, *HALF), flash, needs_trial=True)],
+    causal=[Implementation("flash_attn_func", on_cuda(FLASH, *HALF), flash, needs_trial=True, takes=("scale",))],
     # A cache, whose slots are masked, is not read by it.
     masked=[Implementation("flash_attn_func", lambda _: "takes no mask", flash)],
 )

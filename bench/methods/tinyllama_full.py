@@ -78,7 +78,8 @@ def compile_model(model: GPT, workload: Workload) -> Callable[..., Any]:  # noqa
     """Lay gate and up side by side; the values stay, and so do the parameters themselves."""
     if fallbacks.missing(tinyllama.XFORMERS) is None:
         for block in model.blocks:
-            lay_side_by_side(block.gate.weight, block.up.weight)
+            if not block.sparse:
+                lay_side_by_side(block.gate.weight, block.up.weight)
     return model
 
 

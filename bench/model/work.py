@@ -10,8 +10,11 @@ BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 def forward_flops(config: ModelConfig, batch: int, time: int) -> int:
     """A multiplication and an addition for each linear weight and token, and for each causal pair twice."""
     linear = 2 * config.linear_parameters * batch * time
-    attention = 2 * batch * time * time * config.heads * config.head_size * config.layers
-    return linear + attention
+    # Of a layer with a window, only the pairs within it: the others are a triangle too.
+    beyond = max(0, time - config.sliding_window) if config.sliding_window is not None else 0
+    local = sum(map(config.is_local, range(config.layers)))
+    squares = config.layers * time * time - local * beyond * beyond
+    return linear + 2 * batch * squares * config.heads * config.head_size
 
 
 def training_flops(config: ModelConfig, batch: int, time: int) -> int:
@@ -25,5 +28,14 @@ def generation_flops(config: ModelConfig, batch: int, prompt: int, new_tokens: i
 
 
 def generation_bytes(config: ModelConfig, workload: Workload, new_tokens: int) -> int:
-    """Each step reads every linear weight once; the cache and the activations are small beside them."""
-    return config.linear_parameters * BYTES[workload.dtype] * new_tokens
+    """Each step reads every linear weight once; the cache and the activations are small beside them.
+
+    Of experts it reads those of one token, and the prompt's step at least as many as its tokens can spread over where
+    the hash chooses them; the rows of a batch may all take the same ones.
+    """
+    elements = config.linear_parameters * new_tokens
+    if (experts := config.experts) is not None and workload.weights and workload.weights["source"] != "checkpoint":
+        seen = min(experts.count, experts.active * len(workload.prompt or (0,)))
+        sparse = sum(map(config.has_experts, range(config.layers)))
+        elements += sparse * 3 * config.width * experts.width * (seen - experts.active)
+    return elements * BYTES[workload.dtype]

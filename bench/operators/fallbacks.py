@@ -7,7 +7,7 @@ dtype and size that it meets, together with the reason of each implementation th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +20,26 @@ Operator = Callable[..., Tensor]
 PLAIN: dict[str, Operator] = vars(operators.Operators())
 HALF = (torch.float16, torch.bfloat16)
 REASON_CHARACTERS = 200
+ASKED = {"plus": "norm of 1 + weight", "scale": "scale of its own", "cap": "cap on the scores", "activation": "GeGLU"}
+"""Keyword arguments of operators, in words."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What an operator is asked to work on; `size` is the length of its first argument's last axis."""
+    """What an operator is asked to work on; `size` is the length of its first argument's last axis.
+
+    `asked` are the names of its keyword arguments: what the model's family asks for beyond Llama's.
+    """
 
     device: str
     dtype: torch.dtype
     size: int
+    asked: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, x: Tensor) -> Given:
+    def of(cls, x: Tensor, asked: Iterable[str] = ()) -> Given:
         """What `x` is."""
-        return cls(x.device.type, x.dtype, x.shape[-1])
+        return cls(x.device.type, x.dtype, x.shape[-1], tuple(asked))
 
 
 Refuses = Callable[[Given], "str | None"]
@@ -45,7 +51,8 @@ class Implementation:
     """One way to compute an operator, with that operator's own arguments.
 
     `called` says by the arguments what it dispatches to in turn. `needs_trial`: it is tried on a few small numbers
-    first, forward and backward, since it may lack the kernel for one size or one GPU.
+    first, forward and backward, since it may lack the kernel for one size or one GPU. `takes`: those keyword arguments
+    of the operator that it has too.
     """
 
     name: str
@@ -53,6 +60,12 @@ class Implementation:
     run: Operator
     called: Callable[..., str] | None = None
     needs_trial: bool = False
+    takes: tuple[str, ...] = ()
+
+    def lacks(self, given: Given) -> str | None:
+        """Why it cannot do what the model's family asks for."""
+        lacking = [ASKED[name] for name in given.asked if name not in self.takes]
+        return f"has no {' and no '.join(lacking)}" if lacking else None
 
 
 class WithFallbacks:
@@ -69,15 +82,15 @@ class WithFallbacks:
         self.notes: dict[str, None] = {}
         self.settled: Operator | None = None
 
-    def __call__(self, *arguments: Any) -> Tensor:
+    def __call__(self, *arguments: Any, **asked: Any) -> Tensor:
         """Compute the operator."""
         if self.settled is not None:
-            return self.settled(*arguments)
-        given = Given.of(arguments[0])
+            return self.settled(*arguments, **asked)
+        given = Given.of(arguments[0], asked)
         run = self.decided.get(given)
         if run is None:
             run = self.decide(given, arguments)
-        return run(*arguments)
+        return run(*arguments, **asked)
 
     def settle(self, given: Given) -> None:
         """Decide now and for good: a compiler that traces the operator finds one implementation, and no choice."""
@@ -88,7 +101,7 @@ class WithFallbacks:
         passed: list[str] = []
         run, name = self.run_plain, "eager"
         for implementation in self.implementations:
-            reason = implementation.refuses(given)
+            reason = implementation.lacks(given) or implementation.refuses(given)
             if reason is None and implementation.needs_trial:
                 reason = trial(self.kind, implementation, given)
             if reason is None:
@@ -111,9 +124,9 @@ class AttentionWithFallbacks:
     def __init__(self, causal: Sequence[Implementation], masked: Sequence[Implementation]) -> None:
         self.causal, self.masked = WithFallbacks("attention", causal), WithFallbacks("attention", masked)
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **asked: Any) -> Tensor:
         """As `operators.attention`."""
-        return (self.causal if mask is None else self.masked)(q, k, v, mask)
+        return (self.causal if mask is None else self.masked)(q, k, v, mask, **asked)
 
     def forget(self) -> None:
         """Decide again."""
@@ -135,7 +148,7 @@ def report(chosen: operators.Operators) -> dict[str, dict[str, str]]:
         elif isinstance(operator, AttentionWithFallbacks):
             parts = {"attention": operator.causal, "attention with a mask": operator.masked}
             found.update({part: each.report() for part, each in parts.items() if each.notes})
-        else:
+        elif name not in ("route", "experts"):  # no method replaces them
             found[name] = "eager"
     return {"operators": found}
 
@@ -170,7 +183,8 @@ def trial(kind: str, implementation: Implementation, given: Given) -> str | None
             leaves = [x.clone().requires_grad_() if differentiable(kind, i) else x for i, x in enumerate(arguments)]
             # Work in place is on copies: a leaf must not be changed.
             copies = [x.clone() if isinstance(x, Tensor) else x for x in leaves]
-            implementation.run(*copies).float().sum().backward()
+            asked = {name: EXAMPLES[name] for name in given.asked}
+            implementation.run(*copies, **asked).float().sum().backward()
     except Exception as error:  # noqa: BLE001  (whatever is missing is a reason, and recorded)
         return f"fails a trial: {one_line(error)}"
     return None
@@ -181,6 +195,8 @@ def differentiable(kind: str, index: int) -> bool:
     return index < {"norm": 2, "rotary": 1, "attention": 3, "swiglu": 4, "loss": 1}[kind]
 
 
+EXAMPLES: dict[str, Any] = {"plus": 1.0, "scale": 0.1, "cap": 2.0, "activation": "gelu_tanh"}
+"""Values of keyword arguments, for a trial."""
 Fill = Callable[[torch.Size], Tensor]
 """Numbers of about unit size in float64, for a shape."""
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own habit)
 from torch import Tensor
 
+from bench.model.gpt import capped
+from bench.model.traits import keywords
 from bench.proof.layerwise import Layerwise
 
 IGNORED = -1
@@ -31,19 +33,18 @@ def gradients(
     """
     kept = _inputs(layerwise, tokens)
     loss, dy, head = _head(layerwise, kept.pop(), targets, consume, chunk)
-    cos, sin = layerwise.tables(tokens.shape[1])
-    mask = layerwise.mask(tokens.shape[1])
+    views = layerwise.views(tokens.shape[1])
     for index in reversed(range(layerwise.config.layers)):
         block, x = layerwise.block(index).requires_grad_(), kept.pop()
         for row in range(x.shape[0]):
             part = x[row : row + 1].requires_grad_()
-            block(part, cos, sin, mask, None).backward(dy[row : row + 1])
+            block(part, *views[index]).backward(dy[row : row + 1])
             dy[row : row + 1] = part.grad
         for name, parameter in block.named_parameters():
             consume(f"blocks.{index}.{name}", parameter.grad)
             parameter.grad = None
     embedding = torch.zeros_like(layerwise.model.embedding.weight, dtype=layerwise.dtype) if head is None else head
-    embedding.index_add_(0, tokens.reshape(-1), dy.reshape(-1, dy.shape[-1]))
+    embedding.index_add_(0, tokens.reshape(-1), dy.reshape(-1, dy.shape[-1]) * layerwise.embedding_scale)
     consume("embedding.weight", embedding)
     return loss
 
@@ -51,11 +52,10 @@ def gradients(
 @torch.no_grad()
 def _inputs(layerwise: Layerwise, tokens: Tensor) -> list[Tensor]:
     """What goes into each block, and what comes out of the last: [batch, time, width] each."""
-    cos, sin = layerwise.tables(tokens.shape[1])
-    mask, kept = layerwise.mask(tokens.shape[1]), [layerwise.embed(tokens)]
+    views, kept = layerwise.views(tokens.shape[1]), [layerwise.embed(tokens)]
     for index in range(layerwise.config.layers):
         block, x = layerwise.block(index), kept[-1]
-        kept.append(torch.cat([block(row, cos, sin, mask, None) for row in x.split(1)]))
+        kept.append(torch.cat([block(row, *views[index]) for row in x.split(1)]))
     return kept
 
 
@@ -72,7 +72,8 @@ def _head(
     chunk = chunk or max(1, LOGITS_BYTES // (config.vocabulary * flat.element_size()))
     for start in range(0, flat.shape[0], chunk):
         part, goal = flat[start : start + chunk].clone().requires_grad_(), wanted[start : start + chunk]
-        logits = F.linear(layerwise.operators.norm(part, scale, config.norm_eps), weight)
+        hidden = layerwise.operators.norm(part, scale, config.norm_eps, **keywords(config)["norm"])
+        logits = capped(F.linear(hidden, weight), config.logit_cap)
         loss = F.cross_entropy(logits, goal, ignore_index=IGNORED, reduction="sum")
         (loss / counted).backward()
         dy[start : start + chunk] = part.grad

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from bench import operators
 from bench.model.gpt import Block
-from bench.proof import layerwise
+from bench.proof import layerwise, trait_faults
 from bench.proof.layerwise import Layerwise
 
+Head = Callable[[Tensor], Tensor]
+"""hidden [..., width] -> logits [..., vocabulary]."""
 # |beta| beyond this is a fault; right variants showed 0.39 at most, planted faults 0.93 at least.
 BETA = 0.5
 # A fault whose effect is below this share of eager's own error is not looked for.
@@ -54,35 +56,53 @@ class Match:
         return f"attention scale off by about {self.beta:.2g} %" if self.name == SCALED else None
 
 
-def hidden_states(model: Layerwise, tokens: Tensor, prompt: int | None = None) -> Iterator[tuple[str, Tensor]]:
-    """(name, hidden [batch, time, width]) with each known fault in turn. `prompt`: cache faults too, from there on."""
-    config, first = model.config, tuple(table[1] for table in model.tables(2))
+def logits(model: Layerwise, tokens: Tensor, prompt: int | None = None) -> Iterator[tuple[str, Tensor, Head]]:
+    """(name, hidden [batch, time, width], the head to put behind it) with each known fault in turn.
+
+    `prompt`: cache faults too, from there on.
+    """
+    for name, change in {**_of_operators(model), **(_of_the_cache(prompt) if prompt is not None else {})}.items():
+        wrong = model.with_operators(**change)
+        yield name, wrong.forward(tokens), wrong.head
+    for name, wrong in trait_faults.variants(model):
+        yield name, wrong.forward(tokens), wrong.head
+    for name, hidden in _quantised(model, tokens, cached=prompt is not None):
+        yield name, hidden, model.head
+    if model.config.layers > 1:
+        for dropped in sorted({0, model.config.layers // 2, model.config.layers - 1}):
+            layers = [index for index in range(model.config.layers) if index != dropped]
+            yield f"layer {dropped} dropped", model.forward(tokens, layers), model.head
+
+
+def _of_operators(model: Layerwise) -> dict[str, dict[str, Any]]:
+    """Operators that are wrong, by the fault's name."""
+    config = model.config
     other = 1e-6 if config.norm_eps > 3e-6 else 1e-5  # noqa: PLR2004  (the two values that Llama models have)
     changes: dict[str, dict[str, Any]] = {
-        SCALED: {"attention": lambda q, k, v, mask: layerwise.attention(q * SCALE, k, v, mask)},
-        f"norm epsilon {other:g} for {config.norm_eps:g}": {"norm": lambda x, w, _: operators.norm(x, w, other)},
-        "norm weights ignored": {"norm": lambda x, w, eps: operators.norm(x, torch.ones_like(w), eps)},
-        "rotary off by one in the queries alone": {"rotary": _Shift(*first, queries=True)},
-        "rotary off by one in the keys alone": {"rotary": _Shift(*first, queries=False)},
+        SCALED: {"attention": lambda q, k, v, mask, **asked: layerwise.attention(q * SCALE, k, v, mask, **asked)},
+        f"norm epsilon {other:g} for {config.norm_eps:g}": {
+            "norm": lambda x, w, _, **asked: operators.norm(x, w, other, **asked)
+        },
+        "norm weights ignored": {"norm": lambda x, w, eps, **_: operators.norm(x, torch.ones_like(w), eps)},
+        "rotary off by one in the queries alone": {"rotary": _Shift(queries=True)},
+        "rotary off by one in the keys alone": {"rotary": _Shift(queries=False)},
         "rotary over neighbours instead of halves": {"rotary": _interleaved},
         "one future token visible": {"attention": _future},
-        "no causal mask": {"attention": lambda q, k, v, _: layerwise.attention(q, k, v, q.new_zeros(()))},
-        "GELU for SiLU": {
-            "swiglu": lambda x, gate, up, down: F.linear(F.gelu(F.linear(x, gate)) * F.linear(x, up), down)
+        "no causal mask": {
+            "attention": lambda q, k, v, _, **asked: layerwise.attention(q, k, v, q.new_zeros(()), **asked)
         },
+        "SiLU for GELU" if config.activation == "gelu_tanh" else "GELU for SiLU": {"swiglu": _other_activation},
     }
     if config.kv_heads < config.heads:
         changes["key heads tiled instead of repeated"] = {"attention": _tiled}
-    if prompt is not None:
-        changes["cache one step late"] = {"attention": partial(_with_zeros, prompt=prompt, own=True)}
-        changes["cache mask open by one slot"] = {"attention": partial(_with_zeros, prompt=prompt, own=False)}
-    for name, change in changes.items():
-        yield name, model.with_operators(**change).forward(tokens)
-    yield from _quantised(model, tokens, cached=prompt is not None)
-    if config.layers > 1:
-        for dropped in sorted({0, config.layers // 2, config.layers - 1}):
-            layers = [index for index in range(config.layers) if index != dropped]
-            yield f"layer {dropped} dropped", model.forward(tokens, layers)
+    return changes
+
+
+def _of_the_cache(prompt: int) -> dict[str, dict[str, Any]]:
+    return {
+        "cache one step late": {"attention": partial(_with_zeros, prompt=prompt, own=True)},
+        "cache mask open by one slot": {"attention": partial(_with_zeros, prompt=prompt, own=False)},
+    }
 
 
 def _quantised(model: Layerwise, tokens: Tensor, *, cached: bool) -> Iterator[tuple[str, Tensor]]:
@@ -92,7 +112,12 @@ def _quantised(model: Layerwise, tokens: Tensor, *, cached: bool) -> Iterator[tu
         f"int8 weights in groups of {GROUP}": partial(int8, group=GROUP),
         "fp8 weights": fp8,
     }.items():
-        yield name, _Quantised(model.model, model.dtype, model.operators, model.rotation, quantise).forward(tokens)
+        yield (
+            name,
+            _Quantised(model.model, model.dtype, model.operators, model.config, model.rotation, quantise).forward(
+                tokens
+            ),
+        )
     for name, quantise in {"int8 cache": int8, "fp8 cache": fp8}.items() if cached else ():
         attention = partial(_with_quantised_cache, quantise=quantise)
         yield name, model.with_operators(attention=attention).forward(tokens)
@@ -152,12 +177,14 @@ def match(error: Tensor, eager: Tensor, effects: Mapping[str, Tensor], floor: fl
 class _Shift:
     """Turns one of queries and keys by one position more; a block turns its queries first, then its keys."""
 
-    def __init__(self, cos: Tensor, sin: Tensor, *, queries: bool) -> None:
-        self.cos, self.sin, self.now = cos, sin, queries
+    def __init__(self, *, queries: bool) -> None:
+        self.now = queries
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         if self.now:
-            cos, sin = cos * self.cos - sin * self.sin, sin * self.cos + cos * self.sin
+            # Position 0 turns nothing: what stands there is the factor that some tables have.
+            one_cos, one_sin = cos[1] / cos[0], sin[1] / cos[0]
+            cos, sin = cos * one_cos - sin * one_sin, sin * one_cos + cos * one_sin
         self.now = not self.now
         return operators.rotary(x, cos, sin)
 
@@ -167,26 +194,33 @@ def _interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
-def _future(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _other_activation(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
+    other = F.gelu if activation == "silu" else F.silu
+    return F.linear(other(F.linear(x, gate)) * F.linear(x, up), down)
+
+
+def _future(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **asked: Any) -> Tensor:
     if mask is None:
         mask = torch.full((q.shape[1], k.shape[1]), float("-inf"), dtype=q.dtype, device=q.device).triu(2)
     else:
         mask = torch.cat([mask[1:], mask[-1:]])
-    return layerwise.attention(q, k, v, mask)
+    return layerwise.attention(q, k, v, mask, **asked)
 
 
-def _tiled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _tiled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **asked: Any) -> Tensor:
     groups = q.shape[2] // k.shape[2]
-    return layerwise.attention(q, k.repeat(1, 1, groups, 1), v.repeat(1, 1, groups, 1), mask)
+    return layerwise.attention(q, k.repeat(1, 1, groups, 1), v.repeat(1, 1, groups, 1), mask, **asked)
 
 
 def _with_quantised_cache(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, quantise: Callable[[Tensor], Tensor]
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, quantise: Callable[[Tensor], Tensor], **asked: Any
 ) -> Tensor:
-    return layerwise.attention(q, quantise(k), quantise(v), mask)
+    return layerwise.attention(q, quantise(k), quantise(v), mask, **asked)
 
 
-def _with_zeros(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prompt: int, *, own: bool) -> Tensor:
+def _with_zeros(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prompt: int, *, own: bool, **asked: Any
+) -> Tensor:
     """Attention with one more slot, of zeros, which those see whose slot is not written yet.
 
     `own`: from position `prompt` on, a token's own slot still holds zeros, and is seen. Else the slot after its own is
@@ -206,4 +240,4 @@ def _with_zeros(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prompt: in
     if mask is not None:
         opened[:, :time] += torch.where(mask.isinf() & (place <= place[:, None]), mask, zero)
     nothing = k.new_zeros(k.shape[0], 1, *k.shape[2:])
-    return layerwise.attention(q, torch.cat([k, nothing], dim=1), torch.cat([v, nothing], dim=1), opened)
+    return layerwise.attention(q, torch.cat([k, nothing], dim=1), torch.cat([v, nothing], dim=1), opened, **asked)

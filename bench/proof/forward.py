@@ -46,8 +46,8 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
         truth, norm, top = (torch.stack(parts) for parts in zip(*seen))  # noqa: B905  (Python 3.10's zip)
         some = max(1, min(tokens.shape[0], FAULT_POSITIONS // tokens.shape[1]))
         effects = {
-            name: torch.stack([sketch(model.head(row)) for row in wrong]) - truth[:some]
-            for name, wrong in faults.hidden_states(model, tokens[:some])
+            name: torch.stack([sketch(head(row)) for row in wrong]) - truth[:some]
+            for name, wrong, head in faults.logits(model, tokens[:some])
         }
     eager = observe(task.call(tokens))
     error = (eager.sketch - truth).norm(dim=-1)

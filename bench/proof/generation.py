@@ -347,7 +347,8 @@ class Proof:
             temperature = torch.tensor(TEMPERATURE, device=context.device)
         before = self.weight.clone()
         try:
-            self.weight.copy_(wanted.head(hidden, before[wanted.likely], TEMPERATURE))
+            cap = context.model.config.logit_cap
+            self.weight.copy_(wanted.head(hidden, before[wanted.likely], TEMPERATURE, cap))
             torch.manual_seed(context.workload.seed)
             tokens, logits = self.runner.draw(token, self.prompt, temperature, -(-sampler.FIRST_DRAWS // batch))
             seen = wanted.look(logits, tokens, TEMPERATURE)
@@ -393,8 +394,8 @@ class Proof:
     def known_faults(self, replay: Run, ids: Tensor, truth: Tensor, eager: Tensor) -> None:
         """Which known fault, if any, explains the error of the replay's first row."""
         effects = {
-            name: sketch(self.exact.head(hidden[:, self.prompt - 1 :]) - truth[:1])[0]
-            for name, hidden in faults.hidden_states(self.exact, ids[:1], self.prompt)
+            name: sketch(head(hidden[:, self.prompt - 1 :]) - truth[:1])[0]
+            for name, hidden, head in faults.logits(self.exact, ids[:1], self.prompt)
         }
         least = levels.floor(self.weight.dtype) * float(truth[:1].norm())
         error, rounding = sketch(replay.logits[:1] - truth[:1])[0], sketch(eager[:1] - truth[:1])[0]

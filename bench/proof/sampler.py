@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.model import hashing
+from bench.model.gpt import capped
 from bench.proof.checks import Checks
 
 # A right sampler fails one test once in a million cells.
@@ -29,6 +30,8 @@ LIKELY, BORDERS, LEAST, LEAST_OF_EIGHT = 0.6, 0.2, 0.0125, 3
 BLOCK = 1024
 # Draws that are expected of a set at least: none at all is then seen.
 LEAST_EXPECTED = 20.0
+# A logit nearer to its cap than this share would need a head without bounds.
+MOST_OF_A_CAP = 0.999
 # So many draws are looked at first; where a bound is below SUSPICIOUS, so many in all.
 FIRST_DRAWS, ALL_DRAWS, SUSPICIOUS = 3_000, 16_000, 0.1
 
@@ -139,14 +142,17 @@ class Sharp:
         p[sorted(edges)], p[least], p[self.likely] = BORDERS / len(edges), LEAST / len(least), LIKELY
         self.log_p = p.log().to(device)
 
-    def head(self, hidden: Tensor, own: Tensor, temperature: float) -> Tensor:
+    def head(self, hidden: Tensor, own: Tensor, temperature: float, cap: float | None = None) -> Tensor:
         """Rows [vocabulary, width] that have this distribution over `temperature` at `hidden` [width].
 
-        The likely id's row stays as it is, `own` [width]: in a tied head it is what went in.
+        The likely id's row stays as it is, `own` [width]: in a tied head it is what went in. `cap`: of the logits; what
+        it leaves too little room for is made as unlikely as it lets it.
         """
         along = hidden.double()
-        first = along @ own.double()
+        first = capped(along @ own.double(), cap)
         wanted = first + temperature * (self.log_p - self.log_p[self.likely])
+        if cap is not None:
+            wanted = cap * torch.atanh((wanted / cap).clamp(-MOST_OF_A_CAP, MOST_OF_A_CAP))
         rows = wanted[:, None] * (along / (along @ along))
         rows[self.likely] = own.double()
         return rows

@@ -126,9 +126,9 @@ def other_rounding(model: GPT) -> Iterator[None]:
     Where attention is sharp one rounding may decide the whole error, and a single draw be small by chance.
     """
 
-    def once(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def once(x: Tensor, weight: Tensor, eps: float, *, plus: float = 0.0) -> Tensor:
         exact = widen(x)
-        return (exact * (torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps) * widen(weight))).to(x.dtype)
+        return (exact * (torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps) * (plus + widen(weight)))).to(x.dtype)
 
     norms = [module for module in model.modules() if isinstance(module, Norm)]
     before = [module.operator for module in norms]

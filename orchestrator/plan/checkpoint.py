@@ -12,7 +12,7 @@ import math
 import re
 import shlex
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,14 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import BeyondBoundsError, Frozen, parse_json
 from orchestrator.base.text import one_line
 from orchestrator.plan import links
-from orchestrator.plan.models import from_huggingface
+from orchestrator.plan.models import from_huggingface, is_nested
+from orchestrator.plan.tensors import HEAD, PREFIXES, expected
 from orchestrator.plan.workload import ModelConfig
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TOKENIZER = "tokenizer.model"
+TOKENIZER, TOKENIZER_JSON = "tokenizer.model", "tokenizer.json"
 SENTENCEPIECE_FIRST_BYTE = b"\n"  # a tiktoken file of the same name is base64 text
 MIB = 1 << 20
 LIMIT_CONFIG_BYTES = MIB
@@ -37,7 +38,8 @@ LIMIT_AXES = 8
 LIMIT_NUMBER = 1 << 48  # elements of an axis, bytes of a file
 ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # the types that a weight of these models may have
 BAD_DOWNLOAD = "fetch the checkpoint again"
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+OTHER_INPUTS = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
+"""Tensors of such a model that its text model does not need."""
 CACHED = re.compile("models--.")
 """How a download cache names a repository's folder."""
 MANY_PATHS = 8
@@ -102,12 +104,13 @@ def inspect_checkpoint(folder: Path) -> Checkpoint:
             raise UsageError(
                 f"has no {CONFIG}", where=str(folder), remedy="name the folder of a Hugging Face checkpoint"
             )
-        model = from_huggingface(_read(config, LIMIT_CONFIG_BYTES), _name(folder.resolve()), file=str(config))
+        raw = _read(config, LIMIT_CONFIG_BYTES)
+        model = from_huggingface(raw, _name(folder.resolve()), file=str(config))
         _add(digest, CONFIG, config.read_bytes())
         names = _weight_files(folder)
         held = {file: _read_header(folder / file, digest) for file in sorted(set(names.values()) or {WEIGHTS})}
-        _check_tensors(folder, model, held, names)
-        files = (CONFIG, *held, *(name for name in (INDEX, TOKENIZER) if (folder / name).is_file()))
+        _check_tensors(folder, model, held, names, nested=is_nested(raw))
+        files = (CONFIG, *held, *(name for name in (INDEX, TOKENIZER, TOKENIZER_JSON) if (folder / name).is_file()))
         mount, inside = links.mount_of(folder, files)
         return Checkpoint(
             model=model,
@@ -254,12 +257,14 @@ def _tensors(raw: dict[str, Any], where: Path, offset: int) -> tuple[Tensors, in
     return tensors, expected
 
 
-def _check_tensors(folder: Path, model: ModelConfig, held: dict[str, Tensors], names: dict[str, str]) -> None:
-    """Check that the files hold the model's tensors, all of them and no others."""
+def _check_tensors(
+    folder: Path, model: ModelConfig, held: dict[str, Tensors], names: dict[str, str], *, nested: bool
+) -> None:
+    """Check that the files hold the model's tensors, all of them and no others but of other kinds of input."""
     holder = names or {name: file for file, tensors in held.items() for name in tensors}
-    known = set()
-    for name, shape in _expected(model):
-        known.add(name)
+    known = dict[str, None]()
+    for name, shape in expected(model, holder, PREFIXES if nested else PREFIXES[:1]):
+        known[name] = None
         if name not in holder:
             raise _missing(name, holder, folder)
         where = str(folder / holder[name])
@@ -272,14 +277,28 @@ def _check_tensors(folder: Path, model: ModelConfig, held: dict[str, Tensors], n
         if dtype not in ELEMENT_BYTES:
             what = f"tensor {name} has dtype {_shown(dtype)}, supported are {', '.join(ELEMENT_BYTES)}"
             raise UsageError(what, where=where, remedy="give a checkpoint that is not quantised")
+    _check_others(folder, model, held, holder, known, nested=nested)
+
+
+def _check_others(
+    folder: Path,
+    model: ModelConfig,
+    held: dict[str, Tensors],
+    holder: Mapping[str, str],
+    known: Mapping[str, None],
+    *,
+    nested: bool,
+) -> None:
+    """Refuse tensors that are not `known`, whose first is the embedding, and that have no good reason to be there."""
+    embedding = next(iter(known))
     for file, tensors in held.items():
-        for name in sorted(set(tensors) - known):
+        for name in sorted(set(tensors) - set(known)):
             # Old checkpoints keep the rotary frequencies, which are computed here; some keep a tied head twice.
-            if name.endswith("rotary_emb.inv_freq"):
+            if name.endswith("rotary_emb.inv_freq") or (nested and OTHER_INPUTS.match(name)):
                 continue
-            if model.tied_head and name == HEAD:
-                place = folder / holder[EMBEDDING]
-                _check_tied(folder / file, tensors[HEAD], place, held[holder[EMBEDDING]][EMBEDDING])
+            if model.tied_head and name.removeprefix("language_model.") == HEAD:
+                place, own = folder / holder[embedding], held[holder[embedding]][embedding]
+                _check_tied(folder / file, (name, tensors[name]), place, (embedding, own))
                 continue
             what = f"tensor {_shown(name)} has no place in the model"
             raise UsageError(what, where=str(folder / file), remedy="use a checkpoint of the plain model")
@@ -295,8 +314,11 @@ def _missing(name: str, holder: Mapping[str, str], folder: Path) -> UsageError:
     return UsageError(what, where=str(folder), remedy=remedy)
 
 
-def _check_tied(head_file: Path, head: Tensor, embedding_file: Path, embedding: Tensor) -> None:
+def _check_tied(
+    head_file: Path, named_head: tuple[str, Tensor], embedding_file: Path, named_embedding: tuple[str, Tensor]
+) -> None:
     """Refuse a head of its own where the configuration says that it is the embedding: which one counts is not known."""
+    (head_name, head), (embedding_name, embedding) = named_head, named_embedding
     same = head.dtype in ELEMENT_BYTES and head.shape == embedding.shape
     if same:
         with head_file.open("rb") as one, embedding_file.open("rb") as other:
@@ -309,8 +331,8 @@ def _check_tied(head_file: Path, head: Tensor, embedding_file: Path, embedding: 
                 same = _equal(mine, other.read(count * ELEMENT_BYTES[embedding.dtype]), head.dtype, embedding.dtype)
                 left -= count
     if not same:
-        what = f"tie_word_embeddings is true in {CONFIG}, and tensor {HEAD} is not {EMBEDDING}"
-        remedy = f"write tie_word_embeddings: false there to use the head, or save the model again without {HEAD}"
+        what = f"tie_word_embeddings is true in {CONFIG}, and tensor {head_name} is not {embedding_name}"
+        remedy = f"write tie_word_embeddings: false there to use the head, or save the model again without {head_name}"
         raise UsageError(what, where=str(head_file), remedy=remedy)
 
 
@@ -326,28 +348,6 @@ def _equal(one: bytes, other: bytes, dtype: str, other_dtype: str) -> bool:
         return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[kind])
 
     return bool(np.array_equal(values(one, dtype), values(other, other_dtype), equal_nan=True))
-
-
-def _expected(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of every tensor that a checkpoint of this model holds."""
-    width, mlp = model.width, model.mlp_width
-    q_rows, kv_rows = model.heads * model.head_size, model.kv_heads * model.head_size
-    yield EMBEDDING, (model.vocabulary, width)
-    for layer in range(model.layers):
-        place = f"model.layers.{layer}"
-        yield f"{place}.input_layernorm.weight", (width,)
-        for part, rows in (("q_proj", q_rows), ("k_proj", kv_rows), ("v_proj", kv_rows)):
-            yield f"{place}.self_attn.{part}.weight", (rows, width)
-            if model.qkv_bias:
-                yield f"{place}.self_attn.{part}.bias", (rows,)
-        yield f"{place}.self_attn.o_proj.weight", (width, q_rows)
-        yield f"{place}.post_attention_layernorm.weight", (width,)
-        yield f"{place}.mlp.gate_proj.weight", (mlp, width)
-        yield f"{place}.mlp.up_proj.weight", (mlp, width)
-        yield f"{place}.mlp.down_proj.weight", (width, mlp)
-    yield "model.norm.weight", (width,)
-    if not model.tied_head:
-        yield HEAD, (model.vocabulary, width)
 
 
 def _has_tokenizer(folder: Path) -> bool:

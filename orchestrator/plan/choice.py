@@ -77,6 +77,8 @@ class Choice:
     checkpoints: Mapping[str, Checkpoint]
     own: Mapping[str, OwnMethod] = field(default_factory=dict)
     """The user's own methods by name, those of no cell among them."""
+    asked: bool = False
+    """Benchmark and method were both named: what cannot fit into the GPU's memory is tried all the same."""
 
     @property
     def uses_gpu(self) -> bool:
@@ -139,7 +141,8 @@ def choose(
         user = (-1, -1) if os.getuid() == 0 else (os.getuid(), os.getgid())
         for checkpoint in checkpoints.values():
             refuse_unreadable(checkpoint, *user)
-    return Choice(line, plan, suite, stacks, launcher, checkpoints, own)
+    asked = bool(options.benchmarks and options.methods)
+    return Choice(line, plan, suite, stacks, launcher, checkpoints, own, asked)
 
 
 def offering(stack: Stack, own: Mapping[str, OwnMethod]) -> Stack:

@@ -19,6 +19,8 @@ PROBE_BATCH = 2
 PROBE_SIZES: dict[str, Any] = {"layers": 2, "width": 128, "mlp_width": 352, "vocabulary": 512, "block_size": 256}
 MOST_KEY_HEADS, MOST_GROUPS = 2, 8
 """Key heads of a probe at most, and query heads to each of them."""
+MOST_ACTIVE, PROBE_EXPERT_WIDTH = 3, 96
+"""Experts of a token at most, of twice as many and one, and their width."""
 PROBE_WINDOW = 24
 """Positions: shorter than a probe's sequence, so that it cuts."""
 SHOWN_RATE = 0.05
@@ -26,11 +28,24 @@ SHOWN_RATE = 0.05
 
 
 def probe_model(model: ModelConfig) -> ModelConfig:
-    """Return the model shrunk: its epsilon, head size, groups of heads, rotary tables, bias and head stay."""
+    """Return the model shrunk: everything in which it differs from another stays, but for sizes.
+
+    Of its two layers the first has a window where only some have one, and an ordinary MLP where only some have experts.
+    """
     kv_heads = min(model.kv_heads, MOST_KEY_HEADS)
     heads = kv_heads * min(model.heads // model.kv_heads, MOST_GROUPS)
     window = None if model.sliding_window is None else min(model.sliding_window, PROBE_WINDOW)
-    of_all = {"name": "probe", "heads": heads, "kv_heads": kv_heads, "sliding_window": window}
+    of_all: dict[str, Any] = {"name": "probe", "heads": heads, "kv_heads": kv_heads, "sliding_window": window}
+    if (experts := model.experts) is not None:
+        active = min(experts.active, MOST_ACTIVE)
+        sizes: dict[str, Any] = {
+            "active": active,
+            "count": min(experts.count, 2 * active + 1),
+            "width": PROBE_EXPERT_WIDTH,
+        }
+        sizes["shared_width"] = None if experts.shared_width is None else PROBE_EXPERT_WIDTH
+        of_all["experts"] = experts.model_copy(update={**sizes, "dense_layers": (0,) if experts.dense_layers else ()})
+    of_all["full_layers"] = (1,) if model.full_layers else ()
     return model.model_copy(update={**PROBE_SIZES, **of_all})
 
 

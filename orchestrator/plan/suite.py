@@ -329,6 +329,8 @@ def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
     prompt, new_tokens = chosen.get("prompt", (0,)), chosen.get("new_tokens", 0)
     below, iterations, least = chosen.get("ids_below", 0), chosen["iterations"], chosen["warmup"] + 2
     beyond, vocabulary = f"beyond the block size {block} of {name}", f"the vocabulary of {name} ({ids} ids)"
+    if model.rope_scaling is not None and model.rope_scaling.get("rope_type") in ("longrope", "dynamic"):
+        beyond += ", behind which its rotary scaling turns by the length of the text: no table does that exactly"
     room, after = block - len(prompt), f"{new_tokens} after a prompt of {len(prompt)} is {beyond}"
     fits, many = fits_into_a_record(iterations, len(prompt) + new_tokens), "do not fit into a record"
     few = f"{iterations} leaves no timed sample after the first and {least - 2} for warm-up"

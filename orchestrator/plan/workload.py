@@ -62,8 +62,19 @@ def _hashed(value: Any) -> Any:
     return value.hashed() if isinstance(value, Identified) else value
 
 
+class Experts(Identified):
+    """Of a mixture: how many there are, how many a token goes through, their width; see bench/spec.py for the rest."""
+
+    count: Positive
+    active: Positive
+    width: Positive
+    normalised: bool = False
+    dense_layers: tuple[Count, ...] = ()
+    shared_width: Positive | None = None
+
+
 class ModelConfig(Identified):
-    """A Llama-family model's shape. Widths and sizes in elements, `norm_eps` dimensionless."""
+    """A model's shape. Widths and sizes in elements; what the values mean that Llama does not need: bench/spec.py."""
 
     VERSION_1 = frozenset(
         {
@@ -88,6 +99,26 @@ class ModelConfig(Identified):
     tied_head: bool
     qkv_bias: bool
     sliding_window: Positive | None
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    norm_plus_one: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    embedding_scaled: bool = False
+    query_scalar: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    full_layers: tuple[Count, ...] = ()
+    local_rope_base: float | None = None
+    rotary_size: Positive | None = None
+    experts: Experts | None = None
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer sees no further back than the sliding window."""
+        return self.sliding_window is not None and layer not in self.full_layers
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer's MLP is a mixture of experts."""
+        return self.experts is not None and layer not in self.experts.dense_layers
 
 
 class Weights(Identified):

@@ -19,8 +19,9 @@ from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, in_words
 from orchestrator.plan.cell import Cell, Device, Plan, may_be_wanted
 from orchestrator.plan.choice import Choice, RunOptions
+from orchestrator.plan.memory import parameters
 from orchestrator.plan.stack import Stack
-from orchestrator.plan.workload import GENERATING, TRAINING, ModelConfig, Workload
+from orchestrator.plan.workload import GENERATING, TRAINING, Workload
 from orchestrator.records.record import FAILED, NOTHING_LEFT, Record
 from orchestrator.records.runs import find_run, readable, unfinished
 from orchestrator.records.store import read_stored, record_files
@@ -153,14 +154,6 @@ def estimate(
     )
 
 
-def parameters(model: ModelConfig) -> int:
-    """Return the number of parameters, biases left out."""
-    attention = model.width * model.head_size * (2 * model.heads + 2 * model.kv_heads)
-    layer = attention + 3 * model.width * model.mlp_width + 2 * model.width
-    heads = 1 if model.tied_head else 2
-    return model.layers * layer + heads * model.vocabulary * model.width + model.width
-
-
 def guess_seconds(cell: Cell) -> float:
     """Return a rough figure from counts of work and round rates; accurate to a factor of three at best."""
     work, device = cell.workload, cell.device
@@ -171,9 +164,9 @@ def guess_seconds(cell: Cell) -> float:
         precisions = 1 + len(work.precisions or ())
         back_to_back = (work.soak_s or 0) + (work.sustained_s or 0) * len(sizes) * precisions
         return total + once * (work.iterations + work.warmup) * precisions + back_to_back
-    count = parameters(work.model)
+    count = parameters(work.model, active=True)
     weights = count * ELEMENT_BYTES[work.dtype]
-    total += 2 * weights / BYTES[device]
+    total += 2 * parameters(work.model) * ELEMENT_BYTES[work.dtype] / BYTES[device]
     if work.subjects is not None:
         return total + sum(_reference_seconds(subject, count, device) for subject in work.subjects)
     if work.benchmark in GENERATING:

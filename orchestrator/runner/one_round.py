@@ -19,6 +19,7 @@ from orchestrator.launchers import Job, Launcher
 from orchestrator.launchers.work_area import WorkArea, empty_tree
 from orchestrator.measure.supervise import TELEMETRY_FILE, blank_record, supervise, unworkable
 from orchestrator.measure.warm import wanted, with_warm_start
+from orchestrator.plan import memory
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice
 from orchestrator.plan.workload import digest
@@ -85,6 +86,10 @@ def run_round(session: Session, turn: Turn) -> Record:
     exhausted, incorrect = session.outcomes.exhausted, session.outcomes.incorrect
     if refusal is None and (exhausted or incorrect) and (reason := needless(turn, exhausted, incorrect)):
         refusal = Refusal("skipped", reason)
+    if refusal is None and cell.device == "cuda" and session.gpu is not None and not session.choice.asked:
+        # Only what cannot fit whatever the method: an estimate that is beyond it is said before, and tried.
+        why = memory.why_not(cell.workload, session.gpu.memory_bytes)
+        refusal = Refusal("skipped", why) if why else None
     if refusal is not None:
         # Nothing is started, so nothing but the record touches the disk.
         job = make_job(session, turn, Path())

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from orchestrator.base.text import counted, fitted, in_words, json_document, size_in_words, wrapped
+from orchestrator.base.text import counted, fitted, in_words, json_document, scaled, size_in_words, wrapped
 from orchestrator.build.image import bring, why_not_here
 from orchestrator.build.ready import here_already, missing_images, reach_engine
+from orchestrator.plan import memory
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice
 from orchestrator.plan.workload import Role, describe
@@ -66,11 +68,18 @@ def as_text(
 
 def _line(cell: Cell, time: Expected) -> Line:
     workload, weights = cell.workload, cell.workload.weights
-    what = f"{describe(workload)}, {counted(workload.iterations, 'iteration')}"
+    held = memory.expected(workload, compiled=is_compiled(cell))
+    about = f", about {scaled(held.peak_bytes, 'B')} of memory" if held else ""
+    what = f"{describe(workload)}{about}, {counted(workload.iterations, 'iteration')}"
     if weights is not None and weights.source == "checkpoint":
         what += f", weights {weights.fingerprint}"
     spent = _time(time.seconds, guessed=time.source != "measured")
     return cell.title, workload.workload_id, cell.device, str(cell.rounds), spent, what
+
+
+def is_compiled(cell: Cell) -> bool:
+    """Whether a compiler decides what is kept for the backward, by the method's name."""
+    return "inductor" in cell.method
 
 
 def _together(cells: Sequence[Cell], known: Mapping[Key, Earlier]) -> Line:
@@ -116,7 +125,9 @@ def as_json(
     for cell in choice.plan.cells:
         time = expected(cell, known)
         names = {"title": cell.title, "key": cell.key, "workload_id": cell.workload.workload_id}
-        cost_of_it = {"expected_s": time.seconds, "expected_from": time.source}
+        cost_of_it: dict[str, Any] = {"expected_s": time.seconds, "expected_from": time.source}
+        held = memory.expected(cell.workload, compiled=is_compiled(cell))
+        cost_of_it["memory"] = held and held._asdict()
         cells.append({**names, **cost_of_it, **cell.model_dump(mode="json")})
     content = {
         "schema_version": 1,

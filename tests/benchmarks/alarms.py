@@ -1,10 +1,10 @@
 """How often the proof calls a right method wrong: tiny cells run for real, each with a seed of its own.
 
-`python tests/benchmarks/alarms.py [CELLS [FIRST SEED [BENCHMARK[:DTYPE] ...]]]`, with torch: so many cells for each
-benchmark in float32 and in bfloat16, 20 where nothing is said. Half of them are tiny models on the hash's weights, half
-are the probes that the planner would give to a row of some model; methods and models are drawn at random. Prints the
-rate of alarms with its upper bound, and how near the nearest came to each check's limit; exit code 1 where one cell
-was not proved.
+`python tests/benchmarks/alarms.py [CELLS [FIRST SEED [BENCHMARK[:DTYPE] | MODEL ...]]]`, with torch: so many cells for
+each benchmark in float32 and in bfloat16, 20 where nothing is said. Half of them are tiny models on the hash's weights,
+half are the probes that the planner would give to a row of some model; methods and models are drawn at random, or are
+the probes of the models that are named. Prints the rate of alarms with its upper bound, and how near the nearest came
+to each check's limit; exit code 1 where one cell was not proved.
 """
 
 from __future__ import annotations
@@ -44,29 +44,48 @@ BENCHMARKS = [name for name in SHAPES if name != "ceilings"]
 FOREACH, SGD = "foreach SGD", torch.optim.SGD
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 LARGE: dict[str, Any] = MODELS["open_llama_7b"]
-PROBED = {
+GEMMA: dict[str, Any] = {
+    "activation": "gelu_tanh",
+    "norm_plus_one": True,
+    "post_norms": True,
+    "embedding_scaled": True,
+    "query_scalar": 144.0,
+    "tied_head": True,
+    "kv_heads": 16,
+    "sliding_window": 4096,
+    "full_layers": [1, 3],
+}
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0 + n / 48 for n in range(48)], "attention_factor": 1.19}
+PROBED: dict[str, dict[str, Any]] = {
     "32 heads of 128": {},
     "grouped": {"kv_heads": 8, "norm_eps": 1e-5, "rope_base": 500000.0},
     "heads of 100": {"head_size": 100},
     "heads of 64": {"head_size": 64},
     "tied": {"tied_head": True},
     "window and bias": {"sliding_window": 4096, "qkv_bias": True},
+    "Qwen3": {"kv_heads": 8, "qk_norm": True},
+    "Gemma 2": {**GEMMA, "attention_cap": 50.0, "logit_cap": 30.0},
+    "Gemma 3": {**GEMMA, "qk_norm": True, "local_rope_base": 1e4, "rope_base": 1e6, "rope_scaling": LINEAR},
+    "Phi-4": {"rotary_size": 96, "kv_heads": 8, "tied_head": True, "rope_scaling": LONGROPE},
+    "Mixtral": {"experts": {"count": 8, "active": 2, "width": 14336, "normalised": True}},
+    "Qwen3 mixture": {"kv_heads": 4, "qk_norm": True, "experts": {"count": 128, "active": 8, "width": 768}},
 }
 """Models whose probes are run."""
 
 
-def draw(benchmark: str, dtype: Dtype, chance: random.Random) -> tuple[str, str, dict[str, Any]]:
-    """What it is in words, the method, and the workload, of a cell drawn at random."""
+def draw(benchmark: str, dtype: Dtype, chance: random.Random, chosen: list[str]) -> tuple[str, str, dict[str, Any]]:
+    """What it is in words, the method, and the workload, of a cell drawn at random; of `chosen` models if any."""
     training = benchmark.startswith("train")
     method, seed = chance.choice([*METHODS, *([FOREACH] if training else [])]), chance.randrange(2**31)
     batch = {} if training else {"batch": chance.choice((1, 2))}
-    if chance.random() < 0.5:
+    if not chosen and chance.random() < 0.5:
         model = chance.choice(["tiny", "tiny_gqa"])
         own = workload(
             benchmark, model, **batch, dtype=dtype, weights={"source": "hash", "seed": seed, "fingerprint": None}
         )
     else:
-        model = chance.choice(list(PROBED))
+        model = chance.choice(chosen or list(PROBED))
         shape = {"name": model, **LARGE, **PROBED[model]}
         row = workload(benchmark, shape, **batch, dtype="bfloat16", prompt_text=None)
         probe = probe_part(Workload.model_validate_json(json.dumps(row)), dtype)
@@ -115,11 +134,14 @@ def main() -> int:
     cells, first = (*numbers, *(CELLS, 0)[len(numbers) :])
     torch.set_num_threads(1)
     dispatch.gather = lambda *_: None  # type: ignore[assignment]  # its profile takes longer than the cell
-    order = [kind for kind in wanted([word for word in sys.argv[1:] if not word.isdigit()]) for _ in range(cells)]
+    words = [word for word in sys.argv[1:] if not word.isdigit()]
+    chosen = [word for word in words if word in PROBED]
+    order = [kind for kind in wanted([word for word in words if word not in PROBED]) for _ in range(cells)]
     nearest: dict[str, tuple[float, str]] = {}
     alarms, began = 0, time.monotonic()
     for number, (benchmark, dtype) in enumerate(order):
-        title, method, own = draw(benchmark, dtype, random.Random(f"{first + number % cells} {benchmark} {dtype}"))  # noqa: S311
+        chance = random.Random(f"{first + number % cells} {benchmark} {dtype}")  # noqa: S311
+        title, method, own = draw(benchmark, dtype, chance, chosen)
         with tempfile.TemporaryDirectory() as folder:
             record = run(Path(folder), method, own)
         record = json.loads(held_to_list(Record.model_validate(record)).model_dump_json())

@@ -286,16 +286,37 @@ def edited_tar(choose: Chooser) -> bytes:
 
 # Models.
 
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {},
+    "MistralForCausalLM": {"sliding_window": None},
+    "Qwen2ForCausalLM": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "Qwen3ForCausalLM": {"head_dim": 4, "layer_types": ["full_attention"]},
+    "Gemma2ForCausalLM": {"head_dim": 4, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0},
+    "Gemma3ForConditionalGeneration": {
+        "text_config": {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 8}
+    },
+    "Phi3ForCausalLM": {
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [1.0, 2.0]},
+        "original_max_position_embeddings": 16,
+    },
+    "MixtralForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "Qwen3MoeForCausalLM": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 8,
+        "mlp_only_layers": [0],
+    },
+}
 CONFIGS = tuple(
     json.dumps(
         {
             "architectures": [name], "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2,
             "num_key_value_heads": 2, "intermediate_size": 16, "vocab_size": 32, "max_position_embeddings": 64,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": True,
-            "sliding_window": None, "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "max_window_layers": 1,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0}, **own,
         }
     )
-    for name in ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+    for name, own in ARCHITECTURES.items()
 )  # fmt: skip
 
 

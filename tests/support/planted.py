@@ -69,7 +69,7 @@ def cache_not_cleared() -> Any:
     def change(gpt: Any) -> None:
         written = 0
 
-        def cache_mask(positions: Tensor) -> Tensor:
+        def cache_mask(positions: Tensor, local: bool) -> Tensor:
             nonlocal written
             written = max(written, int(positions.max()) + 1)
             visible = (gpt.slots < written).expand(positions.shape[0], -1)

@@ -11,12 +11,13 @@ import torch.nn.functional as F  # noqa: N812  (torch's own habit)
 from torch import Tensor
 
 from bench.operators import Operators, widen
+from bench.operators.experts import activate
 
 
-def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def norm(x: Tensor, weight: Tensor, eps: float, *, plus: float = 0.0) -> Tensor:
     """RMSNorm with a root and a division, the weight applied before the one rounding."""
     wide = widen(x)
-    return (wide * widen(weight) / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return (wide * (widen(weight) + plus) / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -27,12 +28,16 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float | None = None, cap: float | None = None
+) -> Tensor:
     """Written out: queries scaled first, the softmax's division last."""
     groups = q.shape[2] // k.shape[2]
     k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
-    q, k, v = (x.transpose(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    q, k, v = (x.transpose(1, 2) for x in (q * (scale or q.shape[-1] ** -0.5), k, v))
     scores = widen(q @ k.transpose(2, 3))
+    if cap is not None:
+        scores = cap * torch.tanh(scores * (1 / cap))
     if mask is None:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(hidden, float("-inf"))
@@ -42,18 +47,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return ((power.to(q.dtype) @ v) / power.sum(-1, keepdim=True).to(q.dtype)).transpose(1, 2)
 
 
-def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
     """The gate applied wide, the last product split in two."""
-    hidden = (F.silu(widen(F.linear(x, gate))) * widen(F.linear(x, up))).to(x.dtype)
+    hidden = (activate(widen(F.linear(x, gate)), activation) * widen(F.linear(x, up))).to(x.dtype)
     half = hidden.shape[-1] // 2
     return F.linear(hidden[..., :half], down[:, :half]) + F.linear(hidden[..., half:], down[:, half:])
 
 
-def joined_swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def joined_swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
     """Gate and up in one product."""
     both = F.linear(x, torch.cat([gate, up]))
     first, second = both.chunk(2, dim=-1)
-    return F.linear(F.silu(first) * second, down)
+    return F.linear(activate(first, activation) * second, down)
 
 
 def chunked_loss(logits: Tensor, targets: Tensor) -> Tensor:

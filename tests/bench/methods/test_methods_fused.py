@@ -104,3 +104,17 @@ def test_expectations_name_each_operator():
     assert len(signs) == len(set(signs))
     assert "kernel:liger_cross_entropy" not in expected(fused, "forward")
     assert expected(fused, "forward", dtype="float64") == ("matrix product",)
+
+
+def test_what_a_family_asks_for_and_an_implementation_lacks_falls_back_and_is_said():
+    norms = fallbacks.WithFallbacks("norm", [fallbacks.Implementation("theirs", lambda _: None, lambda *_: 1 / 0)])
+    x, weight = torch.ones(2, 4), torch.zeros(4)
+    assert torch.allclose(norms(x, weight, 0.0, plus=1.0), x)
+    assert norms.report() == "eager (theirs: has no norm of 1 + weight)"
+    takes = fallbacks.Implementation("theirs", lambda _: None, operators.norm, needs_trial=True, takes=("plus",))
+    norms = fallbacks.WithFallbacks("norm", [takes])
+    assert torch.allclose(norms(x, weight, 0.0, plus=1.0), x)
+    assert norms.report() == "theirs"
+    mlps = fallbacks.WithFallbacks("swiglu", [fallbacks.Implementation("theirs", lambda _: None, lambda *_: 1 / 0)])
+    mlps.settle(fallbacks.Given("cpu", torch.float32, 4, ("activation",)))
+    assert mlps.report() == "eager (theirs: has no GeGLU)"

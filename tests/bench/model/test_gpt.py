@@ -18,6 +18,24 @@ VARIANTS = {
     "plain": config.named("tiny"),
     "grouped, tied, biased": config.named("tiny_gqa"),
     "windowed": dataclasses.replace(config.named("tiny_gqa"), sliding_window=5),
+    "Gemma's": dataclasses.replace(
+        config.named("tiny_gqa"),
+        activation="gelu_tanh",
+        norm_plus_one=True,
+        qk_norm=True,
+        post_norms=True,
+        embedding_scaled=True,
+        query_scalar=9.0,
+        attention_cap=2.0,
+        logit_cap=3.0,
+        sliding_window=5,
+        full_layers=(1,),
+        local_rope_base=100.0,
+    ),
+    "a part rotated": dataclasses.replace(config.named("tiny"), rotary_size=6),
+    "experts": dataclasses.replace(
+        config.named("tiny"), experts=config.Experts(5, 2, 24, normalised=True, dense_layers=(0,), shared_width=16)
+    ),
     "head size 12": dataclasses.replace(config.named("tiny"), head_size=12),
 }
 
@@ -41,6 +59,22 @@ def test_work_is_the_published_count():
     assert work.training_flops(three, 2, 2048) / 1e12 == pytest.approx(85.9, abs=0.05)
     one = Workload("generation", seven, None, "bfloat16", 0, 1, 0)
     assert work.generation_bytes(seven, one, 1) / 1e9 == pytest.approx(13.214, abs=5e-4)
+
+
+def test_work_is_within_windows_and_of_the_experts_that_a_token_meets():
+    plain = config.named("tiny")
+    pairs = sum(min(place + 1, 4) for place in range(100))  # causal, its own position counted whole
+    windowed = dataclasses.replace(plain, sliding_window=4, full_layers=(1,))
+    saved = work.forward_flops(plain, 1, 100) - work.forward_flops(windowed, 1, 100)
+    whole = 100 * 101 // 2
+    assert saved == pytest.approx(4 * (whole - pairs) * plain.heads * plain.head_size, rel=0.05)
+    mixture = config.named("qwen3_30b_a3b")
+    embedding = mixture.vocabulary * mixture.width
+    assert (mixture.linear_parameters + embedding) / 1e9 == pytest.approx(3.35, rel=2e-3)
+    one = Workload("generation", mixture, {"source": "hash"}, "bfloat16", 0, 1, 0, prompt=tuple(range(128)))
+    every = mixture.linear_parameters + 48 * 3 * 120 * 768 * 2048
+    assert work.generation_bytes(mixture, one, 1) == 2 * every
+    assert work.generation_bytes(mixture, one, 2) == 2 * (every + mixture.linear_parameters)
 
 
 @pytest.mark.parametrize("shape", VARIANTS.values(), ids=VARIANTS)

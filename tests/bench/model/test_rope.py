@@ -87,5 +87,5 @@ def test_tables_do_not_depend_on_the_default_device_and_dtype():
 def test_refused():
     with pytest.raises(ValueError, match="odd"):
         rotary_tables(8, 5, 10000.0, None, "cpu")
-    with pytest.raises(ValueError, match="yarn"):
-        rotary_tables(8, 4, 10000.0, {"rope_type": "yarn", "factor": 2.0}, "cpu")
+    with pytest.raises(ValueError, match="su"):
+        rotary_tables(8, 4, 10000.0, {"rope_type": "su", "factor": 2.0}, "cpu")

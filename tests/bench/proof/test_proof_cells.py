@@ -102,7 +102,7 @@ def shifted(part):
 def without_layer(index):
     def change(gpt):
         block = gpt.blocks[index]
-        block.forward = lambda x, *rest: (block.attend(block.norm_attention(x), *rest), x)[1]
+        block.forward = lambda x, *rest: (block.attend(block.norm_attention(x), *rest[:4]), x)[1]
 
     return planted.method(gpt=change)
 
@@ -110,7 +110,7 @@ def without_layer(index):
 def open_mask():
     def change(gpt):
         mask = gpt.cache_mask
-        gpt.cache_mask = lambda positions: mask(positions + 1)
+        gpt.cache_mask = lambda positions, local: mask(positions + 1, local)
 
     return planted.method(gpt=change)
 

@@ -73,7 +73,7 @@ def test_plans_and_records_have_the_ids_that_they_say(run: Path) -> None:
 
 
 class LaterModel(ModelConfig):
-    experts: int = 1
+    towers: int = 1
 
 
 class LaterWeights(Weights):
@@ -101,7 +101,7 @@ def test_a_later_field_of_a_workload_is_hashed_only_where_it_is_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "kind", "field"), [("model", LaterModel, {"experts": 8}), ("weights", LaterWeights, {"scale": "block"})]
+    ("part", "kind", "field"), [("model", LaterModel, {"towers": 8}), ("weights", LaterWeights, {"scale": "block"})]
 )
 def test_so_is_one_of_its_model_and_of_its_weights(part: str, kind: type, field: dict[str, Any]) -> None:
     one = smoke_workload()

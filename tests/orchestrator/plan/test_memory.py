@@ -8,7 +8,7 @@ import pytest
 from plan_samples import SUITE, stack, write_suite
 
 from orchestrator.cli import run
-from orchestrator.plan.memory import beyond, least_bytes, parameters
+from orchestrator.plan.memory import beyond, expected, least_bytes, parameters, why_not
 from orchestrator.plan.models import named_models
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
@@ -19,6 +19,23 @@ def test_parameters_are_those_of_the_published_models(name: str, published: int)
     assert parameters(named_models()[name]) == published
 
 
+@pytest.mark.parametrize(
+    ("name", "billions", "active"),
+    [
+        ("llama_3_1_8b", 8.030, 8.030),
+        ("qwen3_8b", 8.191, 8.191),
+        ("gemma_3_4b", 3.880, 3.880),
+        ("phi_4_mini", 3.836, 3.836),
+        ("mistral_7b", 7.248, 7.248),
+        ("qwen3_30b_a3b", 30.53, 3.35),
+    ],
+)
+def test_so_are_those_of_later_ones(name: str, billions: float, active: float) -> None:
+    model = named_models()[name]
+    found = parameters(model) / 1e9, parameters(model, active=True) / 1e9
+    assert found == pytest.approx((billions, active), rel=2e-3)
+
+
 def test_the_least_of_each_benchmark() -> None:
     least = {request.workload.benchmark: least_bytes(request.workload) for request in load_suite("note").expand()}
     weights = 2 * parameters(named_models()["open_llama_7b"])
@@ -26,6 +43,39 @@ def test_the_least_of_each_benchmark() -> None:
     assert weights < least["generation"] < 1.02 * weights
     assert least["train_static"] > 4 * parameters(named_models()["open_llama_3b"])
     assert least_bytes(load_suite("note").ceilings("cuda")[0].workload) == 0
+
+
+MEASURED = {
+    "forward": (15.368, 15.305),
+    "generation": (13.621, 13.946),
+    "model_inference": (13.621, 13.946),
+    "train_static": (24.304, 19.633),
+    "train_dynamic": (23.785, 19.204),
+}
+"""Peaks in GB of the suite `note` on an H200, by eager and by inductor: results/h200."""
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_expected_peaks_are_near_the_measured_ones(compiled: bool) -> None:
+    for request in load_suite("note").expand():
+        held = expected(request.workload, compiled=compiled)
+        assert held is not None
+        assert held.peak_bytes / 1e9 == pytest.approx(MEASURED[request.workload.benchmark][compiled], rel=0.035)
+        assert held.peak_bytes >= least_bytes(request.workload)
+
+
+def test_the_suite_of_models_fits_into_80_gb_and_what_does_not_fit_says_its_figures() -> None:
+    workloads = [request.workload for request in load_suite("models").expand()]
+    for workload in workloads:
+        held = expected(workload)
+        assert held is not None
+        assert least_bytes(workload) <= held.peak_bytes < 70e9
+        assert why_not(workload, 80 * 10**9) is None
+        assert why_not(workload, None) is None
+    why = why_not(workloads[0], 10**10)
+    assert why is not None
+    assert why.startswith("holds at least 18.2 GB (16.1 GB of weights, 2.10 GB of logits), and the GPU has 10.0 GB")
+    assert expected(load_suite("note").ceilings("cuda")[0].workload) is None
 
 
 @pytest.mark.parametrize(("room", "lines"), [(None, 0), (10**15, 0), (10**12, 1), (0, 2)])

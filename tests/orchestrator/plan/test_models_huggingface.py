@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from orchestrator.base.errors import EXIT_WRONG_USAGE, UsageError
-from orchestrator.plan.models import from_huggingface
+from orchestrator.plan.models import from_huggingface, named_models
 
 LLAMA2 = {
     "architectures": ["LlamaForCausalLM"],
@@ -60,9 +62,134 @@ def without(raw, *keys):
     return {key: value for key, value in raw.items() if key not in keys}
 
 
+PHI4 = LLAMA2 | {
+    "architectures": ["Phi3ForCausalLM"],
+    "full_attn_mod": 1,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "interpolate_factor": 1,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "original_max_position_embeddings": 4096,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48},
+    "rope_theta": 10000.0,
+    "sliding_window": 262144,
+    "tie_word_embeddings": True,
+    "vocab_size": 200064,
+}
+GEMMA3 = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "eos_token_id": [1, 106],
+    "image_token_index": 262144,
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152},
+}
+QWEN3 = LLAMA2 | {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "head_dim": 128,
+    "intermediate_size": 12288,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 36,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+QWEN3_MOE = QWEN3 | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "decoder_sparse_step": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_window_layers": 48,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+}
+PUBLISHED = {
+    "llama_3_1_8b": LLAMA31,
+    "qwen3_8b": QWEN3,
+    "gemma_3_4b": GEMMA3,
+    "phi_4_mini": PHI4,
+    "mistral_7b": MISTRAL
+    | {"intermediate_size": 14336, "max_position_embeddings": 32768, "vocab_size": 32768, "sliding_window": None}
+    | {"rope_theta": 1000000.0},
+    "qwen3_30b_a3b": QWEN3_MOE,
+}
+
+
+def nested(**more):
+    return GEMMA3 | {"text_config": GEMMA3["text_config"] | more}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_built_in_models_are_as_published(name):
+    published = PUBLISHED[name]
+    found, built_in = from_huggingface(published, name), named_models()[name]
+    if name == "phi_4_mini":  # whose factors for each pair are here without the long ones
+        assert built_in.rope_scaling is not None
+        assert built_in.rope_scaling["short_factor"] == [1.0] * 48
+    assert built_in == found
+
+
+def test_gemma_3_of_several_inputs_is_its_text_model():
+    model = from_huggingface(GEMMA3, "m")
+    assert (model.width, model.heads, model.head_size, model.vocabulary) == (2560, 8, 256, 262208)
+    assert (model.rope_base, model.local_rope_base) == (1e6, 1e4)
+    assert model.rope_scaling == {"rope_type": "linear", "factor": 8.0}
+    assert model.full_layers == (5, 11, 17, 23, 29)
+    assert model.tied_head
+    text = GEMMA3["text_config"] | {"architectures": ["Gemma3ForCausalLM"]}
+    assert from_huggingface(text, "m") == model
+
+
+def test_longrope_ends_where_its_short_factors_do():
+    model = from_huggingface(PHI4, "m")
+    assert (model.block_size, model.rotary_size) == (4096, 96)
+    assert model.rope_scaling is not None
+    assert model.rope_scaling["attention_factor"] == pytest.approx((1 + math.log(32) / math.log(4096)) ** 0.5)
+
+
+def test_what_is_not_known_is_named_and_what_is_taken_listed():
+    with pytest.raises(UsageError, match=r"key use_parallel_residual: True may change what Llama.* computes") as caught:
+        from_huggingface(LLAMA2 | {"use_parallel_residual": True}, "m")
+    assert "hidden_size, intermediate_size" in str(caught.value.remedy)
+    off = LLAMA2 | {"use_parallel_residual": False, "_own": 3, "torch_dtype": "bfloat16", "dtype": "bfloat16"}
+    assert from_huggingface(off, "m") == from_huggingface(LLAMA2, "m")
+
+
+def test_experts_of_both_generations_of_keys():
+    new = without(QWEN3_MOE, "num_experts") | {"num_local_experts": 128}
+    model = from_huggingface(new, "m")
+    assert model == from_huggingface(QWEN3_MOE, "m")
+    assert model.experts is not None
+    assert (model.experts.count, model.experts.active, model.experts.width) == (128, 8, 768)
+    some = from_huggingface(QWEN3_MOE | {"decoder_sparse_step": 2, "mlp_only_layers": [1]}, "m")
+    assert [layer for layer in range(6) if some.has_experts(layer)] == [3, 5]
+    assert from_huggingface(QWEN3_MOE | {"mlp_only_layers": list(range(48))}, "m").experts is None
+
+
 def test_llama_2_without_the_optional_keys():
     model = from_huggingface(LLAMA2, "mine")
-    assert model.model_dump() == {
+    assert model.model_dump(exclude_defaults=True) == {
         "name": "mine",
         "layers": 32,
         "width": 4096,
@@ -168,10 +295,27 @@ def test_qwen2_has_biases_and_no_window_unless_used():
         *[
             (LLAMA2 | {"rope_scaling": {key: kind, "factor": 2.0}}, f"rope_scaling.{key}", kind)
             for key in ("type", "rope_type")
-            for kind in ("yarn", "dynamic", "longrope", "su")
+            for kind in ("su", "proportional")
         ],
-        (QWEN2 | {"use_sliding_window": True}, "max_window_layers", "some of the layers"),
-        (QWEN2 | {"use_sliding_window": True, "layer_types": 3}, "layer_types", "some of the layers"),
+        (QWEN2 | {"use_sliding_window": True, "layer_types": 3}, "layer_types", "3 is not a list"),
+        (QWEN2 | {"use_sliding_window": True, "layer_types": ["chunked"] * 32}, "layer_types", "is not a list"),
+        (QWEN2 | {"use_sliding_window": True, "layer_types": ["full_attention"]}, "layer_types", "1 layers of 32"),
+        (LLAMA2 | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "original_max", "missing"),
+        (
+            LLAMA2 | {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "alpha": 8}},
+            "alpha",
+            "not known for dynamic",
+        ),
+        (LLAMA2 | {"attention_dropout": 0.1}, "attention_dropout", "dropout"),
+        (without(PHI4, "rope_scaling") | {"partial_rotary_factor": 0.76}, "partial_rotary", "not pairs"),
+        (PHI4 | {"rope_scaling": PHI4["rope_scaling"] | {"short_factor": [1.0]}}, "short_factor", "1 numbers"),
+        (GEMMA3 | {"text_config": None}, "text_config", "not an object"),
+        (nested(attn_logit_softcapping=50.0), "text_config: key attn_logit", "cap on the scores"),
+        (nested(hidden_activation="gelu"), "hidden_activation", "GeGLU"),
+        (nested(use_bidirectional_attention=True), "use_bidirectional_attention", "later tokens"),
+        (QWEN3_MOE | {"output_router_logits": True}, "output_router_logits", "loss of the router"),
+        (QWEN3_MOE | {"num_experts_per_tok": 200}, "num_experts_per_tok", "200 of 128"),
+        (QWEN3_MOE | {"mlp_only_layers": [-1]}, "mlp_only_layers", "not a list of layers"),
     ],
 )
 def test_refused_in_one_line(raw, key, word):

@@ -13,7 +13,7 @@ from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.proof_cells import SUBJECTS_AT_MOST, probe_model, probe_of, probe_workload
 from orchestrator.plan.suite import load_suite
-from orchestrator.plan.workload import GENERATING, MEASURED
+from orchestrator.plan.workload import GENERATING, MEASURED, Experts
 from orchestrator.records.store import Run
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ TRAITS = [
     {"tied_head": True},
     {"qkv_bias": True},
     {"sliding_window": 4096},
+    {"activation": "gelu_tanh", "norm_plus_one": True, "post_norms": True, "embedding_scaled": True},
+    {"qk_norm": True, "query_scalar": 144.0, "attention_cap": 50.0, "logit_cap": 30.0},
+    {"rotary_size": 8},
+    {"sliding_window": 4096, "local_rope_base": 10000.0},
 ]
 
 
@@ -113,6 +117,24 @@ def test_a_trait_of_the_model_is_one_of_its_probe(traits: dict[str, Any]) -> Non
     other = WORKLOAD.model_copy(update={"model": model})
     ids = [{part.workload_id for part in probe_workload(one).parts} for one in (other, WORKLOAD)]
     assert not ids[0] & ids[1]
+
+
+def test_a_probe_has_each_kind_of_layer_that_its_model_has() -> None:
+    plain = WORKLOAD.model
+    assert plain is not None
+    assert probe_model(plain).full_layers == ()
+    experts = Experts(count=128, active=8, width=768, normalised=True, dense_layers=(5,), shared_width=2048)
+    model = plain.model_copy(update={"sliding_window": 4096, "full_layers": (0, 5), "experts": experts})
+    probe = probe_model(model)
+    assert [probe.is_local(layer) for layer in (0, 1)] == [True, False]
+    assert [probe.has_experts(layer) for layer in (0, 1)] == [False, True]
+    own = probe.experts
+    assert own is not None
+    assert (own.count, own.active, own.normalised, own.shared_width) == (7, 3, True, 96)
+    few = experts.model_copy(update={"count": 2, "active": 2, "dense_layers": ()})
+    own = probe_model(model.model_copy(update={"experts": few})).experts
+    assert own is not None
+    assert (own.count, own.active, own.dense_layers) == (2, 2, ())
 
 
 def test_a_selection_keeps_only_what_its_rows_need() -> None:

@@ -267,7 +267,7 @@ def test_no_cells_and_an_empty_file_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nott", "Note", "note2"])
 def test_an_unknown_name_lists_the_suites(name: str) -> None:
-    with pytest.raises(UsageError, match=r"unknown suite .*known: compact, note, rehearsal, smoke"):
+    with pytest.raises(UsageError, match=r"unknown suite .*known: compact, models, note, rehearsal, smoke"):
         load_suite(name)
 
 
@@ -335,3 +335,11 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     path = write_suite(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load_suite(str(path)).name == "mine"
+
+
+def test_longrope_ends_at_its_original_context_and_says_why(tmp_path: Path) -> None:
+    text = load_suite("models").path.read_text().replace("sequence = 2048", "sequence = 5000")
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="beyond the block size 4096 of phi_4_mini, behind which its rotary scaling"):
+        load_suite(str(path))

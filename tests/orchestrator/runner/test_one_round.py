@@ -8,13 +8,17 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_run import FAKE_BENCH, write_stack, write_suite
+from plan_samples import stack
 
 from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
+from orchestrator.plan.planner import make_plan
+from orchestrator.plan.suite import load_suite
 from orchestrator.records.store import Run
 from orchestrator.runner import one_round
 from orchestrator.runner import run_all as pipeline
@@ -184,3 +188,33 @@ def test_what_goes_wrong_with_a_cells_record_is_its_row(
     assert statuses(made) == {"spins": "crashed", "good": "ok"}
     for shown in capsys.readouterr():  # while it runs, and below the table
         assert "cannot be worked with (OverflowError: int too large to convert to float)" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "asked", "skipped"), [(10**9, False, True), (10**9, True, False), (10**12, False, False)]
+)
+def test_what_cannot_fit_on_the_gpu_is_skipped_with_its_figures(
+    monkeypatch: pytest.MonkeyPatch, memory_bytes: int, asked: bool, skipped: bool
+) -> None:
+    plan = make_plan(load_suite("note"), {"a": stack()}, device="cuda", benchmarks=["forward"])
+    cell = next(cell for cell in plan.cells if cell.role == "row")
+    monkeypatch.setattr(one_round, "blank_record", lambda job, refusal: refusal)
+    monkeypatch.setattr(one_round, "make_job", lambda *_: None)
+    session = SimpleNamespace(
+        choice=SimpleNamespace(asked=asked),
+        gpu=SimpleNamespace(memory_bytes=memory_bytes),
+        ready=SimpleNamespace(refused={}, prepared={}),
+        progress=SimpleNamespace(event=None),
+        outcomes=SimpleNamespace(exhausted={}, incorrect={}),
+        area=SimpleNamespace(cell=lambda _: None),
+        store=lambda record, job, log: record,
+    )
+    turn: Any = SimpleNamespace(cell=cell)
+    if not skipped:
+        with pytest.raises(TypeError):  # it is started: there is no area to start it in
+            one_round.run_round(session, turn)  # type: ignore[arg-type]
+        return
+    refusal: Any = one_round.run_round(session, turn)  # type: ignore[arg-type]
+    assert refusal.status == "skipped"
+    assert "13.5 GB of weights" in refusal.reason
+    assert "the GPU has 1.00 GB of memory" in refusal.reason
