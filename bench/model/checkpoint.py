@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from bench.spec import ModelConfig
-from bench.status import Unsupported
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -204,22 +204,13 @@ class JsonTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with those special ones that the file puts around it.
 
-        Raises Unsupported where this stack has no `tokenizers`, ValueError, one line, if the file is not a tokenizer's.
+        Raises ValueError, one line, if the file is not a tokenizer's.
         """
-        try:
-            return list(self._read().encode(text).ids)
-        except ModuleNotFoundError as error:
-            needs = f"{self.file.name} is read by the package tokenizers, which this stack does not have"
-            raise Unsupported(
-                f"prompt_text: {needs}: install it, or give the ids alone, without prompt_text"
-            ) from error
+        return list(self._read().encode(text).ids)
 
-    def decode(self, ids: Sequence[int]) -> str | None:
-        """Return the text of `ids`, without special ones; None where this stack has no `tokenizers`."""
-        try:
-            return str(self._read().decode(list(map(int, ids))))
-        except ModuleNotFoundError:
-            return None
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, without special ones."""
+        return str(self._read().decode(list(map(int, ids))))
 
     def _read(self) -> Any:
         if self._model is None:
@@ -233,11 +224,14 @@ class JsonTokenizer:
 
 
 def find_tokenizer(folder: str) -> Tokenizer | JsonTokenizer | None:
-    """Return the checkpoint's tokenizer, SentencePiece's where there are two; None where there is none of either."""
+    """Return the checkpoint's tokenizer, SentencePiece's where there are two; None where there is none.
+
+    A `tokenizer.json` counts where the stack has the package `tokenizers`; without it the workload's ids are taken.
+    """
     file = Path(folder) / TOKENIZER
     if file.is_file():
         with file.open("rb") as stream:
             if stream.read(1) == SENTENCEPIECE_FIRST_BYTE:
                 return Tokenizer(file)
     file = Path(folder) / TOKENIZER_JSON
-    return JsonTokenizer(file) if file.is_file() else None
+    return JsonTokenizer(file) if file.is_file() and find_spec("tokenizers") else None

@@ -18,7 +18,6 @@ from bench.model.checkpoint import find_tokenizer, load_checkpoint  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
 from bench.operators import Operators  # noqa: E402
 from bench.spec import from_dict  # noqa: E402
-from bench.status import Unsupported  # noqa: E402
 from orchestrator.plan.checkpoint import inspect_checkpoint  # noqa: E402
 from orchestrator.plan.models import from_huggingface  # noqa: E402
 
@@ -391,9 +390,7 @@ def test_a_tokenizer_json_is_as_its_package_reads_it(byte_pairs):
         find_tokenizer(str(folder)).encode("a")
 
 
-def test_a_tokenizer_json_without_its_package_refuses_the_prompt_alone(byte_pairs, monkeypatch):
-    ours = find_tokenizer(str(byte_pairs[1]))
+def test_a_tokenizer_json_does_not_count_without_its_package(byte_pairs, monkeypatch):
+    assert find_tokenizer(str(byte_pairs[1])) is not None
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(Unsupported, match=r"prompt_text: tokenizer.json is read by the package tokenizers"):
-        ours.encode("Hello")
-    assert ours.decode([1, 2]) is None
+    assert find_tokenizer(str(byte_pairs[1])) is None

@@ -280,25 +280,25 @@ def test_build_writes_what_was_built_and_again_builds_it_again(
     bad = make(tmp_path / "bad", f"FROM {IMAGE}\nRUN echo why it failed && exit 7\n", "testonly-bad")
     try:
         assert build_stacks({"testonly-bad": bad, "testonly": stack}, launcher="docker", state=tmp_path) == 1
-        out = capsys.readouterr().out
-        assert "testonly-bad: failed: " in out
-        assert f"testonly: {build.image_tag(stack)}\n" in out
+        said = capsys.readouterr()
+        assert "testonly-bad: failed: " in said.err
+        assert f"testonly: {build.image_tag(stack)}\n" in said.out
         path = stack_lock.lock_path(stack, build.image_tag(stack), tmp_path)
         first = stack_lock.StackLock.model_validate_json(path.read_text())
         assert first.image_id == client.images.get(first.image).id
         assert build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
-        assert "build step" not in capsys.readouterr().out
+        assert "build step" not in capsys.readouterr().err
         # What somebody put in its place under the same name is found out, and built away.
         changed = client.containers.run(first.image, ["touch", "/changed"], detach=True)
         changed.wait()
         changed.commit(first.image)
         changed.remove()
         assert build_stacks({"testonly": stack}, launcher="docker", state=tmp_path) == 0
-        assert f"testonly: drift since it was built ({first.written_utc[:10]}): image " in capsys.readouterr().out
+        assert f"testonly: drift since it was built ({first.written_utc[:10]}): image " in capsys.readouterr().err
         assert build_stacks({"testonly": stack}, launcher="docker", again=True, state=tmp_path) == 0
-        out = capsys.readouterr().out
-        assert "build step" in out
-        assert "drift" not in out
+        said = capsys.readouterr()
+        assert "build step" in said.err
+        assert "drift" not in said.err + said.out
     finally:
         for tag in images(client):
             client.images.remove(tag, force=True)

@@ -114,7 +114,7 @@ def test_a_missing_ready_image_is_named_with_what_brings_it(
     assert run(["plan", *given]) == 0
     assert says in capsys.readouterr().out.splitlines()
     assert run(["run-all", *given]) == 3
-    (why,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("theirs: cannot run: ")]
+    (why,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("theirs: cannot run: ")]
     assert why.startswith(f"theirs: cannot run: {NOWHERE}: this image is not on this host, and could not be pulled (")
     assert why.endswith(f"no such host); `docker pull {NOWHERE}`")
 
@@ -131,7 +131,7 @@ def test_the_main_job_ends_with_measured_rows(
     monkeypatch.setattr(workfolders, "BENCH", FAKE_BENCH)
     monkeypatch.setenv("STACKBENCH_PYTHON", sys.executable)
     assert run(["run-all", "--suite", str(write_suite(tmp_path)), "--results", str(tmp_path / "results")]) == 0
-    first = capsys.readouterr().out.splitlines()[0]
+    first = capsys.readouterr().err.splitlines()[0]
     assert f"in plain processes (the image {NOWHERE} is not here and cannot be pulled: no such host)" in first
     assert {record.status for record in newest_run(tmp_path / "results").records([])} == {"ok"}
 
