@@ -72,12 +72,16 @@ def report_command(names: tuple[str | None, ...], output: Path | None, results: 
 @options.results
 def picture_command(names: tuple[str | None, ...], output: Path, results: Path) -> None:
     """Draw how many times as fast as eager each method of the RUNs is (default: the newest)."""
+    from orchestrator.base.errors import UsageError
     from orchestrator.base.text import counted, show
     from orchestrator.records.runs import find_run
     from orchestrator.report.picture import write_picture
 
-    found = [find_run(results, name).folder for name in names]
-    show(f"{output}: {counted(write_picture({folder.name: folder for folder in found}, output), 'bar')}")
+    found: dict[str, Path] = {}
+    for folder in (find_run(results, name).folder for name in names):
+        if found.setdefault(folder.name, folder).resolve() != folder.resolve():
+            raise UsageError(f'two runs are called "{folder.name}"', where="picture", remedy="rename one of them")
+    show(f"{output}: {counted(write_picture(found, output), 'bar')}")
 
 
 @click.command("runs", short_help="List the runs.")

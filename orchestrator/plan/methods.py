@@ -77,8 +77,8 @@ def put_methods(own: Mapping[str, OwnMethod], plan: Plan, folder: Path) -> None:
 
 def _read(path: Path) -> OwnMethod:
     if not METHOD_NAME.fullmatch(path.stem) or not path.stem.isidentifier():
-        what, remedy = f'"{path.stem}" is not a valid method name', "use a-z, 0-9 and underscores, a letter first"
-        raise UsageError(what, where=str(path), remedy=remedy)
+        remedy = "use a-z, 0-9 and underscores, a letter first, at most 80"
+        raise UsageError(f'"{path.stem}" is not a valid method name', where=str(path), remedy=remedy)
     content = read_bytes(path, limit=LIMIT_BYTES)
     try:
         with warnings.catch_warnings():

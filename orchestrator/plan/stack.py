@@ -117,7 +117,7 @@ class Stack(Frozen):
 STACK_FILE = "stack.toml"
 
 # Methods become parts of file names and of module names.
-METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,79}")
 
 
 def load_stack(folder: Path) -> Stack:
@@ -133,7 +133,7 @@ def load_stack(folder: Path) -> Stack:
 
     for method in stack.methods:
         if not METHOD_NAME.fullmatch(method):
-            raise bad(f'methods: "{method}" is not a valid method name', "use a-z, 0-9 and underscores")
+            raise bad(f'methods: "{method}" is not a valid method name', "use a-z, 0-9 and underscores, at most 80")
     if len(set(stack.methods)) != len(stack.methods):
         raise bad("methods: a method is named twice", "name each once")
     for name in sorted(OF_THE_CELL.intersection(stack.environment)):

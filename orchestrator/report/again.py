@@ -34,11 +34,11 @@ def commands(source: Source, record: Record, rounds: int) -> list[str]:
 
 def plan_words(suite: str, asked: Asked, record: Record, folder: Path) -> list[str] | None:
     """Return what runs the cell of a record of the run in `folder` as it was run; None where this host cannot."""
-    parts = _suite(suite, asked), _stack(asked, record.stack), _checkpoint(asked, record)
+    parts = _suite(suite, asked), _stack(asked, record.stack), _own(asked, record, folder), _checkpoint(asked, record)
     if any(part is None for part in parts):
         return None
-    named_suite, named_stack, checkpoint = (part or [] for part in parts)
-    words = [PROGRAM, "run-all", *named_suite, *named_stack, *_own(asked, record, folder)]
+    named_suite, named_stack, own, checkpoint = (part or [] for part in parts)
+    words = [PROGRAM, "run-all", *named_suite, *named_stack, *own]
     if record.workload.benchmark != "ceilings":
         words += ["--method", shlex.quote(record.method), "--benchmark", record.workload.benchmark]
     words += checkpoint
@@ -64,12 +64,18 @@ def _stack(asked: Asked, stack: str) -> list[str] | None:
     return [*words, *_each("--stacks", asked.stacks)] if known else None
 
 
-def _own(asked: Asked, record: Record, folder: Path) -> list[str]:
-    """Return the option for a user's own method: the run has the very file that was measured, where it is a folder."""
+def _own(asked: Asked, record: Record, folder: Path) -> list[str] | None:
+    """Return the option for a user's own method: the run has the very file that was measured, where it is a folder.
+
+    None where no folder with it is known: of a bundle, or where those that were named are gone.
+    """
     if record.method_source is None:
         return []
-    kept = folder / METHODS
-    return _each("--methods", [str(kept)] if kept.is_dir() and origin_of(folder) is None else asked.methods)
+    file = f"{record.method}.py"
+    if (folder / METHODS / file).is_file() and origin_of(folder) is None:
+        return _each("--methods", [str(folder / METHODS)])
+    there = any((Path(place) / file).is_file() for place in asked.methods)
+    return _each("--methods", asked.methods) if there else None
 
 
 def _checkpoint(asked: Asked, record: Record) -> list[str] | None:
@@ -84,13 +90,14 @@ def _checkpoint(asked: Asked, record: Record) -> list[str] | None:
 def reproduction(source: Source, record: Record, rounds: int = 1) -> str:
     """Return the line that runs a row's cell again from its record and says whether its figure came out.
 
-    Where the folder of a checkpoint is not known, the word FOLDER stands for it.
+    Where the folder of a checkpoint or of a user's own method is not known, the word FOLDER stands for it.
     """
     asked, weights = source.asked, record.workload.weights
     words = [PROGRAM, "reproduce", shlex.quote(record.cell_id), *run_words(source.folder)]
     if not (IMAGES / record.stack / STACK_FILE).is_file():
         words += _each("--stacks", filter(_is_there, asked.stacks))
-    words += _own(asked, record, source.folder)
+    own = _own(asked, record, source.folder)
+    words += ["--methods", "FOLDER"] if own is None else own
     if weights is not None and weights.source == "checkpoint":
         known = asked.weights.get(weights.fingerprint or "")
         words += ["--checkpoint", "FOLDER" if known is None else typed(known)]

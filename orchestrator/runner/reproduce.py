@@ -135,6 +135,9 @@ def choose_again(
     if record.device == "cuda" and gpu is None:
         remedy = "run it on a GPU's host"
         lack(UsageError(f"the record was made on a GPU, and {no_gpu}", where="reproduce", remedy=remedy))
+    source = own[record.method].sha256 if record.method in own else None
+    if source != record.method_source and source is not None:
+        said += f", by another file of the method {record.method}"
     checkpoints = _checkpoints(record, options, lack)
     suite = load_suite(FULL_SUITE if record.device == "cuda" else SMALL_SUITE)
     task = suite.ceilings(record.device, [record.workload.dtype])[-1]
@@ -148,7 +151,7 @@ def choose_again(
         cache=record.provenance.cache if record.provenance else "cold",
         rounds=options.rounds or 1,
         warm=False,
-        method_source=own[record.method].sha256 if record.method in own else None,
+        method_source=source,
     )
     other = {"workload": task.workload, "method": CEILINGS_METHOD, "timeout_s": task.timeout_s, "method_source": None}
     ceilings = cell.model_copy(update={**other, "role": "ceilings", "rounds": 1})

@@ -81,7 +81,7 @@ def test_a_file_is_not_run_to_see_what_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["Mine", "my-method", "2fast", "for two"])
+@pytest.mark.parametrize("name", ["Mine", "my-method", "2fast", "for two", "m" * 81])
 def test_a_name_that_is_none_is_one_line(name: str, tmp_path: Path) -> None:
     assert f'"{name}" is not a valid method name; use a-z' in refused(write(tmp_path, name))
 

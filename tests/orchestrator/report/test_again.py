@@ -218,15 +218,27 @@ def test_a_checkpoints_folder(tmp_path: Path) -> None:
         assert "--methods" not in from_suite + from_record  # bench's own method needs none
 
 
-def test_a_method_of_ones_own(tmp_path: Path) -> None:
+def test_a_method_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = record(stack="cpu", method="mine", method_source="a" * 64)
-    folder = save_run(tmp_path, [one])
-    (folder / FILE).write_text(Asked(methods=("/methods",)).model_dump_json())
+    folder, asked = save_run(tmp_path, [one]), tmp_path / "asked"
+    (folder / FILE).write_text(Asked(methods=(str(asked),)).model_dump_json())
+    for other in (None, "other.py"):  # the folder is gone, or the file
+        if other:
+            asked.mkdir()
+            (asked / other).write_text("")
+        (line,) = commands(read_source(folder), one, 1)
+        assert line.endswith(" --methods FOLDER")
+    (asked / "mine.py").write_text("")
     for line in commands(read_source(folder), one, 1):
-        assert " --methods /methods" in line
-    (folder / "methods").mkdir()  # the very file that was measured
+        assert f" --methods {asked}" in line
+    (folder / "methods").mkdir()
+    (folder / "methods" / "mine.py").write_text("")  # the very file that was measured
     for line in commands(read_source(folder), one, 1):
         assert f" --methods {folder}/methods" in line
+    monkeypatch.setattr(again, "origin_of", lambda _folder: tmp_path / "sent.tar.gz")
+    (folder / FILE).unlink()
+    (line,) = commands(read_source(folder), one, 1)
+    assert line.endswith("/sent.tar.gz --methods FOLDER")
 
 
 def test_a_file_that_is_not_ours_says_nothing(tmp_path: Path) -> None:

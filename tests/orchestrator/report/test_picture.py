@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from made_docs import H100
 from places import RESULTS, ROOT
+from record_samples import save_run, small_run
 
 from orchestrator.analysis.reduced_run import Report, make_report
 from orchestrator.base.errors import UsageError
@@ -142,3 +143,10 @@ def test_runs_without_eager_are_refused() -> None:
     rows = tuple(pair for pair in whole.pairs if pair.steady.method != "eager")
     with pytest.raises(UsageError, match="no row beside eager"):
         picture([dataclasses.replace(whole, pairs=rows)], ["a"])
+
+
+def test_two_runs_of_one_name_are_not_drawn_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [save_run(tmp_path / place, small_run()).rename(tmp_path / place / "same") for place in "ab"]
+    assert run(["picture", *map(str, folders), "-o", str(tmp_path / "p.svg")]) == 4
+    assert 'two runs are called "same"; rename one of them' in capsys.readouterr().err
+    assert run(["picture", str(folders[0]), f"{folders[0]}/", "-o", str(tmp_path / "p.svg")]) == 0

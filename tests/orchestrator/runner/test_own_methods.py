@@ -96,6 +96,10 @@ def test_reproduce_asks_for_the_file_that_the_run_kept(own: Path, capsys: pytest
     again = ("forward checked@fake", "--run", str(first))
     assert go(own, *again, command="reproduce", methods=False) == 4
     assert "the record's method checked is somebody's own; name its folder with --methods" in capsys.readouterr().err
+    for text, other in ((METHOD, False), (METHOD + "# faster\n", True)):
+        (own / "checked.py").write_text(text)
+        assert go(own, *again, "--dry-run", command="reproduce") == 0
+        assert (", by another file of the method checked" in capsys.readouterr().out) is other
     (own / "checked.py").unlink()
     go(own, *again, "--methods", str(first / "methods"), command="reproduce", methods=False)
     assert record(runs(own)[-1], "checked")["cell_id"] == record(first, "checked")["cell_id"]
