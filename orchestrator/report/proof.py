@@ -174,6 +174,10 @@ def _probe(source: Source, row: Row) -> Section | None:
 
 def _workload(record: Record) -> Any:
     content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects", "beside"})
+    if model := record.workload.model:
+        # What a family asks for beyond Llama, where it does.
+        asked = {"name", *model.hashed()}
+        content["model"] = {name: value for name, value in content["model"].items() if name in asked}
     beside = (("beside it", f"in {one.dtype}, workload {one.workload_id}") for one in record.workload.beside or ())
     subjects = (("reference for", f"{s.benchmark}, workload {s.workload_id}") for s in record.workload.subjects or ())
     return facts(*((name.replace("_", " "), plain(value)) for name, value in content.items()), *subjects, *beside)
