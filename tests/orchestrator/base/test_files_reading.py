@@ -28,7 +28,8 @@ from orchestrator.base.files import (
     read_toml,
 )
 from orchestrator.plan.cell import Plan
-from orchestrator.plan.models import Llama, Llama3, Mistral, Qwen2
+from orchestrator.plan.families import ARCHITECTURES
+from orchestrator.plan.models import SCALINGS
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.suite import SuiteFile
 from orchestrator.records.bundle import Manifest
@@ -113,7 +114,8 @@ def bare(schema: Any, path: str = "") -> Iterator[str]:
             yield from bare(inner, f"{path}/{index}")
 
 
-FOREIGN = (SuiteFile, Stack, Plan, Published, Record, Header, Manifest, StackLock, Llama, Mistral, Qwen2, Llama3)
+OURS = (SuiteFile, Stack, Plan, Published, Record, Header, Manifest, StackLock)
+FOREIGN = (*OURS, *dict.fromkeys((*ARCHITECTURES.values(), *SCALINGS.values())))
 
 
 @pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: kind.__name__)
