@@ -49,9 +49,9 @@ def extensions(monkeypatch):
         # As a kernel does: autograd's count of changes does not move.
         apply_rotary(*[x.data if isinstance(x, torch.Tensor) else x for x in arguments])
 
-    def flash_attn_func(q, k, v, causal):
+    def flash_attn_func(q, k, v, softmax_scale=None, causal=False):
         assert causal
-        return operators.attention(q, k, v, None)
+        return operators.attention(q, k, v, None, scale=softmax_scale)
 
     module(monkeypatch, "rotary_emb", apply_rotary=apply_unseen)
     module(monkeypatch, "flash_attn")
