@@ -58,13 +58,12 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
     if model is None:
         return None
     element, batch, time = ELEMENT_BYTES[workload.dtype], workload.batch or 1, workload.sequence or 1
-    count, slots = parameters(model), 0
+    count = parameters(model)
     if workload.benchmark in GENERATING:
         time = len(workload.prompt or ())
-        slots = time + (workload.new_tokens or 0)
     tables = 8 * model.block_size * (model.rotary_size or model.head_size) // 2 * (2 if model.local_rope_base else 1)
     weights = element * count + tables
-    cache = element * 2 * model.layers * batch * slots * model.kv_heads * model.head_size
+    cache = element * _cached(model, workload)
     tokens = batch * time
     logits = element * tokens * model.vocabulary * (2 if model.logit_cap else 1)
     scores = SCORE_BYTES * tokens * time * model.heads if model.attention_cap is not None else 0
@@ -80,6 +79,14 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
     passing = element * tokens * max(_passing(model, sparse=kind) for kind in _kinds(model)) + scores
     ends = logits + 2 * element * tokens * model.width
     return Memory(count, weights, cache, 0, logits, passing, weights + cache + max(ends, passing))
+
+
+def _cached(model: ModelConfig, workload: Workload) -> int:
+    """Return the elements of keys and values that a generation keeps; 0 for any other benchmark."""
+    if workload.benchmark not in GENERATING:
+        return 0
+    slots = len(workload.prompt or ()) + (workload.new_tokens or 0)
+    return 2 * model.layers * (workload.batch or 1) * slots * model.kv_heads * model.head_size
 
 
 def _kinds(model: ModelConfig) -> dict[bool, int]:
@@ -138,8 +145,7 @@ def least_bytes(workload: Workload) -> int:
         weights, kept = 2 * weights, model.layers * batch * time * model.width
     if workload.benchmark in GENERATING:
         time = 1  # of the prompt's logits perhaps no more is kept
-        slots = len(workload.prompt or ()) + (workload.new_tokens or 0)
-        kept = 2 * model.layers * batch * slots * model.kv_heads * model.head_size
+        kept = _cached(model, workload)
     return ELEMENT_BYTES[workload.dtype] * (weights + kept + batch * time * model.vocabulary)
 
 
