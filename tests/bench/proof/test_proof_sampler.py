@@ -15,7 +15,7 @@ from bench.proof.checks import Checks  # noqa: E402
 
 # Of many texts at once: as many draws in fewer calls.
 MANY = {**PROBE, **TEXT, "batch": 16}
-FIRST_DRAWS = sampler.FIRST_DRAWS
+FIRST_DRAWS, ALL_DRAWS = sampler.FIRST_DRAWS, sampler.ALL_DRAWS
 RIGHT = {"generation": sampling.exponential, "model_inference": sampling.multinomial}
 NAMES = {"generation": "exponential", "model_inference": "multinomial"}
 # Blocks of 1024, the last of them partial, as 32000's is.
@@ -72,6 +72,7 @@ def cell_of(folder, monkeypatch, benchmark, *, wrong=None, **changes):
 
     monkeypatch.setattr(sampling, NAMES[benchmark], draw)
     monkeypatch.setattr(sampler, "FIRST_DRAWS", FIRST_DRAWS)
+    monkeypatch.setattr(sampler, "ALL_DRAWS", ALL_DRAWS)
     return run(folder, benchmark, **{**MANY, **changes})
 
 
