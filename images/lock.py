@@ -23,6 +23,7 @@ from orchestrator.build import wheels
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.10"
 LINUX = "x86_64-manylinux_2_28"
+OVERRIDES = ("--override", "images/overrides.txt")
 REASON_CHARACTERS = 500
 UNPRINTABLE = re.compile(r"[^ -~]+")
 TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton==")
@@ -59,7 +60,8 @@ class Broken:
 def of_stack(name: str, title: str, pythons: tuple[str, ...]) -> Lock:
     """Return the lock of a CUDA stack."""
     folder = f"images/{name}"
-    return Lock(f"{folder}/requirements.lock", (f"{folder}/requirements.in",), title, pythons=pythons, platform=LINUX)
+    target, source = f"{folder}/requirements.lock", f"{folder}/requirements.in"
+    return Lock(target, (source,), title, pythons=pythons, platform=LINUX, arguments=OVERRIDES)
 
 
 LOCKS = (
@@ -68,6 +70,7 @@ LOCKS = (
         ("images/cpu/requirements.in",),
         "the stack `cpu`, but for the libraries of torch's CUDA build",
         libraries="images/cpu/requirements.cuda.lock",
+        arguments=OVERRIDES,
     ),
     Lock(
         "images/orchestrator.lock",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from bench.model.gpt import sharing
 from bench.observe.logits import LogitsDigest, observe
 from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
-from bench.proof import IN_CELL, effort, faults, levels
+from bench.proof import IN_CELL, effort, faults, levels, ties
 from bench.proof.checks import Checks, finite
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
@@ -40,6 +41,7 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     tokens = task.inputs(last_sample(context))
     dtype = reference_dtype(context.model.head.weight.dtype)
     with highest():
+        tied, facts = near_ties(context, dtype, tokens)
         model = Layerwise(context.model, dtype)
         hidden = model.forward(tokens)
         seen = [(sketch(logits), logits.norm(dim=-1), logits.argmax(-1)) for logits in map(model.head, hidden)]
@@ -59,8 +61,9 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
         "eager_top": eager.top,
         "eager_difference": eager.sketch[:some] - truth[:some],
         "effects": torch.stack(list(effects.values())),
+        **tied,
     }
-    facts = {
+    facts |= {
         "faults": list(effects),
         "eager_error": finite(float(error.norm() / norm.norm())),
         "inputs_checksum": hashing.checksum(tokens),
@@ -68,14 +71,44 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     return tensors, facts
 
 
+def near_ties(context: Context, dtype: torch.dtype, tokens: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a model that chooses its experts itself: what near ties do to the logits of `tokens`."""
+    if not ties.routed(context.model):
+        return {}, {}
+    found = ties.limits(context.model, dtype, tokens)
+    return {"ties": ties.effects(Layerwise(context.model, dtype), tokens, found)}, {"near_ties": found}
+
+
 class Same:
-    """Judges outputs that should be one: equal bits pass, else each position is as near as any to the truth."""
+    """Judges outputs that should be one: equal bits pass, else each position is as near as any to the truth.
 
-    def __init__(self, checks: Checks, level: Level | None, norm: Tensor, most: float) -> None:
-        self.checks, self.level, self.norm, self.most = checks, level, norm, most
+    `ties_of`: what near ties make of tokens, [batch, time], where the model chooses its experts itself.
+    """
 
-    def judge(self, name: str, one: LogitsDigest, other: LogitsDigest, what: str, until: int | None = None) -> None:
-        """Compare the positions before `until`; without a known error only equal bits can pass."""
+    def __init__(
+        self,
+        checks: Checks,
+        level: Level | None,
+        norm: Tensor,
+        most: float,
+        ties_of: Callable[[Tensor], Tensor | None] = lambda _: None,
+    ) -> None:
+        self.checks, self.level, self.norm, self.most, self.ties_of = checks, level, norm, most, ties_of
+
+    def judge(
+        self,
+        name: str,
+        one: LogitsDigest,
+        other: LogitsDigest,
+        what: str,
+        *,
+        until: int | None = None,
+        tokens: Tensor | None = None,
+    ) -> None:
+        """Compare the positions before `until`; without a known error only equal bits can pass.
+
+        `tokens`: those that went in, where they are not the reference's.
+        """
         part = slice(None, until)
         changed = int((one.bits[:, part] != other.bits[:, part]).sum())
         if not changed:
@@ -85,7 +118,8 @@ class Same:
             self.checks.unchecked(name, f"{what}: {changed} positions changed, and no reference says how far they may")
             return
         errors = levels.distance(one.sketch[:, part], other.sketch[:, part], self.norm[:, part])
-        worst, where = self.level.worst(errors)
+        tied = None if tokens is None else self.ties_of(tokens)
+        worst, where = (self.level if tied is None else self.level.elsewhere(tied)).worst(errors)
         text = f"{what}: {changed} positions changed, most {place(where, errors)}: {worst:.3g} times eager's error"
         self.checks.at_most(name, worst, self.most, text)
 
@@ -112,28 +146,38 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
     written = observe(task.call(tokens.copy_(mixed)))
     found = timed if index == last else again
     facts = against(context, task.inputs(last), found, reference, checks) if reference else {}
-    level = Level(reference.tensors["eager_error"], context.model.head.weight.dtype) if reference else None
+    level = level_of(reference, context.model.head.weight.dtype) if reference else None
+    limits = reference.facts.get("near_ties") if reference else None
     with checks.guard("samples"):
-        judge_samples(context, task, level, checks)
-    same = Same(checks, level, found.sketch.norm(dim=-1), levels.row_factor(context.workload))
+        judge_samples(context, task, level, limits, checks)
+    norm, most = found.sketch.norm(dim=-1), levels.row_factor(context.workload)
+    same = Same(checks, level, norm, most, lambda tokens: ties.here(context.model, tokens, limits))
     with checks.guard("repeat"):
         again = again if index == last else observe(task.call(task.inputs(index)))
-        same.judge("repeat", again, timed, "the last sample's input again")
+        same.judge("repeat", again, timed, "the last sample's input again", tokens=task.inputs(index))
     with checks.guard("changed input", "causality"):
         fresh = observe(task.call(mixed))
         moved = levels.rms(levels.distance(written.sketch, found.sketch, same.norm)[:, half:])
         least = max(CHANGED_LEAST, CHANGED * level.overall) if level else CHANGED_LEAST
         if moved > least:
-            same.judge("changed input", written, fresh, "other tokens written into the same tensor")
+            same.judge("changed input", written, fresh, "other tokens written into the same tensor", tokens=mixed)
         else:
             what = "other tokens, written into the same tensor, give the logits of those that were there before"
             checks.judge("changed input", passed=False, value=moved, limit=least, what=what)
-        same.judge("causality", fresh, found, f"tokens from position {half} on changed", half)
+        same.judge("causality", fresh, found, f"tokens from position {half} on changed", until=half)
     return facts
 
 
-def judge_samples(context: Context, task: Any, level: Level | None, checks: Checks) -> None:
-    """What was kept of the timed samples, each against eager's own forward of its input."""
+def level_of(reference: Reference, dtype: torch.dtype) -> Level:
+    """Eager's error on the reference's tokens."""
+    return Level(reference.tensors["eager_error"], dtype, reference.tensors.get("ties"))
+
+
+def judge_samples(context: Context, task: Any, level: Level | None, limits: list[float] | None, checks: Checks) -> None:
+    """What was kept of the timed samples, each against eager's own forward of its input.
+
+    `limits`: of near ties, where the model chooses its experts itself.
+    """
     if level is None:
         raise ValueError("no reference says how far the samples' logits may be from eager's")
     kept, dtype = task.kept, context.model.head.weight.dtype
@@ -145,7 +189,9 @@ def judge_samples(context: Context, task: Any, level: Level | None, checks: Chec
         tokens = zip(task.inputs(part.index).split(1), part.places)  # noqa: B905  (row by row: all may not fit)
         right = torch.stack([eager(row)[0, places] for row, places in tokens])
         right, found = (sketch(x, dtype=reference_dtype(dtype)) for x in (right, part.logits))
-        ratio = level.ratio(levels.distance(found, right, right.norm(dim=-1)))
+        tied = ties.here(context.model, task.inputs(part.index), limits)
+        one = level if tied is None else level.elsewhere(tied.gather(1, part.places))
+        ratio = one.ratio(levels.distance(found, right, right.norm(dim=-1)))
         if not ratio <= worst:  # nor is what is not a number
             worst, text = ratio, f"sample {part.index} is {ratio:.3g} times eager's error from eager"
         if math.isnan(ratio):
@@ -161,10 +207,10 @@ def against(
     tensors, dtype = reference.tensors, context.model.head.weight.dtype
     judge_identity(context, reference, hashing.checksum(tokens), checks)
     truth, norm = tensors["sketch"], tensors["norm"]
-    errors, level = levels.distance(found.sketch, truth, norm), Level(tensors["eager_error"], dtype)
+    errors, level = levels.distance(found.sketch, truth, norm), level_of(reference, dtype)
     with checks.guard("logits"):
         ratio, limit = level.ratio(errors), levels.overall(errors.numel())
-        checks.at_most("logits", ratio, limit, f"error of the logits is {ratio:.3g} times eager's")
+        checks.at_most("logits", ratio, limit, f"error of the logits is {ratio:.3g} times eager's{level.tied}")
     with checks.guard("rows"):
         worst, where = level.worst(errors)
         what = f"{place(where, errors)}: {worst:.3g} times eager's error, the most of any position"
@@ -180,8 +226,12 @@ def against(
         some = tensors["effects"].shape[1]
         effects = dict(zip(reference.facts["faults"], tensors["effects"].flatten(1, 2)))  # noqa: B905
         least = levels.floor(dtype) * float(norm[:some].norm())
-        difference = (found.sketch - truth)[:some].flatten(0, 1)
-        matched = faults.match(difference, tensors["eager_difference"].flatten(0, 1), effects, least)
+        difference, eager = (found.sketch - truth)[:some].flatten(0, 1), tensors["eager_difference"].flatten(0, 1)
+        if level.kept is not None:
+            part = level.kept[:some].flatten()
+            difference, eager = difference[part], eager[part]
+            effects = {name: effect[part] for name, effect in effects.items()}
+        matched = faults.match(difference, eager, effects, least)
         facts["resembles"] = judge_match(matched, len(effects), checks)
     return facts
 

@@ -17,7 +17,7 @@ from bench.benchmarks import Context
 from bench.model import hashing
 from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
-from bench.proof import faults, levels, sampler
+from bench.proof import faults, levels, sampler, ties
 from bench.proof.checks import Checks, finite
 from bench.proof.forward import judge_identity, judge_match
 from bench.proof.layerwise import Layerwise, highest
@@ -111,12 +111,15 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     runner.fill_caches(0.0)
     eager = runner.run(task.first_prompt, task.new_tokens, forced)
     with highest():
-        model = Layerwise(context.model, dtype)
-        truth = full(model, torch.cat([task.first_prompt, forced[:, :-1]], dim=1), task.prompt.shape[1])
+        model, ids = Layerwise(context.model, dtype), torch.cat([task.first_prompt, forced[:, :-1]], dim=1)
+        truth = full(model, ids, task.prompt.shape[1])
         norm = truth.norm(dim=-1)
         error = levels.distance(sketch(eager.logits, dtype=dtype), sketch(truth), norm)
-    tensors = {"sketch": sketch(truth[:, :STEPS]), "norm": norm, "eager_error": error}
+        limits = ties.limits(context.model, dtype, ids) if ties.routed(context.model) else None
+        tied = {"ties": ties.effects(model, ids, limits, task.prompt.shape[1] - 1)} if limits else {}
+    tensors = {"sketch": sketch(truth[:, :STEPS]), "norm": norm, "eager_error": error, **tied}
     facts = {
+        "near_ties": limits,
         "eager_error": finite(float((error * norm).norm() / norm.norm())),
         "inputs_checksum": hashing.checksum(torch.cat([task.first_prompt, forced], dim=1)),
     }
@@ -148,8 +151,10 @@ class Proof:
         self.worst_eager = EAGER * known if known else float("inf")
         self.own = task.first_prompt
         self.facts: dict[str, Any] = {}
-        # Errors and eager's, [batch, steps], of every text whose logits were seen.
-        self.pool: list[tuple[Tensor, Tensor]] = []
+        # Errors, eager's, and what near ties make, [batch, steps], of every text whose logits were seen.
+        self.pool: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Of near ties, where the model chooses its experts itself.
+        self.limits: list[float] | None = None
 
     def judge(self) -> dict[str, Any]:
         """All checks."""
@@ -181,8 +186,10 @@ class Proof:
             ids = torch.cat([self.own, replay.tokens[:, :-1]], dim=1)
             with highest():
                 truth = full(self.exact, ids, self.prompt)
+                if ties.routed(self.context.model):
+                    self.limits = ties.limits(self.context.model, self.exact.dtype, ids)
             eager = full(self.eager, ids, self.prompt)
-            level = self.bounded(replay.logits, truth, eager, "against a forward without cache")
+            level = self.bounded(replay.logits, ids, truth, eager, "against a forward without cache")
             with checks.guard("other prompt", "repeat", "cache"):
                 self.same("repeat", again, replay.logits[:, : self.steps], level, "the same tokens again")
                 self.leaks(replay, level)
@@ -191,7 +198,7 @@ class Proof:
             with checks.guard("samples", "possible", "sampler"), highest():
                 self.draws(last, level)
             with checks.guard("known faults"), highest():
-                self.known_faults(replay, ids, truth, eager)
+                self.known_faults(replay, ids, truth, eager, level)
         with checks.guard("temperature"):
             if self.context.workload.sharp:
                 self.sharp()
@@ -230,7 +237,8 @@ class Proof:
         norm, truth = tensors["norm"][:, : self.steps], tensors["sketch"]
         errors = levels.distance(sketch(found.logits, dtype=self.exact.dtype), truth, norm)
         self.facts["reference"] = self.reference.recorded(float((errors * norm).norm() / norm.norm()))
-        level = Level(tensors["eager_error"][:, : self.steps], self.weight.dtype)
+        tied = tensors["ties"][:, : self.steps] if "ties" in tensors else None
+        level = Level(tensors["eager_error"][:, : self.steps], self.weight.dtype, tied)
         self.limited(("reference", "reference"), errors, level, "the reference's continuation")
 
     def leaks(self, replay: Run, level: Level) -> None:
@@ -253,13 +261,13 @@ class Proof:
         runner.fill_caches(POISON)
         self.same("cache", runner.run(self.own, n, replay.tokens).logits, before, level, "unused slots poisoned")
         if not stale:
-            self.bounded(other.logits, truth, full(self.eager, ids, self.prompt), "another prompt")
+            self.bounded(other.logits, ids, truth, full(self.eager, ids, self.prompt), "another prompt")
 
     def pooled(self) -> None:
         """All texts' steps together, more texts where those are few: little scatter, so that the limit is near."""
         task, n, number = self.task, self.steps, 0
         self.checks.unchecked("logits", "no pool of positions could be made")  # until there is one
-        while sum(errors.numel() for errors, _ in self.pool) < levels.POOL and number < MOST_TEXTS:
+        while sum(errors.numel() for errors, _, _ in self.pool) < levels.POOL and number < MOST_TEXTS:
             prompt, forced = (
                 drawn_ids(self.context, task, f"{name}/{number}", count)
                 for name, count in (("pool", self.prompt), ("pool forced", n))
@@ -268,10 +276,11 @@ class Proof:
             ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)
             with highest():
                 truth = full(self.exact, ids, self.prompt)
-            self.bounded(logits, truth, full(self.eager, ids, self.prompt), f"another prompt, {number}")
-        errors, eager = (torch.cat([part.flatten() for part in parts]) for parts in zip(*self.pool))  # noqa: B905
-        ratio = Level(eager, self.weight.dtype).ratio(errors)
-        what = f"{errors.numel()} steps of {len(self.pool)} texts: error of the logits is {ratio:.3g} times eager's"
+            self.bounded(logits, ids, truth, full(self.eager, ids, self.prompt), f"another prompt, {number}")
+        errors, eager, tied = (torch.cat([part.flatten() for part in parts]) for parts in zip(*self.pool))  # noqa: B905
+        level = Level(eager, self.weight.dtype, tied)
+        ratio, what = level.ratio(errors), f"{errors.numel()} steps of {len(self.pool)} texts"
+        what = f"{what}: error of the logits is {ratio:.3g} times eager's{level.tied}"
         self.checks.at_most("logits", ratio, levels.overall(errors.numel()), what)
 
     def same(self, name: str, one: Tensor, other: Tensor, level: Level, what: str) -> None:
@@ -286,13 +295,20 @@ class Proof:
         text = f"{what}: {changed} steps changed, most step {place % one.shape[1]}: {worst:.3g} times eager's error"
         self.checks.at_most(name, worst, most, text)
 
-    def bounded(self, logits: Tensor, truth: Tensor, eager: Tensor, what: str) -> Level:
-        """Judge logits [batch, steps, vocabulary], all together and the worst step; return eager's level there."""
+    def ties(self, ids: Tensor, first: int) -> Tensor | None:
+        """What near ties make of the logits of `ids` [batch, time] from position `first` on, [batch, steps]."""
+        if self.limits is None:
+            return None
+        with highest():
+            return ties.effects(self.exact, ids, self.limits, first)
+
+    def bounded(self, logits: Tensor, ids: Tensor, truth: Tensor, eager: Tensor, what: str) -> Level:
+        """Judge logits [batch, steps, vocabulary] of `ids`, all together and the worst step; return eager's level."""
         norm = truth.norm(dim=-1)
         errors, known = levels.distance(logits, truth, norm), levels.distance(eager, truth, norm)
-        known = known.clamp(max=self.worst_eager)
-        self.pool.append((errors, known))
-        level = Level(known, self.weight.dtype)
+        known, tied = known.clamp(max=self.worst_eager), self.ties(ids, self.prompt - 1)
+        self.pool.append((errors, known, torch.zeros_like(known) if tied is None else tied))
+        level = Level(known, self.weight.dtype, tied)
         self.limited(("logits", "worst step"), errors, level, what)
         return level
 
@@ -302,7 +318,9 @@ class Proof:
         most, worst_most = (levels.limit(factor, errors.numel()) for factor in factors)
         ratio, (worst, place) = level.ratio(errors), level.worst(errors)
         what = f"{errors.shape[1]} steps, {what}"
-        self.checks.at_most(names[0], ratio, most, f"{what}: error of the logits is {ratio:.3g} times eager's")
+        self.checks.at_most(
+            names[0], ratio, most, f"{what}: error of the logits is {ratio:.3g} times eager's{level.tied}"
+        )
         if names[1] != names[0] or not worst <= worst_most:
             text = f"{what}: step {place % errors.shape[1]} has {worst:.3g} times eager's error, the most of any"
             self.checks.at_most(names[1], worst, worst_most, text)
@@ -370,7 +388,8 @@ class Proof:
         ids = torch.cat([prompts, texts[:, :-1]], dim=1)
         truth = full(self.exact, ids, self.prompt)
         found = sampler.look(truth.flatten(0, 1), texts.flatten(), workload.temperature, "texts")
-        self.ends(ends, truth[:, -1], level, [made.sample for made in kept for _ in task.prompt])
+        samples, tied = [made.sample for made in kept for _ in task.prompt], self.ties(ids, ids.shape[1] - 1)
+        self.ends(ends, truth[:, -1], level, samples, torch.zeros(()) if tied is None else tied[:, 0])
         limit = IMPOSSIBLE / (texts.numel() * truth.shape[-1])
         least, what = float(found.log_p.min().exp()), f"the least likely of {texts.numel()} tokens, by the reference"
         checks.judge("possible", least >= limit, value=least, limit=limit, what=what)
@@ -383,15 +402,16 @@ class Proof:
                 checks.judge("sampler", passed=False, what=f"two samples drew one text of probability {chance:.2g}")
             seen.add(text)
 
-    def ends(self, found: Tensor, truth: Tensor, level: Level, samples: list[int]) -> None:
+    def ends(self, found: Tensor, truth: Tensor, level: Level, samples: list[int], tied: Tensor) -> None:
         """The last step's logits of each text, [texts, vocabulary], as far from the truth as any step's may be."""
-        errors = levels.distance(found, truth, truth.norm(dim=-1)) / level.rows.median()
+        granted = torch.hypot(level.rows.median(), tied.to(level.rows))
+        errors = levels.distance(found, truth, truth.norm(dim=-1)) / granted
         worst = int(torch.nan_to_num(errors, nan=float("inf")).argmax())
         what = f"the last step of sample {samples[worst]}: {float(errors[worst]):.3g} times eager's error"
         limit = levels.limit(levels.row_factor(self.context.workload), errors.numel())
         self.checks.at_most("samples", float(errors[worst]), limit, f"{what}, the most of {len(errors)} texts")
 
-    def known_faults(self, replay: Run, ids: Tensor, truth: Tensor, eager: Tensor) -> None:
+    def known_faults(self, replay: Run, ids: Tensor, truth: Tensor, eager: Tensor, level: Level) -> None:
         """Which known fault, if any, explains the error of the replay's first row."""
         effects = {
             name: sketch(head(hidden[:, self.prompt - 1 :]) - truth[:1])[0]
@@ -399,5 +419,8 @@ class Proof:
         }
         least = levels.floor(self.weight.dtype) * float(truth[:1].norm())
         error, rounding = sketch(replay.logits[:1] - truth[:1])[0], sketch(eager[:1] - truth[:1])[0]
+        if level.kept is not None:
+            error, rounding = error[level.kept[0]], rounding[level.kept[0]]
+            effects = {name: effect[level.kept[0]] for name, effect in effects.items()}
         matched = faults.match(error, rounding, effects, least)
         self.facts["resembles"] = judge_match(matched, len(effects), self.checks)

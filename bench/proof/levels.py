@@ -42,17 +42,35 @@ FEW = 3.0
 
 
 class Level:
-    """Eager's own error [positions], never below what the precision's last bit makes."""
+    """Eager's own error [positions], never below what the precision's last bit makes.
 
-    def __init__(self, eager: Tensor, dtype: torch.dtype) -> None:
-        least = floor(dtype)
+    `ties` [positions]: what the other choice of experts makes at near ties (see `bench.proof.ties`), granted beside it.
+    Positions where that is more than eager's error are left out of what is judged of all together, unless most are.
+    """
+
+    def __init__(self, eager: Tensor, dtype: torch.dtype, ties: Tensor | None = None) -> None:
+        self.dtype, least = dtype, floor(dtype)
         clean = torch.nan_to_num(eager.double(), nan=0.0)
+        usual = max(float(clean.median()), least)
+        self.rows = clean.clamp(min=usual)
+        self.kept: Tensor | None = None
+        self.tied = ""
+        if ties is not None:
+            tied = ties.double() > usual
+            count = int(tied.sum())
+            self.rows, clean = torch.hypot(self.rows, ties.double()), torch.hypot(clean, ties.double())
+            self.tied = f"; {count} of {tied.numel()} positions have a near tie of a router" if count else ""
+            if 0 < count <= tied.numel() / 2:
+                self.kept, clean = ~tied, clean[~tied]
         self.overall = max(rms(clean), least)
-        self.rows = clean.clamp(min=max(float(clean.median()), least))
+
+    def elsewhere(self, ties: Tensor) -> Level:
+        """The level of other tokens, where near ties make `ties` [positions]."""
+        return Level(torch.full_like(ties, self.overall), self.dtype, ties)
 
     def ratio(self, errors: Tensor) -> float:
         """Root of the mean squared error over eager's; NaN stays NaN."""
-        return rms(errors) / self.overall
+        return rms(errors if self.kept is None else errors[self.kept]) / self.overall
 
     def worst(self, errors: Tensor) -> tuple[float, int]:
         """(Largest ratio of a position's error to eager's, its place among them); a NaN is the largest.

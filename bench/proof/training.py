@@ -23,7 +23,7 @@ from bench.benchmarks import Context
 from bench.model import weights
 from bench.model.gpt import GPT, Norm
 from bench.operators import reference_dtype, widen
-from bench.proof import IN_CELL, backward, effort
+from bench.proof import IN_CELL, backward, effort, ties
 from bench.proof.checks import Checks, finite
 from bench.proof.gradients import FACTOR, WHOLE, Truth, length
 from bench.proof.layerwise import Layerwise, highest
@@ -72,25 +72,53 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
 
     Tensors: `gradient/NAME`, sketches of up to 4096 numbers; `ignored/NAME`, the same as they would be if targets that
     are to be ignored were the id 0, where there are such; and in the order of `facts["parameters"]` the gradients'
-    `norms` and eager's `errors`, the larger of two draws where memory allows them. Facts: eager's error over all
-    parameters together, both losses, the share of targets that count, and which sample was taken.
+    `norms` and eager's `errors`, the larger of two draws where memory allows them, with what the other choice makes at
+    near ties (see `bench.proof.ties`). Facts: eager's error over all parameters together, both losses, the share of
+    targets that count, and which sample was taken.
     """
     model, precision = context.model, reference_dtype(getattr(torch, context.workload.dtype))
     tokens, targets = task.inputs(sample)
     tensors: dict[str, Tensor] = {}
 
-    def truth(kind: str, targets: Tensor) -> float:
+    def truth(kind: str, targets: Tensor, limits: list[float] | None = None) -> float:
         def keep(name: str, gradient: Tensor) -> None:
             tensors[f"{kind}/{name}"] = reduced(gradient, precision)
 
         with highest():
-            return backward.gradients(Layerwise(model, precision), tokens, targets, keep)
+            layerwise: Layerwise = Layerwise(model, precision)
+            if limits is not None:
+                _, layerwise = ties.otherwise(layerwise, tokens, limits)
+            return backward.gradients(layerwise, tokens, targets, keep)
 
     true_loss, counted = truth("gradient", targets), targets != backward.IGNORED
     if not bool(counted.all()):
         truth("ignored", targets.clamp(min=0))
-    parameters = dict(model.named_parameters())
+    parameters, tied = dict(model.named_parameters()), None
+    if ties.routed(model):
+        truth("tied", targets, ties.limits(model, precision, tokens))
+        moved = [tensors.pop(f"tied/{name}") - tensors[f"gradient/{name}"] for name in parameters]
+        tied = torch.stack([difference.double().norm() for difference in moved])
     norms = torch.stack([tensors[f"gradient/{name}"].double().norm() for name in parameters])
+    draws, losses = eager_draws(model, tokens, targets, {name: tensors[f"gradient/{name}"] for name in parameters})
+    facts = {
+        "sample": sample,
+        "parameters": list(parameters),
+        "loss": finite(true_loss),
+        "eager_loss": finite(max(losses, key=lambda loss: abs(loss - true_loss))),
+        "eager_error": finite(float(draws[0].norm() / norms.norm())),
+        "counted": float(counted.double().mean()),
+    }
+    errors = torch.stack(draws).amax(0)
+    if tied is not None:  # so that the limit is at least what all near ties make together, and few go the other way
+        errors = torch.hypot(errors, tied / FACTOR)
+    return {**tensors, "norms": norms, "errors": errors}, facts
+
+
+def eager_draws(
+    model: GPT, tokens: Tensor, targets: Tensor, true: Mapping[str, Tensor]
+) -> tuple[list[Tensor], list[float]]:
+    """Eager's errors, [parameters], against the sketches of `true` gradients, and its losses: of one draw or two."""
+    parameters = dict(model.named_parameters())
     draws: list[Tensor] = []
     losses: list[float] = []
     for rounding in (nullcontext, other_rounding):
@@ -102,21 +130,12 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
             if not draws:
                 raise
         else:
-            eager = sketches(parameters, precision)
-            found = [(eager[name] - tensors[f"gradient/{name}"]).double().norm() for name in parameters]
-            draws.append(torch.stack(found))
+            eager = sketches(parameters, next(iter(true.values())).dtype)
+            draws.append(torch.stack([(eager[name] - one).double().norm() for name, one in true.items()]))
             losses.append(float(loss.detach()))
         for parameter in parameters.values():
             parameter.grad = None
-    facts = {
-        "sample": sample,
-        "parameters": list(parameters),
-        "loss": finite(true_loss),
-        "eager_loss": finite(max(losses, key=lambda loss: abs(loss - true_loss))),
-        "eager_error": finite(float(draws[0].norm() / norms.norm())),
-        "counted": float(counted.double().mean()),
-    }
-    return {**tensors, "norms": norms, "errors": torch.stack(draws).amax(0)}, facts
+    return draws, losses
 
 
 @contextmanager

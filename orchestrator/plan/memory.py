@@ -149,6 +149,12 @@ def least_bytes(workload: Workload) -> int:
     return ELEMENT_BYTES[workload.dtype] * (weights + kept + batch * time * model.vocabulary)
 
 
+def likely_bytes(workload: Workload) -> int:
+    """Return what one sample is expected to hold at once where a compiler is used, in bytes; 0 without a model."""
+    held = expected(workload, compiled=True)
+    return 0 if held is None else max(least_bytes(workload), held.peak_bytes)
+
+
 def why_not(workload: Workload, room: int | None) -> str | None:
     """Return why a workload cannot fit into so many bytes of a GPU, with its figures; None where it may."""
     needed, held = least_bytes(workload), expected(workload)

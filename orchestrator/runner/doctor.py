@@ -13,7 +13,16 @@ from typing import Any, Literal
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_writable
 from orchestrator.base.paths import IMAGES, RESULTS, STATE
-from orchestrator.base.text import counted, json_document, on_stderr, show, size_in_words, terminal_width, wrapped
+from orchestrator.base.text import (
+    counted,
+    json_document,
+    on_stderr,
+    scaled,
+    show,
+    size_in_words,
+    terminal_width,
+    wrapped,
+)
 from orchestrator.build.image import BASE_VARIABLE, bring, has_image, image_tag, why_not_here
 from orchestrator.build.ready import why_not
 from orchestrator.host import docker_engine as engine
@@ -22,7 +31,10 @@ from orchestrator.host.gpu import Gpus, HostGpu, gpus, selected
 from orchestrator.launchers.docker import DockerLauncher, try_ways
 from orchestrator.launchers.trial import works
 from orchestrator.launchers.work_area import work_area
+from orchestrator.plan.memory import likely_bytes
 from orchestrator.plan.stack import Stack, find_stacks
+from orchestrator.plan.suite import load_suite, suite_names
+from orchestrator.plan.workload import describe
 
 State = Literal["ok", "warn", "fail"]
 COMPILERS = ("g++", "clang++", "c++")
@@ -69,7 +81,7 @@ def doctor(stack_folders: Sequence[Path] = (), form: str = "text") -> int:
     """
     doc = Doctor(find_stacks([IMAGES, *stack_folders]), gpus())
     lines = []
-    for check in (_python, _engine, _gpus, _stacks, _trial, _access, _compiler, _disk, _locks, _results, _leftovers):
+    for check in CHECKS:
         for line in check(doc):
             lines.append(line)
             if form == "text":
@@ -119,6 +131,26 @@ def _gpus(doc: Doctor) -> Iterator[Line]:
             yield Line("warn", f"GPU {gpu.index}", f"{finding}: {gpu.busy}", "run-all refuses it without --allow-busy")
         else:
             yield Line("ok", f"GPU {gpu.index}", finding)
+
+
+def _suites(doc: Doctor) -> Iterator[Line]:
+    """Say which suites fit into the memory of the GPU that a run takes first."""
+    room = doc.found[0].memory_bytes if doc.found else None
+    if room is None:
+        return
+    fit = []
+    for name in suite_names():
+        held = [(likely_bytes(one.workload), one.workload) for one in load_suite(name).expand()]
+        over = [one for one in held if one[0] > room]
+        if not over:
+            fit.append(name)
+            continue
+        needed, most = max(over, key=lambda one: one[0])
+        finding = f"{len(over)} of {counted(len(held), 'workload')} may not fit into the GPU's {scaled(room, 'B')}"
+        finding += f", most of all {most.benchmark} of {describe(most)} with {scaled(needed, 'B')}"
+        yield Line("warn", f"suite {name}", finding, f"`orchestrator plan --suite {name}` names each")
+    if fit:
+        yield Line("ok", "suites", f"expected to fit into the GPU's {scaled(room, 'B')}: {', '.join(fit)}")
 
 
 def _stacks(doc: Doctor) -> Iterator[Line]:
@@ -258,3 +290,19 @@ def _leftovers(doc: Doctor) -> Iterator[Line]:
         )
     else:
         yield Line("ok", "containers", "none left over")
+
+
+CHECKS = (
+    _python,
+    _engine,
+    _gpus,
+    _suites,
+    _stacks,
+    _trial,
+    _access,
+    _compiler,
+    _disk,
+    _locks,
+    _results,
+    _leftovers,
+)

@@ -155,7 +155,7 @@ def main() -> int:
                 part = math.log(check["value"]) / math.log(check["limit"]) if least else check["value"] / check["limit"]
                 name = f"{benchmark} {dtype} {check['name']}"
                 nearest[name] = max(nearest.get(name, (0.0, "")), (part, title))
-        if (number + 1) % 50 == 0:
+        if (number + 1) % 10 == 0:
             left = (time.monotonic() - began) / (number + 1) * (len(order) - number - 1)
             print(f"{number + 1} of {len(order)} cells, {alarms} alarms, {left:.0f} s left", flush=True)
     bound = upper_bound(len(order), alarms)

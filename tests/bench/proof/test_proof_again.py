@@ -9,7 +9,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import planted  # noqa: E402
-import right_methods  # noqa: E402
 from probe_cells import PROBE, _without_dispatch, run  # noqa: E402, F401
 
 from bench import methods  # noqa: E402
@@ -17,6 +16,14 @@ from bench.proof import again  # noqa: E402
 
 FORWARD = {**PROBE, "iterations": 4, "warmup": 1, "batch": 4, "sequence": 64}
 PROMPT = {**PROBE, "iterations": 4, "warmup": 1, "prompt": list(range(1, 200)), "new_tokens": 6}
+
+LOOKS = {name: getattr(again, name) for name in ("LEAST_NS", "BLOCKS")}
+
+
+@pytest.fixture(autouse=True)
+def _all_looks(_without_dispatch, monkeypatch):  # noqa: F811
+    for name, value in LOOKS.items():
+        monkeypatch.setattr(again, name, value)
 
 
 def whole(target):
@@ -88,17 +95,6 @@ def test_what_is_kept_of_an_input_is_a_flag(tmp_path, monkeypatch, memo, benchma
     assert record["status"] == "ok", record["reason"]
     assert record["proof"]["seen_again"] < again.FASTER
     assert "memoised" in record["flags"]
-
-
-@pytest.mark.parametrize("name", right_methods.METHODS)
-@pytest.mark.parametrize("benchmark", ["forward", "generation", "train_static"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_right_methods_have_no_such_flag(tmp_path, monkeypatch, name, benchmark, dtype):
-    monkeypatch.setattr(methods, "load", lambda _: right_methods.METHODS[name])
-    record = run(tmp_path, benchmark, **{**PROBE, "dtype": dtype, "weights": {**PROBE["weights"], "source": "hash"}})
-    assert record["status"] == "ok", record["reason"]
-    assert "memoised" not in record["flags"], record["proof"]["seen_again"]
-    assert (record["proof"]["seen_again"] is None) == (benchmark == "train_static")
 
 
 @pytest.mark.parametrize(("seen", "calls", "flag"), [(1.0, 2, False), (0.92, 2, False), (0.85, 50, True)])

@@ -16,6 +16,7 @@ from bench.operators import Operators  # noqa: E402
 from bench.proof import faults  # noqa: E402
 
 BF16 = {**TEXT, "dtype": "bfloat16"}
+SHAPES = {"generation": TEXT, "forward": {"batch": 4, "sequence": 128}, "train_static": {}}
 
 
 def quantised(quantise):
@@ -91,14 +92,22 @@ def test_a_quantiser_is_named_where_rounding_is_fine(tmp_path, monkeypatch, name
     assert (record["status"], record["proof"]["resembles"]) == ("incorrect", name)
 
 
+RIGHT = [
+    *[(benchmark, dtype, "hash") for benchmark in SHAPES for dtype in ("float32", "bfloat16")],
+    *[(benchmark, "bfloat16", "probe") for benchmark in ("generation", "forward")],
+]
+
+
 @pytest.mark.parametrize("method", right_methods.METHODS)
-@pytest.mark.parametrize("source", ["hash", "probe"])
-@pytest.mark.parametrize("benchmark", ["generation", "forward"])
-def test_right_methods_are_not_coarser(tmp_path, monkeypatch, method, source, benchmark):
+@pytest.mark.parametrize("kind", RIGHT, ids="-".join)
+def test_right_methods_have_no_flag(tmp_path, monkeypatch, method, kind):
+    """Each check was made and passed, at every sample; none is coarser than eager, or faster on what it has seen."""
     monkeypatch.setattr(methods, "load", lambda _: right_methods.METHODS[method])
-    changes = BF16 if benchmark == "generation" else {"dtype": "bfloat16", "batch": 4, "sequence": 128}
-    record = run(tmp_path, benchmark, **changes, weights={"source": source, "seed": 0, "fingerprint": None})
+    benchmark, dtype, source = kind
+    weights = {"source": source, "seed": 0, "fingerprint": None}
+    record = run(tmp_path, benchmark, **SHAPES[benchmark], dtype=dtype, weights=weights)
     assert (record["status"], record["reason"], record["flags"]) == ("ok", None, ["cold"])
+    assert (record["proof"]["seen_again"] is None) == (benchmark == "train_static")
 
 
 @pytest.mark.parametrize(("scale", "name"), [(1.01, "attention scale off by 1 %"), (1.05, "about "), (0.99, "about -")])

@@ -15,7 +15,7 @@ from bench.proof.checks import Checks  # noqa: E402
 
 # Of many texts at once: as many draws in fewer calls.
 MANY = {**PROBE, **TEXT, "batch": 16}
-FIRST_DRAWS = sampler.FIRST_DRAWS
+DRAWS = {name: getattr(sampler, name) for name in ("FIRST_DRAWS", "ALL_DRAWS", "LEAST_EXPECTED")}
 RIGHT = {"generation": sampling.exponential, "model_inference": sampling.multinomial}
 NAMES = {"generation": "exponential", "model_inference": "multinomial"}
 # Blocks of 1024, the last of them partial, as 32000's is.
@@ -71,7 +71,8 @@ def cell_of(folder, monkeypatch, benchmark, *, wrong=None, **changes):
         return RIGHT[benchmark](wrong(logits) if wrong and float(temperature) != 1 else logits, temperature)
 
     monkeypatch.setattr(sampling, NAMES[benchmark], draw)
-    monkeypatch.setattr(sampler, "FIRST_DRAWS", FIRST_DRAWS)
+    for name, value in DRAWS.items():
+        monkeypatch.setattr(sampler, name, value)
     return run(folder, benchmark, **{**MANY, **changes})
 
 

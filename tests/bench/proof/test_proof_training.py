@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import shutil
 from types import SimpleNamespace
@@ -73,14 +74,19 @@ def make_reference(context, task):
     return Reference(tensors, {**common, **facts})
 
 
+@functools.cache
+def eagers_own(model, dtype, benchmark, seed, *, rate, batch, time):
+    """The reference of a workload, made once for all tests."""
+    return make_reference(*make(model, dtype, benchmark, seed, rate=rate, batch=batch, time=time))
+
+
 def check(context, task, **changes):
     """What the checks say after three timed steps; the reference is eager's own on the same workload."""
     workload = context.workload
-    again = make(
+    reference = eagers_own(
         next(name for name, shape in MODELS.items() if shape == workload.model), workload.dtype, workload.benchmark,
         workload.seed, rate=workload.learning_rate, batch=workload.batch, time=workload.sequence,
     )  # fmt: skip
-    reference = make_reference(*again)
     for index in range(changes.get("timed", 3)):
         inputs = task.inputs(index)
         task.keep(index, inputs, task.call(inputs))

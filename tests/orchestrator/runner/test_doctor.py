@@ -10,6 +10,8 @@ import pytest
 from fake_run import IMAGE
 
 from orchestrator.host import docker_engine as engine
+from orchestrator.host.gpu import Gpus, HostGpu
+from orchestrator.runner import doctor as doctor_module
 from orchestrator.runner.doctor import doctor
 
 READY = """
@@ -94,3 +96,22 @@ def test_a_ready_image_that_may_be_had_is_missing_and_named_with_what_brings_it(
         server.shutdown()
     said = by_subject(capsys.readouterr().out)["stack theirs"]
     assert said == f"warn on the cpu, image {image} is missing; `docker pull {image}` brings it"
+
+
+def test_suites_that_do_not_fit_the_gpu_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+
+    def told(memory_bytes: int | None) -> dict[str, str]:
+        gpu = HostGpu("GPU-0", 0, "a card", "580.1", memory_bytes)
+        monkeypatch.setattr(doctor_module, "gpus", lambda: Gpus((gpu,)))
+        doctor()
+        return by_subject(capsys.readouterr().out)
+
+    small = told(24 * 10**9)
+    assert small["suite models"].startswith("warn 5 of 17 workloads may not fit into the GPU's 24.0 GB, most of all ")
+    assert small["suite models"].endswith("`orchestrator plan --suite models` names each")
+    assert small["suites"].startswith("ok expected to fit into the GPU's 24.0 GB: compact, ")
+    assert not [what for what in told(10**13) if what.startswith("suite ")]
+    assert not [what for what in told(None) if what.startswith("suite")]
