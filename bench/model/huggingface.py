@@ -30,7 +30,7 @@ NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
 class Names:
-    """Which tensors a family's folder has, as `checkpoint.layout` asks: what it joins, and what it calls its experts."""
+    """Which tensors a family's folder has, as `checkpoint.layout` asks: what it joins, how it calls its experts."""
 
     def __init__(self, family: str) -> None:
         self.joined, self.mixtral = family == "phi3", family == "mixtral"
@@ -46,24 +46,23 @@ class Names:
 
 def family_of(config: ModelConfig) -> str:
     """The `model_type` of the family that computes what `config` says; Unsupported where none does."""
-    experts = config.experts
-    if experts is not None:
-        if experts.shared_width is not None:
-            return "qwen2_moe"
-        if config.qk_norm:
-            return "qwen3_moe"
-        if experts.width != config.mlp_width or experts.dense_layers or not experts.normalised:
+    if (experts := config.experts) is not None:
+        asked = {"qwen2_moe": experts.shared_width is not None, "qwen3_moe": config.qk_norm}
+        plain = experts.width == config.mlp_width and not experts.dense_layers and experts.normalised
+        asked["mixtral"] = plain
+        if True not in asked.values():
             raise Unsupported(f"no family of Hugging Face's has the experts of {config.name}")
-        return "mixtral"
-    if config.norm_plus_one:
-        return "gemma3_text" if config.qk_norm else "gemma2"
-    if config.rotary_size is not None or (config.rope_scaling or {}).get("rope_type") == "longrope":
-        return "phi3"
-    if config.qk_norm:
-        return "qwen3"
-    if config.qkv_bias:
-        return "qwen2"
-    return "llama" if config.sliding_window is None else "mistral"
+        return next(family for family, wanted in asked.items() if wanted)
+    longrope = (config.rope_scaling or {}).get("rope_type") == "longrope"
+    asked = {
+        "gemma3_text": config.norm_plus_one and config.qk_norm,
+        "gemma2": config.norm_plus_one,
+        "phi3": config.rotary_size is not None or longrope,
+        "qwen3": config.qk_norm,
+        "qwen2": config.qkv_bias,
+        "mistral": config.sliding_window is not None,
+    }
+    return next((family for family, wanted in asked.items() if wanted), "llama")
 
 
 ARCHITECTURES = {
