@@ -107,7 +107,9 @@ class Spec(Frozen):
 def identity(job: Job) -> dict[str, Any]:
     """Return what the spec and the record say of a job with the same keys and values."""
     of_job = {name: getattr(job, name) for name in ("cell_id", "round", "bench_source")}
-    of_cell = {name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload", "method_source")}
+    of_cell = {
+        name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload", "method_source", "kind")
+    }
     return {**of_job, **of_cell, "workload_id": job.cell.workload.workload_id}
 
 
@@ -124,7 +126,6 @@ def write_spec(job: Job, places: Places) -> Spec:
         checkpoint=places.checkpoint,
         deadline_s=cell.timeout_s,
         role=cell.role,
-        kind=cell.kind,
         **_reference(places, own_id, job.reference_sha256),
         subject_ids=tuple(subject.workload_id for subject in cell.workload.subjects or ()),
         beside=tuple(
@@ -226,9 +227,8 @@ def supervise(
             wall_ns=wall_ns,
         ),
         "reason": scrub(record.reason) if record.reason else None,
-        # The orchestrator says what a cell is for, and of what kind its method, whatever its process wrote.
+        # The orchestrator says what a cell is for, whatever its process wrote.
         "role": spec.role,
-        "kind": spec.kind,
     }
     return record.model_copy(update=added)
 
@@ -366,7 +366,6 @@ def blank_record(
         started_utc=started_utc,
         phases=phases,
         role=job.cell.role,
-        kind=job.cell.kind,
     )
 
 
