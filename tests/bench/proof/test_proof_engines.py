@@ -84,6 +84,24 @@ class Kept(adapter.Transformers):
         return found
 
 
+class Chunked(adapter.Transformers):
+    """The prompt is prefilled in two chunks, and the first one's keys are lost."""
+
+    def run(self, prompts, *args, **more):
+        mask = torch.ones(len(prompts), len(prompts[0]), dtype=torch.long)
+        mask[:, :2] = 0
+        generate = self.model.generate
+        # Places as they were: only what the tokens attend to is less.
+        places = torch.arange(len(prompts[0])).expand(len(prompts), -1)
+        self.model.generate = lambda tokens, attention_mask, **rest: generate(
+            tokens, attention_mask=mask, position_ids=places, **rest
+        )
+        try:
+            return super().run(prompts, *args, **more)
+        finally:
+            self.model.generate = generate
+
+
 class Coarse(adapter.Transformers):
     """Keys and values are kept in bfloat16, and the engine says that they are not."""
 
@@ -179,6 +197,7 @@ FAULTS = [
     (Early, "generation: tokens: sample 0, row 0: 7 of 20 tokens; it ends early, after token 7"),
     (Padded, "generation: greedy: "),
     (Kept, "resembles the last prompt's cache kept"),
+    (Chunked, "resembles the first 2 tokens of the prompt dropped"),
     (Coarse, "resembles bfloat16 cache"),
     (Shifted, "resembles log-probabilities shifted by one place"),
     (Lacking, "generation: worst step: its top 40 lack likelier ids"),
@@ -214,7 +233,7 @@ def test_what_an_engine_cannot_show_is_unchecked_and_says_so(tmp_path, monkeypat
 def test_a_cache_in_another_type_is_refused_by_what_the_engine_reports():
     class Of:
         workload = type("W", (), {"dtype": "bfloat16", "batch": 2})
-        first, new_tokens = [1, 2], 6
+        prompt, new_tokens = 2, 6
 
     settings = dict.fromkeys(("weights_dtype", "activation_dtype"), "bfloat16")
     settings |= {"cache_dtype": "fp8_e4m3", "prefix_cache": False, "speculation": False, "cache_tokens": 15}
