@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 import engine_cells  # noqa: E402
 
 from bench.benchmarks import engine as tasks  # noqa: E402
-from bench.engine import Scores  # noqa: E402
+from bench.engine import Scores, plausible  # noqa: E402
 from bench.methods import transformers as adapter  # noqa: E402
 from bench.observe import dispatch  # noqa: E402
 from bench.proof import engine, engine_answers  # noqa: E402
@@ -243,6 +243,13 @@ def test_a_cache_in_another_type_is_refused_by_what_the_engine_reports():
     checks = Checks()
     engine_answers.same_work({**settings, "cache_dtype": "bfloat16"}, Of, checks)
     assert checks.items[0]["what"] == "its cache holds 15 tokens, the batch needs 16"
+
+
+def test_peaks_of_a_process_without_the_weights_are_not_known(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 100)
+    peaks = {"process_bytes": 99, "steady_bytes": 100, "reserved_bytes": None, "host_bytes": 5}
+    known = {"process_bytes": None, "steady_bytes": 100, "reserved_bytes": None, "host_bytes": 5}
+    assert plausible(peaks, str(tmp_path)) == known
 
 
 def test_inputs_are_those_of_other_methods(tmp_path):
