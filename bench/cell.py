@@ -6,15 +6,20 @@ import hashlib
 import traceback
 from collections.abc import Sequence
 from functools import partial
+from time import monotonic_ns
 from typing import Any
 
-from bench import benchmarks, beside, caches, methods, repeats
+from bench import benchmarks, beside, caches, engine, methods, repeats
+from bench.benchmarks.engine import EngineTask
 from bench.environment import environment
+from bench.methods import eager
 from bench.model import hashing, weights
+from bench.model.checkpoint import find_tokenizer
 from bench.observe import ceilings, compiles, dispatch
 from bench.observe.clock import Clock
 from bench.observe.memory import Memory
 from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model, prepare_process
+from bench.proof import engine as engine_proof
 from bench.proof import gate, levels, make_references
 from bench.record import Events, blank, write_json
 from bench.spec import Spec
@@ -39,7 +44,7 @@ def run(spec: Spec, others: Sequence[beside.Other] = ()) -> dict[str, Any]:
             make_references.run(spec, record, events)
         else:
             record["flags"] = ["unchecked", flag]
-            measure(spec, record, events)
+            (measure_engine if spec.of_engine else measure)(spec, record, events)
             # What is wrong in its own precision is so whatever becomes of the others.
             for other in others if gate.verdict(spec.workload.benchmark, record["proof"]) is None else ():
                 events.phase("beside")
@@ -89,14 +94,61 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
         record["work"] = task.work(timed or [record["samples"][-1]["shape"]])
         events.phase("proof")
         record["proof"].update(gate.gate(context, task, spec, output))
-        if gate.complete(record["proof"]):
-            record["flags"].remove("unchecked")
-        if gate.memoised(record["proof"]):
-            record["flags"].append("memoised")
-        if levels.coarser(record["proof"]["checks"]):
-            record["flags"].append("coarser")
+        flag(record)
         events.phase("dispatch")
         dispatch.gather(task, spec, record, method.expects(workload, spec.device))
+
+
+def flag(record: dict[str, Any], *, seen: bool = True) -> None:
+    """Put the flags that the proof asks for. `seen`: there is evidence of what ran, or there will be."""
+    if gate.complete(record["proof"]) and seen:
+        record["flags"].remove("unchecked")
+    if gate.memoised(record["proof"]):
+        record["flags"].append("memoised")
+    if levels.coarser(record["proof"]["checks"]):
+        record["flags"].append("coarser")
+
+
+def measure_engine(spec: Spec, record: dict[str, Any], events: Events) -> None:
+    """The same by an engine. What it answers is judged once it is closed: the reference may need the whole device."""
+    workload, memory, method = spec.workload, Memory(spec.device), methods.load(spec.method)
+    if reason := engine.refuse(spec) or method.refuse(workload, spec.device):
+        raise Unsupported(reason)
+    record["detail"]["method"] = method.settings(workload)
+
+    events.phase("method")
+    record["proof"], begin = {}, monotonic_ns()
+    loaded = method.load(spec.checkpoint, workload, spec.device)
+    startup = {"load_ns": monotonic_ns() - begin}
+    try:
+        # The host's clock alone: what an engine returns is in the host's memory, whatever computed it.
+        task = EngineTask(workload, loaded, Clock("cpu"), find_tokenizer(str(spec.checkpoint)))
+        output = take_samples(task, spec, record, clock=task.clock, memory=memory, events=events)
+        startup["first_call_ns"] = record["samples"][0]["end_ns"] - record["samples"][0]["begin_ns"]
+        record["detail"]["startup"] = {"startup_ns": sum(startup.values()), **startup}
+        if spec.only_first:
+            return
+        events.phase("memory")
+        record["memory"] = memory.peaks()
+        record["work"] = task.work([record["samples"][-1]["shape"]])
+        record["detail"]["engine"] = settings = engine.reported(loaded.settings())
+        events.phase("answers")
+        record["proof"].update(task.proof(output))
+        asked = engine_proof.ask(task, spec, settings)
+        events.phase("dispatch")
+        expected = getattr(method, "expects", lambda *_: ())(workload, spec.device)
+        dispatch.gather(task, spec, record, expected)
+    finally:
+        loaded.close()
+
+    events.phase("model")
+    model, _ = make_model(spec, eager)
+    record["proof"].update(weights.facts(model))
+    events.phase("proof")
+    context = benchmarks.Context(workload, model, eager, Clock(spec.device), spec.device)
+    with GRAD_MODES["no_grad"]():
+        record["proof"].update(engine_proof.judge(context, task, spec, asked))
+    flag(record, seen=record.get("dispatch") is not None or not expected)
 
 
 def take_samples(

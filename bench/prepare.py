@@ -77,7 +77,7 @@ def make_model(spec: Spec, method: ModuleType) -> tuple[GPT, Any]:
     assert workload.weights is not None
     model = build(workload.model, method.operators(), getattr(torch, workload.dtype), spec.device)
     fill_model(spec, model)
-    if workload.weights["source"] != "checkpoint":
+    if not spec.has_folder:
         return model, None
     from bench.model.checkpoint import find_tokenizer
 
@@ -89,7 +89,7 @@ def fill_model(spec: Spec, model: GPT) -> None:
     workload = spec.workload
     assert workload.model is not None
     assert workload.weights is not None
-    if workload.weights["source"] != "checkpoint":
+    if not spec.has_folder:
         fill = weights.fill_probe if workload.sharp else weights.fill
         fill(model, workload.weights["seed"])
         return

@@ -132,6 +132,8 @@ class Spec:
     `reference` is the file to check against, as this process sees it. `repeats`: someone answers which samples to
     measure again. `only_first`: make the first call, record it, and end (a warm start).
     `method_source` is the hash of the method's file, where it is a user's own, put beside bench's.
+    `kind`: the method's, `engine` where it brings a whole inference engine; its `checkpoint` is then the folder of
+    weights that was made for it.
     `subject_ids` are the ids of a reference's `subjects`, in their order. `beside`: for each workload that is run
     beside this one by a process of its own, the keys of its spec that are others than here.
     """
@@ -152,12 +154,23 @@ class Spec:
     cache_folder: str | None = None
     checkpoint: str | None = None
     role: str = "row"
+    kind: str = "model"
     reference: str | None = None
     reference_sha256: str | None = None
     repeats: bool = False
     only_first: bool = False
     subject_ids: tuple[str, ...] = ()
     beside: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def of_engine(self) -> bool:
+        """Whether its method brings an engine."""
+        return self.kind == "engine"
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether its weights are read from the folder `checkpoint`."""
+        return self.of_engine or (self.workload.weights or {}).get("source") == "checkpoint"
 
 
 def read_spec(path: Path) -> Spec:

@@ -47,7 +47,8 @@ class Task(ABC):
     @property
     def config(self) -> ModelConfig:
         """The model's."""
-        return self.context.model.config
+        assert self.workload.model is not None
+        return self.workload.model
 
     @property
     def ids_below(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.benchmarks import Context, Task, read_element
 from bench.model import hashing, sampling, work
+from bench.spec import ModelConfig, Workload
 from bench.status import Incorrect, Unsupported
 
 Step = Callable[[Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
@@ -37,7 +38,8 @@ class Generation(Task):
         assert workload.new_tokens
         assert workload.temperature
         self.new_tokens = workload.new_tokens
-        self.first_prompt = torch.tensor([prompt_ids(context)] * workload.batch, device=device)
+        first = prompt_ids(workload, self.config, context.tokenizer)
+        self.first_prompt = torch.tensor([first] * workload.batch, device=device)
         # The one tensor that the step is given: every sample's prompt is written into it.
         self.prompt = self.first_prompt.clone()
         context.model.make_cache(workload.batch, self.prompt.shape[1] + self.new_tokens)
@@ -60,17 +62,16 @@ class Generation(Task):
     def inputs(self, index: int) -> int:
         """Seed the draws of sample `index`, and put its prompt in its place."""
         self.prompt.copy_(self.prompt_of(index))
-        seed = (self.workload.seed * SEED_STRIDE + index) % 2**63  # as many bits as torch takes
+        seed = seed_of(self.workload, index)
         torch.manual_seed(seed)
         return seed
 
     def prompt_of(self, index: int) -> Tensor:
-        """[batch, time]: the workload's for sample 0, ids from the hash for the others, as many."""
-        if index == 0:
-            return self.first_prompt
-        batch, time = self.first_prompt.shape
-        name, seed = f"prompt/{index}", self.workload.seed
-        return hashing.integers(name, seed, (1, time), self.config.vocabulary, self.context.device).expand(batch, -1)
+        """[batch, time]; see `prompts`."""
+        first = self.first_prompt
+        return (
+            first if index == 0 else prompts(self.workload, self.config, first[0].tolist(), index, self.context.device)
+        )
 
     def content(self, inputs: int) -> tuple[Tensor, ...]:
         """The prompt and the seed."""
@@ -135,15 +136,28 @@ class Generation(Task):
         return {"finite": True, "generated": tokens[0].tolist(), "text": text}
 
 
-def prompt_ids(context: Context) -> list[int]:
+def seed_of(workload: Workload, index: int) -> int:
+    """What sample `index` draws with."""
+    return (workload.seed * SEED_STRIDE + index) % 2**63  # as many bits as torch takes
+
+
+def prompts(workload: Workload, config: ModelConfig, first: list[int], index: int, device: str) -> Tensor:
+    """[batch, time]: sample 0's are `first`, the workload's own; ids from the hash for the others, as many."""
+    batch, time = workload.batch or 1, len(first)
+    if index == 0:
+        return torch.tensor([first] * batch, device=device)
+    return hashing.integers(f"prompt/{index}", workload.seed, (1, time), config.vocabulary, device).expand(batch, -1)
+
+
+def prompt_ids(workload: Workload, config: ModelConfig, tokenizer: Any) -> list[int]:
     """The prompt's ids: by the checkpoint's own tokenizer where there is one, else as the workload gives them.
 
     Unsupported where the model has no row for one of them, or no room for all and the new tokens.
     """
-    workload, config, key = context.workload, context.model.config, "prompt"
+    key = "prompt"
     ids = list(workload.prompt or ())
-    if context.tokenizer is not None and workload.prompt_text:
-        ids, key = context.tokenizer.encode(workload.prompt_text), "prompt_text, by the checkpoint's tokenizer"
+    if tokenizer is not None and workload.prompt_text:
+        ids, key = tokenizer.encode(workload.prompt_text), "prompt_text, by the checkpoint's tokenizer"
     if not ids:
         raise Unsupported(f"{key}: no token comes of it")
     if max(ids) >= config.vocabulary:

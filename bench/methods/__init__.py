@@ -29,6 +29,17 @@ Each expectation is one of these, or several joined by " or ", any of which will
 
 Only eager code shows its operators: in a CUDA graph, or in what a compiler made, expect kernels. A method that replaces
 operators names one expectation for each, so that a fallback to plain PyTorch is seen whichever it is.
+
+An engine's module brings a whole inference engine instead, and has other functions:
+
+    KIND = "engine"                             this very line, for the orchestrator reads it without importing
+    refuse(workload, device) -> str | None      as above
+    settings(workload) -> dict                  what it will ask of the engine, for the record
+    load(folder, workload, device) -> Engine    from a Hugging Face folder, its path, in the workload's dtype
+    expects(workload, device) -> tuple          optional; without it nothing is expected
+
+bench keeps the clock, the inputs, the sampling settings, the checks and the record; `bench.engine` says what an
+Engine is.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def load_checkpoint(folder: str, parameters: Mapping[str, torch.Tensor], config:
                 raise ValueError(f"{place.name}/{file}:{which} {_line(error)}") from error
 
         names = set(files) if "" not in files else set(read(files[""], None))
-        for ours, pieces in _layout(config, names):
+        for ours, pieces in layout(config, names):
             if ours not in parameters:
                 raise ValueError(f"the model has no parameter {ours}, which the checkpoint's configuration asks for")
             for piece in pieces:
@@ -103,7 +103,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _layout(config: ModelConfig, names: Container[str]) -> Iterator[tuple[str, list[Piece]]]:
+def layout(config: ModelConfig, names: Container[str]) -> Iterator[tuple[str, list[Piece]]]:
     """Yield each of the GPT's parameters with the pieces of the files, whose tensors are `names`, that make it up.
 
     What a family calls its tensors, and which it joins, is seen from the names.

@@ -32,10 +32,13 @@ class Clock:
         if self.cuda:
             torch.cuda.synchronize()
 
-    def mark(self) -> None:
-        """Note the first token without waiting for the device: an event on it, or the time on a CPU."""
+    def mark(self, at_ns: int | None = None) -> None:
+        """Note the first token without waiting for the device: an event on it, or the time on a CPU.
+
+        `at_ns`: the time that somebody else has read already, on a CPU.
+        """
         if self._mark is None:
-            self._mark = self._event() if self.cuda else monotonic_ns()
+            self._mark = self._event() if self.cuda else monotonic_ns() if at_ns is None else at_ns
 
     def time(self, call: Callable[[], Any], look: Callable[[Any], object] = lambda _: None) -> tuple[Any, Timing]:
         """Run `call` once between two synchronisations; return its result and its timing.

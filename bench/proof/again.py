@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import count
 from time import process_time_ns
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from bench.benchmarks import Context
+from bench.observe.clock import Clock
+from bench.spec import Workload
 
 # A look: one block of a long call, and BLOCKS of a short one, or as many as last LEAST_NS.
 LEAST_NS, LONG_NS, BLOCKS = 10_000_000, 1_000_000_000, 3
@@ -30,7 +31,19 @@ class Block(NamedTuple):
     seen: tuple[int, int]
 
 
-def seen_again(context: Context, task: Any) -> float | None:
+class Timed(Protocol):
+    """What of a cell's context is needed here."""
+
+    @property
+    def workload(self) -> Workload:
+        """The cell's."""
+
+    @property
+    def clock(self) -> Clock:
+        """The device's."""
+
+
+def seen_again(context: Timed, task: Any) -> float | None:
     """The time on an input just seen over that on a new one; None of a training step, whose weights have changed.
 
     It is the largest of all looks, and below FASTER only where each of them was.
@@ -50,7 +63,7 @@ def seen_again(context: Context, task: Any) -> float | None:
     return found
 
 
-def look(context: Context, task: Any, fresh: Iterator[int]) -> list[Block]:
+def look(context: Timed, task: Any, fresh: Iterator[int]) -> list[Block]:
     """Make blocks until they say enough; `fresh` are numbers of inputs that, with the one after each, are new."""
     blocks: list[Block] = []
     spent = 0
@@ -65,13 +78,13 @@ def ratio(blocks: Sequence[Block]) -> float:
     return min(min(one.seen) for one in blocks) / min(min(one.new) for one in blocks)
 
 
-def block(context: Context, task: Any, fresh: int) -> Block:
+def block(context: Timed, task: Any, fresh: int) -> Block:
     """Call on the inputs of number `fresh` three times, and on the next once."""
     first, *seen, last = (brief(context, task, number) for number in (fresh, fresh, fresh, fresh + 1))
     return Block((first, last), (seen[0], seen[1]))
 
 
-def brief(context: Context, task: Any, number: int) -> int:
+def brief(context: Timed, task: Any, number: int) -> int:
     """What a sample takes, or the part of it that is profiled: device time on a GPU, else this process's CPU time.
 
     Others' work makes wall times longer at random.

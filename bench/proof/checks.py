@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.spec import Spec
 from bench.status import Incorrect
 
 LONGEST = 300
@@ -51,13 +52,17 @@ class Checks:
         """Judge `value` by `limit`; a value that is not a number fails."""
         self.judge(name, value <= limit, value=value, limit=limit, what=what)
 
-    def complete(self, benchmark: str, role: str, dtype: str) -> int:
+    def complete(self, spec: Spec) -> int:
         """Make unchecked what the list has and nobody judged; return the list's version."""
-        listed = json.loads(LIST.read_text(encoding="utf-8"))
-        family = next(name for name, those in listed["families"].items() if benchmark in those)
+        listed, workload = json.loads(LIST.read_text(encoding="utf-8")), spec.workload
+        families = listed["families"] if spec.kind == "model" else listed["kinds"][spec.kind]
+        family = next(name for name, those in families.items() if workload.benchmark in those)
         for name in self._left(tuple(listed["checks"][family])):
             one = listed["checks"][family][name]
-            if role in one.get("roles", [role]) and dtype in one.get("dtypes", [dtype]):
+            wanted = spec.role in one.get("roles", [spec.role]) and workload.dtype in one.get(
+                "dtypes", [workload.dtype]
+            )
+            if wanted and (workload.batch or 1) >= one.get("batch", 1):
                 self.unchecked(name, "it was not judged")
         version: int = listed["version"]
         return version

@@ -119,8 +119,12 @@ def _quantised(model: Layerwise, tokens: Tensor, *, cached: bool) -> Iterator[tu
             ),
         )
     for name, quantise in {"int8 cache": int8, "fp8 cache": fp8}.items() if cached else ():
-        attention = partial(_with_quantised_cache, quantise=quantise)
-        yield name, model.with_operators(attention=attention).forward(tokens)
+        yield name, with_cache(model, quantise).forward(tokens)
+
+
+def with_cache(model: Layerwise, quantise: Callable[[Tensor], Tensor]) -> Layerwise:
+    """The model with keys and values as `quantise` leaves them."""
+    return model.with_operators(attention=partial(_with_quantised_cache, quantise=quantise))
 
 
 def int8(x: Tensor, group: int | None = None) -> Tensor:

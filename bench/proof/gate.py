@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,13 @@ def gate(context: Context, task: Task, spec: Spec, output: list[Any]) -> dict[st
         facts.update(found.check(context, task, reference, checks))
     with checks.guard("seen again"):
         facts["seen_again"] = seen_again(context, task)
-    facts["checks_version"] = checks.complete(spec.workload.benchmark, spec.role, spec.workload.dtype)
-    places = {name: place for place, name in enumerate(found.ORDER)}
+    return finish(facts, checks, spec, found.ORDER, begin)
+
+
+def finish(facts: dict[str, Any], checks: Checks, spec: Spec, order: Sequence[str], begin: int) -> dict[str, Any]:
+    """Put all checks into `facts`, those that were not judged too, and what they took since `begin`."""
+    facts["checks_version"] = checks.complete(spec)
+    places = {name: place for place, name in enumerate(order)}
     facts["checks"] = sorted(checks.items, key=lambda item: places.get(item["name"], len(places)))
     facts["seconds"] = (time.monotonic_ns() - begin) / 1e9
     return facts

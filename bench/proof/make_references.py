@@ -88,6 +88,10 @@ def make_one(spec: Spec, subject: Workload, model: Any, tokenizer: Any) -> Any:
 
 
 def in_cell(spec: Spec) -> Reference:
-    """The reference of the cell's own workload, by a model of its own: the timed one stays as it is."""
+    """The reference of the cell's own workload, by a model of its own: the timed one stays as it is.
+
+    An engine's is made of the hash's weights, not of the folder that holds them.
+    """
+    spec = replace(spec, kind="model")
     model, tokenizer = make_model(spec, eager)
     return Reference(*make_one(spec, spec.workload, model, tokenizer))

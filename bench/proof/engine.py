@@ -1,0 +1,371 @@
+"""Proves an engine's row, after the engine has made room: what it answered against the reference, by the factor rule.
+
+Tokens are judged, not draws: their scores step by step against one full forward of them without a cache; greedy ones by
+how far the reference's largest logit is above theirs; drawn ones by whether they have the reference's distribution.
+Scores are compared where a constant added to all logits of a step cancels, as between logits and log-probabilities.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.benchmarks import Context
+from bench.benchmarks.engine import EngineTask
+from bench.engine import Scores
+from bench.model import hashing
+from bench.observe.clock import Clock
+from bench.observe.sketch import sketch
+from bench.operators import Operators, reference_dtype
+from bench.proof import faults, gate, levels, sampler
+from bench.proof.again import seen_again
+from bench.proof.checks import Checks
+from bench.proof.engine_answers import TEMPERATURE, Answers, Interview, Text, hashed, same_work, whole
+from bench.proof.forward import judge_identity, judge_match
+from bench.proof.generation import EAGER, IMPOSSIBLE
+from bench.proof.layerwise import Layerwise, highest
+from bench.proof.levels import Level
+from bench.proof.reference_file import Reference
+from bench.spec import Spec, Workload
+
+ORDER = (
+    "tokens", "same work", "finite", "repeat", "other prompt", "alone", "reference", "logits", "worst step", "decode",
+    "greedy", "possible", "sampler", "temperature", "known faults",
+)  # fmt: skip
+SAMPLES = 16
+"""Texts of the timed samples whose draws are judged together."""
+KEPT, SHIFTED = "the last prompt's cache kept", "log-probabilities shifted by one place"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What `seen_again` needs of a context."""
+
+    workload: Workload
+    clock: Clock
+
+
+class Asked(NamedTuple):
+    """The engine's answers, the checks so far, and what is known for the record's proof."""
+
+    answers: Answers | None
+    checks: Checks
+    facts: dict[str, Any]
+
+
+def ask(task: EngineTask, spec: Spec, settings: dict[str, Any]) -> Asked:
+    """Ask the engine everything."""
+    checks, facts = Checks(), {"resembles": None, "seen_again": None, "seconds": 0.0}
+    begin, answers = time.monotonic_ns(), None
+    same_work(settings, task, checks)
+    # By chance, not by the seed: nobody may know before which sample it will be.
+    interview = Interview(task, checks, random.SystemRandom())
+    with checks.guard("tokens"):
+        answers = interview.ask()
+    with checks.guard("seen again"):
+        facts["seen_again"] = seen_again(Timed(task.workload, Clock(spec.device)), task)
+    facts["seconds"] = (time.monotonic_ns() - begin) / 1e9
+    return Asked(answers, checks, facts)
+
+
+def judge(context: Context, task: EngineTask, spec: Spec, asked: Asked) -> dict[str, Any]:
+    """Judge all of it against the reference, with the model filled from the engine's own folder.
+
+    Return what the record's `proof` says.
+    """
+    checks, facts, answers = asked.checks, dict(asked.facts), asked.answers
+    begin, reference = time.monotonic_ns() - round(facts["seconds"] * 1e9), None
+    with checks.guard("reference"):
+        reference = gate.find_reference(context, spec)
+        if reference is None:
+            checks.unchecked("reference", "no reference was given, and the model is too large to make one here")
+    if answers is not None and answers.texts:
+        with checks.guard("checks"):
+            facts.update(Proof(context, task, answers, reference, checks).judge())
+    return gate.finish(facts, checks, spec, ORDER, begin)
+
+
+class Proof:
+    """The checks of one engine's cell."""
+
+    def __init__(
+        self, context: Context, task: EngineTask, answers: Answers, reference: Reference | None, checks: Checks
+    ) -> None:
+        self.context, self.task, self.answers = context, task, answers
+        self.reference, self.checks = reference, checks
+        self.weight, self.device = context.model.head.weight, context.device
+        self.prompt, self.vocabulary = len(task.first), task.config.vocabulary
+        self.exact = Layerwise(context.model, reference_dtype(self.weight.dtype))
+        self.eager = Layerwise(context.model, self.weight.dtype, Operators())
+        known = reference.facts["eager_error"] if reference else None
+        self.worst_eager = EAGER * known if known else float("inf")
+        self.rows: list[list[int]] = []
+        self.hidden: tuple[Tensor, Tensor] | None = None
+        self.facts: dict[str, Any] = {}
+
+    def judge(self) -> dict[str, Any]:
+        """All of them, on one pass of every text through the model in either precision."""
+        checks, answers = self.checks, self.answers
+        places = {name: self.add(text.rows) for name, text in answers.texts.items()}
+        greedy = [self.add(rows) for rows in answers.greedy]
+        drawn, samples = self.add(answers.drawn), self.add(self.samples())
+        self.forward()
+        with checks.guard("finite"):
+            sound = all(bool(torch.isfinite(text.scores.values).all()) for text in answers.texts.values())
+            checks.judge("finite", sound, what=f"the scores of {len(answers.texts)} texts")
+        with checks.guard("logits", "worst step", "decode"):
+            self.pooled(places)
+        with checks.guard("repeat", "other prompt", "alone"):
+            self.again(places)
+        with checks.guard("reference"):
+            self.against_reference(places)
+        with checks.guard("greedy"):
+            self.greedy(greedy)
+        with checks.guard("sampler", "possible"), highest():
+            self.drawn(samples, self.task.temperature, "sampler", f"{len(samples)} texts of the timed samples")
+        with checks.guard("temperature"), highest():
+            self.drawn(drawn, TEMPERATURE, "temperature", f"{len(drawn)} texts at temperature {TEMPERATURE}")
+        with checks.guard("known faults"), highest():
+            self.known_faults(places)
+        return self.facts
+
+    def add(self, rows: list[list[int]]) -> range:
+        """Put whole rows among those that go through the model; return their places."""
+        self.rows += rows
+        return range(len(self.rows) - len(rows), len(self.rows))
+
+    def samples(self) -> list[list[int]]:
+        """Whole rows of the timed samples, the chosen rows of each, SAMPLES in all and one of the chosen one first."""
+        task, rows = self.task, []
+        order = sorted(task.made, key=lambda index: index != self.answers.chosen)
+        for index in order:
+            if whole(task, task.made[index]):
+                prompts = task.prompt_of(index).tolist()
+                rows += [[*prompts[row], *task.made[index][row]] for row in self.answers.rows]
+        return rows[:SAMPLES]
+
+    def forward(self) -> None:
+        """The last norm's output of every row, [rows, time, width], in the reference's precision and eager's."""
+        longest = max(map(len, self.rows))
+        # What is put behind a shorter row is seen by none of its positions.
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in self.rows], device=self.device)
+        with highest():
+            exact = self.exact.forward(ids)
+        self.hidden = exact, self.eager.forward(ids)
+
+    def logits(self, place: int, first: int, steps: int) -> tuple[Tensor, Tensor]:
+        """Truth and eager's, [steps, vocabulary], from which a row's tokens from `first` on come."""
+        assert self.hidden is not None
+        exact, eager = (hidden[place, first - 1 : first - 1 + steps] for hidden in self.hidden)
+        with highest():
+            truth = self.exact.head(exact)
+        return truth, self.eager.head(eager).to(truth.dtype)
+
+    def of_text(self, name: str, places: dict[str, range]) -> tuple[Tensor, Tensor, Text]:
+        """The same of a text's rows, [rows, steps, vocabulary], and the text."""
+        text = self.answers.texts[name]
+        both = [self.logits(place, text.first, text.steps) for place in places[name]]
+        truth, eager = (torch.stack(parts) for parts in zip(*both))  # noqa: B905  (Python 3.10's zip)
+        return truth, eager, text
+
+    def compared(self, scores: Scores) -> tuple[Tensor, Callable[[Tensor], Tensor], float]:
+        """The scores as they are compared, what makes logits so, and what to multiply the whole norm with."""
+        values = scores.values.to(self.device, self.exact.dtype)
+        if scores.ids is None:
+            return centred(values), centred, 1.0
+        pick = partial(log_probabilities, ids=scores.ids.to(self.device))
+        return values, pick, (values.shape[-1] / self.vocabulary) ** 0.5
+
+    def errors(self, truth: Tensor, eager: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        """Relative errors of the scores and of eager, [rows, steps]."""
+        values, view, part = self.compared(scores)
+        norm = centred(truth).norm(dim=-1) * part
+        known = levels.distance(view(eager), view(truth), norm).clamp(max=self.worst_eager)
+        return levels.distance(values, view(truth), norm), known
+
+    def pooled(self, places: dict[str, range]) -> None:
+        """All texts' steps together, and each by itself; of the twin, made by decoding, under a name of its own."""
+        pool: list[tuple[Tensor, Tensor]] = []
+        for name in self.answers.texts:
+            truth, eager, text = self.of_text(name, places)
+            errors, known = self.errors(truth, eager, text.scores)
+            pool.append((errors.flatten(), known.flatten()))
+            what = f"{WORDS.get(name, 'another text')}, by {text.scores.by}"
+            self.worst("decode" if name == "twin" else "worst step", errors, known, what)
+            self.whole_mass(truth, eager, text)
+        errors, known = (torch.cat(parts) for parts in zip(*pool))  # noqa: B905  (Python 3.10's zip)
+        ratio = Level(known, self.weight.dtype).ratio(errors)
+        what = f"{errors.numel()} steps of {len(pool)} texts: error of the scores is {ratio:.3g} times eager's"
+        self.checks.at_most("logits", ratio, levels.overall(errors.numel()), what)
+
+    def worst(self, check: str, errors: Tensor, known: Tensor, what: str) -> None:
+        """The worst step of a text."""
+        worst, place = Level(known, self.weight.dtype).worst(errors)
+        limit = levels.limit(levels.row_factor(self.context.workload), errors.numel())
+        text = f"{errors.shape[1]} steps, {what}: step {place % errors.shape[1]} has {worst:.3g} times eager's error"
+        self.checks.at_most(check, worst, limit, f"{text}, the most of any")
+
+    def whole_mass(self, truth: Tensor, eager: Tensor, text: Text) -> None:
+        """Of an engine's own top k: no likelier id is missing among them."""
+        ids = text.scores.ids
+        if ids is None or bool((ids == ids[:1, :1]).all()):
+            return
+        log_p = torch.log_softmax(truth, dim=-1)
+        best = log_p.topk(ids.shape[-1], dim=-1)[0].exp().sum(-1)
+        missing = best - log_p.gather(-1, ids.to(self.device)).exp().sum(-1)
+        most = 2 * levels.ROW * (centred(eager) - centred(truth)).abs().amax(-1) + levels.floor(self.weight.dtype)
+        ratio = float((missing / (most * best)).max())
+        if not ratio <= 1.0:
+            self.checks.judge("worst step", passed=False, what=f"its top {ids.shape[-1]} lack likelier ids")
+
+    def again(self, places: dict[str, range]) -> None:
+        """The same text again, after another, and alone: the same bits, or as near as any to the truth."""
+        truth, eager, text = self.of_text("timed", places)
+        first, view, part = self.compared(text.scores)
+        norm = centred(truth).norm(dim=-1) * part
+        level = Level(levels.distance(view(eager), view(truth), norm).clamp(max=self.worst_eager), self.weight.dtype)
+        words = {"repeat": "the same tokens again", "other prompt": "after another prompt"}
+        for name, scores in self.answers.again.items():
+            self.same(name, first, self.compared(scores)[0], norm=norm, level=level, what=words[name])
+        if self.answers.alone is not None:
+            rows = Level(level.rows[:1], self.weight.dtype)
+            found = self.compared(self.answers.alone)[0]
+            what = "the same prompt without the rest of the batch"
+            self.same("alone", first[:1], found, norm=norm[:1], level=rows, what=what)
+
+    def same(self, name: str, one: Tensor, other: Tensor, *, norm: Tensor, level: Level, what: str) -> None:
+        """[rows, steps, n] twice."""
+        most, changed = levels.row_factor(self.context.workload), int((one != other).any(-1).sum())
+        if not changed:
+            self.checks.judge(name, passed=True, value=0.0, limit=most, what=f"{what}: the same bits")
+            return
+        worst, place = level.worst(levels.distance(other, one, norm))
+        text = f"{what}: {changed} steps changed, most step {place % one.shape[1]}: {worst:.3g} times eager's error"
+        self.checks.at_most(name, worst, most, text)
+
+    def against_reference(self, places: dict[str, range]) -> None:
+        """The reference's own continuation: what is the truth here is the reference's, and the engine is near to it."""
+        if self.reference is None:
+            return
+        task, tensors, rows = self.task, self.reference.tensors, self.answers.rows
+        truth, _, text = self.of_text("forced", places)
+        first = task.prompt_of(0)
+        ids = torch.cat([first, torch.tensor(hashed(task, "forced", task.new_tokens))], dim=1)
+        judge_identity(self.context, self.reference, hashing.checksum(ids), self.checks)
+        n = min(text.steps, tensors["sketch"].shape[1])
+        norm, known = (tensors[key][rows, :n] for key in ("norm", "eager_error"))
+        level = Level(known, self.weight.dtype)
+        off = levels.distance(sketch(truth[:, :n]), tensors["sketch"][rows, :n], norm)
+        values, view, part = self.compared(text.scores)
+        errors = levels.distance(values, view(truth), centred(truth).norm(dim=-1) * part)[:, :n]
+        self.facts["reference"] = self.reference.recorded(float((errors * norm).norm() / norm.norm()))
+        for what, found in (("the truth of this cell", off), ("the engine", errors)):
+            worst, place = level.worst(found)
+            limit = levels.limit(levels.row_factor(self.context.workload), found.numel())
+            text_ = f"{n} steps of the reference's continuation: {what} has {worst:.3g} times eager's error"
+            self.checks.at_most("reference", worst, limit, f"{text_} at step {place % n}")
+
+    def greedy(self, runs: list[range]) -> None:
+        """No greedy token is further below the reference's largest logit than eager's error may put it.
+
+        So two runs, and any two engines, agree until the reference's margin falls below that error.
+        """
+        worst, what, checks = 0.0, "", self.checks
+        steps = self.task.new_tokens
+        for number, places in enumerate(runs):
+            for place in places:
+                truth, eager = self.logits(place, self.prompt, steps)
+                tokens = torch.tensor(self.rows[place][self.prompt :], device=self.device)
+                below = truth.amax(-1) - truth.gather(-1, tokens[:, None])[:, 0]
+                error = (centred(eager) - centred(truth)).abs().amax(-1)
+                least = levels.floor(self.weight.dtype) * centred(truth).norm(dim=-1) / self.vocabulary**0.5
+                ratios = below / (2 * levels.row_factor(self.context.workload) * torch.maximum(error, least))
+                step = int(ratios.argmax())
+                if not float(ratios[step]) <= worst:
+                    worst = float(ratios[step])
+                    what = f"; run {number + 1}, step {step}: {float(below[step]):.3g} below the largest logit"
+        first, second = ([self.rows[place] for place in places] for places in runs)
+        same = "the same tokens" if first == second else "tokens that differ at near-ties"
+        checks.at_most("greedy", worst, 1.0, f"two runs of {steps} steps made {same}{what}")
+
+    def drawn(self, places: range, temperature: float, check: str, what: str) -> None:
+        """Tokens of whole rows have the distribution that the reference says."""
+        steps, checks = self.task.new_tokens, self.checks
+        truth = torch.cat([self.logits(place, self.prompt, steps)[0] for place in places])
+        rows = [self.rows[place][self.prompt :] for place in places]
+        tokens = torch.tensor(rows, device=self.device).flatten()
+        found = sampler.look(truth, tokens, temperature, check)
+        p, test = found.p_value
+        what = f"{tokens.numel()} tokens of {what}: {test}"
+        if check == "sampler":
+            limit = IMPOSSIBLE / truth.numel()
+            least = float(found.log_p.min().exp())
+            text = f"the least likely of {tokens.numel()} tokens, by the reference"
+            checks.judge("possible", least >= limit, value=least, limit=limit, what=text)
+        else:
+            needed = sampler.draws_needed(truth[len(truth) // 2], temperature)
+            if p >= sampler.ALARM and needed > tokens.numel():
+                text = f"{what}: too few to distinguish it from 1, {needed:.3g} would be needed"
+                checks.unchecked(check, text)
+                return
+        checks.judge(check, p >= sampler.ALARM, value=p, limit=sampler.ALARM, what=what)
+
+    def known_faults(self, places: dict[str, range]) -> None:
+        """Which known fault, if any, explains the errors of two texts' first rows."""
+        matched, count = None, 0
+        for name in ("timed", "other"):
+            truth, eager, text = self.of_text(name, places)
+            values, view, _ = self.compared(text.scores)
+            row = Scores(text.scores.values[:1], None if text.scores.ids is None else text.scores.ids[:1])
+            own = self.compared(row)[1]
+            base = own(truth[:1])
+            effects = {fault: sketch(own(wrong) - base)[0] for fault, wrong in self.wrong(name, text)}
+            if text.scores.ids is not None:
+                effects[SHIFTED] = sketch(base.roll(1, dims=-1) - base)[0]
+            least = levels.floor(self.weight.dtype) * float(base.norm())
+            error, rounding = sketch(values[:1] - base)[0], sketch(view(eager)[:1] - base)[0]
+            matched, count = matched or faults.match(error, rounding, effects, least), count + len(effects)
+        self.facts["resembles"] = judge_match(matched, count, self.checks)
+
+    def wrong(self, name: str, text: Text) -> Iterator[tuple[str, Tensor]]:
+        """Each known fault with the logits [1, steps, vocabulary] that it makes of the text's first row."""
+        row, part = text.rows[0], slice(text.first - 1, text.first - 1 + text.steps)
+        ids = torch.tensor([row], device=self.device)
+        if name == "other":
+            before = self.answers.texts["timed"].rows[0]
+            after = torch.tensor([before + row], device=self.device)
+            if after.shape[1] <= self.task.config.block_size:
+                hidden = self.exact.forward(after)[:, len(before) :]
+                yield KEPT, self.exact.head(hidden[:, part])
+            return
+        for fault, hidden, head in faults.logits(self.exact, ids, self.prompt):
+            yield fault, head(hidden[:, part])
+        for dtype in (torch.bfloat16, torch.float16):
+            if torch.finfo(self.weight.dtype).eps < torch.finfo(dtype).eps:
+                hidden = faults.with_cache(self.exact, partial(rounded, dtype=dtype)).forward(ids)
+                yield f"{str(dtype).removeprefix('torch.')} cache", self.exact.head(hidden[:, part])
+
+
+WORDS = {"timed": "a timed sample", "twin": "the sample again, with scores", "forced": "the reference's continuation"}
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` as another type holds it."""
+    return x.to(dtype).to(x.dtype)
+
+
+def centred(logits: Tensor) -> Tensor:
+    """[..., n] without the constant that may be added to all logits of a step."""
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
+    """[rows, steps, vocabulary] at ids [rows, steps, n]."""
+    return torch.log_softmax(logits, dim=-1).gather(-1, ids)
