@@ -52,6 +52,7 @@ def settings(workload: Workload) -> dict[str, Any]:
 
 
 ON_A_GPU = {"gpu_memory_utilization": MEMORY_FRACTION, "enable_trace_replay": True}
+ON_A_CPU = {"enforce_eager": True}  # compiling would take each cell a minute, for figures that say nothing of vLLM
 
 
 def load(folder: str, workload: Workload, device: str) -> VLLM:
@@ -71,7 +72,9 @@ class VLLM:
         if current_platform.is_cpu() != (device == "cpu"):
             raise Unsupported(f"this build of vLLM is for {current_platform.device_type or 'no device'}, not {device}")
         self.replays = device != "cpu"
-        self.engine = LLM(folder, **settings(workload), **(ON_A_GPU if self.replays else {})).llm_engine
+        if not self.replays:
+            refuse_head_size(workload)
+        self.engine = LLM(folder, **settings(workload), **(ON_A_GPU if self.replays else ON_A_CPU)).llm_engine
         self.vocabulary = self.engine.model_config.get_vocab_size()
         self.requests = 0
 
@@ -190,6 +193,15 @@ class VLLM:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def refuse_head_size(workload: Workload) -> None:
+    """Unsupported where vLLM's attention on a CPU would fail only in a call."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if workload.model and workload.model.head_size not in sizes:
+        raise Unsupported(f"its attention on a CPU takes heads of {sizes}, the model's are of {workload.model.head_size}")
 
 
 class Made(NamedTuple):
