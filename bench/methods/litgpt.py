@@ -77,7 +77,7 @@ class LitGPT:
     def with_logits(
         self, model: Any, positions: Tensor, tokens: Tensor, *settings: Any, **more: Any
     ) -> tuple[Tensor, Tensor]:
-        """What LitGPT's step computes, by its parts: the next tokens, and the logits [batch, vocabulary] they are of."""
+        """What LitGPT's step computes, by its parts: the next tokens, and the logits [batch, vocabulary] of them."""
         if self.alone:
             logits = model(tokens, positions, input_pos_maxp1=more.pop("input_pos_maxp1"))
             return self.base.sample(logits, **more).to(torch.int64), logits[:, -1]
@@ -89,10 +89,16 @@ class LitGPT:
         self, prompts: list[list[int]], new_tokens: int, *, temperature: float, seed: int, on_token: Callable[..., None]
     ) -> list[list[int]]:
         """The new tokens of each row."""
-        return self.run(prompts, new_tokens, self.step, temperature, seed, on_token)
+        return self.run(prompts, new_tokens, self.step, temperature=temperature, seed=seed, on_token=on_token)
 
     def twin(
-        self, prompts: list[list[int]], new_tokens: int, *, temperature: float, seed: int, ids: list[int]
+        self,
+        prompts: list[list[int]],
+        new_tokens: int,
+        *,
+        temperature: float,
+        seed: int,
+        ids: list[int],  # noqa: ARG002
     ) -> tuple[list[list[int]], Scores]:
         """The same, keeping every step's logits."""
         kept: list[Tensor] = []
@@ -102,10 +108,10 @@ class LitGPT:
             kept.append(logits.to("cpu", copy=True))
             return tokens
 
-        made = self.run(prompts, new_tokens, step, temperature, seed)
+        made = self.run(prompts, new_tokens, step, temperature=temperature, seed=seed)
         return made, Scores(torch.stack(kept, dim=1))
 
-    def score(self, rows: list[list[int]], prompt: int, ids: list[int]) -> Scores:
+    def score(self, rows: list[list[int]], prompt: int, ids: list[int]) -> Scores:  # noqa: ARG002
         """The given tokens in the place of those that would be drawn."""
         given = torch.tensor([row[prompt:] for row in rows], device=self.device)
         kept: list[Tensor] = []
@@ -124,6 +130,7 @@ class LitGPT:
         prompts: list[list[int]],
         new_tokens: int,
         step: Step,
+        *,
         temperature: float = 0.0,
         seed: int = 0,
         on_token: Callable[..., None] = lambda _count: None,

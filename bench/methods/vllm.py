@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 import torch
 
 from bench.engine import MEMORY_FRACTION, Scores, longest
@@ -129,7 +129,7 @@ class VLLM:
 
         # Where it draws with torch it takes torch's generator, else a seed of numpy's for each request.
         torch.manual_seed(seed)
-        numpy.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         places: dict[str, int] = {}
         for place, (prompt, wanted) in enumerate(zip(prompts, asked, strict=True)):
             given = SamplingParams(
@@ -201,7 +201,7 @@ def refuse_head_size(workload: Workload) -> None:
 
     sizes = CPUAttentionBackend.get_supported_head_sizes()
     if workload.model and workload.model.head_size not in sizes:
-        raise Unsupported(f"its attention on a CPU takes heads of {sizes}, the model's are of {workload.model.head_size}")
+        raise Unsupported(f"on a CPU it takes heads of {sizes}, the model's are of {workload.model.head_size}")
 
 
 class Made(NamedTuple):
