@@ -20,7 +20,7 @@ from bench.observe.clock import Clock
 from bench.observe.memory import Memory
 from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model, prepare_process
 from bench.proof import engine as engine_proof
-from bench.proof import gate, levels, make_references
+from bench.proof import gate, levels, make_references, make_weights
 from bench.record import Events, blank, write_json
 from bench.spec import Spec
 from bench.status import Unsupported, classify
@@ -33,7 +33,7 @@ def run(spec: Spec, others: Sequence[beside.Other] = ()) -> dict[str, Any]:
     """Run the cell and write its record, whatever happens; return the record. `others` are run beside it."""
     events = Events(spec.folder)
     record = blank(spec)
-    flag = caches.state(spec)
+    cache_state = caches.state(spec)
     try:
         events.phase("environment")
         prepare_process(spec)
@@ -42,8 +42,10 @@ def run(spec: Spec, others: Sequence[beside.Other] = ()) -> dict[str, Any]:
             record["rates"] = ceilings.measure(spec.workload, spec.device, Clock(spec.device), events)
         elif spec.workload.benchmark == "reference":
             make_references.run(spec, record, events)
+        elif spec.workload.benchmark == "weights":
+            make_weights.run(spec, record, events)
         else:
-            record["flags"] = ["unchecked", flag]
+            record["flags"] = ["unchecked", cache_state]
             (measure_engine if spec.of_engine else measure)(spec, record, events)
             # What is wrong in its own precision is so whatever becomes of the others.
             for other in others if gate.verdict(spec.workload.benchmark, record["proof"]) is None else ():

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from bench.spec import Spec
 
-FROM_SPEC = ("cell_id", "workload_id", "round", "stack", "method", "device", "bench_source", "method_source")
+FROM_SPEC = ("cell_id", "workload_id", "round", "stack", "method", "device", "bench_source", "method_source", "kind")
 
 
 class Events:

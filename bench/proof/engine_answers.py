@@ -26,7 +26,7 @@ from bench.status import Incorrect
 
 ROWS = 8
 """Rows of a batch that are judged, chosen at random after timing; the engine computes all of them."""
-MOST_TEXTS, MOST_DRAWN = 16, 8
+MOST_TEXTS, MOST_DRAWN = 16, 16
 SCORES_BYTES = 500_000_000
 """Of one answer, a whole batch over the whole vocabulary in float32: of so many steps at most."""
 TEMPERATURE, DRAWS = 0.5, 400

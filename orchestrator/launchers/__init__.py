@@ -69,6 +69,10 @@ class Job:
     """The folder that must be visible, read-only, for the checkpoint to be read."""
     checkpoint_inside: str = ""
     """The checkpoint's place below that folder."""
+    weights_ids: tuple[str, ...] = ()
+    """Of an engine's cell: the places below that folder of the weights of the workload's parts."""
+    weights_sha256: str | None = None
+    """Over the files of the first of them."""
     references: Path | None = None
     """The run's references, visible read-only."""
     reference_sha256: str | None = None

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from orchestrator.base import interrupt
@@ -38,7 +38,7 @@ from orchestrator.measure.validity import (
     to_repeat,
 )
 from orchestrator.plan.cell import Cache, Cell, Device
-from orchestrator.plan.workload import MEASURED, RECORD_LIMIT_BYTES, Role, Workload
+from orchestrator.plan.workload import MEASURED, RECORD_LIMIT_BYTES, Kind, Role, Workload
 from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
 from orchestrator.records.references import ENDING as REFERENCE_ENDING
 from orchestrator.records.store import read_record
@@ -64,6 +64,7 @@ class Beside(Frozen):
     """What the spec of a workload that is run beside another says that is not in the other's."""
 
     workload: Workload
+    checkpoint: str | None
     reference: str | None
     reference_sha256: str | None
 
@@ -90,6 +91,7 @@ class Spec(Frozen):
     checkpoint: str | None
     deadline_s: float
     role: Role
+    kind: Kind
     reference: str | None
     """The file to check against."""
     reference_sha256: str | None
@@ -105,7 +107,9 @@ class Spec(Frozen):
 def identity(job: Job) -> dict[str, Any]:
     """Return what the spec and the record say of a job with the same keys and values."""
     of_job = {name: getattr(job, name) for name in ("cell_id", "round", "bench_source")}
-    of_cell = {name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload", "method_source")}
+    of_cell = {
+        name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload", "method_source", "kind")
+    }
     return {**of_job, **of_cell, "workload_id": job.cell.workload.workload_id}
 
 
@@ -124,12 +128,22 @@ def write_spec(job: Job, places: Places) -> Spec:
         role=cell.role,
         **_reference(places, own_id, job.reference_sha256),
         subject_ids=tuple(subject.workload_id for subject in cell.workload.subjects or ()),
-        beside=tuple(Beside(workload=one, **_reference(places, name, sha256)) for one, name, sha256 in beside),
+        beside=tuple(
+            Beside(workload=one, checkpoint=_weights(job, places, number), **_reference(places, name, sha256))
+            for number, (one, name, sha256) in enumerate(beside, 1)
+        ),
         repeats=cell.role == "row" and cell.workload.benchmark in MEASURED and not job.only_first,
         only_first=job.only_first,
     )
     write_text(job.work / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
     return spec
+
+
+def _weights(job: Job, places: Places, number: int) -> str | None:
+    """Return the folder of weights of a part of the workload: an engine's parts have one each."""
+    if places.checkpoint is None or not job.weights_ids:
+        return places.checkpoint
+    return str(PurePosixPath(places.checkpoint).with_name(job.weights_ids[number]))
 
 
 def _reference(places: Places, workload_id: str, sha256: str | None) -> dict[str, Any]:
@@ -207,6 +221,7 @@ def supervise(
             lock=prepared.lock,
             gpu=job.gpu,
             cache=spec.cache,
+            weights=job.weights_sha256,
             orchestrator=job.orchestrator,
             exit_code=ended.code if ended else None,
             wall_ns=wall_ns,

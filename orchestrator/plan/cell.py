@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from orchestrator.base.files import Frozen, Positive
-from orchestrator.plan.workload import Benchmark, Identified, Role, Workload, digest
+from orchestrator.plan.workload import Benchmark, Identified, Kind, Role, Workload, digest
 
 Device = Literal["cuda", "cpu"]
 Cache = Literal["cold", "shared"]
@@ -29,6 +29,8 @@ class Cell(Identified):
     """Whether a row that compiles is started a second time over its own cache, for its first call alone."""
     method_source: str | None = None
     """SHA-256 of the method's file, where it is a user's own; bench's own methods are a part of its source."""
+    kind: Kind = "model"
+    """The method's."""
 
     @property
     def benchmark(self) -> Benchmark:

@@ -13,7 +13,7 @@ from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES, RESULTS
 from orchestrator.plan.cell import Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
-from orchestrator.plan.methods import OwnMethod, find_methods
+from orchestrator.plan.methods import OwnMethod, engines, find_methods
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import Stack, find_stacks
 from orchestrator.plan.suite import Suite, load_suite
@@ -125,6 +125,7 @@ def choose(
         timeout_s=options.timeout_s,
         known_methods=[method for stack in found.values() for method in stack.methods],
         sources={name: method.sha256 for name, method in own.items()},
+        engines=engines(own),
     )
     if own and not own.keys() & {cell.method for cell in plan.cells}:
         what = f"no cell is run by {' or '.join(own)}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import make_folder, os_errors, read_bytes, write_bytes
+from orchestrator.base.files import make_folder, os_errors, read_bytes, read_json, write_bytes
+from orchestrator.base.paths import BENCH
 from orchestrator.base.text import one_line
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.stack import METHOD_NAME
@@ -18,6 +20,9 @@ from orchestrator.plan.stack import METHOD_NAME
 FOLDER = "methods"
 """In a run's folder: the files of own methods as they were measured; in bench's: where a cell loads any method from."""
 FUNCTIONS = ("refuse", "operators", "compile_model", "compile_step", "settings", "expects")
+OF_ENGINES = ("refuse", "settings", "load")
+ENGINE = re.compile(rb'^KIND = "engine"$', re.MULTILINE)
+"""The line by which a method's file says that it brings an engine."""
 LIMIT_BYTES = 1_000_000
 READABLE_FILE = 0o644
 
@@ -35,9 +40,25 @@ class OwnMethod:
         return self.path.stem
 
     @property
+    def brings_engine(self) -> bool:
+        """Whether it is an engine's adapter."""
+        return ENGINE.search(self.content) is not None
+
+    @property
     def sha256(self) -> str:
         """Of the file; a part of the identity of every cell that it runs."""
         return hashlib.sha256(self.content).hexdigest()
+
+
+def engines(own: Mapping[str, OwnMethod]) -> dict[str, tuple[str, ...]]:
+    """Return the methods that bring an engine, bench's and the user's `own`, each with the benchmarks that it can run.
+
+    Those are the ones for which the list of checks says what an engine has to show.
+    """
+    listed = read_json(BENCH / "proof" / "checks.json")["kinds"]["engine"]
+    benchmarks = tuple(name for those in listed.values() for name in those)
+    found = [path.stem for path in (BENCH / FOLDER).glob("*.py") if ENGINE.search(path.read_bytes())]
+    return dict.fromkeys([*sorted(found), *(name for name in own if own[name].brings_engine)], benchmarks)
 
 
 def find_methods(folders: Sequence[Path]) -> dict[str, OwnMethod]:
@@ -91,11 +112,13 @@ def _read(path: Path) -> OwnMethod:
         what = f"not valid Python: {one_line(str(error)) or type(error).__name__}"
         raise UsageError(what, where=str(path), remedy="correct the syntax there") from error
     defined = _names(tree)
-    missing = [name for name in FUNCTIONS if name not in defined]
+    own = OwnMethod(path, content)
+    functions, example = (OF_ENGINES, "transformers") if own.brings_engine else (FUNCTIONS, "eager")
+    missing = [name for name in functions if name not in defined]
     if missing and "*" not in defined:
-        remedy = f"a method has {', '.join(FUNCTIONS)}; `eager` in bench/methods is the shortest example"
+        remedy = f"a method has {', '.join(functions)}; `{example}` in bench/methods is the shortest example"
         raise UsageError(f"has no function {missing[0]}", where=str(path), remedy=remedy)
-    return OwnMethod(path, content)
+    return own
 
 
 def _names(tree: ast.AST) -> set[str]:

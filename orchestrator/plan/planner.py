@@ -1,11 +1,11 @@
 """Suite, stacks and methods make a plan: a pure function, so a plan can be printed without running anything.
 
-Its order: ceilings, references, probes, rows.
+Its order: ceilings, weights, references, probes, rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,7 +13,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import check_known
 from orchestrator.plan.cell import Cache, Cell, Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
-from orchestrator.plan.proof_cells import probe_cells, reference_cells
+from orchestrator.plan.proof_cells import probe_cells, reference_cells, weights_cells
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.suite import Request, Suite
 from orchestrator.plan.workload import MEASURED, Weights
@@ -35,13 +35,14 @@ def make_plan(
     timeout_s: float | None = None,
     known_methods: Sequence[str] = (),
     sources: Mapping[str, str] = MappingProxyType({}),
+    engines: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Plan:
-    """Return the cells to run: ceilings, references, probes, then the rows in the suite's order, eager first.
+    """Return the cells to run: what rows need before them, then the rows in the suite's order, eager first.
 
     `device` is one for all stacks, or one for each by name. Empty `benchmarks` and `methods` mean all. `rounds` and
     `timeout_s` stand in for the suite's; a checkpoint for the model and the weights of every cell.
     `known_methods` are names of methods that stacks left out of `stacks` offer: they are not a mistake.
-    `sources` are the hashes of the files of own methods, by name.
+    `sources` are the hashes of the files of own methods, by name; `engines` the benchmarks of those that bring one.
     """
     own = inspect_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     known = tuple(dict.fromkeys([*_offered(stacks), *known_methods]))
@@ -64,6 +65,7 @@ def make_plan(
             rounds=rounds or request.rounds,
             warm=suite.file.warm,
             method_source=sources.get(method),
+            kind="engine" if method in engines else "model",
         )
 
     rows: dict[str, Cell] = {}
@@ -72,6 +74,8 @@ def make_plan(
         if benchmarks and request.workload.benchmark not in benchmarks:
             continue
         for method, stack in _runs(request, stacks, methods):
+            if request.workload.benchmark not in engines.get(method, (request.workload.benchmark,)):
+                continue
             one = cell(request, method, stack)
             origin = origins.setdefault(one.key, request.where)
             # A checkpoint in place of all models makes cells equal that differed in the model alone.
@@ -92,14 +96,17 @@ def make_plan(
         for request in suite.ceilings(devices[name], dtypes)
     ]
     probes = probe_cells(tuple(rows.values())) if suite.file.probes else []
-    references = []
-    if suite.file.references and rows:
+    references: list[Cell] = []
+    weights_made: list[Cell] = []
+    if rows:
         longest = max(row.timeout_s for row in rows.values())
         # The first stack; one that uses the GPU goes before one that does not, one with eager before others.
         maker = min(stacks, key=lambda name: (devices[name] != "cuda", FIRST_METHOD not in stacks[name].methods))
         place = {"stack": maker, "device": devices[maker], "timeout_s": longest, "rounds": 1}
-        references = reference_cells((*probes, *rows.values()), ceilings[0].model_copy(update=place))
-    return Plan(suite=suite.name, cells=(*ceilings, *references, *probes, *rows.values()))
+        made_there, proven = ceilings[0].model_copy(update=place), (*probes, *rows.values())
+        weights_made = weights_cells(proven, made_there)
+        references = reference_cells(proven, made_there) if suite.file.references else []
+    return Plan(suite=suite.name, cells=(*ceilings, *weights_made, *references, *probes, *rows.values()))
 
 
 def _offered(stacks: Mapping[str, Stack]) -> list[str]:

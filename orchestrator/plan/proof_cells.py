@@ -1,4 +1,7 @@
-"""Cells that the rows of a plan are proved with: references to check against, and probes on a tiny sharp model."""
+"""Cells that the rows of a plan are proved with: references to check against, and probes on a tiny sharp model.
+
+And the cells that make what engines read: folders of weights.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from orchestrator.plan.workload import GENERATING, Dtype, ModelConfig, Weights, 
 
 REFERENCE = "reference"
 """Benchmark and method of a cell that makes references."""
+WEIGHTS = "weights"
+"""Benchmark, method and role of a cell that makes folders of weights."""
 SUBJECTS_AT_MOST = 16
 """Of one reference cell, so that its record stays within its size limit."""
 PROBE_PROMPT = 9
@@ -111,6 +116,30 @@ def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
             workload = Workload(benchmark="reference", **of_all, iterations=1, warmup=0, subjects=part)
             cells.append(maker.model_copy(update={"workload": workload, "role": "reference", "method": REFERENCE}))
     return cells
+
+
+def weights_workload(workload: Workload) -> Workload:
+    """Return what decides the folder of weights that an engine reads for `workload`: its id names the folder."""
+    of_all = {key: getattr(workload, key) for key in ("model", "weights", "dtype")}
+    return Workload(benchmark="weights", **of_all, seed=0, iterations=1, warmup=0)
+
+
+def weights_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
+    """Return the cells that make the folders of weights for the engines among `cells`; `maker` as above.
+
+    One for all weights that the hash makes, and one for each checkpoint.
+    """
+    groups: dict[str | None, dict[str, Workload]] = {}
+    for part in (part for cell in cells if cell.kind == "engine" for part in cell.workload.parts):
+        assert part.weights is not None
+        subject = weights_workload(part)
+        groups.setdefault(part.weights.fingerprint, {}).setdefault(subject.workload_id, subject)
+    made = []
+    for group in groups.values():
+        subjects = tuple(group.values())
+        workload = subjects[0].model_copy(update={"subjects": subjects})
+        made.append(maker.model_copy(update={"workload": workload, "role": WEIGHTS, "method": WEIGHTS}))
+    return made
 
 
 def _model_key(workload: Workload) -> str:

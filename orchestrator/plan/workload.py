@@ -12,7 +12,7 @@ from orchestrator.base.files import Count, Frozen, Json, Positive
 from orchestrator.base.text import counted, size_in_words
 
 Benchmark = Literal[
-    "forward", "model_inference", "generation", "train_static", "train_dynamic", "ceilings", "reference"
+    "forward", "model_inference", "generation", "train_static", "train_dynamic", "ceilings", "reference", "weights"
 ]
 MEASURED: tuple[Benchmark, ...] = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
 GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation")
@@ -171,7 +171,7 @@ class Workload(Identified):
     sustained_s: Annotated[float, Field(gt=0)] | None = None
     """Of `ceilings`: seconds of back-to-back products; null: only a burst."""
     subjects: tuple[Workload, ...] | None = None
-    """Of the benchmark `reference`: the workloads to make references of."""
+    """Of the benchmarks `reference` and `weights`: the workloads to make references, or folders of weights, for."""
     beside: tuple[Workload, ...] | None = None
     """Of a probe: the same in other precisions, each run by a process beside the cell's own."""
 
@@ -232,5 +232,7 @@ def describe(workload: Workload) -> str:
     return ", ".join(part for part in parts if part)
 
 
-Role = Literal["row", "ceilings", "reference", "probe"]
-"""What a cell is for: a row of a table; or what rows are measured against, checked against, or probed by."""
+Role = Literal["row", "ceilings", "reference", "probe", "weights"]
+"""What a cell is for: a row of a table; or what rows are measured against, checked against, probed by, or read."""
+Kind = Literal["model", "engine"]
+"""What a method brings: operators and compilers for bench's own model, or a whole inference engine."""

@@ -15,7 +15,7 @@ from typing import Literal
 
 from orchestrator.base.files import Frozen, read_json, validate
 from orchestrator.base.paths import BENCH
-from orchestrator.plan.workload import GENERATING, Benchmark, Dtype, Role, Workload
+from orchestrator.plan.workload import GENERATING, Benchmark, Dtype, Kind, Role, Workload
 from orchestrator.records.record import COMPUTED, Check, Record
 
 LIST = BENCH / "proof" / "checks.json"
@@ -41,6 +41,8 @@ class Listed(Frozen):
     pooled: float | None = None
     """The limit over so many places and more, in the place of `limit`."""
     roles: tuple[Role, ...] = ("row", "probe")
+    batch: int = 1
+    """The smallest for which it must be."""
     dtypes: tuple[Dtype, ...] = ("bfloat16", "float32", "float64")
     """Where it must be: elsewhere it may be missing."""
 
@@ -75,11 +77,14 @@ class CheckList(Frozen):
 
     version: int
     families: dict[str, tuple[Benchmark, ...]]
+    kinds: dict[Kind, dict[str, tuple[Benchmark, ...]]]
+    """The same for kinds of methods whose checks are others than those of bench's own model."""
     checks: dict[str, dict[str, Listed]]
 
-    def of(self, benchmark: Benchmark) -> dict[str, Listed]:
-        """Return the benchmark's checks by name; none where it has no proof."""
-        return next((self.checks[family] for family, those in self.families.items() if benchmark in those), {})
+    def of(self, benchmark: Benchmark, kind: Kind = "model") -> dict[str, Listed]:
+        """Return the checks of a benchmark by a kind of methods, by name; none where it has no proof."""
+        families = self.kinds.get(kind, self.families)
+        return next((self.checks[family] for family, those in families.items() if benchmark in those), {})
 
 
 @cache
@@ -104,7 +109,7 @@ def held_to_list(record: Record, own: Iterable[Check] | None = None) -> Record:
         there = (*(check for check in there if check.name not in OWN), *own)
     if not there:
         return record
-    listed, version = check_list().of(record.workload.benchmark), record.proof.checks_version
+    listed, version = check_list().of(record.workload.benchmark, record.kind), record.proof.checks_version
     checks = tuple(_judged(record, listed, check, version or 0) for check in there)
     if version is not None:
         checks += tuple(_missing(record, listed, version))
@@ -138,7 +143,7 @@ def _missing(record: Record, listed: dict[str, Listed], version: int) -> Iterato
     for part, start in ((record.workload, ""), *_parts(record)):
         for name, one in listed.items():
             wanted = one.since <= version and record.role in one.roles and part.dtype in one.dtypes
-            if wanted and start + name not in there:
+            if wanted and (part.batch or 1) >= one.batch and start + name not in there:
                 yield Check(name=start + name, status="unchecked", what="the record has no such check")
 
 

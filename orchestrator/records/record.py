@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import FailFast, Field
 
 from orchestrator.base.files import Count, Frozen, Integer, Json
-from orchestrator.plan.workload import MEASURED, Role, Workload
+from orchestrator.plan.workload import MEASURED, Kind, Role, Workload
 
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
 COMPUTED: tuple[Status, ...] = ("ok", "incorrect")
@@ -341,6 +341,8 @@ class Provenance(Frozen):
     gpu: str | None = None
     """UUID of the GPU that the cell was given; not every torch tells it."""
     cache: Literal["cold", "shared"] = "cold"
+    weights: Sha256 | None = None
+    """Over the files of the folder that an engine was given."""
     orchestrator: str | None = None
     exit_code: Integer | None = None
     wall_ns: Integer | None = None
@@ -372,6 +374,8 @@ class Record(Frozen):
     environment: Environment | None = None
     provenance: Provenance | None = None
     role: Role = "row"
+    kind: Kind = "model"
+    """The method's."""
     dispatch: Dispatch | None = None
     compiles: Compiles | None = None
     telemetry: Telemetry | None = None

@@ -40,7 +40,14 @@ COMPILE_S: dict[Device, dict[str, float]] = {
     "cuda": {"forward": 60, "model_inference": 190, "generation": 190, "train_static": 80, "train_dynamic": 400},
     "cpu": {"forward": 18, "model_inference": 22, "generation": 28, "train_static": 28, "train_dynamic": 32},
 }
-COMPILE_SHARE = {"eager": 0.0, "tinyllama": 0.0, "tinyllama_full": 0.0, "fused": 0.15, "thunder": 3.5}
+COMPILE_SHARE = {
+    "eager": 0.0,
+    "transformers": 0.0,
+    "tinyllama": 0.0,
+    "tinyllama_full": 0.0,
+    "fused": 0.15,
+    "thunder": 3.5,
+}
 """Of those times, for methods that compile nothing, a few kernels, or much longer; 1 for any other."""
 WARM_SHARE = 0.4
 """Of the time to compile, with everything in the cache: tracing remains."""
@@ -51,6 +58,10 @@ AT_THE_CAP_S = 26.0
 EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
 """Of float32 without TF32 on a GPU, of float64 on a CPU: what references are computed in."""
 REFERENCE_PASSES = {"forward": 1, "model_inference": 1, "generation": 1, "train_static": 4, "train_dynamic": 4}
+WRITTEN_BYTES = 500e6
+"""A second, of weights that are written, read again and hashed."""
+ENGINES_ANSWERS = 16
+"""Generations that an engine's proof asks for."""
 ELEMENT_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 
 
@@ -145,13 +156,20 @@ def estimate(
     times = [(cell, expected(cell, known)) for cell in plan.cells]
     names = dict.fromkeys(cell.stack for cell in plan.cells)
     used = [stacks[name] for name in names if name in stacks and name not in made]
+    folders = weights_bytes(plan.cells)
     return Estimate(
         seconds=sum(time.seconds * cell.rounds for cell, time in times),
         guessed=sum(time.source == "guess" for _, time in times),
         cells=len(times),
         download_bytes=_total(stack.build.download_bytes if stack.build else None for stack in used),
-        disk_bytes=_total(stack.build.most_disk_bytes if stack.build else None for stack in used),
+        disk_bytes=_total([*(stack.build.most_disk_bytes if stack.build else None for stack in used), folders]),
     )
+
+
+def weights_bytes(cells: Iterable[Cell]) -> int:
+    """Return what the folders of weights of these cells take on the disk, as long as the run lasts."""
+    subjects = [subject for cell in cells if cell.role == "weights" for subject in cell.workload.subjects or ()]
+    return sum(parameters(one.model) * ELEMENT_BYTES[one.dtype] for one in subjects if one.model is not None)
 
 
 def guess_seconds(cell: Cell) -> float:
@@ -167,6 +185,8 @@ def guess_seconds(cell: Cell) -> float:
     count = parameters(work.model, active=True)
     weights = count * ELEMENT_BYTES[work.dtype]
     total += 2 * parameters(work.model) * ELEMENT_BYTES[work.dtype] / BYTES[device]
+    if cell.role == "weights":
+        return total + weights_bytes([cell]) / WRITTEN_BYTES
     if work.subjects is not None:
         return total + sum(_reference_seconds(subject, count, device) for subject in work.subjects)
     if work.benchmark in GENERATING:
@@ -179,7 +199,7 @@ def guess_seconds(cell: Cell) -> float:
     compiling = _compile_seconds(cell) * (PROBE_SHARE if cell.role == "probe" else 1.0)
     if device == "cuda" and cell.role == "row" and work.benchmark not in GENERATING:
         total += AT_THE_CAP_S
-    return total + compiling + once * work.iterations
+    return total + compiling + once * (work.iterations + (ENGINES_ANSWERS if cell.kind == "engine" else 0))
 
 
 def _compile_seconds(cell: Cell) -> float:

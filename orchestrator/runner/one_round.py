@@ -26,6 +26,7 @@ from orchestrator.plan.workload import digest
 from orchestrator.records.record import Record, Refusal
 from orchestrator.records.references import References
 from orchestrator.records.store import Run, stem_of
+from orchestrator.records.weights import WeightFolders
 from orchestrator.runner.order import Turn, needless
 from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.progress import Progress
@@ -53,6 +54,7 @@ class Session:
     """Identity of the orchestrator's own code."""
     run: Run
     references: References
+    weights: WeightFolders
     outcomes: Outcomes
     todo: Sequence[Turn]
     """The rounds that have no result yet."""
@@ -103,6 +105,8 @@ def run_round(session: Session, turn: Turn) -> Record:
         try:
             if cell.role == "reference" and record.written_by == "bench":
                 record = session.references.collect(job.work, cell, record, session.progress.say)
+            if cell.role == "weights" and record.written_by == "bench":
+                record = session.weights.collect(job.work, cell, record, session.progress.say)
             record = mark_drift(record, ready.locks[cell.stack], prepared)
             stored = session.store(_with_side_files(session.run, record, job), job)
             if wanted(cell, stored):
@@ -120,6 +124,12 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
     cell, weights = turn.cell, turn.cell.workload.weights
     checkpoint = session.choice.checkpoints.get(weights.fingerprint or "") if weights else None
     reference, *beside = (session.references.known.get(part) for part in turn.part_ids)
+    mount, inside = (checkpoint.mount, checkpoint.inside) if checkpoint else (None, "")
+    sha256 = None
+    if turn.weights_ids:
+        known, inside = session.weights.known, turn.weights_ids[0]
+        sha256 = known.get(inside)
+        mount = session.weights.folder if known.keys() >= set(turn.weights_ids) else None
     return Job(
         cell,
         turn.round,
@@ -131,8 +141,10 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         orchestrator=session.orchestrator,
         gpu=session.gpu.uuid if session.gpu and cell.device == "cuda" else None,
         cache=_shared_cache(session, cell) if cell.cache == "shared" else None,
-        checkpoint=checkpoint.mount if checkpoint else None,
-        checkpoint_inside=checkpoint.inside if checkpoint else "",
+        checkpoint=mount,
+        checkpoint_inside=inside,
+        weights_ids=turn.weights_ids,
+        weights_sha256=sha256,
         references=session.references.folder if reference or any(beside) else None,
         reference_sha256=reference,
         beside_sha256=tuple(beside),

@@ -9,14 +9,16 @@ from typing import NamedTuple, TypeVar
 
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
-from orchestrator.plan.proof_cells import probe_workload
-from orchestrator.plan.workload import Workload, describe
+from orchestrator.plan.proof_cells import probe_workload, weights_workload
+from orchestrator.plan.workload import Role, Workload, describe
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.references import References
 from orchestrator.records.store import finished_keys
 from orchestrator.runner.estimate import Earlier, Key, expected, second_start_seconds, used_up, wall_seconds
 
 T = TypeVar("T")
+MAKING: tuple[Role, ...] = ("reference", "weights")
+"""Cells that only make what others ask for."""
 
 
 class Turn(NamedTuple):
@@ -29,6 +31,8 @@ class Turn(NamedTuple):
     part_ids: tuple[str, ...]
     """The workload_ids of what it runs, see `Workload.parts`."""
     title: str
+    weights_ids: tuple[str, ...] = ()
+    """Of an engine's cell: the folders of weights of these parts."""
 
 
 def interleave(plan: Plan) -> list[tuple[Cell, int]]:
@@ -64,6 +68,7 @@ def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:
             cell.workload.workload_id,
             tuple(part.workload_id for part in cell.workload.parts),
             cell.title + (f" ({describe(cell.workload)})" if titles[cell.title] > 1 else ""),
+            tuple(weights_workload(part).workload_id for part in cell.workload.parts if cell.kind == "engine"),
         )
         for cell in plan.cells
     }
@@ -78,13 +83,14 @@ def remaining(order: Sequence[Turn], records: Sequence[Record], references: Refe
     """Return the rounds that have no result among the run's `records`, in their order.
 
     A reference counts as long as its files are here (they are in no commit, so not in every copy of a run), and is
-    made again only where a round that has no result asks for it.
+    made again only where a round that has no result asks for it. Weights are gone with the process that had them made.
     """
-    done = finished_keys(record for record in records if references.complete(record))
+    done = finished_keys(record for record in records if record.role != "weights" and references.complete(record))
     todo = [turn for turn in order if (turn.cell_id, turn.round) not in done]
-    wanted = {part for turn in todo if turn.cell.role != "reference" for part in turn.part_ids}
+    asking = [turn for turn in todo if turn.cell.role not in MAKING]
+    wanted = {part for turn in asking for part in (*turn.part_ids, *turn.weights_ids)}
     subjects = [{subject.workload_id for subject in turn.cell.workload.subjects or ()} for turn in todo]
-    return [turn for turn, own in zip(todo, subjects, strict=True) if turn.cell.role != "reference" or own & wanted]
+    return [turn for turn, own in zip(todo, subjects, strict=True) if turn.cell.role not in MAKING or own & wanted]
 
 
 def replaced(record: Record, current: set[str]) -> bool:

@@ -14,7 +14,7 @@ from orchestrator.plan import memory
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.choice import Choice
 from orchestrator.plan.workload import Role, describe
-from orchestrator.runner.estimate import Earlier, Estimate, Expected, Key, estimate, expected, history
+from orchestrator.runner.estimate import Earlier, Estimate, Expected, Key, estimate, expected, history, weights_bytes
 
 BELOW = (5, 1)
 """The columns that a narrow terminal has below each row."""
@@ -55,7 +55,7 @@ def as_text(
     rows: list[Line] = [("cell", "workload", "device", "rounds", "expected", "computes")]
     cells, shown = choice.plan.cells, set[Role]()
     for cell in cells:
-        if cell.role not in ("reference", "probe"):
+        if cell.role not in ("weights", "reference", "probe"):
             rows.append(_line(cell, expected(cell, known)))
         elif cell.role not in shown:
             rows.append(_together([other for other in cells if other.role == cell.role], known))
@@ -83,12 +83,16 @@ def is_compiled(cell: Cell) -> bool:
 
 
 def _together(cells: Sequence[Cell], known: Mapping[Key, Earlier]) -> Line:
-    """Return one line for all references, or for all probes: what they are for, and how many."""
+    """Return one line for all cells of a role that proves rows: what they are for, and how many."""
     times = [expected(cell, known) for cell in cells]
     if cells[0].role == "reference":
         count = sum(len(cell.workload.subjects or ()) for cell in cells)
         models = dict.fromkeys(cell.workload.model.name for cell in cells if cell.workload.model)
         what = f"{counted(count, 'reference')} for {', '.join(models)}"
+    elif cells[0].role == "weights":
+        subjects = [subject for cell in cells for subject in cell.workload.subjects or ()]
+        models = dict.fromkeys(f"{subject.model.name} in {subject.dtype}" for subject in subjects if subject.model)
+        what = f"for engines: {', '.join(models)}, {scaled(weights_bytes(cells), 'B')} on disk while they run"
     else:
         what = f"{', '.join(dict.fromkeys(cell.benchmark for cell in cells))}: "
         what += ", ".join(dict.fromkeys(f"{cell.method}@{cell.stack}" for cell in cells))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from orchestrator.plan.checkpoint import Checkpoint
 from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher, offering
 from orchestrator.plan.methods import OwnMethod, find_methods
 from orchestrator.plan.planner import CEILINGS_METHOD
-from orchestrator.plan.proof_cells import probe_cells, reference_cells
+from orchestrator.plan.proof_cells import probe_cells, reference_cells, weights_cells
 from orchestrator.plan.stack import BuiltImage, Gpu, ReadyImage, Stack, find_stacks
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.find import find_records, probes_of
@@ -152,12 +153,15 @@ def choose_again(
         rounds=options.rounds or 1,
         warm=False,
         method_source=source,
+        kind=record.kind,
     )
     other = {"workload": task.workload, "method": CEILINGS_METHOD, "timeout_s": task.timeout_s, "method_source": None}
+    other["kind"] = "model"
     ceilings = cell.model_copy(update={**other, "role": "ceilings", "rounds": 1})
     probes = probe_cells([cell])
-    references = reference_cells([*probes, cell], ceilings.model_copy(update={"timeout_s": cell.timeout_s}))
-    plan = Plan(suite=REPRODUCE, cells=(ceilings, *references, *probes, cell))
+    maker = ceilings.model_copy(update={"timeout_s": cell.timeout_s})
+    before = [make([*probes, cell], maker) for make in (weights_cells, reference_cells)]
+    plan = Plan(suite=REPRODUCE, cells=(ceilings, *itertools.chain(*before), *probes, cell))
     place = (gpu or "a GPU") if record.device == "cuda" else "the CPU"
     line = f"again: {cell.title}, workload {record.workload_id}, cell {record.cell_id}, on {place}, {said}"
     again = dataclasses.replace(suite, name=REPRODUCE)

@@ -30,6 +30,8 @@ from orchestrator.records.record import Record
 from orchestrator.records.references import References
 from orchestrator.records.runs import find_run, name_of, newest_run, resumable, why_another
 from orchestrator.records.store import Run, record_files
+from orchestrator.records.weights import FOLDER as WEIGHTS
+from orchestrator.records.weights import WeightFolders
 from orchestrator.runner.estimate import Earlier, Key, estimate, fitted, history
 from orchestrator.runner.one_round import Session, run_round
 from orchestrator.runner.order import Agenda, Turn, remaining, replaced, turns
@@ -161,6 +163,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 orchestrator=bench_source(ORCHESTRATOR),
                 run=run,
                 references=references,
+                weights=WeightFolders(area.folder / WEIGHTS),
                 outcomes=outcomes,
                 todo=todo,
             )
