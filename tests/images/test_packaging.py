@@ -357,6 +357,7 @@ def test_every_target_of_the_makefile_is_explained():
         "clean",
         "help",
         "test-oldtorch",
+        "test-engines",
         "wheels",
     }
     assert promised <= set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
