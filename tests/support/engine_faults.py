@@ -1,4 +1,4 @@
-"""Faults planted in an engine's adapter, each in a cell of its own: `python engine_faults.py litgpt FOLDER`.
+"""Faults planted in an engine's adapter, each in a cell of its own: `python engine_faults.py litgpt FOLDER [NAME…]`.
 
 Prints a JSON object: the reason of each fault's record, None where it passed; `right` is the adapter as it is.
 """
@@ -151,11 +151,11 @@ FAULTS = {
 }
 
 
-def main(method: str, folder: Path) -> None:
+def main(method: str, folder: Path, *names: str) -> None:
     module, found = methods.load(method), {}
     right = getattr(module, CLASSES[method])
     with redirect_stdout(sys.stderr):
-        for number, (name, fault) in enumerate(FAULTS.items()):
+        for number, (name, fault) in enumerate((name, FAULTS[name]) for name in names or FAULTS):
             setattr(module, CLASSES[method], fault(right))
             record = engine_cells.run(folder / str(number), method, **CELL)
             found[name] = record["reason"] if record["status"] != "ok" else record["flags"]
@@ -163,4 +163,4 @@ def main(method: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
