@@ -131,7 +131,7 @@ def measure_engine(spec: Spec, record: dict[str, Any], events: Events) -> None:
         if spec.only_first:
             return
         events.phase("memory")
-        record["memory"] = memory.peaks()
+        record["memory"] = engine.plausible(memory.peaks(), str(spec.checkpoint))
         record["work"] = task.work([record["samples"][-1]["shape"]])
         record["detail"]["engine"] = settings = engine.reported(loaded.settings())
         events.phase("answers")

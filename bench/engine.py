@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bench.spec import Spec, Workload
@@ -81,6 +82,13 @@ def longest(workload: Workload) -> int:
 def reported(settings: dict[str, Any]) -> dict[str, Any]:
     """The record's `engine`: all of SETTINGS, null where the engine cannot say, then its own."""
     return {name: settings.get(name) for name in SETTINGS} | settings
+
+
+def plausible(peaks: dict[str, int | None], folder: str) -> dict[str, int | None]:
+    """A device's peaks of this process, null where they are below what the weights take: another process has those."""
+    least = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    known = {name: value for name, value in peaks.items() if name == "host_bytes" or (value or 0) >= least}
+    return {name: known.get(name) for name in peaks}
 
 
 def refuse(spec: Spec) -> str | None:

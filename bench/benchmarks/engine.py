@@ -35,7 +35,12 @@ class EngineTask(benchmarks.Task):
         assert workload.temperature
         self.workload, self.engine, self.clock, self.module = workload, engine, clock, module
         self.new_tokens, self.temperature = workload.new_tokens, workload.temperature
-        self.first = prompt_ids(workload, self.config, tokenizer)
+        self.first = prompt_ids(workload, self.config, tokenizer) if workload.prompt else []
+        self.prompt = self.prompt_of(0).shape[1]
+        """Tokens of each prompt."""
+        batch = workload.batch or 1
+        self.judged: list[int] = list(module.rows_of(batch) if hasattr(module, "rows_of") else range(batch))
+        """The rows of the batch that a reference has."""
         self.made: dict[int, list[list[int]]] = {}
 
     def prompt_of(self, index: int) -> Tensor:

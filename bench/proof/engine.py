@@ -41,6 +41,8 @@ ORDER = (
 )  # fmt: skip
 SAMPLES = 16
 """Texts of the timed samples whose draws are judged together."""
+CHUNKS = (512, 1024)
+"""Tokens of a chunk of a prompt, as engines have them."""
 KEPT, SHIFTED = "the last prompt's cache kept", "log-probabilities shifted by one place"
 
 
@@ -101,7 +103,7 @@ class Proof:
         self.context, self.task, self.answers = context, task, answers
         self.reference, self.checks = reference, checks
         self.weight, self.device = context.model.head.weight, context.device
-        self.prompt, self.vocabulary = len(task.first), task.config.vocabulary
+        self.prompt, self.vocabulary = task.prompt, task.config.vocabulary
         self.exact = Layerwise(context.model, reference_dtype(self.weight.dtype))
         self.eager = Layerwise(context.model, self.weight.dtype, Operators())
         known = reference.facts["eager_error"] if reference else None
@@ -254,15 +256,15 @@ class Proof:
         """The reference's own continuation: what is the truth here is the reference's, and the engine is near to it."""
         if self.reference is None:
             return
-        task, tensors, rows = self.task, self.reference.tensors, self.answers.rows
+        task, tensors = self.task, self.reference.tensors
         truth, _, text = self.of_text("forced", places)
         first = task.prompt_of(0)
         ids = torch.cat([first, torch.tensor(hashed(task, "forced", task.new_tokens))], dim=1)
         judge_identity(self.context, self.reference, hashing.checksum(ids), self.checks)
-        n = min(text.steps, tensors["sketch"].shape[1])
-        norm, known = (tensors[key][rows, :n] for key in ("norm", "eager_error"))
+        n, rows = min(text.steps, tensors["sketch"].shape[1]), len(text.rows)
+        norm, known = (tensors[key][:rows, :n] for key in ("norm", "eager_error"))
         level = Level(known, self.weight.dtype)
-        off = levels.distance(sketch(truth[:, :n]), tensors["sketch"][rows, :n], norm)
+        off = levels.distance(sketch(truth[:, :n]), tensors["sketch"][:rows, :n], norm)
         values, view, part = self.compared(text.scores)
         errors = levels.distance(values, view(truth), centred(truth).norm(dim=-1) * part)[:, :n]
         self.facts["reference"] = self.reference.recorded(float((errors * norm).norm() / norm.norm()))
@@ -347,6 +349,9 @@ class Proof:
             return
         for fault, hidden, head in faults.logits(self.exact, ids, self.prompt):
             yield fault, head(hidden[:, part])
+        for end in {chunk for chunk in (self.prompt // 2, *CHUNKS) if 0 < chunk < self.prompt}:
+            hidden = faults.without_chunk(self.exact, end).forward(ids)
+            yield f"the first {end} tokens of the prompt dropped", self.exact.head(hidden[:, part])
         for dtype in (torch.bfloat16, torch.float16):
             if torch.finfo(self.weight.dtype).eps < torch.finfo(dtype).eps:
                 hidden = faults.with_cache(self.exact, partial(rounded, dtype=dtype)).forward(ids)

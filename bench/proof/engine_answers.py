@@ -101,7 +101,8 @@ class Interview:
                 answers.alone = self.only(self.engine.score([timed[row]], self.first(timed), self.ids), [0])
         with checks.guard("reference"):
             forced = hashed(task, "forced", task.new_tokens)
-            answers.texts["forced"] = self.score([a + b for a, b in zip(task.inputs(0).prompts, forced)])  # noqa: B905
+            rows = [a + b[: self.steps] for a, b in zip(task.inputs(0).prompts, forced)]  # noqa: B905
+            answers.texts["forced"] = self.score(rows, task.judged[:ROWS])
         with checks.guard("logits"):
             self.pool()
         with checks.guard("greedy"):
@@ -148,11 +149,11 @@ class Interview:
         """The place from which on tokens are scored: the last steps that fit."""
         return len(rows[0]) - self.steps
 
-    def score(self, rows: list[list[int]]) -> Text:
-        """Of whole rows of the whole batch; those chosen are kept."""
-        first = self.first(rows)
-        scores = self.only(self.engine.score(rows, first, self.ids), self.answers.rows)
-        return Text(self.chosen(rows), first, scores)
+    def score(self, rows: list[list[int]], kept: list[int] | None = None) -> Text:
+        """Of whole rows of the whole batch; those chosen are kept, or others."""
+        first, kept = self.first(rows), self.answers.rows if kept is None else kept
+        scores = self.only(self.engine.score(rows, first, self.ids), kept)
+        return Text([rows[row] for row in kept], first, scores)
 
     def only(self, scores: Scores, rows: list[int]) -> Scores:
         """The chosen rows, on the CPU; Incorrect where the shape is another than was asked for."""
@@ -178,7 +179,7 @@ class Interview:
     def drawn_ids(self, name: str) -> list[list[int]]:
         """Whole rows of ids from the hash."""
         task = self.task
-        return hashed(task, name, len(task.first) + task.new_tokens)
+        return hashed(task, name, task.prompt + task.new_tokens)
 
     def pool(self) -> None:
         """Further texts until there are enough positions for a near limit."""
@@ -240,7 +241,7 @@ def same_work(settings: dict[str, Any], task: EngineTask, checks: Checks) -> Non
     for name in REUSE:
         if settings[name]:
             checks.judge("same work", passed=False, what=f"{name} is on: what is measured would be less work")
-    needed = (workload.batch or 1) * (len(task.first) + task.new_tokens)
+    needed = (workload.batch or 1) * (task.prompt + task.new_tokens)
     if settings["cache_tokens"] is not None and settings["cache_tokens"] < needed:
         what = f"its cache holds {settings['cache_tokens']} tokens, the batch needs {needed}"
         checks.judge("same work", passed=False, what=what)

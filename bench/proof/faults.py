@@ -122,6 +122,11 @@ def _quantised(model: Layerwise, tokens: Tensor, *, cached: bool) -> Iterator[tu
         yield name, with_cache(model, quantise).forward(tokens)
 
 
+def without_chunk(model: Layerwise, end: int) -> Layerwise:
+    """The model with the keys before place `end` dropped for all tokens from there on."""
+    return model.with_operators(attention=partial(_without, end=end))
+
+
 def with_cache(model: Layerwise, quantise: Callable[[Tensor], Tensor]) -> Layerwise:
     """The model with keys and values as `quantise` leaves them."""
     return model.with_operators(attention=partial(_with_quantised_cache, quantise=quantise))
@@ -220,6 +225,14 @@ def _with_quantised_cache(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, quantise: Callable[[Tensor], Tensor], **asked: Any
 ) -> Tensor:
     return layerwise.attention(q, quantise(k), quantise(v), mask, **asked)
+
+
+def _without(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, end: int, **asked: Any) -> Tensor:
+    place = torch.arange(q.shape[1], device=q.device)
+    visible = (place <= place[:, None]) & ((place >= end) | (place[:, None] < end))
+    zero = q.new_zeros(())
+    hidden = torch.where(visible, zero if mask is None else mask, zero - float("inf"))
+    return layerwise.attention(q, k, v, hidden, **asked)
 
 
 def _with_zeros(

@@ -309,7 +309,7 @@ def _record(source: Source, record: Record) -> Section | None:
 
 
 def _what_ran(record: Record) -> Section | None:
-    names = ("launcher", "image", "image_id", "lock", "cache", "orchestrator")
+    names = ("launcher", "image", "image_id", "lock", "cache", "weights", "orchestrator")
     return section(
         "What ran",
         facts(

@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 import engine_cells  # noqa: E402
 
 from bench.benchmarks import engine as tasks  # noqa: E402
-from bench.engine import Scores  # noqa: E402
+from bench.engine import Scores, plausible  # noqa: E402
 from bench.methods import transformers as adapter  # noqa: E402
 from bench.observe import dispatch  # noqa: E402
 from bench.proof import engine, engine_answers  # noqa: E402
@@ -82,6 +82,24 @@ class Kept(adapter.Transformers):
         whole = rows if self.before is None else [a + b for a, b in zip(self.before, rows, strict=True)]
         found, self.before = super().score(whole, len(whole[0]) - len(rows[0]) + prompt, ids), rows
         return found
+
+
+class Chunked(adapter.Transformers):
+    """The prompt is prefilled in two chunks, and the first one's keys are lost."""
+
+    def run(self, prompts, *args, **more):
+        mask = torch.ones(len(prompts), len(prompts[0]), dtype=torch.long)
+        mask[:, :2] = 0
+        generate = self.model.generate
+        # Places as they were: only what the tokens attend to is less.
+        places = torch.arange(len(prompts[0])).expand(len(prompts), -1)
+        self.model.generate = lambda tokens, attention_mask, **rest: generate(
+            tokens, attention_mask=mask, position_ids=places, **rest
+        )
+        try:
+            return super().run(prompts, *args, **more)
+        finally:
+            self.model.generate = generate
 
 
 class Coarse(adapter.Transformers):
@@ -179,6 +197,7 @@ FAULTS = [
     (Early, "generation: tokens: sample 0, row 0: 7 of 20 tokens; it ends early, after token 7"),
     (Padded, "generation: greedy: "),
     (Kept, "resembles the last prompt's cache kept"),
+    (Chunked, "resembles the first 2 tokens of the prompt dropped"),
     (Coarse, "resembles bfloat16 cache"),
     (Shifted, "resembles log-probabilities shifted by one place"),
     (Lacking, "generation: worst step: its top 40 lack likelier ids"),
@@ -214,7 +233,7 @@ def test_what_an_engine_cannot_show_is_unchecked_and_says_so(tmp_path, monkeypat
 def test_a_cache_in_another_type_is_refused_by_what_the_engine_reports():
     class Of:
         workload = type("W", (), {"dtype": "bfloat16", "batch": 2})
-        first, new_tokens = [1, 2], 6
+        prompt, new_tokens = 2, 6
 
     settings = dict.fromkeys(("weights_dtype", "activation_dtype"), "bfloat16")
     settings |= {"cache_dtype": "fp8_e4m3", "prefix_cache": False, "speculation": False, "cache_tokens": 15}
@@ -224,6 +243,13 @@ def test_a_cache_in_another_type_is_refused_by_what_the_engine_reports():
     checks = Checks()
     engine_answers.same_work({**settings, "cache_dtype": "bfloat16"}, Of, checks)
     assert checks.items[0]["what"] == "its cache holds 15 tokens, the batch needs 16"
+
+
+def test_peaks_of_a_process_without_the_weights_are_not_known(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 100)
+    peaks = {"process_bytes": 99, "steady_bytes": 100, "reserved_bytes": None, "host_bytes": 5}
+    known = {"process_bytes": None, "steady_bytes": 100, "reserved_bytes": None, "host_bytes": 5}
+    assert plausible(peaks, str(tmp_path)) == known
 
 
 def test_inputs_are_those_of_other_methods(tmp_path):
