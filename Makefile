@@ -20,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-engines test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -46,7 +46,11 @@ test-docker: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "docker and not compose and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
 
 test-plain: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "not docker and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "not docker and not engines and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+
+# One after the other: each keeps two cores busy.
+test-engines: $(VENV)/.dev  ## engines in the images of their stacks, which are built: every check, and planted faults
+	$(VENV)/bin/python -m pytest -m engines $(ARGS)
 
 # One thread: the models are tiny, and several kinds of tests run beside one another.
 test-torch: $(TORCH_ENV)/.installed

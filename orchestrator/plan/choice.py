@@ -152,9 +152,9 @@ def offering(stack: Stack, own: Mapping[str, OwnMethod]) -> Stack:
 
 
 def select_stacks(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Stack]:
-    """Return the stacks called `names` (all without) among the repository's and those in `folders`."""
+    """Return the stacks called `names` (without: all but those `by_name`) among the repository's and in `folders`."""
     found = find_stacks([IMAGES, *folders])
-    return _named(names, found) or found
+    return _named(names, found) or {name: stack for name, stack in found.items() if not stack.by_name}
 
 
 def _named(names: Sequence[str], found: Mapping[str, Stack], where: str = "--stack") -> dict[str, Stack]:
@@ -179,7 +179,8 @@ def _stacks(
     # Where every method is one stack's, `method@stack`, no other stack has a part in it.
     of_methods = [method.partition("@")[2] for method in options.methods]
     named = _named(options.stacks, found) or _named(of_methods if all(of_methods) else (), found, "--method")
-    able = {name: stack for name, stack in (named or found).items() if stack.gpu.access != "none"}
+    offered = named or {name: stack for name, stack in found.items() if not stack.by_name}
+    able = {name: stack for name, stack in offered.items() if stack.gpu.access != "none"}
     if gpu and able:
         chosen = named or able
         why = "a GPU is here" if not options.gpu else "the GPU was named"
@@ -188,7 +189,7 @@ def _stacks(
         # a GPU; then its rows say that this host can't.
         chosen = named or {
             name: stack
-            for name, stack in found.items()
+            for name, stack in offered.items()
             if stack.gpu.access == "none" or (not stack.gpu.required and stack.folder.parent != IMAGES)
         }
         why = "no stack chosen uses the GPU" if gpu else no_gpu

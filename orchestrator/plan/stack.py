@@ -87,6 +87,8 @@ class Stack(Frozen):
     build: BuiltImage | None = None
     ready: ReadyImage | None = None
     gpu: Gpu = Gpu()
+    by_name: bool = False
+    """It is built and run only where it is named: a run of all stacks goes without it."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables of its processes. Its PYTHONPATH comes behind the folder of bench."""
     work_bytes: Positive = 20_000_000_000

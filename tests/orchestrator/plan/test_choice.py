@@ -54,6 +54,16 @@ def test_no_gpu_runs_smoke_on_the_cpu_in_docker_or_plain(with_cuda: Path) -> Non
     )
 
 
+def test_a_stack_that_runs_by_name_is_not_among_all_of_them(with_cuda: Path) -> None:
+    file = with_cuda / "cuda" / "stack.toml"
+    write_stack(with_cuda, "other", methods=("eager",), access="auto")
+    file.write_text(file.read_text().replace("\n[", "\nby_name = true\n[", 1))
+    assert list(made(gpu=H100, engine=DOCKER).stacks) == ["other"]
+    assert list(made(gpu=H100, engine=DOCKER, stacks=("cuda",)).stacks) == ["cuda"]
+    assert "cuda" not in select_stacks((), ())
+    assert list(select_stacks(("cuda",), ())) == ["cuda"]
+
+
 def test_a_gpu_that_no_stack_uses_is_left_alone(images: Path) -> None:
     choice = made(gpu=H100, engine=DOCKER)
     assert (choice.suite.name, list(choice.stacks)) == ("smoke", ["cpu"])

@@ -1,0 +1,121 @@
+"""Engines in the images of their stacks, on the real Docker Engine: every check passes, and planted faults are found.
+
+Apart from the other tests, `make test-engines`: the three images and their cells take some minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from places import ROOT
+
+from orchestrator.build.image import image_tag
+from orchestrator.host import docker_engine as engine
+from orchestrator.plan.stack import find_stacks
+
+pytestmark = pytest.mark.engines
+STACKS = find_stacks([ROOT / "images"])
+METHODS = {"transformers": "transformers", "litgpt": "litgpt", "vllm-cpu": "vllm"}
+# vLLM's attention on a CPU takes heads of 32 and more.
+SUITE = """
+schema_version = 1
+name = "engines-tiny"
+description = "for a test"
+warm = false
+probes = false
+[defaults]
+weights = "probe"
+dtype = "float32"
+seed = 0
+timeout_s = 400.0
+[models.wide_heads]
+layers = 2
+width = 128
+heads = 4
+kv_heads = 2
+mlp_width = 352
+vocabulary = 512
+block_size = 256
+[[cells]]
+benchmark = "generation"
+model = "wide_heads"
+batch = 1
+prompt = [1, 15, 29, 59, 300, 7]
+new_tokens = 20
+temperature = 1.0
+iterations = 3
+warmup = 1
+"""
+FAULTS = {
+    "token dropped": "tokens: sample 0, row 0: 19 of 20 tokens; token 3 is missing",
+    "early end": "tokens: sample 0, row 0: 7 of 20 tokens; it ends early",
+    "last prompt's cache kept": "repeat: the same tokens again",
+    "log-probabilities shifted": "resembles log-probabilities shifted by one place",
+    "cache in another dtype": "resembles bfloat16 cache",
+    "chunk dropped": "times eager's error",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engine() -> None:
+    if engine.answers() is None:
+        pytest.skip("no Docker Engine answers")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The record of each engine's cell of one run, by stack; the run builds the images."""
+    folder = tmp_path_factory.mktemp("engines")
+    (folder / "suite.toml").write_text(SUITE)
+    command = [sys.executable, "-m", "orchestrator", "run-all", "--suite", str(folder / "suite.toml")]
+    command += ["--launcher", "docker", "--results", str(folder / "results"), "--stack", "cpu"]
+    command += [word for name in METHODS for word in ("--stack", name)]
+    command += [word for method in METHODS.values() for word in ("--method", method)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(path.read_text()) for path in (folder / "results").glob("*/records/**/*.json")]
+    return {record["stack"]: record for record in found if record.get("kind") == "engine"}
+
+
+@pytest.mark.parametrize("stack", METHODS)
+def test_every_check_of_an_engine_in_its_own_container_passes(records: dict[str, Any], stack: str) -> None:
+    record = records[stack]
+    assert (record["status"], record["reason"], record["method"]) == ("ok", None, METHODS[stack])
+    checks = {check["name"]: check["status"] for check in record["proof"]["checks"]}
+    assert set(checks.values()) == {"passed"}, checks
+    assert {"tokens", "same work", "reference", "logits", "decode", "greedy", "sampler", "temperature"} <= set(checks)
+    assert "unchecked" not in record["flags"]
+    assert record["detail"]["engine"]["cache_dtype"] == "float32"
+    assert record["detail"]["startup"]["startup_ns"] > 0
+    assert all(sample["first_token_ns"] > 0 for sample in record["samples"])
+
+
+def test_all_read_the_same_weights(records: dict[str, Any]) -> None:
+    assert len({record["provenance"]["weights"] for record in records.values()}) == 1
+    assert len({record["proof"]["weights_checksum"] for record in records.values()}) == 1
+    assert len({record["proof"]["inputs_checksum"] for record in records.values()}) == 1
+
+
+@pytest.mark.usefixtures("records")
+@pytest.mark.parametrize("stack", METHODS)
+def test_faults_planted_in_an_adapter_are_found(stack: str) -> None:
+    chosen = STACKS[stack]
+    place = "/tmp"  # noqa: S108  (the container's)
+    command = ["docker", "run", "--rm", "--network", "none", "--volume", f"{ROOT}:/repository:ro"]
+    command += ["--env", f"HOME={place}", "--workdir", place]
+    for name, value in {**chosen.environment, "OMP_NUM_THREADS": "1"}.items():
+        command += ["--env", f"{name}={value}"]
+    script = str(Path("/repository") / "tests" / "support" / "engine_faults.py")
+    command += [image_tag(chosen), chosen.python, script, METHODS[stack], "faults"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found.pop("right") == ["cold"]
+    assert set(found) == set(FAULTS)
+    for name, said in FAULTS.items():
+        assert said in found[name], (name, found[name])

@@ -1,0 +1,166 @@
+"""Faults planted in an engine's adapter, each in a cell of its own: `python engine_faults.py litgpt FOLDER [NAME…]`.
+
+Prints a JSON object: the reason of each fault's record, None where it passed; `right` is the adapter as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+
+import bench_specs  # noqa: E402
+import engine_cells  # noqa: E402
+import torch  # noqa: E402
+
+from bench import methods  # noqa: E402
+from bench.engine import Scores  # noqa: E402
+
+CLASSES = {"transformers": "Transformers", "litgpt": "LitGPT", "vllm": "VLLM"}
+# vLLM's attention on a CPU takes heads of 32 and more.
+MODEL = {**bench_specs.MODELS["tiny"], "name": "wide_heads", "width": 128, "heads": 4, "kv_heads": 2, "head_size": 32}
+CELL = {
+    "dtype": "float32", "weights": {"source": "probe", "seed": 0, "fingerprint": None}, "model": MODEL,
+    "prompt": [1, 15, 29, 59, 300, 7, 8, 9], "new_tokens": 20, "iterations": 2, "warmup": 1,
+}  # fmt: skip
+
+
+def dropped(right):
+    """The fourth token of a text gets lost on its way."""
+
+    class Faulty(right):
+        def generate(self, *args, **more):
+            return [row[:3] + row[4:] for row in super().generate(*args, **more)]
+
+    return Faulty
+
+
+def early(right):
+    """A text ends where it draws an id that the engine takes for an end."""
+
+    class Faulty(right):
+        def generate(self, *args, **more):
+            return [row[:7] for row in super().generate(*args, **more)]
+
+    return Faulty
+
+
+def kept(right):
+    """The last prompt's keys and values are still there, and a text is seen after it."""
+
+    class Faulty(right):
+        before = None
+
+        def score(self, rows, prompt, ids):
+            # As much of the one before as there is room for.
+            lost = self.before or [[] for _ in rows]
+            whole = [
+                a[: len(b) // 4] + b[: -(len(b) // 4) or None] if a else b for a, b in zip(lost, rows, strict=True)
+            ]
+            self.before = rows
+            return super().score(whole, prompt, ids)
+
+    return Faulty
+
+
+def shifted(right):
+    """Only the 40 largest log-probabilities come back, and stand one place beside their ids."""
+
+    class Faulty(right):
+        def top(self, scores):
+            values, ids = torch.log_softmax(scores.values, dim=-1).topk(40, dim=-1)
+            return Scores(values.roll(1, dims=-1), ids, scores.by)
+
+        def twin(self, *args, **more):
+            tokens, scores = super().twin(*args, **more)
+            return tokens, self.top(scores)
+
+        def score(self, *args):
+            return self.top(super().score(*args))
+
+    return Faulty
+
+
+def with_keys(change, right):
+    """`change` is done to keys and values, [tokens or batch x heads x tokens, …], on their way into the cache."""
+
+    class Faulty(right):
+        def run(self, *args, **more):
+            with changed_cache(self, change):
+                return super().run(*args, **more)
+
+    return Faulty
+
+
+@contextmanager
+def changed_cache(engine, change):
+    """Let `change(keys, axis of the tokens)` have what goes into the engine's cache."""
+    kind = type(engine).__mro__[1].__name__
+    if kind == "LitGPT":
+        from litgpt.model import KVCache as Place
+
+        name, axis, first = "forward", 2, 1
+    elif kind == "VLLM":
+        from vllm.model_executor.layers.attention import Attention as Place
+
+        name, axis, first = "forward", 0, 1
+    else:
+        from transformers.cache_utils import DynamicLayer as Place
+
+        name, axis, first = "update", 2, 0
+    own = getattr(Place, name)
+
+    def faulty(self, *given, **more):
+        given = list(given)
+        given[first : first + 2] = [change(part, axis) for part in given[first : first + 2]]
+        return own(self, *given, **more)
+
+    setattr(Place, name, faulty)
+    try:
+        yield
+    finally:
+        setattr(Place, name, own)
+
+
+def rounded(keys, axis):
+    """As a cache in bfloat16 has them."""
+    return keys.bfloat16().to(keys.dtype)
+
+
+def without_a_chunk(keys, axis):
+    """The second chunk of a prompt, of two tokens, was never computed."""
+    if keys.shape[axis] < 8:
+        return keys
+    lost = torch.zeros_like(keys.narrow(axis, 2, 2))
+    return torch.cat([keys.narrow(axis, 0, 2), lost, keys.narrow(axis, 4, keys.shape[axis] - 4)], axis)
+
+
+FAULTS = {
+    "right": lambda right: right,
+    "token dropped": dropped,
+    "early end": early,
+    "last prompt's cache kept": kept,
+    "log-probabilities shifted": shifted,
+    "cache in another dtype": partial(with_keys, rounded),
+    "chunk dropped": partial(with_keys, without_a_chunk),
+}
+
+
+def main(method: str, folder: Path, *names: str) -> None:
+    module, found = methods.load(method), {}
+    right = getattr(module, CLASSES[method])
+    with redirect_stdout(sys.stderr):
+        for number, (name, fault) in enumerate((name, FAULTS[name]) for name in names or FAULTS):
+            setattr(module, CLASSES[method], fault(right))
+            record = engine_cells.run(folder / str(number), method, **CELL)
+            found[name] = record["reason"] if record["status"] != "ok" else record["flags"]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
