@@ -216,6 +216,14 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """With `positions` [time] the cache is read and written; without, the whole of `tokens` is its own context."""
+        return self.logits(self.norm(self.stream(tokens, positions)))
+
+    def last(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Logits of the last position alone, [batch, vocabulary]: those of a whole batch's prompts might not fit."""
+        return self.logits(self.norm(self.stream(tokens, positions)[:, -1:]))[:, 0]
+
+    def stream(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
+        """What the last block leaves, [batch, time, width]."""
         time, routes = tokens.shape[1], self.routes
         if positions is None:
             views = whole_views(self.config, self.tables(), time, self.head.weight)
@@ -230,7 +238,7 @@ class GPT(nn.Module):
         for block, local in zip(self.blocks, self.local):  # noqa: B905  (Python 3.10's zip)
             cos, sin, mask = views[local]
             x = block(x, cos, sin, mask, positions, routes)
-        return self.logits(self.norm(x))
+        return x
 
     def tables(self) -> Tables:
         """The rotary tables of each kind of layer that there is."""
