@@ -18,7 +18,7 @@ GROWTH = {"eager": 0.03, "inductor": 0.05, "fast": 0.12, "wide": 0.012}
 
 
 def further_ms(method: str, batch: int) -> float:
-    return FURTHER_MS[method] * (1 + GROWTH[method] * (batch - 1))
+    return FURTHER_MS.get(method, 9.0) * (1 + GROWTH.get(method, 0.1) * (batch - 1))
 
 
 def ladder_record(method: str, batch: int, number: int = 0, slower: float = 1.0, **changes: Any) -> Record:
