@@ -76,7 +76,7 @@ class Engine(Protocol):
 
 def longest(workload: Workload) -> int:
     """The tokens of a sequence at its end: what an engine has to have room for, times the batch."""
-    return len(workload.prompt or ()) + (workload.new_tokens or 0)
+    return workload.prompt_length + (workload.new_tokens or 0)
 
 
 def reported(settings: dict[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,12 @@ class Workload:
     sustained_s: float | None = None
     subjects: tuple[Workload, ...] | None = None
     beside: tuple[Workload, ...] | None = None
+    prompt_tokens: int | None = None
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of each prompt, whether the workload gives their ids or only says how many; 0 where there is none."""
+        return self.prompt_tokens or len(self.prompt or ())
 
     @property
     def sharp(self) -> bool:

@@ -19,7 +19,7 @@ from bench.observe.clock import Clock
 from bench.spec import ModelConfig, Workload
 from bench.status import Incorrect, Unsupported
 
-NAMES = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
+NAMES = ("forward", "model_inference", "generation", "batched_generation", "train_static", "train_dynamic")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ class Made(NamedTuple):
 class Generation(Task):
     """Times whole generations, the prefill included; no token ends one early. Each sample has a prompt of its own."""
 
+    judged: slice | list[int] = slice(None)
+    """The rows of the batch whose logits the proof compares with the reference."""
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         workload, device = context.workload, context.device
@@ -38,8 +41,7 @@ class Generation(Task):
         assert workload.new_tokens
         assert workload.temperature
         self.new_tokens = workload.new_tokens
-        first = prompt_ids(workload, self.config, context.tokenizer)
-        self.first_prompt = torch.tensor([first] * workload.batch, device=device)
+        self.first_prompt = self.make_first_prompt(workload.batch)
         # The one tensor that the step is given: every sample's prompt is written into it.
         self.prompt = self.first_prompt.clone()
         context.model.make_cache(workload.batch, self.prompt.shape[1] + self.new_tokens)
@@ -47,6 +49,11 @@ class Generation(Task):
         self.temperature = torch.tensor(workload.temperature, device=device)
         self.step = self.make_step()
         self.made: dict[int, Made] = {}
+
+    def make_first_prompt(self, batch: int) -> Tensor:
+        """[batch, time]: sample 0's, the same in every row."""
+        first = prompt_ids(self.workload, self.config, self.context.tokenizer)
+        return torch.tensor([first] * batch, device=self.context.device)
 
     def make_step(self) -> Step:
         """(tokens [batch, time], positions [time], temperature) -> (token [batch, 1], logits [batch, vocabulary])."""

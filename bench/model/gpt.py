@@ -218,6 +218,14 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """With `positions` [time] the cache is read and written; without, the whole of `tokens` is its own context."""
+        return self.logits(self.norm(self.stream(tokens, positions)))
+
+    def last(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Logits of the last position alone, [batch, vocabulary]: those of a whole batch's prompts might not fit."""
+        return self.logits(self.norm(self.stream(tokens, positions)[:, -1:]))[:, 0]
+
+    def stream(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
+        """What the last block leaves, [batch, time, width]."""
         time, routes = tokens.shape[1], self.routes
         if positions is None:
             views = whole_views(self.config, self.tables(), time, self.head.weight)
@@ -232,7 +240,7 @@ class GPT(nn.Module):
         for block in self.blocks:  # alone: Thunder 0.1 does not see where a block comes from that a zip returns
             cos, sin, mask = views[block.local]
             x = block(x, cos, sin, mask, positions, routes)
-        return self.logits(self.norm(x))
+        return x
 
     def tables(self) -> Tables:
         """The rotary tables of each kind of layer that there is."""

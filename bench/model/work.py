@@ -35,7 +35,26 @@ def generation_bytes(config: ModelConfig, workload: Workload, new_tokens: int) -
     """
     elements = config.linear_parameters * new_tokens
     if (experts := config.experts) is not None and workload.weights and workload.weights["source"] != "checkpoint":
-        seen = min(experts.count, experts.active * len(workload.prompt or (0,)))
+        seen = min(experts.count, experts.active * (workload.prompt_length or 1))
         sparse = sum(map(config.has_experts, range(config.layers)))
         elements += sparse * 3 * config.width * experts.width * (seen - experts.active)
     return elements * BYTES[workload.dtype]
+
+
+def batched_flops(config: ModelConfig, batch: int, prompt: int, new_tokens: int) -> int:
+    """As of a generation, but the head is computed for each new token alone."""
+    head = 2 * config.width * config.vocabulary * batch * (prompt - 1)
+    return generation_flops(config, batch, prompt, new_tokens) - head
+
+
+def batched_bytes(config: ModelConfig, workload: Workload, prompt: int, new_tokens: int) -> int:
+    """Each step reads every linear weight once and, after the first one, all keys and values of the positions before.
+
+    A layer with a window reads no more than that of them.
+    """
+    window, elements = config.sliding_window, 0
+    for layer in range(config.layers):
+        most = window if window is not None and config.is_local(layer) else prompt + new_tokens
+        elements += sum(min(position, most) for position in range(prompt, prompt + new_tokens - 1))
+    cached = 2 * (workload.batch or 1) * elements * config.kv_heads * config.head_size
+    return generation_bytes(config, workload, new_tokens) + cached * BYTES[workload.dtype]

@@ -90,7 +90,7 @@ def loops(workload: Workload, device: str) -> str | None:
     config = workload.model
     if config is None or config.experts is None:
         return None
-    rows = (workload.batch or 1) * (workload.sequence or len(workload.prompt or ())) * config.experts.active
+    rows = (workload.batch or 1) * (workload.sequence or workload.prompt_length) * config.experts.active
     small = rows * config.experts.width * config.width <= GATHERED
     if small or has_grouped(device, getattr(torch, workload.dtype), config.width, config.experts.width):
         return None

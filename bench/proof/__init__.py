@@ -20,6 +20,7 @@ MODULES = {
     "forward": "forward",
     "model_inference": "generation",
     "generation": "generation",
+    "batched_generation": "batched",
     "train_static": "training",
     "train_dynamic": "training",
 }
@@ -29,8 +30,8 @@ def effort(context: Context) -> int:
     """Parameters times positions of one forward of the workload's inputs."""
     workload = context.workload
     parameters = sum(parameter.numel() for parameter in context.model.parameters())
-    prompt = len(workload.prompt or ()) + (workload.new_tokens or 0)
-    return parameters * (workload.batch or 1) * (workload.sequence or prompt)
+    text = workload.prompt_length + (workload.new_tokens or 0)
+    return parameters * (workload.batch or 1) * (workload.sequence or text)
 
 
 def module(benchmark: str) -> ModuleType:

@@ -7,6 +7,7 @@ position; on a probe `sampler.FIRST_DRAWS` of a distribution that is written int
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,30 +49,34 @@ SAME_TEXT = 1e-9
 
 @dataclass(frozen=True)
 class Run:
-    """tokens [batch, steps], and each step's logits, [batch, steps, vocabulary]."""
+    """tokens [batch, steps], and of each step what was kept of its logits: [judged rows, steps, vocabulary]."""
 
     tokens: Tensor
     logits: Tensor
 
 
 class Runner:
-    """Calls the timed step as the benchmark's own loop does, keeping the logits."""
+    """Calls the timed step as the benchmark's own loop does, keeping the logits of the task's judged rows.
 
-    def __init__(self, context: Context, task: Any) -> None:
+    `keep`: what to keep of each step's logits [batch, vocabulary] instead, a tensor of its own.
+    """
+
+    def __init__(self, context: Context, task: Any, keep: Callable[[Tensor], Tensor] | None = None) -> None:
         self.context, self.task, self.step = context, task, task.step
+        # Cloned as in the timed loop: a graph's next replay overwrites what the last one returned.
+        self.keep = keep or (lambda logits: logits[task.judged].clone())
 
     def run(self, prompt: Tensor, steps: int, forced: Tensor | None = None) -> Run:
         """`forced` [batch, steps - 1 at least] goes in instead of what was drawn."""
         task = self.task
         token, logits = self.step(task.prompt.copy_(prompt), task.positions, task.temperature)
-        # Cloned as in the timed loop: a graph's next replay overwrites what the last one returned.
-        tokens, kept = [token.clone()], [logits.clone()]
+        tokens, kept = [token.clone()], [self.keep(logits)]
         position = task.positions[-1:] + 1
         for index in range(1, steps):
             given = tokens[-1] if forced is None else torch.empty_like(token).copy_(forced[:, index - 1 : index])
             token, logits = self.step(given, position, task.temperature)
             tokens.append(token.clone())
-            kept.append(logits.clone())
+            kept.append(self.keep(logits))
             position = position + 1
         return Run(torch.cat(tokens, dim=1), torch.stack(kept, dim=1))
 
@@ -106,12 +111,12 @@ def forced_ids(context: Context, task: Any) -> Tensor:
 
 def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reference of the fixed continuation, and eager's error with its cache at each of its steps: (tensors, facts)."""
-    dtype, forced = reference_dtype(context.model.head.weight.dtype), forced_ids(context, task)
+    dtype, forced, rows = reference_dtype(context.model.head.weight.dtype), forced_ids(context, task), task.judged
     runner = Runner(context, task)
     runner.fill_caches(0.0)
     eager = runner.run(task.first_prompt, task.new_tokens, forced)
     with highest():
-        model, ids = Layerwise(context.model, dtype), torch.cat([task.first_prompt, forced[:, :-1]], dim=1)
+        model, ids = Layerwise(context.model, dtype), torch.cat([task.first_prompt, forced[:, :-1]], dim=1)[rows]
         truth = full(model, ids, task.prompt.shape[1])
         norm = truth.norm(dim=-1)
         error = levels.distance(sketch(eager.logits, dtype=dtype), sketch(truth), norm)
@@ -149,7 +154,7 @@ class Proof:
         # Eager here judges the texts that were made here; it may not be far worse than where the reference was made.
         known = reference.facts["eager_error"] if reference else None
         self.worst_eager = EAGER * known if known else float("inf")
-        self.own = task.first_prompt
+        self.own, self.rows = task.first_prompt, task.judged
         self.facts: dict[str, Any] = {}
         # Errors, eager's, and what near ties make, [batch, steps], of every text whose logits were seen.
         self.pool: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -183,7 +188,7 @@ class Proof:
             "cache",
         )
         with checks.guard(*names):
-            ids = torch.cat([self.own, replay.tokens[:, :-1]], dim=1)
+            ids = torch.cat([self.own, replay.tokens[:, :-1]], dim=1)[self.rows]
             with highest():
                 truth = full(self.exact, ids, self.prompt)
                 if ties.routed(self.context.model):
@@ -224,7 +229,7 @@ class Proof:
         context, task, checks, forced = self.context, self.task, self.checks, forced_ids(self.context, self.task)
         self.runner.fill_caches(0.0)
         found = self.runner.run(task.first_prompt, self.steps, forced)
-        others = (forced[:, : self.steps - 1] != replay.tokens[:, : self.steps - 1]).any(0)
+        others = (forced != replay.tokens)[self.rows, : self.steps - 1].any(0)
         moved = (found.logits[:, 1:] != replay.logits[:, 1 : self.steps]).any(-1).any(0)
         if bool((others & ~moved).any()):
             step = int((others & ~moved).nonzero()[0]) + 1
@@ -253,7 +258,7 @@ class Proof:
         stale = bool((other.logits[:, 0] == before[:, 0]).all()) and not torch.equal(prompt, self.own)
         what = "another prompt has the first one's logits" if stale else "another prompt, other tokens: other logits"
         checks.judge("changed input", not stale, what=what)
-        ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)
+        ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)[self.rows]
         with highest():
             truth = full(self.exact, ids, self.prompt)
         again = runner.run(self.own, n, replay.tokens).logits
@@ -273,7 +278,7 @@ class Proof:
                 for name, count in (("pool", self.prompt), ("pool forced", n))
             )
             logits, number = self.runner.run(prompt, n, forced).logits, number + 1
-            ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)
+            ids = torch.cat([prompt, forced[:, : n - 1]], dim=1)[self.rows]
             with highest():
                 truth = full(self.exact, ids, self.prompt)
             self.bounded(logits, ids, truth, full(self.eager, ids, self.prompt), f"another prompt, {number}")
@@ -357,7 +362,8 @@ class Proof:
             raise ValueError("one new token alone has no step to draw at")
         wanted = sampler.Sharp(self.weight.shape[0], context.device)
         self.runner.fill_caches(0.0)
-        self.runner.run(task.first_prompt, 1)
+        # One prompt in every row: the head has that distribution behind this one.
+        self.runner.run(task.first_prompt[:1].expand_as(task.prompt), 1)
         token = torch.full_like(task.first_prompt[:, :1], wanted.likely)
         with highest():
             hidden = self.exact.forward(torch.cat([task.first_prompt[:1], token[:1]], dim=1))[0, -1]
@@ -383,12 +389,14 @@ class Proof:
         task, workload, checks = self.task, self.context.workload, self.checks
         assert workload.temperature
         kept = [task.made[last], *(made for seed, made in reversed(list(task.made.items())) if seed != last)]
-        texts, ends = (torch.cat(parts)[: max(ROWS, len(task.prompt))] for parts in zip(*(made[1:] for made in kept)))  # noqa: B905
-        prompts = torch.cat([task.prompt_of(made.sample) for made in kept])[: len(texts)]
+        parts = zip(*([each[self.rows] for each in made[1:]] for made in kept))  # noqa: B905  (Python 3.10's zip)
+        judged = len(task.prompt[self.rows])
+        texts, ends = (torch.cat(part)[: max(ROWS, judged)] for part in parts)
+        prompts = torch.cat([task.prompt_of(made.sample)[self.rows] for made in kept])[: len(texts)]
         ids = torch.cat([prompts, texts[:, :-1]], dim=1)
         truth = full(self.exact, ids, self.prompt)
         found = sampler.look(truth.flatten(0, 1), texts.flatten(), workload.temperature, "texts")
-        samples, tied = [made.sample for made in kept for _ in task.prompt], self.ties(ids, ids.shape[1] - 1)
+        samples, tied = [made.sample for made in kept for _ in range(judged)], self.ties(ids, ids.shape[1] - 1)
         self.ends(ends, truth[:, -1], level, samples, torch.zeros(()) if tied is None else tied[:, 0])
         limit = IMPOSSIBLE / (texts.numel() * truth.shape[-1])
         least, what = float(found.log_p.min().exp()), f"the least likely of {texts.numel()} tokens, by the reference"

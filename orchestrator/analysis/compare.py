@@ -346,5 +346,5 @@ def published_side(name: SideName, beside: Side, published: Sequence[Published])
 
 def _seconds(figure: float, workload: Workload) -> float:
     if higher_is_better(workload.benchmark):
-        return (workload.new_tokens or 1) / figure
+        return (workload.counted_tokens or 1) / figure
     return figure / 1e3 if workload.benchmark == "train_static" else figure

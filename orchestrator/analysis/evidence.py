@@ -12,6 +12,8 @@ from orchestrator.plan.workload import GENERATING, TRAINING, Workload
 from orchestrator.records.record import Compiles, Record
 
 NOT_CALLED = "not called"
+LOADING = ("model", "method")
+"""Phases before the first call in which weights are made or read, and a method builds what it will call."""
 FEWEST_FOR_WARNING = 4
 FEWEST_BLOCKS = 3
 FIRST_OFF, FIRST_SIGMAS = 0.02, 3.0
@@ -124,16 +126,15 @@ def piece(workload: Workload) -> Piece:
 
 
 def units_in(workload: Workload, samples: int) -> int | None:
-    """Return how many passes, tokens (of one sequence) or steps are in so many samples."""
-    return (workload.new_tokens or 0) * samples or None if workload.benchmark in GENERATING else samples
+    """Return how many passes, tokens (those that the figure counts) or steps are in so many samples."""
+    return (workload.counted_tokens or 0) * samples or None if workload.benchmark in GENERATING else samples
 
 
 def _energy_units(record: Record) -> int | None:
-    # Energy is spent on all sequences of a batch; speed is given for one of them.
-    units = units_in(record.workload, 1)
-    if units is None or record.workload.benchmark not in GENERATING:
-        return units
-    return units * (record.workload.batch or 1)
+    # Energy is spent on all sequences of a batch; speed may be given for one of them.
+    if record.workload.benchmark in GENERATING and record.workload.new_tokens:
+        return record.workload.new_tokens * (record.workload.batch or 1)
+    return units_in(record.workload, 1)
 
 
 def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
@@ -194,7 +195,7 @@ def first_call(record: Record, steady: Reduced, samples: Columns) -> FirstCall:
     compiled = _compiled_samples(record)
     walls = samples.walls([place for place in samples.at("warmup") if samples.index[place] in compiled])
     usual = None if steady.seconds is None else steady.seconds / samples_in(record.workload.benchmark, steady)
-    return FirstCall(seconds, _upfront(seconds, walls, usual), _cache(record))
+    return FirstCall(seconds, _upfront(seconds, walls, usual), _cache(record), startup_seconds=startup(record, seconds))
 
 
 def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> FirstCall:
@@ -214,7 +215,18 @@ def over_rounds(rounds: Sequence[FirstCall], second_process: float | None) -> Fi
         cache=states.pop() if len(states) == 1 else None,
         rounds=tuple(one.seconds for one in known if one.seconds is not None),
         warm_seconds=over_filled if second_process is None else second_process,
+        startup_seconds=_median([one.startup_seconds for one in chosen]),
     )
+
+
+def startup(record: Record, first_call_seconds: float | None) -> float | None:
+    """Return how long it took until the first call had ended: what an engine says of it, else by the cell's phases."""
+    told = record.detail.get("startup")
+    if isinstance(told, dict):
+        nanoseconds = told.get("startup_ns")
+        return nanoseconds / 1e9 if type(nanoseconds) is int and nanoseconds > 0 else None
+    loading = [phase.end_ns - phase.begin_ns for phase in record.phases if phase.name in LOADING]
+    return None if first_call_seconds is None or not loading else sum(loading) / 1e9 + first_call_seconds
 
 
 def _compiled_samples(record: Record) -> set[int]:

@@ -111,7 +111,7 @@ def _line(by_run: dict[str, list[Row]]) -> Line:
             Point(
                 run=run,
                 began_utc=_utc(min(began, default=None)),
-                figure=in_unit(first.benchmark, median(seconds), first.workload.new_tokens) or 0.0,
+                figure=in_unit(first.benchmark, median(seconds), first.workload.counted_tokens) or 0.0,
                 round_seconds=seconds,
                 driver=last.hardware.driver,
                 fingerprint=last.fingerprint,

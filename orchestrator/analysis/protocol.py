@@ -181,7 +181,10 @@ def higher_is_better(benchmark: Benchmark) -> bool:
 
 
 def in_unit(benchmark: Benchmark, seconds: float, new_tokens: int | None) -> float | None:
-    """Return `seconds` in the benchmark's unit; tokens/s are those of one sequence. Null where tokens are unknown."""
+    """Return `seconds` in the benchmark's unit. Null where tokens are unknown.
+
+    `new_tokens` are those that the figure counts: of one sequence, of a batch of different prompts all.
+    """
     if benchmark in GENERATING:
         return new_tokens / seconds if new_tokens else None
     return seconds * 1e3 if benchmark == "train_static" else seconds

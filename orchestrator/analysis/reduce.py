@@ -250,7 +250,7 @@ def _figure(counted: Sequence[Round], workload: Workload, status: Status, protoc
     if not counted:
         return Figure(None, unit_of(workload.benchmark), None, reason=f"no round is ok ({status})")
     reduced = [r.note if protocol == "note" else r.steady for r in counted]
-    return combine(protocol, workload.benchmark, workload.new_tokens, reduced)
+    return combine(protocol, workload.benchmark, workload.counted_tokens, reduced)
 
 
 def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
@@ -404,4 +404,10 @@ def place(row: Row) -> tuple[object, ...]:
 
 def _workload_order(workload: Workload) -> tuple[object, ...]:
     model = workload.model.name if workload.model else ""
-    return (model, workload.batch or 0, workload.sequence or 0, workload.new_tokens or 0, workload.dtype)
+    return (
+        model,
+        workload.batch or 0,
+        workload.sequence or workload.prompt_tokens or 0,
+        workload.new_tokens or 0,
+        workload.dtype,
+    )

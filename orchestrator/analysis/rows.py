@@ -102,6 +102,9 @@ class FirstCall:
     """Of every round, whatever its compile cache held."""
     warm_seconds: float | None = None
     """Over a filled compile cache: a second process's, else the median of the rounds that began with one."""
+    startup_seconds: float | None = None
+    """From when the model is made, or an engine is told to load it, to the end of the first call; of a row the median
+    of the rounds that `seconds` is of."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class Row(Frozen):
     figure: Figure
     """Of a wrong row too, though it may not be shown as a speed."""
     units: int | None
-    """Passes, tokens (of one sequence) or steps that the figure's `seconds` are the time of."""
+    """Passes, tokens (those that the figure counts) or steps that the figure's `seconds` are the time of."""
     began_utc: str | None
     """When the first of the rounds began that the figure is made of."""
     first_call: FirstCall

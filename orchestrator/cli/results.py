@@ -69,19 +69,59 @@ def report_command(names: tuple[str | None, ...], output: Path | None, results: 
 @click.command("picture", short_help="Draw runs' speeds against eager.")
 @options.several_runs
 @click.option("-o", "--output", type=options.PATH, metavar="FILE", required=True, help="Where to: an SVG file.")
+@click.option(
+    "--of", "what", **options.one_of("speed", "latency", help="Speed against eager, or throughput by latency.")
+)
 @options.results
-def picture_command(names: tuple[str | None, ...], output: Path, results: Path) -> None:
-    """Draw how many times as fast as eager each method of the RUNs is (default: the newest)."""
-    from orchestrator.base.errors import UsageError
+def picture_command(names: tuple[str | None, ...], output: Path, what: str, results: Path) -> None:
+    """Draw how many times as fast as eager each method of the RUNs is (default: the newest).
+
+    `--of latency` draws batched_generation: throughput against latency at each batch, with the Pareto front.
+    """
     from orchestrator.base.text import counted, show
-    from orchestrator.records.runs import find_run
+    from orchestrator.report.latency import write_latency_picture
     from orchestrator.report.picture import write_picture
+
+    runs = _by_name(names, results, "picture")
+    drawn = (
+        (write_latency_picture(runs, output), "point") if what == "latency" else (write_picture(runs, output), "bar")
+    )
+    show(f"{output}: {counted(*drawn)}")
+
+
+@click.command("which-engine", short_help="Compare engines by batch and latency.")
+@options.several_runs
+@click.option("--beside", metavar="METHOD", default="inductor", show_default=True, help="The row that joins the runs.")
+@click.option("-o", "--output", type=options.PATH, metavar="FILE", help="A Markdown file (default: standard output).")
+@options.results
+def which_engine_command(names: tuple[str | None, ...], *, beside: str, output: Path | None, results: Path) -> None:
+    """Write the page "which engine" of the RUNs (default: the newest), from their rows of batched_generation.
+
+    For each model, prompt length and batch it has every method's throughput and latency, and how many times as fast it
+    is as the row of --beside in the same run: engines of several runs are joined through that row.
+    """
+    from orchestrator.base.files import write_text
+    from orchestrator.base.text import show
+    from orchestrator.report.which_engine import page_of
+
+    text = page_of(_by_name(names, results, "which-engine"), beside)
+    if output is None:
+        show(text, end="")
+    else:
+        write_text(output, text)
+        show(str(output))
+
+
+def _by_name(names: tuple[str | None, ...], results: Path, command: str) -> dict[str, Path]:
+    """Return the folders of the runs by their names; two runs of one name are a UsageError."""
+    from orchestrator.base.errors import UsageError
+    from orchestrator.records.runs import find_run
 
     found: dict[str, Path] = {}
     for folder in (find_run(results, name).folder for name in names):
         if found.setdefault(folder.name, folder).resolve() != folder.resolve():
-            raise UsageError(f'two runs are called "{folder.name}"', where="picture", remedy="rename one of them")
-    show(f"{output}: {counted(write_picture(found, output), 'bar')}")
+            raise UsageError(f'two runs are called "{folder.name}"', where=command, remedy="rename one of them")
+    return found
 
 
 @click.command("runs", short_help="List the runs.")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from orchestrator.base.text import counted, scaled
 from orchestrator.plan.cell import Device, Plan
-from orchestrator.plan.workload import GENERATING, TRAINING, Dtype, ModelConfig, Workload, describe
+from orchestrator.plan.workload import BATCHED, GENERATING, TRAINING, Dtype, ModelConfig, Workload, describe
 
 ELEMENT_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float32": 4, "float64": 8}
 SCORE_BYTES = 12
@@ -60,12 +60,13 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
     element, batch, time = ELEMENT_BYTES[workload.dtype], workload.batch or 1, workload.sequence or 1
     count = parameters(model)
     if workload.benchmark in GENERATING:
-        time = len(workload.prompt or ())
+        time = workload.prompt_length
     tables = 8 * model.block_size * (model.rotary_size or model.head_size) // 2 * (2 if model.local_rope_base else 1)
     weights = element * count + tables
     cache = element * _cached(model, workload)
     tokens = batch * time
-    logits = element * tokens * model.vocabulary * (2 if model.logit_cap else 1)
+    positions = batch if workload.benchmark == BATCHED else tokens  # of a batch of prompts each one's last alone
+    logits = element * positions * model.vocabulary * (2 if model.logit_cap else 1)
     scores = SCORE_BYTES * tokens * time * model.heads if model.attention_cap is not None else 0
     if workload.benchmark in TRAINING:
         kept = element * tokens * _of_all(model, _kept) + scores * model.layers
@@ -85,8 +86,13 @@ def _cached(model: ModelConfig, workload: Workload) -> int:
     """Return the elements of keys and values that a generation keeps; 0 for any other benchmark."""
     if workload.benchmark not in GENERATING:
         return 0
-    slots = len(workload.prompt or ()) + (workload.new_tokens or 0)
+    slots = workload.prompt_length + (workload.new_tokens or 0)
     return 2 * model.layers * (workload.batch or 1) * slots * model.kv_heads * model.head_size
+
+
+def cache_bytes(workload: Workload) -> int:
+    """Return what a generation's cache holds; 0 of any other benchmark."""
+    return 0 if workload.model is None else ELEMENT_BYTES[workload.dtype] * _cached(workload.model, workload)
 
 
 def _kinds(model: ModelConfig) -> dict[bool, int]:

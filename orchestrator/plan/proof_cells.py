@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.plan.cell import Cell
-from orchestrator.plan.workload import GENERATING, Dtype, ModelConfig, Weights, Workload, digest
+from orchestrator.plan.workload import BATCHED, GENERATING, Dtype, ModelConfig, Weights, Workload, digest
 
 REFERENCE = "reference"
 """Benchmark and method of a cell that makes references."""
@@ -20,6 +20,8 @@ SUBJECTS_AT_MOST = 16
 PROBE_PROMPT = 9
 """Ids of a probe's prompt at most: longer ones prefill no differently."""
 PROBE_BATCH = 2
+PROBE_ROWS = 4
+"""Of a batch whose rows are compared with one another; the same whatever the row's batch is."""
 
 PROBE_SIZES: dict[str, Any] = {"layers": 2, "width": 128, "mlp_width": 352, "vocabulary": 512, "block_size": 256}
 MOST_KEY_HEADS, MOST_GROUPS = 2, 8
@@ -68,9 +70,12 @@ def probe_part(workload: Workload, dtype: Dtype) -> Workload:
     if workload.benchmark == "forward":
         own.update(iterations=2, warmup=0, ids_below=model.vocabulary)
     elif workload.benchmark in GENERATING:
-        prompt = tuple(token % model.vocabulary for token in (workload.prompt or ())[:PROBE_PROMPT])
-        own = {"iterations": 3, "warmup": 0, "batch": min(workload.batch or 1, PROBE_BATCH), "prompt": prompt}
-        own.update(new_tokens=24, temperature=workload.temperature)
+        own = {"iterations": 3, "warmup": 0, "new_tokens": 24, "temperature": workload.temperature}
+        if workload.benchmark == BATCHED:
+            own.update(batch=PROBE_ROWS, prompt_tokens=PROBE_PROMPT)
+        else:
+            prompt = tuple(token % model.vocabulary for token in (workload.prompt or ())[:PROBE_PROMPT])
+            own.update(batch=min(workload.batch or 1, PROBE_BATCH), prompt=prompt)
     else:
         # The whole vocabulary, whatever the row takes of its own: a fault may touch some ids alone.
         rate = workload.learning_rate

@@ -63,6 +63,8 @@ class Settings(Frozen):
     ids_below: Axis[Size] | None = None
     prompt: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] | None = None
     prompt_text: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    prompt_tokens: Axis[Size] | None = None
+    """Of each prompt of `batched_generation`, whose ids come from the hash."""
     new_tokens: Axis[Size] | None = None
     temperature: Axis[Real] | None = None
     learning_rate: Axis[Rate] | None = None
@@ -167,6 +169,9 @@ KEYS: dict[str, dict[str, Any]] = {
     "forward": _keys(10, 2, 600.0, **_BATCH, ids_below=None),
     "model_inference": _keys(10, 2, 900.0, **_PROMPT),
     "generation": _keys(10, 2, 900.0, **_PROMPT),
+    "batched_generation": _keys(
+        8, 2, 1200.0, batch=..., prompt_tokens=..., new_tokens=..., temperature=_PROMPT["temperature"]
+    ),
     "train_static": _keys(50, 4, 900.0, **_BATCH, **_TRAINING),
     "train_dynamic": _keys(50, 4, 1500.0, **_BATCH, shortest=..., **_TRAINING),
 }
@@ -327,11 +332,12 @@ def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
     block, ids, name = model.block_size, model.vocabulary, model.name
     sequence, shortest = chosen.get("sequence", 0), chosen.get("shortest", 0)
     prompt, new_tokens = chosen.get("prompt", (0,)), chosen.get("new_tokens", 0)
+    length = chosen.get("prompt_tokens", len(prompt))
     below, iterations, least = chosen.get("ids_below", 0), chosen["iterations"], chosen["warmup"] + 2
     beyond, vocabulary = f"beyond the block size {block} of {name}", f"the vocabulary of {name} ({ids} ids)"
     if model.rope_scaling is not None and model.rope_scaling.get("rope_type") in ("longrope", "dynamic"):
         beyond += ", behind which its rotary scaling turns by the length of the text: no table does that exactly"
-    room, after = block - len(prompt), f"{new_tokens} after a prompt of {len(prompt)} is {beyond}"
+    room, after = block - length, f"{new_tokens} after a prompt of {length} is {beyond}"
     fits, many = fits_into_a_record(iterations, len(prompt) + new_tokens), "do not fit into a record"
     few = f"{iterations} leaves no timed sample after the first and {least - 2} for warm-up"
     for wrong, key, what, remedy in (

@@ -12,10 +12,22 @@ from orchestrator.base.files import Count, Frozen, Json, Positive
 from orchestrator.base.text import counted, size_in_words
 
 Benchmark = Literal[
-    "forward", "model_inference", "generation", "train_static", "train_dynamic", "ceilings", "reference", "weights"
+    "forward",
+    "model_inference",
+    "generation",
+    "batched_generation",
+    "train_static",
+    "train_dynamic",
+    "ceilings",
+    "reference",
+    "weights",
 ]
-MEASURED: tuple[Benchmark, ...] = ("forward", "model_inference", "generation", "train_static", "train_dynamic")
-GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation")
+BATCHED: Benchmark = "batched_generation"
+MEASURED: tuple[Benchmark, ...] = (
+    *("forward", "model_inference", "generation", BATCHED),
+    *("train_static", "train_dynamic"),
+)
+GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation", BATCHED)
 TRAINING: tuple[Benchmark, ...] = ("train_static", "train_dynamic")
 Dtype = Literal["bfloat16", "float32", "float64"]
 
@@ -174,6 +186,20 @@ class Workload(Identified):
     """Of the benchmarks `reference` and `weights`: the workloads to make references, or folders of weights, for."""
     beside: tuple[Workload, ...] | None = None
     """Of a probe: the same in other precisions, each run by a process beside the cell's own."""
+    prompt_tokens: Positive | None = None
+    """Of each prompt of a batch whose ids are the hash's; null where `prompt` has them."""
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of each prompt; 0 where there is none."""
+        return self.prompt_tokens or len(self.prompt or ())
+
+    @property
+    def counted_tokens(self) -> int | None:
+        """New tokens that a figure in tokens/s counts: those of one sequence, of a batch of different prompts all."""
+        if self.benchmark == BATCHED and self.new_tokens is not None:
+            return self.new_tokens * (self.batch or 1)
+        return self.new_tokens
 
     @property
     def parts(self) -> tuple[Workload, ...]:
@@ -206,6 +232,7 @@ WHAT: dict[Benchmark, str] = {
     "forward": "One forward pass, in seconds",
     "model_inference": "Generation with a compiled model, in tokens per second",
     "generation": "Generation with a compiled step (model and sampling), in tokens per second",
+    "batched_generation": "Generation for a batch of different prompts given at once, in tokens per second of them all",
     "train_static": "One training step at one shape, in milliseconds",
     "train_dynamic": "Training steps at shapes that change, in seconds for all of them",
 }
@@ -222,7 +249,7 @@ def describe(workload: Workload) -> str:
         workload.model.name if workload.model else None,
         f"batch {workload.batch}" if workload.batch is not None else None,
         sequence if workload.sequence is not None else None,
-        counted(len(workload.prompt), "prompt token") if workload.prompt is not None else None,
+        counted(workload.prompt_length, "prompt token") if workload.prompt_length else None,
         f"{workload.new_tokens} new tokens" if workload.new_tokens is not None else None,
         f"matrices of {sizes}" if sizes else None,
         f"copy of {size_in_words(workload.copy_bytes)}" if workload.copy_bytes is not None else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.analysis.beside import NOT_FASTER
@@ -12,7 +12,7 @@ from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import LEVEL
 from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, percent, significant
-from orchestrator.plan.workload import GENERATING, Benchmark
+from orchestrator.plan.workload import BATCHED, GENERATING, Benchmark
 from orchestrator.records.record import COMPUTED, Dispatch
 
 SECONDS_DIGITS = 3
@@ -51,7 +51,7 @@ def columns(benchmark: Benchmark, published: Sequence[Published]) -> list[Column
     unit = unit_of(benchmark)
     return [
         Column("steady", f"steady, {unit}", lambda pair: speed(pair.steady), ("", unit)),
-        *(one for one in COLUMNS if one.key != "tokens" or benchmark in GENERATING),
+        *(one for one in COLUMNS if benchmark in OF.get(one.key, (benchmark,))),
         *(Column(one.name, f"{one.short}, {unit}", _published_by(one)) for one in published),
     ]
 
@@ -192,6 +192,15 @@ def _tokens(row: Row) -> Cell:
     return Cell() if row.status != "ok" or first is None else Cell(milliseconds(first), (milliseconds(further),))
 
 
+def _each(row: Row) -> Cell:
+    return Cell() if row.headline is None else Cell(significant(row.headline / (row.workload.batch or 1)))
+
+
+def _startup(row: Row) -> Cell:
+    seconds = row.first_call.startup_seconds
+    return Cell() if row.status != "ok" or seconds is None else Cell(significant(seconds, SECONDS_DIGITS))
+
+
 def _published_by(comparison: Published) -> Callable[[Pair], Cell]:
     def cell(pair: Pair) -> Cell:
         figure = pair.published
@@ -206,8 +215,12 @@ COLUMNS = (
     Column("ratio", "error ÷ eager's", lambda pair: error_ratio(pair.steady), ("error ÷", "eager's")),
     Column("note", "as the note", lambda pair: speed(pair.note)),
     Column("tokens", "first, further token, ms", lambda pair: _tokens(pair.steady), join=", "),
+    Column("each", "each sequence, tokens/s", lambda pair: _each(pair.steady), ("each sequence,", "tokens/s")),
+    Column("startup", "start-up, s", lambda pair: _startup(pair.steady), ("start-up,", "s")),
     Column("first", "first call, s", lambda pair: first_call(pair.steady), ("first call, s", "cold, warm")),
     Column("even", "pays off after", lambda pair: Cell(break_even(pair.steady))),
     Column("peak", "peak GB: process, steady, reserved", lambda pair: peaks(pair.steady), ("peak,", "GB"), join=", "),
     Column("share", "of the ceiling", lambda pair: share(pair.steady), ("ceiling,", "%")),
 )
+OF: Mapping[str, tuple[Benchmark, ...]] = {"tokens": GENERATING, "each": (BATCHED,), "startup": (BATCHED,)}
+"""Columns of some benchmarks alone."""

@@ -16,7 +16,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import write_text
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, printable, shortened, significant
-from orchestrator.plan.workload import MEASURED, Workload, describe
+from orchestrator.plan.workload import BATCHED, MEASURED, Workload, describe
 
 WIDTH, MARGIN, TOP = 430, 8, 52
 LONGEST, CHARACTER, FIGURE = 24, 7, 56
@@ -91,7 +91,8 @@ def picture(reports: Sequence[Report], names: Sequence[str]) -> str:
     """
     found = groups(reports)
     if not found:
-        raise UsageError("no row beside eager on its own stack", where=", ".join(names), remedy="name another run")
+        remedy = "name another run; of batched_generation there is `--of latency`"
+        raise UsageError("no row beside eager on its own stack", where=", ".join(names), remedy=remedy)
     columns = in_columns(found)
     width = 2 * MARGIN + WIDTH * len(columns)
     height = TOP + max(sum(group.height for group in column) for column in columns)
@@ -125,7 +126,9 @@ def groups(reports: Sequence[Report]) -> list[Group]:
     found = grouped(
         (pair.steady.workload_id, pair.steady)
         for number, pair in standing(reports)
-        if pair.steady.method != EAGER and (number, pair.steady.workload_id, pair.steady.stack) in beside
+        if pair.steady.method != EAGER
+        and pair.steady.benchmark != BATCHED
+        and (number, pair.steady.workload_id, pair.steady.stack) in beside
     )
     made = [
         Group(rows[0].workload, tuple(sorted(rows, key=lambda row: -(speedup(row) or 0.0)))) for rows in found.values()

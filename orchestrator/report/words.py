@@ -32,6 +32,7 @@ GLOSSARY = {
     "first call": "Compilation included. Cold: with an empty compile cache; warm: a second process over the same "
     "cache. Of several rounds the median of the cold ones, and of the warm ones where there was no such second "
     "process. Partly warm: over a cache that lacked something.",
+    "start-up": "Until the first call has ended: the model made or loaded, compiled, graphs captured, and that call.",
     "pays off after": "The number of passes, tokens or steps until the extra time of the first call, and of compiles "
     "in the warm-up, is made up for against eager; from the cold rounds where there are any.",
     "of the ceiling": "The least time that the work can take at the rates measured on this device in this run, over "

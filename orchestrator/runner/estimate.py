@@ -19,9 +19,9 @@ from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, in_words
 from orchestrator.plan.cell import Cell, Device, Plan, may_be_wanted
 from orchestrator.plan.choice import Choice, RunOptions
-from orchestrator.plan.memory import parameters
+from orchestrator.plan.memory import cache_bytes, parameters
 from orchestrator.plan.stack import Stack
-from orchestrator.plan.workload import GENERATING, TRAINING, Workload
+from orchestrator.plan.workload import BATCHED, GENERATING, TRAINING, Workload
 from orchestrator.records.record import FAILED, NOTHING_LEFT, Record
 from orchestrator.records.runs import find_run, readable, unfinished
 from orchestrator.records.store import read_stored, record_files
@@ -40,9 +40,11 @@ COMPILE_S: dict[Device, dict[str, float]] = {
     "cuda": {"forward": 60, "model_inference": 190, "generation": 190, "train_static": 80, "train_dynamic": 400},
     "cpu": {"forward": 18, "model_inference": 22, "generation": 28, "train_static": 28, "train_dynamic": 32},
 }
+COMPILED_AS = {BATCHED: "generation"}
 COMPILE_SHARE = {
     "eager": 0.0,
     "transformers": 0.0,
+    "litgpt": 0.0,
     "tinyllama": 0.0,
     "tinyllama_full": 0.0,
     "fused": 0.15,
@@ -57,7 +59,10 @@ AT_THE_CAP_S = 26.0
 """What samples back to back take where a power limit holds a GPU up: most of forward and training."""
 EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
 """Of float32 without TF32 on a GPU, of float64 on a CPU: what references are computed in."""
-REFERENCE_PASSES = {"forward": 1, "model_inference": 1, "generation": 1, "train_static": 4, "train_dynamic": 4}
+REFERENCE_PASSES: dict[str, int] = {"train_static": 4, "train_dynamic": 4}
+"""Forwards of a reference's subject; 1 for any other."""
+JUDGED_ROWS = 8
+"""Of a batch of different prompts: the others are not compared with the reference."""
 WRITTEN_BYTES = 500e6
 """A second, of weights that are written, read again and hashed."""
 ENGINES_ANSWERS = 16
@@ -190,8 +195,10 @@ def guess_seconds(cell: Cell) -> float:
     if work.subjects is not None:
         return total + sum(_reference_seconds(subject, count, device) for subject in work.subjects)
     if work.benchmark in GENERATING:
-        token = max(weights / BYTES[device], work.model.layers * LAYER_S[device])
-        once = token * (work.new_tokens or 1)
+        batch, new = work.batch or 1, work.new_tokens or 1
+        cached = cache_bytes(work) / BYTES[device]
+        token = max(weights / BYTES[device] + cached, work.model.layers * LAYER_S[device])
+        once = token * new + 2 * count * batch * work.prompt_length / FLOPS[device]
     else:
         tokens = (work.batch or 1) * (work.sequence or 1)
         passes = 3 if work.benchmark in TRAINING else 1
@@ -203,13 +210,15 @@ def guess_seconds(cell: Cell) -> float:
 
 
 def _compile_seconds(cell: Cell) -> float:
-    return COMPILE_S[cell.device].get(cell.workload.benchmark, 60.0) * COMPILE_SHARE.get(cell.method, 1.0)
+    benchmark = cell.workload.benchmark
+    return COMPILE_S[cell.device].get(COMPILED_AS.get(benchmark, benchmark), 60.0) * COMPILE_SHARE.get(cell.method, 1.0)
 
 
 def _reference_seconds(subject: Workload, count: int, device: Device) -> float:
     """Return a guess for one reference; that of a generation is one forward over all its tokens."""
-    length = subject.sequence or len(subject.prompt or ()) + (subject.new_tokens or 0)
-    tokens = (subject.batch or 1) * length
+    length = subject.sequence or subject.prompt_length + (subject.new_tokens or 0)
+    batch = subject.batch or 1
+    tokens = (min(batch, JUDGED_ROWS) if subject.benchmark == BATCHED else batch) * length
     return 2 * REFERENCE_PASSES.get(subject.benchmark, 1) * count * tokens / EXACT_FLOPS[device]
 
 

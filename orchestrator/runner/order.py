@@ -173,4 +173,4 @@ def _is_smaller(one: Workload, other: Workload) -> bool:
 
 def _shape(workload: Workload) -> tuple[int, int]:
     """Return the batch, and the tokens of one sequence at its longest."""
-    return workload.batch or 1, workload.sequence or len(workload.prompt or ()) + (workload.new_tokens or 0)
+    return workload.batch or 1, workload.sequence or workload.prompt_length + (workload.new_tokens or 0)

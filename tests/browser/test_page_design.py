@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ladder_samples import ladder_run
 from page_samples import MEMORY, draw_all, timed
 from record_samples import record, save_run
 
@@ -251,3 +252,28 @@ def test_what_is_wider_than_a_phone_says_that_it_scrolls(pages: dict[str, Path],
     page.wait_for_selector("#compare .workload:first-child .scroll.pushed:not(.more)")
     wide = visit(pages["two"], wide=1400, mark="#compare")
     assert not wide.locator("#compare .hint").first.is_visible()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_throughput_against_latency_has_a_point_for_each_row_and_follows_the_filter(
+    tmp_path: Path, visit: Visit, width: int
+) -> None:
+    run = save_run(tmp_path / "run", ladder_run(methods=("eager", "inductor", "fast")))
+    write_page([run], tmp_path / "page.html")
+    page = visit(tmp_path / "page.html")
+    page.set_viewport_size({"width": width, "height": 900})
+    charts = page.locator("#ladders .chart")
+    assert charts.count() == 2
+    first = charts.first
+    assert first.locator("h3").inner_text() == "llama_3_1_8b, 128 prompt tokens, 128 new tokens, bfloat16"
+    assert first.locator("svg g[data-row]").count() == 12
+    assert first.locator("svg .ring").count() == 4
+    assert first.locator("svg g .hollow").count() == 4, "eager's are unchecked"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    point = first.locator("svg g[data-row]").first
+    point.click()
+    assert page.locator("#drawer-title").inner_text().startswith("batched_generation eager@cuda")
+    page.keyboard.press("Escape")
+    if width > 760:
+        page.locator(".chip", has_text="inductor").click()
+        assert page.locator("#ladders .chart").first.locator("svg g[data-row]").count() == 4

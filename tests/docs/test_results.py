@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from committed import FOLDERS
-from made_results import BEGIN, END, OPERATORS, PAGES, RUNS, filled
+from made_results import BEGIN, END, ENGINES, OPERATORS, PAGES, RUNS, WHICH_ENGINE, filled
 from places import COMMITTED, RESULTS, ROOT
 
 from orchestrator.records.bundle import pack
@@ -20,7 +20,9 @@ MOST_RUNS, MOST_FILES = 8, 80
 def test_every_committed_run_has_a_page_and_the_other_way_round() -> None:
     named = {name for names in RUNS.values() for name in names}
     assert named == {folder.name for folder in FOLDERS}
-    assert {page.stem for page in PAGES.glob("*.md")} == named | {"index", OPERATORS}
+    joined = {WHICH_ENGINE} if ENGINES else set()
+    assert {page.stem for page in PAGES.glob("*.md")} == named | {"index", OPERATORS} | joined
+    assert set(ENGINES) <= named
     assert len(COMMITTED) <= MOST_RUNS
 
 

@@ -13,12 +13,13 @@ from places import ROOT
 
 MODELS = json.loads((ROOT / "bench" / "models.json").read_text(encoding="utf-8"))
 UNUSED = """batch sequence shortest ids_below prompt prompt_text new_tokens temperature learning_rate weight_decay
-matrix_sizes copy_bytes precisions soak_s sustained_s"""
+matrix_sizes copy_bytes precisions soak_s sustained_s prompt_tokens"""
 EMPTY: dict[str, Any] = dict.fromkeys(UNUSED.split())
 SHAPES: dict[str, dict[str, Any]] = {
     "forward": {"batch": 2, "sequence": 16},
     "model_inference": {"batch": 1, "prompt": [1, 15, 29, 59], "new_tokens": 6, "temperature": 1.0},
     "generation": {"batch": 1, "prompt": [1, 15, 29, 59], "new_tokens": 6, "temperature": 1.0},
+    "batched_generation": {"batch": 3, "prompt_tokens": 4, "new_tokens": 6, "temperature": 1.0},
     "train_static": {"batch": 2, "sequence": 16, "ids_below": 100, "learning_rate": 6e-4, "weight_decay": 0.1},
     "train_dynamic": {
         "batch": 2, "sequence": 16, "shortest": 4, "ids_below": 100, "learning_rate": 6e-4, "weight_decay": 0.1

@@ -16,9 +16,11 @@ from orchestrator.analysis.protocol import unit_of
 from orchestrator.analysis.reduce import place
 from orchestrator.analysis.reduced_run import Pair, Report, make_report, standing
 from orchestrator.base.text import code, counted
-from orchestrator.plan.workload import MEASURED, describe
+from orchestrator.plan.workload import BATCHED, MEASURED, describe
 from orchestrator.records.runs import find_run
+from orchestrator.report import which_engine
 from orchestrator.report.columns import COLUMNS, Column, speed
+from orchestrator.report.latency import latency_picture
 from orchestrator.report.tables import render_tables
 from orchestrator.report.tables.markdown import WHERE_EXPLAINED, grid
 
@@ -29,6 +31,9 @@ RUNS = {
     "H200": ("h200-rounds", "h200-second", "h200-dynamic", "h200-thunder-second"),
 }
 """Of a row that several have with equally many rounds, the first one's stands in the overview."""
+WHICH_ENGINE = "which-engine"
+ENGINES: tuple[str, ...] = ()
+"""The committed runs of the suite `engines`, each beside `inductor`: of them there is a page, and its picture."""
 BEGIN = "<!-- Made by `make docs-generate`: write above this line, or below the last one. -->"
 END = "<!-- Made until here. -->"
 EXPLAINED = "Columns, flags and other words: [Reading a row](../reading.md)."
@@ -39,7 +44,19 @@ def made() -> dict[Path, str]:
     """Return each page with what belongs in it."""
     parts = {name: run_part(name) for names in RUNS.values() for name in names}
     parts |= {"index": index_part(), OPERATORS: operators_part()}
-    return {PAGES / f"{name}.md": filled(PAGES / f"{name}.md", part) for name, part in parts.items()}
+    if ENGINES:
+        parts[WHICH_ENGINE] = "\n\n".join(which_engine.body(engine_reports(), ENGINES, "inductor"))
+    return {PAGES / f"{name}.md": filled(PAGES / f"{name}.md", part) for name, part in parts.items()} | pictures()
+
+
+def pictures() -> dict[Path, str]:
+    """Return the picture of throughput against latency, where there is a run to draw."""
+    return {PAGES / f"{WHICH_ENGINE}.svg": latency_picture(engine_reports(), ENGINES)} if ENGINES else {}
+
+
+def engine_reports() -> list[Report]:
+    """Return the committed runs of engines."""
+    return [make_report(find_run(RESULTS, name).folder) for name in ENGINES]
 
 
 def filled(page: Path, part: str) -> str:
@@ -80,7 +97,7 @@ def _figures(reports: dict[str, Report]) -> Iterable[str]:
     """Yield a heading and a table for each benchmark; of a row that several runs have, the one that stands for it."""
     names = list(reversed(reports))
     found = [(names[number], pair) for number, pair in standing([reports[name] for name in names])]
-    for benchmark in MEASURED:
+    for benchmark in (name for name in MEASURED if name != BATCHED):  # its rows stand on the page of engines
         shown = [(name, pair) for name, pair in found if pair.steady.benchmark == benchmark]
         full = max((pair.steady.workload.model.layers for _, pair in shown), default=0)
         rows = [(name, pair) for name, pair in shown if pair.steady.workload.model.layers == full]

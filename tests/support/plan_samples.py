@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.suite import load_suite
+from orchestrator.plan.workload import BATCHED, MEASURED
 from orchestrator.records.record import Record
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from orchestrator.plan.workload import Workload
 
+OF_THE_NOTE = tuple(name for name in MEASURED if name != BATCHED)
+"""The five benchmarks that its suites have."""
 SUITE = """
 schema_version = 1
 name = "mine"

@@ -32,6 +32,7 @@ SCRIPTS = (
     "plots.js",
     "table.js",
     "matrix.js",
+    "ladders.js",
     "sections.js",
     "compare.js",
     "blocks.js",

@@ -13,6 +13,7 @@ from itertools import combinations
 from typing import Any
 
 from orchestrator.analysis.growth import growths
+from orchestrator.analysis.ladders import ladders
 from orchestrator.analysis.protocol import unit_of
 from orchestrator.analysis.published import PublishedFigure
 from orchestrator.analysis.reduce import place
@@ -20,7 +21,7 @@ from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, verdict
 from orchestrator.base.grouping import grouped
-from orchestrator.base.text import MISSING, between, gigabytes, significant
+from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, significant
 from orchestrator.plan.workload import TRAINING, WHAT, describe
 from orchestrator.records.record import COMPUTED
 from orchestrator.report.columns import (
@@ -87,6 +88,7 @@ class Index:
             "runs": [_run_card(source) for source in self.sources],
             "workloads": [self._workload(key) for key in self.groups],
             "rows": rows,
+            "ladders": _ladders([pair.steady for _, pair in self.pairs]),
             "verdicts": _verdicts([pair.steady for _, pair in self.pairs]),
             "environments": list(environments),
             "glossary": GLOSSARY,
@@ -137,6 +139,29 @@ def make_index(sources: Sequence[Source]) -> Index:
 
 def _group(pair: Pair) -> tuple[str, ...]:
     return (pair.steady.benchmark, pair.steady.workload_id)
+
+
+def _ladders(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what is drawn as throughput against latency; each point's `row` is the row's place."""
+    return [
+        {
+            "what": ladder.what,
+            "device": ladder.device,
+            "points": [
+                {
+                    "row": step.number,
+                    "batch": step.batch,
+                    "tokens": step.tokens_per_second,
+                    "further": step.further_seconds * 1e3,
+                    "text": [significant(step.tokens_per_second), *map(milliseconds, step.seconds)],
+                    "proved": step.proved,
+                    "front": step.on_front,
+                }
+                for step in ladder.steps
+            ],
+        }
+        for ladder in ladders(enumerate(rows))
+    ]
 
 
 def _grown(sources: Sequence[Source]) -> dict[tuple[int, str], dict[str, Any]]:

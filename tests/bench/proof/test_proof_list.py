@@ -15,12 +15,14 @@ from bench.proof import checks, forward, gradients, levels, sampler, training  #
 
 LIST = json.loads(checks.LIST.read_text(encoding="utf-8"))
 SAME = dict.fromkeys(("repeat", "changed input", "causality", "cache", "other prompt"), levels.ROW)
+GENERATION = {
+    **SAME, **dict.fromkeys(("worst step", "reference", "samples"), levels.ROW), "logits": levels.POOLED,
+    "sampler": sampler.ALARM, "temperature": sampler.ALARM,
+}  # fmt: skip
 LIMITS = {
     "forward": {**SAME, "logits": levels.OVERALL, "rows": levels.ROW, "samples": forward.FROM_EAGER},
-    "generation": {
-        **SAME, **dict.fromkeys(("worst step", "reference", "samples"), levels.ROW), "logits": levels.POOLED,
-        "sampler": sampler.ALARM, "temperature": sampler.ALARM,
-    },
+    "generation": GENERATION,
+    "batched": {**GENERATION, **dict.fromkeys(("rows", "other rows"), levels.ROW)},
     "training": {
         "gradients": gradients.FACTOR, "samples": training.OFF_CURVE, "finite": 0.0, "optimizer": 0.0, "steps": 0.0
     },
@@ -47,7 +49,9 @@ def test_the_list_has_every_check_of_a_benchmark_in_its_order(benchmark):
 @pytest.mark.parametrize("benchmark", proof.MODULES)
 def test_a_probe_has_every_check_of_the_list(tmp_path, benchmark):
     family = proof.MODULES[benchmark]
-    record = run(tmp_path, benchmark, {"role": "probe"}, **PROBE, **(TEXT if family == "generation" else {}))
+    record = run(
+        tmp_path, benchmark, {"role": "probe"}, **PROBE, **(TEXT if family in ("generation", "batched") else {})
+    )
     assert record["status"] == "ok", record["reason"]
     assert record["proof"]["checks_version"] == LIST["version"]
     assert {check["name"] for check in record["proof"]["checks"]} == set(LIST["checks"][family])

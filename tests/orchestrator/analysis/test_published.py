@@ -6,12 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from plan_samples import OF_THE_NOTE
 from record_samples import workload
 
 from orchestrator.analysis.published import find_figure, read_published
 from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import PUBLISHED
-from orchestrator.plan.workload import MEASURED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ NOTE: dict[str, dict[str, tuple[float | None, float | None] | None]] = {
 }
 
 
-@pytest.mark.parametrize("benchmark", MEASURED)
+@pytest.mark.parametrize("benchmark", OF_THE_NOTE)
 def test_the_notes_figures(benchmark: str) -> None:
     published = read_published()
     for method, expected in NOTE[benchmark].items():

@@ -106,3 +106,13 @@ def test_many_lines_are_a_few(tmp_path: Path) -> None:
     said = beyond(make_plan(load_suite(str(path)), {"cpu": stack()}, device="cpu"), {"cpu": 0})
     assert len(said) == 6
     assert said[-1] == "and 7 workloads more like that"
+
+
+def test_the_ladder_of_engines_fits_a_card_of_80_gb_and_one_step_more_would_not() -> None:
+    works = [request.workload for request in load_suite("engines").expand()]
+    assert all(why_not(work, 80 * 10**9) is None for work in works)
+    assert max(held.peak_bytes for work in works if (held := expected(work)) is not None) < 80 * 10**9
+    more = next(work for work in works if work.model and work.model.name == "open_llama_7b" and work.batch == 32)
+    assert "77.3 GB of cache" in (
+        why_not(more.model_copy(update={"batch": 128, "prompt_tokens": 1024}), 80 * 10**9) or ""
+    )

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_samples import SUITE, stack, write_suite
+from plan_samples import OF_THE_NOTE, SUITE, stack, write_suite
 
 from orchestrator.base.errors import UsageError
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import Suite, load_suite
-from orchestrator.plan.workload import MEASURED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +32,7 @@ def test_ceilings_first_then_the_suites_order_eager_first(smoke: Suite) -> None:
     plan = make_plan(smoke, STACKS, device="cpu")
     assert titles(plan)[:2] == ["ceilings torch@a", "ceilings torch@b"]
     expected = [
-        f"{benchmark} {run}" for benchmark in MEASURED for run in ("eager@a", "eager@b", "inductor@a", "thunder@b")
+        f"{benchmark} {run}" for benchmark in OF_THE_NOTE for run in ("eager@a", "eager@b", "inductor@a", "thunder@b")
     ]
     assert titles(plan)[2:] == expected
     assert {cell.device for cell in plan.cells} == {"cpu"}
@@ -157,7 +156,7 @@ def test_every_offered_cell_is_planned_once_and_plan_ids_are_stable(
     rows = [cell for cell in plan.cells if cell.role == "row"]
     assert len({cell.key for cell in plan.cells}) == len(plan.cells)
     assert len(rows) == 5 * sum(map(len, offers.values()))
-    for benchmark in MEASURED:
+    for benchmark in OF_THE_NOTE:
         methods = [cell.method for cell in rows if cell.benchmark == benchmark]
         eager = methods.count("eager")
         assert methods[:eager] == ["eager"] * eager

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plan_samples import stack
+from plan_samples import OF_THE_NOTE, stack
 
 from orchestrator.base.errors import UsageError
 from orchestrator.plan.cell import Plan
@@ -11,7 +11,6 @@ from orchestrator.plan.checkpoint import Checkpoint
 from orchestrator.plan.models import named_models
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.plan.workload import MEASURED
 
 STACKS = {"cpu": stack(methods=("eager",))}
 
@@ -29,7 +28,7 @@ def rows_of(plan: Plan) -> set[str]:
 
 def test_a_checkpoint_stands_in_for_every_model() -> None:
     plan = make_plan(load_suite("smoke"), STACKS, device="cpu", checkpoint=checkpoint())
-    assert [cell.benchmark for cell in plan.cells if cell.role == "row"] == list(MEASURED)
+    assert [cell.benchmark for cell in plan.cells if cell.role == "row"] == list(OF_THE_NOTE)
     for cell in (cell for cell in plan.cells if cell.role == "row"):
         assert cell.workload.model
         assert cell.workload.model.name == "mine"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from committed import FOLDERS
 from fake_run import WORKLOAD
-from plan_samples import SUITE, stack, write_suite
+from plan_samples import OF_THE_NOTE, SUITE, stack, write_suite
 
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.proof_cells import SUBJECTS_AT_MOST, probe_model, probe_of, probe_workload
 from orchestrator.plan.suite import load_suite
-from orchestrator.plan.workload import GENERATING, MEASURED, Experts
+from orchestrator.plan.workload import GENERATING, Experts
 from orchestrator.records.store import Run
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_probes_are_tiny_and_sharp_and_have_the_traits_of_the_rows_model() -> No
     plan = note(rounds=3)
     probes = [cell for cell in plan.cells if cell.role == "probe"]
     models = {probe_model_of(cell) for cell in plan.cells if cell.role == "row"}
-    assert {cell.benchmark for cell in probes} == set(MEASURED)
+    assert {cell.benchmark for cell in probes} == set(OF_THE_NOTE)
     assert {repr(cell.workload.model) for cell in probes} == models
     for cell in probes:
         work = cell.workload
@@ -206,3 +206,21 @@ def test_plans_of_committed_runs_still_load_and_mean_the_same_workloads() -> Non
     committed = [record for run in whole for record in run.records([]) if record.role in ("ceilings", "row")]
     assert {record.workload_id for record in committed} == rows
     assert [record.workload_id for record in committed] == [record.workload.workload_id for record in committed]
+
+
+def test_the_ladder_of_engines_has_one_probe_of_several_rows_for_each_method() -> None:
+    plan = make_plan(load_suite("engines"), STACKS, device="cuda", methods=["eager"])
+    shapes = {
+        (cell.workload.model.name, cell.workload.batch, cell.workload.prompt_tokens)
+        for cell in plan.cells
+        if cell.role == "row" and cell.workload.model
+    }
+    whole = {("llama_3_1_8b", batch, prompt) for batch in (1, 8, 32, 128) for prompt in (128, 1024)}
+    part = {("open_llama_7b", batch, prompt) for batch in (1, 8, 32, 128) for prompt in (128, 1024)}
+    assert shapes == whole | part - {("open_llama_7b", 128, 1024)}
+    probes = [cell for cell in plan.cells if cell.role == "probe"]
+    assert {(cell.workload.batch, cell.workload.prompt_tokens, cell.workload.prompt) for cell in probes} == {
+        (4, 9, None)
+    }
+    heads = {cell.workload.model.heads // cell.workload.model.kv_heads for cell in probes if cell.workload.model}
+    assert heads == {1, 4}, "one for each of the two models, whatever the batch"

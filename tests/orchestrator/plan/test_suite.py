@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_samples import SUITE, write_suite
+from plan_samples import OF_THE_NOTE, SUITE, write_suite
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import read_toml, validate
 from orchestrator.base.paths import SUITES
 from orchestrator.plan.cell import Device
 from orchestrator.plan.suite import Suite, SuiteFile, load_suite, suite_names
-from orchestrator.plan.workload import MEASURED, Workload
+from orchestrator.plan.workload import Workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def test_every_suite_of_the_repository_has_all_five_benchmarks(name: str) -> Non
     tasks = suite.expand()
     assert suite.name == name
     assert name in suite_names()
-    assert [task.workload.benchmark for task in tasks] == list(MEASURED)
+    assert [task.workload.benchmark for task in tasks] == list(OF_THE_NOTE)
     assert suite.ceilings("cuda")[0].workload.benchmark == "ceilings"
     assert all(task.methods is None for task in tasks)
     assert {task.workload.dtype for task in tasks} == {"float32" if name == "smoke" else "bfloat16"}
@@ -267,7 +267,9 @@ def test_no_cells_and_an_empty_file_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nott", "Note", "note2"])
 def test_an_unknown_name_lists_the_suites(name: str) -> None:
-    with pytest.raises(UsageError, match=r"unknown suite .*known: compact, models, note, rehearsal, smoke"):
+    with pytest.raises(
+        UsageError, match=r"unknown suite .*known: compact, engines, engines-smoke, models, note, rehearsal, smoke"
+    ):
         load_suite(name)
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from fake_run import make_stack, write_suite
-from plan_samples import stack
+from plan_samples import OF_THE_NOTE, stack
 
 from orchestrator.build.image import has_image
 from orchestrator.host import docker_engine as engine
 from orchestrator.plan.choice import Choice
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.plan.workload import MEASURED, describe
+from orchestrator.plan.workload import describe
 from orchestrator.runner.plan_text import render
 
 STACKS = {"cpu": stack(build={"download_bytes": 250_000_000})}
@@ -77,7 +77,7 @@ def test_the_same_for_programs() -> None:
 
 def test_sizes_in_words() -> None:
     words = {task.workload.benchmark: describe(task.workload) for task in load_suite("note").expand()}
-    assert list(words) == list(MEASURED)
+    assert list(words) == list(OF_THE_NOTE)
     assert words["forward"] == "open_llama_7b, batch 10, sequence 2048, bfloat16"
     assert words["generation"] == "open_llama_7b, batch 1, 6 prompt tokens, 200 new tokens, bfloat16"
     assert words["train_dynamic"] == "open_llama_3b, batch 2, sequences of 10 to 2048, bfloat16"

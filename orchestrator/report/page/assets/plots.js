@@ -28,12 +28,13 @@ function memoryChart(workload, all, width) {
 }
 
 // Names beside the points where they do not run into one another or out of the chart; the legend has all.
-function pointLabels(points, width, left, bottom) {
-  if (points.length > 12) return [];
+function pointLabels(points, width, left, bottom, most = 12) {
+  if (points.length > most) return [];
   const taken = points.map((p) => ({ x: p.x - 8, y: p.y - 8, w: 16, h: 16 }));
   const overlaps = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
   return points.map((p) => {
-    const w = textWidth(p.row.name);
+    const text = p.label ?? p.row.name;
+    const w = textWidth(text);
     const places = [
       { x: p.x + 11, y: p.y - 7, anchor: "start", at: p.x + 11, base: p.y + 4 },
       { x: p.x - 11 - w, y: p.y - 7, anchor: "end", at: p.x - 11, base: p.y + 4 },
@@ -46,7 +47,7 @@ function pointLabels(points, width, left, bottom) {
     });
     if (!free) return null;
     taken.push({ x: free.x, y: free.y, w, h: 14 });
-    return words(free.at, free.base, p.row.name, { "text-anchor": free.anchor, class: "dim", "data-row": p.row.id });
+    return words(free.at, free.base, text, { "text-anchor": free.anchor, class: "dim", "data-row": p.row.id });
   });
 }
 

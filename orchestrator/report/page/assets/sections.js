@@ -19,6 +19,7 @@ function buildResults() {
     el("h1", null, compared ? "Times as fast as eager" : "Speed by method and benchmark"),
     el("p", { class: "lede" }, lede()),
     el("div", { id: "matrix" }),
+    el("div", { id: "ladders" }),
     ...data.runs.flatMap(warningsOf),
   );
   data.workloads.forEach((workload, n) => {
@@ -103,6 +104,7 @@ function applyFilters() {
   for (const row of fitting) wanted[row.workload].push(row);
   shownRows = [];
   drawMatrix(fitting);
+  drawLadders();
   sections.forEach((section, n) => showRows(section, ordered(wanted[n])));
   byId("count").textContent = fitting.length === data.rows.length
     ? plural(data.rows.length, "row")
@@ -161,5 +163,6 @@ function absent(section) {
 
 function redraw() {
   for (const section of sections) if (section.visible) drawCharts(section);
+  drawLadders();
   if (state.view === "compare") drawCompare();
 }
