@@ -35,6 +35,8 @@ def run(spec: Spec, others: Sequence[beside.Other] = ()) -> dict[str, Any]:
         prepare_process(spec)
         team = parallel.join(spec)
         record["environment"] = environment(spec.device)
+        if team.size > 1:
+            record["detail"]["devices"] = team.all(record["environment"]["gpu"])
         if spec.workload.benchmark == "ceilings":
             clock = Clock(spec.device, team)
             record["rates"] = ceilings.measure(spec.workload, spec.device, clock, events)

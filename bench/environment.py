@@ -162,7 +162,7 @@ def _gpu() -> dict[str, Any]:
     """What torch and the kernel say; the rest is the orchestrator's to ask: an image may have no nvidia-smi."""
     import torch
 
-    properties = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return {
         "name": properties.name,
         "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None,

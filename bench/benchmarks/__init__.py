@@ -41,7 +41,8 @@ class Context:
     @property
     def whole(self) -> GPT:
         """A plain model of the weights as they are, or were when it was first asked for; for the proof."""
-        return getattr(self.model, "whole", self.model)
+        found: GPT = getattr(self.model, "whole", self.model)
+        return found
 
     def write_head(self, rows: Tensor) -> None:
         """Give the head other weights, [vocabulary, width]."""

@@ -76,6 +76,14 @@ def compile_model(target: Callable[..., Any], workload: Workload, settings: Sett
 compile_step = compile_model
 
 
+def alone(workload: Workload, device: str, settings: Settings = settings) -> str | None:
+    """CUDA graphs want weights that stay where they are, and FSDP2 gathers them anew in every step."""
+    graphs = settings(workload)["compile"]["mode"] == "reduce-overhead"
+    if workload.parallel == "fsdp2" and graphs and device == "cuda":
+        return "CUDA graphs need weights that stay in their place, and FSDP2 gathers them anew in every step"
+    return None
+
+
 def expects(workload: Workload, device: str, settings: Settings = settings) -> tuple[str, ...]:
     """Inductor's own kernels, and CUDA graphs where the settings ask for them."""
     if device == "cpu":

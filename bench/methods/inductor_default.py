@@ -19,5 +19,5 @@ def settings(workload: Workload) -> dict[str, Any]:
     return inductor.settings_with(workload, graphs=workload.new_tokens is not None, configuration={})
 
 
-expects = partial(inductor.expects, settings=settings)
+expects, alone = partial(inductor.expects, settings=settings), partial(inductor.alone, settings=settings)
 compile_model = compile_step = partial(inductor.compile_model, settings=settings)

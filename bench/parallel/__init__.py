@@ -51,16 +51,16 @@ class Team:
         """What `make` gives on rank 0, where alone it is called; what it raises is raised by all."""
         if self.size == 1:
             return make()
-        said: tuple[Any, Exception | None] = None, None
+        made, failed = None, None
         if self.rank == 0:
             try:
-                said = make(), None
+                made = make()
             except Exception as error:  # noqa: BLE001  (raised below, by all ranks)
-                said = None, error
-        value, error = self.same(said)
-        if error is not None:
-            raise error
-        return value
+                failed = error
+        made, failed = self.same((made, failed))
+        if failed is not None:
+            raise failed
+        return made
 
     def follow(self, items: Iterator[Any]) -> Iterator[Any]:
         """The items of rank 0's iterator, on all ranks; the others' are not looked at."""

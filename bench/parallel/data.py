@@ -59,7 +59,7 @@ def spread(model: GPT, method: ModuleType, workload: Workload, team: Team) -> Ca
 
 
 def shard(model: GPT, method: ModuleType, workload: Workload) -> GPT:
-    """Give each rank a part of every parameter. Each block is compiled for itself: between them weights are gathered."""
+    """Give each rank a part of every parameter. Blocks are compiled one by one: between them weights are gathered."""
     from torch.distributed.fsdp import fully_shard
 
     for block in model.blocks:
@@ -80,7 +80,7 @@ class Share:
         self.unequal = team.size > 1 and workload.shortest is not None
 
     def of(self, tensor: Tensor) -> Tensor:
-        """This rank's rows of [batch, ...], a view."""
+        """The rows of this rank, of [batch, ...]; a view."""
         if self.team.size == 1:
             return tensor
         return tensor[self.team.rank * self.rows : (self.team.rank + 1) * self.rows]

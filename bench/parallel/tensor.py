@@ -169,7 +169,7 @@ def head_order(config: ModelConfig, size: int, device: torch.device) -> Tensor:
 
 
 def divide(whole: GPT, team: Team) -> Part:
-    """This rank's part of a filled model, with the same operators."""
+    """The part of this rank of a filled model, with the same operators."""
     return assemble(whole, team.rank, team.size, Links(team, whole.head.weight.device.type))
 
 

@@ -196,6 +196,7 @@ def watching(
     rate: float,
     decay: float,
     dtype: torch.dtype | None = None,
+    *,
     team: Team = ALONE,
 ) -> Iterator[Watch]:
     """Watch every `optimizer.step()` inside, judged at learning rate `rate` and weight decay `decay`."""

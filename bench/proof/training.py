@@ -229,7 +229,7 @@ def take_step(context: Context, task: Any, sample: int, rate: float, *, compared
     """One call of the timed callable under watch; with sketches of its gradients if they are to be compared."""
     dtype = reference_dtype(getattr(torch, context.workload.dtype)) if compared else None
     inputs = task.inputs(sample)
-    with watching(context.model, task.optimizer, rate, task.decay, dtype, context.team) as watch:
+    with watching(context.model, task.optimizer, rate, task.decay, dtype, team=context.team) as watch:
         output = task.call(inputs)
     return Step(watch, task.loss(output))
 

@@ -27,7 +27,7 @@ class Turn(NamedTuple):
     cell_id: str
     workload_id: str
     part_ids: tuple[str, ...]
-    """The workload_ids of what it runs, see `Workload.parts`."""
+    """The workload_ids of its references, see `Workload.referred`."""
     title: str
 
 
@@ -62,7 +62,7 @@ def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:
             0,
             identity(cell),
             cell.workload.workload_id,
-            tuple(part.workload_id for part in cell.workload.parts),
+            tuple(part.workload_id for part in cell.workload.referred),
             cell.title + (f" ({describe(cell.workload)})" if titles[cell.title] > 1 else ""),
         )
         for cell in plan.cells
