@@ -15,7 +15,7 @@ Triton compiles in that call (bench/observe/compiles.py).
 Two more are optional:
 
     report() -> dict                            what it really ran, asked after the samples, for the record's detail
-    alone(workload, device) -> str | None       why it cannot run this on several devices, of those that are asked for
+    refuse_several(workload, device)            as refuse, of a workload of several devices
 
 A user's own (`--methods`) is such a module too: its file is put beside these in the cell's copy of bench.
 

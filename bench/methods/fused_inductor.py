@@ -92,3 +92,6 @@ def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..
 
 
 compile_step = compile_model
+
+
+refuse_several = partial(inductor.refuse_several, settings=settings)

@@ -76,7 +76,7 @@ def compile_model(target: Callable[..., Any], workload: Workload, settings: Sett
 compile_step = compile_model
 
 
-def alone(workload: Workload, device: str, settings: Settings = settings) -> str | None:
+def refuse_several(workload: Workload, device: str, settings: Settings = settings) -> str | None:
     """CUDA graphs want weights that stay where they are, and FSDP2 gathers them anew in every step."""
     graphs = settings(workload)["compile"]["mode"] == "reduce-overhead"
     if workload.parallel == "fsdp2" and graphs and device == "cuda":

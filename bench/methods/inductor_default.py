@@ -19,5 +19,6 @@ def settings(workload: Workload) -> dict[str, Any]:
     return inductor.settings_with(workload, graphs=workload.new_tokens is not None, configuration={})
 
 
-expects, alone = partial(inductor.expects, settings=settings), partial(inductor.alone, settings=settings)
+expects = partial(inductor.expects, settings=settings)
+refuse_several = partial(inductor.refuse_several, settings=settings)
 compile_model = compile_step = partial(inductor.compile_model, settings=settings)

@@ -98,8 +98,8 @@ def products_in(precision: str | None) -> Iterator[None]:
 def links(workload: Workload, device: str, clock: Clock) -> list[dict[str, Any]]:
     """What connects the devices: an all-reduce and an all-gather of `copy_bytes` in all.
 
-    The work is what each device sends at least: of n devices 2 (n - 1) / n of the bytes that are summed, and (n - 1) / n
-    of those that are gathered.
+    The work is what each device sends at least: of n devices 2 (n - 1) / n of the bytes that are summed, and
+    (n - 1) / n of those that are gathered.
     """
     import torch.distributed as dist
 
@@ -109,9 +109,10 @@ def links(workload: Workload, device: str, clock: Clock) -> list[dict[str, Any]]
     count = each * size * dtype.itemsize
     # Into parts of one tensor, which every backend gathers: views, so that nothing is copied on a GPU.
     into = list(whole.chunk(size))
-    gather = (
-        (lambda: dist.all_gather_into_tensor(whole, part)) if device == "cuda" else lambda: dist.all_gather(into, part)
-    )
+
+    def gather() -> Any:
+        return dist.all_gather_into_tensor(whole, part) if device == "cuda" else dist.all_gather(into, part)
+
     calls = {"all_reduce": (lambda: dist.all_reduce(whole), 2), "all_gather": (gather, 1)}
     return [
         {"kind": kind, "size": count, "work": times * (size - 1) * count // size, **_repeat(call, workload, clock)}

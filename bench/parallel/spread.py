@@ -23,7 +23,7 @@ def refuse(workload: Workload, device: str, method: ModuleType) -> str | None:
     ways = WAYS[workload.benchmark in TRAINING]
     if workload.parallel not in ways:
         return f"{workload.benchmark} on several devices is parallel by {' or '.join(ways)}, not {workload.parallel}"
-    if (own := getattr(method, "alone", None)) and (reason := own(workload, device)):
+    if (own := getattr(method, "refuse_several", None)) and (reason := own(workload, device)):
         refused: str = reason
         return refused
     return tensor.refuse(workload) if workload.parallel == "tensor" else data.refuse(workload)

@@ -7,7 +7,7 @@ DTensor makes them (Partial to Replicate, Shard to Replicate). Embedding and nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -204,11 +204,3 @@ def _summed(swiglu: Callable[..., Tensor], links: Links, layer: int) -> Callable
         return links.total(swiglu(x, gate, up, down, **asked), place)
 
     return summed
-
-
-def stale(part: Part, right: GPT) -> Iterator[str]:
-    """Names of the parameters of which this rank's part is not that of a right model."""
-    theirs, team = dict(right.named_parameters()), part.links.team
-    for name, parameter in part.named_parameters():
-        if name in theirs and not torch.equal(parameter, cut(theirs[name], name, part.complete, team.rank, team.size)):
-            yield name

@@ -14,8 +14,8 @@ from bench.model.gpt import sharing
 from bench.observe.logits import LogitsDigest, observe
 from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
-from bench.proof import IN_CELL, effort, faults, levels
-from bench.proof.checks import Checks, finite
+from bench.proof import IN_CELL, effort, faults, levels, team
+from bench.proof.checks import Checks, finite, first_failed
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
 from bench.proof.reference_file import Reference
@@ -181,6 +181,9 @@ def against(
         effects = dict(zip(reference.facts["faults"], tensors["effects"].flatten(1, 2)))  # noqa: B905
         least = levels.floor(dtype) * float(norm[:some].norm())
         difference = (found.sketch - truth)[:some].flatten(0, 1)
+        if first_failed(checks.items):
+            shared = team.left_out(context, tokens[:some])
+            effects.update({name: sketch(one, dtype=truth.dtype).flatten(0, 1) for name, one in shared.items()})
         matched = faults.match(difference, tensors["eager_difference"].flatten(0, 1), effects, least)
         facts["resembles"] = judge_match(matched, len(effects), checks)
     return facts
@@ -209,4 +212,6 @@ def judge_identity(context: Context, reference: Reference, inputs: int, checks: 
     mine, theirs = weights.checksum(context.whole), reference.facts["weights_checksum"]
     right = mine == theirs and inputs == reference.facts["inputs_checksum"]
     wrong = f"weights {mine} or inputs differ from its own ({theirs})"
+    if not all(context.team.all(right)) and (part := team.stale(context)):
+        wrong = part
     checks.judge("reference", right, what="made of the same weights and inputs" if right else wrong)

@@ -17,8 +17,8 @@ from bench.benchmarks import Context
 from bench.model import hashing
 from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
-from bench.proof import faults, levels, sampler
-from bench.proof.checks import Checks, finite
+from bench.proof import faults, levels, sampler, team
+from bench.proof.checks import Checks, finite, first_failed
 from bench.proof.forward import judge_identity, judge_match
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
@@ -397,6 +397,9 @@ class Proof:
             name: sketch(head(hidden[:, self.prompt - 1 :]) - truth[:1])[0]
             for name, hidden, head in faults.logits(self.exact, ids[:1], self.prompt)
         }
+        if first_failed(self.checks.items):
+            shared = team.left_out(self.context, ids[:1])
+            effects.update({name: sketch(one[:, self.prompt - 1 :].to(truth.dtype))[0] for name, one in shared.items()})
         least = levels.floor(self.weight.dtype) * float(truth[:1].norm())
         error, rounding = sketch(replay.logits[:1] - truth[:1])[0], sketch(eager[:1] - truth[:1])[0]
         matched = faults.match(error, rounding, effects, least)

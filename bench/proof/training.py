@@ -23,12 +23,14 @@ from bench.benchmarks import Context
 from bench.model import weights
 from bench.model.gpt import GPT, Norm
 from bench.operators import reference_dtype, widen
+from bench.parallel import ALONE, Team
 from bench.proof import IN_CELL, backward, effort
 from bench.proof.checks import Checks, finite
 from bench.proof.gradients import FACTOR, WHOLE, Truth, length
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.optimizer import FULL, Move, Watch, reduced, sketches, together, watching
 from bench.proof.reference_file import Reference
+from bench.proof.team import of_gradients
 
 ORDER = ("finite", "gradients", "optimizer", "steps", "loss", "samples")
 STEPS = 4
@@ -180,7 +182,7 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
                 raise ValueError("the reference was made with other weights")
             truth = Truth(reference, dtype)
             explain = partial(known_mistake, context, task, truth, leftover)
-            result["reference"] = reference.recorded(judge_gradients(steps[0], truth, explain, checks))
+            result["reference"] = reference.recorded(judge_gradients(steps[0], truth, explain, checks, context.team))
             judge_loss(steps[0], truth, checks)
             judge_others(context, task, reference, truth, checks)
         judge_optimizer(task, steps, truth, checks)
@@ -248,8 +250,13 @@ def judge_finite(steps: list[Step], checks: Checks) -> None:
     checks.judge("finite", not bad, value=len(bad), limit=0, what=what)
 
 
-def judge_gradients(step: Step, truth: Truth, explain: Callable[[Step], str | None], checks: Checks) -> float | None:
-    """Each parameter's gradient, and all together, against the reference's. Returns the error of all together."""
+def judge_gradients(
+    step: Step, truth: Truth, explain: Callable[[Step], str | None], checks: Checks, team: Team = ALONE
+) -> float | None:
+    """Each parameter's gradient, and all together, against the reference's. Returns the error of all together.
+
+    Where any rank's are off all ranks look for the reason, which takes them all.
+    """
     found = step.watch.sketches
     absent = [name for name in truth.names if name not in found]
     zero = [name for name in truth.alive if name in found and not bool(found[name].any())]
@@ -259,15 +266,18 @@ def judge_gradients(step: Step, truth: Truth, explain: Callable[[Step], str | No
             how = "is missing" if absent else "is zero"
             what = f"the gradient of {(absent or zero)[0]} {how}, {len(absent or zero)} of {len(truth.names)} are"
         checks.judge("gradients", passed=False, limit=FACTOR, what=what)
+        team.all(None)
         return None
     errors = truth.ratios(found)
     over = [name for name, ratio in errors.items() if not ratio <= FACTOR]
     worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
     what = f"error in units of eager's; the largest is that of {worst}"
+    said = team.all(bool(over))
+    why = explain(step) if any(said) and None not in said else None
     if over:
         names = [name for name in over if name != WHOLE]
         what = f"{len(names)} of {len(truth.names)} are off, most of all {worst}"
-        what = "; ".join(filter(None, [what, explain(step)]))
+        what = "; ".join(filter(None, [what, why]))
     checks.judge("gradients", not over, value=errors[worst], limit=FACTOR, what=what)
     return finite(length(truth.distances(found).values()) / truth.norm)
 
@@ -278,6 +288,8 @@ def known_mistake(context: Context, task: Any, truth: Truth, leftover: Mapping[s
     `leftover` are sketches of what was there before the first step.
     """
     found = step.watch.sketches
+    if shared := of_gradients(context, task.inputs(truth.facts["sample"]), truth, found):
+        return shared
     if leftover and truth.right({name: found[name] - leftover.get(name, 0) for name in found}):
         return "gradients of earlier steps were added"
     if mistake := truth.mistake(found):
@@ -301,7 +313,7 @@ def judge_others(context: Context, task: Any, reference: Reference, truth: Truth
         step = take_step(context, task, one.facts["sample"], task.rate, compared=True)
         where = f"in step {number}, of sample {one.facts['sample']}"
         judge_finite([step], checks)
-        judge_gradients(step, one, lambda _, where=where: where, checks)  # type: ignore[misc]
+        judge_gradients(step, one, lambda _, where=where: where, checks, context.team)  # type: ignore[misc]
         judge_loss(step, one, checks)
 
 
