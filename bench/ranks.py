@@ -62,7 +62,8 @@ def watch(processes: Sequence[subprocess.Popen[bytes]], records: Sequence[Path])
         ended = [rank for rank, code in enumerate(codes) if code is not None]
         died = [rank for rank in ended if codes[rank] or not records[rank].is_file()]
         if died and dead is None:
-            dead = f"rank {died[0]} of {len(codes)} {how(codes[died[0]] or 0)}"
+            unsaid = "" if codes[died[0]] else " and left no record"
+            dead = f"rank {died[0]} of {len(codes)} {how(codes[died[0]] or 0)}{unsaid}"
             until = min(until, time.monotonic() + DEAD_S)
         if len(ended) == len(codes):
             break

@@ -92,6 +92,3 @@ def compile_model(target: Callable[..., Any], workload: Workload) -> Callable[..
 
 
 compile_step = compile_model
-
-
-refuse_several = partial(inductor.refuse_several, settings=settings)

@@ -20,5 +20,4 @@ def settings(workload: Workload) -> dict[str, Any]:
 
 
 expects = partial(inductor.expects, settings=settings)
-refuse_several = partial(inductor.refuse_several, settings=settings)
 compile_model = compile_step = partial(inductor.compile_model, settings=settings)

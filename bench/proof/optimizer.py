@@ -6,9 +6,9 @@ is judged by its own gradient: each new weight must be one of the roundings that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class Move:
     """Place of the first illegal element in the flattened parameter."""
     sums: tuple[float, ...] | None = None
     """gg, gw, ww, ug, uw: products of gradient g, weight w and update u = w - w'; None where nothing is illegal."""
+    rank: int | None = None
+    """Whose part of the parameter that place is in, where each rank has another."""
 
     @property
     def finite(self) -> bool:
@@ -184,9 +186,13 @@ class Watch:
             self.moves[name] = compare(before, local(gradient), local(parameter), self.rate, decay)
         if any(map(is_part, self.parameters.values())):
             said = self.team.all(self.moves)
-            self.moves = {
-                name: together({str(rank): one[name] for rank, one in enumerate(said)}) for name in self.moves
-            }
+            self.moves = {name: of_parts([one[name] for one in said]) for name in self.moves}
+
+
+def of_parts(parts: Sequence[Move]) -> Move:
+    """One parameter's move, of which each rank has seen its own part."""
+    wrong = next(((rank, part.first) for rank, part in enumerate(parts) if part.illegal), (None, None))
+    return replace(together({str(rank): part for rank, part in enumerate(parts)}), rank=wrong[0], first=wrong[1])
 
 
 @contextmanager

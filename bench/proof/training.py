@@ -407,7 +407,10 @@ def illegal(moves: Mapping[str, Move]) -> str:
     bad = {name: move for name, move in moves.items() if move.illegal}
     name, move = next(iter(bad.items()))
     count, of = (sum(getattr(one, key) for one in moves.values()) for key in ("illegal", "elements"))
-    return f"{count} of {of} new weights are not a rounding of w - lr (g + wd w), the first is {name}[{move.first}]"
+    where = "" if move.rank is None else f" of rank {move.rank}'s part"
+    return (
+        f"{count} of {of} new weights are not a rounding of w - lr (g + wd w), the first is {name}[{move.first}]{where}"
+    )
 
 
 def cause(move: Move, rate: float, decay: float) -> str | None:

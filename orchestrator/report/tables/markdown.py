@@ -39,7 +39,8 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
         parts += [_heading(pairs[0].steady.workload), _table(pairs, report, first), _below(pairs, report)]
     if not report.pairs:
         parts.append("No cell has a record yet.")
-    parts += [_growth(report), _stacks(report), _published(report), glossary_in_markdown()]
+    several = any(pair.steady.workload.devices > 1 for pair in report.pairs)
+    parts += [_growth(report), _stacks(report), _published(report), glossary_in_markdown(several=several)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -69,7 +69,7 @@ PLANTED = {
     ("train_dynamic", "ddp", "mean of means"): ("gradients", "the ranks' means were averaged"),
     ("train_static", "fsdp2", "same data"): ("gradients", "every rank learned from the share of rank 0"),
     ("train_static", "ddp", "asleep"): ("optimizer", "rank 1: the optimizer was not stepped"),
-    ("train_static", "fsdp2", "asleep"): ("optimizer", "new weights are not a rounding"),
+    ("train_static", "fsdp2", "asleep"): ("optimizer", "embedding.weight[0] of rank 1's part"),
     ("forward", "tensor", "stale part"): ("reference", "the part that rank 1 has of blocks.0.up.weight"),
     ("forward", "tensor", "sum left out"): ("known faults", "left out behind the MLP of layer 0"),
     ("generation", "tensor", "sum left out"): ("known faults", "left out behind the MLP of layer 0"),
