@@ -7,6 +7,7 @@ in every collective operation: so one that dies, or fails by itself, ends them a
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,6 +27,15 @@ GRACE_S = 30.0
 DEAD_S = 2.0
 """The same where it died: what they still say then is that they miss it."""
 FINE = ("ok", "incorrect")
+VARIABLES = {
+    # No network but loopback. NVLink multicast stays off: used wrongly it takes a host's GPUs out of service.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NVSHMEM_DISABLE_NVLS": "1",
+}
+"""What every rank gets, before it imports torch."""
 
 
 def of(spec: Spec, rank: int) -> Spec:
@@ -42,7 +52,8 @@ def run(spec: Spec, command: Sequence[str] = (sys.executable, "-m", "bench")) ->
     (spec.folder / "meeting").unlink(missing_ok=True)
     numbers = range(spec.workload.devices)
     start = [*command, str(spec.folder / "spec.json"), "--rank"]
-    processes = [subprocess.Popen([*start, str(rank)]) for rank in numbers]  # noqa: S603  (this very program)
+    environment = {**os.environ, **VARIABLES}
+    processes = [subprocess.Popen([*start, str(rank)], env=environment) for rank in numbers]  # noqa: S603  (this program)
     try:
         dead = watch(processes, [of(spec, rank).folder / "record.json" for rank in numbers])
     finally:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from bench.ranks import VARIABLES
 from bench.spec import Spec, Workload
 from bench.status import Unsupported
 
 TIMEOUT_S = 600.0
 """Of a collective operation: one rank may compile for minutes longer than another."""
-LOOPBACK = "lo"
 
 
 class Team:
@@ -89,10 +89,7 @@ def join(spec: Spec) -> Team:
     if cuda:
         torch.cuda.set_device(spec.rank)
     if not dist.is_initialized():
-        # There is no network but loopback. Multicast over NVLink is left off: not every machine lets a cell use it.
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(name, LOOPBACK)
-        os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+        os.environ.update(VARIABLES)
         dist.init_process_group(
             "nccl" if cuda else "gloo",
             init_method=f"file://{spec.meeting}",

@@ -98,8 +98,7 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
     for rounding in (nullcontext, other_rounding):
         try:
             with rounding(model):
-                loss = model.operators.loss(model(tokens), targets)
-                loss.backward()
+                loss = eager_step(model, tokens, targets)
         except torch.cuda.OutOfMemoryError:
             if not draws:
                 raise
@@ -107,7 +106,7 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
             eager = sketches(parameters, precision)
             found = [(eager[name] - tensors[f"gradient/{name}"]).double().norm() for name in parameters]
             draws.append(torch.stack(found))
-            losses.append(float(loss.detach()))
+            losses.append(loss)
         for parameter in parameters.values():
             parameter.grad = None
     facts = {
@@ -119,6 +118,37 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
         "counted": float(counted.double().mean()),
     }
     return {**tensors, "norms": norms, "errors": torch.stack(draws).amax(0)}, facts
+
+
+def eager_step(model: GPT, tokens: Tensor, targets: Tensor) -> float:
+    """Leave eager's gradients of a batch in the parameters; return its loss.
+
+    Of several devices together the batch may be more than one has memory for: then in parts, as they take it.
+    """
+    parts = 1
+    while True:
+        try:
+            return step_in_parts(model, tokens, targets, parts)
+        except torch.cuda.OutOfMemoryError:
+            if parts >= len(tokens):
+                raise
+        for parameter in model.parameters():
+            parameter.grad = None
+        parts *= 2
+
+
+def step_in_parts(model: GPT, tokens: Tensor, targets: Tensor, parts: int) -> float:
+    """The same in so many parts of the batch, each weighted by its targets that count."""
+    if parts == 1:
+        loss = model.operators.loss(model(tokens), targets)
+        loss.backward()
+        return float(loss.detach())
+    total, counted = 0.0, (targets != backward.IGNORED).sum()
+    for own, goal in zip(tokens.chunk(parts), targets.chunk(parts), strict=True):
+        loss = model.operators.loss(model(own), goal) * ((goal != backward.IGNORED).sum() / counted)
+        loss.backward()
+        total += float(loss.detach())
+    return total
 
 
 @contextmanager
