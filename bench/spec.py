@@ -92,7 +92,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed; a field that a benchmark does not use is None. Sizes in elements."""
+    """What is computed; a field that a benchmark does not use is None. Sizes in elements.
+
+    `devices`: how many compute it together, and `parallel` how: `ddp`, `fsdp2` or `tensor`. `batch` is that of all of
+    them together.
+    """
 
     benchmark: str
     model: ModelConfig | None
@@ -119,6 +123,8 @@ class Workload:
     subjects: tuple[Workload, ...] | None = None
     beside: tuple[Workload, ...] | None = None
     prompt_tokens: int | None = None
+    devices: int = 1
+    parallel: str | None = None
 
     @property
     def prompt_length(self) -> int:
@@ -141,7 +147,8 @@ class Spec:
     `kind`: the method's, `engine` where it brings a whole inference engine; its `checkpoint` is then the folder of
     weights that was made for it.
     `subject_ids` are the ids of a reference's `subjects`, in their order. `beside`: for each workload that is run
-    beside this one by a process of its own, the keys of its spec that are others than here.
+    beside this one by a process of its own, the keys of its spec that are others than here. `rank`: which of the cell's
+    devices this process has; `meeting` is the file by which its processes find one another.
     """
 
     folder: Path
@@ -167,6 +174,8 @@ class Spec:
     only_first: bool = False
     subject_ids: tuple[str, ...] = ()
     beside: tuple[dict[str, Any], ...] = ()
+    rank: int = 0
+    meeting: str | None = None
 
     @property
     def of_engine(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import proof
 from bench.benchmarks import Context, Task
+from bench.parallel import ALONE, Team, worst
 from bench.proof.again import FASTER, seen_again
 from bench.proof.checks import Checks, first_failed
 from bench.proof.reference_file import Reference, read
@@ -36,14 +37,16 @@ def gate(context: Context, task: Task, spec: Spec, output: list[Any]) -> dict[st
         facts.update(found.check(context, task, reference, checks))
     with checks.guard("seen again"):
         facts["seen_again"] = seen_again(context, task)
-    return finish(facts, checks, spec, found.ORDER, begin)
+    return finish(facts, checks, spec, found.ORDER, begin, team=context.team)
 
 
-def finish(facts: dict[str, Any], checks: Checks, spec: Spec, order: Sequence[str], begin: int) -> dict[str, Any]:
-    """Put all checks into `facts`, those that were not judged too, and what they took since `begin`."""
+def finish(
+    facts: dict[str, Any], checks: Checks, spec: Spec, order: Sequence[str], begin: int, *, team: Team = ALONE
+) -> dict[str, Any]:
+    """Put all checks of all ranks into `facts`, those that were not judged too, and what they took since `begin`."""
     facts["checks_version"] = checks.complete(spec)
     places = {name: place for place, name in enumerate(order)}
-    facts["checks"] = sorted(checks.items, key=lambda item: places.get(item["name"], len(places)))
+    facts["checks"] = sorted(worst(team.all(checks.items)), key=lambda item: places.get(item["name"], len(places)))
     facts["seconds"] = (time.monotonic_ns() - begin) / 1e9
     return facts
 
@@ -56,7 +59,8 @@ def find_reference(context: Context, spec: Spec) -> Reference | None:
         return None
     from bench.proof.make_references import in_cell
 
-    return in_cell(spec)
+    found: Reference = context.team.first(lambda: in_cell(spec))
+    return found
 
 
 def verdict(benchmark: str, said: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, get_args
 
-from orchestrator.analysis.beside import EagerRows, ProbeKey, beside_eager, beside_probes
+from orchestrator.analysis.beside import EagerRows, ProbeKey, beside_eager, beside_one_device, beside_probes
 from orchestrator.analysis.ceilings import (
     Ceiling,
     Hardware,
@@ -165,7 +165,14 @@ class Reduction:
         else:
             dtype, joules, lower = row.workload.dtype, _joules(counted), _lower(row.evidence)
             share = share_of_ceiling(
-                row.work, figure.seconds, row.hardware, dtype, self.ceilings, joules=joules, lower=lower
+                row.work,
+                figure.seconds,
+                row.hardware,
+                dtype,
+                self.ceilings,
+                joules=joules,
+                lower=lower,
+                devices=row.workload.devices,
             )
         changes = {"figure": figure, "units": units_in(row.workload, figure.samples), "share": share}
         return row.model_copy(update={"protocol": "note", "versus": None, "break_even": None, **changes})
@@ -179,7 +186,7 @@ class Reduction:
         found = [_row(rounds, ceilings) for rounds in self._cells("row")]
         found = [beside_probes(row, probes) for row in found] if probed else found
         eagers = EagerRows(found)
-        return [beside_eager(row, eagers.of(row)) for row in found]
+        return beside_one_device([beside_eager(row, eagers.of(row)) for row in found])
 
     def _cells(self, role: Role) -> list[list[Round]]:
         """Return the rounds of each cell that is there for `role`."""
@@ -298,6 +305,7 @@ def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
             joules=_joules(counted),
             sustained=2 * sum(bool(r.steady.blocks) for r in counted) > len(counted),
             lower=_lower(evidence),
+            devices=workload.devices,
         ),
         environment=shown.environment,
         image_id=shown.image_id,

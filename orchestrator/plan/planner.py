@@ -89,12 +89,13 @@ def make_plan(
         raise UsageError(what, remedy="leave out --benchmark or --method, or choose another suite or stack")
     # By every stack that has rows: what a device can do is the best that any of them shows.
     once, dtypes = {"rounds": 1, "role": "ceilings"}, [row.workload.dtype for row in rows.values()]
+    several = [row.workload.devices for row in rows.values()]
     with_rows = {row.stack for row in rows.values()} or set(stacks)
     ceilings = [
         cell(request, CEILINGS_METHOD, name).model_copy(update=once)
         for name in stacks
         if name in with_rows
-        for request in suite.ceilings(devices[name], dtypes)
+        for request in (*suite.ceilings(devices[name], dtypes), *suite.links(devices[name], several))
     ]
     probes = probe_cells(tuple(rows.values())) if suite.file.probes else []
     references: list[Cell] = []

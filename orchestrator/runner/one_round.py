@@ -12,6 +12,7 @@ from typing import Any, Literal
 from orchestrator.base import interrupt
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.files import disk_full, make_folder
+from orchestrator.base.text import counted
 from orchestrator.build.lock import mark_drift
 from orchestrator.build.ready import Ready
 from orchestrator.host.gpu import HostGpu
@@ -58,6 +59,8 @@ class Session:
     outcomes: Outcomes
     todo: Sequence[Turn]
     """The rounds that have no result yet."""
+    peers: int = 0
+    """How many GPUs a cell may have beside the run's own."""
 
     def store(self, record: Record, job: Job, *, log: bool = True) -> Record:
         """Store a round's record and log, and keep what the run's tables need of it; return it as stored."""
@@ -84,14 +87,7 @@ class Session:
 def run_round(session: Session, turn: Turn) -> Record:
     """Run one round of a cell, store its record and log, and return the record as stored."""
     cell, ready, show = turn.cell, session.ready, session.progress.event
-    refusal = ready.refused.get(cell.stack)
-    exhausted, incorrect = session.outcomes.exhausted, session.outcomes.incorrect
-    if refusal is None and (exhausted or incorrect) and (reason := needless(turn, exhausted, incorrect)):
-        refusal = Refusal("skipped", reason)
-    if refusal is None and cell.device == "cuda" and session.gpu is not None and not session.choice.asked:
-        # Only what cannot fit whatever the method: an estimate that is beyond it is said before, and tried.
-        why = memory.why_not(cell.workload, session.gpu.memory_bytes)
-        refusal = Refusal("skipped", why) if why else None
+    refusal = refused(session, turn)
     if refusal is not None:
         # Nothing is started, so nothing but the record touches the disk.
         job = make_job(session, turn, Path())
@@ -117,6 +113,25 @@ def run_round(session: Session, turn: Turn) -> Record:
         except Exception as error:  # noqa: BLE001  (whatever a cell has written ends its round, not the run)
             return session.store(blank_record(job, unworkable(error)), job)
         return stored
+
+
+def refused(session: Session, turn: Turn) -> Refusal | None:
+    """Return why nothing of the round is started, or None."""
+    cell, gpu = turn.cell, session.gpu
+    if (refusal := session.ready.refused.get(cell.stack)) is not None:
+        return refusal
+    exhausted, incorrect = session.outcomes.exhausted, session.outcomes.incorrect
+    if (exhausted or incorrect) and (reason := needless(turn, exhausted, incorrect)):
+        return Refusal("skipped", reason)
+    if cell.device != "cuda" or gpu is None:
+        return None
+    # Only what cannot fit whatever the method: an estimate that is beyond it is said before, and tried.
+    if not session.choice.asked and (why := memory.why_not(cell.workload, gpu.memory_bytes)):
+        return Refusal("skipped", why)
+    if (needed := cell.workload.devices) > session.peers + 1:
+        there = counted(session.peers + 1, "free GPU")
+        return Refusal("skipped", f"it needs {needed} GPUs, and this host has {there} of one model")
+    return None
 
 
 def make_job(session: Session, turn: Turn, folder: Path) -> Job:

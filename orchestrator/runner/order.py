@@ -29,7 +29,7 @@ class Turn(NamedTuple):
     cell_id: str
     workload_id: str
     part_ids: tuple[str, ...]
-    """The workload_ids of what it runs, see `Workload.parts`."""
+    """The workload_ids of its references, see `Workload.referred`."""
     title: str
     weights_ids: tuple[str, ...] = ()
     """Of an engine's cell: the folders of weights of these parts."""
@@ -66,7 +66,7 @@ def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:
             0,
             identity(cell),
             cell.workload.workload_id,
-            tuple(part.workload_id for part in cell.workload.parts),
+            tuple(part.workload_id for part in cell.workload.referred),
             cell.title + (f" ({describe(cell.workload)})" if titles[cell.title] > 1 else ""),
             tuple(weights_workload(part).workload_id for part in cell.workload.parts if cell.kind == "engine"),
         )
