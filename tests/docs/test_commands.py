@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -205,6 +206,10 @@ def test_examples(fence: Fence, place: Path) -> None:
         assert all(re.fullmatch(r"[a-z][a-z0-9-]*", line) for line in fence.text.splitlines())
     elif fence.language == "json":
         json.loads(fence.text)
+    elif fence.language == "python":
+        named = [part.name for part in ast.parse(fence.text).body if isinstance(part, ast.FunctionDef)]
+        assert named
+        assert all(f"    {name}(" in (ROOT / "bench" / "methods" / "__init__.py").read_text() for name in named)
     else:
         raise AssertionError(f"{fence}: no test knows a block of this kind: ```{fence.language}")
 

@@ -88,7 +88,9 @@ def template() -> Path:
     (bench / "__init__.py").write_text('"""Stands for bench."""\n')
     shutil.copyfile(FAKE_BENCH / "__main__.py", bench / "fake.py")
     shutil.copyfile(HERE / "hostile.py", bench / "__main__.py")
-    shutil.copyfile(ROOT / "bench" / "models.json", bench / "models.json")
+    (bench / "proof").mkdir()
+    for name in ("models.json", "proof/checks.json"):
+        shutil.copyfile(ROOT / "bench" / name, bench / name)
     subprocess.run([sys.executable, "-m", "compileall", "-q", "orchestrator"], cwd=folder, check=True)
     return folder
 

@@ -68,10 +68,12 @@ def filled(page: Path, part: str) -> str:
 
 
 def run_part(name: str) -> str:
-    """Return a run's tables without the words that docs/ explains elsewhere, and its suite."""
+    """Return a run's tables without the words that docs/ explains elsewhere, and its suite unless it is one of ours."""
     folder = find_run(RESULTS, name).folder
     tables = render_tables(folder).partition("## How to read this")[0]
     tables = re.sub("^# .*\n", "## The run\n", tables).replace(WHERE_EXPLAINED, EXPLAINED).strip()
+    if not (folder / "suite.toml").is_file():
+        return tables
     suite = (folder / "suite.toml").read_text(encoding="utf-8").strip()
     return f'{tables}\n\n## The suite\n\n```toml title="suite.toml"\n{suite}\n```'
 

@@ -19,7 +19,8 @@ from orchestrator.records.store import read_record
 
 def judged_again(record: Record) -> Record:
     sightings = [Sighting(phase.begin_ns, phase.begin_ns, phase.begin_ns) for phase in record.phases]
-    return held_to_list(record, checks_of(record, Seen(record.phases, sightings, spans_of(record))))
+    lasting = any(sample.phase == "sustained" for sample in record.samples)
+    return held_to_list(record, checks_of(record, Seen(record.phases, sightings, spans_of(record), lasting)))
 
 
 def test_committed_rows_stay_ok_and_keep_their_shares() -> None:

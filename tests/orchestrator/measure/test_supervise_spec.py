@@ -39,6 +39,7 @@ def test_the_spec_says_all_that_bench_needs(tmp_path: Path) -> None:
         "round": 3,
         "stack": "cpu",
         "method": "eager",
+        "kind": "model",
         "device": "cpu",
         "bench_source": "b" * 16,
         "method_source": "e" * 64,
