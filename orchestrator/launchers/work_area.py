@@ -72,8 +72,11 @@ def methods_of_bench() -> list[str]:
 
 
 @contextlib.contextmanager
-def work_area(state: Path | None = None) -> Iterator[WorkArea]:
-    """Make a work area and remove it at the end. A killed process's is removed by the next `sweep_folders`."""
+def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[WorkArea]:
+    """Make a work area and remove it at the end. A killed process's is removed by the next `sweep_folders`.
+
+    `bench`: copied in place of this package's own.
+    """
     place = (state or STATE) / "work"
     with os_errors(place):
         place.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,7 @@ def work_area(state: Path | None = None) -> Iterator[WorkArea]:
         with os_errors(folder):
             # Held as long as this process lives.
             lock = try_lock(folder / OWNER_FILE, print, remedy=f"name another place in {STATE_VARIABLE}")
-            copy = copy_bench(BENCH, folder / "stackbench" / "bench")
+            copy = copy_bench(bench or BENCH, folder / "stackbench" / "bench")
         yield WorkArea(folder, copy)
     finally:
         remove_tree(folder)
