@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -53,7 +54,8 @@ class Cluster:
     bench: Path
     devices: Mapping[str, Device]
     gpus: int
-    nodes: int
+    nodes: Sequence[str | None]
+    """Those of the allocation; None stands for whichever Slurm gives."""
     allow_busy: bool
     purpose: str
     say: Say
@@ -61,15 +63,35 @@ class Cluster:
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
     _others: bool = False
 
+    @property
+    def images(self) -> Path:
+        """Where an image lies that one node has made for the others."""
+        place = self.spool.folder / "images"
+        make_folder(place)
+        return place
+
+    @property
+    def keep(self) -> bool:
+        """Whether more than one node needs it."""
+        return len(self.nodes) > 1 or None in self.nodes
+
     def ask(
-        self, what: Literal["look", "stack"], name: str, order: LookOrder | StackOrder, answer: type[M], *, node: str | None, limit_s: float
+        self,
+        what: Literal["look", "stack"],
+        name: str,
+        order: LookOrder | StackOrder,
+        answer: type[M],
+        *,
+        node: str | None,
+        limit_s: float,
     ) -> M:
         """Run a step on the node and return its answer; InfrastructureError where none comes in `limit_s` seconds."""
-        folder = self.spool.folder / name
+        folder = self.spool.steps / name
         remove_tree(folder)
         make_folder(folder)
         write(folder / ORDER, order)
-        with self.steps.begin(folder, name, [what], node) as handle:
+        handle = self.steps.begin(folder, name, [what], node)
+        with handle:
             until: float | None = None
             while (ended := handle.wait(WAIT_S)) is None:
                 interrupt.check()
@@ -94,8 +116,6 @@ class Cluster:
         key = (node or "", stack.name)
         with self._locks.setdefault(key, threading.Lock()):
             if key not in self._stacks:
-                images = self.spool.folder / "images"
-                make_folder(images)
                 order = StackOrder(
                     stack=stack,
                     folder=stack.folder,
@@ -103,8 +123,8 @@ class Cluster:
                     gpus=gpus,
                     container=self.settings.container,
                     bench=self.bench,
-                    images=images,
-                    keep=self.nodes > 1,
+                    images=self.images,
+                    keep=self.keep,
                 )
                 name = f"stack-{stack.name}-{node or 'any'}"
                 found = self.ask("stack", name, order, StackAnswer, node=node, limit_s=STACK_S)
@@ -115,6 +135,12 @@ class Cluster:
         if found.prepared is None:
             raise InfrastructureError(found.trouble or "it could not be made ready", where=stack.name)
         return found
+
+    def without_names(self, text: str) -> str:
+        """Return the text without the names of the nodes in it."""
+        for node in filter(None, self.nodes):
+            text = re.sub(rf"(node )?(?<![\w-]){re.escape(node)}(?![\w-])", "its node", text)
+        return text
 
     def unfit(self, node: str | None, gpu: HostGpu | None) -> str | None:
         """Return why no container on the node sees the GPU; None where one does, or nobody has looked."""
@@ -127,7 +153,7 @@ class Cluster:
         """Begin a cell, or take over the step of a killed orchestrator that already runs, or has run, this very round."""
         job = order.job
         name = f"{job.run}-{job.cell_id}-r{job.round}"
-        folder = self.spool.cells / name
+        folder = self.spool.steps / name
         if self.spool.adopted:
             self._end_others(job.run)
             found = self._found_again(folder, name)
@@ -155,7 +181,7 @@ class Cluster:
                 return
             self._others = True
             found = slurm.running_steps([self.steps.job]).get(self.steps.job, {})
-            names = {folder.name for folder in self.spool.cells.iterdir()}
+            names = {folder.name for folder in self.spool.steps.iterdir()}
             slurm.cancel(*(step for name, step in found.items() if name in names and not name.startswith(f"{run}-")))
 
 
@@ -208,6 +234,8 @@ class SlurmLauncher:
             access=found.access,
             container=self.cluster.settings.container,
             bench=self.cluster.bench,
+            images=self.cluster.images,
+            keep=self.cluster.keep,
             purpose=self.cluster.purpose,
         )
         return self.cluster.begin(order, self.node)
@@ -234,5 +262,3 @@ def collect(handle: StepHandle, job: Job) -> Path | None:
 def _move(source: Path, target: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.move(source, target)
-
-

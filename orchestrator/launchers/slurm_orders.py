@@ -86,6 +86,9 @@ class CellOrder(Frozen):
     access: GpuAccess
     container: Container
     bench: Path
+    images: Path
+    keep: bool
+    """As of a stack's order: in an array the node may be one that has seen none."""
     purpose: str
 
 

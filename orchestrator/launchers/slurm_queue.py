@@ -168,7 +168,15 @@ def queued(jobs: Iterable[str]) -> dict[str, JobState]:
     """Return the states of those of the jobs that `squeue` lists."""
     try:
         # Alone, a job that is not known any more is an error; beside others it is only not listed.
-        said = call("squeue", "--noheader", "--all", "--array", "--states=all", f"--jobs={','.join(sorted(jobs))}", "--format=%i|%T|%N|%r")
+        said = call(
+            "squeue",
+            "--noheader",
+            "--all",
+            "--array",
+            "--states=all",
+            f"--jobs={','.join(sorted(jobs))}",
+            "--format=%i|%T|%N|%r",
+        )
     except InfrastructureError as error:
         if UNKNOWN_JOB in error.what:
             return {}
@@ -185,13 +193,20 @@ def parse_queue(said: str) -> dict[str, JobState]:
 def accounting_is_on() -> bool:
     """Whether `sacct` knows jobs that have ended."""
     found = re.search(r"^AccountingStorageType\s*=\s*(\S+)", call("scontrol", "show", "config"), re.MULTILINE)
-    return bool(found) and "slurmdbd" in found[1]
+    return found is not None and "slurmdbd" in found[1]
 
 
 def accounted(jobs: Iterable[str]) -> dict[str, JobState]:
     """Return the states of those of the jobs that accounting knows; nothing where it does not answer."""
     try:
-        said = call("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(sorted(jobs))}", "--format=JobID,State,NodeList")
+        said = call(
+            "sacct",
+            "--noheader",
+            "--parsable2",
+            "--allocations",
+            f"--jobs={','.join(sorted(jobs))}",
+            "--format=JobID,State,NodeList",
+        )
     except InfrastructureError:
         return {}
     return parse_accounts(said)

@@ -41,14 +41,13 @@ def job_script(
     )
 
 
-def job_options(
-    settings: SlurmSettings, *, name: str, spool: Path, nodes: int, gpus: int, minutes: int
-) -> list[str]:
+def job_options(settings: SlurmSettings, *, name: str, spool: Path, nodes: int, gpus: int, minutes: int) -> list[str]:
     """Return sbatch's options as they stand in the script, each quoted where it must be."""
     given = {
         "job-name": name,
         "chdir": str(spool),
-        "output": "job-%j.txt",
+        # sbatch replaces what begins with % in the whole path.
+        "output": str(spool).replace("%", "%%") + "/job-%j.txt",
         "open-mode": "append",
         "nodes": str(nodes),
         "time": str(minutes),

@@ -34,9 +34,9 @@ class Spool:
     lock: Lock
 
     @property
-    def cells(self) -> Path:
+    def steps(self) -> Path:
         """Where each step has its folder."""
-        return self.folder / "cells"
+        return self.folder / "steps"
 
     @property
     def script(self) -> Path:
@@ -93,7 +93,7 @@ def open_spool(state: Path, fingerprint: str, say: Say) -> Iterator[Spool]:
         with os_errors(place):
             folder = Path(tempfile.mkdtemp(dir=place))
             lock = try_lock(folder / OWNER_FILE, say)
-            (folder / "cells").mkdir()
+            (folder / "steps").mkdir()
         assert lock is not None
         write_text(folder / FINGERPRINT, fingerprint)
         spool = Spool(folder, adopted=False, lock=lock)

@@ -87,6 +87,8 @@ class StepHandle(Handle):
         """Return a better reason, as soon as Slurm knows one."""
 
     def _last_words(self) -> str:
+        if self.ending is not None and self.ending.name not in ("FAILED", "COMPLETED"):
+            return ""  # Slurm's own word says it all
         with contextlib.suppress(OSError):
             lines = (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
             if said := one_line(" / ".join(line for line in lines[-3:] if line.strip()))[-WORDS:]:

@@ -23,9 +23,10 @@ REASON_CHARACTERS = 500
 
 def wanted(cell: Cell, record: Record) -> bool:
     """Whether the cell's record is to say what a warm start takes: of the first round of a row that compiled."""
-    compiled = record.status in COMPUTED and record.compiles is not None and record.compiles.made > 0
-    # A round that was watched on another host has it already.
-    return compiled and record.compiles.warm is None and record.round == 0 and may_be_wanted(cell)
+    compiles = record.compiles
+    # A round that was watched on another host has its warm start already.
+    compiled = record.status in COMPUTED and compiles is not None and compiles.made > 0 and compiles.warm is None
+    return compiled and record.round == 0 and may_be_wanted(cell)
 
 
 def with_warm_start(

@@ -73,7 +73,7 @@ def open_host(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
             bench=opening.bench,
             devices=opening.devices,
             gpus=entry.gpus,
-            nodes=1 if array else len(nodes),
+            nodes=nodes,
             allow_busy=opening.allow_busy,
             purpose=opening.purpose,
             say=opening.say,
@@ -94,7 +94,7 @@ def settings_of(entry: HostEntry) -> SlurmSettings:
     try:
         return SlurmSettings.model_validate(entry.settings)
     except ValidationError as error:
-        what = explain_validation(error, entry.settings)
+        what = explain_validation(error, entry.settings, SlurmSettings)
         raise UsageError(what, where=f"{entry.name}: [hosts.slurm]", remedy="correct it in the hosts file") from error
 
 
@@ -111,7 +111,8 @@ def supervise_there(
     refusal: Refusal | None = None
     try:
         assert isinstance(launcher, SlurmLauncher)
-        with launcher.start(prepared, job) as handle:
+        handle = launcher.start(prepared, job)
+        with handle:
             refusal = _wait(handle, job, on_event)
     except InfrastructureError as error:
         refusal = Refusal("infrastructure", str(error))
@@ -124,7 +125,10 @@ def supervise_there(
             refusal = Refusal("infrastructure", answer.trouble or "what its node wrote is another round's record")
         except StackbenchError as error:
             refusal = refusal or Refusal("infrastructure", str(error))
-    record = blank_record(job, refusal or Refusal("infrastructure", "its node wrote no record"))
+    refusal = refusal or Refusal("infrastructure", "its node wrote no record")
+    if isinstance(launcher, SlurmLauncher):  # a record holds no host names
+        refusal = Refusal(refusal.status, launcher.cluster.without_names(refusal.reason))
+    record = blank_record(job, refusal)
     provenance = {"launcher": launcher.name, "image": prepared.image, "image_id": prepared.image_id}
     return record.model_copy(update={"provenance": _provenance(job, provenance, time.monotonic_ns() - began)})
 
@@ -210,7 +214,9 @@ def _allocation(spool: Spool, queue: Queue, entry: HostEntry, say: Say) -> str:
         if time.monotonic() > until:
             waits = f" ({state.reason})" if state is not None else f" ({queue.trouble})"
             remedy = "give it more time with start_s, or another partition"
-            raise InfrastructureError(f"job {job} did not begin in {entry.start_s:g} s{waits}", where=entry.name, remedy=remedy)
+            raise InfrastructureError(
+                f"job {job} did not begin in {entry.start_s:g} s{waits}", where=entry.name, remedy=remedy
+            )
         time.sleep(TICK_S)
 
 
@@ -249,9 +255,7 @@ def _workers(cluster: Cluster, entry: HostEntry, nodes: Sequence[str | None], sa
     return workers
 
 
-def _of_node(
-    cluster: Cluster, entry: HostEntry, node: str | None, where: str, gpus: Sequence[object]
-) -> list[Worker]:
+def _of_node(cluster: Cluster, entry: HostEntry, node: str | None, where: str, gpus: Sequence[object]) -> list[Worker]:
     from orchestrator.host.gpu import HostGpu
 
     found = [gpu for gpu in gpus if isinstance(gpu, HostGpu)]

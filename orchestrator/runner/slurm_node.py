@@ -122,10 +122,7 @@ def ready_stack(order: StackOrder, state: Path) -> StackAnswer:
         with _area(state, order.bench) as area:
             place = _launcher(order.container, area, order.gpus[0] if order.gpus else None, said.append)
             if order.container == "docker":
-                images = order.images
-                place.images[stack.name] = shared_image(
-                    place.client, stack, images, locks.lock_folder(), keep=order.keep, say=said.append, state=area.folder
-                )
+                place.images[stack.name] = _image(place, stack, order, area)
             prepared = place.prepare(stack)
             facts = place.facts(prepared)
             access: GpuAccess = stack.gpu.access
@@ -137,9 +134,7 @@ def ready_stack(order: StackOrder, state: Path) -> StackAnswer:
         return StackAnswer(trouble=str(error), said=tuple(said))
 
 
-def _gpu_check(
-    place: Any, stack: Stack, found: tuple[HostGpu, ...], state: Path
-) -> tuple[GpuAccess, dict[str, str]]:
+def _gpu_check(place: Any, stack: Stack, found: tuple[HostGpu, ...], state: Path) -> tuple[GpuAccess, dict[str, str]]:
     """Return how containers get GPUs here, and why those do not that no container can use."""
     from orchestrator.launchers.docker import PROBE, find_access
 
@@ -175,8 +170,8 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
             make_folder(job.cache)
         launcher = _launcher(order.container, area, gpu, on_stderr)
         if order.container == "docker":
+            launcher.images[stack.name] = _image(launcher, stack, order, area)
             _same_image(launcher, prepared)
-            launcher.images[stack.name] = prepared.image
             launcher.access = order.access
         show = _telling(folder)
         record = supervise(launcher, prepared, job, show)
@@ -199,6 +194,14 @@ def _given_gpu(order: CellOrder) -> HostGpu | None:
     if not found:
         raise InfrastructureError("the GPU that the cell is for does not answer on this node", where=order.gpu.name)
     return found[0]
+
+
+def _image(launcher: Any, stack: Stack, order: StackOrder | CellOrder, area: areas.WorkArea) -> str:
+    """Return the name of the stack's image, which this node's engine has from here on."""
+    own = locks.lock_folder()
+    return shared_image(
+        launcher.client, stack, order.images, own, keep=order.keep, say=on_stderr, state=area.folder
+    )
 
 
 def _same_image(launcher: Any, prepared: Prepared) -> None:
