@@ -34,6 +34,7 @@ ENDINGS: Mapping[str, str] = {
     "FAILED": "failed",
     "COMPLETED": "ended",
     "REVOKED": "was revoked",
+    "COMPLETING": "is ending",
     GONE: "is not known to Slurm any more",
 }
 UNKNOWN_JOB = "Invalid job id"
@@ -50,6 +51,11 @@ class JobState(NamedTuple):
     def over(self) -> bool:
         """Whether the job has ended, however."""
         return self.name not in WAITS and self.name not in RUNS
+
+    @property
+    def ending(self) -> bool:
+        """Whether it runs no longer, and Slurm does not say yet how it ended."""
+        return self.name == "COMPLETING"
 
     @property
     def told(self) -> str:
@@ -267,7 +273,7 @@ def node_trouble(node: str) -> str | None:
     if not said:
         return f"Slurm knows no node {node}"
     state, _, reason = said[0].partition("|")
-    down = state.endswith("*") or re.match(r"(down|fail|unknown|reboot|power)", state)
+    down = state.endswith("*") or re.match(r"(down|fail|reboot|power)", state)
     return f"node {node} is {state.rstrip('*')}{'' if reason in ('', 'none') else f' ({reason})'}" if down else None
 
 

@@ -121,7 +121,7 @@ def end_jobs(jobs: list[str], say: Say, *, gentle_s: float = 0.0) -> bool:
         try:
             states = _states(jobs)
             jobs = [job for job, state in states.items() if not state.over]
-            if jobs and waited >= KILLED_S and all(states[job].name == "COMPLETING" for job in jobs):
+            if jobs and waited >= KILLED_S and all(states[job].ending for job in jobs):
                 return True  # a node does not answer: Slurm ends it there as soon as it does, or is given up
             if jobs and waited >= gentle_s and waited - gentle_s < EVERY_S:
                 slurm.cancel(*jobs)

@@ -26,8 +26,12 @@ from orchestrator.launchers.slurm_spool import Spool
 LOOK_S = 0.2
 STATE_EVERY_S = 2.0
 NODE_EVERY_S = 20.0
-SETTLE_S = 6.0
-"""A shared file system may show an answer, and Slurm a job's end, so much later than a step's end."""
+SETTLE_S, ENDING_S = 6.0, 60.0
+"""A shared file system may show an answer, and Slurm a job's end, so much later than a step's end. How the job ended
+Slurm says only when all of its nodes have done with it, or are given up."""
+AGAIN_S = 3.0
+"""The pause before a step that could not be begun is tried again: a controller that has just been started can do that
+only when its nodes have answered."""
 GATHER_S = 0.3
 """Cells that are started within so short a time become elements of one array."""
 WORDS = 300
@@ -68,8 +72,8 @@ class StepHandle(Handle):
             time.sleep(LOOK_S)
         if why == "":
             return Exit(0)
-        settled = time.monotonic() + SETTLE_S
-        while time.monotonic() < settled:
+        began = time.monotonic()
+        while time.monotonic() - began < (ENDING_S if self._job_is_ending() else SETTLE_S):
             if (self.folder / ANSWER).exists():
                 return Exit(0)
             why = self._why() or why
@@ -86,6 +90,10 @@ class StepHandle(Handle):
     def _why(self) -> str | None:
         """Return a better reason, as soon as Slurm knows one."""
 
+    def _job_is_ending(self) -> bool:
+        """Whether Slurm will say in a while how its job ended."""
+        return False
+
     def _last_words(self) -> str:
         if self.ending is not None and self.ending.name not in ("FAILED", "COMPLETED"):
             return ""  # Slurm's own word says it all
@@ -100,15 +108,15 @@ class Steps:
     """Begins steps in the run's allocation."""
 
     def __init__(self, spool: Spool, settings: SlurmSettings, queue: Queue, job: str) -> None:
-        self._spool, self._settings, self._queue, self.job = spool, settings, queue, job
+        self._spool, self.settings, self.queue, self.job = spool, settings, queue, job
         queue.watch(job)
 
     def begin(self, folder: Path, name: str, words: Sequence[str], node: str | None) -> StepHandle:
         """Begin a step on a node: `orchestrator.runner.slurm_node` with `words`, whose files are in `folder`."""
         if (trouble := self.trouble()) is not None:
             raise InfrastructureError(trouble, where="Slurm")
-        _write_script(folder, self._settings, words)
-        return AllocationStep(self, folder, name, node, _srun(self.job, folder, name, node))
+        _write_script(folder, self.settings, words)
+        return AllocationStep(self, folder, name, node, lambda: _srun(self.job, folder, name, node))
 
     def adopt(self, folder: Path, name: str) -> StepHandle | None:
         """Return a handle of a step that another process began; None where it does not run."""
@@ -116,36 +124,46 @@ class Steps:
 
     def trouble(self) -> str | None:
         """Return why no step can be begun any more; None where it can, or nobody knows."""
-        state = self._queue.state(self.job)
-        return f"the allocation {state.told}" if state is not None and state.over else None
+        state = self.queue.state(self.job)
+        return f"the allocation {state.told}" if state is not None and (state.over or state.ending) else None
 
     def state(self) -> JobState | None:
         """Return what Slurm says of the allocation."""
-        return self._queue.state(self.job)
+        return self.queue.state(self.job)
 
 
 class AllocationStep(StepHandle):
     """A step of the allocation: `srun`, which ends with it, or only its name where another process began it."""
 
     def __init__(
-        self, steps: Steps, folder: Path, name: str, node: str | None, process: subprocess.Popen[bytes] | None
+        self,
+        steps: Steps,
+        folder: Path,
+        name: str,
+        node: str | None,
+        start: Callable[[], subprocess.Popen[bytes]] | None,
     ) -> None:
-        self._steps, self._name, self._node, self._process = steps, name, node, process
-        self._looked = self._node_looked = time.monotonic()
+        self._steps, self._name, self._node, self._start = steps, name, node, start
+        self._process = start() if start is not None else None
+        self._asked = self._looked = self._node_looked = time.monotonic()
+        self._cancelled = False
         self._silent_since: float | None = None
         super().__init__(folder, self._tell)
 
     def _tell(self) -> None:
+        self._cancelled = True
         for step in slurm.steps_of(self._steps.job, self._name):
             slurm.cancel(step, signal="TERM")
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)  # which it passes on; one that has no step yet ends
 
     def _over(self) -> str | None:
+        if (self.folder / ANSWER).exists():
+            return ""  # the last thing that a node does; `srun` itself waits for a controller that does not answer
         if self._process is not None:
             code = self._process.poll()
             if code is not None:
-                return "" if (self.folder / ANSWER).exists() else f"its step ended with exit code {code}"
+                return None if self._begun_again() else self._of(f"its step ended with exit code {code}")
             return self._why() if self._due() else None
         if not self._due():
             return None
@@ -155,10 +173,28 @@ class AllocationStep(StepHandle):
         except InfrastructureError as error:
             self._silent_since = self._silent_since or time.monotonic()
             silent = time.monotonic() - self._silent_since
-            return _unknown(silent, error) if silent > self._steps._settings.unknown_s else None
-        if runs:
-            return None
-        return "" if (self.folder / ANSWER).exists() else "its step ended"
+            return _unknown(silent, error) if silent > self._steps.settings.unknown_s else None
+        return None if runs else self._of("its step ended")
+
+    def _of(self, why: str) -> str:
+        return "" if (self.folder / ANSWER).exists() else why
+
+    def _begun_again(self) -> bool:
+        """Whether the step was tried again, which Slurm has refused before the node began with it."""
+        waited = time.monotonic() - self._asked
+        if self._start is None or self._cancelled or self.began or waited > self._steps.settings.unknown_s:
+            return False
+        if self._why() is not None or self._job_is_ending():
+            return False
+        time.sleep(AGAIN_S)
+        if self.began or self._cancelled:
+            return False
+        self._process = self._start()
+        return True
+
+    def _job_is_ending(self) -> bool:
+        state = self._steps.state()
+        return state is not None and state.ending
 
     def _due(self) -> bool:
         due = time.monotonic() - self._looked >= STATE_EVERY_S
@@ -185,14 +221,14 @@ class Jobs:
     """Begins steps as jobs of their own: those that are asked for together become one array."""
 
     def __init__(self, spool: Spool, settings: SlurmSettings, queue: Queue, *, start_s: float) -> None:
-        self._spool, self._settings, self._queue, self.start_s = spool, settings, queue, start_s
+        self._spool, self.settings, self.queue, self.start_s = spool, settings, queue, start_s
         self._gathering, self._submitting = threading.Lock(), threading.Lock()
         self._waiting: list[tuple[Path, list[str | InfrastructureError]]] = []
         self._arrays = 0
 
     def begin(self, folder: Path, name: str, words: Sequence[str], node: str | None) -> StepHandle:  # noqa: ARG002
         """Begin a step as an element of an array; the node is Slurm's choice."""
-        _write_script(folder, self._settings, words)
+        _write_script(folder, self.settings, words)
         mine: list[str | InfrastructureError] = []
         with self._gathering:
             self._waiting.append((folder, mine))
@@ -233,7 +269,7 @@ class Jobs:
         self._spool.note(job)
         for number, (_, answer) in enumerate(gathered):
             answer.append(f"{job}_{number}")
-        self._queue.watch(*(f"{job}_{number}" for number in range(len(gathered))))
+        self.queue.watch(*(f"{job}_{number}" for number in range(len(gathered))))
 
 
 class ArrayStep(StepHandle):
@@ -241,26 +277,30 @@ class ArrayStep(StepHandle):
 
     def __init__(self, jobs: Jobs, folder: Path, job: str) -> None:
         self._jobs, self.job, self._submitted = jobs, job, time.monotonic()
-        jobs._queue.watch(job)
+        jobs.queue.watch(job)
         super().__init__(folder, lambda: slurm.cancel(job))
 
     def _over(self) -> str | None:
         if (self.folder / ANSWER).exists():
-            self._jobs._queue.drop(self.job)
+            self._jobs.queue.drop(self.job)
             return ""
         why = self._why()
         if why is None and not self.began and time.monotonic() - self._submitted > self._jobs.start_s:
             with contextlib.suppress(InfrastructureError):
                 slurm.cancel(self.job)
-            state = self._jobs._queue.state(self.job)
+            state = self._jobs.queue.state(self.job)
             waits = f" ({state.reason})" if state and state.reason not in ("", "None") else ""
             return f"its job waited in the queue for more than {self._jobs.start_s:g} s{waits}"
         return why
 
+    def _job_is_ending(self) -> bool:
+        state = self._jobs.queue.state(self.job)
+        return state is not None and state.ending
+
     def _why(self) -> str | None:
-        queue = self._jobs._queue
+        queue = self._jobs.queue
         state = queue.state(self.job)
-        if queue.silent_s() > self._jobs._settings.unknown_s:
+        if queue.silent_s() > self._jobs.settings.unknown_s:
             return _unknown(queue.silent_s(), queue.trouble)
         if state is not None and state.over:
             self.ending = state

@@ -55,7 +55,7 @@ from orchestrator.records.store import LOG_LIMIT_BYTES
 from orchestrator.runner.one_round import LISTING_FILE
 
 LEAST_SCRATCH_BYTES = 2_000_000_000
-EVENT_EVERY_S = 1.0
+EVENT_EVERY_S, SIGNAL_S = 1.0, 0.5
 
 
 def main(arguments: list[str]) -> int:
@@ -175,6 +175,10 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
             launcher.access = order.access
         show = _telling(folder)
         record = supervise(launcher, prepared, job, show)
+        if record.status == "crashed":
+            # Whoever ends this step signals every process of it: the cell's too, which then ends a moment before us.
+            time.sleep(SIGNAL_S)
+            interrupt.check()
         write(folder / FIRST, CellAnswer(record=record))
         if wanted(job.cell, record):
             record = with_warm_start(launcher, prepared, job, record, show)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import HERE, Cluster, jobs
+from slurm_cluster import HERE, Cluster, jobs, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -36,4 +36,4 @@ def scratch(tmp_path: Path) -> Path:
 def _nothing_is_left(request: pytest.FixtureRequest, cluster: Cluster, scratch: Path) -> Iterator[None]:
     yield
     assert jobs() == []
-    assert list(scratch.iterdir()) == []
+    wait_until(lambda: list(scratch.iterdir()) == [])
