@@ -24,8 +24,8 @@ def shared_image(client: Any, stack: Stack, folder: Path, locks: Path, *, keep: 
     """Return the name of the stack's image, which this host's engine has from here on, with the content that all have.
 
     `folder` is seen by all hosts: whoever makes the image first says there what is in it, and with `keep` leaves it
-    there for the others. `locks` is this host's own: of several processes one alone brings the image. InfrastructureError
-    where this host's image is another than the others', and theirs was not kept.
+    there for the others. `locks` is this host's own: of several processes one alone brings the image.
+    InfrastructureError where this host's image is another than the others', and theirs was not kept.
     """
     name = image_tag(stack)
     place = folder / digest([name])

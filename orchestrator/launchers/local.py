@@ -69,6 +69,9 @@ class LocalLauncher:
     gpu: HostGpu | None = None
     name: str = "local"
 
+    handle: ClassVar[type[LocalHandle]]
+    """What waits for its processes."""
+
     def prepare(self, stack: Stack) -> Prepared:
         """Find the stack's Python and ask it what is installed; InfrastructureError where it cannot run bench."""
         python = self.python(stack)
@@ -110,7 +113,7 @@ class LocalLauncher:
                     start_new_session=True,
                     preexec_fn=_becomes_cell(group, prepared.stack.work_bytes),  # noqa: PLW1509
                 )
-                return LocalHandle(process, mark, group)
+                return self.handle(process, mark, group)
         except (OSError, subprocess.SubprocessError) as error:
             _remove_group(group)
             raise InfrastructureError(f"the process could not be started: {error}", where=prepared.python) from error
@@ -292,6 +295,9 @@ def _kill(pid: int) -> bool:
         os.kill(pid, signal.SIGKILL)
         return True
     return False
+
+
+LocalLauncher.handle = LocalHandle
 
 
 def _kill_group(group: int) -> None:

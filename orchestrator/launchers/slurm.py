@@ -150,7 +150,7 @@ class Cluster:
         return next((said[gpu.uuid] for said in found if gpu.uuid in said), None)
 
     def begin(self, order: CellOrder, node: str | None) -> StepHandle:
-        """Begin a cell, or take over the step of a killed orchestrator that already runs, or has run, this very round."""
+        """Begin a cell, or take over a killed orchestrator's step that runs, or has run, this very round."""
         job = order.job
         name = f"{job.run}-{job.cell_id}-r{job.round}"
         folder = self.spool.steps / name

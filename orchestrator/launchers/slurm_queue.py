@@ -161,7 +161,7 @@ class Queue:
             self._asked = time.monotonic()
 
     def _ended(self, jobs: Iterable[str]) -> dict[str, JobState]:
-        """Return how jobs ended that the queue no longer lists: by accounting where it is on, else by the controller."""
+        """Return how jobs ended that are not listed: by accounting where it is on, else by the controller."""
         if self._accounting is None:
             self._accounting = accounting_is_on()
         found = accounted(jobs) if self._accounting else {}

@@ -25,7 +25,7 @@ class SlurmSettings(Frozen):
     gres: Name = "gpu"
     """The GPUs' name, or name and type: `gpu:h100`."""
     gpu_option: Literal["gres", "gpus-per-node", "gpus", "none"] = "gres"
-    """How GPUs are asked for: clusters differ in which of Slurm's options they take. `none`: whole nodes come with them."""
+    """How GPUs are asked for: clusters differ in the options that they take. `none`: whole nodes come with them."""
     exclusive: bool = True
     """Whole nodes: others' work beside a cell would be measured with it."""
     cells: Literal["steps", "array"] = "steps"

@@ -1,4 +1,4 @@
-"""The folder of one orchestrator process's jobs, on a file system that the nodes see: orders, answers, a sign of life."""
+"""The folder of one process's jobs, on a file system that the nodes see: orders, answers, a sign of life."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from orchestrator.base.errors import InfrastructureError, StackbenchError
 from orchestrator.base.files import write_text

@@ -14,9 +14,8 @@ from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, explain_validation, write_text
 from orchestrator.base.text import Say, counted
-from orchestrator.launchers import Job, Launcher, Prepared
+from orchestrator.launchers import Job, Launcher, Prepared, slurm_spool
 from orchestrator.launchers import slurm_queue as slurm
-from orchestrator.launchers import slurm_spool
 from orchestrator.launchers.slurm import Cluster, SlurmLauncher, collect
 from orchestrator.launchers.slurm_orders import EVENT, CellAnswer, StepEvent, read
 from orchestrator.launchers.slurm_queue import Queue

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from orchestrator.base import interrupt
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import make_folder, os_errors
+from orchestrator.base.paths import STATE
 from orchestrator.base.text import on_stderr
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES, take_over
 from orchestrator.build.ready import launcher_of
@@ -43,8 +44,10 @@ from orchestrator.launchers.slurm_orders import (
     StackAnswer,
     StackOrder,
     StepEvent,
-    read,
     write,
+)
+from orchestrator.launchers.slurm_orders import (
+    read as read_order,
 )
 from orchestrator.measure.supervise import TELEMETRY_FILE, Event, supervise
 from orchestrator.measure.warm import wanted, with_warm_start
@@ -54,6 +57,8 @@ from orchestrator.records.references import ENDING, LIMIT_BYTES
 from orchestrator.records.store import LOG_LIMIT_BYTES
 from orchestrator.runner.one_round import LISTING_FILE
 
+IMAGES = "images"
+"""Below the node's folder: what enroot has imported."""
 LEAST_SCRATCH_BYTES = 2_000_000_000
 EVENT_EVERY_S, SIGNAL_S = 1.0, 0.5
 
@@ -70,11 +75,11 @@ def main(arguments: list[str]) -> int:
         with interrupt.interruptible():
             (folder / BEGUN).touch()
             if given.what == "look":
-                answer: LookAnswer | StackAnswer | CellAnswer = look(read(folder / ORDER, LookOrder), state)
+                answer: LookAnswer | StackAnswer | CellAnswer = look(read_order(folder / ORDER, LookOrder), state)
             elif given.what == "stack":
-                answer = ready_stack(read(folder / ORDER, StackOrder), state)
+                answer = ready_stack(read_order(folder / ORDER, StackOrder), state)
             else:
-                answer = run_cell(read(folder / ORDER, CellOrder), state, folder)
+                answer = run_cell(read_order(folder / ORDER, CellOrder), state, folder)
             write(folder / ANSWER, answer)
     except interrupt.Interrupted as stop:
         on_stderr("ended by a signal")
@@ -120,7 +125,8 @@ def ready_stack(order: StackOrder, state: Path) -> StackAnswer:
     stack = order.with_folder()
     try:
         with _area(state, order.bench) as area:
-            place = _launcher(order.container, area, order.gpus[0] if order.gpus else None, said.append)
+            gpu = order.gpus[0] if order.gpus else None
+            place = _launcher(order.container, area, gpu, said.append, images=state / IMAGES)
             if order.container == "docker":
                 place.images[stack.name] = _image(place, stack, order, area)
             prepared = place.prepare(stack)
@@ -149,7 +155,7 @@ def _gpu_check(place: Any, stack: Stack, found: tuple[HostGpu, ...], state: Path
 
 
 def run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
-    """Run the round here, watched from here, and leave its files in `folder`; return its record, or why there is none."""
+    """Run the round here, watched from here, and leave its files in `folder`; return its record or why not."""
     try:
         return _run_cell(order, state, folder)
     except StackbenchError as error:
@@ -168,7 +174,14 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
         job = replace(order.job, work=place / "work", log=place / "log.txt", gpu=gpu.uuid if gpu else None)
         if job.cache is not None:
             make_folder(job.cache)
-        launcher = _launcher(order.container, area, gpu, on_stderr)
+        read = [folder for folder in (job.checkpoint, job.references) if folder is not None]
+        written = [job.cache] if job.cache is not None else []
+        launcher = _launcher(
+            order.container, area, gpu, on_stderr, images=state / IMAGES, readable=read, writable=written
+        )
+        if order.container == "pyxis":
+            # The script that stands for its Python is this process's own.
+            prepared = replace(prepared, python=str(launcher.python(stack)))
         if order.container == "docker":
             launcher.images[stack.name] = _image(launcher, stack, order, area)
             _same_image(launcher, prepared)
@@ -203,9 +216,7 @@ def _given_gpu(order: CellOrder) -> HostGpu | None:
 def _image(launcher: Any, stack: Stack, order: StackOrder | CellOrder, area: areas.WorkArea) -> str:
     """Return the name of the stack's image, which this node's engine has from here on."""
     own = locks.lock_folder()
-    return shared_image(
-        launcher.client, stack, order.images, own, keep=order.keep, say=on_stderr, state=area.folder
-    )
+    return shared_image(launcher.client, stack, order.images, own, keep=order.keep, say=on_stderr, state=area.folder)
 
 
 def _same_image(launcher: Any, prepared: Prepared) -> None:
@@ -272,12 +283,22 @@ def _area(state: Path, bench: Path) -> Iterator[areas.WorkArea]:
         yield area
 
 
-def _launcher(container: Container, area: areas.WorkArea, gpu: HostGpu | None, say: Callable[[str], None]) -> Any:
+def _launcher(
+    container: Container,
+    area: areas.WorkArea,
+    gpu: HostGpu | None,
+    say: Callable[[str], None],
+    *,
+    images: Path,
+    readable: Sequence[Path] = (),
+    writable: Sequence[Path] = (),
+) -> Any:
     if container == "pyxis":
-        from orchestrator.launchers.pyxis import PyxisLauncher
+        from orchestrator.launchers.pyxis import on_node
 
-        return PyxisLauncher.on_node(area, gpu)
-    found = launcher_of(_client(container), area.bench, say, area.folder, gpu=gpu)
+        return on_node(area.bench, gpu, scripts=area.folder, images=images, readable=readable, writable=writable)
+    # Environments lie where all nodes find them; what an engine's launcher keeps is this node's.
+    found = launcher_of(_client(container), area.bench, say, STATE, gpu=gpu)
     found.name = "slurm"
     if container == "docker":
         found.state = area.folder

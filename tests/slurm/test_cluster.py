@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ def opened(
     given = {"partition": "gpu", "container": "local", "scratch": str(scratch), "before": [LOCKS], **settings}
     entry = HostEntry(name="cluster", launcher="slurm", gpus=1, nodes=nodes, start_s=start_s, slurm=given)
     # What is in a name or a path must not matter to any shell.
-    place = tmp_path / "it's $HOME \"a\" %j"
+    place = tmp_path / 'it\'s $HOME "a" %j'
     bench = place / "stackbench" / "bench"
     opening = Opening(
         run="test",
@@ -143,7 +142,12 @@ def test_a_killed_node_costs_its_own_round_alone(cluster: Cluster, tmp_path: Pat
         finally:
             cluster.call("node", "2")
             # A node that comes back removes what its last life has left.
-            wait_until(lambda: "idle" in slurm("sinfo", "-hNn", "gpu2", "-o", "%T") or "alloc" in slurm("sinfo", "-hNn", "gpu2", "-o", "%T"))
+            wait_until(
+                lambda: (
+                    "idle" in slurm("sinfo", "-hNn", "gpu2", "-o", "%T")
+                    or "alloc" in slurm("sinfo", "-hNn", "gpu2", "-o", "%T")
+                )
+            )
     assert record.status == "infrastructure"
     assert "gpu2" not in str(record.reason)
     with opened(tmp_path, scratch):
