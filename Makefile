@@ -20,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-slurm test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,10 +43,13 @@ test-compose: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "compose" $(ARGS) $(SOME_TESTS)
 
 test-docker: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "docker and not compose and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "docker and not compose and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
 
 test-plain: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "not docker and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "not docker and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
+
+test-slurm: $(VENV)/.dev  ## the launcher slurm on a real cluster that it starts here, as root (.ci/slurm-cluster.sh install)
+	$(VENV)/bin/python -m pytest -m slurm $(ARGS)
 
 # One thread: the models are tiny, and several kinds of tests run beside one another.
 test-torch: $(TORCH_ENV)/.installed

@@ -70,6 +70,7 @@ def test_a_killed_orchestrators_cell_is_found_again_and_not_run_twice(
     killed = dt.datetime.now(dt.timezone.utc)
     assert rows(tmp_path) == []
     said, _ = start_fake(tmp_path, "hang", 15.0).communicate(timeout=180)
+    print(said)
     assert "which a killed orchestrator has left" in said
     (record,) = rows(tmp_path)
     assert record["status"] == "timeout"
@@ -108,7 +109,7 @@ def test_the_suite_smoke_runs_in_containers_inside_the_job(
         cluster.folder.mkdir()
         cluster.start(nodes)
     write_hosts(tmp_path, nodes)
-    words = ("--hosts", str(tmp_path / "hosts.toml"), "--suite", "smoke", "--stack", "cpu")
+    words = ("--hosts", str(tmp_path / "hosts.toml"), "--suite", "smoke", "--stack", "cpu", "--timeout", "900")
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator", "run-all", "--results", str(tmp_path / "results"), *words],
         cwd=ROOT, env={**os.environ, "STACKBENCH_STATE": str(tmp_path / "state")}, text=True, capture_output=True,
