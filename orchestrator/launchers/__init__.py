@@ -75,6 +75,8 @@ class Job:
     """Of the file among them that the round is checked against; None: there is none."""
     beside_sha256: tuple[str | None, ...] = ()
     """The same of each workload that is run beside the cell's own."""
+    tick_s: float = 0.1
+    """How often its events are looked at; the end of its process is noticed at once."""
     worker: Mapping[str, str] | None = None
     """What the record is to say of the worker that runs it; None: the only one."""
     part_ids: tuple[str, ...] = ()

@@ -59,6 +59,8 @@ class Session:
     """The rounds that have no result yet."""
     supervise: Supervise = supervise
     """What runs a round."""
+    tick_s: float = 0.1
+    """How often a round's events are looked at."""
     worker: Mapping[str, str] | None = None
     """What records say of the worker, where there are several."""
 
@@ -143,6 +145,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         reference_sha256=reference,
         beside_sha256=tuple(beside),
         part_ids=turn.part_ids,
+        tick_s=session.tick_s,
         worker=session.worker,
     )
 
