@@ -66,7 +66,7 @@ EVERY_S = 0.05
 class Taken(NamedTuple):
     """A committed record as JSON, and how long its round took."""
 
-    content: dict[str, Any]
+    content: str
     seconds: float
 
 
@@ -109,7 +109,7 @@ class SimulatedHandle(Handle):
             detail[subject.workload_id] = {"seconds": 1.0}
         same = measuring.identity(self._job)
         own = {key: same[key] for key in same if key != "workload"}
-        content = {**self._taken.content, **own, "workload": self._launcher.workload(cell)}
+        content = {**json.loads(self._taken.content), **own, "workload": self._launcher.workload(cell)}
         content["detail"] = {"references": detail} if detail else {}
         (self._job.work / "record.json").write_text(json.dumps(content))
         self.ended_at = time.monotonic()
@@ -198,7 +198,7 @@ def committed() -> dict[str, list[Taken]]:
                 sample.update(taint=None, energy_joules=None)
             for rate in content["rates"]:
                 rate.update(energy_joules=None)
-            found.setdefault(kind, []).append(Taken(content, seconds))
+            found.setdefault(kind, []).append(Taken(json.dumps(content), seconds))
     return found
 
 
