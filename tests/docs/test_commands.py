@@ -18,6 +18,7 @@ from places import RESULTS, ROOT
 from record_samples import proof, record, samples, save_run
 
 from orchestrator.cli import orchestrator, run
+from orchestrator.plan.hosts import load_hosts
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
@@ -199,6 +200,8 @@ def test_examples(fence: Fence, place: Path) -> None:
         name = re.search('^name = "(.*)"', fence.text, re.MULTILINE)
         assert name
         assert load_stack(place / "stacks" / name[1]).name == name[1]
+    elif fence.title == "hosts.toml":
+        assert load_hosts(place / fence.title)
     elif fence.title == "Dockerfile":
         assert {line.split()[0] for line in fence.text.splitlines()} <= {"ARG", "FROM", "COPY", "RUN"}
     elif fence.title == "requirements.in":
