@@ -80,7 +80,7 @@ class Job:
     worker: Mapping[str, str] | None = None
     """What the record is to say of the worker that runs it; None: the only one."""
     part_ids: tuple[str, ...] = ()
-    """The workload_ids of the workload's parts, which the references are named by; none: the workload's own."""
+    """The workload_ids which the references of the workload's parts are named by; none: the workload's own."""
     threads: int | None = None
     """CPU threads; None: torch's own choice."""
     only_first: bool = False

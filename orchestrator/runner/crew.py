@@ -256,6 +256,7 @@ def sessions(base: Session, workers: Sequence[Worker]) -> list[Session]:
             gpu=worker.gpu,
             launcher=worker.launcher,
             progress=WorkerProgress(base.progress, worker.name),
+            peers=len(getattr(worker.launcher, "peers", ())),
             tick_s=min(LONGEST_TICK_S, max(base.tick_s, TICK_EACH_S * len(workers))),
             worker=facts,
         )

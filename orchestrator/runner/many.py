@@ -112,8 +112,10 @@ def policy_of(options: RunOptions, known: Mapping[Key, Earlier]) -> Policy:
         return taken[id(cell)]
 
     def alone(cell: Cell) -> bool:
+        if cell.device == "cpu" or cell.workload.devices > 1:  # whose peers are the host's other GPUs
+            return True
         key = (cell.workload.workload_id, cell.method, cell.device)
-        return cell.device == "cpu" or (differs[key] if key in differs else bound_by_cpu(cell, known))
+        return differs[key] if key in differs else bound_by_cpu(cell, known)
 
     return Policy(
         seconds,
@@ -304,6 +306,8 @@ def _able(members: Sequence[Member], number: int, cell: Cell) -> bool:
     """Whether nothing is known that keeps a worker from running the cell."""
     session = members[number].session
     if cell.stack in session.ready.refused or why_not(session.choice.stacks[cell.stack], session.gpu, cell.device):
+        return False
+    if cell.device == "cuda" and cell.workload.devices > session.peers + 1:
         return False
     memory_bytes = session.gpu.memory_bytes if session.gpu else None
     return cell.device != "cuda" or memory.why_not(cell.workload, memory_bytes) is None

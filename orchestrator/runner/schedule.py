@@ -19,7 +19,7 @@ from orchestrator.plan.proof_cells import probe_of, probe_workload
 from orchestrator.runner.order import interleave
 
 GroupKey = tuple[str, Device]
-"""workload_id and device of the cells that are compared with each other."""
+"""workload_id (of several devices: that on one) and device of the cells that are compared with each other."""
 OF_THE_GPU = ("ceilings", "reference")
 """Roles of cells that each GPU of a run has its own rounds of."""
 
@@ -219,10 +219,10 @@ class Schedule:
         return self._proof_of(number, wanted)
 
     def _parts(self, cell: Cell) -> tuple[str, ...]:
-        """Return the workload_ids of what the cell runs: several cells have one workload, and ids take a while."""
+        """Return the workload_ids of the cell's references: several cells have one workload, and ids take a while."""
         key = id(cell.workload)
         if key not in self._known_parts:
-            self._known_parts[key] = tuple(part.workload_id for part in cell.workload.parts)
+            self._known_parts[key] = tuple(part.workload_id for part in cell.workload.referred)
         return self._known_parts[key]
 
     def _proof_of(self, number: int, wanted: Sequence[Cell]) -> Iterator[Piece]:
@@ -234,17 +234,21 @@ class Schedule:
                     yield Piece(cell, state.seat.ordinal, self._policy.exclusive)
 
 
+def comparable(plan: Plan) -> dict[GroupKey, tuple[Cell, ...]]:
+    """Return the rows of the plan by what they are compared with."""
+    rows = [cell for cell in plan.cells if cell.role == "row"]
+    ids: dict[int, str] = {}  # several cells have one workload, and ids take a while
+    for cell in rows:
+        if id(cell.workload) not in ids:
+            ids[id(cell.workload)] = cell.workload.alone.workload_id
+    return grouped(((ids[id(cell.workload)], cell.device), cell) for cell in rows)
+
+
 def _groups(plan: Plan, policy: Policy) -> Iterator[Group]:
     """Yield the groups that have rounds to run; a probe goes with the first group that it says something about."""
-    ids: dict[int, str] = {}
-    for cell in plan.cells:
-        if id(cell.workload) not in ids:
-            ids[id(cell.workload)] = cell.workload.workload_id
-    rows: dict[GroupKey, tuple[Cell, ...]] = grouped(
-        ((ids[id(cell.workload)], cell.device), cell) for cell in plan.cells if cell.role == "row"
-    )
+    rows = comparable(plan)
     probes: dict[tuple[str, ...], Cell] = {
-        (*probe_of(cell), ids[id(cell.workload)]): cell for cell in plan.cells if cell.role == "probe"
+        (*probe_of(cell), cell.workload.workload_id): cell for cell in plan.cells if cell.role == "probe"
     }
     for key, cells in rows.items():
         found = [

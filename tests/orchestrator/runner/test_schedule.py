@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from record_samples import workload
 
 from orchestrator.plan.cell import Cell, Plan
+from orchestrator.plan.choice import RunOptions
 from orchestrator.plan.proof_cells import probe_cells, reference_cells
+from orchestrator.runner import many
 from orchestrator.runner.estimate import Earlier, bound_by_cpu
 from orchestrator.runner.order import in_turn
 from orchestrator.runner.schedule import Piece, Policy, Schedule, Seat, forecast
@@ -169,3 +172,14 @@ def test_a_gpu_that_takes_little_power_waits_for_the_cpu(power: float | None, bo
     assert bound_by_cpu(cell, known) is bound
     assert bound_by_cpu(cell.model_copy(update={"device": "cpu"}), {})
     assert not bound_by_cpu(cell, {})
+
+
+def test_a_cell_of_several_gpus_has_its_host_alone_and_stays_with_those_of_one() -> None:
+    several = row(seed=1, devices=2, parallel="ddp")
+    plan = plan_of([row(seed=1), several, row(seed=2)], proving=False)
+    policy = many.policy_of(RunOptions(results=Path("nowhere")), {})
+    assert [policy.alone(cell) for cell in plan.cells] == [False, True, False]
+    given = drained(Schedule(plan, seats(1, 2), policy), 2)
+    (mine,) = [pieces for pieces in given.values() if any(piece.cell is several for piece in pieces)]
+    assert any(piece.cell is plan.cells[0] for piece in mine), "efficiency is against one GPU's row"
+    assert all(piece.alone for piece in mine if piece.cell.workload.seed == 1)
