@@ -20,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-slurm test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
+.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-slurm test-environments overhead peers scaling trip many verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -72,6 +72,9 @@ scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 10
 
 trip: $(VENV)/.dev  ## how many files one cell passes through on its way to a record and a row; what a round costs late in a run
 	@$(VENV)/bin/python tests/benchmarks/trip.py $(ARGS)
+
+many: $(VENV)/.dev  ## 5,000 cells on 100 hosts of 8 GPUs, simulated: GPU time used, memory, lag (about eight minutes; ARGS="--speed 4")
+	@$(VENV)/bin/python tests/benchmarks/many.py $(ARGS)
 
 verdicts: $(VENV)/.dev  ## how often intervals hold a known truth, and how often verdicts are false, by simulation
 	@$(VENV)/bin/python tests/benchmarks/verdicts.py $(ARGS)

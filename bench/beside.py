@@ -52,7 +52,7 @@ class Other:
 @contextmanager
 def others(spec: Spec) -> Iterator[list[Other]]:
     """Those that `spec` wants beside it, none for a first call alone; whatever happens, none outlives this."""
-    found = [] if spec.only_first else [write_spec(spec, own) for own in spec.beside]
+    found = [] if spec.only_first or spec.rank else [write_spec(spec, own) for own in spec.beside]
     try:
         for other in found if spec.device == "cuda" else ():
             other.start()

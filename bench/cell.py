@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from bench import benchmarks, beside, caches, methods, repeats
+from bench import benchmarks, beside, caches, methods, parallel, repeats
 from bench.environment import environment
 from bench.model import hashing, weights
 from bench.observe import ceilings, compiles, dispatch
 from bench.observe.clock import Clock
 from bench.observe.memory import Memory
-from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model, prepare_process
+from bench.parallel import spread
+from bench.prepare import GRAD_MODES, fill_again, grad_mode, make_model, prepare_process
 from bench.proof import gate, levels, make_references
 from bench.record import Events, blank, write_json
 from bench.spec import Spec
@@ -32,18 +33,23 @@ def run(spec: Spec, others: Sequence[beside.Other] = ()) -> dict[str, Any]:
     try:
         events.phase("environment")
         prepare_process(spec)
+        team = parallel.join(spec)
         record["environment"] = environment(spec.device)
+        if team.size > 1:
+            record["detail"]["devices"] = team.all(record["environment"]["gpu"])
         if spec.workload.benchmark == "ceilings":
-            record["rates"] = ceilings.measure(spec.workload, spec.device, Clock(spec.device), events)
+            clock = Clock(spec.device, team)
+            record["rates"] = ceilings.measure(spec.workload, spec.device, clock, events)
         elif spec.workload.benchmark == "reference":
             make_references.run(spec, record, events)
         else:
             record["flags"] = ["unchecked", flag]
-            measure(spec, record, events)
+            measure(spec, record, events, team)
             # What is wrong in its own precision is so whatever becomes of the others.
             for other in others if gate.verdict(spec.workload.benchmark, record["proof"]) is None else ():
                 events.phase("beside")
                 beside.take_in(record, other)
+        team.barrier()  # no rank is done before all are
         reason = gate.verdict(spec.workload.benchmark, record.get("proof") or {})
         record["status"], record["reason"] = ("incorrect", reason) if reason else ("ok", None)
     except Exception as error:  # noqa: BLE001  (whatever happens is a record with its status)
@@ -53,24 +59,26 @@ def run(spec: Spec, others: Sequence[beside.Other] = ()) -> dict[str, Any]:
     events.close()
     record["phases"] = events.phases
     write_json(spec.folder / "record.json", record)
+    parallel.leave()
     return record
 
 
-def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
+def measure(spec: Spec, record: dict[str, Any], events: Events, team: parallel.Team = parallel.ALONE) -> None:
     """Fill the record of a benchmark: model, method, samples, memory, proof, dispatch."""
-    workload, clock, memory = spec.workload, Clock(spec.device), Memory(spec.device)
+    workload, clock, memory = spec.workload, Clock(spec.device, team), Memory(spec.device)
     method = methods.load(spec.method)
-    if reason := method.refuse(workload, spec.device):
+    if reason := method.refuse(workload, spec.device) or spread.refuse(workload, spec.device, method):
         raise Unsupported(reason)
     record["detail"]["method"] = method.settings(workload)
 
     events.phase("model")
     model, tokenizer = make_model(spec, method)
     record["proof"] = weights.facts(model)
+    model = spread.divided(model, workload, team)
 
     events.phase("method")
-    refill = partial(fill_model, spec, model)
-    context = benchmarks.Context(workload, model, method, clock, spec.device, tokenizer, refill)
+    refill = partial(fill_again, spec, model, method, team)
+    context = benchmarks.Context(workload, model, method, clock, spec.device, tokenizer, refill, team)
     task = benchmarks.load(workload.benchmark).build(context)
 
     record["detail"]["grad_mode"] = mode = grad_mode(task.inference)
@@ -78,13 +86,13 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
         with memory.aside():
             task.make_room(workload.iterations + SPARE)
         # In a list, so that the proof can free it.
-        output = [take_samples(task, spec, record, clock=clock, memory=memory, events=events)]
+        output = [take_samples(task, spec, record, memory=memory, events=events)]
         if report := getattr(method, "report", None):
             record["detail"].update(report())  # what the method really ran: known only now
         if spec.only_first:
             return
         events.phase("memory")
-        record["memory"] = memory.peaks()
+        record["memory"] = parallel.largest(team.all(memory.peaks()))
         timed = [sample["shape"] for sample in record["samples"] if sample["phase"] == "timed"]
         record["work"] = task.work(timed or [record["samples"][-1]["shape"]])
         events.phase("proof")
@@ -99,14 +107,12 @@ def measure(spec: Spec, record: dict[str, Any], events: Events) -> None:
         dispatch.gather(task, spec, record, method.expects(workload, spec.device))
 
 
-def take_samples(
-    task: benchmarks.Task, spec: Spec, record: dict[str, Any], *, clock: Clock, memory: Memory, events: Events
-) -> Any:
+def take_samples(task: benchmarks.Task, spec: Spec, record: dict[str, Any], *, memory: Memory, events: Events) -> Any:
     """Time every sample: the first call apart, then the warm-up, then the rest. Returns the last output.
 
     Last come those that somebody asks for: repeats of what something else disturbed, and more of all back to back.
     """
-    workload = spec.workload
+    workload, clock, team = spec.workload, task.context.clock, task.context.team
     inputs_hash, ledger = hashlib.sha256(), compiles.Ledger()
     record["detail"].update(graphs=ledger.graphs, kernels=ledger.kernels)
 
@@ -136,7 +142,8 @@ def take_samples(
         output = sample(index, "first" if index == 0 else "warmup" if index <= workload.warmup else "timed")
         events.sample(index, workload.iterations)
     record["proof"]["inputs_checksum"] = inputs_hash.hexdigest()[:16]
-    for index, phase, kept in repeats.asked(spec.folder, record, events) if spec.repeats else ():
+    extras = repeats.asked(spec.folder, record, events) if spec.repeats else iter(())
+    for index, phase, kept in team.follow(extras):
         output = None
         output = sample(index, phase, again=True, kept=kept)
     return output

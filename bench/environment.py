@@ -19,7 +19,7 @@ from typing import Any
 
 # What changes how a cell runs without being a package; recorded when set.
 WATCHED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_MODULE_LOADING", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-WATCHED_PREFIXES = ("TORCHINDUCTOR_", "TORCH_", "TRITON_", "NVIDIA_TF32", "CUBLAS_", "NVFUSER_", "THUNDER_")
+WATCHED_PREFIXES = ("TORCHINDUCTOR_", "TORCH_", "TRITON_", "NVIDIA_TF32", "CUBLAS_", "NVFUSER_", "THUNDER_", "NCCL_")
 PLACES = ("_DIR", "_HOME", "_PATH")
 PRELOADED = "LD_PRELOAD"
 """Libraries put before all others, such as another allocator: recorded by name, without their folders."""
@@ -162,7 +162,7 @@ def _gpu() -> dict[str, Any]:
     """What torch and the kernel say; the rest is the orchestrator's to ask: an image may have no nvidia-smi."""
     import torch
 
-    properties = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return {
         "name": properties.name,
         "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None,

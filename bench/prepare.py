@@ -13,6 +13,7 @@ import torch
 
 from bench.model import weights
 from bench.model.gpt import GPT, build
+from bench.parallel import Team, spread
 from bench.spec import Spec
 from bench.status import Unsupported
 
@@ -27,6 +28,8 @@ def prepare_process(spec: Spec) -> None:
     """Settings of the whole process; refuses a device that is not there."""
     # More threads than a quota has CPUs would use it up at once, and then all wait.
     threads = min(spec.threads or torch.get_num_threads(), max(1, int(cpu_quota())))
+    if spec.workload.devices > 1 and spec.threads is None:
+        threads = max(1, threads // spec.workload.devices)  # the ranks share this host
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     if spec.device == "cuda":
@@ -98,3 +101,11 @@ def fill_model(spec: Spec, model: GPT) -> None:
     if spec.checkpoint is None:
         raise ValueError("the weights are a checkpoint's, and the spec names no checkpoint folder")
     load_checkpoint(spec.checkpoint, dict(model.named_parameters()), workload.model)
+
+
+def fill_again(spec: Spec, model: GPT, method: ModuleType, team: Team) -> None:
+    """The same after timing: of a model that is cut into parts by way of a whole one, freed at once."""
+    if spread.in_parts(model):
+        spread.take(model, make_model(spec, method)[0], team)
+    else:
+        fill_model(spec, model)

@@ -92,7 +92,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed; a field that a benchmark does not use is None. Sizes in elements."""
+    """What is computed; a field that a benchmark does not use is None. Sizes in elements.
+
+    `devices`: how many compute it together, and `parallel` how: `ddp`, `fsdp2` or `tensor`. `batch` is that of all of
+    them together.
+    """
 
     benchmark: str
     model: ModelConfig | None
@@ -118,6 +122,8 @@ class Workload:
     sustained_s: float | None = None
     subjects: tuple[Workload, ...] | None = None
     beside: tuple[Workload, ...] | None = None
+    devices: int = 1
+    parallel: str | None = None
 
     @property
     def sharp(self) -> bool:
@@ -133,7 +139,8 @@ class Spec:
     measure again. `only_first`: make the first call, record it, and end (a warm start).
     `method_source` is the hash of the method's file, where it is a user's own, put beside bench's.
     `subject_ids` are the ids of a reference's `subjects`, in their order. `beside`: for each workload that is run
-    beside this one by a process of its own, the keys of its spec that are others than here.
+    beside this one by a process of its own, the keys of its spec that are others than here. `rank`: which of the cell's
+    devices this process has; `meeting` is the file by which its processes find one another.
     """
 
     folder: Path
@@ -158,6 +165,8 @@ class Spec:
     only_first: bool = False
     subject_ids: tuple[str, ...] = ()
     beside: tuple[dict[str, Any], ...] = ()
+    rank: int = 0
+    meeting: str | None = None
 
 
 def read_spec(path: Path) -> Spec:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.model.gpt import GPT
 from bench.observe.clock import Clock
+from bench.parallel import ALONE, Team
 from bench.spec import ModelConfig, Workload
 from bench.status import Incorrect, Unsupported
 
@@ -34,6 +35,21 @@ class Context:
     tokenizer: Any = None
     refill: Callable[[], None] | None = None
     """Gives the model its first weights again, in place."""
+    team: Team = ALONE
+    """Those that compute it together; of them `model` may be one rank's part."""
+
+    @property
+    def whole(self) -> GPT:
+        """A plain model of the weights as they are, or were when it was first asked for; for the proof."""
+        found: Any = getattr(self.model, "whole", self.model)
+        return found
+
+    def write_head(self, rows: Tensor) -> None:
+        """Give the head other weights, [vocabulary, width]."""
+        if hasattr(self.model, "write_head"):
+            self.model.write_head(rows)
+        else:
+            self.model.head.weight.copy_(rows)
 
 
 class Task(ABC):
@@ -47,7 +63,8 @@ class Task(ABC):
     @property
     def config(self) -> ModelConfig:
         """The model's."""
-        return self.context.model.config
+        assert self.workload.model is not None
+        return self.workload.model
 
     @property
     def ids_below(self) -> int:

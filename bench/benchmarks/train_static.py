@@ -10,6 +10,8 @@ from torch import Tensor
 
 from bench.benchmarks import Context, Task
 from bench.model import hashing, work
+from bench.model.shards import local
+from bench.parallel import data
 
 Batch = tuple[Tensor, Tensor]
 IGNORED = -1
@@ -28,9 +30,10 @@ class Training(Task):
         assert rate is not None
         assert decay is not None
         self.rate, self.decay = rate, decay
+        self.share = data.Share(context.workload, context.team)
+        self.model = data.spread(context.model, context.method, context.workload, context.team)
         self.parameters = list(context.model.parameters())
         self.optimizer = torch.optim.SGD(self.parameters, lr=rate, weight_decay=decay, foreach=False)
-        self.model = context.method.compile_model(context.model, context.workload)
 
     def inputs(self, index: int) -> Batch:
         """Ids [batch, time] and the ids that follow them."""
@@ -54,15 +57,16 @@ class Training(Task):
         return list(inputs[0].shape)
 
     def call(self, inputs: Batch) -> float:
-        """One step; returns the loss."""
-        tokens, targets = inputs
+        """One step, on this rank's share of the batch; returns the loss of all."""
+        tokens, targets = map(self.share.of, inputs)
+        weight = self.share.weight(targets, IGNORED)
         logits = self.model(tokens)
-        loss = self.context.model.operators.loss(logits, targets)
+        loss = self.context.model.operators.loss(logits, targets) * weight
         del logits
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.item())
+        return float(self.share.mean(loss).item())
 
     def keep(self, index: int, inputs: Batch, output: float) -> None:  # noqa: ARG002
         """The loss."""
@@ -89,7 +93,7 @@ class Training(Task):
         """
         self.lost = None if math.isfinite(output) else "the loss"
         for name, parameter in self.context.model.named_parameters():
-            if self.lost is None and not bool(torch.isfinite(parameter.detach()).all()):
+            if self.lost is None and not bool(torch.isfinite(local(parameter.detach())).all()):
                 self.lost = name
         return {"finite": self.lost is None}
 

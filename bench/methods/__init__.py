@@ -12,9 +12,10 @@ A method module has six functions:
 A package that brings Triton kernels is loaded by one of them, and not in the first call: only then is it counted what
 Triton compiles in that call (bench/observe/compiles.py).
 
-One more is optional:
+Two more are optional:
 
     report() -> dict                            what it really ran, asked after the samples, for the record's detail
+    refuse_several(workload, device)            as refuse, of a workload of several devices
 
 A user's own (`--methods`) is such a module too: its file is put beside these in the cell's copy of bench.
 

@@ -1,7 +1,7 @@
 """torch.compile with Inductor and the settings of the note of November 2023.
 
 Whole graph, coordinate-descent tuning, unique kernel names; CUDA graphs (`reduce-overhead`) everywhere but in
-`forward`; dynamic shapes where the workload's shapes are.
+`forward` and under FSDP2; dynamic shapes where the workload's shapes are.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def toolchain(device: str) -> str | None:
 def settings(workload: Workload) -> dict[str, Any]:
     """The arguments of torch.compile and the Inductor configuration, as the record shows them."""
     tuning = {"coordinate_descent_tuning": True, "triton.unique_kernel_names": True}
-    return settings_with(workload, graphs=workload.benchmark != "forward", configuration=tuning)
+    # A graph's weights stay in their place; FSDP2 gathers them anew in every step.
+    graphs = workload.benchmark != "forward" and workload.parallel != "fsdp2"
+    return settings_with(workload, graphs=graphs, configuration=tuning)
 
 
 def settings_with(workload: Workload, *, graphs: bool, configuration: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **asked: Any
     return plain.attention(q, k, v, None if mask is None else mask.expand(q.shape[0], 1, *mask.shape), **asked)
 
 
+def refuse_several(workload: Workload, device: str) -> str | None:  # noqa: ARG001
+    """Only DDP, which goes around it: its traces take neither collective operations nor weights that come and go."""
+    return None if workload.parallel == "ddp" else f"thunder's traces have no place for {workload.parallel}"
+
+
 def settings(workload: Workload) -> dict[str, Any]:
     """The executors found, and what `thunder.jit` is given."""
     found = [name for name in EXECUTORS if executor(name) is not None]

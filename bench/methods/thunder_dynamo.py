@@ -20,7 +20,7 @@ REASON_CHARACTERS = 300
 made: list[Any] = []
 """The backend of this process, for the report."""
 
-operators, expects = thunder.operators, thunder.expects
+operators, expects, refuse_several = thunder.operators, thunder.expects, thunder.refuse_several
 
 
 def refuse(workload: Workload, device: str) -> str | None:

@@ -300,14 +300,14 @@ def build(config: ModelConfig, operators: Operators, dtype: torch.dtype, device:
         model = GPT(config, operators)
     # One by one: torch's own `to_empty` imports much of the compiler where it meets `meta`.
     empty = {name: torch.empty(one.shape, dtype=dtype, device=device) for name, one in model.named_parameters()}
-    return _with(model, {name: nn.Parameter(whole) for name, whole in empty.items()}, device)
+    return with_parameters(model, {name: nn.Parameter(whole) for name, whole in empty.items()}, device)
 
 
 def sharing(model: GPT, operators: Operators) -> GPT:
     """A model of the very same parameters with other operators, and with nothing that was done to the first one."""
     with torch.device("meta"):
         plain = GPT(model.config, operators)
-    plain = _with(plain, dict(model.named_parameters()), model.head.weight.device)
+    plain = with_parameters(plain, dict(model.named_parameters()), model.head.weight.device)
     plain.routes = model.routes
     for own, theirs in zip(plain.blocks, model.blocks):  # noqa: B905  (Python 3.10's zip)
         if own.sparse:
@@ -315,7 +315,8 @@ def sharing(model: GPT, operators: Operators) -> GPT:
     return plain
 
 
-def _with(model: GPT, parameters: Mapping[str, nn.Parameter], device: torch.device | str) -> GPT:
+def with_parameters(model: GPT, parameters: Mapping[str, nn.Parameter], device: torch.device | str) -> GPT:
+    """Put parameters into a model that has none yet, by their names; return it with its tables."""
     for name, parameter in parameters.items():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, parameter)

@@ -10,6 +10,7 @@ import torch
 
 from bench.model import hashing
 from bench.model.gpt import GPT, Norm
+from bench.model.shards import full
 
 # Norm weights are spread around 1, so that a method which ignores them is found out.
 NORM_LOW, NORM_SPREAD = 0.57, 0.86
@@ -94,7 +95,7 @@ def checksum(model: GPT) -> str:
     """Sixteen hex digits over every parameter's name, shape and bits."""
     whole = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        whole.update(f"{name} {tuple(parameter.shape)} {hashing.checksum(parameter)}\n".encode())
+        whole.update(f"{name} {tuple(parameter.shape)} {hashing.checksum(full(parameter.detach()))}\n".encode())
     return whole.hexdigest()[:16]
 
 

@@ -24,6 +24,8 @@ def measure(workload: Workload, device: str, clock: Clock, events: Events) -> li
     Every product is sustained too: which size is the fastest in a burst depends on how warm the device was by then.
     """
     events.phase("samples")
+    if workload.devices > 1:
+        return links(workload, device, clock)
     # The lower precisions first: products in float32 take long enough to heat the device.
     precisions = [*lower_precisions(workload, device), None]
     sizes = workload.matrix_sizes or ()
@@ -91,6 +93,31 @@ def products_in(precision: str | None) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def links(workload: Workload, device: str, clock: Clock) -> list[dict[str, Any]]:
+    """What connects the devices: an all-reduce and an all-gather of `copy_bytes` in all.
+
+    The work is what each device sends at least: of n devices 2 (n - 1) / n of the bytes that are summed, and
+    (n - 1) / n of those that are gathered.
+    """
+    import torch.distributed as dist
+
+    dtype, size = getattr(torch, workload.dtype), clock.team.size
+    each = (workload.copy_bytes or 0) // dtype.itemsize // size
+    whole, part = torch.ones(each * size, dtype=dtype, device=device), torch.ones(each, dtype=dtype, device=device)
+    count = each * size * dtype.itemsize
+    # Into parts of one tensor, which every backend gathers: views, so that nothing is copied on a GPU.
+    into = list(whole.chunk(size))
+
+    def gather() -> Any:
+        return dist.all_gather_into_tensor(whole, part) if device == "cuda" else dist.all_gather(into, part)
+
+    calls = {"all_reduce": (lambda: dist.all_reduce(whole), 2), "all_gather": (gather, 1)}
+    return [
+        {"kind": kind, "size": count, "work": times * (size - 1) * count // size, **_repeat(call, workload, clock)}
+        for kind, (call, times) in calls.items()
+    ]
 
 
 def device_copy(count: int, workload: Workload, device: str, clock: Clock) -> dict[str, Any]:

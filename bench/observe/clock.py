@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from time import monotonic_ns  # by name: what a package puts in its place in `time` later is not asked
 from typing import Any
 
 import torch
+
+from bench.parallel import ALONE, Team
 
 
 @dataclass
@@ -21,10 +23,13 @@ class Timing:
 
 
 class Clock:
-    """Times calls on one device. A call may `mark` the moment when its first token exists."""
+    """Times calls on one device, or on all of a team's. A call may `mark` the moment when its first token exists.
 
-    def __init__(self, device: str) -> None:
-        self.cuda = device == "cuda"
+    The ranks' processes share the monotonic clock: what they do together lasts from the first begin to the last end.
+    """
+
+    def __init__(self, device: str, team: Team = ALONE) -> None:
+        self.cuda, self.team = device == "cuda", team
         self._mark: Any = None
 
     def synchronize(self) -> None:
@@ -44,6 +49,7 @@ class Clock:
         """
         self._mark = None
         self.synchronize()
+        self.team.barrier()
         begin = monotonic_ns()
         before = self._event()
         result = call()
@@ -52,9 +58,18 @@ class Clock:
         look(result)
         end = monotonic_ns()
         if not self.cuda:
-            return result, Timing(begin, end, None, self._mark - begin if self._mark is not None else None)
+            return result, self._of_all(
+                Timing(begin, end, None, self._mark - begin if self._mark is not None else None)
+            )
         first = _between(before, self._mark) if self._mark is not None else None
-        return result, Timing(begin, end, _between(before, after), first)
+        return result, self._of_all(Timing(begin, end, _between(before, after), first))
+
+    def _of_all(self, mine: Timing) -> Timing:
+        if self.team.size == 1:
+            return mine
+        begins, ends, *durations = zip(*self.team.all(astuple(mine)))  # noqa: B905  (Python 3.10's zip)
+        device_ns, first = (max((one for one in of_all if one is not None), default=None) for of_all in durations)
+        return Timing(min(begins), max(ends), device_ns, first)
 
     def _event(self) -> Any:
         if not self.cuda:

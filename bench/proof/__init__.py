@@ -28,7 +28,7 @@ MODULES = {
 def effort(context: Context) -> int:
     """Parameters times positions of one forward of the workload's inputs."""
     workload = context.workload
-    parameters = sum(parameter.numel() for parameter in context.model.parameters())
+    parameters = sum(parameter.numel() for parameter in context.whole.parameters())
     prompt = len(workload.prompt or ()) + (workload.new_tokens or 0)
     return parameters * (workload.batch or 1) * (workload.sequence or prompt)
 

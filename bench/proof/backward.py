@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812  (torch's own habit)
 from torch import Tensor
 
 from bench.model.gpt import capped
+from bench.model.shards import full
 from bench.model.traits import keywords
 from bench.proof.layerwise import Layerwise
 
@@ -43,7 +44,8 @@ def gradients(
         for name, parameter in block.named_parameters():
             consume(f"blocks.{index}.{name}", parameter.grad)
             parameter.grad = None
-    embedding = torch.zeros_like(layerwise.model.embedding.weight, dtype=layerwise.dtype) if head is None else head
+    table = layerwise.model.embedding.weight
+    embedding = dy.new_zeros(table.shape, dtype=layerwise.dtype) if head is None else head
     embedding.index_add_(0, tokens.reshape(-1), dy.reshape(-1, dy.shape[-1]) * layerwise.embedding_scale)
     consume("embedding.weight", embedding)
     return loss
@@ -64,8 +66,8 @@ def _head(
 ) -> tuple[float, Tensor, Tensor | None]:
     """Last norm, head and loss. Returns the loss, the gradient of x [batch, time, width], and a tied head's own."""
     model, config = layerwise.model, layerwise.config
-    weight = model.head.weight.detach().to(layerwise.dtype).clone().requires_grad_()
-    scale = model.norm.weight.detach().to(layerwise.dtype).clone().requires_grad_()
+    weight = full(model.head.weight.detach()).to(layerwise.dtype).clone().requires_grad_()
+    scale = full(model.norm.weight.detach()).to(layerwise.dtype).clone().requires_grad_()
     flat, wanted = x.view(-1, config.width), targets.reshape(-1)
     dy, counted = torch.empty_like(flat), (wanted != IGNORED).sum()
     total = flat.new_zeros(())

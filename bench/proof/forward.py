@@ -14,8 +14,8 @@ from bench.model.gpt import sharing
 from bench.observe.logits import LogitsDigest, observe
 from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
-from bench.proof import IN_CELL, effort, faults, levels
-from bench.proof.checks import Checks, finite
+from bench.proof import IN_CELL, effort, faults, levels, team
+from bench.proof.checks import Checks, finite, first_failed
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
 from bench.proof.reference_file import Reference
@@ -40,7 +40,7 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     tokens = task.inputs(last_sample(context))
     dtype = reference_dtype(context.model.head.weight.dtype)
     with highest():
-        model = Layerwise(context.model, dtype)
+        model = Layerwise(context.whole, dtype)
         hidden = model.forward(tokens)
         seen = [(sketch(logits), logits.norm(dim=-1), logits.argmax(-1)) for logits in map(model.head, hidden)]
         truth, norm, top = (torch.stack(parts) for parts in zip(*seen))  # noqa: B905  (Python 3.10's zip)
@@ -137,7 +137,7 @@ def judge_samples(context: Context, task: Any, level: Level | None, checks: Chec
     if level is None:
         raise ValueError("no reference says how far the samples' logits may be from eager's")
     kept, dtype = task.kept, context.model.head.weight.dtype
-    parts, eager = kept.parts, sharing(context.model, Operators())
+    parts, eager = kept.parts, sharing(context.whole, Operators())
     if len(parts) * effort(context) > IN_CELL:
         parts = kept.chance.sample(parts, min(DRAWN, len(parts)))
     worst, text = -1.0, ""
@@ -181,6 +181,9 @@ def against(
         effects = dict(zip(reference.facts["faults"], tensors["effects"].flatten(1, 2)))  # noqa: B905
         least = levels.floor(dtype) * float(norm[:some].norm())
         difference = (found.sketch - truth)[:some].flatten(0, 1)
+        if first_failed(checks.items):
+            shared = team.left_out(context, tokens[:some])
+            effects.update({name: sketch(one, dtype=truth.dtype).flatten(0, 1) for name, one in shared.items()})
         matched = faults.match(difference, tensors["eager_difference"].flatten(0, 1), effects, least)
         facts["resembles"] = judge_match(matched, len(effects), checks)
     return facts
@@ -206,7 +209,9 @@ def judge_match(matched: faults.Match | None, count: int, checks: Checks) -> str
 
 def judge_identity(context: Context, reference: Reference, inputs: int, checks: Checks) -> None:
     """The reference is of these very weights, as they are now, and inputs."""
-    mine, theirs = weights.checksum(context.model), reference.facts["weights_checksum"]
+    mine, theirs = weights.checksum(context.whole), reference.facts["weights_checksum"]
     right = mine == theirs and inputs == reference.facts["inputs_checksum"]
     wrong = f"weights {mine} or inputs differ from its own ({theirs})"
+    if not all(context.team.all(right)) and (part := team.stale(context)):
+        wrong = part
     checks.judge("reference", right, what="made of the same weights and inputs" if right else wrong)

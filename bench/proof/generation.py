@@ -17,8 +17,8 @@ from bench.benchmarks import Context
 from bench.model import hashing
 from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
-from bench.proof import faults, levels, sampler
-from bench.proof.checks import Checks, finite
+from bench.proof import faults, levels, sampler, team
+from bench.proof.checks import Checks, finite, first_failed
 from bench.proof.forward import judge_identity, judge_match
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.levels import Level
@@ -111,7 +111,7 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     runner.fill_caches(0.0)
     eager = runner.run(task.first_prompt, task.new_tokens, forced)
     with highest():
-        model = Layerwise(context.model, dtype)
+        model = Layerwise(context.whole, dtype)
         truth = full(model, torch.cat([task.first_prompt, forced[:, :-1]], dim=1), task.prompt.shape[1])
         norm = truth.norm(dim=-1)
         error = levels.distance(sketch(eager.logits, dtype=dtype), sketch(truth), norm)
@@ -138,11 +138,11 @@ class Proof:
 
     def __init__(self, context: Context, task: Any, reference: Reference | None, checks: Checks) -> None:
         self.context, self.task, self.reference, self.checks = context, task, reference, checks
-        self.runner, self.weight = Runner(context, task), context.model.head.weight
+        self.runner, self.weight = Runner(context, task), context.whole.head.weight
         self.steps, self.prompt = min(STEPS, task.new_tokens), task.prompt.shape[1]
         dtype = reference_dtype(self.weight.dtype)
-        self.exact = Layerwise(context.model, dtype)
-        self.eager = Layerwise(context.model, self.weight.dtype, Operators())
+        self.exact = Layerwise(context.whole, dtype)
+        self.eager = Layerwise(context.whole, self.weight.dtype, Operators())
         # Eager here judges the texts that were made here; it may not be far worse than where the reference was made.
         known = reference.facts["eager_error"] if reference else None
         self.worst_eager = EAGER * known if known else float("inf")
@@ -348,7 +348,7 @@ class Proof:
         before = self.weight.clone()
         try:
             cap = context.model.config.logit_cap
-            self.weight.copy_(wanted.head(hidden, before[wanted.likely], TEMPERATURE, cap))
+            context.write_head(wanted.head(hidden, before[wanted.likely], TEMPERATURE, cap))
             torch.manual_seed(context.workload.seed)
             tokens, logits = self.runner.draw(token, self.prompt, temperature, -(-sampler.FIRST_DRAWS // batch))
             seen = wanted.look(logits, tokens, TEMPERATURE)
@@ -357,7 +357,7 @@ class Proof:
                 more, _ = self.runner.draw(token, self.prompt, temperature, count)
                 seen = wanted.look(logits, torch.cat([tokens, more]), TEMPERATURE)
         finally:
-            self.weight.copy_(before)
+            context.write_head(before)
         seen.judge(self.checks)
 
     def draws(self, last: int, level: Level) -> None:
@@ -397,6 +397,9 @@ class Proof:
             name: sketch(head(hidden[:, self.prompt - 1 :]) - truth[:1])[0]
             for name, hidden, head in faults.logits(self.exact, ids[:1], self.prompt)
         }
+        if first_failed(self.checks.items):
+            shared = team.left_out(self.context, ids[:1])
+            effects.update({name: sketch(one[:, self.prompt - 1 :].to(truth.dtype))[0] for name, one in shared.items()})
         least = levels.floor(self.weight.dtype) * float(truth[:1].norm())
         error, rounding = sketch(replay.logits[:1] - truth[:1])[0], sketch(eager[:1] - truth[:1])[0]
         matched = faults.match(error, rounding, effects, least)

@@ -59,6 +59,12 @@ class Truth:
         """Whether all ratios are within FACTOR."""
         return found.keys() >= self.gradients.keys() and all(ratio <= FACTOR for ratio in self.ratios(found).values())
 
+    def right_as(self, found: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+        """Whether they are right where `other`, and not the true gradients, are what they should be."""
+        return found.keys() >= self.gradients.keys() and self.right(
+            {name: found[name].double() - other[name] + true for name, true in self.gradients.items()}
+        )
+
     def mistake(self, found: Mapping[str, Tensor]) -> str | None:
         """The known mistake that makes these gradients of the true ones."""
         if self.ignored:

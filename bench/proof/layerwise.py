@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.model.gpt import GPT, Block, Tables, capped, embedding_scale, rotations, whole_views
+from bench.model.shards import full
 from bench.model.traits import keywords
 from bench.operators import Operators
 from bench.operators import capped_attention as written_out
@@ -67,7 +68,7 @@ class Layerwise:
         mine, own = self.scratch[theirs.sparse], dict(theirs.named_parameters())
         with torch.no_grad():
             for name, parameter in mine.named_parameters():
-                parameter.copy_(own[name])
+                parameter.copy_(full(own[name]))
         if theirs.sparse:
             mine.experts.order = theirs.experts.order
         return mine
@@ -81,7 +82,7 @@ class Layerwise:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """[batch, time] -> [batch, time, width]."""
-        x = torch.nn.functional.embedding(tokens, self.model.embedding.weight).to(self.dtype)
+        x = torch.nn.functional.embedding(tokens, full(self.model.embedding.weight)).to(self.dtype)
         return x * self.embedding_scale
 
     @property
@@ -91,7 +92,7 @@ class Layerwise:
 
     def last_norm(self, x: Tensor) -> Tensor:
         """The norm before the head, on [..., width]."""
-        weight = self.model.norm.weight.to(self.dtype)
+        weight = full(self.model.norm.weight).to(self.dtype)
         return self.operators.norm(x, weight, self.config.norm_eps, **keywords(self.config)["norm"])
 
     @torch.no_grad()
@@ -109,7 +110,7 @@ class Layerwise:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden [..., width]; the head is cast at each call."""
-        logits = torch.nn.functional.linear(hidden, self.model.head.weight.to(self.dtype))
+        logits = torch.nn.functional.linear(hidden, full(self.model.head.weight).to(self.dtype))
         return capped(logits, self.config.logit_cap)
 
     def with_operators(self, **changes: object) -> Layerwise:

@@ -20,6 +20,7 @@ from bench.model import weights
 from bench.observe.clock import Clock
 from bench.observe.memory import Memory
 from bench.operators import reference_dtype
+from bench.parallel import alone
 from bench.prepare import GRAD_MODES, fill_model, grad_mode, make_model
 from bench.proof.reference_file import Reference, write
 from bench.record import Events
@@ -90,4 +91,4 @@ def make_one(spec: Spec, subject: Workload, model: Any, tokenizer: Any) -> Any:
 def in_cell(spec: Spec) -> Reference:
     """The reference of the cell's own workload, by a model of its own: the timed one stays as it is."""
     model, tokenizer = make_model(spec, eager)
-    return Reference(*make_one(spec, spec.workload, model, tokenizer))
+    return Reference(*make_one(spec, alone(spec.workload), model, tokenizer))

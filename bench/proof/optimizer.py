@@ -6,9 +6,9 @@ is judged by its own gradient: each new weight must be one of the roundings that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from bench.model import hashing
 from bench.model.gpt import GPT
+from bench.model.shards import full, is_part, local
 from bench.observe import sketch
+from bench.parallel import ALONE, Team
 
 # Roundings to the weights' precision in one step, beside the last: the sum of g and wd w, and where that precision is
 # computed in also both coefficients and both products. A GPU computes the steps of half precisions in float32.
@@ -44,6 +46,8 @@ class Move:
     """Place of the first illegal element in the flattened parameter."""
     sums: tuple[float, ...] | None = None
     """gg, gw, ww, ug, uw: products of gradient g, weight w and update u = w - w'; None where nothing is illegal."""
+    rank: int | None = None
+    """Whose part of the parameter that place is in, where each rank has another."""
 
     @property
     def finite(self) -> bool:
@@ -152,8 +156,8 @@ class Watch:
     where the device's is full.
     """
 
-    def __init__(self, model: GPT, rate: float, decay: float, dtype: torch.dtype | None) -> None:
-        self.parameters = dict(model.named_parameters())
+    def __init__(self, model: GPT, rate: float, decay: float, dtype: torch.dtype | None, team: Team = ALONE) -> None:
+        self.parameters, self.team = dict(model.named_parameters()), team
         self.rate, self.decay, self.dtype = rate, decay, dtype
         self.steps = 0
         self.missing: list[str] = []
@@ -179,15 +183,30 @@ class Watch:
             gradient, decay = parameter.grad, self.decay
             if gradient is None:
                 gradient, decay = torch.zeros_like(parameter), 0.0
-            self.moves[name] = compare(before, gradient, parameter, self.rate, decay)
+            self.moves[name] = compare(before, local(gradient), local(parameter), self.rate, decay)
+        if any(map(is_part, self.parameters.values())):
+            said = self.team.all(self.moves)
+            self.moves = {name: of_parts([one[name] for one in said]) for name in self.moves}
+
+
+def of_parts(parts: Sequence[Move]) -> Move:
+    """One parameter's move, of which each rank has seen its own part."""
+    wrong = next(((rank, part.first) for rank, part in enumerate(parts) if part.illegal), (None, None))
+    return replace(together({str(rank): part for rank, part in enumerate(parts)}), rank=wrong[0], first=wrong[1])
 
 
 @contextmanager
 def watching(
-    model: GPT, optimizer: torch.optim.Optimizer, rate: float, decay: float, dtype: torch.dtype | None = None
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    decay: float,
+    dtype: torch.dtype | None = None,
+    *,
+    team: Team = ALONE,
 ) -> Iterator[Watch]:
     """Watch every `optimizer.step()` inside, judged at learning rate `rate` and weight decay `decay`."""
-    watch = Watch(model, rate, decay, dtype)
+    watch = Watch(model, rate, decay, dtype, team)
     step, own = optimizer.step, "step" in vars(optimizer)
 
     def watched(*parts: Any, **named: Any) -> Any:
@@ -209,7 +228,7 @@ def watching(
 
 def reduced(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """A gradient as a sketch of up to 4096 numbers in `dtype`, in the host's memory."""
-    return sketch.flat(gradient, BUCKETS, dtype).cpu()
+    return sketch.flat(full(gradient), BUCKETS, dtype).cpu()
 
 
 def sketches(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -222,6 +241,6 @@ def sketches(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, 
 def copy(weight: Tensor) -> Tensor:
     """A copy beside the weight, or in the host's memory where the device's is full."""
     try:
-        return weight.detach().clone()
+        return local(weight.detach()).clone()
     except torch.cuda.OutOfMemoryError:
-        return weight.detach().to("cpu", copy=True)
+        return local(weight.detach()).to("cpu", copy=True)

@@ -23,12 +23,14 @@ from bench.benchmarks import Context
 from bench.model import weights
 from bench.model.gpt import GPT, Norm
 from bench.operators import reference_dtype, widen
+from bench.parallel import ALONE, Team
 from bench.proof import IN_CELL, backward, effort
 from bench.proof.checks import Checks, finite
 from bench.proof.gradients import FACTOR, WHOLE, Truth, length
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.optimizer import FULL, Move, Watch, reduced, sketches, together, watching
 from bench.proof.reference_file import Reference
+from bench.proof.team import of_gradients
 
 ORDER = ("finite", "gradients", "optimizer", "steps", "loss", "samples")
 STEPS = 4
@@ -96,8 +98,7 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
     for rounding in (nullcontext, other_rounding):
         try:
             with rounding(model):
-                loss = model.operators.loss(model(tokens), targets)
-                loss.backward()
+                loss = eager_step(model, tokens, targets)
         except torch.cuda.OutOfMemoryError:
             if not draws:
                 raise
@@ -105,7 +106,7 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
             eager = sketches(parameters, precision)
             found = [(eager[name] - tensors[f"gradient/{name}"]).double().norm() for name in parameters]
             draws.append(torch.stack(found))
-            losses.append(float(loss.detach()))
+            losses.append(loss)
         for parameter in parameters.values():
             parameter.grad = None
     facts = {
@@ -117,6 +118,37 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
         "counted": float(counted.double().mean()),
     }
     return {**tensors, "norms": norms, "errors": torch.stack(draws).amax(0)}, facts
+
+
+def eager_step(model: GPT, tokens: Tensor, targets: Tensor) -> float:
+    """Leave eager's gradients of a batch in the parameters; return its loss.
+
+    Of several devices together the batch may be more than one has memory for: then in parts, as they take it.
+    """
+    parts = 1
+    while True:
+        try:
+            return step_in_parts(model, tokens, targets, parts)
+        except torch.cuda.OutOfMemoryError:
+            if parts >= len(tokens):
+                raise
+        for parameter in model.parameters():
+            parameter.grad = None
+        parts *= 2
+
+
+def step_in_parts(model: GPT, tokens: Tensor, targets: Tensor, parts: int) -> float:
+    """The same in so many parts of the batch, each weighted by its targets that count."""
+    if parts == 1:
+        loss = model.operators.loss(model(tokens), targets)
+        loss.backward()
+        return float(loss.detach())
+    total, counted = 0.0, (targets != backward.IGNORED).sum()
+    for own, goal in zip(tokens.chunk(parts), targets.chunk(parts), strict=True):
+        loss = model.operators.loss(model(own), goal) * ((goal != backward.IGNORED).sum() / counted)
+        loss.backward()
+        total += float(loss.detach())
+    return total
 
 
 @contextmanager
@@ -180,7 +212,7 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
                 raise ValueError("the reference was made with other weights")
             truth = Truth(reference, dtype)
             explain = partial(known_mistake, context, task, truth, leftover)
-            result["reference"] = reference.recorded(judge_gradients(steps[0], truth, explain, checks))
+            result["reference"] = reference.recorded(judge_gradients(steps[0], truth, explain, checks, context.team))
             judge_loss(steps[0], truth, checks)
             judge_others(context, task, reference, truth, checks)
         judge_optimizer(task, steps, truth, checks)
@@ -229,7 +261,7 @@ def take_step(context: Context, task: Any, sample: int, rate: float, *, compared
     """One call of the timed callable under watch; with sketches of its gradients if they are to be compared."""
     dtype = reference_dtype(getattr(torch, context.workload.dtype)) if compared else None
     inputs = task.inputs(sample)
-    with watching(context.model, task.optimizer, rate, task.decay, dtype) as watch:
+    with watching(context.model, task.optimizer, rate, task.decay, dtype, team=context.team) as watch:
         output = task.call(inputs)
     return Step(watch, task.loss(output))
 
@@ -248,8 +280,13 @@ def judge_finite(steps: list[Step], checks: Checks) -> None:
     checks.judge("finite", not bad, value=len(bad), limit=0, what=what)
 
 
-def judge_gradients(step: Step, truth: Truth, explain: Callable[[Step], str | None], checks: Checks) -> float | None:
-    """Each parameter's gradient, and all together, against the reference's. Returns the error of all together."""
+def judge_gradients(
+    step: Step, truth: Truth, explain: Callable[[Step], str | None], checks: Checks, team: Team = ALONE
+) -> float | None:
+    """Each parameter's gradient, and all together, against the reference's. Returns the error of all together.
+
+    Where any rank's are off all ranks look for the reason, which takes them all.
+    """
     found = step.watch.sketches
     absent = [name for name in truth.names if name not in found]
     zero = [name for name in truth.alive if name in found and not bool(found[name].any())]
@@ -259,15 +296,18 @@ def judge_gradients(step: Step, truth: Truth, explain: Callable[[Step], str | No
             how = "is missing" if absent else "is zero"
             what = f"the gradient of {(absent or zero)[0]} {how}, {len(absent or zero)} of {len(truth.names)} are"
         checks.judge("gradients", passed=False, limit=FACTOR, what=what)
+        team.all(None)
         return None
     errors = truth.ratios(found)
     over = [name for name, ratio in errors.items() if not ratio <= FACTOR]
     worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
     what = f"error in units of eager's; the largest is that of {worst}"
+    said = team.all(bool(over))
+    why = explain(step) if any(said) and None not in said else None
     if over:
         names = [name for name in over if name != WHOLE]
         what = f"{len(names)} of {len(truth.names)} are off, most of all {worst}"
-        what = "; ".join(filter(None, [what, explain(step)]))
+        what = "; ".join(filter(None, [what, why]))
     checks.judge("gradients", not over, value=errors[worst], limit=FACTOR, what=what)
     return finite(length(truth.distances(found).values()) / truth.norm)
 
@@ -278,6 +318,8 @@ def known_mistake(context: Context, task: Any, truth: Truth, leftover: Mapping[s
     `leftover` are sketches of what was there before the first step.
     """
     found = step.watch.sketches
+    if shared := of_gradients(context, task.inputs(truth.facts["sample"]), truth, found):
+        return shared
     if leftover and truth.right({name: found[name] - leftover.get(name, 0) for name in found}):
         return "gradients of earlier steps were added"
     if mistake := truth.mistake(found):
@@ -301,7 +343,7 @@ def judge_others(context: Context, task: Any, reference: Reference, truth: Truth
         step = take_step(context, task, one.facts["sample"], task.rate, compared=True)
         where = f"in step {number}, of sample {one.facts['sample']}"
         judge_finite([step], checks)
-        judge_gradients(step, one, lambda _, where=where: where, checks)  # type: ignore[misc]
+        judge_gradients(step, one, lambda _, where=where: where, checks, context.team)  # type: ignore[misc]
         judge_loss(step, one, checks)
 
 
@@ -395,7 +437,10 @@ def illegal(moves: Mapping[str, Move]) -> str:
     bad = {name: move for name, move in moves.items() if move.illegal}
     name, move = next(iter(bad.items()))
     count, of = (sum(getattr(one, key) for one in moves.values()) for key in ("illegal", "elements"))
-    return f"{count} of {of} new weights are not a rounding of w - lr (g + wd w), the first is {name}[{move.first}]"
+    where = "" if move.rank is None else f" of rank {move.rank}'s part"
+    return (
+        f"{count} of {of} new weights are not a rounding of w - lr (g + wd w), the first is {name}[{move.first}]{where}"
+    )
 
 
 def cause(move: Move, rate: float, decay: float) -> str | None:

@@ -20,6 +20,7 @@ LEAN = 0.15
 """By so much a row's work per joule may be above that of the ceiling's products."""
 LOWER = ("tf32",)
 """Precisions that operands are rounded to within a product; no row's dtype."""
+LINKS = ("all_reduce", "all_gather")
 SHORTEST_ENERGY_NS = 2_000_000_000
 """The energy counter says little of less."""
 
@@ -106,6 +107,12 @@ class Ceiling(Products):
     """Device copy, bytes read and bytes written both counted, the largest of the sizes' median rates."""
     copy_size: int | None
     copy_spread: float = 0.0
+    devices: int = 1
+    """Between how many the links were measured, alone; 1: what one device can do was measured."""
+    all_reduce_bytes_per_second: float | None = None
+    """Bytes that each device has to send at least, over the time: 2 (n - 1) / n of those that are summed."""
+    all_gather_bytes_per_second: float | None = None
+    """The same: (n - 1) / n of those that are gathered."""
     lower: tuple[Products, ...] = ()
     """The same operands multiplied in lower precisions."""
 
@@ -114,6 +121,10 @@ class Ceiling(Products):
         """The rates, or why there are none."""
         if self.status != "ok":
             return f"{self.status}: {self.reason or 'no reason given'}"
+        if self.devices > 1:
+            rates = (("all-reduce", self.all_reduce_bytes_per_second), ("all-gather", self.all_gather_bytes_per_second))
+            words = ", ".join(f"{name} {scaled(rate, 'B/s')}" for name, rate in rates)
+            return f"links of {self.devices} devices: {words} (sent by each)"
         products = [super().in_words, *(products.in_words for products in self.lower)]
         return f"{', '.join(products)}, device copy {scaled(self.bytes_per_second, 'B/s')} (read + written)"
 
@@ -164,6 +175,7 @@ def ceiling(record: Record) -> Ceiling:
     for rate in products:
         by_precision.setdefault(rate.precision, []).append(rate)
     own, *lower = (_products(rates, name or record.workload.dtype) for name, rates in by_precision.items())
+    reduced, gathered = (_best_rate(rate for rate in record.rates if rate.kind == kind)[0] for kind in LINKS)
     copied, copy_size, copy_spread = _best_rate(rate for rate in record.rates if rate.kind == "device_copy")
     return Ceiling(
         **dict(own),
@@ -177,6 +189,9 @@ def ceiling(record: Record) -> Ceiling:
         copy_size=copy_size,
         copy_spread=copy_spread,
         lower=tuple(lower),
+        devices=record.workload.devices,
+        all_reduce_bytes_per_second=reduced,
+        all_gather_bytes_per_second=gathered,
     )
 
 
@@ -215,6 +230,8 @@ def joules_of_sample(record: Record) -> float | None:
     shown = figure_phase(record.samples)
     taken = [sample for sample in record.samples if sample.phase == shown]
     energy = record.telemetry.energy_joules if record.telemetry else None
+    if record.workload.devices > 1:
+        return None  # the counter is of one of them
     if energy is None or sum(sample.end_ns - sample.begin_ns for sample in taken) < SHORTEST_ENERGY_NS:
         return None
     total = record.workload.benchmark == "train_dynamic"
@@ -258,14 +275,16 @@ def share_of_ceiling(
     joules: float | None = None,
     sustained: bool = False,
     lower: Sequence[str] = (),
+    devices: int = 1,
 ) -> Share:
     """Return the ideal time over `seconds` for the work done in them, and which bound is the tighter.
 
     The compute bound is flops over the matrix product's rate, the memory bound bytes over the copy's rate; the ideal
     time is the longer of the two. Ceilings of this very device are taken where there are any, else those of another
     one of the same model (a run that went on on another machine). `sustained`: the seconds are of samples at the power
-    cap, and of products the sustained rate counts where there is one. `lower`: what the row's kernels tell of lower
-    precisions (`Dispatch.lower_precisions`); their products count too where they were measured. There is no share
+    cap, and of products the sustained rate counts where there is one. `devices`: how many did the work, which
+    together can do so many times what one can. `lower`: what the row's kernels tell of lower precisions
+    (`Dispatch.lower_precisions`); their products count too where they were measured. There is no share
     where work per joule (`joules`: of that work) is far above the ceiling's, nor above 1 by more than single calls of
     the ceiling were.
     """
@@ -289,7 +308,9 @@ def share_of_ceiling(
     if work.bytes is not None and copy is None:
         return Share(share=None, ceiling_of=ceiling_of, reason="no memory ceiling: it was not measured")
     of_each = ((work.bytes, copy), (work.flops, product))
-    ideals = [(count / best.per_second, best) for count, best in of_each if count is not None and best is not None]
+    ideals = [
+        (count / devices / best.per_second, best) for count, best in of_each if count is not None and best is not None
+    ]
     ideal, best = max(ideals, key=itemgetter(0))
     share = Share(
         share=ideal / seconds,
@@ -352,7 +373,7 @@ def _perhaps(hardware: Hardware, bound: Bound, dtype: str) -> str:
 
 
 def _ceilings_for(hardware: Hardware, ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], CeilingOf | None]:
-    alike = [c for c in ceilings if c.status == "ok" and hardware.is_same_model(c.hardware)]
+    alike = [c for c in ceilings if c.status == "ok" and c.devices == 1 and hardware.is_same_model(c.hardware)]
     if hardware.device == "cpu":
         return alike, "this device" if alike else None
     same = [c for c in alike if hardware.uuid is not None and c.hardware.uuid == hardware.uuid]

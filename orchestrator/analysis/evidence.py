@@ -97,7 +97,12 @@ def graphs_of(record: Record) -> tuple[int, ...]:
 
 
 def power(record: Record, samples: Columns | None = None) -> Power | None:
-    """Return power and clock while the timed samples ran, and the energy of one pass, token or step."""
+    """Return power and clock while the timed samples ran, and the energy of one pass, token or step.
+
+    None of several devices, of which one alone was watched.
+    """
+    if record.workload.devices > 1:
+        return None
     samples, telemetry = samples or columns_of(record), record.telemetry
     timed = samples.at("sustained") or samples.at("timed", "repeat")
     energies = [joules for place in timed if (joules := samples.energy[place]) is not None]

@@ -23,6 +23,7 @@ from orchestrator.analysis.ceilings import (
 from orchestrator.analysis.evidence import evidence, first_call, over_rounds, units_in
 from orchestrator.analysis.protocol import Figure, Protocol, Reduced, columns_of, combine, note, steady, unit_of
 from orchestrator.analysis.rows import Evidence, FirstCall, Row
+from orchestrator.analysis.scaling import beside_one_device
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import MEASURED, Role, Workload
 from orchestrator.records.checks import held_to_list
@@ -166,7 +167,14 @@ class Reduction:
         else:
             dtype, joules, lower = row.workload.dtype, _joules(counted), _lower(row.evidence)
             share = share_of_ceiling(
-                row.work, figure.seconds, row.hardware, dtype, self.ceilings, joules=joules, lower=lower
+                row.work,
+                figure.seconds,
+                row.hardware,
+                dtype,
+                self.ceilings,
+                joules=joules,
+                lower=lower,
+                devices=row.workload.devices,
             )
         changes = {"figure": figure, "units": units_in(row.workload, figure.samples), "share": share}
         return row.model_copy(update={"protocol": "note", "versus": None, "break_even": None, **changes})
@@ -180,7 +188,7 @@ class Reduction:
         found = [_row(rounds, ceilings) for rounds in self._cells("row")]
         found = [beside_probes(row, probes) for row in found] if probed else found
         eagers = EagerRows(found)
-        return [beside_eager(row, eagers.of(row)) for row in found]
+        return beside_one_device([beside_eager(row, eagers.of(row)) for row in found])
 
     def _cells(self, role: Role) -> list[list[Round]]:
         """Return the rounds of each cell that is there for `role`."""
@@ -299,6 +307,7 @@ def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
             joules=_joules(counted),
             sustained=2 * sum(bool(r.steady.blocks) for r in counted) > len(counted),
             lower=_lower(evidence),
+            devices=workload.devices,
         ),
         environment=shown.environment,
         image_id=shown.image_id,

@@ -78,6 +78,21 @@ class Versus(Frozen):
     verdict: Verdict
 
 
+class Scaling(Frozen):
+    """A row of several devices against the same method on one: the share of their tokens per second that is had.
+
+    Of so many times the one device's. 1 where every further device brings as much as the first.
+    """
+
+    against: str
+    """The one device's cell_id."""
+    devices: int
+    way: Literal["strong", "weak"]
+    """Whether the devices share the one device's work, or each has as much."""
+    efficiency: float
+    interval: tuple[float, float] | None
+
+
 class BreakEven(Frozen):
     """After how many passes, tokens or steps the row's longer `upfront_seconds` are made up for against eager's."""
 
@@ -180,6 +195,8 @@ class Row(Frozen):
     versus: Versus | None = None
     """Against eager on the same stack."""
     break_even: BreakEven | None = None
+    scaling: Scaling | None = None
+    """Of a row of several devices, where the run has the same on one."""
     loss_distance: float | None = None
     """Of a training row: the largest distance of a step's loss from that of eager on the same stack. Advice only."""
 

@@ -113,13 +113,22 @@ def check_methods(stacks: Iterable[Stack], known: Sequence[str]) -> None:
 
 
 def make_ready(
-    choice: Choice, gpu: HostGpu | None, client: Any, bench: Path, say: Say, *, state: Path = STATE
+    choice: Choice,
+    gpu: HostGpu | None,
+    client: Any,
+    bench: Path,
+    say: Say,
+    *,
+    state: Path = STATE,
+    peers: Sequence[HostGpu] = (),
 ) -> tuple[Launcher, Ready]:
     """Build or find every stack that the plan uses, and ask it what is installed; return the launcher for them too.
 
-    UsageError where the engine cannot run cells of this host, which one container shows.
+    `peers`: further GPUs for cells of several. UsageError where the engine cannot run cells of this host, which one
+    container shows.
     """
     launcher = launcher_of(client, bench, say, state, gpu=gpu)
+    launcher.peers = tuple(peers)
     return launcher, ready_on(launcher, gpu, choice, say, state=state)
 
 

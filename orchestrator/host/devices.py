@@ -37,12 +37,22 @@ def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:
         return waited_for[0]
 
 
+def pick_peers(found: Sequence[HostGpu], gpu: HostGpu | None, plan: Plan, *, allow_busy: bool) -> tuple[HostGpu, ...]:
+    """Return further GPUs of the same model for the plan's cells of several; fewer where there are not so many."""
+    wanted = max((cell.workload.devices for cell in plan.cells if cell.device == "cuda"), default=1)
+    if gpu is None:
+        return ()
+    alike = [one for one in found if one.visible and one.uuid != gpu.uuid and one.name == gpu.name]
+    free = [one for one in alike if allow_busy or (not one.busy and locks.is_free(one.uuid))]
+    return tuple(free[: wanted - 1])
+
+
 @contextlib.contextmanager
-def hold_devices(plan: Plan, gpu: HostGpu | None, say: Say) -> Iterator[None]:
+def hold_devices(plan: Plan, gpu: HostGpu | None, say: Say, peers: Sequence[HostGpu] = ()) -> Iterator[None]:
     """Hold the locks of all devices that the plan uses, always in the same order."""
     devices = [None] if any(cell.device == "cpu" for cell in plan.cells) else []
     with contextlib.ExitStack() as held:
-        for uuid in [*devices, *([gpu.uuid] if gpu else [])]:
+        for uuid in [*devices, *sorted(one.uuid for one in (gpu, *peers) if one)]:
             held.enter_context(locks.hold(uuid, purpose=f"suite {plan.suite}", say=say))
         yield
 

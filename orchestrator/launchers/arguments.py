@@ -93,15 +93,18 @@ def container_arguments(
             "mounts": _mounts(stack, bench, job, grant),
             "devices": list(grant.devices),
             "device_requests": list(grant.requests),
-            **{option: value for option, value in _optional(limits, stack).items() if option not in limits.without},
+            **{
+                option: value for option, value in _optional(limits, stack, job).items() if option not in limits.without
+            },
         },
     }
 
 
-def _optional(limits: Limits, stack: Stack) -> dict[str, Any]:
+def _optional(limits: Limits, stack: Stack, job: Job | Folders | None) -> dict[str, Any]:
+    ranks = job.cell.workload.devices if isinstance(job, Job) else 1
     return {
         "init": True,
-        "shm_size": "1g",
+        "shm_size": f"{ranks}g",  # through it the ranks of a cell of several devices talk
         "pids_limit": limits.pids,
         "mem_limit": limits.memory_bytes,
         "memswap_limit": limits.memory_bytes,

@@ -78,6 +78,8 @@ class DockerLauncher:
     say: Say = print
     """Where it is said what an engine refuses."""
     state: Path = STATE
+    peers: tuple[HostGpu, ...] = ()
+    """Further GPUs, for cells of several."""
     refused: dict[str, frozenset[str]] = field(default_factory=dict)
     """Of each image that was tried, the options that the engine refused."""
 
@@ -224,14 +226,16 @@ class DockerLauncher:
     ) -> dict[str, Any]:
         grant = GpuGrant(environment={"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"})
         if device == "cuda":
-            grant = self.grant(stack, access or (self.access if stack.gpu.access == "auto" else stack.gpu.access))
+            devices = folders.cell.workload.devices if isinstance(folders, Job) else 1
+            way = access or (self.access if stack.gpu.access == "auto" else stack.gpu.access)
+            grant = self.grant(stack, way, devices)
         return self._granted(stack, command, folders, grant)
 
-    def grant(self, stack: Stack, access: GpuAccess) -> GpuGrant:
-        """Return what gives a container of the stack the GPU; the driver's libraries are listed in its image."""
+    def grant(self, stack: Stack, access: GpuAccess, devices: int = 1) -> GpuGrant:
+        """Return what gives a container of the stack so many GPUs; the driver's libraries are listed in its image."""
         if self.gpu is None:
             raise InfrastructureError("this host has no GPU", where=stack.name)
-        return self._listed(stack, gpu_grant(access, self.gpu, stack, self.state))
+        return self._listed(stack, gpu_grant(access, (self.gpu, *self.peers[: devices - 1]), stack, self.state))
 
     def _granted(
         self, stack: Stack, command: tuple[str, ...], folders: Job | Folders | None, grant: GpuGrant

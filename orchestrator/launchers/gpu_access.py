@@ -1,4 +1,4 @@
-"""How a container gets one GPU: by NVIDIA device request, by CDI, or by raw devices and the driver's libraries."""
+"""How a container gets GPUs: by NVIDIA device request, by CDI, or by raw devices and the driver's libraries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ if shutil.which("nvidia-smi") is None:
 
 @dataclass(frozen=True)
 class GpuGrant:
-    """What a container is given so that it sees one GPU and no other."""
+    """What a container is given so that it sees these GPUs and no other."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     requests: tuple[Any, ...] = ()
@@ -77,21 +77,25 @@ class GpuGrant:
     """(file or folder outside, inside)"""
 
 
-def gpu_grant(access: GpuAccess, gpu: HostGpu, stack: Stack, state: Path = STATE) -> GpuGrant:
-    """Return what gives `gpu` to a container of `stack` in the way `access`; UsageError where it gets none.
+def gpu_grant(access: GpuAccess, gpu: HostGpu | Sequence[HostGpu], stack: Stack, state: Path = STATE) -> GpuGrant:
+    """Return what gives GPUs to a container of `stack` in the way `access`; UsageError where it gets none.
 
     `state` is where a folder of the driver's names is kept.
     """
-    visible = {"CUDA_VISIBLE_DEVICES": gpu.uuid}
+    gpus = (gpu,) if isinstance(gpu, HostGpu) else tuple(gpu)
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(one.uuid for one in gpus)}
     if access == "request":
-        wanted = DeviceRequest(driver="nvidia", device_ids=[gpu.uuid], capabilities=[["gpu", "compute", "utility"]])
+        wanted = DeviceRequest(
+            driver="nvidia", device_ids=[one.uuid for one in gpus], capabilities=[["gpu", "compute", "utility"]]
+        )
         # The toolkit gives devices new numbers, but keeps UUIDs.
         return GpuGrant({**visible, "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}, requests=(wanted,))
     if access == "cdi":
-        wanted = DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={gpu.uuid}"])
+        wanted = DeviceRequest(driver="cdi", device_ids=[f"nvidia.com/gpu={one.uuid}" for one in gpus])
         return GpuGrant({**visible, "NVIDIA_VISIBLE_DEVICES": "void"}, requests=(wanted,))
     if access == "raw":
-        devices = tuple(f"{device}:{device}:rwm" for device in raw_devices(gpu, stack.gpu.devices))
+        found = dict.fromkeys(device for one in gpus for device in raw_devices(one, stack.gpu.devices))
+        devices = tuple(f"{device}:{device}:rwm" for device in sorted(found))
         if stack.ready is not None and stack.ready.mounts:
             return GpuGrant(visible, devices=devices)  # the driver's libraries come with the mounts
         mounts = driver_mounts(state)

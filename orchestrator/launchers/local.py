@@ -68,6 +68,8 @@ class LocalLauncher:
     """Finds, or makes, the Python of a stack on this host."""
     gpu: HostGpu | None = None
     name: str = "local"
+    peers: tuple[HostGpu, ...] = ()
+    """Further GPUs, for cells of several."""
 
     handle: ClassVar[type[LocalHandle]]
     """What waits for its processes."""
@@ -96,7 +98,8 @@ class LocalLauncher:
 
         To be called from the main thread: the kernel kills the process when the thread that started it ends.
         """
-        environment = self._environment(prepared.stack, job.cell.device, job.cache or job.work / CACHE_FOLDER)
+        devices, cache = job.cell.workload.devices, job.cache or job.work / CACHE_FOLDER
+        environment = self._environment(prepared.stack, job.cell.device, cache, devices)
         environment["HOME"] = str(job.work)
         command = [*_as_other(self.bench, job), prepared.python, "-m", "bench", str(job.work / "spec.json")]
         mark = environment[CELL_VARIABLE] = secrets.token_hex(8)
@@ -126,11 +129,12 @@ class LocalLauncher:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise InfrastructureError(f"this Python does not start: {error}", where=str(python)) from error
 
-    def _environment(self, stack: Stack, device: str, cache: Path) -> dict[str, str]:
+    def _environment(self, stack: Stack, device: str, cache: Path, devices: int = 1) -> dict[str, str]:
+        seen = (self.gpu, *self.peers[: devices - 1]) if device == "cuda" else ()
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         return {
             **inherited,
-            "CUDA_VISIBLE_DEVICES": self.gpu.uuid if self.gpu and device == "cuda" else "",
+            "CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in seen if gpu),
             **cell_environment(stack, str(cache), python_path=str(self.bench.parent), home="/"),
             OWNER_VARIABLE: signature(),
         }

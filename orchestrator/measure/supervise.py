@@ -46,8 +46,6 @@ from orchestrator.records.store import read_record
 SPEC_FILE, RECORD_FILE, EVENTS_FILE = "spec.json", "record.json", "events.jsonl"
 TELEMETRY_FILE = "telemetry.jsonl"
 """Beside the log, where the process cannot write."""
-TICK_S = 0.1
-"""How often the events are looked at; the end of the process is noticed at once."""
 EVENTS_READ_BYTES = 65_536
 PHASES_KEPT, SIGHTINGS_KEPT = 32, 4096
 REASON_CHARACTERS = 1500
@@ -180,7 +178,9 @@ def supervise(
             watch_gpu(job.gpu, handle.pids) if job.gpu else contextlib.nullcontext() as sampler,
             watch_host(handle.pids) as load,
         ):
-            ended, stopped = _watch_until(handle, tick, began, lambda: spec.deadline_s + watch.question.extra_s)
+            ended, stopped = _watch_until(
+                handle, tick, began, lambda: spec.deadline_s + watch.question.extra_s, tick_s=job.tick_s
+            )
             wall_ns = time.monotonic_ns() - began
             with contextlib.suppress(InfrastructureError, OSError):
                 if not job.log.exists():  # which a plain process has written itself
@@ -280,7 +280,7 @@ def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
 
 
 def _watch_until(
-    handle: Handle, tick: Callable[[], Refusal | None], began: int, deadline: Callable[[], float]
+    handle: Handle, tick: Callable[[], Refusal | None], began: int, deadline: Callable[[], float], *, tick_s: float
 ) -> tuple[Exit | None, Refusal | None]:
     """Return how the process ended, and why it was killed where it was.
 
@@ -290,7 +290,7 @@ def _watch_until(
         deadline_s = deadline()
         left = deadline_s - (time.monotonic_ns() - began) / 1e9
         if left > 0:
-            ended = handle.wait(min(left, TICK_S))
+            ended = handle.wait(min(left, tick_s))
             if ended is not None:
                 return ended, None
         why = tick() if left > 0 else Refusal("timeout", f"not done after {deadline_s:g} s")

@@ -27,12 +27,13 @@ SHOWN_RATE = 0.05
 """At a suite's learning rate no weight of a bfloat16 probe has to change."""
 
 
-def probe_model(model: ModelConfig) -> ModelConfig:
+def probe_model(model: ModelConfig, devices: int = 1) -> ModelConfig:
     """Return the model shrunk: everything in which it differs from another stays, but for sizes.
 
     Of its two layers the first has a window where only some have one, and an ordinary MLP where only some have experts.
+    Of `devices` that share its heads each gets one.
     """
-    kv_heads = min(model.kv_heads, MOST_KEY_HEADS)
+    kv_heads = min(model.kv_heads, max(MOST_KEY_HEADS, devices))
     heads = kv_heads * min(model.heads // model.kv_heads, MOST_GROUPS)
     window = None if model.sliding_window is None else min(model.sliding_window, PROBE_WINDOW)
     of_all: dict[str, Any] = {"name": "probe", "heads": heads, "kv_heads": kv_heads, "sliding_window": window}
@@ -58,7 +59,8 @@ def probe_workload(workload: Workload) -> Workload:
 def probe_part(workload: Workload, dtype: Dtype) -> Workload:
     """Return the tiny workload in one precision that takes the same way through a method as `workload` does."""
     assert workload.model is not None
-    model = probe_model(workload.model)
+    devices = workload.devices
+    model = probe_model(workload.model, devices if workload.parallel == "tensor" else 1)
     own: dict[str, Any] = {"iterations": 6, "warmup": 1, "batch": PROBE_BATCH, "sequence": 64}
     if workload.benchmark == "forward":
         own.update(iterations=2, warmup=0, ids_below=model.vocabulary)
@@ -73,6 +75,9 @@ def probe_part(workload: Workload, dtype: Dtype) -> Workload:
             rate = max(rate, SHOWN_RATE)
         own.update(ids_below=model.vocabulary, learning_rate=rate, weight_decay=workload.weight_decay)
         own.update(shortest=10 if workload.shortest is not None else None)
+    if workload.parallel in ("ddp", "fsdp2"):
+        own["batch"] = max(PROBE_BATCH, devices)
+    own.update(devices=devices, parallel=workload.parallel)
     weights = Weights(source="probe")
     return Workload(benchmark=workload.benchmark, model=model, weights=weights, dtype=dtype, seed=0, **own)
 
@@ -100,7 +105,7 @@ def reference_cells(cells: Sequence[Cell], maker: Cell) -> list[Cell]:
     """
     groups: dict[str, dict[str, Workload]] = {}
     for cell in cells:
-        for workload in cell.workload.parts:
+        for workload in cell.workload.referred:
             key = cell.role if cell.role == "probe" else _model_key(workload)
             groups.setdefault(key, {}).setdefault(workload.workload_id, workload)
     cells = []

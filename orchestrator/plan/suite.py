@@ -18,7 +18,15 @@ from orchestrator.base.paths import SUITES
 from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.models import from_huggingface, named_models, resolve_model
-from orchestrator.plan.workload import MEASURED, Dtype, ModelConfig, Weights, Workload, fits_into_a_record
+from orchestrator.plan.workload import (
+    MEASURED,
+    Dtype,
+    ModelConfig,
+    Parallel,
+    Weights,
+    Workload,
+    fits_into_a_record,
+)
 
 V = TypeVar("V")
 
@@ -29,6 +37,7 @@ Bytes = Annotated[int, Field(gt=0, lt=2**44)]
 Real = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+MOST_DEVICES = 64
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 
 
@@ -67,6 +76,12 @@ class Settings(Frozen):
     temperature: Axis[Real] | None = None
     learning_rate: Axis[Rate] | None = None
     weight_decay: Axis[Rate] | None = None
+    devices: Axis[Annotated[int, Field(gt=0, le=MOST_DEVICES)]] | None = None
+    """Of one host, that compute a cell together."""
+    parallel: Axis[Parallel] | None = None
+    """How several devices train: `ddp` or `fsdp2`. Everything else is shared out by tensor parallelism, `tensor`."""
+    scaling: Literal["strong", "weak"] | None = None
+    """Of training on several devices. `weak`: each has a batch of `batch`; `strong`: they share it."""
     timeout_s: Seconds | None = None
     rounds: Annotated[int, Field(gt=0, le=1000)] | None = None
 
@@ -157,11 +172,13 @@ CEILINGS: dict[Device, CeilingsEntry] = {
 
 def _keys(iterations: int, warmup: int, timeout_s: float, **own: Any) -> dict[str, Any]:
     general = {"methods": None, "weights": "hash", "dtype": ("bfloat16",), "seed": (0,)}
+    general |= {"devices": (1,), "parallel": ("tensor",)}
     return {**general, "iterations": iterations, "warmup": warmup, "timeout_s": timeout_s, "rounds": 1, **own}
 
 
 _BATCH: dict[str, Any] = {"batch": ..., "sequence": ...}
 _TRAINING: dict[str, Any] = {"ids_below": None, "learning_rate": (6e-4,), "weight_decay": (0.1,)}
+_TRAINING |= {"parallel": ("ddp",), "scaling": "strong"}
 _PROMPT: dict[str, Any] = {"batch": (1,), "prompt": ..., "prompt_text": None, "new_tokens": ..., "temperature": (1.0,)}
 KEYS: dict[str, dict[str, Any]] = {
     "forward": _keys(10, 2, 600.0, **_BATCH, ids_below=None),
@@ -174,7 +191,7 @@ KEYS: dict[str, dict[str, Any]] = {
 MOST_WORKLOADS = 10_000
 LISTS = ("methods", "prompt")
 """Keys whose value is a list and not an axis."""
-NOT_COMPUTED = ("methods", "weights", "timeout_s", "rounds")
+NOT_COMPUTED = ("methods", "weights", "scaling", "timeout_s", "rounds")
 """Keys of how a workload is run."""
 
 
@@ -216,6 +233,16 @@ class Suite:
         where = f"{self.path}: ceilings"
         return tuple(Request(in_type(dtype), None, entry.timeout_s, 1, where) for dtype in measured)
 
+    def links(self, device: Device, devices: Iterable[int]) -> tuple[Request, ...]:
+        """Return the requests to measure what connects so many devices, for rows of several."""
+        entry, where = self.file.ceilings or CEILINGS[device], f"{self.path}: ceilings"
+        own = entry.model_dump(include={"copy_bytes", "iterations", "warmup"})
+        common = Workload(benchmark="ceilings", model=None, weights=None, seed=0, dtype="bfloat16", **own)
+        counts = sorted({count for count in devices if count > 1})
+        return tuple(
+            Request(common.model_copy(update={"devices": count}), None, entry.timeout_s, 1, where) for count in counts
+        )
+
     def expand(self, model: ModelConfig | None = None, weights: Weights | None = None) -> tuple[Request, ...]:
         """Return all requests in the file's order; `model` and `weights` stand in for every cell's own."""
         cells = enumerate(self.file.cells)
@@ -239,6 +266,10 @@ class Suite:
                 source = weights or self.weights.get(name, Weights(source=settings["weights"]))
                 for values in itertools.product(*axes.values()):
                     chosen = {**settings, **dict(zip(axes, values, strict=True))}
+                    if chosen["devices"] == 1:
+                        if chosen["parallel"] != settings["parallel"][0]:
+                            continue  # one device is the same whatever several would do
+                        chosen["parallel"] = None
                     yield _request(benchmark, shape, source, chosen, where)
 
 
@@ -317,9 +348,26 @@ def _request(benchmark: str, model: ModelConfig, weights: Weights, chosen: dict[
     if "ids_below" in chosen and chosen["ids_below"] is None:
         chosen["ids_below"] = model.vocabulary
     _check(model, chosen, where)
+    _spread(benchmark, chosen, where)
     computed = {"benchmark": benchmark} | {key: value for key, value in chosen.items() if key not in NOT_COMPUTED}
     workload = Workload(model=model, weights=weights, **computed)
     return Request(workload, chosen["methods"], chosen["timeout_s"], chosen["rounds"], where)
+
+
+def _spread(benchmark: str, chosen: dict[str, Any], where: str) -> None:
+    """Give each of several devices its part of the batch, or refuse what cannot be shared out."""
+    devices, parallel, batch = chosen["devices"], chosen["parallel"], chosen.get("batch", 1)
+    training = "learning_rate" in chosen
+    if devices > 1 and training == (parallel == "tensor"):
+        ways = "ddp or fsdp2" if training else "tensor"
+        raise UsageError(
+            f"{benchmark} is not parallel by {parallel}", where=f"{where}.parallel", remedy=f"choose {ways}"
+        )
+    if devices > 1 and training and chosen["scaling"] == "weak":
+        chosen["batch"] = batch * devices
+    elif devices > 1 and training and batch % devices:
+        what = f"{batch} cannot be divided by {devices} devices"
+        raise UsageError(what, where=f"{where}.batch", remedy='choose another, or scaling = "weak"')
 
 
 def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:

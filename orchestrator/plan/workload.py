@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,6 +19,7 @@ MEASURED: tuple[Benchmark, ...] = ("forward", "model_inference", "generation", "
 GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation")
 TRAINING: tuple[Benchmark, ...] = ("train_static", "train_dynamic")
 Dtype = Literal["bfloat16", "float32", "float64"]
+Parallel = Literal["ddp", "fsdp2", "tensor"]
 
 
 def digest(content: Any) -> str:
@@ -41,17 +43,21 @@ class Identified(Frozen):
 
     def hashed(self) -> dict[str, Any]:
         """Return the fields that an identity is made of, as JSON has them."""
-        return {name: _hashed(value) for name, value in self if name in self.VERSION_1} | self.hashed_later()
+        values = self.__dict__
+        return {name: _hashed(values[name]) for name in self.VERSION_1} | self.hashed_later()
 
     def hashed_later(self) -> dict[str, Any]:
         """Return those of them that came after version 1: the ones that are not their default."""
-        fields, old = type(self).model_fields, self.VERSION_1 | self.NOT_HASHED
-        later = {name: value for name, value in self if name not in old}
-        return {
-            name: _hashed(value)
-            for name, value in later.items()
-            if value != fields[name].get_default(call_default_factory=True)
-        }
+        values = self.__dict__
+        return {name: _hashed(values[name]) for name, default in _later(type(self)).items() if values[name] != default}
+
+
+@cache
+def _later(kind: type[Identified]) -> dict[str, Any]:
+    """Return the defaults of the fields that came after version 1; a plan of thousands of cells asks very often."""
+    old = kind.VERSION_1 | kind.NOT_HASHED
+    fields = kind.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields if name not in old}
 
 
 def _hashed(value: Any) -> Any:
@@ -174,11 +180,25 @@ class Workload(Identified):
     """Of the benchmark `reference`: the workloads to make references of."""
     beside: tuple[Workload, ...] | None = None
     """Of a probe: the same in other precisions, each run by a process beside the cell's own."""
+    devices: Positive = 1
+    """How many of one host compute it together; `batch` is that of all of them."""
+    parallel: Parallel | None = None
+    """How they share it; null on one device."""
 
     @property
     def parts(self) -> tuple[Workload, ...]:
         """The workloads that a cell runs and has references for, its own first."""
         return (self.model_copy(update={"beside": None}), *self.beside) if self.beside else (self,)
+
+    @property
+    def alone(self) -> Workload:
+        """The same on one device: whose reference it is checked against, for what is to come out is the same."""
+        return self.model_copy(update={"devices": 1, "parallel": None})
+
+    @property
+    def referred(self) -> tuple[Workload, ...]:
+        """The workloads of its references, in the order of its parts."""
+        return tuple(part.alone for part in self.parts)
 
     @property
     def is_own_probe(self) -> bool:
@@ -228,6 +248,9 @@ def describe(workload: Workload) -> str:
         f"copy of {size_in_words(workload.copy_bytes)}" if workload.copy_bytes is not None else None,
         f"{workload.sustained_s:g} s sustained" if workload.sustained_s is not None else None,
         workload.dtype + lower,
+        f"{workload.devices} devices" + (f" by {workload.parallel}" if workload.parallel else "")
+        if workload.devices > 1
+        else None,
     ]
     return ", ".join(part for part in parts if part)
 

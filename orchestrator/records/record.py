@@ -316,7 +316,7 @@ class Environment(Frozen):
 class Rate(Frozen):
     """One ceiling measurement: durations, and the work done in one of them, which is of one call or a few."""
 
-    kind: Literal["matrix_product", "device_copy"]
+    kind: Literal["matrix_product", "device_copy", "all_reduce", "all_gather"]
     size: Integer
     work: Integer
     durations_ns: tuple[Integer, ...]

@@ -46,12 +46,13 @@ class Column:
         return self.cell(pair).line(self.join)
 
 
-def columns(benchmark: Benchmark, published: Sequence[Published]) -> list[Column]:
-    """Return the columns between a row's name and its status."""
+def columns(benchmark: Benchmark, published: Sequence[Published], devices: int = 1) -> list[Column]:
+    """Return the columns between a row's name and its status, of rows of so many devices."""
     unit = unit_of(benchmark)
     return [
         Column("steady", f"steady, {unit}", lambda pair: speed(pair.steady), ("", unit)),
         *(one for one in COLUMNS if one.key != "tokens" or benchmark in GENERATING),
+        *([SCALING] if devices > 1 else []),
         *(Column(one.name, f"{one.short}, {unit}", _published_by(one)) for one in published),
     ]
 
@@ -187,6 +188,15 @@ def published_text(figure: PublishedFigure) -> str:
     return f"{text}, corrected to {significant(figure.corrected, 3)}" if figure.corrected is not None else text
 
 
+def scaling(row: Row) -> Cell:
+    """Return which share of so many times one device's speed the row has, with its interval."""
+    found = row.scaling
+    if found is None or row.status != "ok":
+        return Cell()
+    interval = () if found.interval is None else ("[" + ", ".join(map(percent, found.interval)) + "]",)
+    return Cell(percent(found.efficiency), (*interval, found.way))
+
+
 def _tokens(row: Row) -> Cell:
     first, further = row.figure.first_token_seconds, row.figure.next_token_seconds
     return Cell() if row.status != "ok" or first is None else Cell(milliseconds(first), (milliseconds(further),))
@@ -211,3 +221,5 @@ COLUMNS = (
     Column("peak", "peak GB: process, steady, reserved", lambda pair: peaks(pair.steady), ("peak,", "GB"), join=", "),
     Column("share", "of the ceiling", lambda pair: share(pair.steady), ("ceiling,", "%")),
 )
+SCALING = Column("scaling", "scaling efficiency", lambda pair: scaling(pair.steady), ("scaling,", "%"))
+"""Of rows of several devices alone."""

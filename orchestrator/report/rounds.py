@@ -71,7 +71,7 @@ def checks(source: Source, record: Record) -> list[Block | None]:
     reference = proof.reference
     if reference is not None:
         error, eager = reference.error, reference.eager_error
-        workload_id = record.workload.parts[0].workload_id
+        workload_id = record.workload.referred[0].workload_id
         made = "computed in the cell itself" if reference.stack is None else f"made on the stack {reference.stack}"
         ratio = f", {significant(error / eager, 3)} times eager's" if error is not None and eager else ""
         blocks.append(

@@ -10,6 +10,7 @@ from orchestrator.base.text import counted, significant
 from orchestrator.plan.workload import Benchmark
 from orchestrator.records.record import HostLoad
 
+SCALING = "scaling efficiency"
 GLOSSARY = {
     "steady": "Without the first call and the warm-up: the median of the rounds' medians with its 99 % interval (at "
     "the level that is named, where the samples are too few for 99 %). Where the device's power limit held the timed "
@@ -38,6 +39,9 @@ GLOSSARY = {
     "the time that it took; compute or memory, whichever bounds more tightly. A matrix product has a burst rate, "
     "of its first calls, and on a GPU a sustained rate, back to back for 20 s, which counts for samples at the power "
     "cap. A share that is above 1 by more than single calls of the ceiling were is not shown.",
+    SCALING: "Of rows of several devices: tokens per second over so many times those of the same method on one device "
+    "in the same run, with the 99 % interval where both have two rounds. Weak: each device has as much to do as that "
+    "one; strong: they share what it does.",
     "incorrect": "A check failed, or the output was not finite: the row shows no speed.",
     "unchecked": "A check of the row, or of its method on the probe, could not be made; the reason stands below the "
     "table.",
@@ -57,9 +61,9 @@ NOTABLE = 0.1
 """The share of the host's CPUs that others may use before a row says so."""
 
 
-def glossary_in_markdown() -> str:
-    """Return the section that explains a table's words."""
-    lines = [f"- **{term}**: {text}" for term, text in GLOSSARY.items()]
+def glossary_in_markdown(*, several: bool = False) -> str:
+    """Return the section that explains a table's words; `several`: of rows of several devices too."""
+    lines = [f"- **{term}**: {text}" for term, text in GLOSSARY.items() if several or term != SCALING]
     lines.append(
         "- A row's whole proof: `orchestrator explain 'BENCHMARK METHOD@STACK'`. All digits: tables.json, tables.csv."
     )

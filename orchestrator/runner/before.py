@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted
 from orchestrator.launchers.worker import Worker
 from orchestrator.plan.cell import Cell, Plan
@@ -14,7 +13,7 @@ from orchestrator.records.references import References
 from orchestrator.records.store import Run, finished_keys
 from orchestrator.runner.order import Turn, replaced
 from orchestrator.runner.progress import Progress
-from orchestrator.runner.schedule import OF_THE_GPU, GroupKey
+from orchestrator.runner.schedule import OF_THE_GPU, GroupKey, comparable
 
 Turns = Mapping[int, Turn]
 """Each cell's first turn, by the `id` of the cell."""
@@ -30,9 +29,7 @@ class Before:
         self._run, self._plan, self._turns, self._say = run, plan, turns, progress.say
         self._kinds = list({id(kind): kind for kind in turns}.values())
         self._uuids = [worker.uuid for worker in workers]
-        self._rows: dict[GroupKey, tuple[Cell, ...]] = grouped(
-            ((cell.workload.workload_id, cell.device), cell) for cell in plan.cells if cell.role == "row"
-        )
+        self._rows = comparable(plan)
         self.records = self._read()
         self.done = finished_keys(self.records)
         self.ordinals = self._ordinals()

@@ -22,9 +22,13 @@ from orchestrator.runner.order import Agenda, Turn, nth
 from orchestrator.runner.outcomes import EVERY_S, Outcomes
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.schedule import Piece, Schedule
+from orchestrator.runner.side_by_side import Trials
 
 TICK_S = 0.2
 """How often the main thread looks at signals, and whether tables are due."""
+TICK_EACH_S, LONGEST_TICK_S = 0.00125, 1.0
+"""Of many cells each is looked at less often, so that looking takes no more than some percent of a CPU; bench waits for
+an answer five times the longest."""
 _saying = threading.Lock()
 TABLES_SHARE = 20
 """Tables are not written again before so many times as long has passed as writing them took."""
@@ -118,7 +122,7 @@ class Member:
 class Crew:
     """The workers' threads, and what they share. `run` returns when no round is left that may be started."""
 
-    def __init__(self, members: Sequence[Member], schedule: Schedule, agenda: Agenda) -> None:
+    def __init__(self, members: Sequence[Member], schedule: Schedule | Trials, agenda: Agenda) -> None:
         self._members, self._schedule, self._agenda = members, schedule, agenda
         self._lock = threading.Lock()
         self._nudges = [threading.Event() for _ in members]
@@ -252,6 +256,8 @@ def sessions(base: Session, workers: Sequence[Worker]) -> list[Session]:
             gpu=worker.gpu,
             launcher=worker.launcher,
             progress=WorkerProgress(base.progress, worker.name),
+            peers=len(getattr(worker.launcher, "peers", ())),
+            tick_s=min(LONGEST_TICK_S, max(base.tick_s, TICK_EACH_S * len(workers))),
             worker=facts,
         )
         made.append(session if run is None else replace(session, supervise=run))

@@ -19,7 +19,7 @@ from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, in_words
 from orchestrator.plan.cell import Cell, Device, Plan, may_be_wanted
 from orchestrator.plan.choice import Choice, RunOptions
-from orchestrator.plan.memory import parameters
+from orchestrator.plan.memory import of_one_device, parameters
 from orchestrator.plan.stack import Stack
 from orchestrator.plan.workload import GENERATING, TRAINING, Workload
 from orchestrator.records.record import FAILED, NOTHING_LEFT, Record
@@ -193,6 +193,8 @@ def guess_seconds(cell: Cell) -> float:
         precisions = 1 + len(work.precisions or ())
         back_to_back = (work.soak_s or 0) + (work.sustained_s or 0) * len(sizes) * precisions
         return total + once * (work.iterations + work.warmup) * precisions + back_to_back
+    work = of_one_device(work)[0]
+    assert work.model is not None
     count = parameters(work.model, active=True)
     weights = count * ELEMENT_BYTES[work.dtype]
     total += 2 * parameters(work.model) * ELEMENT_BYTES[work.dtype] / BYTES[device]

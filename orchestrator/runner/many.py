@@ -28,7 +28,7 @@ from orchestrator.records.store import Run
 from orchestrator.runner import run_all as single
 from orchestrator.runner.before import Before
 from orchestrator.runner.crew import Crew, Member, SharedOutcomes, sessions
-from orchestrator.runner.estimate import Earlier, Key, bound_by_cpu, expected, fitted, history
+from orchestrator.runner.estimate import Earlier, Key, bound_by_cpu, expected, fitted, history, with_rounds
 from orchestrator.runner.hosts import held, in_short, made_ready_on, wanted_here
 from orchestrator.runner.one_round import Session
 from orchestrator.runner.order import Agenda, Turn, first_turns
@@ -36,6 +36,7 @@ from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.plan_text import render
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.schedule import OF_THE_GPU, Forecast, Policy, Schedule, Seat, forecast
+from orchestrator.runner.side_by_side import FEWEST_GPUS, Trials, findings
 
 UNKNOWN_GPUS = 1
 """What a plan counts for a host that says how many GPUs it has only when it is reached."""
@@ -102,17 +103,23 @@ def planned_seats(where: Places) -> list[Seat]:
 
 
 def policy_of(options: RunOptions, known: Mapping[Key, Earlier]) -> Policy:
-    """Return what a schedule goes by before any worker is known."""
-    taken: dict[int, float] = {}
+    """Return what a schedule goes by before any worker is known; what `side-by-side` found goes before a guess."""
+    taken, differs = dict[int, float](), findings(options.results)
 
     def seconds(cell: Cell) -> float:
         if id(cell) not in taken:
             taken[id(cell)] = expected(cell, known).seconds
         return taken[id(cell)]
 
+    def alone(cell: Cell) -> bool:
+        if cell.device == "cpu" or cell.workload.devices > 1:  # whose peers are the host's other GPUs
+            return True
+        key = (cell.workload.workload_id, cell.method, cell.device)
+        return differs[key] if key in differs else bound_by_cpu(cell, known)
+
     return Policy(
         seconds,
-        alone=lambda cell: bound_by_cpu(cell, known),
+        alone=alone,
         spread=options.spread,
         exclusive=options.exclusive_host,
     )
@@ -145,12 +152,19 @@ def show_plan(options: RunOptions, form: str, width: int | None) -> None:
         show(line, sys.stderr if form == "json" else None)
 
 
-def steps(options: RunOptions, choosing: Choosing, made: list[Run], progress: Progress) -> Outcomes:
-    """Do what `run_all` does, with as many rounds at once as there are workers."""
+def steps(
+    options: RunOptions, choosing: Choosing, made: list[Run], progress: Progress, *, pairs: int | None = None
+) -> Outcomes:
+    """Do what `run_all` does, with as many rounds at once as there are workers.
+
+    `pairs`: every row so many times alone on each GPU and beside the others, in a run of its own (see side_by_side.py).
+    """
     asked = time.monotonic()
     check_writable(options.results)
     known = history(options.results)
     choice, where, looked = chosen(options, places(options), choosing, known)
+    if pairs is not None:
+        choice, options = in_pairs(choice, len(planned_seats(where)), pairs), replace(options, fresh=True)
     for line in (choice.line, *where.host.beyond_memory(choice.plan), *forecast_lines(looked, where)):
         progress.say(line)
     client = None if where.elsewhere else reach_engine(choice)
@@ -181,7 +195,7 @@ def steps(options: RunOptions, choosing: Choosing, made: list[Run], progress: Pr
                     outcomes=SharedOutcomes(run),
                     todo=(),
                 )
-                return _run(base, workers, readies, Agenda((), options, known, asked), known)
+                return _run(base, workers, readies, Agenda((), options, known, asked), known=known, pairs=pairs)
 
 
 def _opening(options: RunOptions, choice: Choice, bench: object, progress: Progress, looked: Forecast) -> Opening:
@@ -202,7 +216,13 @@ def _opening(options: RunOptions, choice: Choice, bench: object, progress: Progr
 
 
 def _run(
-    base: Session, workers: Sequence[Worker], readies: Sequence[Ready], agenda: Agenda, known: dict[Key, Earlier]
+    base: Session,
+    workers: Sequence[Worker],
+    readies: Sequence[Ready],
+    agenda: Agenda,
+    *,
+    known: dict[Key, Earlier],
+    pairs: int | None,
 ) -> Outcomes:
     """Take up the run's records, run what is left, and write the tables."""
     began, options, run, plan = time.monotonic(), agenda.options, base.run, base.choice.plan
@@ -220,7 +240,9 @@ def _run(
         )
     ]
     done = _never_done if options.rerun else before.is_done
-    schedule = _schedule(plan, members, before, replace(policy_of(options, dict(known)), done=done))
+    schedule: Schedule | Trials = Trials(plan, len(workers), pairs or 0)
+    if pairs is None:
+        schedule = _schedule(plan, members, before, replace(policy_of(options, dict(known)), done=done))
     total = sum(cell.rounds for cell in plan.cells if cell.role not in OF_THE_GPU)
     if schedule.waiting < total:
         base.progress.say(f"{total - schedule.waiting} of {total} rounds already have results")
@@ -233,6 +255,14 @@ def _run(
             run.finish(partial(outcomes.write_tables, now=True))
     single.sum_up(run, outcomes, base.progress, time.monotonic() - began)
     return outcomes
+
+
+def in_pairs(choice: Choice, count: int, pairs: int) -> Choice:
+    """Return the choice with the rounds that so many pairs on `count` GPUs take, which are two or more."""
+    if count < FEWEST_GPUS:
+        what = f"{counted(count, 'GPU')}, and what runs at once needs {FEWEST_GPUS}"
+        raise UsageError(what, where="--gpus", remedy="name two or more")
+    return replace(choice, plan=with_rounds(choice.plan, 2 * pairs * count))
 
 
 def _schedule(plan: Plan, members: Sequence[Member], before: Before, policy: Policy) -> Schedule:
@@ -263,7 +293,7 @@ def _never_done(_number: int, _cell: Cell, _round: int) -> bool:
     return False
 
 
-def _tick(outcomes: Outcomes, progress: Progress, crew: Crew, schedule: Schedule) -> None:
+def _tick(outcomes: Outcomes, progress: Progress, crew: Crew, schedule: Schedule | Trials) -> None:
     """Bring the tables and the live line up to date."""
     try:
         outcomes.write_tables()
@@ -276,6 +306,8 @@ def _able(members: Sequence[Member], number: int, cell: Cell) -> bool:
     """Whether nothing is known that keeps a worker from running the cell."""
     session = members[number].session
     if cell.stack in session.ready.refused or why_not(session.choice.stacks[cell.stack], session.gpu, cell.device):
+        return False
+    if cell.device == "cuda" and cell.workload.devices > session.peers + 1:
         return False
     memory_bytes = session.gpu.memory_bytes if session.gpu else None
     return cell.device != "cuda" or memory.why_not(cell.workload, memory_bytes) is None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from orchestrator.base import interrupt
 from orchestrator.base.errors import StackbenchError, UsageError
 from orchestrator.base.files import disk_full, make_folder
+from orchestrator.base.text import counted
 from orchestrator.build.lock import mark_drift
 from orchestrator.build.ready import Ready
 from orchestrator.host.gpu import HostGpu
@@ -59,8 +60,12 @@ class Session:
     """The rounds that have no result yet."""
     supervise: Supervise = supervise
     """What runs a round."""
+    tick_s: float = 0.1
+    """How often a round's events are looked at."""
     worker: Mapping[str, str] | None = None
     """What records say of the worker, where there are several."""
+    peers: int = 0
+    """How many GPUs a cell may have beside the run's own."""
 
     def store(self, record: Record, job: Job, *, log: bool = True) -> Record:
         """Store a round's record and log, and keep what the run's tables need of it; return it as stored."""
@@ -95,6 +100,9 @@ def run_round(session: Session, turn: Turn) -> Record:
         # Only what cannot fit whatever the method: an estimate that is beyond it is said before, and tried.
         why = memory.why_not(cell.workload, session.gpu.memory_bytes)
         refusal = Refusal("skipped", why) if why else None
+    if refusal is None and cell.device == "cuda" and session.gpu and cell.workload.devices > session.peers + 1:
+        there = counted(session.peers + 1, "free GPU")
+        refusal = Refusal("skipped", f"it needs {cell.workload.devices} GPUs, and this host has {there} of one model")
     if refusal is not None:
         # Nothing is started, so nothing but the record touches the disk.
         job = make_job(session, turn, Path())
@@ -143,6 +151,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         reference_sha256=reference,
         beside_sha256=tuple(beside),
         part_ids=turn.part_ids,
+        tick_s=session.tick_s,
         worker=session.worker,
     )
 

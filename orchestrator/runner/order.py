@@ -35,7 +35,7 @@ class Turn(NamedTuple):
     cell_id: str
     workload_id: str
     part_ids: tuple[str, ...]
-    """The workload_ids of what it runs, see `Workload.parts`."""
+    """The workload_ids of its references, see `Workload.referred`."""
     title: str
 
 
@@ -76,7 +76,7 @@ def first_turns(plan: Plan, identity: Callable[[Cell], str]) -> dict[int, Turn]:
             0,
             identity(cell),
             cell.workload.workload_id,
-            tuple(part.workload_id for part in cell.workload.parts),
+            tuple(part.workload_id for part in cell.workload.referred),
             cell.title + (f" ({describe(cell.workload)})" if titles[cell.title] > 1 else ""),
         )
         for cell in plan.cells

@@ -17,7 +17,7 @@ from orchestrator.base.files import bench_source, check_writable
 from orchestrator.base.paths import ORCHESTRATOR, STATE
 from orchestrator.base.text import counted, in_words, on_stderr, show
 from orchestrator.build.ready import Ready, choose_place, here_already, make_ready, reach_engine
-from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu
+from orchestrator.host.devices import Host, facts, hold_devices, look, pick_gpu, pick_peers
 from orchestrator.host.gpu import HostGpu, refuse_busy
 from orchestrator.launchers.local import sweep_processes
 from orchestrator.launchers.work_area import sweep_folders, work_area
@@ -137,12 +137,13 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
     Sources are hashed and the run's records are read here, and not again.
     """
     gpu = pick_gpu(host.found, options) if choice.uses_gpu else None
-    with hold_devices(choice.plan, gpu, progress.say), work_area() as area, own_containers(client):
+    peers = pick_peers(host.found, gpu, choice.plan, allow_busy=options.allow_busy)
+    with hold_devices(choice.plan, gpu, progress.say, peers), work_area() as area, own_containers(client):
         if gpu is not None and not options.allow_busy:
             refuse_busy(gpu.uuid)
         source = bench_source(area.bench)
         put_methods(choice.own, choice.plan, area.bench / METHODS)
-        launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say, state=STATE)
+        launcher, ready = make_ready(choice, gpu, client, area.bench, progress.say, state=STATE, peers=peers)
         with open_run(options, choice, source, gpu=gpu, ready=ready, progress=progress) as run:
 
             def identity(cell: Cell) -> str:
@@ -171,6 +172,7 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 references=references,
                 outcomes=outcomes,
                 todo=todo,
+                peers=len(peers),
             )
 
 

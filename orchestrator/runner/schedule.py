@@ -19,7 +19,7 @@ from orchestrator.plan.proof_cells import probe_of, probe_workload
 from orchestrator.runner.order import interleave
 
 GroupKey = tuple[str, Device]
-"""workload_id and device of the cells that are compared with each other."""
+"""workload_id (of several devices: that on one) and device of the cells that are compared with each other."""
 OF_THE_GPU = ("ceilings", "reference")
 """Roles of cells that each GPU of a run has its own rounds of."""
 
@@ -106,6 +106,7 @@ class Schedule:
     def __init__(self, plan: Plan, seats: Sequence[Seat], policy: Policy) -> None:
         self._policy = policy
         self._states = [_State(seat) for seat in seats]
+        self._known_parts: dict[int, tuple[str, ...]] = {}
         self._hosts = {seat.host: _HostState() for seat in seats}
         self._beside: dict[str, tuple[int, ...]] = grouped((seat.host, number) for number, seat in enumerate(seats))
         self._of_gpu = [cell for cell in plan.cells if cell.role in OF_THE_GPU]
@@ -209,7 +210,7 @@ class Schedule:
     def _proof_for(self, number: int, group: Group) -> Iterator[Piece]:
         """Yield what the group's rows are measured against and that this GPU does not have yet."""
         stacks = {(piece.cell.stack, piece.cell.device) for piece in group.pieces}
-        parts = {part.workload_id for piece in group.pieces for part in piece.cell.workload.parts}
+        parts = {part for piece in group.pieces for part in self._parts(piece.cell)}
         wanted = [
             cell
             for cell, subjects in zip(self._of_gpu, self._subjects, strict=True)
@@ -217,20 +218,35 @@ class Schedule:
         ]
         return self._proof_of(number, wanted)
 
+    def _parts(self, cell: Cell) -> tuple[str, ...]:
+        """Return the workload_ids of the cell's references: several cells have one workload, and ids take a while."""
+        key = id(cell.workload)
+        if key not in self._known_parts:
+            self._known_parts[key] = tuple(part.workload_id for part in cell.workload.referred)
+        return self._known_parts[key]
+
     def _proof_of(self, number: int, wanted: Sequence[Cell]) -> Iterator[Piece]:
-        state = self._states[number]
+        state, ids = self._states[number], set(map(id, wanted))
         for place, cell in enumerate(self._of_gpu):
-            if any(cell is one for one in wanted) and place not in state.proved:
+            if id(cell) in ids and place not in state.proved:
                 state.proved.add(place)
                 if not self._policy.done(number, cell, state.seat.ordinal):
                     yield Piece(cell, state.seat.ordinal, self._policy.exclusive)
 
 
+def comparable(plan: Plan) -> dict[GroupKey, tuple[Cell, ...]]:
+    """Return the rows of the plan by what they are compared with."""
+    rows = [cell for cell in plan.cells if cell.role == "row"]
+    ids: dict[int, str] = {}  # several cells have one workload, and ids take a while
+    for cell in rows:
+        if id(cell.workload) not in ids:
+            ids[id(cell.workload)] = cell.workload.alone.workload_id
+    return grouped(((ids[id(cell.workload)], cell.device), cell) for cell in rows)
+
+
 def _groups(plan: Plan, policy: Policy) -> Iterator[Group]:
     """Yield the groups that have rounds to run; a probe goes with the first group that it says something about."""
-    rows: dict[GroupKey, tuple[Cell, ...]] = grouped(
-        ((cell.workload.workload_id, cell.device), cell) for cell in plan.cells if cell.role == "row"
-    )
+    rows = comparable(plan)
     probes: dict[tuple[str, ...], Cell] = {
         (*probe_of(cell), cell.workload.workload_id): cell for cell in plan.cells if cell.role == "probe"
     }

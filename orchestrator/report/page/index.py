@@ -77,7 +77,7 @@ class Index:
                 "run": number[id(source)],
                 "workload": group[_group(pair)],
                 "noteOrder": by_note[id(pair)],
-                **_row(pair, columns(pair.steady.benchmark, source.report.published)),
+                **_row(pair, columns(pair.steady.benchmark, source.report.published, pair.steady.workload.devices)),
                 **grown.get((id(source), pair.steady.cell_id), {}),
             }
             for source, pair in self.pairs
@@ -108,7 +108,7 @@ class Index:
             "manyShapes": steady.workload.shortest is not None,
             "columns": [
                 [column.key, column.head]
-                for column in columns(steady.benchmark, published)
+                for column in columns(steady.benchmark, published, steady.workload.devices)
                 if column.key not in ELSEWHERE and any(column.line(pair) not in (MISSING, "none") for _, pair in found)
             ],
             "remarks": [as_text(remark) for remark in remarks(found)],

@@ -39,7 +39,8 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
         parts += [_heading(pairs[0].steady.workload), _table(pairs, report, first), _below(pairs, report)]
     if not report.pairs:
         parts.append("No cell has a record yet.")
-    parts += [_growth(report), _stacks(report), _published(report), glossary_in_markdown()]
+    several = any(pair.steady.workload.devices > 1 for pair in report.pairs)
+    parts += [_growth(report), _stacks(report), _published(report), glossary_in_markdown(several=several)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -62,8 +63,10 @@ def _heading(workload: Workload) -> str:
 
 
 def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
-    shown = columns(pairs[0].steady.benchmark, comparisons([(report, pair) for pair in pairs]))
-    unit = unit_of(pairs[0].steady.benchmark)
+    first_row = pairs[0].steady
+    published = comparisons([(report, pair) for pair in pairs])
+    shown = columns(first_row.benchmark, published, first_row.workload.devices)
+    unit = unit_of(first_row.benchmark)
     heads = [escape(column.head) + (f", {unit}" if column.key == "note" else "") for column in shown]
     alike = {name for name, count in Counter(pair.steady.name for pair in pairs).items() if count > 1}
     lines = [
