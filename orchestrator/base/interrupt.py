@@ -38,12 +38,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(*, patient: bool = False) -> Iterator[None]:
     """Note the first signal, for `check` to raise once; end the process at a second, cleaning nothing up.
 
-    Inside another one it does nothing.
+    Inside another one it does nothing. `patient`: later signals change nothing, where they are no person's.
     """
     before = heed()
+    for number in before if patient else ():
+        signal.signal(number, _note)
     try:
         yield
     finally:
@@ -146,9 +148,14 @@ def run_process(
     return subprocess.CompletedProcess(command, process.returncode, out, error)
 
 
-def _take(number: int, _frame: FrameType | None) -> None:
+def _note(number: int, _frame: FrameType | None) -> None:
     if not _came:
         _came.append((number, time.monotonic()))
         pending.append(number)
+
+
+def _take(number: int, frame: FrameType | None) -> None:
+    if not _came:
+        _note(number, frame)
     elif time.monotonic() - _came[0][1] > ONE_STOP_S:
         os._exit(EXIT_BASE + number)

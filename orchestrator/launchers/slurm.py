@@ -42,6 +42,8 @@ from orchestrator.plan.stack import Stack
 LOOK_S, STACK_S = 180.0, 7200.0
 """How long a node may take to look at itself, and to build or import an image."""
 WAIT_S = 0.2
+OF_A_CELL = re.compile(r"-[0-9a-f]{16}-r\d+$")
+"""How the names of cells' steps end: cell_id and round."""
 
 
 @dataclass
@@ -181,8 +183,8 @@ class Cluster:
                 return
             self._others = True
             found = slurm.running_steps([self.steps.job]).get(self.steps.job, {})
-            names = {folder.name for folder in self.spool.steps.iterdir()}
-            slurm.cancel(*(step for name, step in found.items() if name in names and not name.startswith(f"{run}-")))
+            others = {name: step for name, step in found.items() if OF_A_CELL.search(name)}
+            slurm.cancel(*(step for name, step in others.items() if not name.startswith(f"{run}-")))
 
 
 class Answered(StepHandle):

@@ -38,6 +38,7 @@ ENDINGS: Mapping[str, str] = {
     GONE: "is not known to Slurm any more",
 }
 UNKNOWN_JOB = "Invalid job id"
+ENDED_ALREADY = (UNKNOWN_JOB, "already completing or completed")
 
 
 class JobState(NamedTuple):
@@ -101,8 +102,13 @@ def submit(script: str, *arguments: str, array: int | None = None) -> str:
 
 def cancel(*jobs: str, signal: str | None = None) -> None:
     """End jobs or steps (`12`, `12_3`, `12.4`); those that have ended already are no error."""
-    if jobs:
+    if not jobs:
+        return
+    try:
         call("scancel", "--quiet", *((f"--signal={signal}",) if signal else ()), *jobs)
+    except InfrastructureError as error:
+        if not any(words in error.what for words in ENDED_ALREADY):
+            raise
 
 
 class Queue:

@@ -72,7 +72,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     folder, state = given.folder, given.scratch / f"stackbench-{os.getuid()}"
     try:
-        with interrupt.interruptible():
+        # Whoever ends a step signals it several times, and kills it in the end: it has that time to clean up.
+        with interrupt.interruptible(patient=True):
             (folder / BEGUN).touch()
             if given.what == "look":
                 answer: LookAnswer | StackAnswer | CellAnswer = look(read_order(folder / ORDER, LookOrder), state)
