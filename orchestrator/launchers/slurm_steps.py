@@ -151,10 +151,13 @@ class AllocationStep(StepHandle):
 
     def _tell(self) -> None:
         self._cancelled = True
-        for step in slurm.steps_of(self._steps.job, self._name):
-            slurm.cancel(step, signal="TERM")
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)  # which it passes on; one that has no step yet ends
+        found: Sequence[str] = ()
+        with contextlib.suppress(InfrastructureError):
+            found = slurm.steps_of(self._steps.job, self._name)
+            slurm.cancel(*found, signal="TERM")
+        if not found and self._process is not None and self._process.poll() is None:
+            # It ends what it has started, or waits for; a running step it would kill before that has cleaned up.
+            self._process.send_signal(signal.SIGTERM)
 
     def _over(self) -> str | None:
         if (self.folder / ANSWER).exists():
