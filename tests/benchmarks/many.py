@@ -83,11 +83,12 @@ class Seen:
     """By how much a thread that sleeps 50 ms woke up too late at most."""
     most_running: int = 0
     first_idle: float | None = None
-    handles: list[SimulatedHandle] = field(default_factory=list)
+    handles: set[SimulatedHandle] = field(default_factory=set)
+    """Those that run now."""
 
     def running(self) -> list[float]:
         """Return when each cell began that runs now."""
-        return [handle.began for handle in list(self.handles) if not handle.ended_at]
+        return [handle.began for handle in tuple(self.handles)]
 
 
 class SimulatedHandle(Handle):
@@ -165,12 +166,13 @@ class SimulatedLauncher:
         if self._last_end is not None:
             self.seen.between_s.append(time.monotonic() - self._last_end)
         handle = SimulatedHandle(self, job, self._random.choice(self._draws[kind_of(job.cell)]))
-        self.seen.handles.append(handle)
+        self.seen.handles.add(handle)
         return handle
 
     def ended(self, handle: SimulatedHandle) -> None:
         self._last_end = handle.ended_at
         self.seen.busy_s += handle.ended_at - handle.began
+        self.seen.handles.discard(handle)
 
 
 def kind_of(cell: Cell) -> str:
@@ -220,7 +222,7 @@ def main() -> int:
     parser.add_argument("--cells", type=int, default=5000)
     parser.add_argument("--hosts", type=int, default=100)
     parser.add_argument("--gpus", type=int, default=8)
-    parser.add_argument("--speed", type=float, default=2.0)
+    parser.add_argument("--speed", type=float, default=1.0)
     given = parser.parse_args()
     draws, seen = committed(), Seen()
     with tempfile.TemporaryDirectory(prefix="stackbench-many-") as name:
