@@ -14,6 +14,7 @@ from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.files import bench_source, explain_validation, write_text
 from orchestrator.base.text import Say, counted
+from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Job, Launcher, Prepared, slurm_spool
 from orchestrator.launchers import slurm_queue as slurm
 from orchestrator.launchers.slurm import Cluster, SlurmLauncher, collect
@@ -27,7 +28,7 @@ from orchestrator.launchers.worker import Opening, Worker
 from orchestrator.measure.supervise import SOAK_S, SUSTAIN_S, Event, blank_record, identity
 from orchestrator.plan.hosts import HostEntry
 from orchestrator.plan.workload import digest
-from orchestrator.records.record import Record, Refusal
+from orchestrator.records.record import Provenance, Record, Refusal
 
 TICK_S, EVENT_S, QUEUE_S = 0.5, 2.0, 1.0
 AROUND_S = 600.0
@@ -128,8 +129,18 @@ def supervise_there(
     if isinstance(launcher, SlurmLauncher):  # a record holds no host names
         refusal = Refusal(refusal.status, launcher.cluster.without_names(refusal.reason))
     record = blank_record(job, refusal)
-    provenance = {"launcher": launcher.name, "image": prepared.image, "image_id": prepared.image_id}
-    return record.model_copy(update={"provenance": _provenance(job, provenance, time.monotonic_ns() - began)})
+    provenance = Provenance(
+        launcher=launcher.name,
+        image=prepared.image,
+        image_id=prepared.image_id,
+        lock=prepared.lock,
+        gpu=job.gpu,
+        cache=job.cell.cache,
+        orchestrator=job.orchestrator,
+        wall_ns=time.monotonic_ns() - began,
+        worker=None if job.worker is None else dict(job.worker),
+    )
+    return record.model_copy(update={"provenance": provenance})
 
 
 def longest_s(job: Job) -> float:
@@ -169,20 +180,6 @@ def _wait(handle: StepHandle, job: Job, on_event: Callable[[Event], None]) -> Re
 
 def _another(record: Record, job: Job) -> bool:
     return any(getattr(record, name) != value for name, value in identity(job).items())
-
-
-def _provenance(job: Job, found: dict[str, str | None], wall_ns: int) -> object:
-    from orchestrator.records.record import Provenance
-
-    return Provenance(
-        launcher=found["launcher"] or "slurm",
-        image=found["image"],
-        image_id=found["image_id"],
-        gpu=job.gpu,
-        cache=job.cell.cache,
-        orchestrator=job.orchestrator,
-        wall_ns=wall_ns,
-    )
 
 
 def _seconds(entry: HostEntry, opening: Opening, *, each: bool) -> float:
@@ -254,18 +251,15 @@ def _workers(cluster: Cluster, entry: HostEntry, nodes: Sequence[str | None], sa
     return workers
 
 
-def _of_node(cluster: Cluster, entry: HostEntry, node: str | None, where: str, gpus: Sequence[object]) -> list[Worker]:
-    from orchestrator.host.gpu import HostGpu
-
-    found = [gpu for gpu in gpus if isinstance(gpu, HostGpu)]
+def _of_node(cluster: Cluster, entry: HostEntry, node: str | None, where: str, gpus: Sequence[HostGpu]) -> list[Worker]:
     assert isinstance(entry.gpus, int)
     facts = {"slurm": cluster.settings.cells, "container": cluster.settings.container}
-    given: list[HostGpu | None] = [*found] or [None]
+    given: list[HostGpu | None] = [*gpus] or [None]
     if node is None:
         given = [given[0]] * (entry.nodes * entry.gpus)
     made: list[Worker] = []
     for number, gpu in enumerate(given):
-        launcher = SlurmLauncher(cluster, node, gpu, tuple(found))
+        launcher = SlurmLauncher(cluster, node, gpu, tuple(gpus))
         name = f"{where}:{gpu.index if gpu is not None and node is not None else number}"
         # In an array each cell has a node of its own.
         host = where if node is not None else name
