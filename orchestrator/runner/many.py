@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.base.errors import UsageError
@@ -198,11 +199,11 @@ def steps(
                 return _run(base, workers, readies, Agenda((), options, known, asked), known=known, pairs=pairs)
 
 
-def _opening(options: RunOptions, choice: Choice, bench: object, progress: Progress, looked: Forecast) -> Opening:
+def _opening(options: RunOptions, choice: Choice, bench: Path, progress: Progress, looked: Forecast) -> Opening:
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
     return Opening(
         run=f"{choice.plan.suite}-{time.time_ns():x}",
-        bench=bench,  # type: ignore[arg-type]
+        bench=bench,
         stacks={name: stack for name, stack in choice.stacks.items() if name in devices},
         devices=devices,
         checkpoints=[found.mount for found in choice.checkpoints.values()],
