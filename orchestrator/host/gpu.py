@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import pynvml
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import LARGEST
-from orchestrator.base.text import counted, one_line, shortened
-from orchestrator.plan.choice import NO_GPU
+from orchestrator.base.limits import LARGEST
+from orchestrator.base.text import NO_GPU, counted, one_line, shortened
 
 BUSY_PERCENT = 10
 REASONS = {

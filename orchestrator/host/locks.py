@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.base import interrupt
-from orchestrator.base.errors import UsageError
-from orchestrator.base.files import os_errors
+from orchestrator.base.errors import UsageError, os_errors
 from orchestrator.base.lockfile import Lock, try_lock
 from orchestrator.base.text import Say
 

@@ -16,11 +16,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.host.owner import PROC
 from orchestrator.measure.telemetry import Pids
-from orchestrator.records.record import HostLoad
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import HostLoad
 
 INTERVAL_S, LONGEST_S = 0.1, 0.5
 REST = 100
@@ -202,6 +204,8 @@ def load_between(readings: Sequence[CpuTimes], cpus: int, window: tuple[int, int
     busy, stolen, own = (ticks / per_cpu for ticks in grown)
     if own < 0 or stolen < 0 or busy <= 0 or busy > cpus * 1.5:
         return None  # a process of the cell's is gone, or these are no counters
+    from orchestrator.records.record import HostLoad  # The keeper on another host has no pydantic.
+
     return HostLoad(cpus=cpus, seconds=seconds, own=own, others=max(0.0, busy - own), stolen=stolen)
 
 

@@ -18,12 +18,13 @@ from typing import Any, Literal, get_args
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.base.files import LARGEST, Frozen, write_text
+from orchestrator.base.files import Frozen, write_text
+from orchestrator.base.limits import LARGEST
 from orchestrator.base.telling import telling
 from orchestrator.base.text import printable
 from orchestrator.base.untrusted import open_plain, place_file
+from orchestrator.host.folders import FULL_DISK_BYTES, Written
 from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
-from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
 from orchestrator.measure.host_load import LoadSampler, watch_host
 from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
 from orchestrator.measure.validity import (
@@ -172,7 +173,8 @@ def supervise(
                 watch.question.answer(job.work, lambda samples: _wanted(samples, sampler, job.cell))
         except Exception as error:  # noqa: BLE001  (whatever it says ends its round, not the run)
             return unworkable(error)
-        return written.trouble(last=last)
+        trouble = written.trouble(last=last)
+        return Refusal(*trouble) if trouble else None
 
     try:
         with (

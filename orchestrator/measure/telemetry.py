@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.host.gpu import REASONS, Gauge, Quick, Slow, gauge, process_name
-from orchestrator.records.record import Range, Telemetry
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import Range, Telemetry
 
 Pids = Callable[[], frozenset[int] | None]
 Window = tuple[int, int]
@@ -223,6 +225,10 @@ def _around(readings: Sequence[Reading], times: Sequence[int], window: Window) -
 
 def summary(series: Series, windows: Sequence[Window]) -> Telemetry | None:
     """Return what the record says of the GPU in the windows, the timed samples'; None where nothing was timed."""
+    from orchestrator.records.record import (
+        Telemetry,  # Only where it is made: the keeper on another host has no pydantic.
+    )
+
     if not windows or not series.readings:
         return None
     found = [reading for window in windows for reading in series.inside(window)]
@@ -275,5 +281,7 @@ def _line(reading: Reading) -> str:
 
 
 def _range(values: Sequence[int | None], unit: float = 1.0) -> Range | None:
+    from orchestrator.records.record import Range
+
     known = [value / unit for value in values if value is not None]
     return Range(low=min(known), median=median(known), high=max(known)) if known else None
