@@ -118,9 +118,14 @@ def make_ready(
 
     UsageError where the engine cannot run cells of this host, which one container shows.
     """
-    ready, tried = Ready(), client is None
+    launcher = launcher_of(client, bench, say, state, gpu=gpu)
+    return launcher, ready_on(launcher, gpu, choice, say, state=state)
+
+
+def ready_on(launcher: Any, gpu: HostGpu | None, choice: Choice, say: Say, *, state: Path = STATE) -> Ready:
+    """Make every stack that the plan uses ready for a launcher, of this host or another, and `gpu`, of its host."""
+    ready, tried = Ready(), launcher.name != "docker"
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
-    launcher = _launcher(client, bench, say, state, gpu=gpu)
     for name, stack in choice.stacks.items():
         if name not in devices:
             continue
@@ -130,7 +135,7 @@ def make_ready(
             continue
         try:
             tried = tried or _works(launcher, stack)  # before anything is built
-            found = _prepare(launcher, stack, say, state, access=devices[name] == "cuda")
+            found = prepare_stack(launcher, stack, say, state, access=devices[name] == "cuda")
             tried = tried or _works(launcher, stack)
             ready.prepared[name], ready.locks[name] = found
             if stack_lock.lacks_torch(launcher, *found):
@@ -141,7 +146,7 @@ def make_ready(
             reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
             ready.refused[name] = Refusal("infrastructure", reason)
             say(f"{name}: cannot run: {reason}")
-    return launcher, ready
+    return ready
 
 
 def build_stacks(
@@ -156,10 +161,10 @@ def build_stacks(
     client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
     failed = False
     with work_area(state) as area:
-        place = _launcher(client, area.bench, on_stderr, state, again=again)
+        place = launcher_of(client, area.bench, on_stderr, state, again=again)
         for stack in stacks.values():
             try:
-                prepared, _ = _prepare(
+                prepared, _ = prepare_stack(
                     place, stack, on_stderr, state, again=again, forget=again or stack.ready is not None
                 )
                 show(f"{stack.name}: {prepared.image or prepared.python}")
@@ -169,7 +174,7 @@ def build_stacks(
     return EXIT_BAD_ROWS if failed else EXIT_OK
 
 
-def _launcher(
+def launcher_of(
     client: Any, bench: Path, say: Say, state: Path, *, gpu: HostGpu | None = None, again: bool = False
 ) -> Any:
     """Return the launcher in containers of this engine, or of plain processes where there is none."""
@@ -187,7 +192,7 @@ def _works(launcher: Any, stack: Stack) -> bool:
     return works(launcher, stack)
 
 
-def _prepare(
+def prepare_stack(
     launcher: Any,
     stack: Stack,
     say: Say,
