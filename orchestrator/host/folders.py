@@ -63,7 +63,7 @@ class Written:
 
     def trouble(self, *, last: bool = False) -> Trouble | None:
         """Return what is too much; None where all is well. `last`: count in any case."""
-        began, free = time.monotonic(), _free_bytes(self.places[0])
+        began, free = time.monotonic(), free_bytes(self.places[0])
         first = self._free < 0
         if first or last or began >= self._due or self._free - free >= self.most_bytes - self._bytes:
             uncountable = self._count()
@@ -141,7 +141,7 @@ class _Folder:
             os.close(self.number)
 
 
-def _free_bytes(place: Path) -> int:
+def free_bytes(place: Path) -> int:
     """Return what an ordinary user may still write on the disk of `place`; 0 where that is not known."""
     with contextlib.suppress(OSError):
         found = os.statvfs(place)
@@ -229,3 +229,14 @@ def _folder_in(name: str | Path, place: int | None = None) -> int:
         return os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(found)
+
+
+def give_away(folder: Path, user: str) -> None:
+    """Make the container's user the owner of `folder` and what is in it, if permitted; no link in it is followed."""
+    if os.getuid() != 0 or user.startswith("0:"):
+        return
+    uid, gid = (int(part) for part in user.split(":"))
+    os.chown(folder, uid, gid, follow_symlinks=False)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(os.path.join(place, name), uid, gid, follow_symlinks=False)  # noqa: PTH118  (a hot loop)

@@ -49,6 +49,19 @@ def hold(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = 
         lock.release()
 
 
+def take(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = None) -> tuple[Lock | None, str]:
+    """Take the device's lock for as long as this process lives, without waiting; else return who holds it.
+
+    UsageError where the folder cannot be used.
+    """
+    path = _lock_file(gpu_uuid, folder)
+    lock = _try(path, say)
+    if lock is None:
+        return None, holder(path)
+    _sign(path, f"process {os.getpid()}, {purpose}, since {time.strftime('%H:%M:%S')}")
+    return lock, ""
+
+
 def is_free(gpu_uuid: str | None, folder: Path | None = None) -> bool:
     """Whether nobody holds the device's lock at this moment."""
     try:

@@ -16,7 +16,8 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.host.gpu import REASONS, Gauge, Quick, Slow, gauge, process_name
+from orchestrator.base.limits import LARGEST
+from orchestrator.host.gpu import NAME_CHARACTERS, REASONS, Gauge, Quick, Slow, gauge, process_name
 
 if TYPE_CHECKING:
     from orchestrator.records.record import Range, Telemetry
@@ -124,6 +125,19 @@ def watch_gpu(uuid: str, pids: Pids) -> Iterator[Sampler | None]:
             yield sampler
         finally:
             sampler.stop()
+
+
+class Recorded:
+    """Stands for a sampler on another host: its series, read back from the side file that it has made."""
+
+    def __init__(self, content: bytes, settings: Mapping[str, Any], lost: str | None) -> None:
+        self._content, self._settings, self._lost = content, settings, lost
+
+    def series(self) -> Series:
+        """Return the series; ValueError, TypeError or KeyError where the side file is none of ours."""
+        head, *lines = self._content.decode("ascii").splitlines()
+        names = {int(pid): str(name)[:NAME_CHARACTERS] for pid, name in json.loads(head)["names"].items()}
+        return Series([_reading(json.loads(line)) for line in lines], names, self._lost, self._settings)
 
 
 class Series:
@@ -278,6 +292,15 @@ def _line(reading: Reading) -> str:
     slow = reading.slow or Slow()
     foreign = None if reading.foreign is None else sorted(reading.foreign)
     return json.dumps([reading.t_ns, *reading.quick, *slow, foreign], separators=(",", ":"))
+
+
+def _reading(row: Sequence[Any]) -> Reading:
+    t_ns, *known, foreign = row
+    if len(row) != len(COLUMNS) or not all(n is None or (type(n) is int and 0 <= n <= LARGEST) for n in known):
+        raise ValueError("not a reading")
+    quick, slow = Quick(*known[: len(Quick._fields)]), Slow(*known[len(Quick._fields) :])
+    others = None if foreign is None else frozenset(int(pid) for pid in foreign)
+    return Reading(int(t_ns), quick, None if slow == Slow() else slow, others)
 
 
 def _range(values: Sequence[int | None], unit: float = 1.0) -> Range | None:

@@ -195,7 +195,7 @@ def test_what_lies_deeper_than_a_path_can_be_is_counted(tmp_path: Path, depth: i
 
 
 def test_who_has_filled_a_disk_before_the_first_look_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "_free_bytes", lambda _place: 0)
+    monkeypatch.setattr(folders, "free_bytes", lambda _place: 0)
     (tmp_path / "big").write_bytes(bytes(30_000_000))
     found = Written((tmp_path,), 10**12, 1000).trouble()
     assert found is not None

@@ -235,7 +235,7 @@ def test_a_shared_cache_counts_and_is_given_up_too(tmp_path: Path) -> None:
 
 def test_a_disk_that_the_cell_did_not_fill_is_not_its_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([10**9, *[10**7] * 1000])
-    monkeypatch.setattr(folders, "_free_bytes", lambda _place: next(free))
+    monkeypatch.setattr(folders, "free_bytes", lambda _place: next(free))
     record = run(tmp_path, "hang")
     assert record.status == "infrastructure"
     assert record.reason is not None
@@ -243,7 +243,7 @@ def test_a_disk_that_the_cell_did_not_fill_is_not_its_fault(tmp_path: Path, monk
 
 
 class BrokenLauncher:
-    name = "broken"
+    name, here = "broken", True
 
     def __init__(self, ended: Exit | None) -> None:
         self.ended = ended
