@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import parse_json
@@ -166,8 +166,6 @@ class Launcher(Protocol):
     """Starts cells' processes in one kind of place."""
 
     name: str
-    here: ClassVar[bool]
-    """Whether cells run on this host, so that its GPUs, its CPUs and its disk can be watched from here."""
 
     def prepare(self, stack: Stack) -> Prepared:
         """Make `stack` ready on this host and ask it what is installed. InfrastructureError where that fails."""

@@ -140,10 +140,11 @@ class Connection:
         )
         self._dead = False
         process = self._process
-        for run in (self._read, self._hear, self._beat):
-            threading.Thread(target=run, args=(process,), name="ssh", daemon=True).start()
+        threading.Thread(target=self._hear, args=(process,), name="ssh", daemon=True).start()
         modules = keeper_modules()
         self._send(f"{len(modules)}\n".encode() + modules)
+        for run in (self._read, self._beat):
+            threading.Thread(target=run, args=(process,), name="ssh", daemon=True).start()
         self.hello, _ = self.ask("hello", timeout_s=START_S, folder=settings.folder, socket=settings.socket)
 
     def close(self) -> None:
@@ -203,7 +204,10 @@ class Connection:
         for sign, what, remedy in REMEDIES:
             if sign in said:
                 return ConnectionLostError(f"{LOST} ({what})", remedy=remedy)
-        return ConnectionLostError(LOST, remedy=GO_ON)
+        # No record may hold the host's name.
+        host = self.settings.address.rpartition("@")[2].rpartition("//")[2].partition(":")[0]
+        last = self._said[-1].strip().replace(host, "the host") if self._said else ""
+        return ConnectionLostError(f"{LOST} ({last})" if last else LOST, remedy=GO_ON)
 
     def store(self, kind: str, name: str, files: Mapping[str, tuple[Path, str]], say: Callable[[str], None]) -> str:
         """Put files where the host keeps them by their content, unless they are there; return their folder's path.

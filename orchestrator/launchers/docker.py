@@ -84,6 +84,7 @@ class DockerLauncher:
     refused: dict[str, frozenset[str]] = field(default_factory=dict)
     """Of each image that was tried, the options that the engine refused."""
     here: ClassVar[bool] = True
+    """Whether the engine is this host's."""
 
     def __post_init__(self) -> None:
         self._loader_caches: dict[str, Path | None] = {}

@@ -65,7 +65,6 @@ class LocalLauncher:
     """Finds, or makes, the Python of a stack on this host."""
     gpu: HostGpu | None = None
     name: str = "local"
-    here: ClassVar[bool] = True
 
     def prepare(self, stack: Stack) -> Prepared:
         """Find the stack's Python and ask it what is installed; InfrastructureError where it cannot run bench."""

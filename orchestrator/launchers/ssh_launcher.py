@@ -26,7 +26,7 @@ from orchestrator.base.untrusted import sha256_of
 from orchestrator.host import docker_engine as engine
 from orchestrator.launchers import Exit, Job, Places, Prepared
 from orchestrator.launchers.arguments import CACHE, CHECKPOINT, REFERENCES, WORK, Limits
-from orchestrator.launchers.connection import Connection, SshSettings
+from orchestrator.launchers.connection import GO_ON, LOST, Connection, SshSettings
 from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.docker import DockerLauncher, container_user, content_of
 from orchestrator.launchers.gpu_access import GpuGrant

@@ -180,8 +180,8 @@ def supervise(
     try:
         with (
             launcher.start(prepared, job) as handle,
-            watch_gpu(job.gpu, handle.pids) if job.gpu and launcher.here else contextlib.nullcontext() as sampler,
-            watch_host(handle.pids) if launcher.here else contextlib.nullcontext() as load,
+            watch_gpu(job.gpu, handle.pids) if job.gpu and not handle.far else contextlib.nullcontext() as sampler,
+            contextlib.nullcontext() if handle.far else watch_host(handle.pids) as load,
         ):
             watch.far = handle.far
             ended, stopped = _watch_until(handle, tick, began, lambda: spec.deadline_s + watch.question.extra_s)

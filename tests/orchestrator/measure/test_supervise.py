@@ -243,7 +243,7 @@ def test_a_disk_that_the_cell_did_not_fill_is_not_its_fault(tmp_path: Path, monk
 
 
 class BrokenLauncher:
-    name, here = "broken", True
+    name = "broken"
 
     def __init__(self, ended: Exit | None) -> None:
         self.ended = ended
