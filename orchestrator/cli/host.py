@@ -50,14 +50,3 @@ def compose_gpu_command(gpu: str | None) -> None:
     from orchestrator.runner.compose_gpu import override
 
     show(override(gpu))
-
-
-@click.command("on-host", hidden=True, short_help="Do an order of another orchestrator.")
-@click.argument("folder", type=options.PATH)
-@click.option("--lease", type=options.PATH, metavar="FILE", help="Stop once this was not touched for a minute.")
-@click.option("--stdin", is_flag=True, help="Stop when standard input comes to its end.")
-def on_host_command(folder: Path, *, lease: Path | None, stdin: bool) -> int:
-    """Do what FOLDER/order.json says, on this host, and leave answer.json there. Called by launchers of other hosts."""
-    from orchestrator.runner.on_host import on_host
-
-    return on_host(folder, lease=lease, stdin=stdin)

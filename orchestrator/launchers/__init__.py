@@ -75,6 +75,8 @@ class Job:
     """Of the file among them that the round is checked against; None: there is none."""
     beside_sha256: tuple[str | None, ...] = ()
     """The same of each workload that is run beside the cell's own."""
+    worker: Mapping[str, str] | None = None
+    """What the record is to say of the worker that runs it; None: the only one."""
     part_ids: tuple[str, ...] = ()
     """The workload_ids of the workload's parts, which the references are named by; none: the workload's own."""
     threads: int | None = None

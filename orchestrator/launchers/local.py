@@ -195,8 +195,10 @@ class LocalHandle(Handle):
         others = {os.getsid(0), *self._leaders} - {leader}
         later = [p for p in processes() if p.started >= self._started and p.pid not in (mine, leader)]
         for process in sorted(later, key=lambda process: process.started):
-            adopted = process.parent == mine and process.session not in others
-            marked = process.session == leader or _variable(process.pid, CELL_VARIABLE) == self._mark
+            mark = _variable(process.pid, CELL_VARIABLE)
+            # What another cell, which still runs, has left to us keeps that one's mark.
+            adopted = process.parent == mine and process.session not in others and mark in ("", self._mark)
+            marked = process.session == leader or mark == self._mark
             if adopted or marked or process.parent in found:
                 found.add(process.pid)
             if process.ended:

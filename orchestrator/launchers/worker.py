@@ -69,6 +69,10 @@ class Opening:
     """Shows a line to the person; any thread may call it."""
     purpose: str
     """A word about what runs, for whoever waits for a GPU's lock."""
+    longest_s: float
+    """The longest deadline of a cell."""
+    total_s: float
+    """What all rounds together are expected to take on one GPU."""
     allow_busy: bool = False
 
 

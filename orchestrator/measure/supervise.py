@@ -216,6 +216,7 @@ def supervise(
             orchestrator=job.orchestrator,
             exit_code=ended.code if ended else None,
             wall_ns=wall_ns,
+            worker=None if job.worker is None else dict(job.worker),
         ),
         "reason": scrub(record.reason) if record.reason else None,
         # The orchestrator says what a cell is for, whatever its process wrote.

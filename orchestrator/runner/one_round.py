@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from orchestrator.host.folders import empty_tree
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Job, Launcher
 from orchestrator.launchers.work_area import WorkArea
+from orchestrator.launchers.worker import Supervise
 from orchestrator.measure.supervise import TELEMETRY_FILE, blank_record, supervise, unworkable
 from orchestrator.measure.warm import wanted, with_warm_start
 from orchestrator.plan import memory
@@ -57,6 +58,10 @@ class Session:
     outcomes: Outcomes
     todo: Sequence[Turn]
     """The rounds that have no result yet."""
+    supervise: Supervise = supervise
+    """What runs a round."""
+    worker: Mapping[str, str] | None = None
+    """What records say of the worker, where there are several."""
 
     def store(self, record: Record, job: Job, *, log: bool = True) -> Record:
         """Store a round's record and log, and keep what the run's tables need of it; return it as stored."""
@@ -100,7 +105,7 @@ def run_round(session: Session, turn: Turn) -> Record:
         if job.cache is not None:
             make_folder(job.cache)
         prepared = ready.prepared[cell.stack]
-        record = session.with_room(lambda: supervise(session.launcher, prepared, job, show), job.work)
+        record = session.with_room(lambda: session.supervise(session.launcher, prepared, job, show), job.work)
         try:
             if cell.role == "reference" and record.written_by == "bench":
                 record = session.references.collect(job.work, cell, record, session.progress.say)
@@ -108,7 +113,8 @@ def run_round(session: Session, turn: Turn) -> Record:
             stored = session.store(_with_side_files(session.run, record, job), job)
             if wanted(cell, stored):
                 # Stored first: an interruption of the second start loses nothing.
-                stored = session.store(with_warm_start(session.launcher, prepared, job, stored, show), job)
+                again = with_warm_start(session.launcher, prepared, job, stored, show, run=session.supervise)
+                stored = session.store(again, job)
         except (StackbenchError, OSError):
             raise  # the disk's doing, or the user's
         except Exception as error:  # noqa: BLE001  (whatever a cell has written ends its round, not the run)
@@ -138,6 +144,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         reference_sha256=reference,
         beside_sha256=tuple(beside),
         part_ids=turn.part_ids,
+        worker=session.worker,
     )
 
 
