@@ -106,6 +106,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
         self._sending, self._numbers = threading.Lock(), count(1)
         self._waiting: dict[int, deque[tuple[dict[str, Any], bytes]]] = {}
         self._changed, self._dead = threading.Condition(), True
@@ -143,8 +144,9 @@ class Connection:
         threading.Thread(target=self._hear, args=(process,), name="ssh", daemon=True).start()
         modules = keeper_modules()
         self._send(f"{len(modules)}\n".encode() + modules)
-        for run in (self._read, self._beat):
-            threading.Thread(target=run, args=(process,), name="ssh", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(process,), name="ssh", daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._beat, args=(process,), name="ssh", daemon=True).start()
         self.hello, _ = self.ask("hello", timeout_s=START_S, folder=settings.folder, socket=settings.socket)
 
     def close(self) -> None:
@@ -155,11 +157,11 @@ class Connection:
         with contextlib.suppress(OSError, ValueError):
             assert process.stdin is not None
             process.stdin.close()
-        try:
-            process.wait(START_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # The keeper closes its output when it is done. `ssh` would wait for whoever still uses the engine's socket.
+        if self._reader is not None:
+            self._reader.join(START_S)
+        process.kill()
+        process.wait()
         self._process = None
 
     def ask(

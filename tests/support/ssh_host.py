@@ -68,14 +68,9 @@ class SshHost:
         for pid in self.sessions():
             os.kill(pid, signal.SIGKILL)
 
-    def new_key(self) -> None:
-        """Give the host another key."""
-        (self.folder / "host_key").unlink()
-        _key(self.folder / "host_key")
-
 
 @contextlib.contextmanager
-def ssh_host(folder: Path, locks: Path) -> Iterator[SshHost]:
+def ssh_host(folder: Path, locks: Path, **variables: str) -> Iterator[SshHost]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = SshHost(folder, free.getsockname()[1])
@@ -87,7 +82,9 @@ def ssh_host(folder: Path, locks: Path) -> Iterator[SshHost]:
     (folder / "sshd_config").write_text(
         f"Port {host.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\n"
         f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        f"SetEnv STACKBENCH_LOCKS={locks}\n"
+        "SetEnv "
+        + " ".join(f"{name}={value}" for name, value in {"STACKBENCH_LOCKS": locks, **variables}.items())
+        + "\n"
     )
     (folder / "config").write_text(
         f"IdentityFile {folder}/user_key\nIdentitiesOnly yes\nUserKnownHostsFile {folder}/known\n"
