@@ -82,18 +82,19 @@ def reach_engine(choice: Choice) -> Any:
     return engine.connect()
 
 
-def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose) -> Choice:
+def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose, *, elsewhere: bool = False) -> Choice:
     """Return what the options mean on this host, by `choosing`, and in which place: one where it can run.
 
     Where images can neither be found nor pulled, plain processes take their place if no stack and no launcher was
     named; a launcher that was named is a UsageError then, and stacks that were named keep their rows. So is a stack
     that offers a method which neither bench nor the user has, and an own method with the name of one of bench's.
+    `elsewhere`: containers run on other hosts alone, which say themselves what images they have.
     """
     choice = choosing(options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu)
     known = methods_of_bench()
     check_new(choice.own, [*known, CEILINGS_METHOD])
     check_methods(choice.stacks.values(), [*known, *choice.own] if known else [])
-    if choice.launcher != "docker" or (options.stacks and options.launcher == "auto"):
+    if elsewhere or choice.launcher != "docker" or (options.stacks and options.launcher == "auto"):
         return choice
     client, used = reach_engine(choice), {cell.stack for cell in choice.plan.cells}
     why = [reason for name in sorted(used) if (reason := why_not_here(client, choice.stacks[name]))]

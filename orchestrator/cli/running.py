@@ -28,6 +28,11 @@ def _show_plan(form: str, **chosen: Any) -> None:
     from orchestrator.runner.plan_text import render
 
     given = RunOptions(**chosen)
+    if given.several:
+        from orchestrator.runner.many import show_plan
+
+        show_plan(given, form, terminal_width())
+        return
     host = look(given)
     choice = fitted(choose_place(given, host), given)
     show(render(choice, given.results, form, terminal_width()))

@@ -49,6 +49,16 @@ class Worker:
     facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """What its rounds' records say of it: binding, scratch, kind of container. No host names, no paths."""
 
+    @property
+    def uuid(self) -> str | None:
+        """Its GPU's UUID."""
+        return self.gpu.uuid if self.gpu is not None else None
+
+    @property
+    def model(self) -> str | None:
+        """What a cell's identity says of its GPU."""
+        return self.gpu.identity if self.gpu is not None else None
+
 
 @dataclass(frozen=True)
 class Opening:

@@ -64,6 +64,19 @@ class RunOptions:
     """Start no new cell after that; the run stays unfinished and can go on later."""
     budget_s: float | None = None
     """Time for all cells: decides the rounds in place of `rounds`."""
+    gpus: str | None = None
+    """GPUs of this host that run cells side by side: `all`, or numbers and UUIDs, parted by commas."""
+    hosts: Path | None = None
+    """File that names the hosts whose GPUs run cells side by side."""
+    spread: bool = False
+    """Of several GPUs: compared cells need not stay on one."""
+    exclusive_host: bool = False
+    """Of several GPUs: a host runs one cell at a time."""
+
+    @property
+    def several(self) -> bool:
+        """Whether cells may run side by side."""
+        return self.gpus is not None or self.hosts is not None
 
 
 @dataclass(frozen=True)
