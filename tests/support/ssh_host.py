@@ -79,12 +79,11 @@ def ssh_host(folder: Path, locks: Path, **variables: str) -> Iterator[SshHost]:
     (folder / "authorized").write_text((folder / "user_key.pub").read_text())
     (folder / "authorized").chmod(0o600)
     Path("/run/sshd").mkdir(exist_ok=True)
+    set_there = " ".join(f"{name}={value}" for name, value in {"STACKBENCH_LOCKS": locks, **variables}.items())
     (folder / "sshd_config").write_text(
         f"Port {host.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\n"
         f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        "SetEnv "
-        + " ".join(f"{name}={value}" for name, value in {"STACKBENCH_LOCKS": locks, **variables}.items())
-        + "\n"
+        f"SetEnv {set_there}\n"
     )
     (folder / "config").write_text(
         f"IdentityFile {folder}/user_key\nIdentitiesOnly yes\nUserKnownHostsFile {folder}/known\n"
