@@ -75,7 +75,7 @@ GO_ON = "check the host; the same command runs it again"
 class SshSettings(Frozen):
     """The table `[hosts.ssh]` of a hosts file."""
 
-    address: str = Field(pattern=r"^(ssh://)?[^\s-]\S*$")
+    address: str = Field(pattern=r"^(ssh://[A-Za-z0-9_\[]\S*|[A-Za-z0-9_][\w.@+-]*)$")
     """As `ssh` takes it: `ssh://user@host:port`, or a name of the ssh configuration."""
     folder: str = "~/.stackbench"
     """Where bench, references, weights and work folders go on the host; made where there is none."""

@@ -32,17 +32,21 @@ def open_host(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
         if first.hello["swept"]:
             host.say(f"removed what a killed run left behind: {counted(first.hello['swept'], 'container or folder')}")
         workers = list[Worker]()
-        for gpu in _chosen(entry, first.hello, allow_busy=opening.allow_busy):
+        wanted = set(opening.devices.values())
+        chosen = _chosen(entry, first.hello, allow_busy=opening.allow_busy) if "cuda" in wanted else []
+        for gpu in (*chosen, *([] if chosen else [None])):
             connection = first
             if workers:
                 connection = host.connect()
                 opened.callback(connection.close)
-            workers.append(_worker(host, connection, gpu))
+            # Cells on the CPU run one at a time, whichever worker has them.
+            devices = [*([None] if "cpu" in wanted and not workers else []), *([gpu.uuid] if gpu else [])]
+            workers.append(_worker(host, connection, gpu, devices))
         yield workers
 
 
-def _chosen(entry: HostEntry, hello: Mapping[str, Any], *, allow_busy: bool) -> list[HostGpu | None]:
-    """Return the GPUs that the entry means; a host without any is one place for cells on the CPU."""
+def _chosen(entry: HostEntry, hello: Mapping[str, Any], *, allow_busy: bool) -> list[HostGpu]:
+    """Return the GPUs that the entry means, in the order of their UUIDs: locks are taken in one order."""
     known = {one.name for one in dataclasses.fields(HostGpu)}
     found = [HostGpu(**{name: value for name, value in gpu.items() if name in known}) for gpu in hello["gpus"]]
     found = [dataclasses.replace(gpu, processes=tuple(gpu.processes)) for gpu in found]
@@ -66,15 +70,15 @@ def _chosen(entry: HostEntry, hello: Mapping[str, Any], *, allow_busy: bool) -> 
         if gpu.busy and not allow_busy:
             what, remedy = f"{gpu.uuid} is busy: {gpu.busy}", "wait, or measure all the same with --allow-busy"
             raise InfrastructureError(what, where=entry.name, remedy=remedy)
-    return list(chosen) or [None]
+    return sorted(set(chosen), key=lambda gpu: gpu.uuid)
 
 
-def _worker(host: SshHost, connection: Connection, gpu: HostGpu | None) -> Worker:
+def _worker(host: SshHost, connection: Connection, gpu: HostGpu | None, devices: Sequence[str | None]) -> Worker:
     near, why = connection.hello["near"].get(gpu.uuid, (None, "")) if gpu else (None, "it uses no GPU")
     cpuset = near if host.settings.cpuset == "near" else None
     client = _engine(connection)
     launcher = SshLauncher(
-        client, host.opening.bench, gpu, host=host, connection=connection, cpuset=cpuset, say=host.say,
+        client, host.opening.bench, gpu, host=host, connection=connection, cpuset=cpuset, devices=devices, say=host.say,
         state=host.opening.state,
     )  # fmt: skip
     launcher.claim()

@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -160,6 +160,8 @@ class SshLauncher(DockerLauncher):
     connection: Connection
     cpuset: str | None = None
     """The CPUs near its GPU."""
+    devices: Sequence[str | None] = (None,)
+    """GPUs' UUIDs, and null for the CPU, whose locks are held."""
     here: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -215,11 +217,15 @@ class SshLauncher(DockerLauncher):
         raise failed
 
     def claim(self, *, wait: bool = True) -> None:
-        """Hold the lock of its device on that host, as long as the connection lasts.
+        """Hold the locks of its devices on that host, as long as the connection lasts.
 
         Where another has it, it is waited for, or else an InfrastructureError.
         """
-        uuid, said = self.gpu.uuid if self.gpu else None, False
+        for uuid in self.devices:
+            self._claim(uuid, wait=wait)
+
+    def _claim(self, uuid: str | None, *, wait: bool) -> None:
+        said = False
         while True:
             answer, _ = self.connection.ask("lock", gpu=uuid, purpose=self.host.opening.purpose)
             for line in answer["warned"]:

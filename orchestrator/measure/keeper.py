@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from orchestrator.base.errors import StackbenchError
 from orchestrator.base.lockfile import Lock, abandoned, try_lock
 from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.host import locks
@@ -71,7 +72,8 @@ class Keeper:
             try:
                 answer, content = getattr(self, f"do_{what}")(payload, **said)
             except Exception as error:  # noqa: BLE001  (whoever asked says what it means)
-                words = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+                own = str(error) if isinstance(error, StackbenchError) else f"{type(error).__name__}: {error}"
+                words = getattr(error, "strerror", None) or own
                 answer, content = {"error": words, "errno": getattr(error, "errno", None)}, b""
             if number is not None:
                 self.send({"id": number, **answer}, content)
