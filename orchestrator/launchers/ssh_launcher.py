@@ -65,7 +65,11 @@ class Round:
 
     def troubled(self, status: object, reason: object) -> None:
         """Keep what is wrong with what the process has written."""
-        self._trouble = ("infrastructure" if status == "infrastructure" else "crashed", str(reason)[:400])
+        why = str(reason)[:400]
+        if status == "infrastructure":
+            self._trouble = "infrastructure", f"{why} on its host; make room there"
+        else:
+            self._trouble = "crashed", why
 
     def ended(self, readings: dict[str, Any]) -> None:
         """Keep what was read until the end."""

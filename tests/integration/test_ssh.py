@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,13 +96,19 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.SshHost]:
 
 @pytest.fixture(scope="module")
 def rig(host: hosts.SshHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    folder, said = tmp_path_factory.mktemp("run"), list[str]()
-    with open_host(entry(host), opening(folder, said)) as (worker,):
+    with rigged(host, tmp_path_factory.mktemp("run")) as found:
+        yield found
+    assert left_of(host) == []
+
+
+@contextlib.contextmanager
+def rigged(host: hosts.SshHost, folder: Path, *, more: dict[str, Any] | None = None, **given: Any) -> Iterator[Rig]:
+    said = list[str]()
+    with open_host(entry(host, **given), opening(folder, said, **(more or {}))) as (worker,):
         launcher = worker.launcher
         assert isinstance(launcher, SshLauncher)
         launcher.images["fake"] = IMAGE
         yield Rig(host, worker, launcher, launcher.prepare(STACK), said, folder)
-    assert left_of(host) == []
 
 
 def left_of(host: hosts.SshHost) -> list[str]:
@@ -356,6 +363,82 @@ def test_hosts_that_cannot_be_had_say_why(host: hosts.SshHost, tmp_path: Path) -
         pass
     with pytest.raises(UsageError, match='no GPU "7"'), open_host(entry(host, gpus=("7",)), opening(tmp_path, [])):
         pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", place], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_disk_there_is_said_with_what_to_do_and_nothing_half_is_left(small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with (
+        hosts.ssh_host(tmp_path / "other", tmp_path / "locks") as other,
+        rigged(other, tmp_path, ssh={"folder": str(small_disk)}) as rig,
+    ):
+        big, filler = tmp_path / "big", small_disk / "filler"
+        big.write_bytes(bytes(80 * 2**20))
+        with pytest.raises(InfrastructureError, match=r"No space left on device .*; make room there"):
+            rig.launcher.connection.store("checkpoints", "big", {"big": (big, "0" * 64)}, print)
+        assert list((small_disk / "checkpoints").glob("*big*")) == [small_disk / "checkpoints" / "big.lock"]
+
+        def fill() -> None:
+            with contextlib.suppress(OSError):
+                filler.write_bytes(bytes(80 * 2**20))
+
+        record = while_it_hangs(rig, fill)
+        assert record.status == "infrastructure"
+        assert "the disk is nearly full" in str(record.reason)
+        record = rig.run("good")
+        assert record.status == "infrastructure"
+        assert "make room there" in str(record.reason)
+        filler.unlink()
+        assert rig.run("good").status == "ok"
+
+
+@pytest.fixture(scope="module")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nvml")
+    folder.chmod(0o755)
+    source = Path(hosts.__file__).with_name("fake_nvml.c")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to make the library with")
+    command = [compiler, "-shared", "-fPIC", "-w", "-o", str(folder / "libnvidia-ml.so.1"), str(source)]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def test_a_gpu_there_is_locked_there_and_read_there(nvml: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    on_gpu = {"devices": {"fake": "cuda"}}
+    with (
+        hosts.ssh_host(tmp_path / "other", tmp_path / "locks", LD_LIBRARY_PATH=str(nvml)) as other,
+        rigged(other, tmp_path, gpus=("1",), more=on_gpu) as rig,
+    ):
+        gpu = rig.worker.gpu
+        assert gpu is not None
+        assert (rig.worker.name, gpu.index, rig.worker.facts["over"]) == ("node1:1", 1, "ssh")
+        assert rig.worker.facts["cpus"].startswith("all (")
+        assert not locks.is_free(gpu.uuid, tmp_path / "locks")
+        assert locks.is_free(None, tmp_path / "locks")
+        with pytest.raises(InfrastructureError, match="raw devices of another host"):
+            rig.launcher.ask(STACK, ("-c", ""), "cuda", "raw")
+        # A container without the GPU is enough to read it meanwhile.
+        job = rig.job("slow", gpu=gpu.uuid)
+        record = supervise(rig.launcher, rig.prepared, job)
+        assert (record.status, record.reason) == ("ok", None)
+        series = rig.launcher.round.readings()
+        assert series["settings"]["driver"] == "555.85"
+        lines = series["series"].decode().splitlines()
+        assert lines[0].startswith('{"columns": ["t_ns"')
+        assert len(lines) > 2
+    assert locks.is_free(gpu.uuid, tmp_path / "locks")
 
 
 DIES = """
