@@ -26,7 +26,7 @@ def open_host(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
     """Reach a host over ssh, hold its GPUs' locks, and give a worker for each of them; see `worker.Opener`."""
     settings = validate(SshSettings, entry.settings, Path(f"hosts.{entry.name}.ssh"))
     with contextlib.ExitStack() as opened:
-        host = SshHost(entry.name, settings, opening, opened.enter_context(socket_folder()))
+        host = SshHost(entry.name, settings, opening, opened.enter_context(socket_folder()), entry.start_s)
         first = host.connect()
         opened.callback(first.close)
         if first.hello["swept"]:
@@ -81,7 +81,7 @@ def _worker(host: SshHost, connection: Connection, gpu: HostGpu | None, devices:
         client, host.opening.bench, gpu, host=host, connection=connection, cpuset=cpuset, devices=devices, say=host.say,
         state=host.opening.state,
     )  # fmt: skip
-    launcher.claim()
+    launcher.claim(wait_s=host.start_s)
     facts = {"over": "ssh", "cpus": cpuset or f"all ({why or 'as set'})"}
     name = f"{host.name}:{gpu.index if gpu else 'cpu'}"
     return Worker(name, host.name, gpu, launcher, alive=launcher.alive, facts=facts)

@@ -43,6 +43,8 @@ AGAIN_S = (0.0, 1.0, 2.0, 4.0)
 SOON_S = 5.0
 """After so long no further attempt begins."""
 LOCK_POLL_S = 0.5
+SMALL_BYTES = 16_000_000
+"""Of a process that was killed no larger file is brought here: nobody waits for it."""
 
 Status = Literal["crashed", "infrastructure"]
 
@@ -116,7 +118,7 @@ class SshHandle(DockerHandle):
         if self._job is None:
             return ended
         try:
-            self._launcher.fetch(self._job)
+            self._launcher.fetch(self._job, SMALL_BYTES if self._cancelled else None)
         except (InfrastructureError, OSError) as error:
             return Exit(ended.code, ended.signal, error=f"what it left could not be fetched: {error}")
         return ended
@@ -138,6 +140,7 @@ class SshHost:
     settings: SshSettings
     opening: Opening
     place: Path
+    start_s: float
     lock: threading.Lock = field(default_factory=threading.Lock)
     _count: int = 0
 
@@ -208,7 +211,7 @@ class SshLauncher(DockerLauncher):
             try:
                 if self.connection.dead:
                     self.connection.open()
-                self.claim(wait=False)
+                self.claim(wait_s=0)
             except InfrastructureError as error:
                 failed = error
                 if time.monotonic() - began > SOON_S:
@@ -220,15 +223,16 @@ class SshLauncher(DockerLauncher):
         self.connection.close()  # without the lock nothing may run there
         raise failed
 
-    def claim(self, *, wait: bool = True) -> None:
+    def claim(self, *, wait_s: float) -> None:
         """Hold the locks of its devices on that host, as long as the connection lasts.
 
-        Where another has it, it is waited for, or else an InfrastructureError.
+        Where another has one, it is waited for, at most so long: then InfrastructureError.
         """
+        until = time.monotonic() + wait_s
         for uuid in self.devices:
-            self._claim(uuid, wait=wait)
+            self._claim(uuid, until)
 
-    def _claim(self, uuid: str | None, *, wait: bool) -> None:
+    def _claim(self, uuid: str | None, until: float) -> None:
         said = False
         while True:
             answer, _ = self.connection.ask("lock", gpu=uuid, purpose=self.host.opening.purpose)
@@ -237,7 +241,7 @@ class SshLauncher(DockerLauncher):
             if answer["held"]:
                 return
             line = f"{uuid or 'the CPU'}: in use by {str(answer['holder'])[:200]}"
-            if not wait:
+            if time.monotonic() >= until:
                 raise InfrastructureError(line, remedy=GO_ON)
             if not said:
                 self.host.say(f"waiting for {line}")
@@ -297,8 +301,8 @@ class SshLauncher(DockerLauncher):
         assert isinstance(handle, SshHandle)
         return handle
 
-    def fetch(self, job: Job) -> None:
-        """Bring what the round has left in its folder here, and what was read of the host meanwhile."""
+    def fetch(self, job: Job, most_bytes: int | None = None) -> None:
+        """Bring what the round has left in its folder here, each file of at most so many bytes, and what was read."""
         said, series = self.connection.ask("finish")
         if said["trouble"]:
             self.round.troubled(*said["trouble"])
@@ -307,7 +311,7 @@ class SshLauncher(DockerLauncher):
             (job.work / "cache").mkdir(exist_ok=True)
             (job.work / "cache" / "on-its-host").touch()
         for name, size in said["files"].items():
-            if PurePosixPath(name).name != name or name.startswith("."):
+            if PurePosixPath(name).name != name or name.startswith(".") or (most_bytes and size > most_bytes):
                 continue
             with (job.work / name).open("wb") as file:
                 while file.tell() < size:

@@ -18,6 +18,7 @@ from places import RESULTS, ROOT
 from record_samples import proof, record, samples, save_run
 
 from orchestrator.cli import orchestrator, run
+from orchestrator.plan.hosts import load_hosts
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
@@ -195,6 +196,8 @@ def test_examples(fence: Fence, place: Path) -> None:
     files_of(fence.page, place)
     if fence.title == "suite.toml":
         make_plan(load_suite("suite.toml"), find_stacks([ROOT / "images"]), device="cpu")
+    elif fence.title == "hosts.toml":
+        assert load_hosts(Path("hosts.toml"))
     elif fence.title == "stack.toml":
         name = re.search('^name = "(.*)"', fence.text, re.MULTILINE)
         assert name

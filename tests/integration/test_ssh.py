@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 import ssh_host as hosts
-from fake_run import FAKE_BENCH, IMAGE, make_job, make_stack
+from fake_run import FAKE_BENCH, IMAGE, make_job, make_stack, write_stack, write_suite
 from places import ROOT
 
 from orchestrator.base.errors import InfrastructureError, UsageError
@@ -333,7 +334,7 @@ def test_an_sshd_that_is_away_is_a_reason_and_comes_back(rig: Rig) -> None:
 def test_a_gpus_lock_is_held_there_as_long_as_the_connection(rig: Rig) -> None:
     assert not locks.is_free(None, rig.host.folder / "locks")
     with pytest.raises(InfrastructureError, match="in use by process"):
-        SshLauncher.claim(rig.launcher, wait=False)  # held by the same keeper: its own second try is refused as well
+        rig.launcher.claim(wait_s=0)  # the same keeper's second try is another's as well
 
 
 def test_a_host_key_that_is_not_known_or_changed_is_refused(host: hosts.SshHost, tmp_path: Path) -> None:
@@ -479,3 +480,36 @@ def test_what_a_keeper_that_was_killed_left_is_swept(host: hosts.SshHost, tmp_pa
     assert sweep(entry(host), print) >= 2
     assert not dead.exists()
     assert container not in [one["Id"] for one in client.api.containers(all=True)]
+
+
+def test_a_run_that_was_killed_goes_on_there_and_no_round_is_lost_or_run_twice(tmp_path: Path) -> None:
+    write_stack(tmp_path, ["slow", "good"], python="python3")
+    suite, results = write_suite(tmp_path, rounds=2), tmp_path / "results"
+    (tmp_path / "other").mkdir()
+    with hosts.ssh_host(tmp_path / "other", tmp_path / "locks") as other:
+        table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in other.settings.items())
+        file = tmp_path / "hosts.toml"
+        file.write_text(f'schema_version = 1\n[[hosts]]\nname = "node1"\nlauncher = "ssh"\n[hosts.ssh]\n{table}')
+        chosen = {"--suite": suite, "--stacks": tmp_path / "stacks", "--stack": "fake", "--hosts": file}
+        options = [str(word) for pair in {**chosen, "--results": results}.items() for word in pair]
+        command = [
+            sys.executable,
+            str(ROOT / "tests/support/fake_run.py"),
+            str(tmp_path / "state"),
+            "run-all",
+            *options,
+        ]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "STACKBENCH_LOCKS": str(tmp_path / "own-locks")}
+        with subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL) as process:
+            assert soon(lambda: len(list(results.glob("*/records/*.json"))) >= 1, 240)
+            process.send_signal(signal.SIGKILL)
+        before = {path: path.read_bytes() for path in results.glob("*/records/*.json")}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = {path: json.loads(path.read_text()) for path in results.glob("*/records/*.json")}
+        assert sorted((one["method"], one["round"], one["status"]) for one in found.values()) == [
+            (method, number, "ok") for method in ("good", "slow") for number in (0, 1)
+        ]
+        assert {path: path.read_bytes() for path in before} == before
+        assert all(one["provenance"]["worker"]["over"] == "ssh" for one in found.values())
+        assert soon(lambda: left_of(other) == [])
