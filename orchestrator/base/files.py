@@ -6,6 +6,7 @@ Whatever is wrong becomes one line with file, key, reason and remedy.
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import json
 import math
@@ -20,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.base.errors import UsageError, os_errors
+from orchestrator.base.errors import UsageError
 from orchestrator.base.limits import LARGEST
 from orchestrator.base.paths import BENCH, IMAGES
 from orchestrator.base.text import one_line
@@ -51,6 +52,19 @@ PLAIN_WORDS = {
 PLAIN_PATTERNS = {
     "^[a-z0-9][a-z0-9_-]*$": "must be of small letters, digits, - and _, and begin with a letter or a digit",
     "^[0-9a-f]{64}$": "must be a SHA-256, 64 digits of 0-9a-f",
+}
+REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "check who may read and write there",
+    errno.EPERM: "check who may read and write there",
+    errno.EROFS: "name a folder that can be written to",
+    errno.ENOSPC: "make room or name another folder",
+    errno.EDQUOT: "make room or name another folder",
+    errno.ENOTDIR: "name a folder, not a file",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EEXIST: "name a folder, not a file",
+    errno.ELOOP: "links are not followed here: copy the file itself there",
+    errno.ENAMETOOLONG: "use a shorter path",
 }
 
 
@@ -100,6 +114,33 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Json = Annotated[Any, AfterValidator(bounded)]
 """A part of a file that no schema describes."""
+
+
+# What the operating system refuses.
+
+
+def os_error(error: OSError, where: Path | str) -> UsageError:
+    """Return the line for a failed call of the operating system."""
+    what = (error.strerror or str(error)).lower()
+    remedy = REMEDIES.get(error.errno or 0, "check the path and the disk")
+    return UsageError(what, where=str(where), remedy=remedy)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether the error, or what it was raised from, is that of a disk, or a quota, without room."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def os_errors(where: Path | str) -> Iterator[None]:
+    """Turn what fails inside, calls of the operating system alone, into a UsageError about `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise os_error(error, where) from error
+    except ValueError as error:  # a zero byte in the name
+        raise UsageError(str(error), where=repr(str(where)), remedy="check the path") from error
 
 
 # Reading.

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from orchestrator.base.errors import UsageError, os_errors
+from orchestrator.base.errors import UsageError
 
 SIDE_FILE_LIMIT_BYTES = 2_000_000
 READ_ONLY, READABLE = 0o444, 0o644
@@ -25,7 +25,8 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
 
     No link is followed and nothing but a plain file of at most `limit` bytes is taken; else a UsageError.
     """
-    from orchestrator.base.files import beside, make_folder, to_disk  # The keeper on another host has no pydantic.
+    # Only here: the keeper on another host has no pydantic.
+    from orchestrator.base.files import beside, make_folder, os_errors, to_disk
 
     make_folder(target.parent)
     found, copied = hashlib.sha256(), 0

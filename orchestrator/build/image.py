@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.base.errors import EXIT_OK, InfrastructureError, os_error
-from orchestrator.base.files import hash_files, make_folder
+from orchestrator.base.errors import EXIT_OK, InfrastructureError
+from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.interrupt import patiently
 from orchestrator.base.paths import STATE
 from orchestrator.base.telling import telling

@@ -96,7 +96,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, StackbenchError):
         return _fail(str(error), error.exit_code)
     if isinstance(error, OSError):
-        from orchestrator.base.errors import os_error
+        from orchestrator.base.files import os_error
 
         return _fail(str(os_error(error, error.filename or "this host")), EXIT_WRONG_USAGE)
     if isinstance(error, click.ClickException):

@@ -9,9 +9,10 @@ import contextlib
 import os
 import secrets
 import stat
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -33,6 +34,33 @@ REST, LONGEST_REST_S = 50, 10.0
 """A count is followed by this many times its own duration of rest."""
 TRIES = 3
 """How often an entry is tried that cannot be removed, and a folder emptied that somebody still fills."""
+
+
+@dataclass(frozen=True)
+class WorkArea:
+    """One orchestrator process's folder below `.stackbench/work`; gone when it is done."""
+
+    folder: Path
+    bench: Path
+    """A copy of bench as it was when the run began: an edit during the run changes no cell under its old identity."""
+
+    @contextlib.contextmanager
+    def cell(self, stem: str) -> Iterator[Path]:
+        """Give one round of a cell its folder: the process may write to `work` in it, and nowhere else.
+
+        It is removed at the end with whatever the process left there; no link in it is followed.
+        """
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
+            (folder / "work").mkdir(mode=PRIVATE_FOLDER)
+        except OSError as error:
+            from orchestrator.base.files import os_error  # The keeper on another host has no pydantic.
+
+            raise os_error(error, self.folder) from error
+        try:
+            yield folder
+        finally:
+            remove_tree(folder)
 
 
 class Trouble(NamedTuple):

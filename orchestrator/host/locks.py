@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.base import interrupt
-from orchestrator.base.errors import UsageError, os_errors
+from orchestrator.base.errors import UsageError
 from orchestrator.base.lockfile import Lock, try_lock
 from orchestrator.base.text import Say
 
@@ -110,9 +110,13 @@ def _sign(path: Path, text: str) -> None:
 def _lock_file(gpu_uuid: str | None, folder: Path | None) -> Path:
     """Return the file for a GPU, or for the CPU where it is None; its folder is made."""
     folder = folder or lock_folder()
-    with os_errors(folder), contextlib.suppress(FileExistsError):
-        folder.mkdir(parents=True)
-        folder.chmod(EVERYBODY)
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            folder.chmod(EVERYBODY)
+    except OSError as error:
+        what, remedy = (error.strerror or str(error)).lower(), f"set {ENVIRONMENT} to a folder that can be written to"
+        raise UsageError(what, where=str(folder), remedy=remedy) from error
     if not folder.is_dir():
         what, remedy = "not a folder, so locks cannot be kept there", f"set {ENVIRONMENT} to a folder"
         raise UsageError(what, where=str(folder), remedy=remedy)

@@ -7,43 +7,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.base.errors import UsageError, os_error, os_errors
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import os_error, os_errors
 from orchestrator.base.lockfile import abandoned, try_lock
 from orchestrator.base.paths import BENCH, STATE, STATE_VARIABLE
 from orchestrator.base.text import Say
-from orchestrator.host.folders import PRIVATE_FOLDER, remove_tree
+from orchestrator.host.folders import WorkArea, remove_tree
 
 OWNER_FILE = "owner.lock"
 READABLE_FILE = 0o644
 READABLE_FOLDER = 0o755
-
-
-@dataclass(frozen=True)
-class WorkArea:
-    """One orchestrator process's folder below `.stackbench/work`; gone when it is done."""
-
-    folder: Path
-    bench: Path
-    """A copy of bench as it was when the run began: an edit during the run changes no cell under its old identity."""
-
-    @contextlib.contextmanager
-    def cell(self, stem: str) -> Iterator[Path]:
-        """Give one round of a cell its folder: the process may write to `work` in it, and nowhere else.
-
-        It is removed at the end with whatever the process left there; no link in it is followed.
-        """
-        try:
-            folder = Path(tempfile.mkdtemp(prefix=f"{stem[:80]}-", dir=self.folder))
-            (folder / "work").mkdir(mode=PRIVATE_FOLDER)
-        except OSError as error:
-            raise os_error(error, self.folder) from error
-        try:
-            yield folder
-        finally:
-            remove_tree(folder)
 
 
 def methods_of_bench() -> list[str]:

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.base.errors import UsageError, os_errors
-from orchestrator.base.files import make_folder, read_bytes, write_bytes
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import make_folder, os_errors, read_bytes, write_bytes
 from orchestrator.base.text import one_line
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.stack import METHOD_NAME

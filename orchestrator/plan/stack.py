@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.base.errors import UsageError, os_errors
-from orchestrator.base.files import Count, Frozen, Positive, read_toml, validate
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import Count, Frozen, Positive, os_errors, read_toml, validate
 
 GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
 OF_THE_CELL = frozenset(

@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.base.errors import UsageError, os_errors
-from orchestrator.base.files import closest
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import closest, os_errors
 from orchestrator.base.interrupt import check
 from orchestrator.base.paths import BUNDLE_ENDING, RESULTS
 from orchestrator.base.text import Say, on_stderr, printable

@@ -16,13 +16,14 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from orchestrator.base.errors import UsageError, os_errors
+from orchestrator.base.errors import UsageError
 from orchestrator.base.files import (
     BESIDE,
     Frozen,
     Json,
     explain_validation,
     make_folder,
+    os_errors,
     read_bytes,
     read_json,
     to_disk,

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.base.errors import UsageError, os_error, os_errors
-from orchestrator.base.files import make_folder, read_bytes, write_bytes
+from orchestrator.base.errors import UsageError
+from orchestrator.base.files import make_folder, os_error, os_errors, read_bytes, write_bytes
 from orchestrator.base.interrupt import check
 from orchestrator.base.paths import BUNDLE_ENDING, STATE, STATE_VARIABLE
 from orchestrator.records.bundle import PIECE_BYTES

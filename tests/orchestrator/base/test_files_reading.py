@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.analysis.published import Published
-from orchestrator.base.errors import UsageError, os_error
+from orchestrator.base.errors import UsageError
 from orchestrator.base.files import (
     FILE_LIMIT_BYTES,
     Count,
@@ -22,6 +22,7 @@ from orchestrator.base.files import (
     check_known,
     closest,
     key_name,
+    os_error,
     read_bytes,
     read_json,
     read_toml,
