@@ -82,7 +82,7 @@ SELECTION = (
     stacks,
     stack_folders,
     method_folders,
-    repeatable("--method", "methods", "Only this method.", complete.methods),
+    repeatable("--method", "methods", "Only this method; METHOD@STACK: only there.", complete.methods),
     benchmarks,
     gpu,
     click.option(

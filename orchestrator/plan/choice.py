@@ -170,8 +170,8 @@ def select_stacks(names: Sequence[str], folders: Sequence[Path]) -> dict[str, St
     return _named(names, found) or found
 
 
-def _named(names: Sequence[str], found: Mapping[str, Stack]) -> dict[str, Stack]:
-    check_known("stack", names, found, where="--stack")
+def _named(names: Sequence[str], found: Mapping[str, Stack], where: str = "--stack") -> dict[str, Stack]:
+    check_known("stack", names, found, where=where)
     return {name: found[name] for name in dict.fromkeys(names)}
 
 
@@ -189,7 +189,9 @@ def _stacks(
     options: RunOptions, found: Mapping[str, Stack], gpu: str | None, no_gpu: str
 ) -> tuple[dict[str, Stack], dict[str, Device], str]:
     """Return the stacks to run, the device of each, and why."""
-    named = _named(options.stacks, found)
+    # Where every method is one stack's, `method@stack`, no other stack has a part in it.
+    of_methods = [method.partition("@")[2] for method in options.methods]
+    named = _named(options.stacks, found) or _named(of_methods if all(of_methods) else (), found, "--method")
     able = {name: stack for name, stack in (named or found).items() if stack.gpu.access != "none"}
     if gpu and able:
         chosen = named or able

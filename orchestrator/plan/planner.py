@@ -38,15 +38,16 @@ def make_plan(
 ) -> Plan:
     """Return the cells to run: ceilings, references, probes, then the rows in the suite's order, eager first.
 
-    `device` is one for all stacks, or one for each by name. Empty `benchmarks` and `methods` mean all. `rounds` and
-    `timeout_s` stand in for the suite's; a checkpoint for the model and the weights of every cell.
+    `device` is one for all stacks, or one for each by name. Empty `benchmarks` and `methods` mean all; of
+    `method@stack` only that stack's is run. `rounds` and `timeout_s` stand in for the suite's; a checkpoint for the
+    model and the weights of every cell.
     `known_methods` are names of methods that stacks left out of `stacks` offer: they are not a mistake.
     `sources` are the hashes of the files of own methods, by name.
     """
     own = inspect_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     known = tuple(dict.fromkeys([*_offered(stacks), *known_methods]))
     check_known("benchmark", benchmarks, (*MEASURED, "ceilings"))
-    check_known("method", methods, known)
+    _check_methods(methods, known, stacks)
     weights = Weights(source="checkpoint", fingerprint=own.fingerprint) if own else None
     requests = suite.expand(own.model if own else None, weights)
     for request in requests:
@@ -102,6 +103,14 @@ def make_plan(
     return Plan(suite=suite.name, cells=(*ceilings, *references, *probes, *rows.values()))
 
 
+def _check_methods(names: Sequence[str], known: Sequence[str], stacks: Mapping[str, Stack]) -> None:
+    for method, _, stack in (name.partition("@") for name in names):
+        check_known("method", [method], known)
+        if stack:
+            check_known("stack", [stack], stacks, where="--method")
+            check_known(f"method of stack {stack}", [method], stacks[stack].methods, where="--method")
+
+
 def _offered(stacks: Mapping[str, Stack]) -> list[str]:
     return list(dict.fromkeys(method for stack in stacks.values() for method in stack.methods))
 
@@ -109,6 +118,7 @@ def _offered(stacks: Mapping[str, Stack]) -> list[str]:
 def _runs(request: Request, stacks: Mapping[str, Stack], methods: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (method, stack), eager first, then as the stacks list them; stacks side by side within a method."""
     for method in sorted(_offered(stacks), key=lambda method: method != FIRST_METHOD):
-        chosen = not methods or method in methods
-        if chosen and (request.methods is None or method in request.methods):
-            yield from ((method, name) for name, stack in stacks.items() if method in stack.methods)
+        if request.methods is None or method in request.methods:
+            for name, stack in stacks.items():
+                if method in stack.methods and (not methods or method in methods or f"{method}@{name}" in methods):
+                    yield method, name

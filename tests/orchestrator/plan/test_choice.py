@@ -61,6 +61,12 @@ def test_a_gpu_that_no_stack_uses_is_left_alone(images: Path) -> None:
     assert made(gpu=H100, engine=DOCKER, stacks=("cpu",)).plan == choice.plan
 
 
+def test_a_method_of_one_stack_names_the_stack(with_cuda: Path) -> None:
+    choice = made(engine=DOCKER, suite="smoke", methods=("eager@cuda",))
+    assert {(cell.method, cell.stack) for cell in choice.plan.cells if cell.role == "row"} == {("eager", "cuda")}
+    assert list(choice.stacks) == ["cuda"]
+
+
 def test_what_is_named_wins(with_cuda: Path, tmp_path: Path) -> None:
     own = write_stack(tmp_path / "mine", "own", access="raw", required=True)
     suite = write_suite(tmp_path)
@@ -120,6 +126,7 @@ def test_a_gpu_stack_named_without_a_gpu_keeps_its_rows(with_cuda: Path) -> None
     [
         ({"stacks": ("cpuu",)}, '--stack: unknown stack "cpuu" (did you mean "cpu"?); known: cpu, cuda'),
         ({"methods": ("eagre",)}, 'unknown method "eagre" (did you mean "eager"?)'),
+        ({"methods": ("eager@cudaa",)}, '--method: unknown stack "cudaa" (did you mean "cuda"?); known: cpu, cuda'),
         ({"benchmarks": ("fwd",)}, 'unknown benchmark "fwd" (did you mean "forward"?); known: forward, '),
         ({"suite": "smok"}, 'unknown suite "smok" (did you mean "smoke"?)'),
         ({"launcher": "docker"}, "--launcher docker: no Docker Engine answers; start it"),

@@ -51,6 +51,8 @@ def test_selection_by_benchmark_and_method(smoke: Suite) -> None:
         "generation eager@a",
         "generation eager@b",
     ]
+    plan = make_plan(smoke, STACKS, device="cpu", benchmarks=["forward"], methods=["eager@b", "inductor"])
+    assert titles(plan)[-2:] == ["forward eager@b", "forward inductor@a"]
     assert titles(make_plan(smoke, STACKS, device="cpu", benchmarks=["ceilings"])) == [
         "ceilings torch@a",
         "ceilings torch@b",
@@ -95,6 +97,8 @@ def test_each_stack_has_its_device(smoke: Suite) -> None:
         ({"benchmarks": ["forwrd"]}, 'unknown benchmark "forwrd" (did you mean "forward"?); known: forward, '),
         ({"methods": ["eagr"]}, 'unknown method "eagr" (did you mean "eager"?); known: inductor, eager, thunder'),
         ({"methods": ["tinyllama"]}, 'unknown method "tinyllama"'),
+        ({"methods": ["eager@c"]}, '--method: unknown stack "c"; known: a, b'),
+        ({"methods": ["thunder@a"]}, '--method: unknown method of stack a "thunder"; known: '),
     ],
 )
 def test_unknown_names_are_refused(smoke: Suite, selection: dict[str, Any], says: str) -> None:
