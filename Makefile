@@ -20,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-slurm test-environments overhead peers scaling trip many verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
+.PHONY: help run test check test-plain test-docker test-ssh test-compose test-torch test-oldtorch test-slurm test-environments overhead peers scaling trip many verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -29,7 +29,7 @@ help:  ## this list
 run: $(VENV)/.installed  ## plan, build, run every cell and print the tables: what suits this machine
 	@$(VENV)/bin/orchestrator run-all $(ARGS)
 
-test: check test-torch test-plain test-docker test-compose  ## lint, types, import contracts, and all tests
+test: check test-torch test-plain test-docker test-ssh test-compose  ## lint, types, import contracts, and all tests
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -45,8 +45,11 @@ test-compose: $(VENV)/.dev
 test-docker: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "docker and not compose and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
 
+test-ssh: $(VENV)/.dev  ## cells on another host: an sshd of the tests' own and the real Docker Engine
+	$(VENV)/bin/python -m pytest -m "ssh" $(ARGS) $(SOME_TESTS)
+
 test-plain: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "not docker and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "not docker and not ssh and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
 
 test-slurm: $(VENV)/.dev  ## the launcher slurm on a real cluster that it starts here, as root (.ci/slurm-cluster.sh install)
 	$(VENV)/bin/python -m pytest -m slurm $(ARGS)

@@ -134,7 +134,7 @@ def make_ready(
 
 def ready_on(launcher: Any, gpu: HostGpu | None, choice: Choice, say: Say, *, state: Path = STATE) -> Ready:
     """Make every stack that the plan uses ready for a launcher, of this host or another, and `gpu`, of its host."""
-    ready, tried = Ready(), launcher.name != "docker"
+    ready, tried = Ready(), launcher.name != "docker" or not launcher.here
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
     for name, stack in choice.stacks.items():
         if name not in devices:
@@ -218,6 +218,7 @@ def prepare_stack(
     how containers get the GPU, where the stack does not say it.
     """
     if launcher.name == "docker":
+        launcher.bring(image_tag(stack))
         launcher.images[stack.name] = ensure_image(launcher.client, stack, say=say, again=again, state=state)
     prepared = launcher.prepare(stack)
     if launcher.name == "docker" and access and stack.gpu.access == "auto":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import parse_json
@@ -106,8 +106,24 @@ class Exit:
     error: str | None = None
 
 
+class Far(Protocol):
+    """What is seen of a process on another host by whoever is near it. Times are CLOCK_MONOTONIC there."""
+
+    def events(self) -> tuple[bytes, int, int]:
+        """Return what is new in its events (empty: nothing by now), and the times between which that appeared."""
+
+    def trouble(self) -> tuple[Literal["crashed", "infrastructure"], str] | None:
+        """Return what is wrong with what it has written, as `Written.trouble` does."""
+
+    def readings(self) -> Mapping[str, Any]:
+        """Return, after the end, the GPU's `series` (bytes of the side file), `settings` and `lost`; `load`; `free`."""
+
+
 class Handle(AbstractContextManager["Handle"]):
     """A started process; a thread waits for its end. Leaving the context kills it and removes what it ran in."""
+
+    far: Far | None = None
+    """Where it runs on another host."""
 
     def __init__(self, what: str) -> None:
         self._what, self._ended = what, threading.Event()

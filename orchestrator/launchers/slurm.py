@@ -16,6 +16,7 @@ from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError
 from orchestrator.base.files import make_folder
 from orchestrator.base.text import Say
+from orchestrator.host.folders import remove_tree
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Job, Places, Prepared
 from orchestrator.launchers import slurm_queue as slurm
@@ -35,7 +36,6 @@ from orchestrator.launchers.slurm_orders import (
 from orchestrator.launchers.slurm_settings import SlurmSettings
 from orchestrator.launchers.slurm_spool import Spool
 from orchestrator.launchers.slurm_steps import Jobs, StepHandle, Steps
-from orchestrator.launchers.work_area import remove_tree
 from orchestrator.plan.cell import Device
 from orchestrator.plan.stack import Stack
 

@@ -15,8 +15,9 @@ from orchestrator.base.errors import InfrastructureError, StackbenchError
 from orchestrator.base.files import os_errors, write_text
 from orchestrator.base.lockfile import Lock, abandoned, try_lock
 from orchestrator.base.text import Say
+from orchestrator.host.folders import remove_tree
 from orchestrator.launchers import slurm_queue as slurm
-from orchestrator.launchers.work_area import OWNER_FILE, remove_tree
+from orchestrator.launchers.work_area import OWNER_FILE
 
 FOLDER, FINGERPRINT, JOBS, ALIVE, OVER = "slurm", "fingerprint", "jobs", "alive", "over"
 BEATS = 6

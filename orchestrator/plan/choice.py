@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES, RESULTS
+from orchestrator.base.text import NO_GPU
 from orchestrator.plan.cell import Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
 from orchestrator.plan.methods import OwnMethod, find_methods
@@ -18,7 +19,7 @@ from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import Stack, find_stacks
 from orchestrator.plan.suite import Suite, load_suite
 
-NO_GPU, NO_ENGINE = "no GPU is here", "no Docker Engine answers"
+NO_ENGINE = "no Docker Engine answers"
 FULL_SUITE = "note"
 SMALL_SUITE = "smoke"
 

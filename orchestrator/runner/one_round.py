@@ -15,9 +15,9 @@ from orchestrator.base.files import disk_full, make_folder
 from orchestrator.base.text import counted
 from orchestrator.build.lock import mark_drift
 from orchestrator.build.ready import Ready
+from orchestrator.host.folders import WorkArea, empty_tree
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Job, Launcher
-from orchestrator.launchers.work_area import WorkArea, empty_tree
 from orchestrator.launchers.worker import Supervise
 from orchestrator.measure.supervise import TELEMETRY_FILE, blank_record, supervise, unworkable
 from orchestrator.measure.warm import wanted, with_warm_start

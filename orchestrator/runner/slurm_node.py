@@ -26,6 +26,7 @@ from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES, take_over
 from orchestrator.build.ready import launcher_of
 from orchestrator.build.shared_image import shared_image
 from orchestrator.host import locks
+from orchestrator.host.folders import WorkArea
 from orchestrator.host.gpu import HostGpu, gpus
 from orchestrator.launchers import Prepared
 from orchestrator.launchers import work_area as areas
@@ -214,7 +215,7 @@ def _given_gpu(order: CellOrder) -> HostGpu | None:
     return found[0]
 
 
-def _image(launcher: Any, stack: Stack, order: StackOrder | CellOrder, area: areas.WorkArea) -> str:
+def _image(launcher: Any, stack: Stack, order: StackOrder | CellOrder, area: WorkArea) -> str:
     """Return the name of the stack's image, which this node's engine has from here on."""
     own = locks.lock_folder()
     return shared_image(launcher.client, stack, order.images, own, keep=order.keep, say=on_stderr, state=area.folder)
@@ -275,7 +276,7 @@ def _telling(folder: Path) -> Callable[[Event], None]:
 
 
 @contextlib.contextmanager
-def _area(state: Path, bench: Path) -> Iterator[areas.WorkArea]:
+def _area(state: Path, bench: Path) -> Iterator[WorkArea]:
     """Give a work area on the node's scratch, with a copy of the run's bench."""
     make_folder(state)
     with os_errors(state):
@@ -286,7 +287,7 @@ def _area(state: Path, bench: Path) -> Iterator[areas.WorkArea]:
 
 def _launcher(
     container: Container,
-    area: areas.WorkArea,
+    area: WorkArea,
     gpu: HostGpu | None,
     say: Callable[[str], None],
     *,

@@ -197,6 +197,8 @@ def test_examples(fence: Fence, place: Path) -> None:
     files_of(fence.page, place)
     if fence.title == "suite.toml":
         make_plan(load_suite("suite.toml"), find_stacks([ROOT / "images"]), device="cpu")
+    elif fence.title == "hosts.toml":
+        assert load_hosts(Path("hosts.toml"))
     elif fence.title == "stack.toml":
         name = re.search('^name = "(.*)"', fence.text, re.MULTILINE)
         assert name
