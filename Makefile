@@ -20,7 +20,7 @@ SOME_TESTS = $(if $(ARGS),|| test $$? -eq 5)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-.PHONY: help run test check test-plain test-docker test-compose test-torch test-oldtorch test-engines test-environments overhead peers scaling trip verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
+.PHONY: help run test check test-plain test-docker test-ssh test-compose test-torch test-oldtorch test-slurm test-engines test-environments overhead peers scaling trip many verdicts alarms long-run faults fuzz docs docs-check docs-generate lock lock-check wheels dist changelog clean python
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,10 +43,16 @@ test-compose: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "compose" $(ARGS) $(SOME_TESTS)
 
 test-docker: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "docker and not compose and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "docker and not compose and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
+
+test-ssh: $(VENV)/.dev  ## cells on another host: an sshd of the tests' own and the real Docker Engine
+	$(VENV)/bin/python -m pytest -m "ssh" $(ARGS) $(SOME_TESTS)
 
 test-plain: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "not docker and not engines and not torch and not oldtorch" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "not docker and not ssh and not engines and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
+
+test-slurm: $(VENV)/.dev  ## the launcher slurm on a real cluster that it starts here, as root (.ci/slurm-cluster.sh install)
+	$(VENV)/bin/python -m pytest -m slurm $(ARGS)
 
 # One after the other: each keeps two cores busy.
 test-engines: $(VENV)/.dev  ## engines in the images of their stacks, which are built: every check, and planted faults
@@ -73,6 +79,9 @@ scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 10
 
 trip: $(VENV)/.dev  ## how many files one cell passes through on its way to a record and a row; what a round costs late in a run
 	@$(VENV)/bin/python tests/benchmarks/trip.py $(ARGS)
+
+many: $(VENV)/.dev  ## 5,000 cells on 100 hosts of 8 GPUs, simulated: GPU time used, memory, lag (about a quarter of an hour)
+	@$(VENV)/bin/python tests/benchmarks/many.py $(ARGS)
 
 verdicts: $(VENV)/.dev  ## how often intervals hold a known truth, and how often verdicts are false, by simulation
 	@$(VENV)/bin/python tests/benchmarks/verdicts.py $(ARGS)

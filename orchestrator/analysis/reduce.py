@@ -116,9 +116,12 @@ class Reduction:
 
     @property
     def recorded(self) -> int:
-        """Rounds that have a record, those of ceilings, references and probes included."""
+        """Rounds that have a record, those of ceilings, references and probes included.
+
+        Of ceilings and references, which each GPU of a run has its own of, one counts.
+        """
         rounds = sum(len(rounds) for cells in self._rounds.values() for rounds in cells.values())
-        return rounds + len(self._ceilings) + len(self._references)
+        return rounds + len({cell_id for cell_id, _ in (*self._ceilings, *self._references)})
 
     def forget(self, cell_id: str, number: int) -> None:
         """Leave out a round's record that is replaced by another, whichever of them began later."""

@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.base.errors import UsageError
+from orchestrator.base.limits import LARGEST
 from orchestrator.base.paths import BENCH, IMAGES
 from orchestrator.base.text import one_line
 
@@ -75,8 +76,6 @@ class Frozen(BaseModel):
 
 # Bounds of what stands in files that are not ours: beyond them arithmetic, libraries and our own printing fail.
 
-LARGEST = 2**63 - 1
-"""Of 64 bits; the smallest is one further from 0."""
 MOST_NESTED = 100
 DOTTED = re.compile(rf"""(?<![\w"'-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MOST_NESTED}}}""")
 """A key of so many parts, which the TOML parser would take hours for."""

@@ -25,6 +25,8 @@ ONE_STOP_S = 0.5
 pending: list[int] = []
 """The signal that nobody has acted on yet. Empty: go on; else call `check`."""
 _came: list[tuple[int, float]] = []
+_raised_in: set[int] = set()
+"""Threads beside the main one that have raised for it: once each, and the main thread last, which has it cleared."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,12 +38,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(*, patient: bool = False) -> Iterator[None]:
     """Note the first signal, for `check` to raise once; end the process at a second, cleaning nothing up.
 
-    Inside another one it does nothing.
+    Inside another one it does nothing. `patient`: later signals change nothing, where they are no person's.
     """
     before = heed()
+    for number in before if patient else ():
+        signal.signal(number, _note)
     try:
         yield
     finally:
@@ -55,16 +59,37 @@ def heed() -> dict[int, Any]:
         return {}  # only the main thread gets signals
     pending.clear()
     _came.clear()
+    _raised_in.clear()
     heeded = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, _take) for number in heeded}
 
 
 def check() -> None:
-    """Raise Interrupted where a signal has come and nobody has raised it: what is cleaned up then is left in peace."""
+    """Raise Interrupted where a signal has come and this thread has not raised it: its cleaning up is left in peace.
+
+    The main thread clears it, so it looks last where other threads run cells.
+    """
     if pending:
-        number = pending[0]
-        pending.clear()
+        number, thread = pending[0], threading.get_ident()
+        if threading.current_thread() is threading.main_thread():
+            pending.clear()
+        elif thread in _raised_in:
+            return
+        else:
+            _raised_in.add(thread)
         raise Interrupted(number)
+
+
+def stop() -> None:
+    """Have every thread that runs a cell raise Interrupted, as at SIGTERM, for what this process itself has met."""
+    pending.append(signal.SIGTERM)
+
+
+def cleared() -> None:
+    """Take back what `stop` has asked for, once every thread has acted on it."""
+    if not _came:
+        pending.clear()
+    _raised_in.clear()
 
 
 def exit_code() -> int | None:
@@ -123,9 +148,14 @@ def run_process(
     return subprocess.CompletedProcess(command, process.returncode, out, error)
 
 
-def _take(number: int, _frame: FrameType | None) -> None:
+def _note(number: int, _frame: FrameType | None) -> None:
     if not _came:
         _came.append((number, time.monotonic()))
         pending.append(number)
+
+
+def _take(number: int, frame: FrameType | None) -> None:
+    if not _came:
+        _note(number, frame)
     elif time.monotonic() - _came[0][1] > ONE_STOP_S:
         os._exit(EXIT_BASE + number)

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 Say = Callable[[str], None]
 """Shows a person one line."""
+NO_GPU = "no GPU is here"
 DIGITS = 4
 SMALLEST = 1e-4
 """What is nearer to zero is written with an exponent."""

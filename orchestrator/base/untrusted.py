@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import beside, make_folder, os_errors, to_disk
 
 SIDE_FILE_LIMIT_BYTES = 2_000_000
 READ_ONLY, READABLE = 0o444, 0o644
@@ -26,6 +25,9 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
 
     No link is followed and nothing but a plain file of at most `limit` bytes is taken; else a UsageError.
     """
+    # Only here: the keeper on another host has no pydantic.
+    from orchestrator.base.files import beside, make_folder, os_errors, to_disk
+
     make_folder(target.parent)
     found, copied = hashlib.sha256(), 0
     with os_errors(source.name), beside(target) as place, open_plain(source) as file, place.open("wb") as out:

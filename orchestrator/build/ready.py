@@ -82,18 +82,19 @@ def reach_engine(choice: Choice) -> Any:
     return engine.connect()
 
 
-def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose) -> Choice:
+def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose, *, elsewhere: bool = False) -> Choice:
     """Return what the options mean on this host, by `choosing`, and in which place: one where it can run.
 
     Where images can neither be found nor pulled, plain processes take their place if no stack and no launcher was
     named; a launcher that was named is a UsageError then, and stacks that were named keep their rows. So is a stack
     that offers a method which neither bench nor the user has, and an own method with the name of one of bench's.
+    `elsewhere`: containers run on other hosts alone, which say themselves what images they have.
     """
     choice = choosing(options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu)
     known = methods_of_bench()
     check_new(choice.own, [*known, CEILINGS_METHOD])
     check_methods(choice.stacks.values(), [*known, *choice.own] if known else [])
-    if choice.launcher != "docker" or (options.stacks and options.launcher == "auto"):
+    if elsewhere or choice.launcher != "docker" or (options.stacks and options.launcher == "auto"):
         return choice
     client, used = reach_engine(choice), {cell.stack for cell in choice.plan.cells}
     why = [reason for name in sorted(used) if (reason := why_not_here(client, choice.stacks[name]))]
@@ -126,10 +127,15 @@ def make_ready(
     `peers`: further GPUs for cells of several. UsageError where the engine cannot run cells of this host, which one
     container shows.
     """
-    ready, tried = Ready(), client is None
-    devices = {cell.stack: cell.device for cell in choice.plan.cells}
-    launcher = _launcher(client, bench, say, state, gpu=gpu)
+    launcher = launcher_of(client, bench, say, state, gpu=gpu)
     launcher.peers = tuple(peers)
+    return launcher, ready_on(launcher, gpu, choice, say, state=state)
+
+
+def ready_on(launcher: Any, gpu: HostGpu | None, choice: Choice, say: Say, *, state: Path = STATE) -> Ready:
+    """Make every stack that the plan uses ready for a launcher, of this host or another, and `gpu`, of its host."""
+    ready, tried = Ready(), launcher.name != "docker" or not launcher.here
+    devices = {cell.stack: cell.device for cell in choice.plan.cells}
     for name, stack in choice.stacks.items():
         if name not in devices:
             continue
@@ -139,7 +145,7 @@ def make_ready(
             continue
         try:
             tried = tried or _works(launcher, stack)  # before anything is built
-            found = _prepare(launcher, stack, say, state, access=devices[name] == "cuda")
+            found = prepare_stack(launcher, stack, say, state, access=devices[name] == "cuda")
             tried = tried or _works(launcher, stack)
             ready.prepared[name], ready.locks[name] = found
             if stack_lock.lacks_torch(launcher, *found):
@@ -150,7 +156,7 @@ def make_ready(
             reason = str(error).removeprefix(f"{name}: ")  # the row and the line name the stack already
             ready.refused[name] = Refusal("infrastructure", reason)
             say(f"{name}: cannot run: {reason}")
-    return launcher, ready
+    return ready
 
 
 def build_stacks(
@@ -165,10 +171,10 @@ def build_stacks(
     client = engine.connect() if launcher == "docker" else engine.answers() if launcher == "auto" else None
     failed = False
     with work_area(state) as area:
-        place = _launcher(client, area.bench, on_stderr, state, again=again)
+        place = launcher_of(client, area.bench, on_stderr, state, again=again)
         for stack in stacks.values():
             try:
-                prepared, _ = _prepare(
+                prepared, _ = prepare_stack(
                     place, stack, on_stderr, state, again=again, forget=again or stack.ready is not None
                 )
                 show(f"{stack.name}: {prepared.image or prepared.python}")
@@ -178,7 +184,7 @@ def build_stacks(
     return EXIT_BAD_ROWS if failed else EXIT_OK
 
 
-def _launcher(
+def launcher_of(
     client: Any, bench: Path, say: Say, state: Path, *, gpu: HostGpu | None = None, again: bool = False
 ) -> Any:
     """Return the launcher in containers of this engine, or of plain processes where there is none."""
@@ -196,7 +202,7 @@ def _works(launcher: Any, stack: Stack) -> bool:
     return works(launcher, stack)
 
 
-def _prepare(
+def prepare_stack(
     launcher: Any,
     stack: Stack,
     say: Say,
@@ -212,6 +218,7 @@ def _prepare(
     how containers get the GPU, where the stack does not say it.
     """
     if launcher.name == "docker":
+        launcher.bring(image_tag(stack))
         launcher.images[stack.name] = ensure_image(launcher.client, stack, say=say, again=again, state=state)
     prepared = launcher.prepare(stack)
     if launcher.name == "docker" and access and stack.gpu.access == "auto":

@@ -85,6 +85,16 @@ SELECTION = (
     repeatable("--method", "methods", "Only this method; METHOD@STACK: only there.", complete.methods),
     benchmarks,
     gpu,
+    click.option(
+        "--gpus",
+        metavar="all|GPU,...",
+        help="Run cells side by side, one on each of these GPUs of this host; those that are compared stay on one.",
+    ),
+    click.option(
+        "--hosts", type=PATH, metavar="FILE", help="Run cells side by side on the GPUs of the hosts that FILE names."
+    ),
+    click.option("--spread", is_flag=True, help="With several GPUs: compared cells need not stay on one."),
+    click.option("--exclusive-host", is_flag=True, help="With several GPUs: a host runs one cell at a time."),
     launcher,
     click.option("--rounds", type=click.IntRange(1, 1000), help="Rounds of each cell, interleaved."),
     click.option(

@@ -28,6 +28,11 @@ def _show_plan(form: str, **chosen: Any) -> None:
     from orchestrator.runner.plan_text import render
 
     given = RunOptions(**chosen)
+    if given.several:
+        from orchestrator.runner.many import show_plan
+
+        show_plan(given, form, terminal_width())
+        return
     host = look(given)
     choice = fitted(choose_place(given, host), given)
     show(render(choice, given.results, form, terminal_width()))
@@ -67,6 +72,21 @@ def run_all_command(*, dry_run: bool, **chosen: Any) -> int:
     from orchestrator.runner.run_all import run_all
 
     return run_all(RunOptions(**chosen))
+
+
+@click.command("side-by-side", short_help="Measure what cells at once do to each other.")
+@options.selection
+@options.allow_busy
+def side_by_side_command(**chosen: Any) -> int:
+    """Run each cell alone and beside the same one on other GPUs of this host (--gpus), in turn, and compare.
+
+    --rounds is how often alone and how often beside (default: 5). `run-all --gpus` goes by what was found: what differs
+    by more than 1 % runs alone on its host. Exit code: 0 all the same, 1 a cell differs, 2 inconclusive.
+    """
+    from orchestrator.plan.choice import RunOptions
+    from orchestrator.runner.side_by_side import side_by_side
+
+    return side_by_side(RunOptions(**chosen))
 
 
 @click.command("reproduce", short_help="Run a recorded cell again.")

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.text import Say
+from orchestrator.base.text import NO_GPU, Say
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, choose_gpu, gpus, selected
 from orchestrator.plan import memory
 from orchestrator.plan.cell import Plan
-from orchestrator.plan.choice import NO_GPU, RunOptions
+from orchestrator.plan.choice import RunOptions
 
 
 def pick_gpu(found: Sequence[HostGpu], options: RunOptions) -> HostGpu | None:

@@ -19,13 +19,13 @@ import requests
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
 from orchestrator.base.interrupt import check
 from orchestrator.base.text import Say
-from orchestrator.host.owner import Owner, signature
+from orchestrator.host.owner import LABEL, Owner, signature
 
 T = TypeVar("T")
 
 LABEL_RUN = "stackbench.run"
 LABEL_CELL = "stackbench.cell"
-LABEL_OWNER = "stackbench.owner"
+LABEL_OWNER = LABEL
 
 STARTING = re.compile(r".*\b(starting container process caused|unable to start container process): ")
 """What engine and runtime put before the reason why a container could not be started."""
@@ -69,9 +69,9 @@ def answers() -> Any | None:
         return None
 
 
-def labels(run: str, cell: str) -> dict[str, str]:
-    """Return the labels of a container of this process."""
-    return {LABEL_RUN: run, LABEL_CELL: cell, LABEL_OWNER: signature()}
+def labels(run: str, cell: str, owner: str | None = None) -> dict[str, str]:
+    """Return the labels of a container of `owner`, a process as text; None: of this one."""
+    return {LABEL_RUN: run, LABEL_CELL: cell, LABEL_OWNER: owner or signature()}
 
 
 def sweep(client: Any) -> int:
@@ -178,7 +178,11 @@ def memory_limit_bytes(engine_total: int) -> int:
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             totals.append(int(Path(path).read_text(encoding="ascii")))
-    total = min(totals, default=10**9)
+    return left_of(min(totals, default=10**9))
+
+
+def left_of(total: int) -> int:
+    """Return how much of a host's memory its cells may have."""
     return int(total - min(max(RESERVE_BYTES, total * RESERVE_SHARE), total * MOST_RESERVE_SHARE))
 
 

@@ -11,14 +11,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pynvml
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import LARGEST
-from orchestrator.base.text import counted, one_line, shortened
-from orchestrator.plan.choice import NO_GPU
+from orchestrator.base.limits import LARGEST
+from orchestrator.base.text import NO_GPU, counted, one_line, shortened
 
 BUSY_PERCENT = 10
 REASONS = {
@@ -49,6 +49,8 @@ REMEDIES = {
 NAME_CHARACTERS, SHOWN_CHARACTERS = 40, 100
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICES = "/dev/nvidia[0-9]*"
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
 class Answer(NamedTuple):
@@ -233,6 +235,24 @@ def refuse_busy(uuid: str) -> None:
     for gpu in gpus().found:
         if gpu.uuid == uuid and gpu.busy:
             raise _busy(gpu)
+
+
+def near_cpus(uuid: str, devices: Path = PCI_DEVICES) -> tuple[str | None, str]:
+    """Return the CPUs of the GPU's NUMA node as the kernel writes them (`0-15,32-47`), or None and why."""
+    with _nvml() as opened:
+        handle = opened if opened.why else ask("nvmlDeviceGetHandleByUUID", uuid)
+        bus = handle if handle.why else ask("nvmlDeviceGetPciInfo", handle.value, read=lambda pci: pci.busId)
+    if bus.why:
+        return None, bus.reason
+    # NVML writes the domain with eight digits, the kernel with four.
+    place = devices / str(bus.value).split("\0")[0][-12:].lower()
+    try:
+        node, cpus = ((place / name).read_text(encoding="ascii").strip() for name in ("numa_node", "local_cpulist"))
+    except (OSError, ValueError) as error:
+        return None, f"the kernel does not say ({getattr(error, 'strerror', None) or error})"
+    if node == "-1" or not CPU_LIST.fullmatch(cpus):
+        return None, "the kernel knows no NUMA node of this GPU"
+    return cpus, ""
 
 
 class Quick(NamedTuple):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import os_errors
 from orchestrator.base.lockfile import Lock, try_lock
 from orchestrator.base.text import Say
 
@@ -48,6 +47,19 @@ def hold(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = 
     finally:
         _sign(path, "")
         lock.release()
+
+
+def take(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = None) -> tuple[Lock | None, str]:
+    """Take the device's lock for as long as this process lives, without waiting; else return who holds it.
+
+    UsageError where the folder cannot be used.
+    """
+    path = _lock_file(gpu_uuid, folder)
+    lock = _try(path, say)
+    if lock is None:
+        return None, holder(path)
+    _sign(path, f"process {os.getpid()}, {purpose}, since {time.strftime('%H:%M:%S')}")
+    return lock, ""
 
 
 def is_free(gpu_uuid: str | None, folder: Path | None = None) -> bool:
@@ -98,9 +110,13 @@ def _sign(path: Path, text: str) -> None:
 def _lock_file(gpu_uuid: str | None, folder: Path | None) -> Path:
     """Return the file for a GPU, or for the CPU where it is None; its folder is made."""
     folder = folder or lock_folder()
-    with os_errors(folder), contextlib.suppress(FileExistsError):
-        folder.mkdir(parents=True)
-        folder.chmod(EVERYBODY)
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            folder.chmod(EVERYBODY)
+    except OSError as error:
+        what, remedy = (error.strerror or str(error)).lower(), f"set {ENVIRONMENT} to a folder that can be written to"
+        raise UsageError(what, where=str(folder), remedy=remedy) from error
     if not folder.is_dir():
         what, remedy = "not a folder, so locks cannot be kept there", f"set {ENVIRONMENT} to a folder"
         raise UsageError(what, where=str(folder), remedy=remedy)

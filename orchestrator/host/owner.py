@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 
 PROC = Path("/proc")
+LABEL = "stackbench.owner"
+"""Of every container of ours: whose it is."""
 PR_SET_PDEATHSIG = 1
 START_FIELD = 19
 """Field 22 of /proc/PID/stat is the start in clock ticks; counted here after the command's closing bracket."""

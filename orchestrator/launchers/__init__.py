@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import parse_json
@@ -79,6 +79,10 @@ class Job:
     """Of the file among them that the round is checked against; None: there is none."""
     beside_sha256: tuple[str | None, ...] = ()
     """The same of each workload that is run beside the cell's own."""
+    tick_s: float = 0.1
+    """How often its events are looked at; the end of its process is noticed at once."""
+    worker: Mapping[str, str] | None = None
+    """What the record is to say of the worker that runs it; None: the only one."""
     part_ids: tuple[str, ...] = ()
     """The workload_ids which the references of the workload's parts are named by; none: the workload's own."""
     threads: int | None = None
@@ -106,8 +110,24 @@ class Exit:
     error: str | None = None
 
 
+class Far(Protocol):
+    """What is seen of a process on another host by whoever is near it. Times are CLOCK_MONOTONIC there."""
+
+    def events(self) -> tuple[bytes, int, int]:
+        """Return what is new in its events (empty: nothing by now), and the times between which that appeared."""
+
+    def trouble(self) -> tuple[Literal["crashed", "infrastructure"], str] | None:
+        """Return what is wrong with what it has written, as `Written.trouble` does."""
+
+    def readings(self) -> Mapping[str, Any]:
+        """Return, after the end, the GPU's `series` (bytes of the side file), `settings` and `lost`; `load`; `free`."""
+
+
 class Handle(AbstractContextManager["Handle"]):
     """A started process; a thread waits for its end. Leaving the context kills it and removes what it ran in."""
+
+    far: Far | None = None
+    """Where it runs on another host."""
 
     def __init__(self, what: str) -> None:
         self._what, self._ended = what, threading.Event()

@@ -36,6 +36,8 @@ class Limits:
     memory_bytes: int
     cpus: int
     user: str
+    cpuset: str | None = None
+    """The CPUs that it may run on, as `0-15,32-47`; None: all."""
     pids: int = PIDS_LIMIT
     without: frozenset[str] = frozenset()
     """Those of OPTIONAL that are left out."""
@@ -91,6 +93,7 @@ def container_arguments(
             "read_only": True,
             "tmpfs": {"/tmp": TMP_OPTIONS},  # noqa: S108
             "mounts": _mounts(stack, bench, job, grant),
+            **({"cpuset_cpus": limits.cpuset} if limits.cpuset else {}),
             "devices": list(grant.devices),
             "device_requests": list(grant.requests),
             **{
@@ -126,7 +129,7 @@ def _mounts(stack: Stack, bench: Path, job: Job | Folders | None, grant: GpuGran
     writable = {} if job is None else {WORK: job.work, CACHE: job.cache}
     readable = {} if job is None else {CHECKPOINT: job.checkpoint, REFERENCES: job.references}
     places = [(BENCH, str(bench)), *((place, place) for place in (stack.ready.mounts if stack.ready else ()))]
-    places += [(inside, str(outside.resolve())) for inside, outside in readable.items() if outside is not None]
+    places += [(inside, str(outside)) for inside, outside in readable.items() if outside is not None]
     places += [(inside, outside) for outside, inside in grant.mounts]
     mounts = [Mount(inside, str(outside), type="bind") for inside, outside in writable.items() if outside is not None]
     return mounts + [Mount(inside, outside, type="bind", read_only=True) for inside, outside in places]

@@ -78,12 +78,18 @@ class DockerHandle(Handle):
                     return Exit(None, error="its container was removed from outside")
                 # The engine went away. Most likely the container did as well, but it may come back with it.
                 broken = f"the connection to the engine broke ({type(error.__cause__).__name__})"
+                if self._gone():
+                    break
                 time.sleep(pause)
             else:
                 signal = code - SIGNAL_BASE if code > SIGNAL_BASE else None
                 lost = (broken if code != 0 else None) or state.get("Error") or None
                 return Exit(code, signal, oom=self._lacked_memory(signal, state), error=lost)
         return Exit(None, error=broken)
+
+    def _gone(self) -> bool:
+        """Whether the engine cannot come back."""
+        return False
 
     def _lacked_memory(self, signal: int | None, state: Mapping[str, Any]) -> bool:
         """Whether the kernel killed it because it ran out of memory.

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import docker
 
@@ -22,6 +22,7 @@ from orchestrator.base.files import make_folder, read_json, write_bytes, write_j
 from orchestrator.base.paths import STATE
 from orchestrator.base.text import Say
 from orchestrator.host import docker_engine as engine
+from orchestrator.host.folders import give_away
 from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import boot
 from orchestrator.launchers import (
@@ -52,6 +53,8 @@ NOBODY = 65534
 WAYS: tuple[GpuAccess, ...] = ("request", "cdi", "raw")
 CACHE_FILE = "gpu-access.json"
 READABLE_FILE = 0o644
+READABLE = ("checkpoint", "references")
+"""Folders of a job whose links are resolved before they are mounted."""
 
 # Asks the driver itself, so that any image with a Python will do.
 PROBE = """
@@ -82,18 +85,25 @@ class DockerLauncher:
     """Further GPUs, for cells of several."""
     refused: dict[str, frozenset[str]] = field(default_factory=dict)
     """Of each image that was tried, the options that the engine refused."""
+    here: ClassVar[bool] = True
+    """Whether the engine is this host's."""
 
     def __post_init__(self) -> None:
         self._loader_caches: dict[str, Path | None] = {}
         with engine.engine_errors():
             info = self.client.info()
-        rootless = engine.is_rootless(info)
-        self.limits = Limits(
+        self.limits = self._limits(info)
+
+    def _limits(self, info: dict[str, Any]) -> Limits:
+        return Limits(
             memory_bytes=engine.memory_limit_bytes(int(info.get("MemTotal") or 0)),
             cpus=int(info.get("NCPU") or os.cpu_count() or 1),
-            user=container_user(os.getuid(), os.getgid(), rootless=rootless),
+            user=container_user(os.getuid(), os.getgid(), rootless=engine.is_rootless(info)),
             without=engine.not_offered(info),
         )
+
+    def bring(self, image: str) -> None:
+        """Bring an image to this engine from another that has it: there is none."""
 
     def prepare(self, stack: Stack) -> Prepared:
         """Ask the stack's image what is installed in it; InfrastructureError where it is missing or cannot run."""
@@ -135,7 +145,8 @@ class DockerLauncher:
         for folder in (job.work, job.cache):
             if folder is not None:
                 give_away(folder, self.limits.user)
-        arguments = self._arguments(prepared.stack, command, job.cell.device, job)
+        readable = {name: place and place.resolve() for name, place in vars(job).items() if name in READABLE}
+        arguments = self._arguments(prepared.stack, command, job.cell.device, replace(job, **readable))
         return self._start(arguments, engine.labels(job.run, job.cell_id), job.log)
 
     def ask(
@@ -277,6 +288,9 @@ class DockerLauncher:
     def _start_asking(self, arguments: dict[str, Any]) -> DockerHandle:
         return self._start(arguments, engine.labels("prepare", "ask"), Path(os.devnull))
 
+    def _handle(self, container: str, log: Path) -> DockerHandle:
+        return DockerHandle(self.client, container, log)
+
     def _start(self, arguments: dict[str, Any], labels: dict[str, str], log: Path) -> DockerHandle:
         # Named beforehand: it can be removed even if the engine's answer never arrived.
         name, attempts = f"stackbench-{os.getpid()}-{uuid.uuid4().hex[:10]}", itertools.count()
@@ -291,7 +305,7 @@ class DockerLauncher:
             return created
 
         try:
-            return DockerHandle(self.client, engine.with_grace(start), log)
+            return self._handle(engine.with_grace(start), log)
         except BaseException:
             with contextlib.suppress(Exception):
                 engine.remove(self.client, name)
@@ -319,17 +333,6 @@ def container_user(uid: int, gid: int, *, rootless: bool = False) -> str:
     if rootless:
         return "0:0"
     return f"{NOBODY}:{NOBODY}" if uid == 0 else f"{uid}:{gid}"
-
-
-def give_away(folder: Path, user: str) -> None:
-    """Make the container's user the owner of `folder` and what is in it, if permitted; no link in it is followed."""
-    if os.getuid() != 0 or user.startswith("0:"):
-        return
-    uid, gid = (int(part) for part in user.split(":"))
-    os.chown(folder, uid, gid, follow_symlinks=False)
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(os.path.join(place, name), uid, gid, follow_symlinks=False)  # noqa: PTH118  (a hot loop)
 
 
 def find_access(launcher: DockerLauncher, stack: Stack, state: Path = STATE) -> GpuAccess:

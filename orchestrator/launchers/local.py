@@ -9,6 +9,7 @@ import resource
 import secrets
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ OOM_COUNTER = "oom_kill "
 OOM_SCORE = b"700"
 """Where memory runs out the kernel ends the cell before us and most others (1000: before all)."""
 KILL_EVERY_S, REMOVALS = 0.01, 100
+_starting = threading.Lock()
+"""Held while a process is started that becomes a cell's: before it does, it looks like one that was left to us."""
 STAT_COLUMNS = (1, 3, START_FIELD)
 """Of /proc/PID/stat after the name: parent, session, start."""
 
@@ -67,6 +70,9 @@ class LocalLauncher:
     name: str = "local"
     peers: tuple[HostGpu, ...] = ()
     """Further GPUs, for cells of several."""
+
+    handle: ClassVar[type[LocalHandle]]
+    """What waits for its processes."""
 
     def prepare(self, stack: Stack) -> Prepared:
         """Find the stack's Python and ask it what is installed; InfrastructureError where it cannot run bench."""
@@ -99,7 +105,7 @@ class LocalLauncher:
         mark = environment[CELL_VARIABLE] = secrets.token_hex(8)
         group = _make_group(mark)
         try:
-            with job.log.open("wb") as log:
+            with job.log.open("wb") as log, _starting:
                 process = subprocess.Popen(  # noqa: S603  (the stack's own Python)
                     command,
                     env=environment,
@@ -110,10 +116,10 @@ class LocalLauncher:
                     start_new_session=True,
                     preexec_fn=_becomes_cell(group, prepared.stack.work_bytes),  # noqa: PLW1509
                 )
+                return self.handle(process, mark, group)
         except (OSError, subprocess.SubprocessError) as error:
             _remove_group(group)
             raise InfrastructureError(f"the process could not be started: {error}", where=prepared.python) from error
-        return LocalHandle(process, mark, group)
 
     def _ask(self, stack: Stack, python: Path, what: str) -> subprocess.CompletedProcess[str]:
         environment = self._environment(stack, "cpu", Path(os.devnull).parent)
@@ -196,16 +202,21 @@ class LocalHandle(Handle):
         One whose parent has ended is a child of ours (see `_becomes_cell`), in a session that is none of ours.
         """
         mine, leader, found = os.getpid(), self._process.pid, set(_in_group(self._group))
-        others = {os.getsid(0), *self._leaders} - {leader}
-        later = [p for p in processes() if p.started >= self._started and p.pid not in (mine, leader)]
+        with _starting:  # a process that another cell is about to become is not known as a leader yet
+            others = {os.getsid(0), *self._leaders} - {leader}
+            later = [p for p in processes() if p.started >= self._started and p.pid not in (mine, leader)]
+        alone = len(self._leaders) == 1
         for process in sorted(later, key=lambda process: process.started):
-            adopted = process.parent == mine and process.session not in others
-            marked = process.session == leader or _variable(process.pid, CELL_VARIABLE) == self._mark
+            mark = _variable(process.pid, CELL_VARIABLE)
+            left_to_us = process.parent == mine and process.session not in others
+            # While other cells run, what is left to us without a mark may be theirs.
+            adopted = left_to_us and not mark and alone
+            marked = process.session == leader or mark == self._mark
             if adopted or marked or process.parent in found:
                 found.add(process.pid)
             if process.ended:
                 found.discard(process.pid)
-                if adopted:
+                if left_to_us:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(process.pid, os.WNOHANG)
         return found - {leader}
@@ -288,6 +299,9 @@ def _kill(pid: int) -> bool:
         os.kill(pid, signal.SIGKILL)
         return True
     return False
+
+
+LocalLauncher.handle = LocalHandle
 
 
 def _kill_group(group: int) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import docker
 
 from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.host.folders import give_away
 from orchestrator.launchers.arguments import Folders
-from orchestrator.launchers.docker import DockerLauncher, give_away
+from orchestrator.launchers.docker import DockerLauncher
 from orchestrator.plan.stack import Stack
 
 BAD_NAME = "invalid reference format"

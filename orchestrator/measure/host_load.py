@@ -13,14 +13,16 @@ import os
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.host.owner import PROC
 from orchestrator.measure.telemetry import Pids
-from orchestrator.records.record import HostLoad
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import HostLoad
 
 INTERVAL_S, LONGEST_S = 0.1, 0.5
 REST = 100
@@ -87,6 +89,21 @@ class LoadSampler(threading.Thread):
             return None
         begin, end = min(begin for begin, _ in windows), max(end for _, end in windows)
         return load_between(list(self._readings), self._cpus, (begin, end))
+
+    def readings(self) -> dict[str, Any]:
+        """Return what was read, as JSON can hold it, for `of_readings` in another process."""
+        quota = self.quota and self.quota.cpus
+        return {"cpus": self._cpus, "quota": quota, "readings": list(self._readings)}
+
+    @classmethod
+    def of_readings(cls, said: Mapping[str, Any]) -> LoadSampler:
+        """Return a sampler that has read what `said` says; ValueError, TypeError or KeyError where it is nonsense."""
+        found = cls(lambda: None)
+        found._cpus = int(said["cpus"])
+        found.quota = None if said["quota"] is None else Quota(float(said["quota"]), Path())
+        rows = [(int(t), int(busy), int(stolen), own, int(held)) for t, busy, stolen, own, held in said["readings"]]
+        found._readings = [CpuTimes(t, b, s, None if own is None else int(own), h) for t, b, s, own, h in rows]
+        return found
 
     def throttled(self, window: tuple[int, int]) -> str | None:
         """Return what to say where the quota held the cell up in the window (begin and end, ns), or just beside it."""
@@ -202,6 +219,8 @@ def load_between(readings: Sequence[CpuTimes], cpus: int, window: tuple[int, int
     busy, stolen, own = (ticks / per_cpu for ticks in grown)
     if own < 0 or stolen < 0 or busy <= 0 or busy > cpus * 1.5:
         return None  # a process of the cell's is gone, or these are no counters
+    from orchestrator.records.record import HostLoad  # The keeper on another host has no pydantic.
+
     return HostLoad(cpus=cpus, seconds=seconds, own=own, others=max(0.0, busy - own), stolen=stolen)
 
 

@@ -18,14 +18,15 @@ from typing import Any, Literal, get_args
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.base.files import LARGEST, Frozen, write_text
+from orchestrator.base.files import Frozen, write_text
+from orchestrator.base.limits import LARGEST
 from orchestrator.base.telling import telling
 from orchestrator.base.text import printable
 from orchestrator.base.untrusted import open_plain, place_file
-from orchestrator.launchers import Exit, Handle, Job, Launcher, Places, Prepared
-from orchestrator.launchers.work_area import FULL_DISK_BYTES, Written
+from orchestrator.host.folders import FULL_DISK_BYTES, Written
+from orchestrator.launchers import Exit, Far, Handle, Job, Launcher, Places, Prepared
 from orchestrator.measure.host_load import LoadSampler, watch_host
-from orchestrator.measure.telemetry import Sampler, Series, watch_gpu
+from orchestrator.measure.telemetry import Recorded, Sampler, Series, watch_gpu
 from orchestrator.measure.validity import (
     JUDGED,
     Seen,
@@ -46,8 +47,6 @@ from orchestrator.records.store import read_record
 SPEC_FILE, RECORD_FILE, EVENTS_FILE = "spec.json", "record.json", "events.jsonl"
 TELEMETRY_FILE = "telemetry.jsonl"
 """Beside the log, where the process cannot write."""
-TICK_S = 0.1
-"""How often the events are looked at; the end of the process is noticed at once."""
 EVENTS_READ_BYTES = 65_536
 PHASES_KEPT, SIGHTINGS_KEPT = 32, 4096
 REASON_CHARACTERS = 1500
@@ -176,7 +175,8 @@ def supervise(
     places = (job.work, job.log, *([job.cache] if job.cache else []))
     written = Written(places, stack.work_bytes, stack.work_files)
     started_utc, began = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic_ns()
-    ended, stopped, refusal, sampler, load = None, None, None, None, None
+    ended, stopped, refusal, load = None, None, None, None
+    sampler: Sampler | Recorded | None = None
 
     def tick(*, last: bool = False) -> Refusal | None:
         """Look at what the process says and has written; return why it must not go on, if it must not."""
@@ -186,15 +186,19 @@ def supervise(
                 watch.question.answer(job.work, lambda samples: _wanted(samples, sampler, job.cell))
         except Exception as error:  # noqa: BLE001  (whatever it says ends its round, not the run)
             return unworkable(error)
-        return written.trouble(last=last)
+        trouble = (watch.far and watch.far.trouble()) or written.trouble(last=last)
+        return Refusal(*trouble) if trouble else None
 
     try:
         with (
             launcher.start(prepared, job) as handle,
-            watch_gpu(job.gpu, handle.pids) if job.gpu else contextlib.nullcontext() as sampler,
-            watch_host(handle.pids) as load,
+            watch_gpu(job.gpu, handle.pids) if job.gpu and not handle.far else contextlib.nullcontext() as sampler,
+            contextlib.nullcontext() if handle.far else watch_host(handle.pids) as load,
         ):
-            ended, stopped = _watch_until(handle, tick, began, lambda: spec.deadline_s + watch.question.extra_s)
+            watch.far = handle.far
+            ended, stopped = _watch_until(
+                handle, tick, began, lambda: spec.deadline_s + watch.question.extra_s, tick_s=job.tick_s
+            )
             wall_ns = time.monotonic_ns() - began
             with contextlib.suppress(InfrastructureError, OSError):
                 if not job.log.exists():  # which a plain process has written itself
@@ -209,6 +213,8 @@ def supervise(
         stopped = too_much
     if stopped:
         refusal = Refusal(stopped.status, f"{stopped.reason}, {watch.where()}")
+    if watch.far is not None and ended is not None:
+        sampler, load = _from_afar(watch.far)
     record, refusal = _believed(job, ended, refusal, watch, sampler=sampler, load=load)
     if record is None:
         assert refusal is not None
@@ -225,6 +231,7 @@ def supervise(
             orchestrator=job.orchestrator,
             exit_code=ended.code if ended else None,
             wall_ns=wall_ns,
+            worker=None if job.worker is None else dict(job.worker),
         ),
         "reason": scrub(record.reason) if record.reason else None,
         # The orchestrator says what a cell is for, whatever its process wrote.
@@ -233,13 +240,28 @@ def supervise(
     return record.model_copy(update=added)
 
 
+def _from_afar(far: Far) -> tuple[Recorded | None, LoadSampler | None]:
+    """Return what the other host has read of its GPU and its CPUs; None where it read nothing, or nonsense came."""
+    said, load = far.readings(), None
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        load = LoadSampler.of_readings(said["load"])
+    if not said.get("series"):
+        return None, load
+    recorded = Recorded(said["series"], said.get("settings") or {}, said.get("lost"))
+    try:
+        recorded.series()
+    except (KeyError, TypeError, ValueError):
+        return None, load
+    return recorded, load
+
+
 def _believed(
     job: Job,
     ended: Exit | None,
     refusal: Refusal | None,
     watch: Watch,
     *,
-    sampler: Sampler | None,
+    sampler: Sampler | Recorded | None,
     load: LoadSampler | None,
 ) -> tuple[Record | None, Refusal | None]:
     """Return the record that the process wrote, with what was seen from outside, and what is to be said against it."""
@@ -275,7 +297,7 @@ def unworkable(error: Exception) -> Refusal:
     return Refusal("crashed", f"what it wrote cannot be worked with ({UNPRINTABLE.sub(' ', what)})")
 
 
-def _wanted(samples: Sequence[Span], sampler: Sampler | None, cell: Cell) -> dict[str, Any]:
+def _wanted(samples: Sequence[Span], sampler: Sampler | Recorded | None, cell: Cell) -> dict[str, Any]:
     """Return which samples to measure again, and, at the power cap, for how long to go on back to back."""
     series = sampler.series() if sampler else None
     wanted = {"repeat": to_repeat(samples, taints(samples, series, cell.benchmark, cell.device))}
@@ -294,7 +316,7 @@ def _leave_series(record: Record, series: Series | None, job: Job) -> Record:
 
 
 def _watch_until(
-    handle: Handle, tick: Callable[[], Refusal | None], began: int, deadline: Callable[[], float]
+    handle: Handle, tick: Callable[[], Refusal | None], began: int, deadline: Callable[[], float], *, tick_s: float
 ) -> tuple[Exit | None, Refusal | None]:
     """Return how the process ended, and why it was killed where it was.
 
@@ -304,7 +326,7 @@ def _watch_until(
         deadline_s = deadline()
         left = deadline_s - (time.monotonic_ns() - began) / 1e9
         if left > 0:
-            ended = handle.wait(min(left, TICK_S))
+            ended = handle.wait(min(left, tick_s))
             if ended is not None:
                 return ended, None
         why = tick() if left > 0 else Refusal("timeout", f"not done after {deadline_s:g} s")
@@ -328,7 +350,8 @@ def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, w
     if ended.oom:
         return Refusal("out_of_memory", f"the host's memory was not enough: {how}, {watch.where()}")
     with contextlib.suppress(OSError):
-        if shutil.disk_usage(job.work).free < FULL_DISK_BYTES:
+        free = watch.far.readings().get("free") if watch.far else None
+        if (shutil.disk_usage(job.work).free if free is None else free) < FULL_DISK_BYTES:
             return Refusal("infrastructure", f"the disk is full; {how}, {watch.where()}")
     what = complaint or "no record was written"
     return Refusal("crashed", _with_log(f"{how}, {watch.where()}; {what}", job))
@@ -386,6 +409,8 @@ class Watch:
         self.question = Question()
         self._earliest_ns = self._drained_ns = self._read_ns = time.monotonic_ns()
         self._sample: tuple[int, int] | None = None
+        self.far: Far | None = None
+        """Who sees the events, where the process runs on another host."""
 
     def where(self) -> str:
         """Return in words how far the process got."""
@@ -397,17 +422,23 @@ class Watch:
     def look(self, *, show: bool = True) -> None:
         """Read what is new, up to a limit, and report the last event in it."""
         last: Event | None = None
-        *lines, self._rest = (self._rest + self._read()).split(b"\n")
-        self._rest = self._rest[-EVENTS_READ_BYTES:]
-        for line in lines:
-            try:
-                last = self._take(json.loads(line)) or last
-            except (ValueError, KeyError, TypeError, RecursionError):  # noqa: PERF203
-                continue  # only shown, never believed
+        while new := self._read():
+            *lines, self._rest = (self._rest + new).split(b"\n")
+            self._rest = self._rest[-EVENTS_READ_BYTES:]
+            for line in lines:
+                try:
+                    last = self._take(json.loads(line)) or last
+                except (ValueError, KeyError, TypeError, RecursionError):  # noqa: PERF203
+                    continue  # only shown, never believed
+            if self.far is None:
+                break  # what is left comes at the next look
         if last is not None and show:
             self._on_event(last)
 
     def _read(self) -> bytes:
+        if self.far is not None:
+            new, self._earliest_ns, self._read_ns = self.far.events()
+            return new
         before = time.monotonic_ns()
         with contextlib.suppress(OSError, UsageError), open_plain(self._path) as file:
             file.seek(self._offset)

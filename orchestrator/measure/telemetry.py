@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.host.gpu import REASONS, Gauge, Quick, Slow, gauge, process_name
-from orchestrator.records.record import Range, Telemetry
+from orchestrator.base.limits import LARGEST
+from orchestrator.host.gpu import NAME_CHARACTERS, REASONS, Gauge, Quick, Slow, gauge, process_name
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import Range, Telemetry
 
 Pids = Callable[[], frozenset[int] | None]
 Window = tuple[int, int]
@@ -124,6 +127,19 @@ def watch_gpu(uuid: str, pids: Pids) -> Iterator[Sampler | None]:
             sampler.stop()
 
 
+class Recorded:
+    """Stands for a sampler on another host: its series, read back from the side file that it has made."""
+
+    def __init__(self, content: bytes, settings: Mapping[str, Any], lost: str | None) -> None:
+        self._content, self._settings, self._lost = content, settings, lost
+
+    def series(self) -> Series:
+        """Return the series; ValueError, TypeError or KeyError where the side file is none of ours."""
+        head, *lines = self._content.decode("ascii").splitlines()
+        names = {int(pid): str(name)[:NAME_CHARACTERS] for pid, name in json.loads(head)["names"].items()}
+        return Series([_reading(json.loads(line)) for line in lines], names, self._lost, self._settings)
+
+
 class Series:
     """Readings in the order of time. A window is (begin, end) in ns. `lost`: what NVML said when the GPU was gone."""
 
@@ -223,6 +239,10 @@ def _around(readings: Sequence[Reading], times: Sequence[int], window: Window) -
 
 def summary(series: Series, windows: Sequence[Window]) -> Telemetry | None:
     """Return what the record says of the GPU in the windows, the timed samples'; None where nothing was timed."""
+    from orchestrator.records.record import (
+        Telemetry,  # Only where it is made: the keeper on another host has no pydantic.
+    )
+
     if not windows or not series.readings:
         return None
     found = [reading for window in windows for reading in series.inside(window)]
@@ -274,6 +294,17 @@ def _line(reading: Reading) -> str:
     return json.dumps([reading.t_ns, *reading.quick, *slow, foreign], separators=(",", ":"))
 
 
+def _reading(row: Sequence[Any]) -> Reading:
+    t_ns, *known, foreign = row
+    if len(row) != len(COLUMNS) or not all(n is None or (type(n) is int and 0 <= n <= LARGEST) for n in known):
+        raise ValueError("not a reading")
+    quick, slow = Quick(*known[: len(Quick._fields)]), Slow(*known[len(Quick._fields) :])
+    others = None if foreign is None else frozenset(int(pid) for pid in foreign)
+    return Reading(int(t_ns), quick, None if slow == Slow() else slow, others)
+
+
 def _range(values: Sequence[int | None], unit: float = 1.0) -> Range | None:
+    from orchestrator.records.record import Range
+
     known = [value / unit for value in values if value is not None]
     return Range(low=min(known), median=median(known), high=max(known)) if known else None

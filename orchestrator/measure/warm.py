@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orchestrator.base.errors import StackbenchError
 from orchestrator.launchers import CACHE_FOLDER, Job, Launcher, Prepared
+from orchestrator.launchers.worker import Supervise
 from orchestrator.measure.supervise import EVENTS_FILE, RECORD_FILE, Event, supervise, unworkable
 from orchestrator.plan.cell import Cell, may_be_wanted
 from orchestrator.records.record import COMPUTED, NOTHING_LEFT, Record, WarmStart
@@ -22,12 +23,20 @@ REASON_CHARACTERS = 500
 
 def wanted(cell: Cell, record: Record) -> bool:
     """Whether the cell's record is to say what a warm start takes: of the first round of a row that compiled."""
-    compiled = record.status in COMPUTED and record.compiles is not None and record.compiles.made > 0
+    compiles = record.compiles
+    # A round that was watched on another host has its warm start already.
+    compiled = record.status in COMPUTED and compiles is not None and compiles.made > 0 and compiles.warm is None
     return compiled and record.round == 0 and may_be_wanted(cell)
 
 
 def with_warm_start(
-    launcher: Launcher, prepared: Prepared, job: Job, record: Record, on_event: Callable[[Event], None]
+    launcher: Launcher,
+    prepared: Prepared,
+    job: Job,
+    record: Record,
+    on_event: Callable[[Event], None],
+    *,
+    run: Supervise = supervise,
 ) -> Record:
     """Make the first call again, in a fresh process in the folder of `job`, and return `record` with what it took.
 
@@ -39,7 +48,7 @@ def with_warm_start(
         if _left_nothing(job.work / CACHE_FOLDER):
             found = WarmStart(first_ns=None, reason=NOTHING_LEFT)
         else:
-            found = _measure(launcher, prepared, job, on_event)
+            found = _measure(launcher, prepared, job, on_event, run)
     except (StackbenchError, OSError) as error:
         found = WarmStart(first_ns=None, reason=str(error)[:REASON_CHARACTERS])
     except Exception as error:  # noqa: BLE001  (whatever the second process wrote)
@@ -54,13 +63,15 @@ def _left_nothing(cache: Path) -> bool:
     return not files and not any(isinstance(error, PermissionError) for error in hidden)
 
 
-def _measure(launcher: Launcher, prepared: Prepared, job: Job, on_event: Callable[[Event], None]) -> WarmStart:
+def _measure(
+    launcher: Launcher, prepared: Prepared, job: Job, on_event: Callable[[Event], None], run: Supervise
+) -> WarmStart:
     # What the first process wrote there must not be mistaken for the second's.
     for name in (RECORD_FILE, EVENTS_FILE):
         (job.work / name).unlink(missing_ok=True)
     again = dataclasses.replace(job, log=job.log.with_name(WARM_LOG), gpu=None, only_first=True)
     try:
-        record = supervise(launcher, prepared, again, on_event)
+        record = run(launcher, prepared, again, on_event)
     finally:
         with contextlib.suppress(OSError), again.log.open("rb") as new, job.log.open("ab") as log:
             log.write(LOG_HEADING)

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES, RESULTS
+from orchestrator.base.text import NO_GPU
 from orchestrator.plan.cell import Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
 from orchestrator.plan.methods import OwnMethod, engines, find_methods
@@ -18,7 +19,7 @@ from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import Stack, find_stacks
 from orchestrator.plan.suite import Suite, load_suite
 
-NO_GPU, NO_ENGINE = "no GPU is here", "no Docker Engine answers"
+NO_ENGINE = "no Docker Engine answers"
 FULL_SUITE = "note"
 SMALL_SUITE = "smoke"
 
@@ -63,6 +64,19 @@ class RunOptions:
     """Start no new cell after that; the run stays unfinished and can go on later."""
     budget_s: float | None = None
     """Time for all cells: decides the rounds in place of `rounds`."""
+    gpus: str | None = None
+    """GPUs of this host that run cells side by side: `all`, or numbers and UUIDs, parted by commas."""
+    hosts: Path | None = None
+    """File that names the hosts whose GPUs run cells side by side."""
+    spread: bool = False
+    """Of several GPUs: compared cells need not stay on one."""
+    exclusive_host: bool = False
+    """Of several GPUs: a host runs one cell at a time."""
+
+    @property
+    def several(self) -> bool:
+        """Whether cells may run side by side."""
+        return self.gpus is not None or self.hosts is not None
 
 
 @dataclass(frozen=True)

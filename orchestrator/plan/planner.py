@@ -78,12 +78,13 @@ def make_plan(
             if request.workload.benchmark not in engines.get(method, (request.workload.benchmark,)):
                 continue
             one = cell(request, method, stack)
-            origin = origins.setdefault(one.key, request.where)
+            key = one.key
+            origin = origins.setdefault(key, request.where)
             # A checkpoint in place of all models makes cells equal that differed in the model alone.
             if origin != request.where and own is None:
                 what = f"names {one.title} of {origin} again"
                 raise UsageError(what, where=request.where, remedy="remove one of them")
-            rows.setdefault(one.key, one)
+            rows.setdefault(key, one)
     if not rows and tuple(benchmarks) != ("ceilings",):
         what = f"nothing to run: no cell of suite {suite.name} is left by this selection"
         raise UsageError(what, remedy="leave out --benchmark or --method, or choose another suite or stack")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -54,17 +55,21 @@ class Identified(Frozen):
 
     def hashed(self) -> dict[str, Any]:
         """Return the fields that an identity is made of, as JSON has them."""
-        return {name: _hashed(value) for name, value in self if name in self.VERSION_1} | self.hashed_later()
+        values = self.__dict__
+        return {name: _hashed(values[name]) for name in self.VERSION_1} | self.hashed_later()
 
     def hashed_later(self) -> dict[str, Any]:
         """Return those of them that came after version 1: the ones that are not their default."""
-        fields, old = type(self).model_fields, self.VERSION_1 | self.NOT_HASHED
-        later = {name: value for name, value in self if name not in old}
-        return {
-            name: _hashed(value)
-            for name, value in later.items()
-            if value != fields[name].get_default(call_default_factory=True)
-        }
+        values = self.__dict__
+        return {name: _hashed(values[name]) for name, default in _later(type(self)).items() if values[name] != default}
+
+
+@cache
+def _later(kind: type[Identified]) -> dict[str, Any]:
+    """Return the defaults of the fields that came after version 1; a plan of thousands of cells asks very often."""
+    old = kind.VERSION_1 | kind.NOT_HASHED
+    fields = kind.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields if name not in old}
 
 
 def _hashed(value: Any) -> Any:

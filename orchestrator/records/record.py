@@ -346,6 +346,8 @@ class Provenance(Frozen):
     orchestrator: str | None = None
     exit_code: Integer | None = None
     wall_ns: Integer | None = None
+    worker: dict[str, str] | None = None
+    """Of a run on several GPUs: what its worker says of itself, and what else its host ran meanwhile."""
 
 
 class Record(Frozen):

@@ -31,9 +31,12 @@ class References:
     known: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_run(cls, run_folder: Path, records: Iterable[Record]) -> References:
-        """Return those that the records name and that lie in the folder with the very content (not in every copy)."""
-        found = cls(run_folder / FOLDER)
+    def of_run(cls, run_folder: Path, records: Iterable[Record], ordinal: int = 0) -> References:
+        """Return those that the records name and that lie in the folder with the very content (not in every copy).
+
+        Where a run has several GPUs, each but the first (by its `ordinal`) has its own in a folder of that name.
+        """
+        found = cls(run_folder / FOLDER / (str(ordinal) if ordinal else ""))
         for record in records:
             for workload_id, sha256 in recorded(record).items():
                 if sha256_of(found.path(workload_id)) == sha256:

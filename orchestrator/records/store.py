@@ -43,8 +43,8 @@ HIDDEN = ".making-"
 MOST_IN_A_SECOND = 100
 CLAIM = ".claim"
 """Locked by the process that goes on with the run."""
-RUN_LIMIT_BYTES = 4_000_000
-MOST_VALUES, MOST_RECORD_VALUES = 150_000, 400_000
+RUN_LIMIT_BYTES = 16_000_000
+MOST_VALUES, MOST_RECORD_VALUES = 600_000, 400_000
 """In a run.json or a manifest, and in a record. A wrong one takes a thousand times the bytes that stand in the file."""
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+")
 CLOCKS_DIFFER = dt.timedelta(days=1)

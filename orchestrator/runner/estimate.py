@@ -8,7 +8,7 @@ import itertools
 import re
 import statistics
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,6 +55,8 @@ WARM_SHARE = 0.4
 """Of the time to compile, with everything in the cache: tracing remains."""
 PROBE_SHARE = 0.35
 """Of the time to compile a model of full depth: a probe has two layers."""
+WAITING_POWER = 0.5
+"""Of a GPU's power limit: with less a row's GPU waits for the CPU most of the time."""
 AT_THE_CAP_S = 26.0
 """What samples back to back take where a power limit holds a GPU up: most of forward and training."""
 EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
@@ -85,6 +87,8 @@ class Earlier:
     seconds: float
     second_start: float | None
     """Seconds of a second start over the compile cache; 0 where none was made, None where no round says."""
+    power: float | None = None
+    """The GPU's power while samples ran, as a share of its limit; None where no round says."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,11 @@ def history(results: Path, *, limit: int = RECORDS_LOOKED_AT) -> dict[Key, Earli
         if record.status not in FAILED and wall_seconds(record) is not None
     )
     return {
-        key: Earlier(_median(map(wall_seconds, rounds)) or 0.0, _median(map(second_start_seconds, rounds)))
+        key: Earlier(
+            _median(map(wall_seconds, rounds)) or 0.0,
+            _median(map(second_start_seconds, rounds)),
+            _median(map(power_share, rounds)),
+        )
         for key, rounds in found.items()
     }
 
@@ -138,6 +146,27 @@ def second_start_seconds(record: Record) -> float | None:
     first = min((sample.begin_ns for sample in record.samples), default=0)
     before = sum(phase.end_ns - phase.begin_ns for phase in record.phases if phase.end_ns <= first)
     return (before + warm.first_ns) / NS
+
+
+def power_share(record: Record) -> float | None:
+    """Return the GPU's median power while samples ran over its power limit; None where the record does not say."""
+    gpu = record.environment.gpu if record.environment else None
+    watts = record.telemetry.power_watts if record.telemetry else None
+    limit = (gpu.power_limit_watts or gpu.power_default_watts) if gpu else None
+    return watts.median / limit if watts and limit else None
+
+
+def bound_by_cpu(cell: Cell, known: Mapping[Key, Earlier]) -> bool:
+    """Whether the CPU decides how long the cell takes: it runs there, or its GPU was seen to wait most of the time.
+
+    A GPU that waits for launches takes little power (generation by eager on an H100: 0.27 of its limit, by a compiler
+    that replays graphs 0.97). Unknown is not bound: what is not known runs beside others, and its host's load is in
+    its record.
+    """
+    if cell.device == "cpu":
+        return True
+    earlier = known.get((cell.workload.workload_id, cell.method, cell.device))
+    return earlier is not None and earlier.power is not None and earlier.power < WAITING_POWER
 
 
 def expected(cell: Cell, known: Mapping[Key, Earlier]) -> Expected:
@@ -258,11 +287,16 @@ def seconds_in(text: str) -> float:
     return total
 
 
-def fitted(choice: Choice, options: RunOptions, known: Mapping[Key, Earlier] | None = None) -> Choice:
+def fitted(
+    choice: Choice,
+    options: RunOptions,
+    known: Mapping[Key, Earlier] | None = None,
+    seconds: Callable[[Plan], float] | None = None,
+) -> Choice:
     """Return the choice with as many rounds of each row as the budget has room for, at least one; its line says so.
 
     `known` is what earlier rounds took (read where not given). An unfinished run that differs in its rounds alone keeps
-    them, so that it can go on.
+    them, so that it can go on. `seconds` says how long a plan takes; None: those of its rounds in turn.
     """
     if options.budget_s is None:
         return choice
@@ -271,7 +305,8 @@ def fitted(choice: Choice, options: RunOptions, known: Mapping[Key, Earlier] | N
     known = history(options.results) if known is None else known
 
     def cost(rounds: int) -> float:
-        return estimate(with_rounds(choice.plan, rounds), choice.stacks, known).seconds
+        plan = with_rounds(choice.plan, rounds)
+        return seconds(plan) if seconds else estimate(plan, choice.stacks, known).seconds
 
     begun = None if options.fresh else _begun(choice.plan, options)
     rounds = begun or max((n for n in range(2, MOST_ROUNDS + 1) if cost(n) <= options.budget_s), default=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,10 @@ from orchestrator.base.files import disk_full, make_folder
 from orchestrator.base.text import counted
 from orchestrator.build.lock import mark_drift
 from orchestrator.build.ready import Ready
+from orchestrator.host.folders import WorkArea, empty_tree
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Job, Launcher
-from orchestrator.launchers.work_area import WorkArea, empty_tree
+from orchestrator.launchers.worker import Supervise
 from orchestrator.measure.supervise import TELEMETRY_FILE, blank_record, supervise, unworkable
 from orchestrator.measure.warm import wanted, with_warm_start
 from orchestrator.plan import memory
@@ -59,6 +60,12 @@ class Session:
     outcomes: Outcomes
     todo: Sequence[Turn]
     """The rounds that have no result yet."""
+    supervise: Supervise = supervise
+    """What runs a round."""
+    tick_s: float = 0.1
+    """How often a round's events are looked at."""
+    worker: Mapping[str, str] | None = None
+    """What records say of the worker, where there are several."""
     peers: int = 0
     """How many GPUs a cell may have beside the run's own."""
 
@@ -97,7 +104,7 @@ def run_round(session: Session, turn: Turn) -> Record:
         if job.cache is not None:
             make_folder(job.cache)
         prepared = ready.prepared[cell.stack]
-        record = session.with_room(lambda: supervise(session.launcher, prepared, job, show), job.work)
+        record = session.with_room(lambda: session.supervise(session.launcher, prepared, job, show), job.work)
         try:
             if cell.role == "reference" and record.written_by == "bench":
                 record = session.references.collect(job.work, cell, record, session.progress.say)
@@ -107,7 +114,8 @@ def run_round(session: Session, turn: Turn) -> Record:
             stored = session.store(_with_side_files(session.run, record, job), job)
             if wanted(cell, stored):
                 # Stored first: an interruption of the second start loses nothing.
-                stored = session.store(with_warm_start(session.launcher, prepared, job, stored, show), job)
+                again = with_warm_start(session.launcher, prepared, job, stored, show, run=session.supervise)
+                stored = session.store(again, job)
         except (StackbenchError, OSError):
             raise  # the disk's doing, or the user's
         except Exception as error:  # noqa: BLE001  (whatever a cell has written ends its round, not the run)
@@ -164,6 +172,8 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         reference_sha256=reference,
         beside_sha256=tuple(beside),
         part_ids=turn.part_ids,
+        tick_s=session.tick_s,
+        worker=session.worker,
     )
 
 

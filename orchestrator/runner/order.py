@@ -14,7 +14,15 @@ from orchestrator.plan.workload import Role, Workload, describe
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.references import References
 from orchestrator.records.store import finished_keys
-from orchestrator.runner.estimate import Earlier, Key, expected, second_start_seconds, used_up, wall_seconds
+from orchestrator.runner.estimate import (
+    Earlier,
+    Key,
+    expected,
+    power_share,
+    second_start_seconds,
+    used_up,
+    wall_seconds,
+)
 
 T = TypeVar("T")
 MAKING: tuple[Role, ...] = ("reference", "weights")
@@ -59,8 +67,14 @@ def in_turn(cells: Sequence[T], number: int) -> list[T]:
 
 def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:
     """Return every round of the plan in its order; `identity` gives a cell's cell_id, and is asked once for each."""
+    firsts = first_turns(plan, identity)
+    return [nth(firsts[id(cell)], number) for cell, number in interleave(plan)]
+
+
+def first_turns(plan: Plan, identity: Callable[[Cell], str]) -> dict[int, Turn]:
+    """Return the first round of each cell of the plan, by the `id` of the very cell."""
     titles = Counter(cell.title for cell in plan.cells)
-    firsts = {
+    return {
         id(cell): Turn(
             cell,
             0,
@@ -72,11 +86,11 @@ def turns(plan: Plan, identity: Callable[[Cell], str]) -> list[Turn]:
         )
         for cell in plan.cells
     }
-    return [
-        first._replace(round=number, title=first.title + (f" round {number + 1}" if cell.rounds > 1 else ""))
-        for cell, number in interleave(plan)
-        for first in (firsts[id(cell)],)
-    ]
+
+
+def nth(first: Turn, number: int) -> Turn:
+    """Return a cell's round `number`, from its first."""
+    return first._replace(round=number, title=first.title + (f" round {number + 1}" if first.cell.rounds > 1 else ""))
 
 
 def remaining(order: Sequence[Turn], records: Sequence[Record], references: References) -> list[Turn]:
@@ -130,7 +144,7 @@ class Agenda:
         key = (turn.workload_id, turn.cell.method, turn.cell.device)
         if again is None and key in self._known:
             again = self._known[key].second_start  # of the first round alone
-        self._known[key] = Earlier(seconds, again)
+        self._known[key] = Earlier(seconds, again, power_share(record))
 
 
 def needless(turn: Turn, exhausted: Iterable[Record], incorrect: Iterable[Record]) -> str | None:

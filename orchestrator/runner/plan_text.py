@@ -22,13 +22,13 @@ BELOW = (5, 1)
 Line = tuple[str, str, str, str, str, str]
 
 
-def render(choice: Choice, results: Path, form: str, width: int | None = None) -> str:
+def render(choice: Choice, results: Path, form: str, width: int | None = None, *, elsewhere: bool = False) -> str:
     """Return the plan as `form` (text or json); times come from the records in `results` where it has any.
 
-    `width`: of the text, in columns; null: no bound.
+    `width`: of the text, in columns; null: no bound. `elsewhere`: cells run on other hosts alone.
     """
     known = history(results)
-    client = reach_engine(choice)
+    client = None if elsewhere else reach_engine(choice)
     here = here_already(choice, client)
     cost = estimate(choice.plan, choice.stacks, known, here)
     missing = missing_images(choice, here)

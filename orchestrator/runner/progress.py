@@ -59,6 +59,9 @@ class Progress(AbstractContextManager["Progress"]):
         took = f"took {self.elapsed():.1f} s, {rest}"
         self.say(f"[{self.number}/{self.of}] {self.title}: {outcome(record)}; {took}")
 
+    def standing(self, what: str, number: int, of: int, left_s: float) -> None:
+        """Show how a run on many GPUs stands, where a line can change in place: `number` rounds of `of` have ended."""
+
     def elapsed(self) -> float:
         """Return the seconds since the round started."""
         return time.monotonic() - self.began
@@ -103,6 +106,11 @@ class LiveProgress(Progress):
         """Show phase and sample in the live line."""
         sample = f" {event.index + 1}/{event.of}" if event.index is not None else ""
         self._show(f"{event.phase}{sample}")
+
+    def standing(self, what: str, number: int, of: int, left_s: float) -> None:
+        """Show it in the live line."""
+        shown = f"{what}, {in_words(left_s)} left"
+        self._bar.update(self._task, total=of, completed=number, description=printable(shown))
 
     def _show(self, what: str) -> None:
         shown = f"{self.title}: {what}, {in_words(max(self.left_s - self.elapsed(), 0))} left"

@@ -14,12 +14,12 @@ from orchestrator.base import interrupt
 from orchestrator.base.errors import EXIT_OK, StackbenchError, UsageError
 from orchestrator.base.files import check_known
 from orchestrator.base.paths import IMAGES
-from orchestrator.base.text import on_stderr, printable, show
+from orchestrator.base.text import NO_GPU, on_stderr, printable, show
 from orchestrator.host.devices import look
 from orchestrator.launchers.work_area import methods_of_bench
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.checkpoint import Checkpoint
-from orchestrator.plan.choice import FULL_SUITE, NO_GPU, SMALL_SUITE, Choice, RunOptions, choose_launcher, offering
+from orchestrator.plan.choice import FULL_SUITE, SMALL_SUITE, Choice, RunOptions, choose_launcher, offering
 from orchestrator.plan.methods import OwnMethod, find_methods
 from orchestrator.plan.planner import CEILINGS_METHOD
 from orchestrator.plan.proof_cells import probe_cells, reference_cells, weights_cells

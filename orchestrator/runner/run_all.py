@@ -55,13 +55,17 @@ def run_all(options: RunOptions, choosing: Choosing = choose, made: list[Run] | 
             outcomes = _steps(options, choosing, made, progress)
     except interrupt.Interrupted as stop:
         with contextlib.suppress(OSError):
-            show(_how_to_go_on(made[0] if made else None, options), sys.stderr)
+            show(how_to_go_on(made[0] if made else None, options), sys.stderr)
         return stop.exit_code
     show_tables(made[0], outcomes)
     return outcomes.exit_code
 
 
 def _steps(options: RunOptions, choosing: Choosing, made: list[Run], progress: Progress) -> Outcomes:
+    if options.several:
+        from orchestrator.runner import many
+
+        return many.steps(options, choosing, made, progress)
     asked = time.monotonic()
     host = look(options)
     choice, known = choose_cells(options, host, choosing, progress)
@@ -75,11 +79,15 @@ def _steps(options: RunOptions, choosing: Choosing, made: list[Run], progress: P
             for turn in next_rounds(session, agenda):
                 record = run_round(session, turn)  # which stores it
                 report(session, agenda, turn, record)
-        counts = session.outcomes.counts
-        said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-        took = in_words(time.monotonic() - asked)
-        progress.say(f"{counted(sum(counts.values()), 'record')} in {took} ({said}): {_shown(session.run)}")
+        sum_up(session.run, session.outcomes, progress, time.monotonic() - asked)
         return session.outcomes
+
+
+def sum_up(run: Run, outcomes: Outcomes, progress: Progress, seconds: float) -> None:
+    """Say how the rounds came out, how long that took, and where the records are."""
+    counts = outcomes.counts
+    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    progress.say(f"{counted(sum(counts.values()), 'record')} in {in_words(seconds)} ({said}): {shown(run)}")
 
 
 def choose_cells(
@@ -271,12 +279,12 @@ def next_rounds(session: Session, agenda: Agenda) -> Iterator[Turn]:
         interrupt.check()
         over = agenda.over(turn)
         if over:
-            progress.say(f"{over}: {_how_to_go_on(session.run, agenda.options)}")
+            progress.say(f"{over}: {how_to_go_on(session.run, agenda.options)}")
             return
         progress.begin(turn.title, number, len(agenda.todo), agenda.left_s)
         yield turn
         if outcomes.status(turn.cell_id, turn.round) == "infrastructure" and not _engine_lives(session.client):
-            progress.say(f"the Docker Engine does not answer any more: {_how_to_go_on(session.run, agenda.options)}")
+            progress.say(f"the Docker Engine does not answer any more: {how_to_go_on(session.run, agenda.options)}")
             return
     # What the engine or the disk lost says nothing about a stack: the next run-all tries it again.
     if not outcomes.counts["infrastructure"]:
@@ -320,7 +328,8 @@ def _engine_lives(client: Any) -> bool:
     return True
 
 
-def _how_to_go_on(run: Run | None, options: RunOptions) -> str:
+def how_to_go_on(run: Run | None, options: RunOptions) -> str:
+    """Return what became of the run that stops here, and how to go on with it."""
     if run is None:
         return "stopped before the first cell; nothing was lost"
     if run.plan.suite == REPRODUCE:
@@ -329,10 +338,11 @@ def _how_to_go_on(run: Run | None, options: RunOptions) -> str:
         again = "the same command runs all of its rounds again"
     else:
         again = f"the same command{' without --fresh' if options.fresh else ''} goes on from there"
-    return f"stopped; {counted(len(record_files(run.folder)), 'record')} kept in {_shown(run)}; {again}"
+    return f"stopped; {counted(len(record_files(run.folder)), 'record')} kept in {shown(run)}; {again}"
 
 
-def _shown(run: Run) -> str:
+def shown(run: Run) -> str:
+    """Return the run's folder as a person would type it."""
     try:
         return os.path.relpath(run.folder)
     except (OSError, ValueError):

@@ -27,8 +27,9 @@ from orchestrator.base.errors import StackbenchError  # noqa: E402
 from orchestrator.base.files import write_text  # noqa: E402
 from orchestrator.build.ready import reach_engine  # noqa: E402
 from orchestrator.host.devices import look  # noqa: E402
+from orchestrator.host.folders import give_away  # noqa: E402
 from orchestrator.launchers.arguments import SECCOMP  # noqa: E402
-from orchestrator.launchers.docker import DockerLauncher, give_away  # noqa: E402
+from orchestrator.launchers.docker import DockerLauncher  # noqa: E402
 from orchestrator.measure.supervise import SPEC_FILE, write_spec  # noqa: E402
 from orchestrator.plan.choice import (  # noqa: E402
     RunOptions,

@@ -27,8 +27,9 @@ from orchestrator.host.devices import (  # noqa: E402
     look,
     pick_gpu,
 )
+from orchestrator.host.folders import WorkArea  # noqa: E402
 from orchestrator.launchers import Job, Launcher, Prepared  # noqa: E402
-from orchestrator.launchers.work_area import WorkArea, work_area  # noqa: E402
+from orchestrator.launchers.work_area import work_area  # noqa: E402
 from orchestrator.measure.supervise import supervise  # noqa: E402
 from orchestrator.plan.cell import Cell  # noqa: E402
 from orchestrator.plan.choice import (  # noqa: E402

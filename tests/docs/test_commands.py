@@ -19,10 +19,12 @@ from places import RESULTS, ROOT
 from record_samples import proof, record, samples, save_run
 
 from orchestrator.cli import orchestrator, run
+from orchestrator.plan.hosts import load_hosts
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
 from orchestrator.records.store import Run
+from orchestrator.runner.slurm import settings_of
 
 FENCES = [fence for page in PAGES for fence in fences(page)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -196,10 +198,15 @@ def test_examples(fence: Fence, place: Path) -> None:
     files_of(fence.page, place)
     if fence.title == "suite.toml":
         make_plan(load_suite("suite.toml"), find_stacks([ROOT / "images"]), device="cpu")
+    elif fence.title == "hosts.toml":
+        assert load_hosts(Path("hosts.toml"))
     elif fence.title == "stack.toml":
         name = re.search('^name = "(.*)"', fence.text, re.MULTILINE)
         assert name
         assert load_stack(place / "stacks" / name[1]).name == name[1]
+    elif fence.title == "hosts.toml":
+        found = load_hosts(place / fence.title)
+        assert [settings_of(entry) for entry in found if entry.launcher == "slurm"] or fence.page.stem != "slurm"
     elif fence.title == "Dockerfile":
         assert {line.split()[0] for line in fence.text.splitlines()} <= {"ARG", "FROM", "COPY", "RUN"}
     elif fence.title == "requirements.in":

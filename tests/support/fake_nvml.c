@@ -38,6 +38,11 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle)
     *handle = (void *)(size_t)(index + 1);
     return 0;
 }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle)
+{
+    *handle = (void *)(size_t)(strstr(uuid, "-bbbb") ? 2 : 1);
+    return is("lost") ? LOST : 0;
+}
 int nvmlDeviceGetName(void *handle, char *text, unsigned length)
 {
     if (is("noname")) return UNKNOWN;

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.base.errors import UsageError
+from orchestrator.host import folders
+from orchestrator.host.folders import Written, remove_tree
 from orchestrator.host.owner import Owner, boot, myself
-from orchestrator.launchers import work_area as workfolders
-from orchestrator.launchers.work_area import Written, copy_bench, remove_tree, sweep_folders, work_area
+from orchestrator.launchers.work_area import copy_bench, sweep_folders, work_area
 
 MOST_MADE = 10_000
 DIES = """
@@ -101,7 +102,7 @@ def test_rights_taken_away_are_given_back(tmp_path: Path, mode: int) -> None:
     # Without root's rights, as most orchestrators are.
     program = (
         "import os, sys; from pathlib import Path\n"
-        "from orchestrator.launchers.work_area import remove_tree\n"
+        "from orchestrator.host.folders import remove_tree\n"
         "place = Path(sys.argv[1]); os.chown(place, 65534, 65534); os.setgid(65534); os.setuid(65534)\n"
         "inner = place / 'work' / 'a' / 'b' / 'c'; inner.mkdir(parents=True); (inner / 'file').touch()\n"
         "for folder in (inner, *list(inner.parents)[:3]): folder.chmod(int(sys.argv[2]))\n"
@@ -194,7 +195,7 @@ def test_what_lies_deeper_than_a_path_can_be_is_counted(tmp_path: Path, depth: i
 
 
 def test_who_has_filled_a_disk_before_the_first_look_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workfolders, "_free_bytes", lambda _place: 0)
+    monkeypatch.setattr(folders, "free_bytes", lambda _place: 0)
     (tmp_path / "big").write_bytes(bytes(30_000_000))
     found = Written((tmp_path,), 10**12, 1000).trouble()
     assert found is not None

@@ -11,9 +11,10 @@ from fake_run import FAKE_BENCH, make_job, make_stack
 from processes import gone
 
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.launchers import Exit, Handle, Job, Places, Prepared, work_area
+from orchestrator.host import folders
+from orchestrator.host.folders import Written
+from orchestrator.launchers import Exit, Handle, Job, Places, Prepared
 from orchestrator.launchers.local import LocalLauncher
-from orchestrator.launchers.work_area import Written
 from orchestrator.measure import supervise as supervision
 from orchestrator.measure.supervise import Event, Watch, scrub, supervise
 from orchestrator.records.record import Record
@@ -234,7 +235,7 @@ def test_a_shared_cache_counts_and_is_given_up_too(tmp_path: Path) -> None:
 
 def test_a_disk_that_the_cell_did_not_fill_is_not_its_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([10**9, *[10**7] * 1000])
-    monkeypatch.setattr(work_area, "_free_bytes", lambda _place: next(free))
+    monkeypatch.setattr(folders, "free_bytes", lambda _place: next(free))
     record = run(tmp_path, "hang")
     assert record.status == "infrastructure"
     assert record.reason is not None

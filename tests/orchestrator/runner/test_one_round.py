@@ -16,6 +16,7 @@ from fake_run import FAKE_BENCH, write_stack, write_suite
 from plan_samples import stack
 
 from orchestrator.cli import run
+from orchestrator.host.folders import remove_tree
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
@@ -159,7 +160,7 @@ def test_records_deleted_underneath_are_made_again(made: Path, monkeypatch: pyte
 
     def save(run: Run, *arguments: Any) -> Any:
         for part in ("records", "logs"):
-            workfolders.remove_tree(run.folder / part)
+            remove_tree(run.folder / part)
         return real(run, *arguments)
 
     monkeypatch.setattr(Run, "save", save)

@@ -1,0 +1,181 @@
+"""What cells at once on several GPUs of a host do to each other: each is run alone and beside the others, in turn.
+
+The finding stands in the run's folder, and `run-all` goes by it: what was found to differ runs alone on its host, what
+was found to be the same runs beside others. "The same" is the one rule by which rows are compared: the interval of the
+difference lies within 1 %.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from orchestrator.analysis.protocol import steady
+from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, verdict
+from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
+from orchestrator.base.files import Frozen, read_bytes, write_text
+from orchestrator.base.text import aligned, show
+from orchestrator.plan.cell import Cell, Plan
+from orchestrator.plan.choice import RunOptions, choose
+from orchestrator.records.record import Record
+from orchestrator.records.runs import readable
+from orchestrator.records.store import Run
+from orchestrator.runner.estimate import Key
+from orchestrator.runner.schedule import OF_THE_GPU, Answer, Piece
+
+FILE = "side-by-side.json"
+FEWEST_GPUS = 2
+RUNS_LOOKED_AT = 50
+
+
+class Found(Frozen):
+    """One cell on one GPU: its rounds beside others against those alone."""
+
+    title: str
+    key: tuple[str, str, str]
+    """workload_id, method, device"""
+    gpu: str | None
+    verdict: Verdict
+
+
+class Finding(Frozen):
+    """What `side-by-side` found; `gpus` is how many ran cells at once."""
+
+    schema_version: Literal[1] = 1
+    gpus: int
+    found: tuple[Found, ...]
+
+
+class Trials:
+    """A schedule in steps, each of which begins when all of the one before have ended: alone, beside, beside, alone.
+
+    Round 2 G p + g is the one alone of pair p on worker g of G, and round G further that beside the others.
+    """
+
+    def __init__(self, plan: Plan, workers: int, pairs: int) -> None:
+        self._steps: list[dict[int, Piece]] = []
+        self.taken = self.left_behind = self._place = self._running = 0
+        self.left_s = 0.0
+        self._workers = range(workers)
+        for cell in plan.cells:
+            if cell.role in OF_THE_GPU:
+                self._steps.append({number: Piece(cell, number, alone=False) for number in self._workers})
+            elif cell.role == "probe":
+                self._steps.append({0: Piece(cell, 0, alone=False)})
+        rows = [cell for cell in plan.cells if cell.role == "row"]
+        self._steps += [step for pair in range(pairs) for cell in rows for step in self._pair(cell, pair)]
+        self.waiting = sum(map(len, self._steps))
+
+    def _pair(self, cell: Cell, pair: int) -> list[dict[int, Piece]]:
+        count = len(self._workers)
+        first = 2 * count * pair
+        alone = [{number: Piece(cell, first + number, alone=True)} for number in self._workers]
+        beside = {number: Piece(cell, first + count + number, alone=False) for number in self._workers}
+        return [beside, *alone[::-1]] if pair % 2 else [*alone, beside]
+
+    def take(self, number: int) -> Answer:
+        """Return what worker `number` runs next."""
+        while self._place < len(self._steps):
+            step = self._steps[self._place]
+            if number in step:
+                self._running, self.taken, self.waiting = self._running + 1, self.taken + 1, self.waiting - 1
+                return step.pop(number)
+            if step or self._running:
+                return "wait"
+            self._place += 1
+        return "over"
+
+    def ended(self, _number: int) -> None:
+        """Take in that what a worker ran has ended."""
+        self._running -= 1
+
+    def lose(self, _number: int) -> int:
+        """Take in that a worker runs nothing more: without it there is nothing to compare."""
+        self.left_behind, self.waiting = self.left_behind + self.waiting, 0
+        self._steps.clear()
+        return self.left_behind
+
+    def neighbours(self, _number: int) -> Sequence[int]:
+        """Return the workers for whom something may be there to run when one has ended: all."""
+        return self._workers
+
+
+def side_by_side(options: RunOptions) -> int:
+    """Run every cell alone and beside others on the GPUs that `--gpus` names; print and keep what was found.
+
+    `options.rounds` is how many rounds each cell has alone, and beside. Exit code: 0 all the same, 1 a cell differs,
+    2 something is inconclusive, 3 nothing was measured.
+    """
+    from orchestrator.base import interrupt
+    from orchestrator.runner.many import steps
+    from orchestrator.runner.progress import make_progress
+    from orchestrator.runner.run_all import how_to_go_on
+
+    if options.gpus is None:
+        raise UsageError("no GPUs are named", where="side-by-side", remedy="name two or more with --gpus, or say all")
+    made = list[Run]()
+    try:
+        with interrupt.interruptible(), make_progress() as progress:
+            steps(options, choose, made, progress, pairs=options.rounds or FEWEST_ROUNDS)
+    except interrupt.Interrupted as stop:
+        show(how_to_go_on(made[0] if made else None, options))
+        return stop.exit_code
+    finding = found_in(made[0])
+    write_text(made[0].folder / FILE, finding.model_dump_json(indent=1) + "\n")
+    lines = [("cell", "GPU", "beside others, against alone")]
+    lines += [(one.title, (one.gpu or "")[:12], one.verdict.in_words) for one in finding.found]
+    for line in aligned(lines):
+        show(line)
+    outcomes = {one.verdict.outcome for one in finding.found}
+    if not outcomes:
+        return EXIT_NOTHING_MEASURED
+    if outcomes & {"faster", "slower"}:
+        return EXIT_BAD_ROWS
+    return EXIT_INCONCLUSIVE if "inconclusive" in outcomes else EXIT_OK
+
+
+def found_in(run: Run) -> Finding:
+    """Return what the run's records say of each cell on each GPU."""
+    rounds: dict[tuple[str, int], Record] = {}
+    for record in run.records([]):
+        if record.role == "row" and record.status == "ok":
+            rounds[record.cell_id, record.round] = record
+    count = len({record.provenance.gpu for record in rounds.values() if record.provenance})
+    found = []
+    for cell_id in dict.fromkeys(cell_id for cell_id, _ in rounds):
+        for number in range(count):
+            mine = {at: record for (one, at), record in rounds.items() if one == cell_id and at % count == number}
+            if not mine:
+                continue
+            some = next(iter(mine.values()))
+            alone = [record for at, record in sorted(mine.items()) if at // count % 2 == 0]
+            beside = [record for at, record in sorted(mine.items()) if at // count % 2 == 1]
+            title = f"{some.workload.benchmark} {some.method}@{some.stack}"
+            key = (some.workload_id, some.method, some.device)
+            gpu = some.provenance.gpu if some.provenance else None
+            compared = verdict(_seconds(beside), _seconds(alone))
+            found.append(Found(title=title, key=key, gpu=gpu, verdict=compared))
+    return Finding(gpus=count, found=tuple(sorted(found, key=lambda one: (one.title, one.key, one.gpu or ""))))
+
+
+def _seconds(records: Sequence[Record]) -> list[float]:
+    figures = [steady(record).seconds for record in records]
+    return [seconds for seconds in figures if seconds]
+
+
+def findings(results: Path) -> Mapping[Key, bool]:
+    """Return by workload, method and device whether cells at once were found to differ, by the newest run that says."""
+    found: dict[Key, bool] = {}
+    for _, run in zip(range(RUNS_LOOKED_AT), readable(results, lambda _line: None), strict=False):
+        with contextlib.suppress(UsageError, ValidationError):
+            finding = Finding.model_validate_json(read_bytes(run.folder / FILE, follow_links=False))
+            here: dict[Key, bool] = {}
+            for one in finding.found:
+                if one.verdict.outcome != "inconclusive":
+                    here[one.key] = here.get(one.key, False) or one.verdict.outcome != "same"
+            found = {**here, **found}
+    return found

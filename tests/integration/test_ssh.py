@@ -1,0 +1,515 @@
+"""Cells on another host: a real sshd of the tests' own on this machine, and the real Docker Engine behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ssh_host as hosts
+from fake_run import FAKE_BENCH, IMAGE, make_job, make_stack, write_stack, write_suite
+from places import ROOT
+
+from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.host import docker_engine as engine
+from orchestrator.host import locks
+from orchestrator.launchers import Job, Prepared
+from orchestrator.launchers import work_area as workfolders
+from orchestrator.launchers.ssh import open_host, sweep
+from orchestrator.launchers.ssh_launcher import SshLauncher
+from orchestrator.launchers.worker import Opening, Worker
+from orchestrator.measure import supervise as supervision
+from orchestrator.measure import validity
+from orchestrator.measure.supervise import supervise
+from orchestrator.measure.warm import with_warm_start
+from orchestrator.plan.hosts import HostEntry
+from orchestrator.records.record import Record
+
+pytestmark = pytest.mark.ssh
+STACK = make_stack(python="python3")
+CLEAN_S = 15.0
+"""A keeper that has lost its orchestrator removes what is the cell's within this."""
+
+
+@dataclasses.dataclass
+class Rig:
+    """A host, a worker of it, and what it said."""
+
+    host: hosts.SshHost
+    worker: Worker
+    launcher: SshLauncher
+    prepared: Prepared
+    said: list[str]
+    folder: Path
+    count: int = 0
+
+    def job(self, method: str, **more: Any) -> Job:
+        self.count += 1
+        return make_job(method, self.folder / f"cell-{self.count}", **more)
+
+    def run(self, method: str, **more: Any) -> Record:
+        return supervise(self.launcher, self.prepared, self.job(method, **more))
+
+    def left(self) -> list[str]:
+        """Containers of ours, and folders of cells, that are there beside what is the living worker's."""
+        client = self.launcher.client if not self.launcher.connection.dead else engine.connect()
+        found = client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
+        # Others' tests may run on the same engine.
+        return [one["Id"] for one in found if one["Labels"][engine.LABEL_RUN] in ("test", "prepare")]
+
+
+def opening(folder: Path, said: list[str], **more: Any) -> Opening:
+    bench = folder / "stackbench" / "bench"
+    if not bench.exists():
+        workfolders.copy_bench(FAKE_BENCH, bench)
+    given: dict[str, Any] = {"stacks": {"fake": STACK}, "devices": {"fake": "cpu"}, "checkpoints": ()}
+    given |= {"longest_s": 60.0, "total_s": 60.0, **more}
+    return Opening(
+        run="test", bench=bench, state=folder / "state", say=said.append, purpose="a test",
+        **given,
+    )  # fmt: skip
+
+
+def entry(host: hosts.SshHost, **more: Any) -> HostEntry:
+    return HostEntry(name="node1", launcher="ssh", ssh={**host.settings, **more.pop("ssh", {})}, **more)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.SshHost]:
+    if not Path(hosts.SSHD).exists() or engine.answers() is None:
+        pytest.skip("no sshd, or no Docker Engine")
+    folder = tmp_path_factory.mktemp("ssh")
+    with hosts.ssh_host(folder, folder / "locks") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rig(host: hosts.SshHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with rigged(host, tmp_path_factory.mktemp("run")) as found:
+        yield found
+    assert left_of(host) == []
+
+
+@contextlib.contextmanager
+def rigged(host: hosts.SshHost, folder: Path, *, more: dict[str, Any] | None = None, **given: Any) -> Iterator[Rig]:
+    said = list[str]()
+    with open_host(entry(host, **given), opening(folder, said, **(more or {}))) as (worker,):
+        launcher = worker.launcher
+        assert isinstance(launcher, SshLauncher)
+        launcher.images["fake"] = IMAGE
+        yield Rig(host, worker, launcher, launcher.prepare(STACK), said, folder)
+
+
+def left_of(host: hosts.SshHost) -> list[str]:
+    return [str(path) for path in (host.area / "work").iterdir()]
+
+
+def soon(what: Callable[[], bool], limit_s: float = CLEAN_S) -> bool:
+    until = time.monotonic() + limit_s
+    while not what():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_cell_runs_there_and_its_files_log_and_load_come_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[validity.Seen]()
+    judged = validity.judged
+
+    def judge(record: Record, series: Any, throttled: Any, saw: validity.Seen) -> Record:
+        seen.append(saw)
+        return judged(record, series, throttled, saw)
+
+    monkeypatch.setattr(supervision, "judged", judge)
+    job = rig.job("slow")
+    record = supervise(rig.launcher, rig.prepared, job)
+    assert (record.status, record.reason) == ("ok", None)
+    assert job.log.read_text() == "the log's only line\n"
+    assert record.provenance is not None
+    assert record.provenance.launcher == "docker"
+    assert rig.left() == []
+    # Seen near the cell, by the clock that bench has too: no network between them widens what is not known.
+    sightings = seen[0].sightings
+    assert sightings != []
+    for one in sightings:
+        assert one.earliest_ns - 10**9 < one.bench_ns <= one.latest_ns < one.bench_ns + 10**9
+
+
+def test_bench_is_sent_once(rig: Rig) -> None:
+    rig.run("good")
+    assert [line for line in rig.said if "sending bench" in line] == [rig.said[0]]
+    stored = [path for path in (rig.host.area / "bench").iterdir() if path.is_dir()]
+    assert len(stored) == 1
+
+
+def test_a_cell_that_waits_for_an_answer_gets_it_through_no_link(rig: Rig) -> None:
+    record = rig.run("plants_links")
+    assert record.detail == {"victim": "untouched", "answer": '{"repeat": []}'}
+
+
+def test_a_second_process_over_the_compile_cache_finds_it_there(rig: Rig) -> None:
+    job = rig.job("compiles")
+    record = with_warm_start(
+        rig.launcher, rig.prepared, job, supervise(rig.launcher, rig.prepared, job), lambda _event: None
+    )
+    assert record.compiles is not None
+    assert record.compiles.warm is not None
+    assert (record.compiles.warm.first_ns is not None, record.compiles.warm.reason) == (True, None)
+
+
+def test_references_are_there_by_their_content(rig: Rig) -> None:
+    job = rig.job("tells_spec")
+    folder, content = rig.folder / "references", b"the truth"
+    folder.mkdir()
+    workload = job.cell.workload.workload_id
+    (folder / f"{workload}.safetensors").write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    job = dataclasses.replace(job, references=folder, reference_sha256=sha256)
+    record = supervise(rig.launcher, rig.prepared, job)
+    assert record.detail["spec"]["reference"] == f"/references/{workload}.safetensors"
+    assert (rig.host.area / "references" / sha256 / "file").read_bytes() == content
+    # One that is not what it should be is not used.
+    with pytest.raises(InfrastructureError, match="came to its host changed"):
+        rig.launcher.connection.store(
+            "references", "0" * 64, {"file": (folder / f"{workload}.safetensors", "0" * 64)}, print
+        )
+    assert not (rig.host.area / "references" / ("0" * 64)).exists()
+
+
+def test_weights_are_there_once_whatever_links_they_are_behind(rig: Rig) -> None:
+    blobs, snapshot = rig.folder / "model" / "blobs", rig.folder / "model" / "snapshots" / "1"
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    (blobs / "abc").write_bytes(os.urandom(9 * 2**20))
+    (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "picture.png").write_text("not read")
+    job = dataclasses.replace(rig.job("looks_around"), checkpoint=rig.folder / "model", checkpoint_inside="snapshots/1")
+    assert rig.launcher.places(job).checkpoint == "/checkpoint"
+    there = Path(str(rig.launcher._checkpoint_there(job)))
+    assert sorted(path.name for path in there.iterdir()) == ["config.json", "model.safetensors"]
+    assert (there / "model.safetensors").read_bytes() == (blobs / "abc").read_bytes()
+    assert not (there / "model.safetensors").is_symlink()
+    before = len(rig.said)
+    rig.launcher._checkpoint_there(job)
+    assert rig.said[before:] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "reason"),
+    [
+        ("fails", "crashed", "exit code 3"),
+        ("link", "crashed", "no record was written"),
+        ("garbage", "crashed", "cannot be believed"),
+        ("killed", "crashed", "SIGSEGV"),
+    ],
+)
+def test_what_comes_back_is_not_believed(rig: Rig, method: str, status: str, reason: str) -> None:
+    record = rig.run(method)
+    assert record.status == status
+    assert reason in str(record.reason)
+
+
+def test_a_deadline_kills_there(rig: Rig) -> None:
+    record = rig.run("hang", timeout_s=3)
+    assert record.status == "timeout"
+    assert rig.left() == []
+
+
+def test_a_cell_that_fills_the_disk_there_is_stopped_and_blamed(rig: Rig) -> None:
+    prepared = dataclasses.replace(rig.prepared, stack=STACK.model_copy(update={"work_bytes": 50_000_000}))
+    record = supervise(rig.launcher, prepared, rig.job("fills_the_disk"))
+    assert record.status == "crashed"
+    assert (
+        "it has written" in str(record.reason) or "SIGXFSZ" in str(record.reason) or "exit code" in str(record.reason)
+    )
+    assert rig.run("good").status == "ok"
+
+
+def test_the_cells_cpus_are_those_near_its_gpu(rig: Rig) -> None:
+    near = dataclasses.replace(rig.launcher, cpuset="0", images={"fake": IMAGE})
+    near.bench = rig.launcher.bench
+    code, output = near.ask(STACK, ("-c", "import os; print(sorted(os.sched_getaffinity(0)))"))
+    assert (code, output.strip(), near.limits.cpus) == (0, "[0]", 1)
+
+
+def test_an_image_of_another_content_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.launcher.bring(IMAGE)  # the same
+
+    class Other:
+        """This host's engine, whose image of that name has other layers."""
+
+        class images:  # noqa: N801
+            @staticmethod
+            def get(name: str) -> Any:
+                found = engine.connect().images.get(name)
+                found.attrs["RootFS"]["Layers"] = ["sha256:" + "0" * 64]
+                return found
+
+    monkeypatch.setattr(engine, "answers", lambda: Other)
+    with pytest.raises(InfrastructureError, match="another image of this name"):
+        rig.launcher.bring(IMAGE)
+
+
+def test_an_image_that_is_here_alone_is_sent(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = engine.connect()
+    name = "stackbench-test/sent:1"
+    client.api.import_image_from_data(b"\0" * 10240, repository="stackbench-test/sent", tag="1")
+    try:
+        saved = b"".join(client.api.get_image(name))
+        here = client.images.get(name)
+        client.images.remove(name)
+
+        class Here:
+            """This host's engine, which has the image that the other has not."""
+
+            class api:  # noqa: N801
+                timeout = 60
+                get_image = staticmethod(lambda _name: iter([saved]))
+
+            class images:  # noqa: N801
+                get = staticmethod(lambda _name: here)
+
+        monkeypatch.setattr(engine, "answers", lambda: Here)
+        rig.launcher.bring(name)
+        assert client.images.get(name).id == here.id
+    finally:
+        with contextlib.suppress(Exception):
+            client.images.remove(name)
+
+
+def while_it_hangs(rig: Rig, act: Callable[[], None]) -> Record:
+    """Run a cell that never ends, and do something once it is there."""
+    running = threading.Event()
+
+    def do() -> None:
+        running.wait(30)
+        act()
+
+    actor = threading.Thread(target=do)
+    actor.start()
+    record = supervise(rig.launcher, rig.prepared, rig.job("hang"), lambda _event: running.set())
+    actor.join()
+    return record
+
+
+def test_a_connection_that_breaks_costs_its_round_and_no_other(rig: Rig) -> None:
+    record = while_it_hangs(rig, rig.host.cut)
+    assert record.status == "infrastructure"
+    assert str(record.reason).startswith("the ssh connection to its host was lost")
+    assert "the same command runs it again" in str(record.reason)
+    assert "127.0.0.1" not in str(record.reason)
+    assert soon(lambda: rig.left() == [])
+    assert rig.run("good").status == "ok"
+    assert "node1: connected again" in rig.said
+    assert rig.worker.alive() is None
+    assert rig.left() == []
+
+
+def test_an_sshd_that_is_away_is_a_reason_and_comes_back(rig: Rig) -> None:
+    record = while_it_hangs(rig, rig.host.stop)
+    assert record.status == "infrastructure"
+    why = rig.worker.alive()
+    assert why is not None
+    assert "no sshd answers there" in why
+    assert soon(lambda: rig.left() == [])
+    rig.host.start()
+    assert rig.worker.alive() is None
+    assert rig.run("good").status == "ok"
+
+
+def test_a_gpus_lock_is_held_there_as_long_as_the_connection(rig: Rig) -> None:
+    assert not locks.is_free(None, rig.host.folder / "locks")
+    with pytest.raises(InfrastructureError, match="in use by process"):
+        rig.launcher.claim(wait_s=0)  # the same keeper's second try is another's as well
+
+
+def test_a_host_key_that_is_not_known_or_changed_is_refused(host: hosts.SshHost, tmp_path: Path) -> None:
+    known = host.folder / "known"
+    before = known.read_text()
+    changed = before.replace(before.split()[-1], (host.folder / "user_key.pub").read_text().split()[1])
+    for content, words in (("", "its host key is not known"), (changed, "its host key changed")):
+        known.write_text(content)
+        with pytest.raises(InfrastructureError) as caught, open_host(entry(host), opening(tmp_path, [])):
+            pass
+        known.write_text(before)
+        assert words in str(caught.value)
+
+
+def test_hosts_that_cannot_be_had_say_why(host: hosts.SshHost, tmp_path: Path) -> None:
+    for settings, words in (
+        ({"python": "python9"}, "no such Python"),
+        ({"socket": "/nowhere.sock"}, "its engine does not answer"),
+        ({"address": "ssh://127.0.0.1:9"}, "no sshd answers there"),
+        ({"folder": "/proc/nothing"}, "in hello"),
+    ):
+        with pytest.raises(InfrastructureError) as caught, open_host(entry(host, ssh=settings), opening(tmp_path, [])):
+            pass
+        assert words in str(caught.value), settings
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="adress"), open_host(entry(host, ssh={"adress": "x"}), opening(tmp_path, [])):
+        pass
+    with pytest.raises(UsageError, match='no GPU "7"'), open_host(entry(host, gpus=("7",)), opening(tmp_path, [])):
+        pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", place], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_disk_there_is_said_with_what_to_do_and_nothing_half_is_left(small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with (
+        hosts.ssh_host(tmp_path / "other", tmp_path / "locks") as other,
+        rigged(other, tmp_path, ssh={"folder": str(small_disk)}) as rig,
+    ):
+        big, filler = tmp_path / "big", small_disk / "filler"
+        big.write_bytes(bytes(80 * 2**20))
+        with pytest.raises(InfrastructureError, match=r"No space left on device .*; make room there"):
+            rig.launcher.connection.store("checkpoints", "big", {"big": (big, "0" * 64)}, print)
+        assert list((small_disk / "checkpoints").glob("*big*")) == [small_disk / "checkpoints" / "big.lock"]
+
+        def fill() -> None:
+            with contextlib.suppress(OSError):
+                filler.write_bytes(bytes(80 * 2**20))
+
+        record = while_it_hangs(rig, fill)
+        assert record.status == "infrastructure"
+        assert "the disk is nearly full" in str(record.reason)
+        record = rig.run("good")
+        assert record.status == "infrastructure"
+        assert "make room there" in str(record.reason)
+        filler.unlink()
+        assert rig.run("good").status == "ok"
+
+
+@pytest.fixture(scope="module")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nvml")
+    folder.chmod(0o755)
+    source = Path(hosts.__file__).with_name("fake_nvml.c")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to make the library with")
+    command = [compiler, "-shared", "-fPIC", "-w", "-o", str(folder / "libnvidia-ml.so.1"), str(source)]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def test_a_gpu_there_is_locked_there_and_read_there(nvml: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    on_gpu = {"devices": {"fake": "cuda"}}
+    with (
+        hosts.ssh_host(tmp_path / "other", tmp_path / "locks", LD_LIBRARY_PATH=str(nvml)) as other,
+        rigged(other, tmp_path, gpus=("1",), more=on_gpu) as rig,
+    ):
+        gpu = rig.worker.gpu
+        assert gpu is not None
+        assert (rig.worker.name, gpu.index, rig.worker.facts["over"]) == ("node1:1", 1, "ssh")
+        assert rig.worker.facts["cpus"].startswith("all (")
+        assert not locks.is_free(gpu.uuid, tmp_path / "locks")
+        assert locks.is_free(None, tmp_path / "locks")
+        with pytest.raises(InfrastructureError, match="raw devices of another host"):
+            rig.launcher.ask(STACK, ("-c", ""), "cuda", "raw")
+        # A container without the GPU is enough to read it meanwhile.
+        job = rig.job("slow", gpu=gpu.uuid)
+        record = supervise(rig.launcher, rig.prepared, job)
+        assert (record.status, record.reason) == ("ok", None)
+        series = rig.launcher.round.readings()
+        assert series["settings"]["driver"] == "555.85"
+        lines = series["series"].decode().splitlines()
+        assert lines[0].startswith('{"columns": ["t_ns"')
+        assert len(lines) > 2
+    assert locks.is_free(gpu.uuid, tmp_path / "locks")
+
+
+DIES = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1]]
+import test_ssh as t
+folder = Path(sys.argv[2])
+host = t.hosts.SshHost(Path(sys.argv[3]), int(sys.argv[4]))
+with t.open_host(t.entry(host), t.opening(folder, [])) as (worker,):
+    worker.launcher.images["fake"] = t.IMAGE
+    prepared = worker.launcher.prepare(t.STACK)
+    t.supervise(worker.launcher, prepared, t.make_job("hang", folder / "cell"), lambda _e: print("runs", flush=True))
+"""
+
+
+def test_who_is_killed_outright_leaves_nothing_there(host: hosts.SshHost, tmp_path: Path) -> None:
+    variables = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"}
+    (tmp_path / "other").mkdir()
+    with hosts.ssh_host(tmp_path / "other", tmp_path / "locks") as other:
+        arguments = (Path(__file__).parent, tmp_path, other.folder, other.port)
+        command = [sys.executable, "-c", DIES, *map(str, arguments)]
+        with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "runs\n"
+            process.send_signal(signal.SIGKILL)
+        assert soon(lambda: left_of(other) == [])
+        assert engine.connect().api.containers(all=True, filters={"label": f"{engine.LABEL_RUN}=test"}) == []
+        assert locks.is_free(None, tmp_path / "locks")
+
+
+def test_what_a_keeper_that_was_killed_left_is_swept(host: hosts.SshHost, tmp_path: Path) -> None:
+    dead = host.area / "work" / "1-dead"
+    dead.mkdir(parents=True, exist_ok=True)
+    (dead / "owner.lock").touch()
+    client = engine.connect()
+    container = client.api.create_container(IMAGE, ["true"], labels={engine.LABEL_OWNER: "1:1:another-boot.1"})["Id"]
+    assert sweep(entry(host), print) >= 2
+    assert not dead.exists()
+    assert container not in [one["Id"] for one in client.api.containers(all=True)]
+
+
+def test_a_run_that_was_killed_goes_on_there_and_no_round_is_lost_or_run_twice(tmp_path: Path) -> None:
+    write_stack(tmp_path, ["slow", "good"], python="python3")
+    suite, results = write_suite(tmp_path, rounds=2), tmp_path / "results"
+    (tmp_path / "other").mkdir()
+    with hosts.ssh_host(tmp_path / "other", tmp_path / "locks") as other:
+        table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in other.settings.items())
+        file = tmp_path / "hosts.toml"
+        file.write_text(f'schema_version = 1\n[[hosts]]\nname = "node1"\nlauncher = "ssh"\n[hosts.ssh]\n{table}')
+        chosen = {"--suite": suite, "--stacks": tmp_path / "stacks", "--stack": "fake", "--hosts": file}
+        options = [str(word) for pair in {**chosen, "--results": results}.items() for word in pair]
+        command = [
+            sys.executable,
+            str(ROOT / "tests/support/fake_run.py"),
+            str(tmp_path / "state"),
+            "run-all",
+            *options,
+        ]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "STACKBENCH_LOCKS": str(tmp_path / "own-locks")}
+        with subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL) as process:
+            assert soon(lambda: len(list(results.glob("*/records/*.json"))) >= 1, 240)
+            process.send_signal(signal.SIGKILL)
+        before = {path: path.read_bytes() for path in results.glob("*/records/*.json")}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = {path: json.loads(path.read_text()) for path in results.glob("*/records/*.json")}
+        assert sorted((one["method"], one["round"], one["status"]) for one in found.values()) == [
+            (method, number, "ok") for method in ("good", "slow") for number in (0, 1)
+        ]
+        assert {path: path.read_bytes() for path in before} == before
+        assert all(one["provenance"]["worker"]["over"] == "ssh" for one in found.values())
+        assert soon(lambda: left_of(other) == [])

@@ -1,0 +1,273 @@
+"""Runs on several GPUs: real processes side by side, on GPUs that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_gpus import put_gpus
+from fake_run import write_stack, write_suite
+from places import ROOT
+from processes import gone
+from record_samples import workload
+
+from orchestrator.cli import run
+from orchestrator.launchers.local import LocalHandle
+from orchestrator.plan.cell import Cell, Plan
+from orchestrator.plan.choice import RunOptions
+from orchestrator.records.store import Run
+from orchestrator.runner import crew as crews
+from orchestrator.runner import hosts as opening
+from orchestrator.runner import many, side_by_side
+from orchestrator.runner.schedule import Piece
+
+
+def written(
+    place: Path, methods: list[str], sequences: str = "[32, 64, 96]", rounds: int = 1, **suite: Any
+) -> list[str]:
+    """A suite of several workloads by these methods on a stack that uses a GPU; return the command's arguments."""
+    path = write_suite(place, rounds=rounds, **suite)
+    path.write_text(path.read_text().replace("sequence = 64", f"sequence = {sequences}"))
+    toml = write_stack(place, methods) / "fake" / "stack.toml"
+    toml.write_text(toml.read_text().replace('access = "none"', 'access = "auto"'))
+    words = ["run-all", "--suite", str(path), "--stacks", str(place / "stacks"), "--stack", "fake"]
+    return [*words, "--launcher", "local", "--results", str(place / "results")]
+
+
+def records(place: Path) -> list[dict[str, Any]]:
+    (folder,) = (place / "results").iterdir()
+    return [json.loads(path.read_text()) for path in sorted((folder / "records").iterdir())]
+
+
+def keys(place: Path) -> list[tuple[str, int]]:
+    return [(record["cell_id"], record["round"]) for record in records(place)]
+
+
+@pytest.fixture
+def gpus(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(many, "STATE", place / "state")
+    put_gpus(monkeypatch.setattr, 3)
+    return place
+
+
+def test_cells_run_side_by_side_and_what_is_compared_on_one_gpu(gpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*written(gpus, ["good", "slow"], rounds=2, proving=True), "--gpus", "all"]) in (0, 1)
+    found, on = records(gpus), defaultdict[str, set[str]](set)
+    spans = []
+    for record in found:
+        assert record["provenance"]["worker"] == {"gpus": "3"}
+        if record["role"] == "row":
+            on[record["workload_id"]].add(record["provenance"]["gpu"])
+        if record["role"] == "row" and record["method"] == "slow":
+            end = record["samples"][0]["begin_ns"]
+            spans.append((end - record["provenance"]["wall_ns"] / 2, end, record["provenance"]["gpu"]))
+    assert any(a[0] < b[1] and b[0] < a[1] and a[2] != b[2] for a in spans for b in spans), "some at once"
+    assert len(on) == 3
+    assert all(len(where) == 1 for where in on.values())
+    assert len(set.union(*on.values())) == 3, "each workload has a GPU of its own"
+    for role in ("ceilings", "reference"):
+        mine = [(record["round"], record["provenance"]["gpu"]) for record in found if record["role"] == role]
+        assert len({gpu for _, gpu in mine}) == 3
+        assert len(dict(mine)) == 3, "one round for each GPU"
+    (folder,) = (gpus / "results").iterdir()
+    assert sorted(path.name for path in (folder / "references").iterdir() if path.is_dir()) == ["1", "2"]
+    assert json.loads((folder / "run.json").read_text())["finished_utc"] is not None
+    err = capsys.readouterr().err
+    assert "cells run on 3 GPUs (Fake GPU) of 1 host" in err
+    assert "round 2 on here:" in err
+
+
+def test_one_gpu_has_the_records_that_a_run_on_one_has(gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_gpus(monkeypatch.setattr, 1)
+    words = written(gpus, ["good"], proving=True)
+    assert run(words) == 0
+    before = keys(gpus)
+    (folder,) = (gpus / "results").iterdir()
+    folder.rename(gpus / "before")
+    assert run([*words, "--gpus", "0"]) == 0
+    assert keys(gpus) == before
+
+
+def test_it_goes_on_after_the_orchestrator_was_killed_and_runs_nothing_twice(tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / "tests" / "support" / "fake_gpus.py"), str(tmp_path / "state"), "2"]
+    words += [*written(tmp_path, ["good", "slow"], rounds=2), "--gpus", "all"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "slow" in line and "round 1" in line and "started" in line:
+                break
+        time.sleep(0.3)
+        children = Path(f"/proc/{process.pid}/task").glob("*/children")
+        cells = [int(child) for path in children for child in path.read_text().split()]
+        process.send_signal(signal.SIGKILL)
+    assert cells
+    assert all(map(gone, cells)), "the kernel ends a cell with the thread that started it"
+    began = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*/records/*")}
+    assert subprocess.run(words, env=variables, capture_output=True, check=False).returncode == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in began.items())
+    rows = [record for record in records(tmp_path) if record["role"] == "row"]
+    assert len(rows) == 12
+    assert {record["status"] for record in rows} == {"ok"}
+
+
+def test_ctrl_c_ends_every_cell_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / "tests" / "support" / "fake_gpus.py"), str(tmp_path / "state"), "3"]
+    words += [*written(tmp_path, ["hang"]), "--gpus", "all"]
+    with subprocess.Popen(
+        words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        hanging = 0
+        for line in process.stderr:
+            hanging += "hang@fake" in line and "started" in line
+            if hanging == 3:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(30) == 130
+    assert "stopped; 3 records kept" in rest
+    assert "Traceback" not in rest
+    assert not list((tmp_path / "state" / "work").iterdir())
+
+
+def test_a_workload_whose_gpu_is_gone_begins_again_on_another(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = written(gpus, ["good", "slow"], "32", rounds=2)
+    done, real = [], crews.Crew._done
+
+    def one_round_alone(self: Any, number: int, turn: Any, record: Any) -> None:
+        real(self, number, turn, record)
+        done.append(turn)
+        if turn.cell.role == "row":
+            self.over = "enough"
+
+    monkeypatch.setattr(crews.Crew, "_done", one_round_alone)
+    put_gpus(monkeypatch.setattr, 1)
+    run([*words, "--gpus", "all"])
+    assert [turn.cell.role for turn in done] == ["ceilings", "row"]
+    monkeypatch.setattr(crews.Crew, "_done", real)
+    put_gpus(monkeypatch.setattr, 1, first=7)
+    assert run([*words, "--gpus", "all"]) == 0
+    assert "1 round of 1 workload ran on a GPU that is not here now" in capsys.readouterr().err
+    rows = [record for record in records(gpus) if record["role"] == "row"]
+    assert len(rows) == 4
+    assert {record["provenance"]["gpu"] for record in rows} == {"GPU-00000007"}
+
+
+def test_a_worker_that_dies_takes_its_round_with_it_and_no_other(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead: list[int] = []
+    start = opening.launcher_of
+
+    def launcher_of(*arguments: Any, gpu: Any) -> Any:
+        launcher = start(*arguments, gpu=gpu)
+        if gpu.index == 1:
+
+            def failing(prepared: Any, job: Any) -> LocalHandle:
+                if job.cell.role == "row":
+                    dead.append(1)
+                    raise opening.InfrastructureError("the node is down")
+                return type(launcher).start(launcher, prepared, job)
+
+            launcher.start = failing
+        return launcher
+
+    monkeypatch.setattr(opening, "launcher_of", launcher_of)
+    monkeypatch.setattr(opening, "_why_dead", lambda _client: "the node is down" if dead else None)
+    words = [*written(gpus, ["good", "slow"]), "--gpus", "all"]
+    assert run(words) == 1
+    assert "here:1 runs nothing more: the node is down; 1 round that it had begun with stay" in capsys.readouterr().err
+    rows = [record["status"] for record in records(gpus) if record["role"] == "row"]
+    assert sorted(rows) == ["infrastructure", "ok", "ok", "ok", "ok"]
+    dead.clear()
+    monkeypatch.setattr(opening, "launcher_of", start)
+    assert run(words) == 0
+    assert [record["status"] for record in records(gpus) if record["role"] == "row"] == ["ok"] * 6
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        ("", "hosts: missing"),
+        (
+            '[[hosts]]\nname = "a"\nlauncher = "local"\n[[hosts]]\nname = "a"\nlauncher = "ssh"',
+            'two hosts are called "a"',
+        ),
+        ('[[hosts]]\nname = "a"\nlauncher = "slurm"', "must be a number"),
+        ('[[hosts]]\nname = "a"\nlauncher = "ssh"\n[hosts.slurm]\nx = 1', "is of the launcher slurm"),
+        ('[[hosts]]\nname = "a"\nlauncher = "local"\n[[hosts]]\nname = "b"', "a and b are all this host"),
+        ('[[hosts]]\nname = "a"\ngpu = "all"', "hosts[0].gpu"),
+    ],
+)
+def test_a_bad_hosts_file_is_one_line(gpus: Path, capsys: pytest.CaptureFixture[str], hosts: str, said: str) -> None:
+    (gpus / "hosts.toml").write_text(f"schema_version = 1\n{hosts}\n")
+    assert run([*written(gpus, ["good"]), "--hosts", str(gpus / "hosts.toml")]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_plan_says_how_long_it_takes_on_these_hosts(gpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (gpus / "hosts.toml").write_text(
+        'schema_version = 1\n[[hosts]]\nname = "here"\nlauncher = "local"\ngpus = ["0", "1"]\n[hosts.cost]\n'
+        'per_gpu_hour = 2.0\n[[hosts]]\nname = "cluster"\nlauncher = "slurm"\ngpus = 4\nnodes = 2\n'
+        '[[hosts]]\nname = "far"\nlauncher = "ssh"\n'
+    )
+    words = ["plan", *written(gpus, ["good"])[1:], "--hosts", str(gpus / "hosts.toml")]
+    assert run(words) == 0
+    out = capsys.readouterr().out
+    assert "on 11 GPUs of 3 hosts: " in out
+    assert "GPU-hours of work" in out
+    assert "cost, all GPUs held until the end: " in out
+    assert "far says how many GPUs it has only when it is reached: counted as 1" in out
+    assert not (gpus / "results").exists()
+
+
+def test_what_cells_at_once_do_to_each_other_is_measured_and_kept_to(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_gpus(monkeypatch.setattr, 2)
+    words = ["side-by-side", *written(gpus, ["good"], "[64]")[1:]]
+    assert run(words) == 4
+    assert run([*words, "--gpus", "0"]) == 4
+    assert "needs 2" in capsys.readouterr().err
+    assert run([*words, "--gpus", "all", "--rounds", "5"]) == 0, "each sample of the fake bench takes the same time"
+    (line, *_) = [line for line in capsys.readouterr().out.splitlines() if "good@fake" in line]
+    assert "same, 1.000 times as fast" in line
+    assert len(records(gpus)) == 2 + 2 * 2 * 5
+    (folder,) = (gpus / "results").iterdir()
+    path = folder / side_by_side.FILE
+    finding = json.loads(path.read_text())
+    assert [one["verdict"]["rounds"] for one in finding["found"]] == [[5, 5], [5, 5]]
+    key = tuple(finding["found"][0]["key"])
+    assert side_by_side.findings(gpus / "results") == {key: False}
+    finding["found"][1]["verdict"]["outcome"] = "slower"
+    path.write_text(json.dumps(finding))
+    assert side_by_side.findings(gpus / "results") == {key: True}
+    policy = many.policy_of(RunOptions(results=gpus / "results"), {})
+    rows = [cell for cell in Run.open(folder).plan.cells if cell.role == "row"]
+    assert [policy.alone(cell) for cell in rows] == [True]
+
+
+def test_trials_run_alone_then_beside_then_the_other_way_round() -> None:
+    cell = Cell(stack="s", method="eager", device="cuda", workload=workload("forward"), timeout_s=1.0, rounds=8)
+    schedule, seen = side_by_side.Trials(Plan(suite="t", cells=(cell,)), 2, 2), []
+    while True:
+        taken = [(number, piece) for number in (0, 1) if isinstance(piece := schedule.take(number), Piece)]
+        if not taken:
+            break
+        seen.append([(number, piece.round) for number, piece in taken])
+        for number, _ in taken:
+            schedule.ended(number)
+    assert seen == [[(0, 0)], [(1, 1)], [(0, 2), (1, 3)], [(0, 6), (1, 7)], [(1, 5)], [(0, 4)]]
+    assert schedule.waiting == 0

@@ -1,0 +1,86 @@
+"""A real Slurm cluster for tests, whose nodes and controller can be killed and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from places import ROOT
+
+SCRIPT = ROOT / ".ci" / "slurm-cluster.sh"
+HERE = os.geteuid() == 0 and shutil.which("slurmctld") is not None and shutil.which("munged") is not None
+
+
+@dataclass
+class Cluster:
+    """`folder` is where everything of it lies."""
+
+    folder: Path
+    port: int = 16917
+
+    def call(self, *words: str) -> str:
+        variables = {"SLURM_TEST_DIR": str(self.folder), "SLURM_TEST_PORT": str(self.port)}
+        # Its daemons live on: they must not hold the pipe.
+        with (self.folder.parent / "cluster.txt").open("a+") as said:
+            subprocess.run(["bash", str(SCRIPT), *words], env={**os.environ, **variables}, stdout=said, check=True)
+            said.seek(0)
+            return said.read()
+
+    def start(self, nodes: int) -> None:
+        self.call("start", str(nodes))
+
+    def stop(self) -> None:
+        self.call("stop")
+
+    def kill_controller(self) -> None:
+        kill(self._pid("slurmctld.pid"))
+
+    def kill_node(self, number: int) -> None:
+        """End a node at once, with all that runs on it."""
+        kill(self._pid(f"slurmd.gpu{number}.pid"))
+        mark = f"SLURMD_NODENAME=gpu{number}".encode()
+        tasks = [pid for pid in processes() if mark in read(f"/proc/{pid}/environ").split(b"\0")]
+        parents = {int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1]) for pid in tasks}
+        for pid in [*(pid for pid in parents if b"slurmstepd" in read(f"/proc/{pid}/cmdline")), *tasks]:
+            kill(pid)
+
+    def _pid(self, name: str) -> int:
+        return int((self.folder / name).read_text())
+
+
+def processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def read(path: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(path).read_bytes()
+    return b""
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def jobs() -> list[str]:
+    """All jobs that wait or run."""
+    return slurm("squeue", "--noheader", "--array", "--format=%i").split()
+
+
+def wait_until(true: Callable[[], object], seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, f"not in {seconds} s"
+        time.sleep(0.1)
