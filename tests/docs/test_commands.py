@@ -18,6 +18,7 @@ from places import RESULTS, ROOT
 from record_samples import proof, record, samples, save_run
 
 from orchestrator.cli import orchestrator, run
+from orchestrator.plan.methods import engines, find_methods
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
@@ -203,6 +204,9 @@ def test_examples(fence: Fence, place: Path) -> None:
         assert {line.split()[0] for line in fence.text.splitlines()} <= {"ARG", "FROM", "COPY", "RUN"}
     elif fence.title == "requirements.in":
         assert all(re.fullmatch(r"[a-z][a-z0-9-]*", line) for line in fence.text.splitlines())
+    elif fence.language == "python":
+        (place / "mine.py").write_text(fence.text)
+        assert "mine" in engines(find_methods([place]))
     elif fence.language == "json":
         json.loads(fence.text)
     else:

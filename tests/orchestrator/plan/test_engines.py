@@ -28,7 +28,7 @@ def plan(name: str = "smoke", **more: object):
 def test_an_adapter_is_known_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     own = find_methods([tmp_path])
-    assert engines(own)["mine"] == engines({})["transformers"] == ("generation",)
+    assert engines(own)["mine"] == engines({})["transformers"] == ("generation", "batched_generation")
     assert "eager" not in engines(own)
     (tmp_path / "mine.py").write_text(OWN.replace(" = load", ""))
     with pytest.raises(UsageError, match="has no function load"):
