@@ -8,7 +8,7 @@ import sys
 import pytest
 from bench_specs import write_spec
 
-from bench import ranks
+from bench import engine, ranks
 from bench.spec import read_spec
 
 RANK = """
@@ -75,3 +75,8 @@ def test_what_all_ranks_say_alike_is_said_once(run):
 def test_a_rank_that_does_not_end_after_the_others_is_killed(run):
     record = run("time.sleep(100 * (rank == 2))\nrecord()")
     assert (record["status"], record["reason"]) == ("crashed", "rank 2 of 3 was not done 0.5 s after another")
+
+
+def test_no_engine_runs_on_several(tmp_path):
+    spec = read_spec(write_spec(tmp_path, "generation", devices=2, parallel="tensor", batch=2))
+    assert engine.refuse(spec) == "engines run on one device here, and the cell is one of 2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shlex
@@ -20,6 +19,7 @@ from record_samples import proof, record, samples, save_run
 
 from orchestrator.cli import orchestrator, run
 from orchestrator.plan.hosts import load_hosts
+from orchestrator.plan.methods import engines, find_methods
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
@@ -211,12 +211,11 @@ def test_examples(fence: Fence, place: Path) -> None:
         assert {line.split()[0] for line in fence.text.splitlines()} <= {"ARG", "FROM", "COPY", "RUN"}
     elif fence.title == "requirements.in":
         assert all(re.fullmatch(r"[a-z][a-z0-9-]*", line) for line in fence.text.splitlines())
+    elif fence.language == "python":
+        (place / "mine.py").write_text(fence.text)
+        assert "mine" in engines(find_methods([place]))
     elif fence.language == "json":
         json.loads(fence.text)
-    elif fence.language == "python":
-        named = [part.name for part in ast.parse(fence.text).body if isinstance(part, ast.FunctionDef)]
-        assert named
-        assert all(f"    {name}(" in (ROOT / "bench" / "methods" / "__init__.py").read_text() for name in named)
     else:
         raise AssertionError(f"{fence}: no test knows a block of this kind: ```{fence.language}")
 

@@ -24,6 +24,7 @@ SHAPES = {
     "forward": {"batch": 2, "sequence": 16},
     "generation": {"batch": 4, "prompt": [1], "new_tokens": 3},
     "model_inference": {"batch": 4, "prompt": [1], "new_tokens": 3},
+    "batched_generation": {"batch": 4, "prompt_tokens": 3, "new_tokens": 3, "temperature": 1.0},
     "train_static": TRAINING,
     "train_dynamic": {**TRAINING, "shortest": 4},
     "ceilings": {"matrix_sizes": None, "copy_bytes": 4096},
@@ -62,7 +63,7 @@ def wrong(record):
 RIGHT = [
     ("train_static", "ddp", None), ("train_dynamic", "ddp", None), ("train_dynamic", "fsdp2", None),
     ("train_static", "fsdp2", None), ("forward", "tensor", None), ("generation", "tensor", None),
-    ("model_inference", "tensor", None), ("ceilings", None, None),
+    ("model_inference", "tensor", None), ("batched_generation", "tensor", None), ("ceilings", None, None),
 ]  # fmt: skip
 PLANTED = {
     ("train_static", "ddp", "not reduced"): ("gradients", "not averaged over the ranks: they are those of rank 0"),
@@ -86,10 +87,9 @@ def test_two_devices_pass_every_check(two, cell):
     judge_right(two[cell])
 
 
-@pytest.mark.parametrize("devices", [4, 8])
-def test_more_devices_pass_every_check(tmp_path, devices):
-    cells = [("train_dynamic", "ddp", None), ("train_static", "fsdp2", None), ("forward", "tensor", None)]
-    for record in run(tmp_path, devices, cells).values():
+@pytest.mark.parametrize(("devices", "training"), [(4, ("train_dynamic", "ddp")), (8, ("train_static", "fsdp2"))])
+def test_more_devices_pass_every_check(tmp_path, devices, training):
+    for record in run(tmp_path, devices, [(*training, None), ("forward", "tensor", None)]).values():
         judge_right(record)
 
 

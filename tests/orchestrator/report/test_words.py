@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from markdown_it import MarkdownIt
 from places import ROOT
-from record_samples import save_run, small_run
+from record_samples import record, save_run, small_run, workload
 
 from orchestrator.report.columns import columns
 from orchestrator.report.page import render_page
@@ -41,7 +41,8 @@ def test_each_term_is_explained_once() -> None:
 
 @pytest.mark.parametrize("form", ["tables", "page"])
 def test_it_is_at_hand(tmp_path: Path, form: str) -> None:
-    run = save_run(tmp_path, small_run())
+    several = record(workload=workload(devices=2, parallel="tensor"), cell_id="9" * 16)
+    run = save_run(tmp_path, [*small_run(), several])
     text = MarkdownIt().render(render_tables(run)) if form == "tables" else render_page([run])
     plain = words(re.sub(r"<[^>]+>", " ", text).replace("&#39;", "'").replace("&amp;", "&"))
     for term, meaning in GLOSSARY.items():

@@ -209,6 +209,7 @@ def test_what_cannot_fit_on_the_gpu_is_skipped_with_its_figures(
         outcomes=SimpleNamespace(exhausted={}, incorrect={}),
         area=SimpleNamespace(cell=lambda _: None),
         store=lambda record, job, log: record,
+        peers=0,
     )
     turn: Any = SimpleNamespace(cell=cell)
     if not skipped:
