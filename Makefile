@@ -70,7 +70,7 @@ scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 10
 trip: $(VENV)/.dev  ## how many files one cell passes through on its way to a record and a row; what a round costs late in a run
 	@$(VENV)/bin/python tests/benchmarks/trip.py $(ARGS)
 
-many: $(VENV)/.dev  ## 5,000 cells on 100 hosts of 8 GPUs, simulated: GPU time used, memory, lag (about ten minutes)
+many: $(VENV)/.dev  ## 5,000 cells on 100 hosts of 8 GPUs, simulated: GPU time used, memory, lag (about a quarter of an hour)
 	@$(VENV)/bin/python tests/benchmarks/many.py $(ARGS)
 
 verdicts: $(VENV)/.dev  ## how often intervals hold a known truth, and how often verdicts are false, by simulation

@@ -222,7 +222,7 @@ def main() -> int:
     parser.add_argument("--cells", type=int, default=5000)
     parser.add_argument("--hosts", type=int, default=100)
     parser.add_argument("--gpus", type=int, default=8)
-    parser.add_argument("--speed", type=float, default=2.0)
+    parser.add_argument("--speed", type=float, default=1.0)
     given = parser.parse_args()
     draws, seen = committed(), Seen()
     with tempfile.TemporaryDirectory(prefix="stackbench-many-") as name:
