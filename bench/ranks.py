@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench import caches
 from bench.record import blank, write_json
 from bench.spec import Spec
 
@@ -39,12 +40,15 @@ VARIABLES = {
 
 
 def of(spec: Spec, rank: int) -> Spec:
-    """The spec of one rank: rank 0's is the cell's own."""
+    """The spec of one rank: rank 0's is the cell's own. Each has a compile cache of its own, inside of rank 0's."""
     if not 0 <= rank < spec.workload.devices:
         raise ValueError(f"there is no rank {rank} of {spec.workload.devices}")
-    folder = spec.folder / f"rank-{rank}" if rank else spec.folder
+    meeting = str(spec.folder / "meeting")
+    if rank == 0:
+        return replace(spec, meeting=meeting)
+    folder, cache = spec.folder / f"rank-{rank}", caches.folder(spec) / f"rank-{rank}"
     folder.mkdir(exist_ok=True)
-    return replace(spec, rank=rank, folder=folder, meeting=str(spec.folder / "meeting"))
+    return replace(spec, rank=rank, folder=folder, cache_folder=str(cache), meeting=meeting)
 
 
 def run(spec: Spec, command: Sequence[str] = (sys.executable, "-m", "bench")) -> dict[str, Any]:

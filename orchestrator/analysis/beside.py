@@ -1,13 +1,13 @@
-"""Rows beside other rows: against eager on the same stack, and against the probe of their method."""
+"""Rows beside others: against eager on the same stack, the probe of their method, and the same on one device."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 from orchestrator.analysis.evidence import piece
-from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Versus
+from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Scaling, Versus
 from orchestrator.analysis.statistics import verdict
 from orchestrator.plan.proof_cells import MOST_KEY_HEADS, probe_workload
 from orchestrator.plan.workload import Workload
@@ -151,3 +151,45 @@ def _passed(probe: Row) -> bool:
 
 def _per_piece(row: Row) -> float | None:
     return row.figure.seconds / row.units if row.figure.seconds is not None and row.units else None
+
+
+def beside_one_device(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, those of several devices with their efficiency where the same is there on one.
+
+    By the same method on the same stack and model of device. Each device's share of the batch is looked for first
+    (weak scaling), then the whole of it (strong): of what is no training the whole alone.
+    """
+    if all(row.workload.devices == 1 for row in rows):
+        return list(rows)
+    alone = {_alone_ground(row, row.workload_id): row for row in sorted(rows, key=_worth) if row.workload.devices == 1}
+    return [row if row.workload.devices == 1 else _beside(row, alone) for row in rows]
+
+
+def _beside(row: Row, alone: dict[tuple[str | None, ...], Row]) -> Row:
+    whole, devices = row.workload.alone, row.workload.devices
+    ways: list[tuple[Literal["strong", "weak"], str]] = []
+    if row.workload.parallel != "tensor" and whole.batch is not None and whole.batch % devices == 0:
+        ways.append(("weak", whole.model_copy(update={"batch": whole.batch // devices}).workload_id))
+    ways.append(("strong", whole.workload_id))
+    for way, workload_id in ways:
+        one = alone.get(_alone_ground(row, workload_id))
+        if one is not None and one.headline is not None and row.headline is not None:
+            found = verdict(row.figure.round_seconds, one.figure.round_seconds)
+            mine, theirs = (side.work.tokens if side.work else None for side in (row, one))
+            if not mine or not theirs or found.speedup is None:
+                continue
+            share = mine / theirs / devices
+            interval = found.speedup_interval
+            scaling = Scaling(
+                against=one.cell_id,
+                devices=devices,
+                way=way,
+                efficiency=found.speedup * share,
+                interval=None if interval is None else (interval[0] * share, interval[1] * share),
+            )
+            return row.model_copy(update={"scaling": scaling})
+    return row
+
+
+def _alone_ground(row: Row, workload_id: str) -> tuple[str | None, ...]:
+    return (workload_id, row.method, row.stack, row.hardware.device, row.hardware.name, row.fingerprint)

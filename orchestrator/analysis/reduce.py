@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, get_args
 
-from orchestrator.analysis.beside import EagerRows, ProbeKey, beside_eager, beside_probes
+from orchestrator.analysis.beside import EagerRows, ProbeKey, beside_eager, beside_one_device, beside_probes
 from orchestrator.analysis.ceilings import (
     Ceiling,
     Hardware,
@@ -23,7 +23,6 @@ from orchestrator.analysis.ceilings import (
 from orchestrator.analysis.evidence import evidence, first_call, over_rounds, units_in
 from orchestrator.analysis.protocol import Figure, Protocol, Reduced, columns_of, combine, note, steady, unit_of
 from orchestrator.analysis.rows import Evidence, FirstCall, Row
-from orchestrator.analysis.scaling import beside_one_device
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.workload import MEASURED, Role, Workload
 from orchestrator.records.checks import held_to_list

@@ -100,7 +100,8 @@ def run_round(session: Session, turn: Turn) -> Record:
         # Only what cannot fit whatever the method: an estimate that is beyond it is said before, and tried.
         why = memory.why_not(cell.workload, session.gpu.memory_bytes)
         refusal = Refusal("skipped", why) if why else None
-    if refusal is None and cell.device == "cuda" and session.gpu and cell.workload.devices > session.peers + 1:
+    several = cell.device == "cuda" and cell.workload.devices > 1
+    if refusal is None and several and session.gpu and cell.workload.devices > session.peers + 1:
         there = counted(session.peers + 1, "free GPU")
         refusal = Refusal("skipped", f"it needs {cell.workload.devices} GPUs, and this host has {there} of one model")
     if refusal is not None:

@@ -267,7 +267,8 @@ def test_no_cells_and_an_empty_file_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nott", "Note", "note2"])
 def test_an_unknown_name_lists_the_suites(name: str) -> None:
-    with pytest.raises(UsageError, match=r"unknown suite .*known: compact, models, note, rehearsal, smoke"):
+    known = "compact, models, note, rehearsal, scaling, scaling_smoke, smoke"
+    with pytest.raises(UsageError, match=rf"unknown suite .*known: {known}"):
         load_suite(name)
 
 
