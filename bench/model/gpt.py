@@ -92,18 +92,22 @@ class Experts(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind its norm and beside the residual stream. `sparse`: its MLP is `Experts`."""
+    """Attention and MLP, each behind its norm and beside the residual stream.
 
-    def __init__(self, config: ModelConfig, operators: Operators, *, sparse: bool = False) -> None:
+    `sparse`: its MLP is `Experts`. `local`: it has the sliding window.
+    """
+
+    def __init__(self, config: ModelConfig, operators: Operators, layer: int) -> None:
         super().__init__()
         self.config, self.operators, self.asked = config, operators, keywords(config)
+        self.sparse, self.local = config.has_experts(layer), config.is_local(layer)
         self.norm_attention = Norm(config.width, config, operators)
         self.qkv = nn.Linear(config.width, config.qkv_width, bias=config.qkv_bias)
         if config.qk_norm:
             self.norm_q, self.norm_k = (Norm(config.head_size, config, operators) for _ in range(2))
         self.out = nn.Linear(config.heads * config.head_size, config.width, bias=False)
         self.norm_mlp = Norm(config.width, config, operators)
-        if sparse:
+        if self.sparse:
             self.experts = Experts(config, operators)
         else:
             self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
@@ -111,7 +115,6 @@ class Block(nn.Module):
             self.down = nn.Linear(config.mlp_width, config.width, bias=False)
         if config.post_norms:
             self.norm_after_attention, self.norm_after_mlp = (Norm(config.width, config, operators) for _ in range(2))
-        self.sparse = sparse
         self.cache: Cache | None = None
 
     def attend(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
@@ -169,14 +172,13 @@ class GPT(nn.Module):
         self.config, self.operators = config, operators or Operators()
         # Given empty: torch's own initialisation on `meta` imports the whole compiler, a second in every process.
         self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocabulary, config.width), freeze=False)
-        sparse = map(config.has_experts, range(config.layers))
-        self.blocks = nn.ModuleList(Block(config, self.operators, sparse=each) for each in sparse)
+        self.blocks = nn.ModuleList(Block(config, self.operators, layer) for layer in range(config.layers))
         self.norm = Norm(config.width, config, self.operators)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.tied_head:
             self.head.weight = self.embedding.weight
-        self.local = [config.is_local(layer) for layer in range(config.layers)]
-        self.two_bases = len(set(self.local)) > 1 and config.local_rope_base is not None
+        self.kinds = {config.is_local(layer) for layer in range(config.layers)}
+        self.two_bases = len(self.kinds) > 1 and config.local_rope_base is not None
         self.embedding_scale: float | None = None
         self.register_buffer("routes", None, persistent=False)
 
@@ -227,8 +229,8 @@ class GPT(nn.Module):
             }
             routes = routes[positions] if routes is not None else None
         x = self.embed(tokens)
-        for block, local in zip(self.blocks, self.local):  # noqa: B905  (Python 3.10's zip)
-            cos, sin, mask = views[local]
+        for block in self.blocks:  # alone: Thunder 0.1 does not see where a block comes from that a zip returns
+            cos, sin, mask = views[block.local]
             x = block(x, cos, sin, mask, positions, routes)
         return self.logits(self.norm(x))
 
@@ -236,7 +238,7 @@ class GPT(nn.Module):
         """The rotary tables of each kind of layer that there is."""
         own = (self.cos, self.sin)
         local = (self.cos_local, self.sin_local) if self.two_bases else own
-        return {kind: local if kind else own for kind in set(self.local)}
+        return {kind: local if kind else own for kind in self.kinds}
 
     def embed(self, tokens: Tensor) -> Tensor:
         """[batch, time] -> [batch, time, width]."""

@@ -63,7 +63,7 @@ class Layerwise:
         theirs = self.model.blocks[index]
         if theirs.sparse not in self.scratch:
             with torch.device("meta"):
-                block = Block(self.config, self.operators, sparse=theirs.sparse)
+                block = Block(self.config, self.operators, index)
             self.scratch[theirs.sparse] = block.to(self.dtype).to_empty(device=self.model.head.weight.device)
         mine, own = self.scratch[theirs.sparse], dict(theirs.named_parameters())
         with torch.no_grad():

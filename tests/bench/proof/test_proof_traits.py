@@ -45,7 +45,8 @@ def probe(name):
 
 
 def swapped(gpt):
-    gpt.local = [not local for local in gpt.local]
+    for block in gpt.blocks:
+        block.local = not block.local
 
 
 def unscaled(gpt):
@@ -73,7 +74,8 @@ def one_base(gpt):
 
 
 def every_layer(gpt):
-    gpt.local = [True] * len(gpt.local)
+    for block in gpt.blocks:
+        block.local = True
 
 
 def without_cap(q, k, v, mask, *, scale=None, cap=None):
