@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.base.files import Frozen, write_text
+from orchestrator.base.files import Frozen, os_errors
 from orchestrator.base.limits import LARGEST
 from orchestrator.base.telling import telling
 from orchestrator.base.text import printable
@@ -134,7 +134,9 @@ def write_spec(job: Job, places: Places) -> Spec:
         repeats=cell.role == "row" and cell.workload.benchmark in MEASURED and not job.only_first,
         only_first=job.only_first,
     )
-    write_text(job.work / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
+    path = job.work / SPEC_FILE
+    with os_errors(path):  # read before anything could be lost: nothing waits for the disk
+        path.write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return spec
 
 

@@ -177,7 +177,7 @@ class SimulatedLauncher:
 
 def kind_of(cell: Cell) -> str:
     """Return which committed records a cell's durations are drawn from."""
-    return cell.role if cell.role in ("ceilings", "reference", "probe") else cell.benchmark
+    return cell.role if cell.role in ("ceilings", "reference", "probe") else f"{cell.benchmark} {cell.method}"
 
 
 def committed() -> dict[str, list[Taken]]:
@@ -190,7 +190,7 @@ def committed() -> dict[str, list[Taken]]:
             if record.status != "ok" or seconds is None:
                 continue
             role = "ceilings" if record.workload.benchmark == "ceilings" else record.role
-            kind = role if role != "row" else record.workload.benchmark
+            kind = role if role != "row" else f"{record.workload.benchmark} {record.method}"
             plain = record.model_copy(
                 update={"provenance": None, "log_sha256": None, "telemetry": None, "host_load": None}
             )
