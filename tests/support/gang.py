@@ -1,17 +1,20 @@
-"""`python gang.py MANIFEST --rank N`: one rank of several cells one after the other, some with a planted fault.
+"""`python gang.py MANIFEST DEVICES`: the ranks of several cells one after the other, some with a planted fault.
 
-As `python -m bench SPEC --rank N` is of one cell: so torch is imported once, and not for each.
+Each rank does what `python -m bench SPEC --rank N` does of one cell. They are forked: so torch is imported once.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 import torch
+import torch.distributed.fsdp
+import torch.distributed.tensor  # not by every rank for itself
 
 from bench import cell, parallel, ranks
 from bench.parallel import data, spread, tensor
@@ -73,4 +76,10 @@ def main(manifest: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[3]))
+    fork = multiprocessing.get_context("fork")
+    members = [fork.Process(target=main, args=(Path(sys.argv[1]), rank)) for rank in range(int(sys.argv[2]))]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join()
+    sys.exit(any(member.exitcode for member in members))
