@@ -261,6 +261,8 @@ class BrokenLauncher:
 
 
 class EndedHandle:
+    far = None
+
     def __init__(self, ended: Exit) -> None:
         self.ended, self.closed = ended, False
 

@@ -220,7 +220,7 @@ def part(size: int) -> dict[str, Any]:
         ({f"logs/a-b@c-{n:016x}-r0.log": part(0) for n in range(60_000)}, "files, and a bundle holds at most 50000"),
         ({f"logs/a-b@c-{n:016x}-r0.log": part(8 * 10**6) for n in range(3_000)}, "bytes, and a bundle holds at most"),
         ({f"logs/a-b@c-{n:016x}-r0.log": part(8 * 10**6) for n in range(500)}, "no run shrinks so much"),
-        ({f"{n}": 0 for n in range(160_000)}, "has more than 150000 values"),
+        ({f"{n}": 0 for n in range(610_000)}, "has more than 600000 values"),
     ],
 )
 def test_what_is_too_much_is_refused_before_anything_is_written(
