@@ -33,8 +33,10 @@ def cells(python: str, folder: Path, *options: str) -> dict[tuple[str, str], Rec
 
 @pytest.mark.skipif(not {OLD, NEW} <= os.environ.keys(), reason="run by `make test-oldtorch`")
 def test_the_same_cells_under_the_oldest_torch_and_todays(tmp_path: Path):
-    old = cells(os.environ[OLD], tmp_path / "old", "--suite", "smoke", "--method", "eager")
-    new = cells(os.environ[NEW], tmp_path / "new", "--suite", "smoke", "--method", "eager")
+    old, new = {}, {}
+    for which, found in ((OLD, old), (NEW, new)):
+        for suite in ("smoke", "engines-smoke"):
+            found.update(cells(os.environ[which], tmp_path / which / suite, "--suite", suite, "--method", "eager"))
     assert {(benchmark, "eager") for benchmark in MEASURED} <= set(new)
     assert set(old) == set(new)
     for key, mine in old.items():
