@@ -113,15 +113,15 @@ class Interview:
 
     def twin(self, own: Asked) -> None:
         """The chosen sample once more, with what it draws from; and whether every sample has its tokens."""
-        task = self.task
+        task, twins = self.task, dict[int, list[list[int]]]()
         try:
             tokens, scores = self.engine.twin(
                 own.prompts, self.steps, temperature=task.temperature, seed=own.seed, ids=self.ids
             )
-        except Exception:
-            self.count({})
-            raise
-        self.count({own.sample: tokens} if self.steps == task.new_tokens else {})
+            if self.steps == task.new_tokens:
+                twins[own.sample] = tokens
+        finally:  # an engine that has no twin has its tokens counted all the same
+            self.count(twins)
         if not whole(task, tokens, self.steps):
             raise Incorrect(f"untimed, it made {[len(row) for row in tokens][:ROWS]} tokens of {self.steps}")
         rows = self.chosen(self.joined(own, tokens))

@@ -222,24 +222,31 @@ def supervise(
         assert refusal is not None
         record = blank_record(job, refusal, started_utc=started_utc, phases=tuple(watch.phases))
     added = {
-        "provenance": Provenance(
-            launcher=launcher.name,
-            image=prepared.image,
-            image_id=prepared.image_id,
-            lock=prepared.lock,
-            gpu=job.gpu,
-            cache=spec.cache,
-            weights=job.weights_sha256,
-            orchestrator=job.orchestrator,
-            exit_code=ended.code if ended else None,
-            wall_ns=wall_ns,
-            worker=None if job.worker is None else dict(job.worker),
-        ),
+        "provenance": provenance(launcher, prepared, job, wall_ns, exit_code=ended.code if ended else None),
         "reason": scrub(record.reason) if record.reason else None,
         # The orchestrator says what a cell is for, whatever its process wrote.
         "role": spec.role,
     }
     return record.model_copy(update=added)
+
+
+def provenance(
+    launcher: Launcher, prepared: Prepared, job: Job, wall_ns: int, *, exit_code: int | None = None
+) -> Provenance:
+    """Return by what and from what a round was run."""
+    return Provenance(
+        launcher=launcher.name,
+        image=prepared.image,
+        image_id=prepared.image_id,
+        lock=prepared.lock,
+        gpu=job.gpu,
+        cache=job.cell.cache,
+        weights=job.weights_sha256,
+        orchestrator=job.orchestrator,
+        exit_code=exit_code,
+        wall_ns=wall_ns,
+        worker=None if job.worker is None else dict(job.worker),
+    )
 
 
 def _from_afar(far: Far) -> tuple[Recorded | None, LoadSampler | None]:

@@ -25,10 +25,10 @@ from orchestrator.launchers.slurm_settings import SlurmSettings
 from orchestrator.launchers.slurm_spool import Spool, open_spool
 from orchestrator.launchers.slurm_steps import Jobs, StepHandle, Steps
 from orchestrator.launchers.worker import Opening, Worker
-from orchestrator.measure.supervise import SOAK_S, SUSTAIN_S, Event, blank_record, identity
+from orchestrator.measure.supervise import SOAK_S, SUSTAIN_S, Event, blank_record, identity, provenance
 from orchestrator.plan.hosts import HostEntry
 from orchestrator.plan.workload import digest
-from orchestrator.records.record import Provenance, Record, Refusal
+from orchestrator.records.record import Record, Refusal
 
 TICK_S, EVENT_S, QUEUE_S = 0.5, 2.0, 1.0
 AROUND_S = 600.0
@@ -128,19 +128,8 @@ def supervise_there(
     refusal = refusal or Refusal("infrastructure", "its node wrote no record")
     if isinstance(launcher, SlurmLauncher):  # a record holds no host names
         refusal = Refusal(refusal.status, launcher.cluster.without_names(refusal.reason))
-    record = blank_record(job, refusal)
-    provenance = Provenance(
-        launcher=launcher.name,
-        image=prepared.image,
-        image_id=prepared.image_id,
-        lock=prepared.lock,
-        gpu=job.gpu,
-        cache=job.cell.cache,
-        orchestrator=job.orchestrator,
-        wall_ns=time.monotonic_ns() - began,
-        worker=None if job.worker is None else dict(job.worker),
-    )
-    return record.model_copy(update={"provenance": provenance})
+    ran = provenance(launcher, prepared, job, time.monotonic_ns() - began)
+    return blank_record(job, refusal).model_copy(update={"provenance": ran})
 
 
 def longest_s(job: Job) -> float:
