@@ -19,7 +19,7 @@ import engine_cells  # noqa: E402
 import torch  # noqa: E402
 
 from bench import methods  # noqa: E402
-from bench.engine import Scores  # noqa: E402
+from bench.engine import Scores, longest  # noqa: E402
 
 CLASSES = {"transformers": "Transformers", "litgpt": "LitGPT", "vllm": "VLLM"}
 # vLLM's attention on a CPU takes heads of 32 and more.
@@ -57,13 +57,9 @@ def kept(right):
         before = None
 
         def score(self, rows, prompt, ids):
-            # As much of the one before as there is room for.
-            lost = self.before or [[] for _ in rows]
-            whole = [
-                a[: len(b) // 4] + b[: -(len(b) // 4) or None] if a else b for a, b in zip(lost, rows, strict=True)
-            ]
+            whole = [a + b for a, b in zip(self.before or [[]] * len(rows), rows, strict=True)]
             self.before = rows
-            return super().score(whole, prompt, ids)
+            return super().score(whole, len(whole[0]) - len(rows[0]) + prompt, ids)
 
     return Faulty
 
@@ -133,11 +129,10 @@ def rounded(keys, axis):
 
 
 def without_a_chunk(keys, axis):
-    """The second chunk of a prompt, of two tokens, was never computed."""
+    """The first chunk of a prompt, of four tokens, was never computed: its places hold zeros."""
     if keys.shape[axis] < 8:
         return keys
-    lost = torch.zeros_like(keys.narrow(axis, 2, 2))
-    return torch.cat([keys.narrow(axis, 0, 2), lost, keys.narrow(axis, 4, keys.shape[axis] - 4)], axis)
+    return torch.cat([torch.zeros_like(keys.narrow(axis, 0, 4)), keys.narrow(axis, 4, keys.shape[axis] - 4)], axis)
 
 
 FAULTS = {
@@ -154,6 +149,8 @@ FAULTS = {
 def main(method: str, folder: Path, *names: str) -> None:
     module, found = methods.load(method), {}
     right = getattr(module, CLASSES[method])
+    # Room for two texts, one after the other.
+    module.longest = lambda workload: 2 * longest(workload)
     with redirect_stdout(sys.stderr):
         for number, (name, fault) in enumerate((name, FAULTS[name]) for name in names or FAULTS):
             setattr(module, CLASSES[method], fault(right))
