@@ -103,7 +103,7 @@ def test_all_read_the_same_weights(records: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("records")
 @pytest.mark.parametrize("stack", METHODS)
-def test_faults_planted_in_an_adapter_are_found(stack: str) -> None:
+def test_faults_planted_in_an_adapter_are_found_and_named(stack: str) -> None:
     chosen = STACKS[stack]
     place = "/tmp"  # noqa: S108  (the container's)
     command = ["docker", "run", "--rm", "--network", "none", "--volume", f"{ROOT}:/repository:ro"]

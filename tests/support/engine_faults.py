@@ -1,5 +1,7 @@
 """Faults planted in an engine's adapter, each in a cell of its own: `python engine_faults.py litgpt FOLDER [NAME…]`.
 
+Of a compiled adapter too (`litgpt_compiled`), which takes minutes a cell: it is compiled anew.
+
 Prints a JSON object: the reason of each fault's record, None where it passed; `right` is the adapter as it is.
 """
 
