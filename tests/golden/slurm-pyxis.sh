@@ -8,7 +8,8 @@ flock 9
 if ! (cd "$(dirname "$image")" && sha256sum --status --check "$image.sha256" 2>/dev/null); then
   # Half an image is never found under its name.
   rm -f "$image" "$image.sha256" "$image.part"
-  enroot import --output "$image.part" 'docker://registry.example#lab/stack:1' >&2 || exit 125
+  rm -f "$0.failed"
+  enroot import --output "$image.part" 'docker://registry.example#lab/stack:1' >&2 || { : > "$0.failed"; exit 125; }
   mv "$image.part" "$image"
   (cd "$(dirname "$image")" && sha256sum "${image##*/}" > "$image.sha256")
 fi
