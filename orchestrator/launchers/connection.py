@@ -147,7 +147,13 @@ class Connection:
         self._reader = threading.Thread(target=self._read, args=(process,), name="ssh", daemon=True)
         self._reader.start()
         threading.Thread(target=self._beat, args=(process,), name="ssh", daemon=True).start()
-        self.hello, _ = self.ask("hello", timeout_s=START_S, folder=settings.folder, socket=settings.socket)
+        try:
+            self.hello, _ = self.ask("hello", timeout_s=START_S, folder=settings.folder, socket=settings.socket)
+        except ConnectionLostError:
+            raise
+        except InfrastructureError as error:
+            what = f"{error.what}; its folder there is {settings.folder}"
+            raise InfrastructureError(what, remedy="make room there, or name another: folder = …") from error
 
     def close(self) -> None:
         """End the connection: the keeper cleans up. It is given a while to do so."""
