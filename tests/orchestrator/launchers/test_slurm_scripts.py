@@ -42,7 +42,8 @@ def test_the_script_of_an_array_is_the_recorded_one_also_in_a_folder_with_an_odd
 
 
 def test_the_script_of_a_step_is_the_recorded_one() -> None:
-    golden("slurm-step.sh", step_script(SETTINGS, log=ODD / "step.txt", words=["cell", str(ODD / "a cell")]))
+    made = step_script(SETTINGS, log=ODD / "step.txt", begun=ODD / "begun", words=["cell", str(ODD / "a cell")])
+    golden("slurm-step.sh", made)
 
 
 def pyxis_made(image: str = "/scratch/images/0123.sqsh") -> str:
