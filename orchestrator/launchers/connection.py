@@ -61,6 +61,8 @@ REMEDIES = (
     ("Could not resolve", "its name is not known", "check the address"),
     ("administratively prohibited", "its sshd forwards no sockets", "allow it: AllowStreamLocalForwarding yes"),
     ("Connection refused", "no sshd answers there", "start it, or check the port"),
+    ("unreachable", "it cannot be reached", "check the address and the network"),
+    ("No route to host", "it cannot be reached", "check the address and the network"),
     ("timed out", "it does not answer", "check the address and the network"),
     ("not responding", "it does not answer any more", "check the network"),
     ("No space left", "its disk is full", "make room there"),

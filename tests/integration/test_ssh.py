@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -63,11 +64,14 @@ class Rig:
         return supervise(self.launcher, self.prepared, self.job(method, **more))
 
     def left(self) -> list[str]:
-        """Containers of ours, and folders of cells, that are there beside what is the living worker's."""
-        client = self.launcher.client if not self.launcher.connection.dead else engine.connect()
-        found = client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
-        # Others' tests may run on the same engine.
-        return [one["Id"] for one in found if one["Labels"][engine.LABEL_RUN] in ("test", "prepare")]
+        """Containers of this host's that are there."""
+        return containers(self.host)
+
+
+def containers(host: hosts.SshHost) -> list[str]:
+    """The containers that have a folder of the host's work area: others' tests may run on the same engine."""
+    found = engine.connect().api.containers(all=True)
+    return [one["Id"] for one in found if any(str(host.area) in str(mount.get("Source")) for mount in one["Mounts"])]
 
 
 def opening(folder: Path, said: list[str], **more: Any) -> Opening:
@@ -376,10 +380,12 @@ def test_a_host_key_that_is_not_known_or_changed_is_refused(host: hosts.SshHost,
 
 
 def test_hosts_that_cannot_be_had_say_why(host: hosts.SshHost, tmp_path: Path) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))  # it takes the connection, and then nothing comes
     for settings, words in (
         ({"python": "python9"}, "no such Python"),
         ({"socket": "/nowhere.sock"}, "its engine does not answer"),
         ({"address": "ssh://127.0.0.1:9"}, "no sshd answers there"),
+        ({"address": f"ssh://127.0.0.1:{silent.getsockname()[1]}"}, "it does not answer"),
         ({"folder": "/proc/nothing"}, "its folder there is /proc/nothing"),
     ):
         with pytest.raises(InfrastructureError) as caught, open_host(entry(host, ssh=settings), opening(tmp_path, [])):
@@ -388,6 +394,7 @@ def test_hosts_that_cannot_be_had_say_why(host: hosts.SshHost, tmp_path: Path) -
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="adress"), open_host(entry(host, ssh={"adress": "x"}), opening(tmp_path, [])):
         pass
+    silent.close()
     on_gpu = opening(tmp_path, [], devices={"fake": "cuda"})
     with pytest.raises(UsageError, match='no GPU "7"'), open_host(entry(host, gpus=("7",)), on_gpu):
         pass
@@ -397,8 +404,7 @@ def test_hosts_that_cannot_be_had_say_why(host: hosts.SshHost, tmp_path: Path) -
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "small"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", place], check=False).returncode:
-        pytest.skip("nothing can be mounted here")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", place], check=True)
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
 
@@ -436,8 +442,7 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.chmod(0o755)
     source = Path(hosts.__file__).with_name("fake_nvml.c")
     compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler to make the library with")
+    assert compiler is not None, "no C compiler to make the library with"
     command = [compiler, "-shared", "-fPIC", "-w", "-o", str(folder / "libnvidia-ml.so.1"), str(source)]
     subprocess.run(command, check=True)
     return folder
@@ -495,7 +500,7 @@ def test_who_is_killed_outright_leaves_nothing_there(host: hosts.SshHost, tmp_pa
             assert process.stdout.readline() == "runs\n"
             process.send_signal(signal.SIGKILL)
         assert soon(lambda: left_of(other) == [])
-        assert engine.connect().api.containers(all=True, filters={"label": f"{engine.LABEL_RUN}=test"}) == []
+        assert containers(other) == []
         assert locks.is_free(None, tmp_path / "locks")
 
 
@@ -505,7 +510,7 @@ def test_what_a_keeper_that_was_killed_left_is_swept(host: hosts.SshHost, tmp_pa
     (dead / "owner.lock").touch()
     client = engine.connect()
     container = client.api.create_container(IMAGE, ["true"], labels={engine.LABEL_OWNER: "1:1:another-boot.1"})["Id"]
-    assert sweep(entry(host), print) >= 2
+    assert sweep(entry(host), print) >= 1  # another test's run may be the first to remove the container
     assert not dead.exists()
     assert container not in [one["Id"] for one in client.api.containers(all=True)]
 
@@ -574,7 +579,7 @@ def test_a_run_on_hosts_none_of_which_can_be_had_is_one_line_each(tmp_path: Path
     command = [*script, *(str(word) for pair in chosen.items() for word in pair)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=variables, check=False, capture_output=True, text=True)
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if "is left out" in line and "no sshd answers there" in line][1:]
 
