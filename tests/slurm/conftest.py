@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +14,25 @@ from slurm_cluster import Cluster, jobs, lacking, of_test, wait_until
 
 from orchestrator.host import docker_engine as engine
 
-NODES, PORTS = 8, 40
+NODES, BESIDE = 8, 3
+"""Nodes, and ports that a cluster needs beside one for each of them."""
 
 
-def started(folder: Path, nodes: int, *, accounting: bool, number: int = 0) -> Cluster:
-    """A cluster on ports of its own."""
+def free_ports(count: int) -> int:
+    """The first of so many ports that nobody uses, below those that the kernel gives away."""
+    while True:
+        first = random.randrange(10_000, 30_000)
+        with contextlib.ExitStack() as bound, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                bound.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
+def started(folder: Path, nodes: int, *, accounting: bool) -> Cluster:
     if (why := lacking()) is not None:
         pytest.fail(why)
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     folder.mkdir()
-    found = Cluster(folder, 16917 + PORTS * (2 * worker + number), accounting)
+    found = Cluster(folder, free_ports(nodes + BESIDE), accounting)
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     found.start(nodes)
     return found
@@ -43,7 +55,7 @@ def cluster(_of_all: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 def without_accounting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     with monkeypatch.context() as patched:
         patched.setenv("SLURM_CONF", "")
-        found = started(tmp_path / "bare", 1, accounting=False, number=1)
+        found = started(tmp_path / "bare", 1, accounting=False)
         yield found
         assert jobs() == []
         found.stop()
