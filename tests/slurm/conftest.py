@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ NODES, BESIDE = 8, 3
 def free_ports(count: int) -> int:
     """The first of so many ports that nobody uses, below those that the kernel gives away."""
     while True:
-        first = random.randrange(10_000, 30_000)
+        first = 10_000 + int.from_bytes(os.urandom(2), "big") % 20_000
         with contextlib.ExitStack() as bound, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 bound.enter_context(socket.create_server(("127.0.0.1", port)))

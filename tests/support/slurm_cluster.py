@@ -61,8 +61,9 @@ class Cluster:
     def kill_node(self, number: int) -> None:
         """End a node at once, with all that runs on it."""
         kill(self._pid(f"slurmd.gpu{number}.pid"))
-        mark = f"SLURMD_NODENAME=gpu{number}".encode()
-        tasks = [pid for pid in processes() if mark in read(f"/proc/{pid}/environ").split(b"\0")]
+        # Of this cluster alone: others may run here.
+        marks = {f"SLURMD_NODENAME=gpu{number}".encode(), f"SLURM_CONF={self.folder}/slurm.conf".encode()}
+        tasks = [pid for pid in processes() if marks <= set(read(f"/proc/{pid}/environ").split(b"\0"))]
         parents = {int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1]) for pid in tasks}
         for pid in [*(pid for pid in parents if b"slurmstepd" in read(f"/proc/{pid}/cmdline")), *tasks]:
             kill(pid)
