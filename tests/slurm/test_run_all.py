@@ -17,6 +17,7 @@ from slurm_cluster import LOCKS, Cluster, jobs, wait_until
 
 pytestmark = pytest.mark.slurm
 SMOKE_NODES = int(os.environ.get("STACKBENCH_TEST_SMOKE_NODES", "3"))
+"""Up to eight: each of them runs ceilings and references of its own."""
 
 
 def write_hosts(folder: Path, nodes: int, **settings: Any) -> Path:
