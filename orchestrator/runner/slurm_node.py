@@ -131,7 +131,7 @@ def ready_stack(order: StackOrder, state: Path) -> StackAnswer:
             gpu = order.gpus[0] if order.gpus else None
             place = _launcher(order.container, area, gpu, said.append, images=state / IMAGES)
             if order.container == "docker":
-                place.images[stack.name] = _image(place, stack, order, area)
+                place.images[stack.name] = _image(place, stack, order)
             prepared = place.prepare(stack)
             facts = place.facts(prepared)
             access: GpuAccess = stack.gpu.access
@@ -186,7 +186,7 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
             # The script that stands for its Python is this process's own.
             prepared = replace(prepared, python=str(launcher.python(stack)))
         if order.container == "docker":
-            launcher.images[stack.name] = _image(launcher, stack, order, area)
+            launcher.images[stack.name] = _image(launcher, stack, order)
             _same_image(launcher, prepared)
             launcher.access = order.access
         show = _telling(folder)
@@ -216,10 +216,13 @@ def _given_gpu(order: CellOrder) -> HostGpu | None:
     return found[0]
 
 
-def _image(launcher: Any, stack: Stack, order: StackOrder | CellOrder, area: WorkArea) -> str:
-    """Return the name of the stack's image, which this node's engine has from here on."""
+def _image(launcher: Any, stack: Stack, order: StackOrder | CellOrder) -> str:
+    """Return the name of the stack's image, which this node's engine has from here on.
+
+    The log of a build lies where all nodes, and whoever is told of it, see it.
+    """
     own = locks.lock_folder()
-    return shared_image(launcher.client, stack, order.images, own, keep=order.keep, say=on_stderr, state=area.folder)
+    return shared_image(launcher.client, stack, order.images, own, keep=order.keep, say=on_stderr, state=STATE)
 
 
 def _same_image(launcher: Any, prepared: Prepared) -> None:

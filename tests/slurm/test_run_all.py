@@ -112,20 +112,33 @@ def test_ctrl_c_ends_the_job_and_keeps_what_is_finished(cluster: Cluster, tmp_pa
 
 
 @pytest.mark.docker
+@pytest.mark.parametrize("way", ["pulled", "built"])
 def test_an_image_that_no_node_can_have_is_a_line_and_rows_of_infrastructure(
-    cluster: Cluster, client: Any, tmp_path: Path, scratch: Path
+    cluster: Cluster, client: Any, tmp_path: Path, scratch: Path, way: str
 ) -> None:
     write_hosts(tmp_path, 2, container="docker")
     toml = write_stack(tmp_path, ["good"], python="python3") / "fake" / "stack.toml"
-    toml.write_text(toml.read_text().replace("local/debian:bookworm", "127.0.0.1:9/nothing:1"))
+    text, named = toml.read_text(), '[ready]\nname = "local/debian:bookworm"\n'
+    if way == "built":
+        toml.write_text(text.replace(named, "[build]\n"))
+        toml.with_name("Dockerfile").write_text("FROM local/debian:bookworm\nRUN echo this is why && exit 7\n")
+        toml.with_name("requirements.lock").write_text("")
+    else:
+        toml.write_text(text.replace("local/debian:bookworm", "127.0.0.1:9/nothing:1"))
     write_suite(tmp_path)
     running = start(tmp_path, "good")
     said, _ = running.communicate()
     assert running.returncode == 3, said
-    assert said.count("fake: cannot run: 127.0.0.1:9/nothing:1: this image is not on this host") == 2, said
+    lines = [line for line in said.splitlines() if line.startswith("fake: cannot run: ")]
+    assert len(lines) == 2, said
+    words = "this is why; the image could not be built" if way == "built" else "could not be pulled"
+    assert all(words in line for line in lines), said
     found = records(tmp_path)
     assert {record["status"] for record in found} == {"infrastructure"}
-    assert all("could not be pulled" in record["reason"] for record in found)
+    assert all(words[:11] in record["reason"] for record in found)
+    if way == "built":
+        log = Path(lines[0].rpartition("log: ")[2].rstrip(")"))
+        assert "this is why" in log.read_text()
 
 
 @pytest.mark.docker
