@@ -17,6 +17,7 @@ install_packages() {
   command -v munged >/dev/null || packages+=(munge)
   command -v slurmdbd >/dev/null || packages+=(slurmdbd)
   command -v mariadbd >/dev/null || packages+=(mariadb-server-core)
+  command -v pgrep >/dev/null || packages+=(procps)
   [ ${#packages[@]} -eq 0 ] && return
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
