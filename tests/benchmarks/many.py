@@ -49,6 +49,7 @@ from orchestrator.records.references import References  # noqa: E402
 from orchestrator.records.runs import readable  # noqa: E402
 from orchestrator.records.stack_lock import StackLock  # noqa: E402
 from orchestrator.records.store import Run, read_stored, record_files  # noqa: E402
+from orchestrator.records.weights import WeightFolders  # noqa: E402
 from orchestrator.runner import crew as crews  # noqa: E402
 from orchestrator.runner.estimate import wall_seconds  # noqa: E402
 from orchestrator.runner.one_round import Session  # noqa: E402
@@ -295,7 +296,7 @@ def run(
     base = Session(
         choice, WorkArea(folder / "work", folder), None, None, workers[0].launcher, ready, Progress(out=lines),
         state=folder, source="b" * 16, orchestrator="c" * 16, run=made, references=References(folder),
-        outcomes=outcomes, todo=(),
+        weights=WeightFolders(folder / "weights"), outcomes=outcomes, todo=(),
     )  # fmt: skip
     turns = first_turns(plan, lambda cell: digest([cell.key, "simulated"]))
     members = [
