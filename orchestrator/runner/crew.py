@@ -33,7 +33,7 @@ TICK_EACH_S, LONGEST_TICK_S = 0.00125, 1.0
 an answer five times the longest."""
 HANDS = 8
 """So many rounds are prepared or stored at once, the others wait for their turn."""
-SWITCH_EACH_S = 0.00005
+SWITCH_EACH_S = 0.000025
 """Threads that wait for the interpreter ask for it every 5 ms. Where 800 cells begin at once, asking took more time
 than all else: of many workers each asks less often."""
 _saying = threading.Lock()
