@@ -31,7 +31,7 @@ TICK_S = 0.2
 TICK_EACH_S, LONGEST_TICK_S = 0.00125, 1.0
 """Of many cells each is looked at less often, so that looking takes no more than some percent of a CPU; bench waits for
 an answer five times the longest."""
-HANDS = 8
+HANDS = 16
 """So many rounds are prepared or stored at once, the others wait for their turn."""
 SWITCH_EACH_S = 0.000025
 """Threads that wait for the interpreter ask for it every 5 ms. Where 800 cells begin at once, asking took more time
