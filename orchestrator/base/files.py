@@ -363,8 +363,11 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = 
     if parent:
         make_folder(path.parent)
     with os_errors(path), beside(path) as place:
-        with place.open("wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+        if isinstance(content, bytes):
+            place.write_bytes(content)
+        else:
+            with place.open("wb") as file:
+                file.writelines(content)
         to_disk(place)
         place.replace(path)
         with suppress(OSError):  # not every file system can do this for a folder
