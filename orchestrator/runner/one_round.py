@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +64,8 @@ class Session:
     """What runs a round."""
     tick_s: float = 0.1
     """How often a round's events are looked at."""
+    away: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered while a round's process works and this one waits."""
     worker: Mapping[str, str] | None = None
     """What records say of the worker, where there are several."""
     peers: int = 0
@@ -172,6 +175,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         beside_sha256=tuple(beside),
         part_ids=turn.part_ids,
         tick_s=session.tick_s,
+        away=session.away,
         worker=session.worker,
     )
 
