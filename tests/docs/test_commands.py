@@ -17,12 +17,14 @@ from documents import PAGES, Fence, fences, inline_code
 from places import RESULTS, ROOT
 from record_samples import proof, record, samples, save_run
 
+from orchestrator.base.paths import STATE_VARIABLE
 from orchestrator.cli import orchestrator, run
 from orchestrator.plan.hosts import load_hosts
 from orchestrator.plan.methods import engines, find_methods
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import find_stacks, load_stack
 from orchestrator.plan.suite import load_suite
+from orchestrator.records import unpacked
 from orchestrator.records.store import Run
 from orchestrator.runner.slurm import settings_of
 
@@ -59,6 +61,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (results / committed.name).symlink_to(committed)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        # Where a bundle was last read is kept beside what it holds: other tests, at the same time, read the committed ones.
+        patch.setattr(unpacked, "STATE", folder / "state")
+        patch.setenv(STATE_VARIABLE, str(folder / "state"))
         patch.setenv("HOME", str(folder))
         patch.setenv("DOCKER_HOST", f"unix://{folder}/none.sock")
         patch.setenv("PYTHONPATH", str(ROOT))
