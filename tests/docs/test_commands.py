@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (results / committed.name).symlink_to(committed)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        # Where a bundle was last read is kept beside what it holds: other tests, at the same time, read the committed ones.
+        # Where a bundle was last read is kept beside what it holds, and other tests read the committed ones meanwhile.
         patch.setattr(unpacked, "STATE", folder / "state")
         patch.setenv(STATE_VARIABLE, str(folder / "state"))
         patch.setenv("HOME", str(folder))
