@@ -38,7 +38,7 @@ from orchestrator.records.record import Record  # noqa: E402
 
 CELLS = 20
 CONFIDENCE = 0.95
-PROBABILITIES = ("possible", "sampler", "temperature")
+PROBABILITIES = ("possible", "sampler", "temperature", "whole rows")
 """Checks whose limit is the least that passes: how near is shown by the logarithms."""
 BENCHMARKS = [name for name in SHAPES if name != "ceilings"]
 FOREACH, SGD = "foreach SGD", torch.optim.SGD

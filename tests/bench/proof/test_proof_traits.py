@@ -133,6 +133,18 @@ def test_a_trait_left_out_is_found_and_named(tmp_path, monkeypatch, fault, bench
     assert record["proof"]["resembles"] == fault
 
 
+@pytest.mark.parametrize("fault", ["the router's weights not normalised", "a token's second expert dropped"])
+def test_a_wrong_router_is_found_in_training(tmp_path, monkeypatch, fault):
+    """Where a checkpoint's own routers choose, bfloat16 may hide it (`bench.proof.ties`); its probe does not."""
+    name, how = FAULTS[fault]
+    monkeypatch.setattr(methods, "load", lambda _: planted.method(**how))
+    record = run(tmp_path, "train_static", model=probe(name), **PROBE)
+    assert record["status"] == "incorrect"
+    assert record["reason"].startswith("train_static: gradients: ")
+    (check,) = (check for check in record["proof"]["checks"] if check["name"] == "gradients")
+    assert check["value"] > 100 * check["limit"]
+
+
 # Training on shapes that change goes every way that training on one shape goes.
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("benchmark", ["forward", "generation", "train_dynamic"])
