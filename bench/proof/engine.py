@@ -352,6 +352,8 @@ class Proof:
         for end in {chunk for chunk in (self.prompt // 2, *CHUNKS) if 0 < chunk < self.prompt}:
             hidden = faults.without_chunk(self.exact, end).forward(ids)
             yield f"the first {end} tokens of the prompt dropped", self.exact.head(hidden[:, part])
+            hidden = faults.with_cache(self.exact, partial(emptied, end=end)).forward(ids)
+            yield f"nothing in the cache of the first {end} tokens of the prompt", self.exact.head(hidden[:, part])
         for dtype in (torch.bfloat16, torch.float16):
             if torch.finfo(self.weight.dtype).eps < torch.finfo(dtype).eps:
                 hidden = faults.with_cache(self.exact, partial(rounded, dtype=dtype)).forward(ids)
@@ -364,6 +366,11 @@ WORDS = {"timed": "a timed sample", "twin": "the sample again, with scores", "fo
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` as another type holds it."""
     return x.to(dtype).to(x.dtype)
+
+
+def emptied(x: Tensor, end: int) -> Tensor:
+    """Keys or values [batch, time, ...] as they are where a chunk was never computed."""
+    return torch.cat([torch.zeros_like(x[:, :end]), x[:, end:]], dim=1)
 
 
 def centred(logits: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from orchestrator.analysis.evidence import evidence, first_call, over_rounds, un
 from orchestrator.analysis.protocol import Figure, Protocol, Reduced, columns_of, combine, note, steady, unit_of
 from orchestrator.analysis.rows import Evidence, FirstCall, Row
 from orchestrator.base.grouping import grouped
-from orchestrator.plan.workload import MEASURED, Role, Workload
+from orchestrator.plan.workload import MEASURED, Kind, Role, Workload
 from orchestrator.records.checks import held_to_list
 from orchestrator.records.record import Compiles, Environment, Flag, Memory, Record, Status, Work
 
@@ -58,6 +58,7 @@ class Round:
     number: int
     stack: str
     method: str
+    kind: Kind
     workload: Workload
     status: Status
     reason: str | None
@@ -226,6 +227,7 @@ class Reduction:
             number=record.round,
             stack=record.stack,
             method=record.method,
+            kind=record.kind,
             workload=workload,
             status=status,
             reason=reason,
@@ -292,6 +294,7 @@ def _row(rounds: Sequence[Round], ceilings: Ceilings) -> Row:
         benchmark=workload.benchmark,
         method=shown.method,
         stack=shown.stack,
+        kind=shown.kind,
         workload=workload,
         hardware=shown.hardware,
         gpus=tuple(dict.fromkeys(r.hardware.uuid for r in counted if r.hardware.uuid is not None)),

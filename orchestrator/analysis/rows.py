@@ -14,7 +14,7 @@ from orchestrator.analysis.ceilings import Hardware, Share
 from orchestrator.analysis.protocol import Figure, Protocol
 from orchestrator.analysis.statistics import Verdict
 from orchestrator.base.files import Frozen
-from orchestrator.plan.workload import Benchmark, Workload
+from orchestrator.plan.workload import Benchmark, Kind, Workload
 from orchestrator.records.record import (
     COMPUTED,
     Compiles,
@@ -163,6 +163,7 @@ class Row(Frozen):
     benchmark: Benchmark
     method: str
     stack: str
+    kind: Kind
     workload: Workload
     hardware: Hardware
     """Of the last round that counts."""

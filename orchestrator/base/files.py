@@ -414,12 +414,19 @@ def bench_source(folder: Path = BENCH) -> str:
     return hash_files(folder, paths)[:16]
 
 
-def hash_files(folder: Path, paths: Iterable[Path], more: bytes = b"") -> str:
-    """Return the SHA-256 over the places below `folder` and the bytes of `paths`, in this order, and over `more`."""
+def hash_files(
+    folder: Path, paths: Iterable[Path], more: bytes = b"", without: Mapping[Path, re.Pattern[bytes]] | None = None
+) -> str:
+    """Return the SHA-256 over the places below `folder` and the bytes of `paths`, in this order, and over `more`.
+
+    What a pattern of `without` finds in its file does not count.
+    """
     total = hashlib.sha256()
     for path in paths:
         with os_errors(path):
             content = path.read_bytes()
+        if without and path in without:
+            content = without[path].sub(b"", content)
         # Lengths in between: moving bytes from one file to the next must not go unnoticed.
         total.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
         total.update(content)

@@ -49,6 +49,8 @@ NOT_PULLED = re.compile(
 ONLY_SPEED = ("MAX_JOBS",)
 """Build arguments that change how fast an image is built, and not what is in it."""
 FAILED_COMMAND = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
+EXTENDED = re.compile(rb"\nFROM packages AS extended\n(?:.+\n)+")
+"""The stage of the shared Dockerfile that names the images of the stacks that ask for it, and no others."""
 BUILD_LABEL = "stackbench.build"
 CONTENT_LABEL = "stackbench.content"
 
@@ -132,7 +134,8 @@ def image_tag(stack: Stack) -> str:
 def content(stack: Stack, chosen: Mapping[str, str] | None = None) -> str:
     """Return sixteen hex digits over what the stack's image is built from; without `chosen`, whatever its base."""
     arguments = sorted({**own_arguments(stack), **(chosen or {})}.items())
-    return hash_files(stack.context, context_files(stack), str(arguments).encode())[:16]
+    without = None if target(stack) in (None, "extended") else {stack.context / "Dockerfile": EXTENDED}
+    return hash_files(stack.context, context_files(stack), str(arguments).encode(), without)[:16]
 
 
 def chosen_arguments(stack: Stack) -> dict[str, str]:
@@ -156,14 +159,17 @@ def own_arguments(stack: Stack) -> dict[str, str]:
     build = stack.build
     if build is None or stack.context == stack.folder:
         return {}
-    own = {"BASE_IMAGE": build.base, "BUILDER_IMAGE": build.builder, "PYTHONS": " ".join(build.pythons)}
+    own = {"BASE_IMAGE": build.base, "BUILDER_IMAGE": build.builder}
+    own |= {"PYTHONS": " ".join(build.pythons), "SYSTEM_PACKAGES": " ".join(build.system_packages)}
     return {"STACK": stack.folder.name, **{name: value for name, value in own.items() if value}}
 
 
 def target(stack: Stack) -> str | None:
     """Return the stage of the shared Dockerfile that is the stack's image; None: it has its own Dockerfile."""
     own = own_arguments(stack)
-    return ("compiled" if "BUILDER_IMAGE" in own else "packages") if own else None
+    if not own:
+        return None
+    return "compiled" if "BUILDER_IMAGE" in own else "extended" if "SYSTEM_PACKAGES" in own else "packages"
 
 
 def build_arguments(stack: Stack) -> dict[str, str]:

@@ -34,6 +34,8 @@ class BuiltImage(Frozen):
     """The image of a stage that compiles (build argument BUILDER_IMAGE), where the Dockerfile has one."""
     pythons: tuple[str, ...] = ()
     """The versions of Python that the lock is made for, which the shared Dockerfile checks; any where empty."""
+    system_packages: tuple[str, ...] = ()
+    """Packages of the base's system that the shared Dockerfile adds, for a stack that compiles nothing."""
     arguments: tuple[str, ...] = ()
     """Further build arguments, which take the values of variables of these names where they are set."""
     python: str = "/opt/stack/bin/python"
@@ -43,6 +45,12 @@ class BuiltImage(Frozen):
     disk_bytes: Count | None = None
     builder_disk_bytes: Count | None = None
     """On top of it, while there is a stage that compiles."""
+
+    @model_validator(mode="after")
+    def _one_last_stage(self) -> BuiltImage:
+        if self.builder and self.system_packages:
+            raise ValueError("system_packages are for a stack without a builder; name a base that has them")
+        return self
 
     @property
     def most_disk_bytes(self) -> int | None:

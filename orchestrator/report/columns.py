@@ -46,12 +46,14 @@ class Column:
         return self.cell(pair).line(self.join)
 
 
-def columns(benchmark: Benchmark, published: Sequence[Published], devices: int = 1) -> list[Column]:
-    """Return the columns between a row's name and its status, of rows of so many devices."""
+def columns(
+    benchmark: Benchmark, published: Sequence[Published], devices: int = 1, *, engines: bool = False
+) -> list[Column]:
+    """Return the columns between a row's name and its status, of rows of so many devices, engines among them or not."""
     unit = unit_of(benchmark)
     return [
         Column("steady", f"steady, {unit}", lambda pair: speed(pair.steady), ("", unit)),
-        *(one for one in COLUMNS if benchmark in OF.get(one.key, (benchmark,))),
+        *(one for one in COLUMNS if benchmark in OF.get(one.key, (benchmark,)) or (engines and one.key == "startup")),
         *([SCALING] if devices > 1 else []),
         *(Column(one.name, f"{one.short}, {unit}", _published_by(one)) for one in published),
     ]
@@ -233,6 +235,6 @@ COLUMNS = (
     Column("share", "of the ceiling", lambda pair: share(pair.steady), ("ceiling,", "%")),
 )
 OF: Mapping[str, tuple[Benchmark, ...]] = {"tokens": GENERATING, "each": (BATCHED,), "startup": (BATCHED,)}
-"""Columns of some benchmarks alone."""
+"""Columns of some benchmarks alone; the start-up also where there are engines."""
 SCALING = Column("scaling", "scaling efficiency", lambda pair: scaling(pair.steady), ("scaling,", "%"))
 """Of rows of several devices alone."""

@@ -28,13 +28,12 @@ from orchestrator.plan.choice import Choice
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Record, Refusal
 from orchestrator.records.references import References
-from orchestrator.records.store import Run, stem_of
+from orchestrator.records.store import LISTING_FILE, Run, stem_of
 from orchestrator.records.weights import WeightFolders
 from orchestrator.runner.order import Turn, needless
 from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.progress import Progress
 
-LISTING_FILE = "dispatch.json"
 FULL_DISK_WAIT_S, FULL_DISK_EVERY_S = 60.0, 1.0
 """Others' files come and go; for a disk that stays full there is no use in going on."""
 

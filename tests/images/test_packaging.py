@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
-from orchestrator.build.image import build_arguments, own_arguments, target
+from orchestrator.build.image import EXTENDED, build_arguments, own_arguments, target
 from orchestrator.build.wheels import copy_wheels, local_wheels, write_links
 from orchestrator.launchers.arguments import SECCOMP, Limits, container_arguments
 from orchestrator.launchers.gpu_access import GpuGrant
@@ -147,6 +147,9 @@ def test_there_is_one_dockerfile_and_it_builds_with_either_builder():
     assert "# syntax=" not in text
     assert text.count("--require-hashes") == 3
     declared = {name for line in instructions for name in re.findall(r"^ARG (\w+)", line)}
+    # What no other image is named by is one stage, and no other is made from it.
+    (extended,) = EXTENDED.findall(text.encode())
+    assert (extended.count(b"FROM "), extended.count(b"RUN "), text.count("extended\n")) == (1, 1, 1)
     assert {"BASE_IMAGE", "BUILDER_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"} <= declared
     for stack in STACKS.values():
         assert stack.build is not None

@@ -1,5 +1,7 @@
 """Faults planted in an engine's adapter, each in a cell of its own: `python engine_faults.py litgpt FOLDER [NAME…]`.
 
+Of a compiled adapter too (`litgpt_compiled`), which takes minutes a cell: it is compiled anew.
+
 Prints a JSON object: the reason of each fault's record, None where it passed; `right` is the adapter as it is.
 """
 
@@ -19,7 +21,7 @@ import engine_cells  # noqa: E402
 import torch  # noqa: E402
 
 from bench import methods  # noqa: E402
-from bench.engine import Scores  # noqa: E402
+from bench.engine import Scores, longest  # noqa: E402
 
 CLASSES = {"transformers": "Transformers", "litgpt": "LitGPT", "vllm": "VLLM"}
 # vLLM's attention on a CPU takes heads of 32 and more.
@@ -57,13 +59,9 @@ def kept(right):
         before = None
 
         def score(self, rows, prompt, ids):
-            # As much of the one before as there is room for.
-            lost = self.before or [[] for _ in rows]
-            whole = [
-                a[: len(b) // 4] + b[: -(len(b) // 4) or None] if a else b for a, b in zip(lost, rows, strict=True)
-            ]
+            whole = [a + b for a, b in zip(self.before or [[]] * len(rows), rows, strict=True)]
             self.before = rows
-            return super().score(whole, prompt, ids)
+            return super().score(whole, len(whole[0]) - len(rows[0]) + prompt, ids)
 
     return Faulty
 
@@ -102,42 +100,42 @@ def changed_cache(engine, change):
     """Let `change(keys, axis of the tokens)` have what goes into the engine's cache."""
     kind = type(engine).__mro__[1].__name__
     if kind == "LitGPT":
-        from litgpt.model import KVCache as Place
+        from litgpt.model import KVCache
 
-        name, axis, first = "forward", 2, 1
+        place, name, axis, first = KVCache, "forward", 2, 1
     elif kind == "VLLM":
-        from vllm.model_executor.layers.attention import Attention as Place
+        from vllm.model_executor.layers.attention import Attention
 
-        name, axis, first = "forward", 0, 1
+        place, name, axis, first = Attention, "forward", 0, 1
     else:
-        from transformers.cache_utils import DynamicLayer as Place
+        from transformers.cache_utils import DynamicLayer, StaticLayer
 
-        name, axis, first = "update", 2, 0
-    own = getattr(Place, name)
+        place, name, axis, first = StaticLayer if engine.asked else DynamicLayer, "update", 2, 0
+    own = getattr(place, name)
 
     def faulty(self, *given, **more):
         given = list(given)
         given[first : first + 2] = [change(part, axis) for part in given[first : first + 2]]
         return own(self, *given, **more)
 
-    setattr(Place, name, faulty)
+    setattr(place, name, faulty)
     try:
         yield
     finally:
-        setattr(Place, name, own)
+        setattr(place, name, own)
 
 
 def rounded(keys, axis):
-    """As a cache in bfloat16 has them."""
-    return keys.bfloat16().to(keys.dtype)
+    """As a cache in bfloat16 has them: by their bits, for a compiler leaves out what is cast there and back."""
+    bits = keys.contiguous().view(torch.int32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).view(keys.dtype)
 
 
 def without_a_chunk(keys, axis):
-    """The second chunk of a prompt, of two tokens, was never computed."""
+    """The first chunk of a prompt, of four tokens, was never computed: its places hold zeros."""
     if keys.shape[axis] < 8:
         return keys
-    lost = torch.zeros_like(keys.narrow(axis, 2, 2))
-    return torch.cat([keys.narrow(axis, 0, 2), lost, keys.narrow(axis, 4, keys.shape[axis] - 4)], axis)
+    return torch.cat([torch.zeros_like(keys.narrow(axis, 0, 4)), keys.narrow(axis, 4, keys.shape[axis] - 4)], axis)
 
 
 FAULTS = {
@@ -152,11 +150,16 @@ FAULTS = {
 
 
 def main(method: str, folder: Path, *names: str) -> None:
-    module, found = methods.load(method), {}
-    right = getattr(module, CLASSES[method])
+    # A compiled one is the same adapter, asked for more.
+    module, found = methods.load(method.removesuffix("_compiled")), {}
+    name_of = CLASSES[method.removesuffix("_compiled")]
+    right = getattr(module, name_of)
+    # Room for two texts, one after the other.
+    module.longest = lambda workload: 2 * longest(workload)
     with redirect_stdout(sys.stderr):
         for number, (name, fault) in enumerate((name, FAULTS[name]) for name in names or FAULTS):
-            setattr(module, CLASSES[method], fault(right))
+            setattr(module, name_of, fault(right))
+            torch._dynamo.reset()
             record = engine_cells.run(folder / str(number), method, **CELL)
             found[name] = record["reason"] if record["status"] != "ok" else record["flags"]
     print(json.dumps(found))

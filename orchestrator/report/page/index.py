@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.analysis.growth import growths
 from orchestrator.analysis.ladders import ladders
 from orchestrator.analysis.protocol import unit_of
-from orchestrator.analysis.published import PublishedFigure
+from orchestrator.analysis.published import Published, PublishedFigure
 from orchestrator.analysis.reduce import place
 from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
@@ -64,6 +64,8 @@ class Index:
     pairs: tuple[tuple[Source, Pair], ...]
     groups: tuple[tuple[str, ...], ...]
     """(benchmark, workload_id) of each table."""
+    engines: frozenset[tuple[str, ...]]
+    """Those of the tables that have an engine among their rows."""
 
     def content(self, environments: Sequence[Any]) -> dict[str, Any]:
         """Return it as JSON; `environments` are those that the drawers refer to by number."""
@@ -78,7 +80,7 @@ class Index:
                 "run": number[id(source)],
                 "workload": group[_group(pair)],
                 "noteOrder": by_note[id(pair)],
-                **_row(pair, columns(pair.steady.benchmark, source.report.published, pair.steady.workload.devices)),
+                **_row(pair, self._columns(pair, source.report.published)),
                 **grown.get((id(source), pair.steady.cell_id), {}),
             }
             for source, pair in self.pairs
@@ -93,6 +95,10 @@ class Index:
             "environments": list(environments),
             "glossary": GLOSSARY,
         }
+
+    def _columns(self, pair: Pair, published: Sequence[Published]) -> list[Column]:
+        steady = pair.steady
+        return columns(steady.benchmark, published, steady.workload.devices, engines=_group(pair) in self.engines)
 
     def _workload(self, key: tuple[str, ...]) -> dict[str, Any]:
         found = [(source.report, pair) for source, pair in self.pairs if _group(pair) == key]
@@ -110,7 +116,7 @@ class Index:
             "manyShapes": steady.workload.shortest is not None,
             "columns": [
                 [column.key, column.head]
-                for column in columns(steady.benchmark, published, steady.workload.devices)
+                for column in self._columns(found[0][1], published)
                 if column.key not in ELSEWHERE and any(column.line(pair) not in (MISSING, "none") for _, pair in found)
             ],
             "remarks": [as_text(remark) for remark in remarks(found)],
@@ -134,7 +140,8 @@ def make_index(sources: Sequence[Source]) -> Index:
     groups = tuple(dict.fromkeys(_group(pair) for _, pair in pairs))
     order = {key: number for number, key in enumerate(groups)}
     pairs.sort(key=lambda item: order[_group(item[1])])
-    return Index(tuple(sources), tuple(pairs), groups)
+    engines = frozenset(_group(pair) for _, pair in pairs if pair.steady.kind == "engine")
+    return Index(tuple(sources), tuple(pairs), groups, engines)
 
 
 def _group(pair: Pair) -> tuple[str, ...]:

@@ -14,11 +14,13 @@ from orchestrator.base.text import in_json
 
 SCHEMA_VERSION = 2
 LEFT_OUT: Any = {
+    "kind": True,
     "workload": True,
     "environment": True,
     "evidence": {"losses": True, "compiles": {"ledger"}, "dispatch": {"top", "listing_sha256"}},
 }
-"""Of a row: what stands once for many (`workloads`, `environments`), and what is as long as a record."""
+"""Of a row: what only chooses columns, what stands once for many (`workloads`, `environments`), what is as long as a
+record."""
 
 
 def render(report: Report, protocol: Protocol | None = None) -> str:

@@ -65,7 +65,8 @@ def _heading(workload: Workload) -> str:
 def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
     first_row = pairs[0].steady
     published = comparisons([(report, pair) for pair in pairs])
-    shown = columns(first_row.benchmark, published, first_row.workload.devices)
+    engines = any(pair.steady.kind == "engine" for pair in pairs)
+    shown = columns(first_row.benchmark, published, first_row.workload.devices, engines=engines)
     unit = unit_of(first_row.benchmark)
     heads = [escape(column.head) + (f", {unit}" if column.key == "note" else "") for column in shown]
     alike = {name for name, count in Counter(pair.steady.name for pair in pairs).items() if count > 1}

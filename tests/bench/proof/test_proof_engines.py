@@ -102,22 +102,36 @@ class Chunked(adapter.Transformers):
             self.model.generate = generate
 
 
-class Coarse(adapter.Transformers):
-    """Keys and values are kept in bfloat16, and the engine says that they are not."""
+class Changed(adapter.Transformers):
+    """Keys and values [batch, heads, time, size] are changed on their way into the cache."""
 
     def run(self, *args, **more):
         from transformers.cache_utils import DynamicLayer
 
         update = DynamicLayer.update
 
-        def rounded(layer, k, v, *rest, **others):
-            return update(layer, k.bfloat16().to(k.dtype), v.bfloat16().to(v.dtype), *rest, **others)
+        def faulty(layer, k, v, *rest, **others):
+            return update(layer, self.changed(k), self.changed(v), *rest, **others)
 
-        DynamicLayer.update = rounded
+        DynamicLayer.update = faulty
         try:
             return super().run(*args, **more)
         finally:
             DynamicLayer.update = update
+
+
+class Coarse(Changed):
+    """They are kept in bfloat16, and the engine says that they are not."""
+
+    def changed(self, x):
+        return x.bfloat16().to(x.dtype)
+
+
+class Emptied(Changed):
+    """The prompt's first chunk is never computed: its places in the cache hold zeros."""
+
+    def changed(self, x):
+        return x if x.shape[2] == 1 else torch.cat([torch.zeros_like(x[:, :, :2]), x[:, :, 2:]], dim=2)
 
 
 class Top(adapter.Transformers):
@@ -198,6 +212,7 @@ FAULTS = [
     (Padded, "generation: greedy: "),
     (Kept, "resembles the last prompt's cache kept"),
     (Chunked, "resembles the first 2 tokens of the prompt dropped"),
+    (Emptied, "resembles nothing in the cache of the first 2 tokens of the prompt"),
     (Coarse, "resembles bfloat16 cache"),
     (Shifted, "resembles log-probabilities shifted by one place"),
     (Lacking, "generation: worst step: its top 40 lack likelier ids"),

@@ -159,6 +159,25 @@ def test_a_change_rebuilds_the_images_that_are_built_from_it(
     assert {name for name, stack in stacks.items() if build.content(stack) != before[name][1]} == rebuilt
 
 
+def test_the_stage_of_system_packages_names_the_images_that_ask_for_it_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STACKBENCH_BASE_IMAGE", raising=False)
+    stacks = shared(tmp_path)
+    names = {name: build.image_tag(stack) for name, stack in stacks.items()}
+    assert stacks["one"].build is not None
+    asked = stacks["one"].build.model_copy(update={"system_packages": ("libnuma1", "numactl")})
+    one = stacks["one"].model_copy(update={"build": asked})
+    assert build.target(one) == "extended"
+    assert build.build_arguments(one)["SYSTEM_PACKAGES"] == "libnuma1 numactl"
+    before = build.image_tag(one)
+    assert before != names["one"]
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text(dockerfile.read_text() + "\nFROM packages AS extended\nRUN apt-get install\n")
+    assert {name: build.image_tag(stack) for name, stack in stacks.items()} == names
+    assert build.image_tag(one) != before
+
+
 def test_what_stack_toml_says_to_the_shared_dockerfile_is_part_of_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,22 @@ def test_nothing_else_is_left_in_the_folder(run: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == ["logs", "records", "run.json", *sorted(FILES)]
 
 
+def test_a_table_with_an_engine_says_how_long_each_row_took_to_start(tmp_path: Path) -> None:
+    cell = workload("generation", batch=1, prompt=[1, 2], new_tokens=8, temperature=1.0)
+    plain = record(cell_id="d" * 16, method="eager", workload=cell, samples=samples(9e3, *[400.0] * 8))
+    told = {"startup": {"startup_ns": 34_560_000_000}}
+    engine = {"cell_id": "e" * 16, "method": "vllm", "kind": "engine", "detail": told}
+    beside = record(**engine, workload=cell, samples=samples(9e3, *[300.0] * 8))
+    alone, both = (save_run(tmp_path / str(len(rows)), rows) for rows in ([plain], [plain, beside]))
+    assert "start-up" not in render_tables(alone).partition("## How to read")[0]
+    lines = [line.split(" | ") for line in render_tables(both).splitlines() if line.startswith("| ")]
+    place = next(heads.index("start-up, s") for heads in lines if "start-up, s" in heads)
+    assert [line[place] for line in lines if "`vllm@cuda`" in line[0]] == ["34.6"]
+    index = make_index([read_source(both)]).content([])
+    assert ["startup", "start-up, s"] in index["workloads"][0]["columns"]
+    assert [row["cells"]["startup"] for row in index["rows"] if row["method"] == "vllm"] == [["34.6"]]
+
+
 def test_json_keeps_every_digit_and_the_wrong_figure_but_no_headline(run: Path) -> None:
     document = json.loads(render_tables(run, form="json"))
     (wrong,) = [r for r in document["rows"] if r["status"] == "incorrect" and r["protocol"] == "steady"]
