@@ -45,14 +45,15 @@ test-compose: $(VENV)/.dev
 test-docker: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "docker and not compose and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
 
+# Tests of other hosts wait most of the time: for a node that is noticed to be dead, for a time limit, for silence.
 test-ssh: $(VENV)/.dev  ## cells on another host: an sshd of the tests' own and the real Docker Engine
-	$(VENV)/bin/python -m pytest -m "ssh" $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m "ssh" --numprocesses 2 $(ARGS) $(SOME_TESTS)
 
 test-plain: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not docker and not ssh and not engines and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
 
 test-slurm: $(VENV)/.dev  ## the launcher slurm on a real cluster that it starts here, as root (.ci/slurm-cluster.sh install)
-	$(VENV)/bin/python -m pytest -m slurm $(ARGS)
+	$(VENV)/bin/python -m pytest -m slurm --numprocesses 3 $(ARGS) $(SOME_TESTS)
 
 # One after the other: each keeps two cores busy.
 test-engines: $(VENV)/.dev  ## engines in the images of their stacks, which are built: every check, and planted faults

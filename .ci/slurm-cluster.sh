@@ -1,23 +1,32 @@
 #!/bin/bash
 # A real Slurm cluster on one Debian machine, for tests: a controller and nodes of one pretended GPU each. As root.
-#   slurm-cluster.sh install | start [NODES] | controller | node N | stop
-# `start` prints the line by which Slurm's commands find it. Everything lies in $SLURM_TEST_DIR.
+#   slurm-cluster.sh install | start [NODES] | controller | node N | accounting | stop
+# `start` prints the line by which Slurm's commands find it. Everything lies in $SLURM_TEST_DIR. With SLURM_TEST_ACCOUNTING
+# it has accounting: a slurmdbd and a MariaDB of its own. It uses NODES + 3 ports from $SLURM_TEST_PORT on.
 set -euo pipefail
 
 dir=${SLURM_TEST_DIR:-/tmp/stackbench-slurm}
 port=${SLURM_TEST_PORT:-16917}
+accounting=${SLURM_TEST_ACCOUNTING:-}
+host=$(hostname -s)
 export SLURM_CONF=$dir/slurm.conf
 
 install_packages() {
-  command -v slurmctld >/dev/null && command -v munged >/dev/null && return
+  local packages=()
+  command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v srun >/dev/null || packages+=(slurm-wlm)
+  command -v munged >/dev/null || packages+=(munge)
+  command -v slurmdbd >/dev/null || packages+=(slurmdbd)
+  command -v mariadbd >/dev/null || packages+=(mariadb-server-core)
+  command -v pgrep >/dev/null || packages+=(procps)
+  [ ${#packages[@]} -eq 0 ] && return
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 }
 
-# Nodes share this machine: tasks are not bound to its CPUs. Short timeouts, so that a killed node is noticed soon.
+# Nodes share this machine: tasks are not bound to its CPUs. Short timeouts, so that a killed node is noticed soon; jobs
+# begin when they are submitted, and not up to three seconds later.
 configure() {
-  local nodes=$1 host
-  host=$(hostname -s)
+  local nodes=$1
   mkdir -p "$dir/state"
   cat > "$SLURM_CONF" <<CONF
 ClusterName=bench
@@ -36,6 +45,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+SchedulerParameters=batch_sched_delay=0
 SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
@@ -44,6 +54,12 @@ SlurmdTimeout=15
 GresTypes=gpu
 NodeName=gpu[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$(nproc) RealMemory=2000 Gres=gpu:1 State=UNKNOWN
 PartitionName=gpu Nodes=gpu[1-$nodes] Default=YES MaxTime=1:00:00 State=UP OverSubscribe=EXCLUSIVE
+CONF
+  [ -z "$accounting" ] || cat >> "$SLURM_CONF" <<CONF
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((port + nodes + 1))
+JobAcctGatherType=jobacct_gather/none
 CONF
   echo "NodeName=gpu[1-$nodes] Name=gpu File=/dev/null" > "$dir/gres.conf"
   [ -d /sys/fs/cgroup/cpu ] && echo "CgroupPlugin=cgroup/v1" > "$dir/cgroup.conf" || : > "$dir/cgroup.conf"
@@ -54,6 +70,36 @@ start_munge() {
   mkdir -p /run/munge
   chown munge:munge /run/munge
   su -s /bin/sh munge -c /usr/sbin/munged
+}
+
+# An empty one, that lets everybody in.
+database() {
+  mkdir -p "$dir/database"
+  setsid mariadbd --no-defaults --user=root --datadir="$dir/database" --skip-grant-tables --socket="$dir/database.sock" \
+    --pid-file="$dir/database.pid" --bind-address=127.0.0.1 --port=$((port + $1 + 2)) --innodb-buffer-pool-size=16M \
+    --innodb-lock-wait-timeout=900 --performance-schema=OFF >"$dir/database.out" 2>&1 </dev/null &
+  wait_for 60 test -S "$dir/database.sock"
+}
+
+accounting() {  # accounting NODES: starts slurmdbd
+  # The file holds a password as a rule: slurmdbd refuses one that others can read.
+  (umask 077; cat > "$dir/slurmdbd.conf" <<CONF
+DbdHost=$host
+DbdAddr=127.0.0.1
+DbdPort=$((port + $1 + 1))
+SlurmUser=root
+AuthType=auth/munge
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort=$((port + $1 + 2))
+StorageUser=root
+StorageLoc=slurm
+PidFile=$dir/slurmdbd.pid
+LogFile=$dir/slurmdbd.log
+CONF
+  )
+  SLURM_CONF=$dir/slurmdbd.conf setsid slurmdbd -D >"$dir/slurmdbd.out" 2>&1 </dev/null &
+  wait_for 60 sacctmgr --noheader show cluster
 }
 
 controller() { setsid slurmctld -D >"$dir/slurmctld.out" 2>&1 </dev/null & }
@@ -77,19 +123,25 @@ start)
   install_packages
   configure "$nodes"
   start_munge
+  if [ -n "$accounting" ]; then
+    database "$nodes"
+    accounting "$nodes"
+    sacctmgr --immediate --quiet add cluster bench >/dev/null
+  fi
   controller
-  wait_for 20 scontrol ping
+  wait_for 60 scontrol ping
   for n in $(seq "$nodes"); do node "$n"; done
-  wait_for 30 idle "$nodes"
+  wait_for 60 idle "$nodes"
   echo "export SLURM_CONF=$SLURM_CONF"
   ;;
 controller) controller ;;
 node) node "$2" ;;
+accounting) accounting "$(grep -c . <(scontrol show hostnames "$(sed -n 's/^NodeName=\(\S*\).*/\1/p' "$SLURM_CONF")"))" ;;
 stop)
   for file in "$dir"/*.pid; do
     [ -f "$file" ] && kill -9 "$(cat "$file")" 2>/dev/null || true
   done
   rm -rf "$dir"
   ;;
-*) echo "slurm-cluster: install, start [NODES], controller, node N or stop" >&2; exit 2 ;;
+*) echo "slurm-cluster: install, start [NODES], controller, node N, accounting or stop" >&2; exit 2 ;;
 esac

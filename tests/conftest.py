@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def inductor_cell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Folder and record of a cell that bench's command compiled for real: once for all tests, for it takes long."""
-    folder = tmp_path_factory.mktemp("inductor")
-    write_spec(folder, "forward", "inductor")
-    done = run_bench(folder, "spec.json")
-    assert done.returncode == 0, done.stderr
+    """Folder and record of a cell that bench's command compiled for real: once for all tests, for it takes long.
+
+    Also of all workers of pytest-xdist, whose folders of temporary files lie in one.
+    """
+    from filelock import FileLock  # torch needs it too
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "inductor"
+    with FileLock(shared / "inductor.lock"):
+        if not (folder / "record.json").exists():
+            write_spec(folder, "forward", "inductor")
+            done = run_bench(folder, "spec.json")
+            assert done.returncode == 0, done.stderr
     return folder, json.loads((folder / "record.json").read_text())

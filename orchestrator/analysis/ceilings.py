@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from orchestrator.analysis.protocol import figure_phase
 from orchestrator.base.files import Frozen
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, scaled
 from orchestrator.records.record import Rate, Record, Status, Work
 
@@ -59,11 +60,12 @@ class Hardware:
             return f"{self.name}, driver {self.driver or 'not known'}{limited}{ecc}"
         return self.name if self.threads is None else f"{self.name}, {counted(self.threads, 'thread')}"
 
-    def is_same_model(self, other: Hardware) -> bool:
-        """Whether a ceiling measured on the other holds here: same GPU model and driver, or same CPU and threads."""
-        if self.name is None or self.device != other.device or self.name != other.name:
-            return False
-        return self.driver == other.driver if self.device == "cuda" else self.threads == other.threads
+    @property
+    def model(self) -> tuple[str, str, str | int | None] | None:
+        """What a ceiling measured elsewhere must share to hold here: GPU model and driver, or CPU and threads."""
+        if self.name is None:
+            return None
+        return self.device, self.name, self.driver if self.device == "cuda" else self.threads
 
 
 class Products(Frozen):
@@ -265,12 +267,59 @@ class _Best(NamedTuple):
     precision: str | None = None
 
 
+class Bounds(NamedTuple):
+    """What the ceilings say of one device and dtype: the best product and copy, where any were measured."""
+
+    ceiling_of: CeilingOf
+    product: _Best | None
+    copy: _Best | None
+    flops_per_joule: float | None
+    """The best of these products."""
+    measured: tuple[str, ...]
+    """The dtypes in which products were measured."""
+
+
+class Ceilings:
+    """A run's ceilings. Many rows ask the same of them, and a run on many GPUs has many: what was found is kept."""
+
+    def __init__(self, ceilings: Iterable[Ceiling]) -> None:
+        self.all = tuple(ceilings)
+        self._bounds: dict[tuple[Hardware, str, frozenset[str], bool], Bounds | None] = {}
+        self._by_model = grouped((c.hardware.model, c) for c in self.all if c.status == "ok" and c.devices == 1)
+
+    def bounds(self, hardware: Hardware, dtype: str, lower: frozenset[str], *, sustained: bool) -> Bounds | None:
+        """Return what is known of this hardware, of products in `dtype` and in the precisions in `lower`."""
+        key = (hardware, dtype, lower, sustained)
+        if key not in self._bounds:
+            self._bounds[key] = self._look(*key)
+        return self._bounds[key]
+
+    def _look(self, hardware: Hardware, dtype: str, lower: frozenset[str], sustained: bool) -> Bounds | None:
+        found = self._by_model.get(hardware.model, ()) if hardware.model else ()
+        if not found:
+            return None
+        same = tuple(c for c in found if hardware.uuid is not None and c.hardware.uuid == hardware.uuid)
+        ceiling_of: CeilingOf = "this device" if same or hardware.device == "cpu" else "this model of device"
+        found = same if same and hardware.device == "cuda" else found
+        products = [
+            (c.stack, p) for c in found if c.dtype == dtype for p in (c, *c.lower) if p is c or p.dtype in lower
+        ]
+        copies = [_Best(c.bytes_per_second, c.copy_spread, c.stack, "memory") for c in found if c.bytes_per_second]
+        return Bounds(
+            ceiling_of,
+            _best_product(products, dtype, sustained=sustained),
+            max(copies, default=None),
+            max((p.flops_per_joule for _, p in products if p.flops_per_joule), default=None),
+            tuple(sorted({c.dtype for c in found if c.flops_per_second})),
+        )
+
+
 def share_of_ceiling(
     work: Work | None,
     seconds: float | None,
     hardware: Hardware,
     dtype: str,
-    ceilings: Sequence[Ceiling],
+    ceilings: Ceilings | Iterable[Ceiling],
     *,
     joules: float | None = None,
     sustained: bool = False,
@@ -292,17 +341,15 @@ def share_of_ceiling(
         return Share(share=None, reason="no figure")
     if work is None or (work.flops is None and work.bytes is None):
         return Share(share=None, reason="the work of a sample is not known")
-    found, ceiling_of = _ceilings_for(hardware, ceilings)
-    if ceiling_of is None:
+    named = frozenset(entry.partition(":")[0].lower() for entry in lower)
+    known = ceilings if isinstance(ceilings, Ceilings) else Ceilings(ceilings)
+    found = known.bounds(hardware, dtype, named, sustained=sustained)
+    if found is None:
         return Share(share=None, reason="the run has no ceilings of this device")
-    named = {entry.partition(":")[0].lower() for entry in lower}
-    products = [(c.stack, p) for c in found if c.dtype == dtype for p in (c, *c.lower) if p is c or p.dtype in named]
-    product = _best_product(products, dtype, sustained=sustained)
-    copies = [_Best(c.bytes_per_second, c.copy_spread, c.stack, "memory") for c in found if c.bytes_per_second]
-    copy = max(copies, default=None)
+    ceiling_of, product, copy = found.ceiling_of, found.product, found.copy
     # A bound that is unknown might be the tighter one: no share is better than a share of the wrong thing.
     if work.flops is not None and product is None:
-        measured = ", ".join(sorted({c.dtype for c in found if c.flops_per_second}))
+        measured = ", ".join(found.measured)
         why = f"the matrix product was measured in {measured}, not in {dtype}" if measured else "it was not measured"
         return Share(share=None, ceiling_of=ceiling_of, reason=f"no compute ceiling: {why}")
     if work.bytes is not None and copy is None:
@@ -322,7 +369,7 @@ def share_of_ceiling(
     )
     reason = _too_near(share, best.spread, hardware, dtype)
     if reason is None and joules and work.flops is not None:
-        reason = _too_little_energy(work.flops / joules, [p.flops_per_joule for _, p in products])
+        reason = _too_little_energy(work.flops / joules, found.flops_per_joule)
     return share if reason is None else share.model_copy(update={"share": None, "reason": reason})
 
 
@@ -351,9 +398,8 @@ def _too_near(share: Share, spread: float, hardware: Hardware, dtype: str) -> st
     )
 
 
-def _too_little_energy(flops_per_joule: float, ceilings: Iterable[float | None]) -> str | None:
+def _too_little_energy(flops_per_joule: float, best: float | None) -> str | None:
     """Return what to say of work that took less energy than the ceiling's own products would have."""
-    best = max((rate for rate in ceilings if rate), default=None)
     if best is None or flops_per_joule <= (1 + LEAN) * best:
         return None
     done, at_most = scaled(flops_per_joule, "FLOP/J"), scaled(best, "FLOP/J")
@@ -370,13 +416,3 @@ def _perhaps(hardware: Hardware, bound: Bound, dtype: str) -> str:
     if hardware.device == "cpu":
         causes.insert(0, "other work loaded the CPU while the ceiling was measured")
     return " or ".join(causes)
-
-
-def _ceilings_for(hardware: Hardware, ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], CeilingOf | None]:
-    alike = [c for c in ceilings if c.status == "ok" and c.devices == 1 and hardware.is_same_model(c.hardware)]
-    if hardware.device == "cpu":
-        return alike, "this device" if alike else None
-    same = [c for c in alike if hardware.uuid is not None and c.hardware.uuid == hardware.uuid]
-    if same:
-        return same, "this device"
-    return alike, "this model of device" if alike else None

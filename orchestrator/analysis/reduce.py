@@ -13,6 +13,7 @@ from typing import Any, get_args
 from orchestrator.analysis.beside import EagerRows, ProbeKey, beside_eager, beside_one_device, beside_probes
 from orchestrator.analysis.ceilings import (
     Ceiling,
+    Ceilings,
     Hardware,
     Share,
     ceiling,
@@ -82,6 +83,7 @@ class Reduction:
     def __init__(self) -> None:
         self._rounds: dict[Role, dict[str, dict[int, Round]]] = {"row": {}, "probe": {}}
         self._ceilings: dict[tuple[str, int], Ceiling] = {}
+        self._in_order: Ceilings | None = None
         self._references: dict[tuple[str, int], tuple[Status, str | None]] = {}
         self._workloads: dict[str, Workload] = {}
         self._environments: dict[tuple[Any, ...], Environment] = {}
@@ -91,7 +93,7 @@ class Reduction:
         """Take in one record. Of two with the same key the one that began later counts."""
         key = (record.cell_id, record.round)
         if record.workload.benchmark == "ceilings":
-            self._ceilings[key] = ceiling(record)
+            self._ceilings[key], self._in_order = ceiling(record), None
             return
         if record.role == "weights":
             return  # what is wrong with them says the row of an engine
@@ -107,6 +109,7 @@ class Reduction:
                 for found in rounds.values():
                     self._keep(role, found)
         self._ceilings.update(other._ceilings)
+        self._in_order = None
         self._references.update(other._references)
 
     def _keep(self, role: Role, found: Round) -> None:
@@ -131,6 +134,7 @@ class Reduction:
                 del cells[cell_id]
         for kept in (self._ceilings, self._references):
             kept.pop((cell_id, number), None)
+        self._in_order = None
 
     @property
     def failed_references(self) -> list[str]:
@@ -142,9 +146,15 @@ class Reduction:
         ]
 
     @property
-    def ceilings(self) -> list[Ceiling]:
+    def ceilings(self) -> tuple[Ceiling, ...]:
         """The ceilings of the run, in the order of their identities."""
-        return [self._ceilings[key] for key in sorted(self._ceilings)]
+        return self._known_ceilings.all
+
+    @property
+    def _known_ceilings(self) -> Ceilings:
+        if self._in_order is None:
+            self._in_order = Ceilings(self._ceilings[key] for key in sorted(self._ceilings))
+        return self._in_order
 
     def rows(self, protocol: Protocol, *, probed: bool = True) -> list[Row]:
         """Return a row for each cell: by benchmark, workload, status (ok first), best first, name.
@@ -173,7 +183,7 @@ class Reduction:
                 figure.seconds,
                 row.hardware,
                 dtype,
-                self.ceilings,
+                self._known_ceilings,
                 joules=joules,
                 lower=lower,
                 devices=row.workload.devices,
@@ -182,7 +192,7 @@ class Reduction:
         return row.model_copy(update={"protocol": "note", "versus": None, "break_even": None, **changes})
 
     def _steady_rows(self, *, probed: bool) -> list[Row]:
-        ceilings = self.ceilings
+        ceilings = self._known_ceilings
         probe_rows = (_row(rounds, ceilings) for rounds in self._cells("probe"))
         probes: dict[ProbeKey, tuple[Row, ...]] = grouped(
             ((row.benchmark, row.method, row.stack, row.hardware.device), row) for row in probe_rows
@@ -265,7 +275,7 @@ def _figure(counted: Sequence[Round], workload: Workload, status: Status, protoc
     return combine(protocol, workload.benchmark, workload.counted_tokens, reduced)
 
 
-def _row(rounds: Sequence[Round], ceilings: Sequence[Ceiling]) -> Row:
+def _row(rounds: Sequence[Round], ceilings: Ceilings) -> Row:
     """Return a cell's row by its own records alone, under the protocol steady."""
     status = min((r.status for r in rounds), key=SEVERITY.index)
     counted = _counted(rounds)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -55,6 +56,12 @@ class Report:
         """Rounds that the plan asks for, those of ceilings, references and probes included."""
         return sum(cell.rounds for cell in self.header.plan.cells)
 
+    @cached_property
+    def own_methods(self) -> tuple[tuple[str, str], ...]:
+        """The plan's methods that are somebody's own, each with the SHA-256 of its file; every table asks for them."""
+        cells = self.header.plan.cells
+        return tuple(sorted({(cell.method, cell.method_source) for cell in cells if cell.method_source}))
+
 
 def make_report(
     run_folder: Path, records: Iterable[Record] | None = None, published: tuple[Published, ...] | None = None
@@ -79,7 +86,7 @@ def report_of(
             for row in reduction.rows("steady")
         )
     failed = tuple(reduction.failed_references)
-    return Report(header, reduction.recorded, pairs, tuple(reduction.ceilings), published, failed, tuple(unreadable))
+    return Report(header, reduction.recorded, pairs, reduction.ceilings, published, failed, tuple(unreadable))
 
 
 def standing(reports: Sequence[Report]) -> list[tuple[int, Pair]]:

@@ -329,9 +329,9 @@ def _shown(value: Any) -> str:
 # Writing: a reader sees the old content or the new one, never half of either.
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path, text: str | Sequence[str]) -> None:
+    """Replace `path` by `text`, or by its pieces one after the other."""
+    write_bytes(path, text.encode("utf-8") if isinstance(text, str) else (piece.encode("utf-8") for piece in text))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -354,7 +354,7 @@ def beside(path: Path) -> Iterator[Path]:
             place.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes, *, parent: bool = False) -> None:
+def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = False) -> None:
     """Replace `path` by `content`; no space, no right to write and the like are UsageErrors.
 
     It is on the disk when this returns, so that a power cut leaves the old content or the new one. `parent`: its folder
@@ -363,7 +363,11 @@ def write_bytes(path: Path, content: bytes, *, parent: bool = False) -> None:
     if parent:
         make_folder(path.parent)
     with os_errors(path), beside(path) as place:
-        place.write_bytes(content)
+        if isinstance(content, bytes):
+            place.write_bytes(content)
+        else:
+            with place.open("wb") as file:
+                file.writelines(content)
         to_disk(place)
         place.replace(path)
         with suppress(OSError):  # not every file system can do this for a folder

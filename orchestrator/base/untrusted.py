@@ -20,10 +20,11 @@ READ_ONLY, READABLE = 0o444, 0o644
 PIECE_BYTES = 2**22
 
 
-def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES) -> str:
+def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES, lasting: bool = True) -> str:
     """Copy `source`, which a container wrote, to `target`, whole or not at all; return its SHA-256.
 
-    No link is followed and nothing but a plain file of at most `limit` bytes is taken; else a UsageError.
+    No link is followed and nothing but a plain file of at most `limit` bytes is taken; else a UsageError. `lasting`: a
+    power cut must not take it; where it may, nothing waits for the disk.
     """
     # Only here: the keeper on another host has no pydantic.
     from orchestrator.base.files import beside, make_folder, os_errors, to_disk
@@ -38,7 +39,8 @@ def take_over(source: Path, target: Path, *, limit: int = SIDE_FILE_LIMIT_BYTES)
             found.update(piece)
             out.write(piece)
         out.flush()
-        to_disk(place)
+        if lasting:
+            to_disk(place)
         place.chmod(READ_ONLY)
         place.replace(target)
     return found.hexdigest()

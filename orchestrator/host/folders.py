@@ -82,6 +82,8 @@ class Written:
     """Folders and files; the first is on the disk whose free space is watched."""
     most_bytes: int
     most_files: int
+    rest_s: float = 0.0
+    """It is not counted again before."""
     _bytes: int = 0
     _files: int = 0
     _free: int = -1
@@ -105,7 +107,7 @@ class Written:
             if found:
                 return Trouble("crashed", found)
             took = time.monotonic() - began
-            self._due = began + took + min(LONGEST_REST_S, REST * took)
+            self._due = began + took + min(LONGEST_REST_S, max(self.rest_s, REST * took))
         if free < self._reserve and not last:
             text = f"the disk is nearly full ({size_in_words(free)} left)"
             # Whose doing it is says what most of it went to: of the last bytes some may not be counted yet.

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,8 @@ class Job:
     """The same of each workload that is run beside the cell's own."""
     tick_s: float = 0.1
     """How often its events are looked at; the end of its process is noticed at once."""
+    away: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered while its process alone works and this one waits for it: other rounds are worked on meanwhile."""
     worker: Mapping[str, str] | None = None
     """What the record is to say of the worker that runs it; None: the only one."""
     part_ids: tuple[str, ...] = ()

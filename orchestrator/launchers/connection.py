@@ -61,6 +61,8 @@ REMEDIES = (
     ("Could not resolve", "its name is not known", "check the address"),
     ("administratively prohibited", "its sshd forwards no sockets", "allow it: AllowStreamLocalForwarding yes"),
     ("Connection refused", "no sshd answers there", "start it, or check the port"),
+    ("unreachable", "it cannot be reached", "check the address and the network"),
+    ("No route to host", "it cannot be reached", "check the address and the network"),
     ("timed out", "it does not answer", "check the address and the network"),
     ("not responding", "it does not answer any more", "check the network"),
     ("No space left", "its disk is full", "make room there"),
@@ -147,7 +149,13 @@ class Connection:
         self._reader = threading.Thread(target=self._read, args=(process,), name="ssh", daemon=True)
         self._reader.start()
         threading.Thread(target=self._beat, args=(process,), name="ssh", daemon=True).start()
-        self.hello, _ = self.ask("hello", timeout_s=START_S, folder=settings.folder, socket=settings.socket)
+        try:
+            self.hello, _ = self.ask("hello", timeout_s=START_S, folder=settings.folder, socket=settings.socket)
+        except ConnectionLostError:
+            raise
+        except InfrastructureError as error:
+            what = f"{error.what}; its folder there is {settings.folder}"
+            raise InfrastructureError(what, remedy="make room there, or name another: folder = …") from error
 
     def close(self) -> None:
         """End the connection: the keeper cleans up. It is given a while to do so."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import make_folder, os_errors, write_text
 from orchestrator.host.gpu import HostGpu
-from orchestrator.launchers import Prepared, cell_environment
+from orchestrator.launchers import Exit, Prepared, cell_environment
 from orchestrator.launchers import slurm_queue as slurm
 from orchestrator.launchers.local import CELL_VARIABLE, OWNER_VARIABLE, LocalHandle, LocalLauncher
 from orchestrator.launchers.slurm_scripts import pyxis_script
@@ -38,6 +38,13 @@ CAGE = (
 
 class PyxisHandle(LocalHandle):
     """A started `srun` whose step is ended with it: Slurm lets a step go on whose `srun` was killed."""
+
+    def _wait_for_end(self) -> Exit:
+        """Wait as for any process; that the script could not import the image is not the cell's doing."""
+        ended, words = super()._wait_for_end(), [str(word) for word in self._process.args]  # type: ignore[union-attr]
+        if Path(f"{words[words.index('-m') - 1]}.failed").exists():
+            return Exit(ended.code, error="enroot could not import its image; its log says why")
+        return ended
 
     def cancel(self) -> None:
         """End the step in the container, then all that is left on this side."""

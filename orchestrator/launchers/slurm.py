@@ -39,8 +39,8 @@ from orchestrator.launchers.slurm_steps import Jobs, StepHandle, Steps
 from orchestrator.plan.cell import Device
 from orchestrator.plan.stack import Stack
 
-LOOK_S, STACK_S = 180.0, 7200.0
-"""How long a node may take to look at itself, and to build or import an image."""
+LOOK_S, AGAIN_S, STACK_S = 180.0, 60.0, 7200.0
+"""How long a node may take to look at itself, to do so again, and to build or import an image."""
 WAIT_S = 0.2
 OF_A_CELL = re.compile(r"-[0-9a-f]{16}-r\d+$")
 """How the names of cells' steps end: cell_id and round."""
@@ -112,6 +112,15 @@ class Cluster:
             allow_busy=self.allow_busy,
         )
         return self.ask("look", f"look-{node or 'any'}", order, LookAnswer, node=node, limit_s=LOOK_S)
+
+    def trouble(self, node: str, worker: str) -> str | None:
+        """Return why a node that was looked at before can run no cells any more; None where it can."""
+        order = LookOrder(container=self.settings.container, gpus=0, allow_busy=True)
+        try:
+            name = f"look-{node}-{worker}"
+            return self.ask("look", name, order, LookAnswer, node=node, limit_s=AGAIN_S).trouble
+        except InfrastructureError as error:
+            return error.what
 
     def stack(self, stack: Stack, node: str | None, gpus: tuple[HostGpu, ...]) -> StackAnswer:
         """Return the stack as it is ready on the node, made so once; InfrastructureError where it cannot be."""
@@ -248,6 +257,8 @@ class SlurmLauncher:
         if trouble is None and self.node is not None:
             with contextlib.suppress(StackbenchError):
                 trouble = slurm.node_trouble(self.node)
+            # One on which every cell fails at once would take all that are left.
+            trouble = trouble or self.cluster.trouble(self.node, self.gpu.uuid if self.gpu else "cpu")
         return trouble
 
 

@@ -119,7 +119,7 @@ class Queue:
         self._watched: set[str] = set()
         self._states: dict[str, JobState] = {}
         self._steps: dict[str, dict[str, str]] = {}
-        self._asked = self._answered = 0.0
+        self._asked = self._answered = self._failed_for = 0.0
         self._accounting: bool | None = None
         self.trouble = ""
         """Why Slurm could not be asked last; empty where it answered."""
@@ -128,7 +128,7 @@ class Queue:
         """Ask for these jobs too from here on."""
         with self._lock:
             self._watched.update(jobs)
-            self._asked, self._answered = 0.0, self._answered or time.monotonic()
+            self._asked, self._failed_for, self._answered = 0.0, 0.0, self._answered or time.monotonic()
 
     def drop(self, *jobs: str) -> None:
         """Ask for these jobs no longer."""
@@ -151,7 +151,9 @@ class Queue:
 
     def _ask(self) -> None:
         with self._lock:
-            if time.monotonic() - self._asked < FRESH_S or not self._watched:
+            began = time.monotonic()
+            # A controller that is away keeps each question for long: whoever asks must not wait time after time.
+            if began - self._asked < max(FRESH_S, self._failed_for) or not self._watched:
                 return
             try:
                 found = queued(self._watched)
@@ -161,9 +163,9 @@ class Queue:
                     self._states.update(self._ended(missing))
                 running = {job for job in self._watched if job in found and not found[job].over}
                 self._steps = running_steps(running) if running else {}
-                self.trouble, self._answered = "", time.monotonic()
+                self.trouble, self._answered, self._failed_for = "", time.monotonic(), 0.0
             except InfrastructureError as error:
-                self.trouble = str(error)
+                self.trouble, self._failed_for = str(error), time.monotonic() - began
             self._asked = time.monotonic()
 
     def _ended(self, jobs: Iterable[str]) -> dict[str, JobState]:

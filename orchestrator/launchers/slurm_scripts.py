@@ -77,13 +77,17 @@ def gpu_options(settings: SlurmSettings, nodes: int, gpus: int) -> list[str]:
     return []
 
 
-def step_script(settings: SlurmSettings, *, log: Path, words: Sequence[str]) -> str:
-    """Return the script of a step that runs `orchestrator.runner.slurm_node` with `words`; its output goes to `log`."""
+def step_script(settings: SlurmSettings, *, log: Path, begun: Path, words: Sequence[str]) -> str:
+    """Return the script of a step that runs `orchestrator.runner.slurm_node` with `words`.
+
+    Its output goes to `log`; `begun` is made when it begins.
+    """
     # A variable is the node's own: it is expanded there.
     scratch = f'"{settings.scratch}"' if settings.scratch.startswith("$") else shlex.quote(settings.scratch)
     return _render(
         "slurm_step.sh.jinja",
         log=log,
+        begun=begun,
         before=settings.before,
         package=REPOSITORY,
         python=settings.python or sys.executable,

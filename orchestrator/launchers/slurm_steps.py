@@ -315,7 +315,7 @@ def _unknown(silent_s: float, trouble: object) -> str:
 
 
 def _write_script(folder: Path, settings: SlurmSettings, words: Sequence[str]) -> None:
-    script = step_script(settings, log=folder / OUTPUT, words=[*words, str(folder)])
+    script = step_script(settings, log=folder / OUTPUT, begun=folder / BEGUN, words=[*words, str(folder)])
     write_text(folder / SCRIPT, script)
 
 

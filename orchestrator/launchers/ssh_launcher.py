@@ -22,8 +22,10 @@ import docker
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError
+from orchestrator.base.text import size_in_words
 from orchestrator.base.untrusted import sha256_of
 from orchestrator.host import docker_engine as engine
+from orchestrator.host.folders import FULL_DISK_BYTES
 from orchestrator.launchers import Exit, Job, Places, Prepared
 from orchestrator.launchers.arguments import CACHE, CHECKPOINT, REFERENCES, WORK, Limits
 from orchestrator.launchers.connection import GO_ON, LOST, Connection, SshSettings
@@ -196,9 +198,11 @@ class SshLauncher(DockerLauncher):
             self.reach()
             with engine.engine_errors():
                 self.client.ping()
+            free = int(self.connection.ask("room")[0]["free"])
         except InfrastructureError as error:
             return str(error)
-        return None
+        # One on which every cell fails at once would take all that are left.
+        return f"its disk is full ({size_in_words(free)} left)" if free < FULL_DISK_BYTES else None
 
     def reach(self) -> None:
         """Connect again where the connection is gone, and take the GPU's lock again; InfrastructureError else."""

@@ -27,7 +27,7 @@ from orchestrator.base.errors import StackbenchError
 from orchestrator.base.lockfile import Lock, abandoned, try_lock
 from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.host import locks
-from orchestrator.host.folders import PRIVATE_FOLDER, give_away, remove_tree
+from orchestrator.host.folders import PRIVATE_FOLDER, free_bytes, give_away, remove_tree
 from orchestrator.host.gpu import gpus, near_cpus
 from orchestrator.host.owner import LABEL, Owner, signature
 from orchestrator.measure.kept import EVENTS_FILE, Kept, engine_asked
@@ -138,6 +138,10 @@ class Keeper:
     def do_beat(self, _: bytes) -> Answer:
         """Hear that somebody is there."""
         return {}, b""
+
+    def do_room(self, _: bytes) -> Answer:
+        """Say how many bytes are free on the disk that cells write to."""
+        return {"free": free_bytes(self._folder)}, b""
 
     def do_lock(self, _: bytes, *, gpu: str | None, purpose: str) -> Answer:
         """Take the device's lock of this host, without waiting."""

@@ -48,6 +48,8 @@ SPEC_FILE, RECORD_FILE, EVENTS_FILE = "spec.json", "record.json", "events.jsonl"
 TELEMETRY_FILE = "telemetry.jsonl"
 """Beside the log, where the process cannot write."""
 EVENTS_READ_BYTES = 65_536
+COUNT_EACH = 4
+"""What a cell has written is counted at every fourth look at most; what is free on the disk is looked at each time."""
 PHASES_KEPT, SIGHTINGS_KEPT = 32, 4096
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
@@ -175,7 +177,7 @@ def supervise(
     spec, stack = write_spec(job, launcher.places(job)), prepared.stack
     watch = Watch(job.work / EVENTS_FILE, on_event)
     places = (job.work, job.log, *([job.cache] if job.cache else []))
-    written = Written(places, stack.work_bytes, stack.work_files)
+    written = Written(places, stack.work_bytes, stack.work_files, COUNT_EACH * job.tick_s)
     started_utc, began = dt.datetime.now(dt.timezone.utc).isoformat(), time.monotonic_ns()
     ended, stopped, refusal, load = None, None, None, None
     sampler: Sampler | Recorded | None = None
@@ -193,6 +195,7 @@ def supervise(
 
     try:
         with (
+            job.away(),
             launcher.start(prepared, job) as handle,
             watch_gpu(job.gpu, handle.pids) if job.gpu and not handle.far else contextlib.nullcontext() as sampler,
             contextlib.nullcontext() if handle.far else watch_host(handle.pids) as load,
@@ -449,6 +452,10 @@ class Watch:
             new, self._earliest_ns, self._read_ns = self.far.events()
             return new
         before = time.monotonic_ns()
+        with contextlib.suppress(OSError):
+            if os.lstat(self._path).st_size <= self._offset:  # mostly so: of many cells no file is opened for nothing
+                self._drained_ns = before
+                return b""
         with contextlib.suppress(OSError, UsageError), open_plain(self._path) as file:
             file.seek(self._offset)
             new = file.read(EVENTS_READ_BYTES)

@@ -52,6 +52,8 @@ CLOCKS_DIFFER = dt.timedelta(days=1)
 STEM = re.compile(r"(probe-)?[a-z0-9_]+-[a-z0-9_]+@[a-z0-9_-]+-[0-9a-f]{16}-r\d+")
 STRANGERS_SHOWN = 3
 LOG_LIMIT_BYTES = 8_000_000
+LISTING_FILE = "dispatch.json"
+"""What a cell leaves of all that ran in it, in its work folder."""
 IDENTITY = (
     *("cell_id", "round", "bench_source", "stack", "method", "device", "workload", "workload_id"),
     *("started_utc", "provenance", "role", "log_sha256", "method_source"),

@@ -280,9 +280,9 @@ def _versions(rows: Sequence[Row]) -> list[Remark]:
 
 def _own_methods(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     """Return which methods are somebody's own, and by which file."""
-    cells = {(cell.method, cell.method_source) for report, _ in found for cell in report.header.plan.cells}
     rows = {pair.steady.method for _, pair in found}
-    own = sorted((method, sha256) for method, sha256 in cells if sha256 and method in rows)
+    reports = {id(report): report for report, _ in found}.values()
+    own = sorted({one for report in reports for one in report.own_methods if one[0] in rows})
     return [
         (Name(method), f" is an own method, not part of bench: methods/{method}.py of the run, SHA-256 {sha256}.")
         for method, sha256 in own

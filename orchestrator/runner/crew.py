@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +31,11 @@ TICK_S = 0.2
 TICK_EACH_S, LONGEST_TICK_S = 0.00125, 1.0
 """Of many cells each is looked at less often, so that looking takes no more than some percent of a CPU; bench waits for
 an answer five times the longest."""
+HANDS = 16
+"""So many rounds are prepared or stored at once, the others wait for their turn."""
+SWITCH_EACH_S = 0.000025
+"""Threads that wait for the interpreter ask for it every 5 ms. Where 800 cells begin at once, asking took more time
+than all else: of many workers each asks less often."""
 _saying = threading.Lock()
 TABLES_SHARE = 20
 """Tables are not written again before so many times as long has passed as writing them took."""
@@ -78,7 +85,8 @@ def from_afar(worker: Worker) -> Supervise | None:
             on_event(Event(phase, index, of))
 
         try:
-            record = supervise(launcher, prepared, job, tell)
+            with job.away():
+                record = supervise(launcher, prepared, job, tell)
         except InfrastructureError as error:
             return blank_record(job, Refusal("infrastructure", error.what))
         if record.provenance is None or job.worker is None:
@@ -124,7 +132,7 @@ class Crew:
 
     def __init__(self, members: Sequence[Member], schedule: Schedule | Trials, agenda: Agenda) -> None:
         self._members, self._schedule, self._agenda = members, schedule, agenda
-        self._lock = threading.Lock()
+        self._lock, self._hands = threading.Lock(), threading.Semaphore(HANDS)
         self._nudges = [threading.Event() for _ in members]
         self._running = 0
         self._resting = set[int]()
@@ -143,6 +151,8 @@ class Crew:
             threading.Thread(target=self._work, args=(number,), name=member.worker.name, daemon=True)
             for number, member in enumerate(self._members)
         ]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(max(interval, SWITCH_EACH_S * len(threads)))
         for thread in threads:
             thread.start()
         try:
@@ -157,6 +167,7 @@ class Crew:
             self._wake_all()
             for thread in threads:
                 thread.join()
+            sys.setswitchinterval(interval)
         if self._errors:
             interrupt.cleared()
         interrupt.check()
@@ -177,10 +188,11 @@ class Crew:
 
     def _work(self, number: int) -> None:
         """Run this worker's rounds, one after the other."""
-        member = self._members[number]
+        session = replace(self._members[number].session, away=self._away)
         try:
             while (turn := self._next(number)) is not None:
-                record = run_round(member.session, turn)
+                with self._hands:
+                    record = run_round(session, turn)
                 self._done(number, turn, record)
         except interrupt.Interrupted:
             pass  # the main thread says so
@@ -193,6 +205,15 @@ class Crew:
                 last = self._live == 0
             if last:
                 self._ended.set()
+
+    @contextlib.contextmanager
+    def _away(self) -> Iterator[None]:
+        """Let another round be worked on while one's process runs."""
+        self._hands.release()
+        try:
+            yield
+        finally:
+            self._hands.acquire()
 
     def _next(self, number: int) -> Turn | None:
         """Return the worker's next round, waiting for it where something else has to end first; None: there is none."""

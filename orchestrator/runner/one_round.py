@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,13 +28,12 @@ from orchestrator.plan.choice import Choice
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Record, Refusal
 from orchestrator.records.references import References
-from orchestrator.records.store import Run, stem_of
+from orchestrator.records.store import LISTING_FILE, Run, stem_of
 from orchestrator.records.weights import WeightFolders
 from orchestrator.runner.order import Turn, needless
 from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.progress import Progress
 
-LISTING_FILE = "dispatch.json"
 FULL_DISK_WAIT_S, FULL_DISK_EVERY_S = 60.0, 1.0
 """Others' files come and go; for a disk that stays full there is no use in going on."""
 
@@ -64,6 +64,8 @@ class Session:
     """What runs a round."""
     tick_s: float = 0.1
     """How often a round's events are looked at."""
+    away: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered while a round's process works and this one waits."""
     worker: Mapping[str, str] | None = None
     """What records say of the worker, where there are several."""
     peers: int = 0
@@ -173,6 +175,7 @@ def make_job(session: Session, turn: Turn, folder: Path) -> Job:
         beside_sha256=tuple(beside),
         part_ids=turn.part_ids,
         tick_s=session.tick_s,
+        away=session.away,
         worker=session.worker,
     )
 

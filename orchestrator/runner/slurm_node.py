@@ -23,17 +23,16 @@ from orchestrator.base.files import make_folder, os_errors
 from orchestrator.base.paths import STATE
 from orchestrator.base.text import on_stderr
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES, take_over
-from orchestrator.build.ready import launcher_of
+from orchestrator.build.environment import find_python
 from orchestrator.build.shared_image import shared_image
 from orchestrator.host import locks
 from orchestrator.host.folders import WorkArea
 from orchestrator.host.gpu import HostGpu, gpus
 from orchestrator.launchers import Prepared
 from orchestrator.launchers import work_area as areas
-from orchestrator.launchers.local import sweep_processes
+from orchestrator.launchers.local import LocalLauncher, sweep_processes
 from orchestrator.launchers.slurm_orders import (
     ANSWER,
-    BEGUN,
     EVENT,
     FIRST,
     ORDER,
@@ -55,8 +54,7 @@ from orchestrator.measure.warm import wanted, with_warm_start
 from orchestrator.plan.stack import GpuAccess, Stack
 from orchestrator.records.record import Record
 from orchestrator.records.references import ENDING, LIMIT_BYTES
-from orchestrator.records.store import LOG_LIMIT_BYTES
-from orchestrator.runner.one_round import LISTING_FILE
+from orchestrator.records.store import LISTING_FILE, LOG_LIMIT_BYTES
 
 IMAGES = "images"
 """Below the node's folder: what enroot has imported."""
@@ -75,7 +73,6 @@ def main(arguments: list[str]) -> int:
     try:
         # Whoever ends a step signals it several times, and kills it in the end: it has that time to clean up.
         with interrupt.interruptible(patient=True):
-            (folder / BEGUN).touch()
             if given.what == "look":
                 answer: LookAnswer | StackAnswer | CellAnswer = look(read_order(folder / ORDER, LookOrder), state)
             elif given.what == "stack":
@@ -98,6 +95,13 @@ def main(arguments: list[str]) -> int:
 
 def look(order: LookOrder, state: Path) -> LookAnswer:
     """Return what this node is, after what killed runs have left here was removed."""
+    try:
+        return _look(order, state)
+    except StackbenchError as error:
+        return LookAnswer(trouble=str(error))
+
+
+def _look(order: LookOrder, state: Path) -> LookAnswer:
     remarks: list[str] = []
     with os_errors(state):
         make_folder(state)
@@ -105,10 +109,7 @@ def look(order: LookOrder, state: Path) -> LookAnswer:
         free = shutil.disk_usage(state).free
     if free < LEAST_SCRATCH_BYTES:
         return LookAnswer(trouble=f"its scratch folder has only {free / 1e9:.1f} GB free")
-    try:
-        _sweep(_client(order.container), state, remarks.append)
-    except UsageError as error:
-        return LookAnswer(trouble=str(error))
+    _sweep(_client(order.container), state, remarks.append)
     found = gpus()
     visible = tuple(gpu for gpu in found.found if gpu.visible)
     if order.gpus == 0:
@@ -130,7 +131,7 @@ def ready_stack(order: StackOrder, state: Path) -> StackAnswer:
             gpu = order.gpus[0] if order.gpus else None
             place = _launcher(order.container, area, gpu, said.append, images=state / IMAGES)
             if order.container == "docker":
-                place.images[stack.name] = _image(place, stack, order, area)
+                place.images[stack.name] = _image(place, stack, order)
             prepared = place.prepare(stack)
             facts = place.facts(prepared)
             access: GpuAccess = stack.gpu.access
@@ -185,7 +186,7 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
             # The script that stands for its Python is this process's own.
             prepared = replace(prepared, python=str(launcher.python(stack)))
         if order.container == "docker":
-            launcher.images[stack.name] = _image(launcher, stack, order, area)
+            launcher.images[stack.name] = _image(launcher, stack, order)
             _same_image(launcher, prepared)
             launcher.access = order.access
         show = _telling(folder)
@@ -215,10 +216,13 @@ def _given_gpu(order: CellOrder) -> HostGpu | None:
     return found[0]
 
 
-def _image(launcher: Any, stack: Stack, order: StackOrder | CellOrder, area: WorkArea) -> str:
-    """Return the name of the stack's image, which this node's engine has from here on."""
+def _image(launcher: Any, stack: Stack, order: StackOrder | CellOrder) -> str:
+    """Return the name of the stack's image, which this node's engine has from here on.
+
+    The log of a build lies where all nodes, and whoever is told of it, see it.
+    """
     own = locks.lock_folder()
-    return shared_image(launcher.client, stack, order.images, own, keep=order.keep, say=on_stderr, state=area.folder)
+    return shared_image(launcher.client, stack, order.images, own, keep=order.keep, say=on_stderr, state=STATE)
 
 
 def _same_image(launcher: Any, prepared: Prepared) -> None:
@@ -299,11 +303,15 @@ def _launcher(
         from orchestrator.launchers.pyxis import on_node
 
         return on_node(area.bench, gpu, scripts=area.folder, images=images, readable=readable, writable=writable)
-    # Environments lie where all nodes find them; what an engine's launcher keeps is this node's.
-    found = launcher_of(_client(container), area.bench, say, STATE, gpu=gpu)
-    found.name = "slurm"
+    found: Any
     if container == "docker":
-        found.state = area.folder
+        from orchestrator.launchers.docker import DockerLauncher
+
+        found = DockerLauncher(_client(container), area.bench, gpu, images={}, say=say)
+        found.state = area.folder  # this node's
+    else:  # environments lie where all nodes find them
+        found = LocalLauncher(area.bench, lambda stack: find_python(stack, say=say, again=False, state=STATE), gpu)
+    found.name = "slurm"
     return found
 
 

@@ -245,7 +245,7 @@ def test_there_are_no_more_threads_than_a_quota_has_cpus(tmp_path, monkeypatch, 
     before = torch.get_num_threads()
     monkeypatch.setattr(prepare, "cpu_quota", lambda: cpus)
     path = write_spec(tmp_path, "forward")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "threads": threads}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threads": threads, "only_first": True}))
     try:
         torch.set_num_threads(3)
         cell.run(read_spec(path))

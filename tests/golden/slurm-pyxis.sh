@@ -7,10 +7,9 @@ exec 9>> "$image.lock"
 flock 9
 if ! (cd "$(dirname "$image")" && sha256sum --status --check "$image.sha256" 2>/dev/null); then
   # Half an image is never found under its name.
-  rm -f "$image" "$image.sha256" "$image.part"
-  enroot import --output "$image.part" 'docker://registry.example#lab/stack:1' >&2 || exit 125
-  mv "$image.part" "$image"
-  (cd "$(dirname "$image")" && sha256sum "${image##*/}" > "$image.sha256")
+  rm -f "$image" "$image.sha256" "$image.part" "$0.failed"
+  { enroot import --output "$image.part" 'docker://registry.example#lab/stack:1' >&2 && mv "$image.part" "$image" \
+    && (cd "$(dirname "$image")" && sha256sum "${image##*/}" > "$image.sha256"); } || { : > "$0.failed"; exit 125; }
 fi
 exec 9>&-
 export NVIDIA_VISIBLE_DEVICES=GPU-1 NVIDIA_DRIVER_CAPABILITIES=compute,utility

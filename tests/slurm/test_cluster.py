@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,8 +15,10 @@ from typing import Any
 
 import pytest
 from fake_run import FAKE_BENCH, make_job, make_stack
-from slurm_cluster import Cluster, jobs, slurm, wait_until
+from slurm_cluster import LOCKS, Cluster, jobs, slurm, wait_until
 
+from orchestrator.base.errors import InfrastructureError
+from orchestrator.launchers import slurm_queue
 from orchestrator.launchers.work_area import copy_bench
 from orchestrator.launchers.worker import Opening, Worker
 from orchestrator.plan.hosts import HostEntry
@@ -22,13 +26,16 @@ from orchestrator.records.record import Record
 from orchestrator.runner.slurm import open_host
 
 pytestmark = pytest.mark.slurm
-# Each node has locks of its own, as if it were a machine of its own.
-LOCKS = 'export STACKBENCH_LOCKS="$STACKBENCH_LOCKS-$SLURMD_NODENAME"'
 
 
 @contextlib.contextmanager
 def opened(
-    tmp_path: Path, scratch: Path, said: list[str] | None = None, nodes: int = 3, start_s: float = 60.0, **settings: Any
+    tmp_path: Path,
+    scratch: Path | str,
+    said: list[str] | None = None,
+    nodes: int = 3,
+    start_s: float = 120.0,
+    **settings: Any,
 ) -> Iterator[Sequence[Worker]]:
     said = said if said is not None else []
     given = {"partition": "gpu", "container": "local", "scratch": str(scratch), "before": [LOCKS], **settings}
@@ -57,7 +64,7 @@ def stack_for(container: str) -> Any:
     return make_stack(python="python3" if container == "docker" else sys.executable)
 
 
-def run(worker: Worker, folder: Path, method: str, timeout_s: float = 60.0, number: int = 0) -> Record:
+def run(worker: Worker, folder: Path, method: str, timeout_s: float = 300.0, number: int = 0) -> Record:
     assert worker.supervise is not None
     container = dict(worker.facts)["container"]
     prepared = worker.launcher.prepare(stack_for(container))
@@ -65,25 +72,31 @@ def run(worker: Worker, folder: Path, method: str, timeout_s: float = 60.0, numb
     return worker.supervise(worker.launcher, prepared, job, lambda _event: None)
 
 
-def begun(tmp_path: Path) -> int:
-    """How many cells' processes have begun and have not ended."""
-    return len(list((tmp_path / "scratch").glob("*/work/*/forward-*/work/events.jsonl")))
-
-
 class Behind(threading.Thread):
-    """A round that runs behind a test."""
+    """A round that runs behind a test, which goes on as soon as the cell's process has begun."""
 
-    def __init__(self, *of_run: Any) -> None:
+    def __init__(self, scratch: Path, worker: Worker, folder: Path, method: str = "waits", number: int = 0) -> None:
         super().__init__(daemon=True)
-        self._of_run = of_run
+        self._of_run = (worker, folder, method, 300.0, number)
+        self._scratch = scratch
         self.start()
+        wait_until(lambda: self.works() or not self.is_alive())
 
     def run(self) -> None:
         self.found = run(*self._of_run)
 
-    def record(self, within_s: float = 60.0) -> Record:
-        self.join(within_s)
-        assert not self.is_alive(), f"no record in {within_s} s"
+    def works(self) -> list[Path]:
+        """The work folders of cells that have begun and have not ended."""
+        return [path.parent for path in self._scratch.glob("*/work/*/forward-*/work/events.jsonl")]
+
+    def go(self) -> None:
+        """Let the cell end."""
+        for work in self.works():
+            (work / "go").touch()
+
+    def record(self) -> Record:
+        self.join(180.0)
+        assert not self.is_alive(), "no record"
         return self.found
 
 
@@ -95,9 +108,10 @@ def test_rounds_run_on_all_nodes_at_once_and_each_comes_to_its_own_end(
     with opened(tmp_path, scratch, cells=cells) as workers, ThreadPoolExecutor(3) as pool:
         assert len({worker.host for worker in workers}) == 3
         workers[0].launcher.prepare(stack_for("local"))
+        deadlines = (300.0, 300.0, 2.0)
         each = [
-            pool.submit(run, worker, tmp_path / method, method, 3.0, number)
-            for number, (worker, method) in enumerate(zip(workers, methods, strict=True))
+            pool.submit(run, worker, tmp_path / method, method, deadline, number)
+            for number, (worker, method, deadline) in enumerate(zip(workers, methods, deadlines, strict=True))
         ]
         records = [one.result() for one in each]
     assert [record.status for record in records] == ["ok", "crashed", "timeout"]
@@ -113,57 +127,62 @@ def test_a_cell_runs_in_a_container_inside_the_job_and_none_is_left(
 ) -> None:
     with opened(tmp_path, scratch, container="docker", nodes=1) as (worker,):
         record = run(worker, tmp_path / "cell", "looks_around")
-        behind = Behind(worker, tmp_path / "hangs", "hang", 60.0, 1)
-        wait_until(lambda: ours(client))
+        behind = Behind(scratch, worker, tmp_path / "waits", number=1)
         slurm("scancel", *jobs())
         cancelled = behind.record()
     assert (record.status, record.provenance and record.provenance.image) == ("ok", "local/debian:bookworm")
     assert record.detail["uid"] != 0
     assert (cancelled.status, cancelled.reason) == ("infrastructure", "its job was cancelled from outside")
-    wait_until(lambda: not ours(client))
-
-
-def ours(client: Any) -> list[str]:
-    return [one["Id"] for one in client.api.containers(all=True, filters={"label": "stackbench.run=test"})]
 
 
 def test_a_killed_node_costs_its_own_round_alone(cluster: Cluster, tmp_path: Path, scratch: Path) -> None:
-    with opened(tmp_path, scratch) as workers:
-        lost = next(worker for worker in workers if "gpu2" in worker.name)
-        other = next(worker for worker in workers if "gpu3" in worker.name)
-        behind = Behind(lost, tmp_path / "lost", "hang", 60.0)
-        wait_until(lambda: begun(tmp_path))
-        cluster.kill_node(2)
+    with opened(tmp_path, scratch, nodes=3) as workers:
+        lost, other = workers[:2]
+        node = str(re.search(r"gpu\d", lost.name)[0])  # type: ignore[index]
+        behind = Behind(scratch, lost, tmp_path / "lost")
+        cluster.kill_node(int(node[3:]))
         try:
             record = behind.record()
             wait_until(lambda: lost.alive() is not None)
             assert other.alive() is None
-            assert run(other, tmp_path / "good", "good", 60.0, 1).status == "ok"
+            assert run(other, tmp_path / "good", "good", number=1).status == "ok"
         finally:
-            cluster.call("node", "2")
-            # A node that comes back removes what its last life has left.
-            wait_until(
-                lambda: (
-                    "idle" in slurm("sinfo", "-hNn", "gpu2", "-o", "%T")
-                    or "alloc" in slurm("sinfo", "-hNn", "gpu2", "-o", "%T")
-                )
-            )
+            cluster.call("node", node[3:])
+            wait_until(lambda: re.search("idle|alloc|mix", slurm("sinfo", "-hNn", node, "-o", "%T")))
     assert record.status == "infrastructure"
-    assert "gpu2" not in str(record.reason)
-    with opened(tmp_path, scratch):
+    assert node not in str(record.reason)
+    # A node that comes back removes what its last life has left.
+    with opened(tmp_path, scratch, options=[f"--nodelist={node}"], nodes=1):
         pass
 
 
+@pytest.mark.parametrize("accounting", ["on", "away", "off"])
 def test_a_job_cancelled_from_outside_is_no_verdict_on_its_cell(
-    cluster: Cluster, tmp_path: Path, scratch: Path
+    cluster: Cluster, tmp_path: Path, scratch: Path, accounting: str, request: pytest.FixtureRequest
 ) -> None:
-    with opened(tmp_path, scratch, cells="array", nodes=2) as workers:
-        behind = Behind(workers[0], tmp_path / "cell", "hang", 60.0)
-        wait_until(lambda: begun(tmp_path))
-        slurm("scancel", *jobs())
+    if accounting == "off":
+        request.getfixturevalue("without_accounting")
+    with opened(tmp_path, scratch, cells="array", nodes=1) as workers:
+        assert slurm_queue.accounting_is_on() is (accounting != "off")
+        behind = Behind(scratch, workers[0], tmp_path / "cell")
+        (job,) = jobs()
+        if accounting == "away":
+            cluster.kill_accounting()
+        slurm("scancel", job)
         record = behind.record()
+        queue = slurm_queue.Queue()
+        try:
+            queue.watch(job)
+            if accounting == "on":  # what it is told of a job's end, it says some seconds later
+                wait_until(lambda: slurm_queue.accounted([job]).get(job, slurm_queue.JobState("RUNNING")).over)
+                assert slurm_queue.accounted([job])[job].name == "CANCELLED"
+            # As once `squeue` lists it no more.
+            assert queue._ended([job])[job].name == "CANCELLED"
+        finally:
+            if accounting == "away":
+                cluster.call("accounting")
         assert workers[0].alive() is None  # each cell has a job of its own
-        assert run(workers[0], tmp_path / "good", "good", 60.0, 1).status == "ok"
+        assert run(workers[0], tmp_path / "good", "good", number=1).status == "ok"
     assert (record.status, record.reason) == ("infrastructure", "its job was cancelled from outside")
 
 
@@ -171,8 +190,7 @@ def test_an_allocation_over_its_limit_ends_its_cell_and_takes_no_other(
     cluster: Cluster, tmp_path: Path, scratch: Path
 ) -> None:
     with opened(tmp_path, scratch, nodes=1) as (worker,):
-        behind = Behind(worker, tmp_path / "cell", "hang", 100.0)
-        wait_until(lambda: begun(tmp_path))
+        behind = Behind(scratch, worker, tmp_path / "cell")
         slurm("scontrol", "update", f"jobid={jobs()[0]}", "EndTime=now+1")
         record = behind.record()
         assert "time limit" in str(worker.alive())
@@ -181,19 +199,18 @@ def test_an_allocation_over_its_limit_ends_its_cell_and_takes_no_other(
 
 def test_a_controller_that_is_started_again_changes_nothing(cluster: Cluster, tmp_path: Path, scratch: Path) -> None:
     with opened(tmp_path, scratch, nodes=2) as workers:
-        behind = Behind(workers[0], tmp_path / "cell", "slow", 60.0)
-        wait_until(lambda: begun(tmp_path))
+        behind = Behind(scratch, workers[0], tmp_path / "cell")
         cluster.kill_controller()
         cluster.call("controller")
-        record = behind.record()
-        assert run(workers[1], tmp_path / "good", "good", 60.0, 1).status == "ok"
-    assert record.status == "ok"
+        other = threading.Thread(target=behind.go)
+        other.start()
+        assert run(workers[1], tmp_path / "good", "good", number=1).status == "ok"
+        assert behind.record().status == "ok"
 
 
 def test_a_job_of_which_slurm_says_nothing_is_not_waited_for(cluster: Cluster, tmp_path: Path, scratch: Path) -> None:
-    with opened(tmp_path, scratch, cells="array", nodes=1, unknown_s=3.0) as (worker,):
-        behind = Behind(worker, tmp_path / "cell", "hang", 60.0)
-        wait_until(lambda: begun(tmp_path))
+    with opened(tmp_path, scratch, cells="array", nodes=1, unknown_s=1.0) as (worker,):
+        behind = Behind(scratch, worker, tmp_path / "cell")
         cluster.kill_controller()
         try:
             record = behind.record()
@@ -201,3 +218,77 @@ def test_a_job_of_which_slurm_says_nothing_is_not_waited_for(cluster: Cluster, t
             cluster.call("controller")
     assert record.status == "infrastructure"
     assert "Slurm has not said" in str(record.reason)
+
+
+BROKEN = """
+case $SLURMD_NODENAME in
+gpu1) exit 9;;
+gpu2) export SCRATCH=/proc/nothing;;
+gpu3) export DOCKER_HOST=unix:///nowhere.sock;;
+esac
+"""
+"""What nodes do to their steps before anything of ours begins: each something else."""
+
+
+@pytest.mark.docker
+def test_broken_nodes_are_left_out_each_with_its_reason(
+    cluster: Cluster, client: Any, tmp_path: Path, scratch: Path
+) -> None:
+    said: list[str] = []
+    (tmp_path / "before.sh").write_text(f'export SCRATCH="{scratch}"{BROKEN}')
+    before = [LOCKS, f'. "{tmp_path}/before.sh"']
+    # A step that fails by itself is not tried again until this is over.
+    given = {"container": "docker", "before": before, "unknown_s": 600.0, "options": ["--nodelist=gpu[1-4]"]}
+    with opened(tmp_path, "$SCRATCH", said, nodes=4, **given) as workers:
+        assert len(workers) == 1
+        assert run(workers[0], tmp_path / "good", "good").status == "ok"
+    left_out = [line for line in said if "left out" in line]
+    assert len(left_out) == 3
+    for words in ("its step ended with exit code 9", "/proc/nothing", "Docker"):
+        assert [words in line for line in left_out].count(True) == 1, (words, left_out)
+
+
+def test_no_node_that_can_run_cells_is_one_line(cluster: Cluster, tmp_path: Path, scratch: Path) -> None:
+    with (
+        pytest.raises(InfrastructureError, match="none of its nodes can run cells"),
+        opened(tmp_path, scratch, nodes=2, python="/no/python"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"partition": "nowhere"}, "invalid partition"),
+        ({"options": ["--hold"], "start_s": 1.0}, r"did not begin in 1 s \(JobHeldUser\)"),
+    ],
+)
+def test_an_allocation_that_cannot_be_had_is_not_waited_for(
+    cluster: Cluster, tmp_path: Path, scratch: Path, settings: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(InfrastructureError, match=why), opened(tmp_path, scratch, nodes=1, **settings):
+        pass
+
+
+@pytest.fixture
+def small_disk(scratch: Path) -> Iterator[Path]:
+    place = scratch.with_name("disk")
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3g", "none", place], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_scratch_disk_is_the_nodes_fault_and_the_node_takes_no_more(
+    cluster: Cluster, tmp_path: Path, scratch: Path, small_disk: Path
+) -> None:
+    with opened(tmp_path, small_disk, nodes=1) as (worker,):
+        behind = Behind(small_disk, worker, tmp_path / "cell")
+        subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
+        record = behind.record()
+        assert record.status == "infrastructure"
+        assert "the disk is nearly full" in str(record.reason)
+        assert "its scratch folder has only 0.0 GB free" in str(worker.alive())
+    assert list(small_disk.iterdir()) == []
+    with pytest.raises(InfrastructureError, match="none of its nodes"), opened(tmp_path, small_disk, nodes=1):
+        pass

@@ -28,7 +28,7 @@ PAGES = ROOT / "docs" / "results"
 OPERATORS = "operators-h100"
 RUNS = {
     "H100": ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second"),
-    "H200": ("h200-rounds", "h200-second", "h200-dynamic", "h200-thunder-second"),
+    "H200": ("h200-pinned-forward", "h200-rounds", "h200-second", "h200-thunder-second"),
 }
 """Of a row that several have with equally many rounds, the first one's stands in the overview."""
 WHICH_ENGINE = "which-engine"

@@ -15,7 +15,18 @@ from pathlib import Path
 from places import ROOT
 
 SCRIPT = ROOT / ".ci" / "slurm-cluster.sh"
-HERE = os.geteuid() == 0 and shutil.which("slurmctld") is not None and shutil.which("munged") is not None
+NEEDED = ("slurmctld", "slurmd", "srun", "munged", "slurmdbd", "mariadbd")
+DAEMONS = (b"slurmctld", b"slurmscriptd", b"slurmd", b"slurmdbd", b"mariadbd", b"munged")
+# Each node has locks of its own, as if it were a machine of its own.
+LOCKS = 'export STACKBENCH_LOCKS="$STACKBENCH_LOCKS-$SLURMD_NODENAME"'
+
+
+def lacking() -> str | None:
+    """Why no cluster can be started here."""
+    if os.geteuid() != 0:
+        return "a Slurm cluster is started as root"
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    return f"{', '.join(missing)} not found: run `.ci/slurm-cluster.sh install`" if missing else None
 
 
 @dataclass
@@ -24,9 +35,11 @@ class Cluster:
 
     folder: Path
     port: int = 16917
+    accounting: bool = True
 
     def call(self, *words: str) -> str:
         variables = {"SLURM_TEST_DIR": str(self.folder), "SLURM_TEST_PORT": str(self.port)}
+        variables["SLURM_TEST_ACCOUNTING"] = "1" if self.accounting else ""
         # Its daemons live on: they must not hold the pipe.
         with (self.folder.parent / "cluster.txt").open("a+") as said:
             subprocess.run(["bash", str(SCRIPT), *words], env={**os.environ, **variables}, stdout=said, check=True)
@@ -42,11 +55,15 @@ class Cluster:
     def kill_controller(self) -> None:
         kill(self._pid("slurmctld.pid"))
 
+    def kill_accounting(self) -> None:
+        kill(self._pid("slurmdbd.pid"))
+
     def kill_node(self, number: int) -> None:
         """End a node at once, with all that runs on it."""
         kill(self._pid(f"slurmd.gpu{number}.pid"))
-        mark = f"SLURMD_NODENAME=gpu{number}".encode()
-        tasks = [pid for pid in processes() if mark in read(f"/proc/{pid}/environ").split(b"\0")]
+        # Of this cluster alone: others may run here.
+        marks = {f"SLURMD_NODENAME=gpu{number}".encode(), f"SLURM_CONF={self.folder}/slurm.conf".encode()}
+        tasks = [pid for pid in processes() if marks <= set(read(f"/proc/{pid}/environ").split(b"\0"))]
         parents = {int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1]) for pid in tasks}
         for pid in [*(pid for pid in parents if b"slurmstepd" in read(f"/proc/{pid}/cmdline")), *tasks]:
             kill(pid)
@@ -79,7 +96,15 @@ def jobs() -> list[str]:
     return slurm("squeue", "--noheader", "--array", "--format=%i").split()
 
 
-def wait_until(true: Callable[[], object], seconds: float = 30.0) -> None:
+def of_test(folder: Path) -> list[bytes]:
+    """The processes of a test that runs in `folder`, but for itself and the cluster's daemons."""
+    mark = str(folder).encode()
+    found = [pid for pid in processes() if pid != os.getpid() and mark in read(f"/proc/{pid}/environ")]
+    return [read(f"/proc/{pid}/cmdline") for pid in found if read(f"/proc/{pid}/comm").strip() not in DAEMONS]
+
+
+def wait_until(true: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait for what must come; the limit only ends a test that would hang."""
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, f"not in {seconds} s"

@@ -22,7 +22,7 @@ def write_tables(run_folder: Path, report: Report | None = None) -> Report:
     """
     report = report or make_report(run_folder)
     for name, form in FILES.items():
-        write_text(run_folder / name, EXPORTERS[form](report))
+        write_text(run_folder / name, json.pieces(report) if form == "json" else EXPORTERS[form](report))
     return report
 
 

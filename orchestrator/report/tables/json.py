@@ -24,7 +24,14 @@ record."""
 
 
 def render(report: Report, protocol: Protocol | None = None) -> str:
-    """Return the document: run, ceilings, workloads and environments by identity, published figures, rows, growth.
+    """Return the document as text."""
+    return "".join(pieces(report, protocol))
+
+
+def pieces(report: Report, protocol: Protocol | None = None) -> list[str]:
+    """Return the document in pieces, a row each: as one text, many rows take several times their memory.
+
+    It says run, ceilings, workloads and environments by identity, published figures, rows, growth.
 
     Rows are those of `protocol`; of both, one after the other, where it is null.
     A row whose status is not ok has a `headline` of null; its `figure`, where one was measured, stays.
@@ -63,8 +70,11 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
         "rows": [row for pair in report.pairs for row in _rows(pair, protocol)],
         "growth": [found.model_dump(mode="json") for found in growths(steady)],
     }
-    lines = ",\n".join(f"{_dump(key)}: {_lines(value)}" for key, value in document.items())
-    return in_json(f"{{\n{lines}\n}}\n")
+    found, before = [], "{\n"
+    for key, value in document.items():
+        found += [f"{before}{_dump(key)}: ", *_lines(value)]
+        before = ",\n"
+    return [in_json(piece) for piece in (*found, "\n}\n")]
 
 
 def _by_name(
@@ -75,13 +85,17 @@ def _by_name(
     return {name: value.model_dump(mode="json", exclude=without) for name, value in known.items()}
 
 
-def _lines(value: Any) -> str:
-    """Return JSON with a line for each element of a list: easy to read and compare, and quick to make."""
-    if isinstance(value, list) and value:
-        return (
-            "[\n" + ",\n".join(element if isinstance(element, Ready) else _dump(element) for element in value) + "\n]"
-        )
-    return _dump(value)
+def _lines(value: Any) -> Iterator[str]:
+    """Yield JSON with a line for each element of a list: easy to read and compare, and quick to make."""
+    if not isinstance(value, list) or not value:
+        yield _dump(value)
+        return
+    before = "[\n"
+    for element in value:
+        yield before
+        yield element if isinstance(element, Ready) else _dump(element)
+        before = ",\n"
+    yield "\n]"
 
 
 _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

@@ -1,4 +1,4 @@
-"""Cells of 2, 4 and 8 devices on gloo, run for real: all checks pass, and each planted fault is found and named."""
+"""Cells of 2 and 8 devices on gloo, run for real: all checks pass, and each planted fault is found and named."""
 
 from __future__ import annotations
 
@@ -89,10 +89,9 @@ def test_two_devices_pass_every_check(two, cell):
     judge_right(two[cell])
 
 
-@pytest.mark.parametrize("devices", [4, 8])
-def test_more_devices_pass_every_check(tmp_path, devices):
+def test_eight_devices_pass_every_check(tmp_path):
     cells = [("train_dynamic", "ddp", None), ("train_static", "fsdp2", None), ("forward", "tensor", None)]
-    for record in run(tmp_path, devices, cells).values():
+    for record in run(tmp_path, 8, cells).values():
         judge_right(record)
 
 

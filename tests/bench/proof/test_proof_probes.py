@@ -101,18 +101,21 @@ FAULTS = [
 def test_a_fault_that_only_such_a_probe_shows(tmp_path, monkeypatch, benchmark, fault):
     _, dtype, wrong, right, traits = fault
     monkeypatch.setattr(methods, "load", lambda _: planted.method(operators=wrong))
-    if right is not None:
+    if right is not None and benchmark == "forward":  # once shown, it is hidden from training as well
         assert probe(tmp_path / "hidden", benchmark, right, dtype)["status"] == "ok"
     if dtype == "bfloat16":
         assert probe(tmp_path / "float32", benchmark, traits, "float32")["status"] == "ok"
     assert probe(tmp_path / "found", benchmark, traits, dtype)["status"] == "incorrect"
 
 
+# Another epsilon or base is another number, and takes no other way through the proof.
+WAYS = [traits for traits in TRAITS if not traits.startswith("other")]
+
+
 @pytest.mark.parametrize("benchmark", SHAPES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("traits", TRAITS)
-def test_right_methods_pass_on_each_probe(tmp_path, monkeypatch, benchmark, dtype, traits):
-    for name in ("eager", "all others"):
-        monkeypatch.setattr(methods, "load", lambda _, name=name: right_methods.METHODS[name])
-        record = probe(tmp_path / name, benchmark, traits, dtype)
-        assert (record["status"], record["flags"]) == ("ok", ["cold"]), (name, record["reason"], record["proof"])
+@pytest.mark.parametrize("traits", WAYS)
+def test_a_right_method_passes_on_each_probe(tmp_path, monkeypatch, benchmark, dtype, traits):
+    monkeypatch.setattr(methods, "load", lambda _: right_methods.METHODS["all others"])
+    record = probe(tmp_path, benchmark, traits, dtype)
+    assert (record["status"], record["flags"]) == ("ok", ["cold"]), (record["reason"], record["proof"])

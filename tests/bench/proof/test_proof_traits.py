@@ -133,8 +133,9 @@ def test_a_trait_left_out_is_found_and_named(tmp_path, monkeypatch, fault, bench
     assert record["proof"]["resembles"] == fault
 
 
+# Training on shapes that change goes every way that training on one shape goes.
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("benchmark", ["forward", "generation", "train_static", "train_dynamic"])
+@pytest.mark.parametrize("benchmark", ["forward", "generation", "train_dynamic"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_right_method_of_each_family_is_proved(tmp_path, name, benchmark, dtype):
     own = {**PROBE, "dtype": dtype, **LONG.get(benchmark, {"sequence": 40})}

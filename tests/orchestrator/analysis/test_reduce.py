@@ -22,11 +22,13 @@ from record_samples import (
     workload,
 )
 
+from orchestrator.analysis.ceilings import Ceilings, Hardware
 from orchestrator.analysis.reduce import Reduction, ceiling, rows
 from orchestrator.analysis.rows import Share
 from orchestrator.records.record import Record
 from orchestrator.report.words import warnings
 
+WORK = {"flops": 281_600_000_000_000, "bytes": None, "tokens": 20480}
 TAKEN = samples(9000.0, 500.0, 410.0, 430.0, 420.0, 450.0)
 
 
@@ -269,6 +271,29 @@ def test_a_reduction_can_be_read_while_it_grows() -> None:
     reduction.add(ceilings())
     assert len(reduction.ceilings) == 1
     assert len(reduction.rows("steady")) == 1
+    reduction.forget(reduction.ceilings[0].cell_id, 0)
+    assert reduction.ceilings == ()
+
+
+def test_ceilings_are_looked_up_once_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 800 GPUs, each with ceilings of its own, every row went through all of them, several times."""
+    looks: list[str | None] = []
+    look = Ceilings._look
+
+    def counted(self: Ceilings, hardware: Hardware, *rest: Any) -> Any:
+        looks.append(hardware.uuid)
+        return look(self, hardware, *rest)
+
+    monkeypatch.setattr(Ceilings, "_look", counted)
+    reduction = Reduction()
+    for number in range(3):
+        reduction.add(ceilings(round=number, environment=on(f"GPU-{number}")))
+    for number in range(12):
+        uuid = f"GPU-{number % 3}"
+        reduction.add(record(samples=TAKEN, cell_id=f"{number:016x}", environment=on(uuid), work=WORK))
+    found = reduction.rows("steady") + reduction.rows("note")
+    assert {row.share.ceiling_of for row in found} == {"this device"}
+    assert sorted(looks, key=str) == ["GPU-0", "GPU-1", "GPU-2"]
 
 
 def test_what_is_kept_once_for_many_rows_is_the_same_host_too() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.base import files
 from orchestrator.base.errors import UsageError
 from orchestrator.base.untrusted import sha256_of, take_over
 
@@ -45,3 +46,12 @@ def test_anything_else_is_refused_and_leaves_nothing(tmp_path: Path, kind: str) 
     assert list(target.parent.iterdir()) == []
     if kind != "large":
         assert sha256_of(source) is None
+
+
+def test_what_a_power_cut_may_take_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Path] = []
+    monkeypatch.setattr(files, "to_disk", waited.append)
+    (tmp_path / "source").write_bytes(b"some")
+    hashes = [take_over(tmp_path / "source", tmp_path / name, lasting=name == "kept") for name in ("kept", "lost")]
+    assert hashes[0] == hashes[1] == sha256_of(tmp_path / "lost")
+    assert [path.name.startswith(".kept.") for path in waited] == [True]

@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fake_run import FAKE_BENCH, make_job, make_stack
 from golden_files import golden
 from pydantic import ValidationError
 
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.launchers import pyxis, slurm_scripts
+from orchestrator.launchers import Prepared, pyxis, slurm_scripts
 from orchestrator.launchers import slurm_queue as slurm
 from orchestrator.launchers.slurm_scripts import gpu_options, job_script, pyxis_script, step_script, time_limit
 from orchestrator.launchers.slurm_settings import SlurmSettings
@@ -42,7 +43,8 @@ def test_the_script_of_an_array_is_the_recorded_one_also_in_a_folder_with_an_odd
 
 
 def test_the_script_of_a_step_is_the_recorded_one() -> None:
-    golden("slurm-step.sh", step_script(SETTINGS, log=ODD / "step.txt", words=["cell", str(ODD / "a cell")]))
+    made = step_script(SETTINGS, log=ODD / "step.txt", begun=ODD / "begun", words=["cell", str(ODD / "a cell")])
+    golden("slurm-step.sh", made)
 
 
 def pyxis_made(image: str = "/scratch/images/0123.sqsh") -> str:
@@ -87,6 +89,27 @@ def test_an_image_is_imported_once_and_half_an_image_is_imported_again(tmp_path:
     image.write_text("hal")
     assert call()[0] == "enroot"
     assert image.read_text() == "image\n"
+
+
+def test_an_image_that_cannot_be_imported_is_not_the_cells_doing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "enroot").write_text("#!/bin/bash\necho 'no space left' >&2\nexit 1\n")
+    (commands / "enroot").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURMD_NODENAME", "gpu1")
+    places = {"scripts": tmp_path, "images": tmp_path / "images", "readable": (), "writable": ()}
+    launcher = pyxis.on_node(FAKE_BENCH, None, **places)
+    stack, job = make_stack(), make_job("good", tmp_path / "cell")
+    with launcher.start(Prepared(stack, str(launcher.python(stack)), "f" * 16), job) as handle:
+        ended = handle.wait(60.0)
+    assert ended is not None
+    assert str(ended.error).startswith("enroot could not import its image")
+    assert "no space left" in job.log.read_text()
+    assert list((tmp_path / "images").glob("*.sqsh")) == []
 
 
 @pytest.mark.parametrize("image", ["lab/stack:1", "registry.example/lab/stack:1", "localhost:5000/stack@sha256:ab"])

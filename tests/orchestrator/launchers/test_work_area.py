@@ -204,3 +204,15 @@ def test_who_has_filled_a_disk_before_the_first_look_is_known(tmp_path: Path, mo
     found = Written((tmp_path,), 10**12, 1000).trouble()
     assert found is not None
     assert found.status == "infrastructure"  # it was full before
+
+
+def test_what_was_counted_is_not_counted_again_before_its_rest(tmp_path: Path) -> None:
+    counted, watched = Written((tmp_path,), 10**12, 2, rest_s=60.0), Written((tmp_path,), 10**12, 2)
+    assert counted.trouble() is None
+    assert watched.trouble() is None
+    for name in "abc":
+        (tmp_path / name).touch()
+    time.sleep(0.2)
+    assert watched.trouble() == ("crashed", "it has made more than 2 files")
+    assert counted.trouble() is None
+    assert counted.trouble(last=True) == ("crashed", "it has made more than 2 files")

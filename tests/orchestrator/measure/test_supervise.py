@@ -315,7 +315,7 @@ def test_a_spec_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> N
         supervise(BrokenLauncher(None), prepared, job)
 
 
-def test_events_are_followed_as_they_grow(tmp_path: Path) -> None:
+def test_events_are_followed_as_they_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, events = tmp_path / "events.jsonl", list[Event]()
     watch = Watch(path, events.append)
     watch.look()
@@ -333,3 +333,7 @@ def test_events_are_followed_as_they_grow(tmp_path: Path) -> None:
     watch.look()
     assert len(watch.phases) == 32
     assert events == [Event("mod[31mel"), Event("30")]
+    opened = list[Path]()
+    monkeypatch.setattr(supervision, "open_plain", opened.append)
+    watch.look()
+    assert opened == [], "nothing is new, so it is not opened"

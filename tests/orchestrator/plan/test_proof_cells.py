@@ -202,7 +202,7 @@ def test_plans_of_committed_runs_still_load_and_mean_the_same_workloads() -> Non
     later = {"soak_s": None, "sustained_s": None}
     planned = [cell.workload for cell in note().cells if cell.role in ("ceilings", "row")]
     rows = {workload.model_copy(update=later).workload_id for workload in planned}
-    whole = [runs[name] for name in ("h200-second", "h200-dynamic")]
+    whole = [runs[name] for name in ("h200-second", "h100-operators")]
     committed = [record for run in whole for record in run.records([]) if record.role in ("ceilings", "row")]
     assert {record.workload_id for record in committed} == rows
     assert [record.workload_id for record in committed] == [record.workload.workload_id for record in committed]

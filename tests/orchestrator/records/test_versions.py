@@ -57,7 +57,7 @@ def test_a_record_without_the_fields_that_came_later_is_read(run: Path, tmp_path
     for path in sorted((run / "records").glob("*.json")):
         record, old = read_record(path), tmp_path / path.name
         raw = without_later_fields(record)
-        assert len(json.dumps(raw)) < len(path.read_text(encoding="utf-8"))
+        assert raw != json.loads(path.read_text(encoding="utf-8"))
         old.write_text(json.dumps(raw), encoding="utf-8")
         read = read_record(old)
         assert (read.cell_id, read.workload_id, read.status) == (record.cell_id, record.workload_id, record.status)

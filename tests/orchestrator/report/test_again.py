@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from fake_run import write_stack, write_suite
 from places import COMMITTED, ROOT
 from record_samples import record, save_run, small_run, workload
 
-from orchestrator.base.paths import STATE_VARIABLE
+from orchestrator.base.paths import IMAGES, STATE_VARIABLE
 from orchestrator.cli import run
+from orchestrator.plan.stack import find_stacks
 from orchestrator.records import unpacked
 from orchestrator.records.asked import FILE, Asked, read_asked
 from orchestrator.records.record import is_row
@@ -66,15 +68,24 @@ def lines_of(folder: Path) -> list[str]:
 def test_every_line_of_every_committed_run_starts(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = lines_of(folder)
-    assert len(lines) == len({record.cell_id for record in Run.open(folder).records([]) if is_row(record)})
-    assert starts(lines[0])
+    records = [record for record in Run.open(folder).records([]) if is_row(record)]
+    rows, rounds = {record.cell_id: record for record in records}, Counter(record.cell_id for record in records)
+    here = find_stacks([IMAGES])
+    lines = [line for line in lines_of(folder) if line.startswith("orchestrator reproduce ")]
+    assert sorted(line.split()[2] for line in lines) == sorted(rows)
+    # A row of a stack that is here runs again by run-all too.
+    ours = [line for line in lines_of(folder) if line not in lines]
+    assert len(ours) == sum(row.stack in here for row in rows.values())
+    for line in (lines[0], *(line.replace("--launcher docker", "--launcher local") for line in ours)):
+        assert starts(line)
     monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")  # asked for each line it would take a second each
     for line in lines:
-        assert line.endswith((f" --run {folder.name}", f" --run {folder.name} --rounds 5"))
+        count = rounds[line.split()[2]]
+        assert line.endswith(f" --run {folder.name}{f' --rounds {count}' if count > 1 else ''}")
         assert run([*words_of(line), "--dry-run"]) == 0
         said = capsys.readouterr()
-        assert "is taken from the run, as none of that name is here" in said.out
+        taken = "is taken from the run, as none of that name is here" in said.out
+        assert taken == (rows[line.split()[2]].stack not in here)
         assert f"\n{read_source(folder).records[line.split()[2]][-1].workload.benchmark} " in said.out
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -271,3 +273,46 @@ def test_trials_run_alone_then_beside_then_the_other_way_round() -> None:
             schedule.ended(number)
     assert seen == [[(0, 0)], [(1, 1)], [(0, 2), (1, 3)], [(0, 6), (1, 7)], [(1, 5)], [(0, 4)]]
     assert schedule.waiting == 0
+
+
+def test_few_rounds_are_worked_on_at_once_while_the_processes_of_all_run(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one hand for three GPUs: their cells' processes run side by side, what this process does does not."""
+    monkeypatch.setattr(crews, "HANDS", 1)
+    monkeypatch.setattr(crews, "SWITCH_EACH_S", 0.01)
+    working, running, most, lock = set[int](), set[int](), {"working": 0, "running": 0}, threading.Lock()
+    interval, intervals = sys.getswitchinterval(), set[float]()
+    run_round, away = crews.run_round, crews.Crew._away
+
+    def counted(session: Any, turn: Any) -> Any:
+        with lock:
+            working.add(threading.get_ident())
+            most["working"] = max(most["working"], len(working))
+        intervals.add(round(sys.getswitchinterval(), 4))
+        record = run_round(session, turn)
+        with lock:
+            working.discard(threading.get_ident())
+        return record
+
+    @contextlib.contextmanager
+    def going(crew: Any) -> Any:
+        here = threading.get_ident()
+        with lock:
+            working.discard(here)
+            running.add(here)
+            most["running"] = max(most["running"], len(running))
+        with away(crew):
+            yield
+            with lock:
+                running.discard(here)
+        with lock:
+            working.add(here)
+            most["working"] = max(most["working"], len(working))
+
+    monkeypatch.setattr(crews, "run_round", counted)
+    monkeypatch.setattr(crews.Crew, "_away", going)
+    assert run([*written(gpus, ["slow"]), "--gpus", "all"]) == 0
+    assert most == {"working": 1, "running": 3}
+    assert intervals == {0.03}, "of three workers each asks for the interpreter every 30 ms"
+    assert sys.getswitchinterval() == interval

@@ -449,6 +449,14 @@ def hang(folder: Path, spec: dict[str, Any]) -> int:
     return 0
 
 
+def waits(folder: Path, spec: dict[str, Any]) -> int:
+    """Ends well as soon as a test has made the file `go` in its folder."""
+    (folder / "pid").write_text(str(os.getpid()))
+    while not (folder / "go").exists():
+        time.sleep(0.02)
+    return write(folder, record(spec, detail={"pid": os.getpid()}))
+
+
 def hang_after_record(folder: Path, spec: dict[str, Any]) -> int:
     write(folder, record(spec))
     time.sleep(600)
@@ -659,7 +667,7 @@ BEHAVIOURS = {
         *(judges_its_clocks, stalls, plants_links, judges_itself, blames_others, checked),
         *(lists, lists_another, garbage, other_cell, other_workload, pretends, not_able, takes_memory, looks_around),
         *(spins, fills_the_disk, fills_the_disk_at_its_end, makes_a_hole, makes_files, nests, prints_without_end),
-        *(strange_events, daemons, daemons_then_hang, dumps_core, says_its_bounds),
+        *(waits, strange_events, daemons, daemons_then_hang, dumps_core, says_its_bounds),
         *(
             compiles,
             compiles_once,
