@@ -1,4 +1,4 @@
-"""Rows beside others: against eager on the same stack, the probe of their method, and the same on one device."""
+"""Rows beside others: eager on the same stack, other stacks, the probe of their method, and the same on one device."""
 
 from __future__ import annotations
 
@@ -54,6 +54,26 @@ class EagerRows:
         """Return eager's row beside `row`: with the very same packages where there is one, else with others."""
         exact = self._found.get((*_ground(row), row.fingerprint))
         return exact if exact is not None and exact.status == "ok" else self._found.get(_ground(row))
+
+
+def across_stacks(rows: Sequence[Row]) -> list[Versus]:
+    """Return how the best row stands against other stacks: against the best row of each, and against their eager.
+
+    `rows` are those of one workload on one model of device in one run, the best first. What would be inconclusive is
+    left out: a verdict takes as many rounds here as anywhere.
+    """
+    shown = [row for row in rows if row.headline is not None]
+    if not shown:
+        return []
+    best, seen = shown[0], {shown[0].stack}
+    own_eager = any(row.method == EAGER and row.stack == best.stack for row in shown)
+    found = []
+    for row in shown[1:]:
+        if row.stack not in seen or (row.method == EAGER and row.stack != best.stack and not own_eager):
+            against = verdict(best.figure.round_seconds, row.figure.round_seconds)
+            found += [Versus(against=row.name, verdict=against)] if against.outcome != "inconclusive" else []
+        seen.add(row.stack)
+    return found
 
 
 def break_even(row: Row, eager: Row) -> BreakEven:

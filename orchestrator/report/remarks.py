@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from orchestrator.analysis.beside import across_stacks
 from orchestrator.analysis.published import Published, PublishedFigure
 from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Power, Row
@@ -94,6 +95,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     verdicts = [row.versus.verdict for row in steady if row.versus is not None and row.versus.verdict.reason]
     reasons = sorted({f"{found.reason} ({more_rounds(found)})" for found in verdicts})
     lines += [(f"Inconclusive against eager: {reason}.",) for reason in reasons]
+    lines += _across(found)
     lines += _by_text("No share of the ceiling: ", [(row.share.reason, row) for row in shown])
     shares = [(row.share, row) for row in shown if row.share.share is not None]
     if not all(share.is_plain for share, _ in shares):
@@ -152,6 +154,16 @@ def _others_published(rows: Sequence[Row], comparison: Published) -> list[Remark
         if figure.method not in ran
     ]
     return [(f"Published for methods that are not in this table: {'; '.join(others)}.",)] if others else []
+
+
+def _across(found: Sequence[tuple[Report, Pair]]) -> Iterator[Remark]:
+    """Yield the verdicts of each run's best row across its stacks, on one model of device."""
+    rows = grouped(((id(report), pair.steady.hardware.name), pair.steady) for report, pair in found)
+    for of_one in rows.values():
+        if others := across_stacks(of_one):
+            best = next(row for row in of_one if row.headline is not None)
+            parts = [(", ", Name(one.against), f" ({one.verdict.in_words})") for one in others]
+            yield ("Across stacks: ", Name(best.name), " against ", *[part for each in parts for part in each][1:], ".")
 
 
 def _by_text(begin: str, found: Iterable[tuple[str | None, Row]]) -> list[Remark]:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from record_samples import check, compiled_in, old_probe, proof, record, samples, shared_cache, workload
 
+from orchestrator.analysis.beside import across_stacks
 from orchestrator.analysis.reduce import rows
 from orchestrator.analysis.rows import Row
 from orchestrator.plan.proof_cells import probe_workload
-from orchestrator.plan.workload import Workload
+from orchestrator.plan.workload import Workload, digest
 from orchestrator.records.record import Record
 from orchestrator.report.columns import against_eager, break_even
 
@@ -20,7 +21,7 @@ NOISE = (1.0, 1.001, 0.999, 1.0005, 0.9995)
 
 def rounds(method: str, milliseconds: float, *, first: float = 2000.0, count: int = 5, **changes: Any) -> list[Record]:
     benchmark = changes.pop("benchmark", "forward")
-    cell_id = f"{method[0]}{changes.get('stack', 'cuda')[0]}".encode().hex() * 4
+    cell_id = changes.pop("cell_id", f"{method[0]}{changes.get('stack', 'cuda')[0]}".encode().hex() * 4)
     return [
         record(
             benchmark,
@@ -229,3 +230,31 @@ def test_a_row_on_sharp_weights_in_float32_is_its_own_probe() -> None:
     own = rounds("inductor", 100.0, proof=proof(), flags=[], workload=old_probe(workload()))
     row = row_of(own)
     assert (row.status, row.flags, row.probe) == ("ok", (), None)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        pytest.param(
+            [("tinyllama", 400.0, "other", 5), ("eager", 450.0, "other", 5), ("tinyllama_full", 440.0, "other", 5)],
+            [("tinyllama@other", "faster"), ("eager@other", "faster")],
+            id="the best of another stack, and its eager",
+        ),
+        pytest.param(
+            [("tinyllama", 300.5, "other", 5), ("eager", 450.0, "other", 5), ("eager", 460.0, "cuda", 5)],
+            [("tinyllama@other", "same")],
+            id="eager stands on its own stack",
+        ),
+        pytest.param([("tinyllama", 400.0, "other", 4), ("eager", 450.0, "cuda", 5)], [], id="too few rounds"),
+        pytest.param([("eager", 450.0, "cuda", 5)], [], id="one stack"),
+    ],
+)
+def test_the_best_row_against_other_stacks(
+    made: list[tuple[str, float, str, int]], expected: list[tuple[str, str]]
+) -> None:
+    records = rounds("inductor", 300.0)
+    for method, milliseconds, stack, count in made:
+        records += rounds(method, milliseconds, stack=stack, count=count, cell_id=digest([method, stack]))
+    found = across_stacks(rows(records, "steady"))
+    assert [(one.against, one.verdict.outcome) for one in found] == expected
+    assert across_stacks([row for row in rows(records, "steady") if row.method == "none"]) == []
