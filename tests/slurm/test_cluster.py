@@ -124,8 +124,8 @@ def test_rounds_run_on_all_nodes_at_once_and_each_comes_to_its_own_end(
     assert [record.status for record in records] == ["crashed", "timeout", *["ok"] * (nodes - 2)]
     assert {record.provenance.launcher for record in records if record.provenance} == {"slurm"}
     # On a busy machine the one that hangs may be over its deadline before it has said anything.
-    logs = [(place / "log.txt").read_text().splitlines()[0] for place in (places[0], *places[2:])]
-    assert logs == ["the log's only line"] * (nodes - 1)
+    said = [(place / "log.txt").read_text().splitlines() for place in (places[0], *places[2:])]
+    assert all("the log's only line" in lines for lines in said), said
 
 
 @pytest.mark.docker
