@@ -17,6 +17,7 @@ from orchestrator.base.text import Say
 from orchestrator.host.folders import WorkArea, remove_tree
 
 OWNER_FILE = "owner.lock"
+TRIES = 20
 READABLE_FILE = 0o644
 READABLE_FOLDER = 0o755
 
@@ -34,8 +35,7 @@ def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[
     """
     place = (state or STATE) / "work"
     with os_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
+        folder = folder_in(place)
     lock = None
     try:
         with os_errors(folder):
@@ -47,6 +47,17 @@ def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[
         remove_tree(folder)
         if lock is not None:
             lock.release()
+
+
+def folder_in(place: Path) -> Path:
+    """Make a folder for this process in `place`, and that where it is not there; OSError where it cannot be made."""
+    for _ in range(TRIES):
+        # Whoever ends may remove a place that is empty, at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            place.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
+    place.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
 
 
 def copy_bench(source: Path, target: Path) -> Path:

@@ -104,9 +104,9 @@ def look(order: LookOrder, state: Path) -> LookAnswer:
 def _look(order: LookOrder, state: Path) -> LookAnswer:
     remarks: list[str] = []
     with os_errors(state):
-        make_folder(state)
-        state.chmod(areas.READABLE_FOLDER)  # the containers' user is another than the one whose mask made it
-        free = shutil.disk_usage(state).free
+        own = areas.folder_in(state / "work")
+        free = shutil.disk_usage(own).free
+        own.rmdir()
     if free < LEAST_SCRATCH_BYTES:
         return LookAnswer(trouble=f"its scratch folder has only {free / 1e9:.1f} GB free")
     _sweep(_client(order.container), state, remarks.append)
@@ -282,10 +282,9 @@ def _telling(folder: Path) -> Callable[[Event], None]:
 @contextlib.contextmanager
 def _area(state: Path, bench: Path) -> Iterator[WorkArea]:
     """Give a work area on the node's scratch, with a copy of the run's bench."""
-    make_folder(state)
-    with os_errors(state):
-        state.chmod(areas.READABLE_FOLDER)
     with areas.work_area(state, bench) as area:
+        with os_errors(state):
+            state.chmod(areas.READABLE_FOLDER)  # the containers' user is another than the one whose mask made it
         yield area
 
 
