@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -345,8 +346,8 @@ BESIDE = ".*.tmp"
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Hand out a hidden place beside `path` to write to first, and remove what is left there in the end."""
-    place = path.with_name(BESIDE.replace("*", f"{path.name}.{os.getpid()}"))
+    """Hand out a hidden place beside `path`, of this thread alone, to write to first; what is left there is removed."""
+    place = path.with_name(BESIDE.replace("*", f"{path.name}.{os.getpid()}.{threading.get_native_id()}"))
     try:
         yield place
     finally:

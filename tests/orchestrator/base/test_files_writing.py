@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,3 +97,18 @@ def test_a_read_only_folder_is_a_line(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UsageError, match="permission denied; check who may read and write there"):
         check_writable(tmp_path)
+
+
+def test_threads_that_write_one_file_at_once_do_not_take_each_others(tmp_path: Path) -> None:
+    target, start = tmp_path / "file", threading.Barrier(8)
+
+    def write(content: bytes) -> None:
+        start.wait()
+        for _ in range(20):
+            write_bytes(target, content)
+
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(write, contents))
+    assert target.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [target]
