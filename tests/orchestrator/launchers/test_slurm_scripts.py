@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from pydantic import ValidationError
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.launchers import Prepared, pyxis, slurm_scripts
 from orchestrator.launchers import slurm_queue as slurm
+from orchestrator.launchers.slurm_orders import ORDER, CellOrder, read, write
 from orchestrator.launchers.slurm_scripts import gpu_options, job_script, pyxis_script, step_script, time_limit
 from orchestrator.launchers.slurm_settings import SlurmSettings
 from orchestrator.plan.hosts import HostEntry
@@ -198,3 +202,15 @@ def test_variables_of_a_job_that_we_run_in_change_no_other_job(monkeypatch: pyte
     kept = slurm.environment()
     assert {"SLURM_CONF", "MINE"} <= kept.keys()
     assert not {"SLURM_JOB_ID", "SBATCH_PARTITION", "SRUN_DEBUG"} & kept.keys()
+
+
+def test_a_node_reads_the_order_that_was_written_for_it_but_not_what_waits_on_this_side(tmp_path: Path) -> None:
+    order = CellOrder(
+        job=replace(make_job("good", worker={"host": "n1"}), away=partial(contextlib.nullcontext, "its turn")),
+        prepared=Prepared(make_stack(), "python3", "f" * 16),
+        folder=tmp_path, gpu=None, access="none", container="local", bench=FAKE_BENCH, images=tmp_path, keep=False,
+        purpose="a test",
+    )  # fmt: skip
+    write(tmp_path / ORDER, order)
+    there = read(tmp_path / ORDER, CellOrder)
+    assert there == order.model_copy(update={"job": replace(order.job, away=contextlib.nullcontext)})
