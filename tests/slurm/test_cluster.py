@@ -172,6 +172,7 @@ def test_a_job_cancelled_from_outside_is_no_verdict_on_its_cell(
     with opened(tmp_path, scratch, cells="array", nodes=1) as workers:
         assert slurm_queue.accounting_is_on() is (accounting != "off")
         behind = Behind(scratch, workers[0], tmp_path / "cell")
+        wait_until(lambda: len(jobs()) == 1)  # the one that looked at the node may still be on its way out
         (job,) = jobs()
         if accounting == "away":
             cluster.kill_accounting()
