@@ -69,7 +69,7 @@ def across_stacks(rows: Sequence[Row]) -> list[Versus]:
     own_eager = any(row.method == EAGER and row.stack == best.stack for row in shown)
     found = []
     for row in shown[1:]:
-        if row.stack not in seen or (row.method == EAGER and row.stack != best.stack and not own_eager):
+        if row.stack not in seen or (row.method == EAGER and not own_eager):
             against = verdict(best.figure.round_seconds, row.figure.round_seconds)
             found += [Versus(against=row.name, verdict=against)] if against.outcome != "inconclusive" else []
         seen.add(row.stack)

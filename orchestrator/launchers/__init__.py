@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.files import parse_json
@@ -81,8 +83,9 @@ class Job:
     """The same of each workload that is run beside the cell's own."""
     tick_s: float = 0.1
     """How often its events are looked at; the end of its process is noticed at once."""
-    away: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-    """Entered while its process alone works and this one waits for it: other rounds are worked on meanwhile."""
+    away: Annotated[Callable[[], AbstractContextManager[None]], Field(exclude=True)] = contextlib.nullcontext
+    """Entered while its process alone works and this one waits for it: other rounds are worked on meanwhile. It stays
+    on this side: an order to another has nothing of it."""
     worker: Mapping[str, str] | None = None
     """What the record is to say of the worker that runs it; None: the only one."""
     part_ids: tuple[str, ...] = ()

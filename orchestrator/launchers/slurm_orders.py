@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -109,9 +109,8 @@ class StepEvent(Frozen):
 
 
 def write(path: Path, said: BaseModel) -> None:
-    """Write it whole or not at all; what a job does while it waits is this side's, and stays here."""
-    kept: Any = {"job": {"away"}} if isinstance(said, CellOrder) else None
-    write_text(path, said.model_dump_json(exclude=kept) + "\n")
+    """Write it whole or not at all."""
+    write_text(path, said.model_dump_json() + "\n")
 
 
 def read(path: Path, model: type[M]) -> M:
