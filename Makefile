@@ -53,7 +53,7 @@ test-plain: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not docker and not ssh and not engines and not torch and not oldtorch and not slurm" $(ARGS) $(SOME_TESTS)
 
 test-slurm: $(VENV)/.dev  ## the launcher slurm on a real cluster that it starts here, as root (.ci/slurm-cluster.sh install)
-	$(VENV)/bin/python -m pytest -m slurm --numprocesses 3 $(ARGS) $(SOME_TESTS)
+	$(VENV)/bin/python -m pytest -m slurm --numprocesses 3 --dist worksteal $(ARGS) $(SOME_TESTS)
 
 # One after the other: each keeps two cores busy.
 test-engines: $(VENV)/.dev  ## engines in the images of their stacks, which are built: every check, and planted faults

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,8 @@ from orchestrator.plan.stack import Stack
 
 LOOK_S, AGAIN_S, STACK_S = 180.0, 60.0, 7200.0
 """How long a node may take to look at itself, to do so again, and to build or import an image."""
+CLEAN_S, PAUSE_S = 60.0, 1.0
+"""For how long it is tried to remove what killed steps have left, and the pause between two tries."""
 WAIT_S = 0.2
 OF_A_CELL = re.compile(r"-[0-9a-f]{16}-r\d+$")
 """How the names of cells' steps end: cell_id and round."""
@@ -121,6 +124,25 @@ class Cluster:
             return self.ask("look", name, order, LookAnswer, node=node, limit_s=AGAIN_S).trouble
         except InfrastructureError as error:
             return error.what
+
+    def clean(self, jobs: Jobs) -> None:
+        """Remove what steps that were killed outright have left, by a job on each of their nodes."""
+        # Slurm kills so where its controller has lost a job, or where a step takes too long to end.
+        there, until = replace(self, steps=jobs), time.monotonic() + CLEAN_S
+
+        def clean(node: str) -> None:
+            with contextlib.suppress(StackbenchError, interrupt.Interrupted):
+                if slurm.node_trouble(node) is None:
+                    there.trouble(node, "clean")
+
+        # A node may not answer yet, and a step that is just being killed still looks alive.
+        while (left := self.spool.left_on()) and time.monotonic() < until:
+            with ThreadPoolExecutor(len(left)) as pool:
+                pool.map(clean, left)
+            if self.spool.left_on():
+                time.sleep(PAUSE_S)
+        for node in self.spool.left_on():
+            self.say(f"warning: {node}: what a killed step has left there is removed when a run looks at it again")
 
     def stack(self, stack: Stack, node: str | None, gpus: tuple[HostGpu, ...]) -> StackAnswer:
         """Return the stack as it is ready on the node, made so once; InfrastructureError where it cannot be."""

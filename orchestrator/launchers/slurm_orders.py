@@ -22,6 +22,8 @@ ORDER, ANSWER = "order.json", "answer.json"
 FIRST = "first.json"
 """A cell's record before the warm start: what is left where the node fails during that."""
 BEGUN, EVENT, OUTPUT, SCRIPT = "begun", "event.json", "step.txt", "step.sh"
+AT_WORK = "at-work"
+"""Is there while a step may have something on its node: its node's name, and on the next line its process's owner."""
 
 
 class LookOrder(Frozen):

@@ -94,9 +94,12 @@ def call(*command: str, timeout_s: float = COMMAND_S, cwd: str | None = None) ->
     return done.stdout
 
 
-def submit(script: str, *arguments: str, array: int | None = None) -> str:
-    """Submit a script and return the job's id; with `array` so many elements, numbered from 0."""
-    more = () if array is None else (f"--array=0-{array - 1}",)
+def submit(script: str, *arguments: str, array: int | None = None, options: Sequence[str] = ()) -> str:
+    """Submit a script and return the job's id; with `array` so many elements, numbered from 0.
+
+    `options` are sbatch's, beside those that stand in the script.
+    """
+    more = (*options, *(() if array is None else (f"--array=0-{array - 1}",)))
     return call("sbatch", "--parsable", *more, script, *arguments).strip().partition(";")[0]
 
 

@@ -6,8 +6,8 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from orchestrator.base.lockfile import Lock, abandoned, try_lock
 from orchestrator.base.text import Say
 from orchestrator.host.folders import remove_tree
 from orchestrator.launchers import slurm_queue as slurm
+from orchestrator.launchers.slurm_orders import AT_WORK
 from orchestrator.launchers.work_area import OWNER_FILE
 
 FOLDER, FINGERPRINT, JOBS, ALIVE, OVER = "slurm", "fingerprint", "jobs", "alive", "over"
@@ -33,6 +34,8 @@ class Spool:
     folder: Path
     adopted: bool
     lock: Lock
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
+    """What is to be done when all jobs have ended, before the folder is removed."""
 
     @property
     def steps(self) -> Path:
@@ -47,6 +50,14 @@ class Spool:
     def jobs(self) -> list[str]:
         """Return the ids of all jobs that were submitted, the newest last."""
         return _jobs(self.folder)
+
+    def left_on(self) -> list[str]:
+        """Return the nodes on which steps were killed before they could remove what they had there."""
+        nodes = set[str]()
+        for path in self.steps.glob(f"*/{AT_WORK}"):
+            with contextlib.suppress(OSError):
+                nodes.add(path.read_text(encoding="utf-8").partition("\n")[0])
+        return sorted(nodes - {""})
 
     def note(self, job: str) -> None:
         """Keep a job's id, so that whoever comes after a killed orchestrator finds it."""
@@ -104,6 +115,10 @@ def open_spool(state: Path, fingerprint: str, say: Say) -> Iterator[Spool]:
     finally:
         with contextlib.suppress(StackbenchError):
             ended = spool.end_jobs(say)
+            if ended and spool.afterwards:
+                for do in spool.afterwards:
+                    do()
+                ended = spool.end_jobs(say)
         if ended:
             remove_tree(spool.folder)
         spool.lock.release()

@@ -229,15 +229,20 @@ class Jobs:
         self._arrays = 0
 
     def begin(self, folder: Path, name: str, words: Sequence[str], node: str | None) -> StepHandle:  # noqa: ARG002
-        """Begin a step as an element of an array; the node is Slurm's choice."""
+        """Begin a step as an element of an array; the node is Slurm's choice where none is named."""
         _write_script(folder, self.settings, words)
         mine: list[str | InfrastructureError] = []
-        with self._gathering:
-            self._waiting.append((folder, mine))
-        time.sleep(GATHER_S)
-        with self._submitting:
-            if not mine:
-                self._submit()
+        if node is not None:
+            self._submit([(folder, mine)], f"--nodelist={node}")
+        else:
+            with self._gathering:
+                self._waiting.append((folder, mine))
+            time.sleep(GATHER_S)
+            with self._submitting:
+                if not mine:
+                    with self._gathering:
+                        gathered, self._waiting = self._waiting, []
+                    self._submit(gathered)
         if isinstance(mine[0], InfrastructureError):
             raise mine[0]
         write_text(folder / "job", mine[0])
@@ -255,15 +260,13 @@ class Jobs:
         """Say that there is no allocation to lose."""
         return None
 
-    def _submit(self) -> None:
-        with self._gathering:
-            gathered, self._waiting = self._waiting, []
+    def _submit(self, gathered: Sequence[tuple[Path, list[str | InfrastructureError]]], *options: str) -> None:
         self._arrays += 1
         listing = self._spool.folder / "arrays" / f"{time.time_ns()}-{self._arrays}"
         listing.parent.mkdir(exist_ok=True)
         write_text(listing, "".join(f"{folder.name}\n" for folder, _ in gathered))
         try:
-            job = slurm.submit(str(self._spool.script), listing.name, array=len(gathered))
+            job = slurm.submit(str(self._spool.script), listing.name, array=len(gathered), options=options)
         except InfrastructureError as error:
             for _, answer in gathered:
                 answer.append(error)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ from orchestrator.base.text import Say, counted
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Job, Launcher, Prepared, slurm_spool
 from orchestrator.launchers import slurm_queue as slurm
-from orchestrator.launchers.slurm import Cluster, SlurmLauncher, collect
+from orchestrator.launchers.slurm import CLEAN_S, Cluster, SlurmLauncher, collect
 from orchestrator.launchers.slurm_orders import EVENT, CellAnswer, StepEvent, read
 from orchestrator.launchers.slurm_queue import Queue
 from orchestrator.launchers.slurm_scripts import job_script, time_limit
@@ -31,6 +32,7 @@ from orchestrator.plan.workload import digest
 from orchestrator.records.record import Record, Refusal
 
 TICK_S, EVENT_S, QUEUE_S = 0.5, 2.0, 1.0
+CLEAN_MINUTES = 5
 AROUND_S = 600.0
 """What a step may take beside the cell's deadlines: its start, an image's import, a folder's removal."""
 
@@ -47,17 +49,16 @@ def open_host(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
     fingerprint = digest([entry.model_dump(mode="json"), bench_source(opening.bench), sorted(opening.stacks)])
     with open_spool(opening.state, fingerprint, opening.say) as spool, spool.alive(settings.orphan_s):
         queue, array = Queue(), settings.cells == "array"
-        minutes = time_limit(settings, seconds=_seconds(entry, opening, each=array))
-        script = job_script(
+        script = partial(
+            job_script,
             settings,
             name=f"stackbench-{opening.run}",
             spool=spool.folder,
             nodes=entry.nodes,
             gpus=entry.gpus,
-            minutes=minutes,
-            array=array,
         )
-        write_text(spool.script, script)
+        minutes = time_limit(settings, seconds=_seconds(entry, opening, each=array))
+        write_text(spool.script, script(minutes=minutes, array=array))
         steps: Steps | Jobs
         if array:
             steps = Jobs(spool, settings, queue, start_s=entry.start_s)
@@ -78,6 +79,13 @@ def open_host(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
             purpose=opening.purpose,
             say=opening.say,
         )
+
+        def clean() -> None:
+            if spool.left_on():
+                write_text(spool.script, script(minutes=CLEAN_MINUTES, array=True))
+                cluster.clean(Jobs(spool, settings, Queue(), start_s=CLEAN_S))
+
+        spool.afterwards.append(clean)
         workers = _workers(cluster, entry, nodes, opening.say)
         if not workers:
             raise InfrastructureError("none of its nodes can run cells", where=entry.name)

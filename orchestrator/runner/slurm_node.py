@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError, UsageError
-from orchestrator.base.files import make_folder, os_errors
+from orchestrator.base.files import make_folder, os_errors, write_text
 from orchestrator.base.paths import STATE
 from orchestrator.base.text import on_stderr
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES, take_over
@@ -28,11 +28,13 @@ from orchestrator.build.shared_image import shared_image
 from orchestrator.host import locks
 from orchestrator.host.folders import WorkArea
 from orchestrator.host.gpu import HostGpu, gpus
+from orchestrator.host.owner import Owner, signature
 from orchestrator.launchers import Prepared
 from orchestrator.launchers import work_area as areas
 from orchestrator.launchers.local import LocalLauncher, sweep_processes
 from orchestrator.launchers.slurm_orders import (
     ANSWER,
+    AT_WORK,
     EVENT,
     FIRST,
     ORDER,
@@ -70,11 +72,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", type=Path)
     given = parser.parse_args(arguments)
     folder, state = given.folder, given.scratch / f"stackbench-{os.getuid()}"
+    own = os.environ.get("SLURMD_NODENAME", "")
+    with contextlib.suppress(StackbenchError):
+        write_text(folder / AT_WORK, f"{own}\n{signature()}")
     try:
         # Whoever ends a step signals it several times, and kills it in the end: it has that time to clean up.
         with interrupt.interruptible(patient=True):
             if given.what == "look":
                 answer: LookAnswer | StackAnswer | CellAnswer = look(read_order(folder / ORDER, LookOrder), state)
+                _forget_killed(folder.parent, own)
             elif given.what == "stack":
                 answer = ready_stack(read_order(folder / ORDER, StackOrder), state)
             else:
@@ -90,6 +96,8 @@ def main(arguments: list[str]) -> int:
         for place in (state / "work", state):
             with contextlib.suppress(OSError):
                 place.rmdir()
+        with contextlib.suppress(OSError):
+            (folder / AT_WORK).unlink()
     return EXIT_OK
 
 
@@ -120,6 +128,16 @@ def _look(order: LookOrder, state: Path) -> LookAnswer:
         remarks.append(f"Slurm gives {order.gpus} GPUs, and {len(visible)} answer ({found.why_none})")
     trouble = None if free_ones else f"no GPU of it can be used ({'; '.join(remarks) or found.why_none})"
     return LookAnswer(gpus=free_ones, trouble=trouble, remarks=tuple(remarks))
+
+
+def _forget_killed(steps: Path, node: str) -> None:
+    """Say that nothing is here any more of the steps that were killed on this node."""
+    for path in steps.glob(f"*/{AT_WORK}"):
+        with contextlib.suppress(OSError):
+            name, _, who = path.read_text(encoding="utf-8").partition("\n")
+            owner = Owner.parse(who)
+            if name == node and owner is not None and owner.dead():
+                path.unlink()
 
 
 def ready_stack(order: StackOrder, state: Path) -> StackAnswer:

@@ -13,8 +13,14 @@ from slurm_cluster import Cluster, jobs, lacking, of_test, wait_until
 
 from orchestrator.host import docker_engine as engine
 
+HERE = Path(__file__).parent
 NODES, BESIDE = 8, 3
 """Nodes, and ports that a cluster needs beside one for each of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The suite takes longest: beside it the others wait most of the time.
+    items.sort(key=lambda item: item.path.parent == HERE and "smoke" not in item.name)
 
 
 def free_ports(count: int) -> int:

@@ -72,6 +72,12 @@ def run(worker: Worker, folder: Path, method: str, timeout_s: float = 300.0, num
     return worker.supervise(worker.launcher, prepared, job, lambda _event: None)
 
 
+def only_job() -> str:
+    """The job that runs; the one that looked at the node may still be on its way out."""
+    wait_until(lambda: len(jobs()) == 1)
+    return jobs()[0]
+
+
 class Behind(threading.Thread):
     """A round that runs behind a test, which goes on as soon as the cell's process has begun."""
 
@@ -172,8 +178,7 @@ def test_a_job_cancelled_from_outside_is_no_verdict_on_its_cell(
     with opened(tmp_path, scratch, cells="array", nodes=1) as workers:
         assert slurm_queue.accounting_is_on() is (accounting != "off")
         behind = Behind(scratch, workers[0], tmp_path / "cell")
-        wait_until(lambda: len(jobs()) == 1)  # the one that looked at the node may still be on its way out
-        (job,) = jobs()
+        job = only_job()
         if accounting == "away":
             cluster.kill_accounting()
         slurm("scancel", job)
@@ -208,6 +213,7 @@ def test_an_allocation_over_its_limit_ends_its_cell_and_takes_no_other(
 def test_a_controller_that_is_started_again_changes_nothing(cluster: Cluster, tmp_path: Path, scratch: Path) -> None:
     with opened(tmp_path, scratch, nodes=2) as workers:
         behind = Behind(scratch, workers[0], tmp_path / "cell")
+        cluster.save(only_job())
         cluster.kill_controller()
         cluster.call("controller")
         other = threading.Thread(target=behind.go)
@@ -219,6 +225,7 @@ def test_a_controller_that_is_started_again_changes_nothing(cluster: Cluster, tm
 def test_a_job_of_which_slurm_says_nothing_is_not_waited_for(cluster: Cluster, tmp_path: Path, scratch: Path) -> None:
     with opened(tmp_path, scratch, cells="array", nodes=1, unknown_s=1.0) as (worker,):
         behind = Behind(scratch, worker, tmp_path / "cell")
+        cluster.save(only_job())
         cluster.kill_controller()
         try:
             record = behind.record()
@@ -226,6 +233,25 @@ def test_a_job_of_which_slurm_says_nothing_is_not_waited_for(cluster: Cluster, t
             cluster.call("controller")
     assert record.status == "infrastructure"
     assert "Slurm has not said" in str(record.reason)
+
+
+@pytest.mark.parametrize("cells", ["steps", "array"])
+def test_what_is_left_of_a_job_that_the_controller_has_lost_is_removed(
+    cluster: Cluster, tmp_path: Path, scratch: Path, cells: str
+) -> None:
+    held = slurm("sbatch", "--parsable", "--hold", "--wrap=true").strip()
+    cluster.save(held)
+    before = cluster.written()
+    slurm("scancel", held)
+    with opened(tmp_path, scratch, cells=cells, nodes=1) as (worker,):
+        behind = Behind(scratch, worker, tmp_path / "cell")
+        cluster.kill_controller()
+        cluster.written(before)
+        # It knows nothing of the job, and has the node kill its steps outright.
+        cluster.call("controller")
+        record = behind.record()
+        slurm("scancel", held)
+    assert (record.status, record.reason) == ("infrastructure", "its job is not known to Slurm any more")
 
 
 BROKEN = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,23 @@ class Cluster:
 
     def kill_controller(self) -> None:
         kill(self._pid("slurmctld.pid"))
+
+    def save(self, job: str) -> None:
+        """Wait until the controller has written down all that it knows of a job now.
+
+        It does so some seconds after a change. A killed one has forgotten what it had not written.
+        """
+        mark = secrets.token_hex(8)
+        slurm("scontrol", "update", f"jobid={job}", f"comment={mark}")
+        wait_until(lambda: mark.encode() in self.written())
+
+    def written(self, jobs: bytes | None = None) -> bytes:
+        """What a controller that is started now will know of jobs; replaced by `jobs` where they are given."""
+        place = self.folder / "state" / "job_state"
+        if jobs is not None:
+            place.with_name("job_state.old").unlink(missing_ok=True)
+            place.write_bytes(jobs)
+        return read(str(place))
 
     def kill_accounting(self) -> None:
         kill(self._pid("slurmdbd.pid"))
