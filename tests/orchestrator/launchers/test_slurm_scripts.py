@@ -14,13 +14,17 @@ from golden_files import golden
 from pydantic import ValidationError
 
 from orchestrator.base.errors import InfrastructureError, UsageError
+from orchestrator.base.lockfile import try_lock
+from orchestrator.host.owner import myself
 from orchestrator.launchers import Prepared, pyxis, slurm_scripts
 from orchestrator.launchers import slurm_queue as slurm
-from orchestrator.launchers.slurm_orders import ORDER, CellOrder, read, write
+from orchestrator.launchers.slurm_orders import AT_WORK, ORDER, CellOrder, LookOrder, read, write
 from orchestrator.launchers.slurm_scripts import gpu_options, job_script, pyxis_script, step_script, time_limit
 from orchestrator.launchers.slurm_settings import SlurmSettings
+from orchestrator.launchers.slurm_spool import Spool
 from orchestrator.plan.hosts import HostEntry
 from orchestrator.plan.stack import ReadyImage, Stack
+from orchestrator.runner import slurm_node
 from orchestrator.runner.slurm import settings_of
 
 ODD = Path('/shared/it\'s $HOME "a" %j')
@@ -202,6 +206,31 @@ def test_variables_of_a_job_that_we_run_in_change_no_other_job(monkeypatch: pyte
     kept = slurm.environment()
     assert {"SLURM_CONF", "MINE"} <= kept.keys()
     assert not {"SLURM_JOB_ID", "SBATCH_PARTITION", "SRUN_DEBUG"} & kept.keys()
+
+
+def test_a_killed_step_counts_as_left_on_its_node_until_that_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = try_lock(tmp_path / "lock", None)
+    assert lock is not None
+    spool = Spool(tmp_path, adopted=False, lock=lock)
+    me = myself()
+    said = {
+        "killed": f"gpu1\n{replace(me, start_ticks=me.start_ticks - 1)}",
+        "elsewhere": f"gpu2\n{replace(me, start_ticks=me.start_ticks - 1)}",
+        "running": f"gpu3\n{me}",
+    }
+    for name, words in said.items():
+        (spool.steps / name).mkdir(parents=True)
+        (spool.steps / name / AT_WORK).write_text(words)
+    assert spool.left_on() == ["gpu1", "gpu2", "gpu3"]
+    for node in ("gpu1", "gpu3"):
+        monkeypatch.setenv("SLURMD_NODENAME", node)
+        folder = spool.steps / f"look-{node}"
+        folder.mkdir()
+        write(folder / ORDER, LookOrder(container="local", gpus=0, allow_busy=True))
+        assert slurm_node.main(["--scratch", str(tmp_path / "scratch"), "look", str(folder)]) == 0
+    assert spool.left_on() == ["gpu2", "gpu3"]
 
 
 def test_a_node_reads_the_order_that_was_written_for_it_but_not_what_waits_on_this_side(tmp_path: Path) -> None:
