@@ -42,7 +42,7 @@ from orchestrator.plan.stack import Stack
 
 LOOK_S, AGAIN_S, STACK_S = 180.0, 60.0, 7200.0
 """How long a node may take to look at itself, to do so again, and to build or import an image."""
-CLEAN_S, PAUSE_S = 60.0, 1.0
+CLEAN_S, PAUSE_S = 30.0, 1.0
 """For how long it is tried to remove what killed steps have left, and the pause between two tries."""
 WAIT_S = 0.2
 OF_A_CELL = re.compile(r"-[0-9a-f]{16}-r\d+$")
