@@ -169,7 +169,7 @@ def test_a_stack_without_torch_is_found_before_its_first_cell(
     monkeypatch.setattr(workfolders, "BENCH", BENCH)  # the real one, on this Python, which has no torch
     assert go(place, methods=["eager"]) == 3
     out = capsys.readouterr().err
-    assert f"fake: cannot run: there is no torch in {sys.executable}" in out
+    assert f"fake: cannot run: there is no torch in {sys.executable}\n" in out
     assert {record["status"] for record in records(place).values()} == {"unsupported"}
     assert {record["provenance"] for record in records(place).values()} == {None}, "something was started"
 
