@@ -269,7 +269,7 @@ def test_a_record_that_cannot_be_read_is_missing(place: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert go(place) == 0
     out = capsys.readouterr().err
-    assert f"records/{bad.name}: no valid JSON: it counts as missing" in out
+    assert f"records/{bad.name}: not valid JSON: it counts as missing" in out
     assert out.count(bad.name) == 1
     assert "1 of 2 rounds already have results" in out
     assert json.loads(bad.read_text())["cell_id"] == whole["cell_id"]
