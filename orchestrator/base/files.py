@@ -51,7 +51,13 @@ PLAIN_WORDS = {
 }
 """Of kinds of errors of pydantic's whose own sentences speak of Python."""
 EMPTY = "must not be empty"
+IMAGE_NAME = (
+    r"^((\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]+)?$"
+)
+"""A container image's, as engines take it."""
 PLAIN_PATTERNS = {
+    IMAGE_NAME: "must be an image's name, such as registry.example/team/torch:2026-11",
     "^[a-z0-9][a-z0-9_-]*$": "must be of small letters, digits, - and _, and begin with a letter or a digit",
     "^[0-9a-f]{64}$": "must be a SHA-256, 64 digits of 0-9a-f",
 }
@@ -374,10 +380,14 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = 
     """Replace `path` by `content`; no space, no right to write and the like are UsageErrors.
 
     It is on the disk when this returns, so that a power cut leaves the old content or the new one. `parent`: its folder
-    is made again where it is gone.
+    is made again where it is gone. A device, a pipe, and what is open already (/dev/stdout) stay, and are written to.
     """
     if parent:
         make_folder(path.parent)
+    if _stays(path):
+        with os_errors(path), path.open("wb") as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
+        return
     with os_errors(path), beside(path) as place:
         if isinstance(content, bytes):
             place.write_bytes(content)
@@ -388,6 +398,14 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = 
         place.replace(path)
         with suppress(OSError):  # not every file system can do this for a folder
             to_disk(path.parent)
+
+
+def _stays(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.readlink().is_relative_to("/proc")
+    except (OSError, ValueError):  # nothing is there, no link, no path
+        return False
 
 
 def to_disk(path: Path) -> None:

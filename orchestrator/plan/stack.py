@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Count, Frozen, Positive, os_errors, read_toml, validate
+from orchestrator.base.files import IMAGE_NAME, Count, Frozen, Positive, os_errors, read_toml, validate
 
+ImageName = Annotated[str, Field(pattern=IMAGE_NAME)]
 GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
 OF_THE_CELL = frozenset(
     {
@@ -28,9 +29,9 @@ class BuiltImage(Frozen):
     """An image built from a Dockerfile: the stack's own, or the one that all stacks in the folder above share."""
 
     dockerfile: str = "Dockerfile"
-    base: str | None = None
+    base: ImageName | None = None
     """The shared Dockerfile's build argument BASE_IMAGE."""
-    builder: str | None = None
+    builder: ImageName | None = None
     """The image of a stage that compiles (build argument BUILDER_IMAGE), where the Dockerfile has one."""
     pythons: tuple[str, ...] = ()
     """The versions of Python that the lock is made for, which the shared Dockerfile checks; any where empty."""
@@ -61,7 +62,7 @@ class BuiltImage(Frozen):
 class ReadyImage(Frozen):
     """An image that exists already; `mounts` are host folders, mounted read-only at the same place."""
 
-    name: str
+    name: ImageName
     python: str = "python3"
     mounts: tuple[str, ...] = ()
 
