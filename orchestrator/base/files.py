@@ -51,13 +51,7 @@ PLAIN_WORDS = {
 }
 """Of kinds of errors of pydantic's whose own sentences speak of Python."""
 EMPTY = "must not be empty"
-IMAGE_NAME = (
-    r"^((\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
-    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]+)?$"
-)
-"""A container image's, as engines take it."""
 PLAIN_PATTERNS = {
-    IMAGE_NAME: "must be an image's name, such as registry.example/team/torch:2026-11",
     "^[a-z0-9][a-z0-9_-]*$": "must be of small letters, digits, - and _, and begin with a letter or a digit",
     "^[0-9a-f]{64}$": "must be a SHA-256, 64 digits of 0-9a-f",
 }
