@@ -138,12 +138,9 @@ class Reduction:
 
     @property
     def failed_references(self) -> list[str]:
-        """A line for each reference cell that came to nothing: its rows are unchecked."""
-        return [
-            f"{status}: {reason}" if reason else status
-            for _, (status, reason) in sorted(self._references.items())
-            if status != "ok"
-        ]
+        """Why reference cells came to nothing, each reason once: their rows are unchecked."""
+        failed = (found for _, found in sorted(self._references.items()) if found[0] != "ok")
+        return list(dict.fromkeys(f"{status}: {reason}" if reason else status for status, reason in failed))
 
     @property
     def ceilings(self) -> tuple[Ceiling, ...]:

@@ -50,6 +50,7 @@ PLAIN_WORDS = {
     "string_type": "must be text",
 }
 """Of kinds of errors of pydantic's whose own sentences speak of Python."""
+EMPTY = "must not be empty"
 PLAIN_PATTERNS = {
     "^[a-z0-9][a-z0-9_-]*$": "must be of small letters, digits, - and _, and begin with a letter or a digit",
     "^[0-9a-f]{64}$": "must be a SHA-256, 64 digits of 0-9a-f",
@@ -237,40 +238,54 @@ def explain_validation(error: ValidationError, raw: Any, model: type[BaseModel])
     problems = error.errors(include_url=False)
     # An unknown key explains most other errors (it is usually the misspelt missing one): name it first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
-    # Of one key the first: of a choice between kinds of values each kind has its own error.
-    lines = list({problem["loc"]: _problem(problem, raw, model) for problem in reversed(problems)}.values())[::-1]
+    within = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
+    found = dict[str, list[Mapping[str, Any]]]()
+    for problem in problems:
+        # A list all of whose values are wrong counts as empty too.
+        if problem["type"] != "too_short" or problem["loc"] not in within:
+            key = key_name(problem["loc"], raw, missing=problem["type"] == "missing")
+            found.setdefault(key, []).append(problem)
+    lines = [_line(key, of_one, model) for key, of_one in found.items()]
     more = len(lines) - SHOWN_PROBLEMS
     return one_line("; ".join(lines[:SHOWN_PROBLEMS]) + (f" (and {more} more)" if more > 0 else ""))
 
 
-def _problem(problem: Mapping[str, Any], raw: Any, model: type[BaseModel]) -> str:
-    location, kind = problem["loc"], problem["type"]
-    key = key_name(location, raw)
+def _line(key: str, problems: Sequence[Mapping[str, Any]], model: type[BaseModel]) -> str:
+    """Return what is wrong with one key: of a choice between kinds of values each kind has its own problem."""
+    location, kind = problems[0]["loc"], problems[0]["type"]
     if kind == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(str(location[-1]), model, location)}"
     if kind == "missing":
         return f"{key}: missing; add this key"
-    context = problem.get("ctx", {})
-    if kind == "too_short" and context.get("min_length") == 1:
-        return f"{key}: must not be empty"
-    must = PLAIN_PATTERNS.get(context.get("pattern", "")) or PLAIN_WORDS.get(kind, "").format(**context)
-    must = must or problem["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ", 1)
-    shown = _shown(problem["input"]) if key else ""
+    first = {problem["loc"]: problem for problem in reversed(problems)}  # of one kind the first
+    must = " or ".join(dict.fromkeys(map(_must, reversed(first.values()))))
+    shown = _shown(problems[0]["input"]) if key and must != EMPTY else ""
     return (f"{key}: " if key else "") + must + (f", is {shown}" if shown else "")
 
 
-def key_name(location: Sequence[str | int], raw: Any) -> str:
-    """Return `cells[0].batch` for ("cells", 0, "batch", 0) where the file, which may be unknown, says `batch = 3`."""
+def _must(problem: Mapping[str, Any]) -> str:
+    context = problem.get("ctx", {})
+    if problem["type"] == "too_short" and context.get("min_length") == 1:
+        return EMPTY
+    must = PLAIN_PATTERNS.get(context.get("pattern", "")) or PLAIN_WORDS.get(problem["type"], "").format(**context)
+    return must or str(problem["msg"]).removeprefix("Value error, ").replace("Input should be ", "must be ", 1)
+
+
+def key_name(location: Sequence[str | int], raw: Any, *, missing: bool = True) -> str:
+    """Return `cells[0].batch` for ("cells", 0, "batch", 0) where the file, which may be unknown, says `batch = 3`.
+
+    `missing`: its last part may not be there. Any other that is not says which of several kinds of values was tried.
+    """
     name, here = "", raw
-    for part in location:
+    for depth, part in enumerate(location, 1):
         if isinstance(part, int):
             if raw is not None and not isinstance(here, list):
                 break  # A single value was taken for a list of one.
             name += f"[{part}]"
             here = here[part] if isinstance(here, list) and part < len(here) else None
-        else:
+        elif raw is None or (isinstance(here, dict) and (part in here or (missing and depth == len(location)))):
             name += f".{part}" if name else part
-            here = here.get(part) if isinstance(here, dict) else None
+            here = here.get(part) if raw is not None else None
     return name
 
 
@@ -359,10 +374,14 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = 
     """Replace `path` by `content`; no space, no right to write and the like are UsageErrors.
 
     It is on the disk when this returns, so that a power cut leaves the old content or the new one. `parent`: its folder
-    is made again where it is gone.
+    is made again where it is gone. A device, a pipe, and what is open already (/dev/stdout) stay, and are written to.
     """
     if parent:
         make_folder(path.parent)
+    if _stays(path):
+        with os_errors(path), path.open("wb") as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
+        return
     with os_errors(path), beside(path) as place:
         if isinstance(content, bytes):
             place.write_bytes(content)
@@ -373,6 +392,14 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = 
         place.replace(path)
         with suppress(OSError):  # not every file system can do this for a folder
             to_disk(path.parent)
+
+
+def _stays(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.readlink().is_relative_to("/proc")
+    except (OSError, ValueError):  # nothing is there, no link, no path
+        return False
 
 
 def to_disk(path: Path) -> None:

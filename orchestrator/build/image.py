@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.base.errors import EXIT_OK, InfrastructureError
+from orchestrator.base.errors import EXIT_OK, InfrastructureError, UsageError
 from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.interrupt import patiently
 from orchestrator.base.paths import STATE
@@ -22,7 +22,7 @@ from orchestrator.base.telling import telling
 from orchestrator.base.text import Say, counted, on_stderr, show, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
-from orchestrator.plan.stack import STACK_FILE, Stack
+from orchestrator.plan.stack import IMAGE_NAME, STACK_FILE, Stack
 
 BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9
@@ -144,14 +144,23 @@ def chosen_arguments(stack: Stack) -> dict[str, str]:
     What is compiled has to fit the base, so another base is the builder too unless another builder is named.
     """
     assert stack.build is not None
-    suffix = stack.name.upper().replace("-", "_")
-    base, builder = (
-        os.environ.get(f"STACKBENCH_{image}_{suffix}") or os.environ.get(f"STACKBENCH_{image}_IMAGE")
-        for image in ("BASE", "BUILDER")
-    )
+    base, builder = (_named(image, stack) for image in ("BASE", "BUILDER"))
     chosen = {"BASE_IMAGE": base, "BUILDER_IMAGE": (builder or base) if stack.build.builder else None}
     chosen |= {name: os.environ.get(name) for name in stack.build.arguments}
     return {name: value for name, value in chosen.items() if value}
+
+
+def _named(image: str, stack: Stack) -> str | None:
+    """Return the image that the environment names as the stack's BASE or BUILDER."""
+    for whose in (stack.name.upper().replace("-", "_"), "IMAGE"):
+        name = os.environ.get(variable := f"STACKBENCH_{image}_{whose}")
+        if name and not IMAGE_NAME.fullmatch(name):
+            raise UsageError(
+                f'"{name}" is not an image\'s name', where=variable, remedy="write one, as debian:bookworm"
+            )
+        if name:
+            return name
+    return None
 
 
 def own_arguments(stack: Stack) -> dict[str, str]:

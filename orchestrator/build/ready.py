@@ -149,7 +149,7 @@ def ready_on(launcher: Any, gpu: HostGpu | None, choice: Choice, say: Say, *, st
             tried = tried or _works(launcher, stack)
             ready.prepared[name], ready.locks[name] = found
             if stack_lock.lacks_torch(launcher, *found):
-                reason = f"there is no torch in {found[0].image or found[0].python}"
+                reason = f"there is no torch in {found[0].python}" + (f" of {found[0].image}" if found[0].image else "")
                 ready.refused[name] = Refusal("unsupported", reason)
                 say(f"{name}: cannot run: {reason}")
         except InfrastructureError as error:

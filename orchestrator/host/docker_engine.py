@@ -74,16 +74,23 @@ def labels(run: str, cell: str, owner: str | None = None) -> dict[str, str]:
     return {LABEL_RUN: run, LABEL_CELL: cell, LABEL_OWNER: owner or signature()}
 
 
+def left_over(client: Any) -> list[str]:
+    """Return the containers of ours whose owner is dead, by id.
+
+    An owner in another process namespace cannot be judged from here: its containers are left to it.
+    """
+    found = client.api.containers(all=True, filters={"label": LABEL_OWNER})
+    owners = {container["Id"]: Owner.parse(container["Labels"].get(LABEL_OWNER, "")) for container in found}
+    return [container for container, owner in owners.items() if owner is not None and owner.dead()]
+
+
 def sweep(client: Any) -> int:
     """Remove containers of ours whose owner is dead, and return how many; those of living ones are left alone."""
     removed = 0
-    for container in client.api.containers(all=True, filters={"label": LABEL_OWNER}):
-        owner = Owner.parse(container["Labels"].get(LABEL_OWNER, ""))
-        # An owner in another process namespace cannot be judged from here: its containers are left to it.
-        if owner is not None and owner.dead():
-            with contextlib.suppress(docker.errors.APIError):
-                remove(client, container["Id"])
-                removed += 1
+    for container in left_over(client):
+        with contextlib.suppress(docker.errors.APIError):
+            remove(client, container)
+            removed += 1
     return removed
 
 

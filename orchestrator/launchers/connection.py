@@ -24,9 +24,10 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import pynvml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError
@@ -88,6 +89,20 @@ class SshSettings(Frozen):
     """Another configuration of `ssh` than the user's."""
     cpuset: Literal["near", "all"] = "near"
     """Which CPUs a cell gets: those of its GPU's NUMA node, where the kernel knows it, or all."""
+
+    @field_validator("address")
+    @classmethod
+    def _has_a_host(cls, address: str) -> str:
+        if "://" in address:
+            parts = urlsplit(address)
+            if not parts.hostname or parts.port == 0 or parts.password is not None or parts.path + parts.query:
+                raise ValueError("must be ssh://user@host:port, without a password or a path")
+        return address
+
+    @property
+    def host(self) -> str:
+        """The host's name alone."""
+        return (urlsplit(self.address).hostname if "://" in self.address else None) or self.address.rpartition("@")[2]
 
 
 class ConnectionLostError(InfrastructureError):
@@ -215,8 +230,8 @@ class Connection:
             if sign in said:
                 return ConnectionLostError(f"{LOST} ({what})", remedy=remedy)
         # No record may hold the host's name.
-        host = self.settings.address.rpartition("@")[2].rpartition("//")[2].partition(":")[0]
-        last = self._said[-1].strip().replace(host, "the host") if self._said else ""
+        host = re.compile(rf"(?<!\w){re.escape(self.settings.host)}(?!\w)", re.IGNORECASE)
+        last = host.sub("the host", self._said[-1].strip()) if self._said else ""
         return ConnectionLostError(f"{LOST} ({last})" if last else LOST, remedy=GO_ON)
 
     def store(self, kind: str, name: str, files: Mapping[str, tuple[Path, str]], say: Callable[[str], None]) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import docker
 
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.base.files import validate
 from orchestrator.base.text import Say, counted
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.gpu import HostGpu, selected
@@ -24,7 +22,7 @@ from orchestrator.plan.hosts import HostEntry
 @contextlib.contextmanager
 def open_host(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
     """Reach a host over ssh, hold its GPUs' locks, and give a worker for each of them; see `worker.Opener`."""
-    settings = validate(SshSettings, entry.settings, Path(f"hosts.{entry.name}.ssh"))
+    settings = settings_of(entry)
     with contextlib.ExitStack() as opened:
         host = SshHost(entry.name, settings, opening, opened.enter_context(socket_folder()), entry.start_s)
         first = host.connect()
@@ -43,6 +41,11 @@ def open_host(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
             devices = [*([None] if "cpu" in wanted and not workers else []), *([gpu.uuid] if gpu else [])]
             workers.append(_worker(host, connection, gpu, devices))
         yield workers
+
+
+def settings_of(entry: HostEntry) -> SshSettings:
+    """Return the entry's settings."""
+    return entry.settings_as(SshSettings)
 
 
 def _chosen(entry: HostEntry, hello: Mapping[str, Any], *, allow_busy: bool) -> list[HostGpu]:
@@ -101,7 +104,7 @@ def _engine(connection: Connection) -> Any:
 
 def sweep(entry: HostEntry, say: Say) -> int:
     """Remove what killed runs have left on a host; return how much. A host that cannot be reached is a warning."""
-    settings = validate(SshSettings, entry.settings, Path(f"hosts.{entry.name}.ssh"))
+    settings = settings_of(entry)
     with socket_folder() as place:
         connection = Connection(settings, place)
         try:

@@ -49,15 +49,15 @@ def work_area(state: Path | None = None, bench: Path | None = None) -> Iterator[
             lock.release()
 
 
-def folder_in(place: Path) -> Path:
+def folder_in(place: Path, tries: int = TRIES) -> Path:
     """Make a folder for this process in `place`, and that where it is not there; OSError where it cannot be made."""
-    for _ in range(TRIES):
-        # Whoever ends may remove a place that is empty, at any moment.
-        with contextlib.suppress(FileNotFoundError):
-            place.mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
-    place.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place))
+    except FileNotFoundError:  # whoever ends may remove a place that is empty, at any moment
+        if tries == 1:
+            raise
+        return folder_in(place, tries - 1)
 
 
 def copy_bench(source: Path, target: Path) -> Path:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen, Json, Positive, read_toml, validate
 from orchestrator.plan.suite import Name, Seconds
 
 HostLauncher = Literal["docker", "local", "ssh", "slurm"]
+MOST_GPUS = 100_000
+"""Of all hosts of a file together: a schedule for many more is not made in seconds."""
+T = TypeVar("T", bound=BaseModel)
 HERE: tuple[HostLauncher, ...] = ("docker", "local")
 """Those whose cells run on the host of this process."""
 
@@ -19,7 +22,7 @@ HERE: tuple[HostLauncher, ...] = ("docker", "local")
 class Cost(Frozen):
     """What a host's GPUs cost, in whatever money; for `plan` alone."""
 
-    per_gpu_hour: Annotated[float, Field(ge=0)]
+    per_gpu_hour: Annotated[float, Field(ge=0, le=1e9)]
 
 
 class HostEntry(Frozen):
@@ -43,6 +46,10 @@ class HostEntry(Frozen):
     def settings(self) -> dict[str, Json]:
         """The launcher's own table, as it stands in the file."""
         return (self.ssh if self.launcher == "ssh" else self.slurm) or {}
+
+    def settings_as(self, model: type[T]) -> T:
+        """Return them as the launcher knows them; UsageError with the key and the reason where they cannot be meant."""
+        return validate(model, self.settings, Path(f"{self.name}: [hosts.{self.launcher}]"))
 
     @property
     def gpus_at_most(self) -> int | None:
@@ -78,6 +85,8 @@ def load_hosts(path: Path) -> tuple[HostEntry, ...]:
     names = [entry.name for entry in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f'two hosts are called "{twice}"', where=str(path), remedy="rename one of them")
+    if (number := sum(entry.gpus_at_most or 0 for entry in found)) > MOST_GPUS:
+        raise UsageError(f"{number} GPUs in all", where=str(path), remedy=f"at most {MOST_GPUS} are scheduled")
     here = [entry.name for entry in found if entry.launcher in HERE]
     if len(here) > 1:
         what = f"{' and '.join(here)} are all this host"

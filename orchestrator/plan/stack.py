@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Count, Frozen, Positive, os_errors, read_toml, validate
+from orchestrator.base.text import one_line
 
 GpuAccess = Literal["auto", "request", "cdi", "raw", "none"]
 OF_THE_CELL = frozenset(
@@ -128,6 +129,11 @@ STACK_FILE = "stack.toml"
 
 # Methods become parts of file names and of module names.
 METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,79}")
+IMAGE_NAME = re.compile(
+    r"((\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]+)?"
+)
+"""A container image's, as engines take it."""
 
 
 def load_stack(folder: Path) -> Stack:
@@ -148,6 +154,7 @@ def load_stack(folder: Path) -> Stack:
         raise bad("methods: a method is named twice", "name each once")
     for name in sorted(OF_THE_CELL.intersection(stack.environment)):
         raise bad(f"environment.{name}: every cell gets one of its own", "leave this variable out")
+    _check_images(stack, path)
     stack = stack.model_copy(update={"folder": folder.resolve()})
     if stack.build is not None:
         for key, place, name in (
@@ -157,6 +164,16 @@ def load_stack(folder: Path) -> Stack:
             if not (place / name).is_file():
                 raise bad(f'build.{key}: no file "{name}" in {place}', "add it or correct the name")
     return stack
+
+
+def _check_images(stack: Stack, path: Path) -> None:
+    named = {"ready.name": stack.ready.name} if stack.ready else dict[str, str | None]()
+    if stack.build:
+        named = {"build.base": stack.build.base, "build.builder": stack.build.builder}
+    for key, name in named.items():
+        if name is not None and not IMAGE_NAME.fullmatch(name):
+            what = f'{key}: "{one_line(name)}" is not an image\'s name'
+            raise UsageError(what, where=str(path), remedy="write one, as registry.example/team/torch:2026-11")
 
 
 def find_stacks(folders: Sequence[Path]) -> dict[str, Stack]:

@@ -122,7 +122,9 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Return the run in `folder`; one without a good run.json is a UsageError."""
+        """Return the run in `folder`; without a good run.json, or a list of its records, it is a UsageError."""
+        with os_errors(folder / "records"), contextlib.suppress(FileNotFoundError):
+            os.scandir(folder / "records").close()
         return cls(folder, _read(Header, folder / RUN_FILE, limit=RUN_LIMIT_BYTES, most_values=MOST_VALUES))
 
     @property
@@ -276,7 +278,7 @@ def _read(kind: type[T], path: Path, *, limit: int, most_values: int | None = No
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        what, raw = "no valid JSON", None
+        what, raw = "not valid JSON", None
         if error.error_count() > 1 or error.errors()[0]["type"] != "json_invalid":
             # The key's name needs the raw content; read it again only now, when it is bad anyway.
             with contextlib.suppress(UsageError):

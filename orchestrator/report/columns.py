@@ -59,6 +59,12 @@ def columns(
     ]
 
 
+def columns_of(pairs: Sequence[Pair], published: Sequence[Published]) -> list[Column]:
+    """Return the columns of a table of these rows, which have their benchmark and number of devices in common."""
+    first, engines = pairs[0].steady, any(pair.steady.kind == "engine" for pair in pairs)
+    return columns(first.benchmark, published, first.workload.devices, engines=engines)
+
+
 def speed(row: Row) -> Cell:
     """Return a row's figure with its interval, whose level is said where it is not the usual one."""
     figure = row.figure

@@ -280,14 +280,12 @@ def _leftovers(doc: Doctor) -> Iterator[Line]:
         return
     try:
         with engine.engine_errors():
-            found = doc.client.api.containers(all=True, filters={"label": engine.LABEL_OWNER})
+            found = engine.left_over(doc.client)
     except StackbenchError as error:
         yield Line("fail", "containers", str(error))
         return
     if found:
-        yield Line(
-            "warn", "containers", f"{counted(len(found), 'container')} left over", "run-all removes those of dead runs"
-        )
+        yield Line("warn", "containers", f"{counted(len(found), 'container')} left over", "run-all removes them")
     else:
         yield Line("ok", "containers", "none left over")
 

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from orchestrator.base import interrupt
@@ -16,10 +17,10 @@ from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, choose_gpu, gpus, refuse_busy, selected
 from orchestrator.launchers.worker import Opener, Opening, Worker
 from orchestrator.plan.choice import Choice
-from orchestrator.plan.hosts import HERE, HostEntry
+from orchestrator.plan.hosts import HERE, HostEntry, load_hosts
 
 OPENERS = {"ssh": "orchestrator.launchers.ssh", "slurm": "orchestrator.runner.slurm"}
-"""Modules of openers of other hosts, imported where they are asked for: `open_host`."""
+"""Modules of openers of other hosts, imported where they are asked for: `open_host`, and `settings_of` an entry."""
 LEAVE_S = 120.0
 """How long a host may take to be left, before the run ends without it."""
 
@@ -30,6 +31,15 @@ def opener_of(entry: HostEntry) -> Opener:
         return open_here
     opener: Opener = import_module(OPENERS[entry.launcher]).open_host
     return opener
+
+
+def entries_of(file: Path) -> tuple[HostEntry, ...]:
+    """Return the entries of a hosts file, with settings that their launchers take."""
+    found = load_hosts(file)
+    for entry in found:
+        if entry.launcher not in HERE:
+            import_module(OPENERS[entry.launcher]).settings_of(entry)
+    return found
 
 
 def wanted_here(entry: HostEntry, found: Sequence[HostGpu]) -> list[HostGpu]:

@@ -21,7 +21,7 @@ from orchestrator.launchers.worker import Opening, Worker
 from orchestrator.plan import memory
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import Choice, Choosing, RunOptions, choose
-from orchestrator.plan.hosts import HERE, HostEntry, load_hosts, named_here
+from orchestrator.plan.hosts import HERE, HostEntry, named_here
 from orchestrator.plan.methods import FOLDER as METHODS
 from orchestrator.plan.methods import put_methods
 from orchestrator.records.references import References
@@ -32,7 +32,7 @@ from orchestrator.runner import run_all as single
 from orchestrator.runner.before import Before
 from orchestrator.runner.crew import Crew, Member, SharedOutcomes, sessions
 from orchestrator.runner.estimate import Earlier, Key, bound_by_cpu, expected, fitted, history, with_rounds
-from orchestrator.runner.hosts import held, in_short, made_ready_on, wanted_here
+from orchestrator.runner.hosts import entries_of, held, in_short, made_ready_on, wanted_here
 from orchestrator.runner.one_round import Session
 from orchestrator.runner.order import Agenda, Turn, first_turns
 from orchestrator.runner.outcomes import Outcomes
@@ -62,7 +62,7 @@ def places(options: RunOptions) -> Places:
     if options.gpu is not None or (options.gpus is not None and options.hosts is not None):
         what = "--gpu, --gpus and --hosts exclude each other"
         raise UsageError(what, where="--gpus" if options.gpus else "--hosts", remedy="keep one of them")
-    entries = load_hosts(options.hosts) if options.hosts else named_here(options.gpus or "all", "local")
+    entries = entries_of(options.hosts) if options.hosts else named_here(options.gpus or "all", "local")
     if all(entry.launcher not in HERE for entry in entries):
         number = sum(entry.gpus_at_most or UNKNOWN_GPUS for entry in entries)
         shown = f"{counted(number, 'GPU')} of {counted(len(entries), 'host')}"

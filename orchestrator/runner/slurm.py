@@ -9,11 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from orchestrator.base import interrupt
-from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
-from orchestrator.base.files import bench_source, explain_validation, write_text
+from orchestrator.base.errors import InfrastructureError, StackbenchError
+from orchestrator.base.files import bench_source, write_text
 from orchestrator.base.text import Say, counted
 from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import Job, Launcher, Prepared, slurm_spool
@@ -98,12 +96,8 @@ def sweep(state: Path, say: Say) -> int:
 
 
 def settings_of(entry: HostEntry) -> SlurmSettings:
-    """Return the entry's settings; UsageError with the key and the reason where they cannot be meant."""
-    try:
-        return SlurmSettings.model_validate(entry.settings)
-    except ValidationError as error:
-        what = explain_validation(error, entry.settings, SlurmSettings)
-        raise UsageError(what, where=f"{entry.name}: [hosts.slurm]", remedy="correct it in the hosts file") from error
+    """Return the entry's settings."""
+    return entry.settings_as(SlurmSettings)
 
 
 def supervise_there(

@@ -332,6 +332,7 @@ def test_the_sweep_takes_the_dead_ones_only(client: Any, monkeypatch: pytest.Mon
         for name, owner in owners.items()
     }
     try:
+        assert set(engine.left_over(client)) == {made["dead"], made["other boot"]}
         assert engine.sweep(client) == 2
         left = ours(client, label=engine.LABEL_OWNER)
         assert made["dead"] not in left

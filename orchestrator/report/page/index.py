@@ -7,7 +7,7 @@ not ok has no speed on the page.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.analysis.growth import growths
 from orchestrator.analysis.ladders import ladders
 from orchestrator.analysis.protocol import unit_of
-from orchestrator.analysis.published import Published, PublishedFigure
+from orchestrator.analysis.published import PublishedFigure
 from orchestrator.analysis.reduce import place
 from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
@@ -28,7 +28,7 @@ from orchestrator.report.columns import (
     SECONDS_DIGITS,
     Column,
     against_eager,
-    columns,
+    columns_of,
     host_memory,
     published_text,
     share,
@@ -62,15 +62,18 @@ class Index:
 
     sources: tuple[Source, ...]
     pairs: tuple[tuple[Source, Pair], ...]
-    groups: tuple[tuple[str, ...], ...]
-    """(benchmark, workload_id) of each table."""
-    engines: frozenset[tuple[str, ...]]
-    """Those of the tables that have an engine among their rows."""
+    tables: Mapping[tuple[str, ...], Sequence[tuple[Source, Pair]]]
+    """The same by table: (benchmark, workload_id)."""
 
     def content(self, environments: Sequence[Any]) -> dict[str, Any]:
         """Return it as JSON; `environments` are those that the drawers refer to by number."""
         number = {id(source): place for place, source in enumerate(self.sources)}
-        group = {key: place for place, key in enumerate(self.groups)}
+        group = {key: place for place, key in enumerate(self.tables)}
+        shown = {
+            (key, id(source)): columns_of([pair for _, pair in found], source.report.published)
+            for key, found in self.tables.items()
+            for source in self.sources
+        }
         by_note = {
             id(pair): n for n, pair in enumerate(sorted((p for _, p in self.pairs), key=lambda p: place(p.note)))
         }
@@ -80,7 +83,7 @@ class Index:
                 "run": number[id(source)],
                 "workload": group[_group(pair)],
                 "noteOrder": by_note[id(pair)],
-                **_row(pair, self._columns(pair, source.report.published)),
+                **_row(pair, shown[_group(pair), id(source)]),
                 **grown.get((id(source), pair.steady.cell_id), {}),
             }
             for source, pair in self.pairs
@@ -88,7 +91,7 @@ class Index:
         return {
             "title": "Stackbench: " + ", ".join(source.name for source in self.sources),
             "runs": [_run_card(source) for source in self.sources],
-            "workloads": [self._workload(key) for key in self.groups],
+            "workloads": [self._workload(key) for key in self.tables],
             "rows": rows,
             "ladders": _ladders([pair.steady for _, pair in self.pairs]),
             "verdicts": _verdicts([pair.steady for _, pair in self.pairs]),
@@ -96,12 +99,8 @@ class Index:
             "glossary": GLOSSARY,
         }
 
-    def _columns(self, pair: Pair, published: Sequence[Published]) -> list[Column]:
-        steady = pair.steady
-        return columns(steady.benchmark, published, steady.workload.devices, engines=_group(pair) in self.engines)
-
     def _workload(self, key: tuple[str, ...]) -> dict[str, Any]:
-        found = [(source.report, pair) for source, pair in self.pairs if _group(pair) == key]
+        found = [(source.report, pair) for source, pair in self.tables[key]]
         steady = found[0][1].steady
         published = comparisons(found)
         figures = {comparison.name: comparison.for_workload(steady.workload) for comparison in published}
@@ -116,7 +115,7 @@ class Index:
             "manyShapes": steady.workload.shortest is not None,
             "columns": [
                 [column.key, column.head]
-                for column in self._columns(found[0][1], published)
+                for column in columns_of([pair for _, pair in found], published)
                 if column.key not in ELSEWHERE and any(column.line(pair) not in (MISSING, "none") for _, pair in found)
             ],
             "remarks": [as_text(remark) for remark in remarks(found)],
@@ -137,11 +136,8 @@ def make_index(sources: Sequence[Source]) -> Index:
     """Put the rows of the runs together: by benchmark and workload, ok rows first, the best of them first."""
     pairs = [(source, pair) for source in sources for pair in source.report.pairs]
     pairs.sort(key=lambda item: place(item[1].steady))
-    groups = tuple(dict.fromkeys(_group(pair) for _, pair in pairs))
-    order = {key: number for number, key in enumerate(groups)}
-    pairs.sort(key=lambda item: order[_group(item[1])])
-    engines = frozenset(_group(pair) for _, pair in pairs if pair.steady.kind == "engine")
-    return Index(tuple(sources), tuple(pairs), groups, engines)
+    tables = grouped((_group(item[1]), item) for item in pairs)
+    return Index(tuple(sources), tuple(item for table in tables.values() for item in table), tables)
 
 
 def _group(pair: Pair) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""A run's tables, one exporter per file: each has `render(report) -> str`."""
+"""A run's tables, one exporter per file: each has `render(report, protocol) -> str`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from orchestrator.analysis.protocol import Protocol
@@ -12,7 +12,11 @@ from orchestrator.records.record import Record
 from orchestrator.report.tables import csv, json, latex, markdown
 
 EXPORTERS = {"markdown": markdown.render, "json": json.render, "csv": csv.render, "latex": latex.render}
-FILES = {"tables.md": "markdown", "tables.json": "json", "tables.csv": "csv"}
+FILES: dict[str, Callable[[Report], str | list[str]]] = {
+    "tables.md": markdown.render,
+    "tables.json": json.pieces,
+    "tables.csv": csv.render,
+}
 
 
 def write_tables(run_folder: Path, report: Report | None = None) -> Report:
@@ -21,8 +25,8 @@ def write_tables(run_folder: Path, report: Report | None = None) -> Report:
     Without `report` the run's records are read.
     """
     report = report or make_report(run_folder)
-    for name, form in FILES.items():
-        write_text(run_folder / name, json.pieces(report) if form == "json" else EXPORTERS[form](report))
+    for name, content in FILES.items():
+        write_text(run_folder / name, content(report))
     return report
 
 

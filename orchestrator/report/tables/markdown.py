@@ -14,7 +14,7 @@ from orchestrator.analysis.rows import Row
 from orchestrator.base.text import MISSING, code, escape, shortened, significant
 from orchestrator.plan.workload import WHAT, Workload, describe
 from orchestrator.records.record import Environment
-from orchestrator.report.columns import SECONDS_DIGITS, Column, beside_status, columns
+from orchestrator.report.columns import SECONDS_DIGITS, Column, beside_status, columns_of
 from orchestrator.report.remarks import about_published, as_markdown, comparisons, figure_caveats, remarks, run_facts
 from orchestrator.report.words import better, glossary_in_markdown
 
@@ -63,11 +63,8 @@ def _heading(workload: Workload) -> str:
 
 
 def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
-    first_row = pairs[0].steady
-    published = comparisons([(report, pair) for pair in pairs])
-    engines = any(pair.steady.kind == "engine" for pair in pairs)
-    shown = columns(first_row.benchmark, published, first_row.workload.devices, engines=engines)
-    unit = unit_of(first_row.benchmark)
+    shown = columns_of(pairs, comparisons([(report, pair) for pair in pairs]))
+    unit = unit_of(pairs[0].steady.benchmark)
     heads = [escape(column.head) + (f", {unit}" if column.key == "note" else "") for column in shown]
     alike = {name for name, count in Counter(pair.steady.name for pair in pairs).items() if count > 1}
     lines = [

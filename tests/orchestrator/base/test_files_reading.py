@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from orchestrator.analysis.published import Published
 from orchestrator.base.errors import UsageError
@@ -26,6 +26,7 @@ from orchestrator.base.files import (
     read_bytes,
     read_json,
     read_toml,
+    validate,
 )
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.families import ARCHITECTURES
@@ -160,12 +161,39 @@ def test_any_path_that_is_not_there_is_a_line(name: str) -> None:
         (("cells", 0, "new"), {"cells": [{}]}, "cells[0].new"),
         (("cells",), {}, "cells"),
         ((), {}, ""),
-        (("a", "b", 2), {"a": 1}, "a.b"),
+        (("a", "constrained-int"), {"a": 1}, "a"),
+        (("a", "tuple[str, ...]", 1), {"a": ["b", 2]}, "a[1]"),
         (("samples", 0, "loss"), None, "samples[0].loss"),
     ],
 )
 def test_keys_are_named_as_in_the_file(location: tuple[str | int, ...], raw: Any, name: str) -> None:
     assert key_name(location, raw) == name
+
+
+class Choosing(Frozen):
+    several: tuple[int | str | tuple[float, ...], ...] = Field(min_length=1)
+    inner: tuple[Values, ...] = Field(default=(), min_length=1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"several": [{}]}, "several[0]: must be a valid integer or must be text or must be a list"),
+        (
+            {"several": [["a"]]},
+            'several[0]: must be a valid integer or must be text, is ["a"]; several[0][0]: must be a valid number',
+        ),
+        ({"several": []}, "several: must not be empty"),
+        ({"several": [1], "inner": [{"count": -1}]}, "inner[0].count: must be greater than or equal to 0, is -1"),
+        ({"several": [1], "inner": [{"counts": 1}]}, "inner[0].counts: unknown key"),
+        ({"several": [1], "inner": []}, "inner: must not be empty"),
+    ],
+)
+def test_a_value_that_fits_none_of_several_kinds_is_told_once(raw: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        validate(Choosing, raw, Path("x.toml"))
+    assert str(caught.value).startswith(f"x.toml: {said}")
+    assert str(caught.value).count("; ") == said.count("; ")
 
 
 def test_near_words_are_suggested() -> None:

@@ -68,6 +68,20 @@ def test_a_folder_that_is_gone_is_made_again_where_that_is_wanted(tmp_path: Path
         write_bytes(tmp_path / "b" / "x", b"1")
 
 
+def test_a_pipe_and_what_is_open_already_are_written_to_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    read = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", ["on", "e"])
+    assert os.read(read, 99) == b"one"
+    os.close(read)
+    assert (tmp_path / "pipe").is_fifo()
+    with (tmp_path / "opened").open("wb") as opened:
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{opened.fileno()}")
+        write_text(tmp_path / "stdout", "two")
+    assert (tmp_path / "opened").read_text() == "two"
+    assert sorted(place.name for place in tmp_path.iterdir() if place.is_symlink()) == ["stdout"]
+
+
 def test_a_folder_in_the_files_place_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(UsageError, match="x: is a directory; name a file"):

@@ -15,7 +15,7 @@ from fake_run import FAKE_BENCH, IMAGE, make_stack
 from places import ROOT
 from stack_folders import LOCK, WHEEL, make
 
-from orchestrator.base.errors import InfrastructureError
+from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.build import image as build
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
@@ -36,6 +36,10 @@ def test_the_tag_changes_with_what_is_built_from(tmp_path: Path, monkeypatch: py
     second = build.image_tag(stack)
     monkeypatch.setenv("STACKBENCH_BASE_TESTONLY", "mine:2")
     assert build.image_tag(stack) != second
+    for wrong in ("x:y:z", "../etc", "a\nb"):
+        monkeypatch.setenv("STACKBENCH_BASE_TESTONLY", wrong)
+        with pytest.raises(UsageError, match="is not an image's name"):
+            build.image_tag(stack)
 
 
 def test_wheels_of_the_lock_go_along_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,7 +328,7 @@ def test_explain_where_no_round_can_be_read(refused: Callable[..., str], results
     path = next(results.glob("*/records/*.json"))
     path.write_text("{")
     run = path.parents[1].name
-    assert f"records/{path.name}: no valid JSON" in refused("explain", "abab", "--run", run, "--results", results)
+    assert f"records/{path.name}: not valid JSON" in refused("explain", "abab", "--run", run, "--results", results)
 
 
 def test_explain_by_the_beginning_of_the_id(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import validate
 from orchestrator.host import gpu
 from orchestrator.host.gpu import Quick, Slow
-from orchestrator.launchers.connection import BOOT, SshSettings, keeper_modules
+from orchestrator.launchers.connection import BOOT, Connection, SshSettings, keeper_modules
 from orchestrator.launchers.ssh_launcher import cpus_in
 from orchestrator.measure.host_load import CpuTimes, LoadSampler
 from orchestrator.measure.telemetry import Reading, Recorded, Series
@@ -78,7 +78,36 @@ def test_the_cpus_near_a_gpu_are_those_of_its_numa_node(tmp_path: Path, monkeypa
     assert gpu.near_cpus("GPU-1", tmp_path) == (None, "the kernel knows no NUMA node of this GPU")
 
 
-@pytest.mark.parametrize("address", ["-oProxyCommand=evil", "", "ssh://-x", " "])
-def test_an_address_is_no_option(address: str) -> None:
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "-oProxyCommand=evil",
+            "",
+            "ssh://-x",
+            " ",
+            "ssh://host:99999",
+            "ssh://host:port",
+            "ssh://host:0",
+            "ssh://[::1",
+        ),
+        *("ssh://user:secret@host", "ssh://host/path", "ssh://user@"),
+    ],
+)
+def test_an_address_that_ssh_would_not_take_as_one_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="address"):
         validate(SshSettings, {"address": address}, Path("hosts.toml"))
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "told"),
+    [
+        ("ssh://me@a:22", "a: no such thing as a-b", "the host: no such thing as the host-b"),
+        ("me@node1", "Node1 says node12", "the host says node12"),
+        ("ssh://[fe80::1]:22", "[fe80::1] is away", "[the host] is away"),
+    ],
+)
+def test_no_host_is_named_and_no_word_is_mistaken_for_one(address: str, said: str, told: str) -> None:
+    connection = Connection(validate(SshSettings, {"address": address}, Path("hosts.toml")), Path("/nowhere"))
+    connection._said.append(said)
+    assert f"({told})" in str(connection.lost())

@@ -68,7 +68,7 @@ def test_a_whole_record_counts_although_the_process_hangs_afterwards(tmp_path: P
         ("link", "cannot be believed: links are not followed here"),
         ("pipe", "cannot be believed: not a plain file"),
         ("big", "bytes, more than the limit of 8000000"),
-        ("garbage", "cannot be believed: no valid JSON"),
+        ("garbage", "cannot be believed: not valid JSON"),
         ("other_cell", "another cell's"),
         ("other_workload", "another cell's"),
         ("pretends", "only the orchestrator says"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -7,7 +8,7 @@ from plan_samples import write_stack
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import IMAGES
-from orchestrator.plan.stack import find_stacks, load_stack
+from orchestrator.plan.stack import IMAGE_NAME, find_stacks, load_stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,3 +103,24 @@ def test_folders_without_stacks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="not a directory; name a folder, not a file"):
         find_stacks([tmp_path / "file"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("debian", "debian:bookworm", "host:1", "localhost:5000/a/b_c:1", "Registry.example/team/torch:2026-11"),
+        *("[::1]:5000/a", f"a/b@sha256:{'0' * 64}", f"a:1@sha256:{'0' * 64}", f"sha256:{'0' * 64}", "a__b--c"),
+    ],
+)
+def test_what_engines_take_is_an_images_name(name: str) -> None:
+    assert IMAGE_NAME.fullmatch(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x:y:z", "../etc", "UPPER/x/Y", "a b", "a:", "-a", "a@sha256:", "a\n", "https://a/b"]
+)
+def test_what_no_engine_takes_is_refused_with_file_and_key(tmp_path: Path, name: str) -> None:
+    head = 'schema_version = 1\nname = "mine"\ndescription = ""\nmethods = ["eager"]\n[ready]\n'
+    (tmp_path / "stack.toml").write_text(f"{head}name = {json.dumps(name)}\n")
+    assert "FILE: ready.name: " in (line := refused(tmp_path))
+    assert "is not an image's name; write one" in line

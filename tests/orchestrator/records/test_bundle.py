@@ -306,7 +306,7 @@ def link_log(folder: Path) -> str:
 def damage_record(folder: Path) -> str:
     path = folder / small_stems()[-1]
     path.write_text("{")
-    return f"records/{path.name} (no valid JSON)"
+    return f"records/{path.name} (not valid JSON)"
 
 
 def copy_record(folder: Path) -> str:
@@ -430,7 +430,7 @@ def test_content_that_is_not_the_manifests(bundle: Path, tmp_path: Path) -> None
         ("-r2.json", edited(round=1), "the record of another cell"),
         ("-r2.json", edited(workload_id="0" * 16), "its workload is not the one"),
         ("-r2.json", edited(stack="../x"), "the record of another cell"),
-        ("-r2.json", lambda _: b"{", "no valid JSON"),
+        ("-r2.json", lambda _: b"{", "not valid JSON"),
         ("-r2.json", lambda text: text.replace(b'"loss":null', b'"loss":NaN', 1), "samples[0].loss: must be a finite"),
         ("run.json", edited(schema_version=2), "schema_version"),
         ("run.json", lambda _: b"[]", "run.json"),
@@ -491,7 +491,7 @@ def test_a_bad_record_is_left_out_and_a_run_with_a_bad_header_is_not_sent(run: R
     one = record(cell_id="9" * 16, samples=samples(9.0, 1.0, 1.0, 1.0))
     (run.folder / "records" / f"{stem_of(one)}.json").write_text("{")
     _, left_out = pack(run, tmp_path / "x.tar.gz")
-    assert f"records/{stem_of(one)}.json (no valid JSON)" in left_out
+    assert f"records/{stem_of(one)}.json (not valid JSON)" in left_out
     (run.folder / "run.json").write_text("{")
     with pytest.raises(UsageError, match="repair it or move it away"):
         pack(Run(run.folder, run.header), tmp_path / "y.tar.gz")

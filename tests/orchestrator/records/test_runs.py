@@ -13,10 +13,11 @@ import pytest
 from plan_samples import record, stack
 
 from orchestrator.base import interrupt
+from orchestrator.base.errors import UsageError
 from orchestrator.cli import run as command
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
-from orchestrator.records.runs import newest_run, readable, resumable, unfinished
+from orchestrator.records.runs import copies, find_run, newest_run, readable, resumable, unfinished
 from orchestrator.records.store import Run, record_files, stem_of
 
 PLAN = make_plan(load_suite("smoke"), {"cpu": stack()}, device="cpu")
@@ -107,6 +108,25 @@ def test_a_bad_run_is_named_once_and_hides_no_other(mine: Run, tmp_path: Path, c
     assert len(said) == 2
     assert all("run.json: " in line and "\n" not in line for line in said)
     assert newest_run(tmp_path).folder == mine.folder
+
+
+@pytest.mark.parametrize("records", ["a file", "a link that leads nowhere else"])
+def test_a_run_whose_records_cannot_be_listed_hides_no_other(mine: Run, tmp_path: Path, records: str) -> None:
+    bad = tmp_path / "29990101-000000-tiny"
+    shutil.copytree(mine.folder, bad)
+    shutil.rmtree(bad / "records", ignore_errors=True)
+    if records == "a file":
+        (bad / "records").write_text("x")
+    else:
+        (bad / "records").symlink_to("records")
+    said: list[str] = []
+    assert [run.folder for run in readable(tmp_path, said.append)] == [mine.folder]
+    (line,) = said
+    assert line.startswith(f"left out: {bad}/records: ")
+    assert copies(tmp_path) == [[mine.folder]]
+    assert newest_run(tmp_path).folder == mine.folder
+    with pytest.raises(UsageError, match="records: "):
+        find_run(tmp_path, bad.name)
 
 
 @pytest.mark.parametrize(

@@ -357,8 +357,8 @@ def test_a_results_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_run_is_named(run: Run) -> None:
     path = run.folder / "run.json"
     for content, says in (
-        ("{", "no valid JSON"),
-        ("", "no valid JSON"),
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
         ("[]", "must be a table"),
         ("3", "must be a table"),
         ("{}", "schema_version: missing"),

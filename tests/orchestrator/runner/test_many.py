@@ -210,20 +210,38 @@ def test_a_worker_that_dies_takes_its_round_with_it_and_no_other(
         ('[[hosts]]\nname = "a"\nlauncher = "ssh"\n[hosts.slurm]\nx = 1', "is of the launcher slurm"),
         ('[[hosts]]\nname = "a"\nlauncher = "local"\n[[hosts]]\nname = "b"', "a and b are all this host"),
         ('[[hosts]]\nname = "a"\ngpu = "all"', "hosts[0].gpu"),
+        (
+            '[[hosts]]\nname = "a"\ngpus = 0',
+            "hosts[0].gpus: must be 'all' or must be greater than 0 or must be a list, is 0\n",
+        ),
+        ('[[hosts]]\nname = "a"\nstart_s = 0', "hosts[0].start_s: must be greater than 0, is 0\n"),
+        ('[[hosts]]\nname = "a"\nlauncher = "ssh"', "a: [hosts.ssh]: address: missing"),
+        (
+            '[[hosts]]\nname = "a"\nlauncher = "ssh"\n[hosts.ssh]\naddress = "ssh://b:99999"',
+            "address: Port out of range",
+        ),
+        (
+            '[[hosts]]\nname = "a"\nlauncher = "slurm"\ngpus = 1\n[hosts.slurm]\nqueue = "x"',
+            "a: [hosts.slurm]: queue: unknown key",
+        ),
+        ('[[hosts]]\nname = "a"\nlauncher = "slurm"\ngpus = 9999\nnodes = 9999', "99980001 GPUs in all"),
     ],
 )
 def test_a_bad_hosts_file_is_one_line(gpus: Path, capsys: pytest.CaptureFixture[str], hosts: str, said: str) -> None:
     (gpus / "hosts.toml").write_text(f"schema_version = 1\n{hosts}\n")
-    assert run([*written(gpus, ["good"]), "--hosts", str(gpus / "hosts.toml")]) == 4
-    (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    _, *selection = written(gpus, ["good"])
+    for command in ("run-all", "plan"):
+        assert run([command, *selection, "--hosts", str(gpus / "hosts.toml")]) == 4
+        said_here = capsys.readouterr().err
+        assert said in said_here
+        assert len(said_here.splitlines()) == 1
 
 
 def test_a_plan_says_how_long_it_takes_on_these_hosts(gpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (gpus / "hosts.toml").write_text(
         'schema_version = 1\n[[hosts]]\nname = "here"\nlauncher = "local"\ngpus = ["0", "1"]\n[hosts.cost]\n'
         'per_gpu_hour = 2.0\n[[hosts]]\nname = "cluster"\nlauncher = "slurm"\ngpus = 4\nnodes = 2\n'
-        '[[hosts]]\nname = "far"\nlauncher = "ssh"\n'
+        '[[hosts]]\nname = "far"\nlauncher = "ssh"\nssh = { address = "far" }\n'
     )
     words = ["plan", *written(gpus, ["good"])[1:], "--hosts", str(gpus / "hosts.toml")]
     assert run(words) == 0

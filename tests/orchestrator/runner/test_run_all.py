@@ -169,7 +169,7 @@ def test_a_stack_without_torch_is_found_before_its_first_cell(
     monkeypatch.setattr(workfolders, "BENCH", BENCH)  # the real one, on this Python, which has no torch
     assert go(place, methods=["eager"]) == 3
     out = capsys.readouterr().err
-    assert f"fake: cannot run: there is no torch in {sys.executable}" in out
+    assert f"fake: cannot run: there is no torch in {sys.executable}\n" in out
     assert {record["status"] for record in records(place).values()} == {"unsupported"}
     assert {record["provenance"] for record in records(place).values()} == {None}, "something was started"
 
@@ -269,7 +269,7 @@ def test_a_record_that_cannot_be_read_is_missing(place: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert go(place) == 0
     out = capsys.readouterr().err
-    assert f"records/{bad.name}: no valid JSON: it counts as missing" in out
+    assert f"records/{bad.name}: not valid JSON: it counts as missing" in out
     assert out.count(bad.name) == 1
     assert "1 of 2 rounds already have results" in out
     assert json.loads(bad.read_text())["cell_id"] == whole["cell_id"]

@@ -200,7 +200,7 @@ def test_a_file_that_is_not_a_record_is_named(tmp_path: Path) -> None:
     folder = save_run(tmp_path, small_run())
     (folder / "records" / "forward-x@y-0000000000000000-r0.json").write_text("{")
     data = content(render_page([folder]))["data"]
-    assert data["runs"][0]["unreadable"] == ["records/forward-x@y-0000000000000000-r0.json: no valid JSON"]
+    assert data["runs"][0]["unreadable"] == ["records/forward-x@y-0000000000000000-r0.json: not valid JSON"]
     assert len(data["rows"]) == 6
 
 
