@@ -96,6 +96,7 @@ def refuse(spec: Spec) -> str | None:
     model, weights = spec.workload.model, spec.workload.weights
     if spec.workload.devices > 1:
         return f"engines run on one device here, and the cell is one of {spec.workload.devices}"
-    if model is not None and model.experts is not None and (weights is None or weights["source"] != "checkpoint"):
-        return f"the hash chooses the experts of {model.name}, and in an engine the router does"
+    routed = weights is None or weights["source"] == "checkpoint" or weights.get("routing") == "router"
+    if model is not None and model.experts is not None and not routed:
+        return f"the hash is to choose the experts of {model.name}, and in an engine the router does"
     return None if spec.checkpoint else "no folder of weights was made for it"
