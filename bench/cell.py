@@ -150,6 +150,7 @@ def measure_engine(spec: Spec, record: dict[str, Any], events: Events) -> None:
         events.phase("dispatch")
         expected = getattr(method, "expects", lambda *_: ())(workload, spec.device)
         dispatch.gather(task, spec, record, expected)
+        events.phase("close")
 
     events.phase("model")
     model, _ = make_model(spec, eager)
