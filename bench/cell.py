@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import traceback
 from collections.abc import Sequence
@@ -192,6 +193,9 @@ def take_samples(
     for index in range(1 if spec.only_first else workload.iterations):
         if index == 1:
             events.phase("warm-up")
+            # A walk through all that stands by now, imports above all, would take a tenth of a second of some sample.
+            gc.collect()
+            gc.freeze()
         if index == min(workload.warmup + 1, workload.iterations - 1):
             memory.steady()
             events.phase("samples")
@@ -203,4 +207,5 @@ def take_samples(
     for index, phase, kept in team.follow(extras):
         output = None
         output = sample(index, phase, again=True, kept=kept)
+    gc.unfreeze()
     return output

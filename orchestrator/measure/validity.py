@@ -398,6 +398,6 @@ def _by_neighbours(samples: Sequence[Span]) -> list[float]:
 
 def _stall(sample: Span, ratio: float, devices: Sequence[int]) -> str:
     text = f"stalled: {ratio:.2f} times what the others took"
-    if sample.device_ns is not None and devices and sample.device_ns < STALL_FACTOR * max(devices):
+    if sample.device_ns is not None and devices and sample.device_ns / median(devices) - 1 < (ratio - 1) / 2:
         return f"{text}, and the GPU's part did not: the host stalled"
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from bench_specs import SHAPES, run_bench, write_spec  # noqa: E402
 from bench import cell, prepare  # noqa: E402
 from bench.benchmarks import train_dynamic  # noqa: E402
 from bench.model import weights  # noqa: E402
+from bench.observe.clock import Clock  # noqa: E402
 from bench.prepare import make_model  # noqa: E402
 from bench.spec import read_spec  # noqa: E402
 
@@ -190,6 +192,21 @@ def test_without_a_compiler_inductor_is_unsupported_and_says_so(tmp_path, monkey
     assert record["status"] == "unsupported"
     assert "g++" in record["reason"]
     check_schema(record)
+
+
+def test_the_collector_walks_through_nothing_older_than_the_samples(tmp_path, monkeypatch):
+    aside, timed = [], Clock.time
+
+    def seen(clock, *arguments):
+        aside.append(gc.get_freeze_count())
+        return timed(clock, *arguments)
+
+    monkeypatch.setattr(Clock, "time", seen)
+    record = run(tmp_path, "forward")
+    assert record["status"] == "ok"
+    assert aside[0] == 0
+    assert min(aside[1 : len(record["samples"])]) > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_crash_is_a_record(tmp_path):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from documents import DOCS, PAGES, README, anchors, inline_code, links
-from made_docs import H100, layers, made
+from made_docs import layers, made
+from made_results import RUNS
 from places import RESULTS, ROOT
 
 from orchestrator.plan.planner import make_plan
@@ -121,7 +122,7 @@ def test_the_first_table_is_of_the_committed_runs() -> None:
     assert len(shown) >= 3
     assert len(shown[0]) <= 6
     known = {}
-    for name in reversed(H100):
+    for name in reversed([name for names in RUNS.values() for name in names]):
         text = render_tables(find_run(RESULTS, name).folder, form="markdown")
         if "## forward: open_llama_7b, batch 10, sequence 2048, bfloat16" in text:
             known.update({row["method@stack"]: row for row in table(text[text.index("## forward: open_llama_7b") :])})

@@ -28,7 +28,15 @@ PAGES = ROOT / "docs" / "results"
 OPERATORS = "operators-h100"
 RUNS = {
     "H100": ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second"),
-    "H200": ("h200-pinned-forward", "h200-rounds", "h200-second", "h200-thunder-second"),
+    "H200": (
+        "h200-pinned-forward",
+        "h200-pinned-train",
+        "h200-models",
+        "h200-models-train",
+        "h200-rounds",
+        "h200-second",
+        "h200-thunder-second",
+    ),
 }
 """Of a row that several have with equally many rounds, the first one's stands in the overview."""
 WHICH_ENGINE = "which-engine"
@@ -96,17 +104,28 @@ def _run_line(name: str, report: Report) -> tuple[str, ...]:
 
 
 def _figures(reports: dict[str, Report]) -> Iterable[str]:
-    """Yield a heading and a table for each benchmark; of a row that several runs have, the one that stands for it."""
+    """Yield a heading and a table for each model; of a row that several runs have, the one that stands for it."""
     names = list(reversed(reports))
     found = [(names[number], pair) for number, pair in standing([reports[name] for name in names])]
     for benchmark in (name for name in MEASURED if name != BATCHED):  # its rows stand on the page of engines
         shown = [(name, pair) for name, pair in found if pair.steady.benchmark == benchmark]
-        full = max((pair.steady.workload.model.layers for _, pair in shown), default=0)
-        rows = [(name, pair) for name, pair in shown if pair.steady.workload.model.layers == full]
-        if rows:
-            rows.sort(key=lambda found: place(found[1].steady))
-            yield f"### {benchmark}: {describe(rows[0][1].steady.workload)}"
-            yield _table(benchmark, rows)
+        models = {_whole(pair) for _, pair in shown}
+        for model in sorted(models, key=lambda name: (not name.startswith("open_llama"), name)):
+            yield from _of_model(benchmark, [(name, pair) for name, pair in shown if _whole(pair) == model])
+
+
+def _whole(pair: Pair) -> str:
+    """Return the name of a row's model with all of its layers."""
+    return re.sub(r"_\d+_layers$", "", pair.steady.workload.model.name)
+
+
+def _of_model(benchmark: str, shown: list[tuple[str, Pair]]) -> Iterable[str]:
+    """Yield a heading and a table of the rows with all of the model's layers."""
+    full = max(pair.steady.workload.model.layers for _, pair in shown)
+    rows = [(name, pair) for name, pair in shown if pair.steady.workload.model.layers == full]
+    rows.sort(key=lambda found: place(found[1].steady))
+    yield f"### {benchmark}: {describe(rows[0][1].steady.workload)}"
+    yield _table(benchmark, rows)
 
 
 def _table(benchmark: str, rows: list[tuple[str, Pair]]) -> str:

@@ -134,6 +134,8 @@ def test_a_sleep_in_one_sample_is_found_without_any_telemetry(count: int) -> Non
 def test_who_stalled_is_said_where_it_is_known() -> None:
     some = noisy(20, 1, device_ns=179 * MS)
     assert found(None, slept(some, 5, 360, device=False))[5].endswith("and the GPU's part did not: the host stalled")
+    waited = slept(some, 5, 70)
+    assert found(None, waited)[5].endswith("what the others took")
     assert found(None, slept(some, 5, 360))[5].endswith("what the others took")
 
 
@@ -196,10 +198,15 @@ def test_shapes_that_change_are_compared_by_their_size_and_by_whether_they_are_n
         assert list(found(None, slept(some, 20, 6000), "train_dynamic")) == [20]
 
 
+COLLECTED = {0: [22], 1: [22], 2: [11, 22]}
+"""Samples of one row's rounds in which Python's collector walked through everything: bench kept it from that later."""
+
+
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
-def test_no_sample_of_the_kept_gpu_runs_is_called_stalled(path: Path) -> None:
+def test_no_sample_of_the_kept_gpu_runs_is_called_stalled_but_those_that_were(path: Path) -> None:
     kept = read_record(path)
-    assert taints(spans_of(kept), None, kept.workload.benchmark, kept.device) == {}
+    stalled = COLLECTED.get(kept.round, []) if path.stem.startswith("train_static-tinyllama@tinyllama") else []
+    assert list(taints(spans_of(kept), None, kept.workload.benchmark, kept.device)) == stalled
 
 
 def test_there_are_kept_gpu_runs() -> None:

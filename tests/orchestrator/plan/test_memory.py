@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from places import RESULTS
 from plan_samples import SUITE, stack, write_suite
 
+from orchestrator.analysis.reduced_run import make_report
 from orchestrator.cli import run
 from orchestrator.plan.memory import beyond, expected, least_bytes, parameters, why_not
 from orchestrator.plan.models import named_models
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.suite import load_suite
+from orchestrator.records.runs import find_run
 
 
 @pytest.mark.parametrize(("name", "published"), [("open_llama_7b", 6_738_415_616), ("open_llama_3b", 3_426_473_600)])
@@ -41,7 +44,7 @@ def test_the_least_of_each_benchmark() -> None:
     weights = 2 * parameters(named_models()["open_llama_7b"])
     assert least["forward"] == weights + 2 * 10 * 2048 * 32_000
     assert weights < least["generation"] < 1.02 * weights
-    assert least["train_static"] > 4 * parameters(named_models()["open_llama_3b"])
+    assert least["train_static"] == 4 * parameters(named_models()["open_llama_3b"])
     assert least_bytes(load_suite("note").ceilings("cuda")[0].workload) == 0
 
 
@@ -62,6 +65,16 @@ def test_the_expected_peaks_are_near_the_measured_ones(compiled: bool) -> None:
         assert held is not None
         assert held.peak_bytes / 1e9 == pytest.approx(MEASURED[request.workload.benchmark][compiled], rel=0.035)
         assert held.peak_bytes >= least_bytes(request.workload)
+
+
+@pytest.mark.parametrize("name", ["h200-models", "h200-models-train"])
+def test_so_are_those_of_other_families(name: str) -> None:
+    rows = [pair.steady for pair in make_report(find_run(RESULTS, name).folder).pairs]
+    assert len(rows) >= 3
+    for row in rows:
+        held = expected(row.workload)
+        assert held is not None
+        assert held.peak_bytes == pytest.approx(row.memory.steady_bytes, rel=0.01)
 
 
 def test_the_suite_of_models_fits_into_80_gb_and_what_does_not_fit_says_its_figures() -> None:
