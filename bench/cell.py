@@ -132,9 +132,8 @@ def measure_engine(spec: Spec, record: dict[str, Any], events: Events) -> None:
 
     events.phase("method")
     record["proof"], begin = {}, monotonic_ns()
-    loaded = method.load(spec.checkpoint, workload, spec.device)
-    startup = {"load_ns": monotonic_ns() - begin}
-    try:
+    with engine.closing(method.load(spec.checkpoint, workload, spec.device)) as loaded:
+        startup = {"load_ns": monotonic_ns() - begin}
         # The host's clock alone: what an engine returns is in the host's memory, whatever computed it.
         task = EngineTask(workload, loaded, Clock("cpu"), find_tokenizer(str(spec.checkpoint)))
         output = take_samples(task, spec, record, clock=task.clock, memory=memory, events=events)
@@ -152,8 +151,7 @@ def measure_engine(spec: Spec, record: dict[str, Any], events: Events) -> None:
         events.phase("dispatch")
         expected = getattr(method, "expects", lambda *_: ())(workload, spec.device)
         dispatch.gather(task, spec, record, expected)
-    finally:
-        loaded.close()
+        events.phase("close")
 
     events.phase("model")
     model, _ = make_model(spec, eager)

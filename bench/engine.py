@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bench.spec import Spec, Workload
+from bench.status import Crashed
 
 MEMORY_FRACTION = 0.85
 """Of the GPU's memory, for every engine that takes what its cache needs beforehand: the same for all."""
@@ -79,9 +82,36 @@ def longest(workload: Workload) -> int:
     return workload.prompt_length + (workload.new_tokens or 0)
 
 
+@contextmanager
+def closing(engine: Engine) -> Iterator[Engine]:
+    """Close it at the end. What closing raises does not hide what was raised before."""
+    if lacking := [name for name in ("generate", "twin", "score", "settings", "close") if not hasattr(engine, name)]:
+        raise Crashed(f"load returned {type(engine).__name__}, which has no {lacking[0]}: it has to return an engine")
+    try:
+        yield engine
+    except Exception:
+        with suppress(Exception):
+            engine.close()
+        raise
+    try:
+        engine.close()
+    except Exception as error:
+        raise Crashed(f"close() raised {type(error).__name__}: {error}") from error
+
+
 def reported(settings: dict[str, Any]) -> dict[str, Any]:
     """The record's `engine`: all of SETTINGS, null where the engine cannot say, then its own."""
+    if wrong := [name for name, value in settings.items() if not _is_json(value)]:
+        raise Crashed(f"settings(): {wrong[0]} is {settings[wrong[0]]!r}, which is not JSON")
     return {name: settings.get(name) for name in SETTINGS} | settings
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def plausible(peaks: dict[str, int | None], folder: str) -> dict[str, int | None]:
@@ -96,6 +126,7 @@ def refuse(spec: Spec) -> str | None:
     model, weights = spec.workload.model, spec.workload.weights
     if spec.workload.devices > 1:
         return f"engines run on one device here, and the cell is one of {spec.workload.devices}"
-    if model is not None and model.experts is not None and (weights is None or weights["source"] != "checkpoint"):
-        return f"the hash chooses the experts of {model.name}, and in an engine the router does"
+    routed = weights is None or weights["source"] == "checkpoint" or weights.get("routing") == "router"
+    if model is not None and model.experts is not None and not routed:
+        return f"the hash is to choose the experts of {model.name}, and in an engine the router does"
     return None if spec.checkpoint else "no folder of weights was made for it"

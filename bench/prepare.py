@@ -94,7 +94,8 @@ def fill_model(spec: Spec, model: GPT) -> None:
     assert workload.weights is not None
     if not spec.has_folder:
         fill = weights.fill_probe if workload.sharp else weights.fill
-        fill(model, workload.weights["seed"])
+        # Of a mixture whose experts its own router chooses, as it does in an engine, which reads these weights alone.
+        fill(model, workload.weights["seed"], routed=workload.weights.get("routing") == "router")
         return
     from bench.model.checkpoint import load_checkpoint
 

@@ -22,6 +22,12 @@ DRIVER_LIBRARY = re.compile(r"libcuda\.so cannot found|lib(cuda|nvidia-[\w-]+)\.
 OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 NOT_ALLOCATED = ("CUDA out of memory", "DefaultCPUAllocator: ", "Storage size calculation overflowed")
 """The same in words, wrapped by a compiler or raised as something else."""
+NO_CACHE = (
+    "No available memory for the cache blocks",
+    "larger than the available KV cache memory",
+    "Not enough memory. Please try to increase --mem-fraction-static",
+)
+"""What vLLM and SGLang say where their cache does not fit beside the weights."""
 
 
 class Unsupported(Exception):  # noqa: N818  (it is the name of a status)
@@ -67,7 +73,7 @@ def classify(error: Exception) -> tuple[str, str]:
     first = text if len(text) <= 2000 else text[:2000] + " …"  # noqa: PLR2004
     # A compiler wraps what its kernels raised.
     memory = any(isinstance(each, OUT_OF_MEMORY) for each in (error, error.__cause__ or error.__context__))
-    if memory or any(words in text for words in NOT_ALLOCATED):
+    if memory or any(words in text for words in (*NOT_ALLOCATED, *NO_CACHE)):
         return "out_of_memory", first
     if isinstance(error, ModuleNotFoundError):
         return "unsupported", f"the package {error.name} is not installed in this stack"

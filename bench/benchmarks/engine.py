@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic_ns
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +43,7 @@ class EngineTask(benchmarks.Task):
         self.judged: list[int] = list(module.rows_of(batch) if hasattr(module, "rows_of") else range(batch))
         """The rows of the batch that a reference has."""
         self.made: dict[int, list[list[int]]] = {}
+        self.stamp: int | None = None
 
     def prompt_of(self, index: int) -> Tensor:
         """[batch, time], on the CPU."""
@@ -61,8 +63,14 @@ class EngineTask(benchmarks.Task):
         return [len(inputs.prompts), len(inputs.prompts[0]) + self.new_tokens]
 
     def call(self, inputs: Asked) -> list[list[int]]:
-        """The tokens of each row, in the host's memory."""
-        return self.generate(inputs, self.new_tokens)
+        """The tokens of each row, in the host's memory. Incorrect where nobody knows when the first ones came."""
+        begin, self.stamp = monotonic_ns(), None
+        made = self.generate(inputs, self.new_tokens)
+        if self.stamp is None:
+            raise Incorrect("generate did not call on_token(1): when the first token came is not known")
+        if not begin <= self.stamp <= monotonic_ns():
+            raise Incorrect(f"on_token(1, at_ns={self.stamp}) is not a time of this call on CLOCK_MONOTONIC")
+        return made
 
     def generate(self, inputs: Asked, new_tokens: int, temperature: float | None = None) -> list[list[int]]:
         """The same with other settings."""
@@ -72,12 +80,17 @@ class EngineTask(benchmarks.Task):
 
     def on_token(self, count: int, at_ns: int | None = None) -> None:
         """Mark the first token."""
-        if count == 1:
-            self.clock.mark(at_ns)
+        if count == 1 and self.stamp is None:
+            self.stamp = monotonic_ns() if at_ns is None else at_ns
+            self.clock.mark(self.stamp)
 
     def keep(self, index: int, inputs: Asked, output: list[list[int]]) -> None:  # noqa: ARG002
         """The tokens; what is wrong with them says the proof."""
-        self.made[index] = [list(map(int, row)) for row in output]
+        try:
+            self.made[index] = [list(map(int, row)) for row in output]
+        except (TypeError, ValueError) as error:
+            what = f"generate returned {type(output).__name__}, not the new tokens of each row: {error}"
+            raise Incorrect(what) from error
 
     def brief(self, inputs: Asked) -> str:
         """Make the first few tokens alone; say so."""

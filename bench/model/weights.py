@@ -21,16 +21,16 @@ GAIN = 1.28
 PROBE_GAIN, PROBE_HEAD_SIZE = 4.0, 32
 
 
-def fill(model: GPT, seed: int) -> None:
+def fill(model: GPT, seed: int, *, routed: bool = False) -> None:
     """Give every parameter its hash values, rounded to bfloat16 whatever the dtype that then holds them.
 
-    A router of such weights would load some experts far more than others: the hash chooses them instead.
+    A router of such weights loads some experts far more than others: the hash chooses them instead, unless `routed`.
     """
     config = model.config
     scale, low = GAIN / config.width**0.5 / hashing.BELL_STD, NORM_LOW - (1.0 if config.norm_plus_one else 0.0)
     for name, parameter in model.named_parameters():
         fill_tensor(parameter, name, seed, scale=None if "norm" in name else scale, low=low)
-    if config.experts is not None and model.routes is None:
+    if config.experts is not None and model.routes is None and not routed:
         layers = filter(config.has_experts, range(config.layers))
         model.make_routes({layer: order_of(config.experts.count, f"blocks.{layer}.experts", seed) for layer in layers})
 
@@ -51,13 +51,13 @@ def fill_tensor(tensor: torch.Tensor, name: str, seed: int, scale: float | None,
 
 
 @torch.no_grad()
-def fill_probe(model: GPT, seed: int) -> None:
+def fill_probe(model: GPT, seed: int, *, routed: bool = False) -> None:
     """The hash's values, times powers of two, so that they stay exact.
 
     Queries and keys grow: attention is almost uniform otherwise, and neither rotary, mask nor scale matter much.
     What goes into the residual stream shrinks until the norms' epsilon matters.
     """
-    fill(model, seed)
+    fill(model, seed, routed=routed)
     config = model.config
     # A tied head needs its size: the logits come from it.
     embedding, branch = (1.0, 2.0**-2) if config.tied_head else (2.0**-4, 2.0**-6)

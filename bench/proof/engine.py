@@ -24,10 +24,11 @@ from bench.model import hashing
 from bench.observe.clock import Clock
 from bench.observe.sketch import sketch
 from bench.operators import Operators, reference_dtype
-from bench.proof import faults, gate, levels, sampler
+from bench.proof import faults, gate, levels, sampler, ties
 from bench.proof.again import seen_again
 from bench.proof.checks import Checks
 from bench.proof.engine_answers import TEMPERATURE, Answers, Interview, Text, hashed, same_work, whole
+from bench.proof.engine_logits import Known, centred, log_probabilities
 from bench.proof.forward import judge_identity, judge_match
 from bench.proof.generation import EAGER, IMPOSSIBLE
 from bench.proof.layerwise import Layerwise, highest
@@ -109,7 +110,8 @@ class Proof:
         known = reference.facts["eager_error"] if reference else None
         self.worst_eager = EAGER * known if known else float("inf")
         self.rows: list[list[int]] = []
-        self.hidden: tuple[Tensor, Tensor] | None = None
+        # Of the reference, of eager, and of the reference with the other choice of experts at near ties of a router.
+        self.hidden: tuple[Tensor, ...] | None = None
         self.facts: dict[str, Any] = {}
 
     def judge(self) -> dict[str, Any]:
@@ -120,12 +122,15 @@ class Proof:
         drawn, samples = self.add(answers.drawn), self.add(self.samples())
         self.forward()
         with checks.guard("finite"):
-            sound = all(bool(torch.isfinite(text.scores.values).all()) for text in answers.texts.values())
-            checks.judge("finite", sound, what=f"the scores of {len(answers.texts)} texts")
+            sound = {name: bool(torch.isfinite(text.scores.values).all()) for name, text in answers.texts.items()}
+            wrong = [WORDS.get(name, "another text") for name in sound if not sound[name]]
+            what = f"NaN or infinite scores in {len(wrong)} of {len(sound)} texts, first: {wrong[0]}" if wrong else None
+            checks.judge("finite", not wrong, what=what or f"the scores of {len(sound)} texts")
         with checks.guard("logits", "worst step", "decode"):
             self.pooled(places)
         with checks.guard("repeat", "other prompt", "alone"):
-            self.again(places)
+            if "timed" in places:
+                self.again(places)
         with checks.guard("reference"):
             self.against_reference(places)
         with checks.guard("greedy"):
@@ -158,24 +163,27 @@ class Proof:
         longest = max(map(len, self.rows))
         # What is put behind a shorter row is seen by none of its positions.
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in self.rows], device=self.device)
+        model = self.context.model
         with highest():
-            exact = self.exact.forward(ids)
-        self.hidden = exact, self.eager.forward(ids)
+            if ties.routed(model):
+                exact, changed = ties.otherwise(self.exact, ids, ties.limits(model, self.exact.dtype, ids))
+                self.hidden = exact, self.eager.forward(ids), changed.forward(ids)
+            else:
+                self.hidden = self.exact.forward(ids), self.eager.forward(ids)
 
-    def logits(self, place: int, first: int, steps: int) -> tuple[Tensor, Tensor]:
-        """Truth and eager's, [steps, vocabulary], from which a row's tokens from `first` on come."""
+    def logits(self, place: int, first: int, steps: int) -> Known:
+        """What is known of the logits [steps, vocabulary] that a row's tokens from `first` on come from."""
         assert self.hidden is not None
-        exact, eager = (hidden[place, first - 1 : first - 1 + steps] for hidden in self.hidden)
+        exact, eager, *other = (hidden[place, first - 1 : first - 1 + steps] for hidden in self.hidden)
         with highest():
-            truth = self.exact.head(exact)
-        return truth, self.eager.head(eager).to(truth.dtype)
+            truth, *changed = (self.exact.head(one) for one in (exact, *other))
+        return Known(truth, self.eager.head(eager).to(truth.dtype), changed[0] if changed else truth)
 
-    def of_text(self, name: str, places: dict[str, range]) -> tuple[Tensor, Tensor, Text]:
+    def of_text(self, name: str, places: dict[str, range]) -> tuple[Known, Text]:
         """The same of a text's rows, [rows, steps, vocabulary], and the text."""
         text = self.answers.texts[name]
-        both = [self.logits(place, text.first, text.steps) for place in places[name]]
-        truth, eager = (torch.stack(parts) for parts in zip(*both))  # noqa: B905  (Python 3.10's zip)
-        return truth, eager, text
+        parts = zip(*(self.logits(place, text.first, text.steps) for place in places[name]))  # noqa: B905
+        return Known(*map(torch.stack, parts)), text
 
     def compared(self, scores: Scores) -> tuple[Tensor, Callable[[Tensor], Tensor], float]:
         """The scores as they are compared, what makes logits so, and what to multiply the whole norm with."""
@@ -185,59 +193,65 @@ class Proof:
         pick = partial(log_probabilities, ids=scores.ids.to(self.device))
         return values, pick, (values.shape[-1] / self.vocabulary) ** 0.5
 
-    def errors(self, truth: Tensor, eager: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
-        """Relative errors of the scores and of eager, [rows, steps]."""
+    def errors(self, known: Known, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+        """Relative errors of the scores and of eager, and what near ties make, [rows, steps]."""
         values, view, part = self.compared(scores)
-        norm = centred(truth).norm(dim=-1) * part
-        known = levels.distance(view(eager), view(truth), norm).clamp(max=self.worst_eager)
-        return levels.distance(values, view(truth), norm), known
+        norm, truth = centred(known.truth).norm(dim=-1) * part, view(known.truth)
+        own, eager, tied = (levels.distance(one, truth, norm) for one in (values, view(known.eager), view(known.other)))
+        return own, eager.clamp(max=self.worst_eager), tied
+
+    def level(self, eager: Tensor, tied: Tensor) -> Level:
+        """What errors are measured by; near ties only where routers choose."""
+        return Level(eager, self.weight.dtype, tied if ties.routed(self.context.model) else None)
 
     def pooled(self, places: dict[str, range]) -> None:
         """All texts' steps together, and each by itself; of the twin, made by decoding, under a name of its own."""
-        pool: list[tuple[Tensor, Tensor]] = []
+        pool: list[tuple[Tensor, ...]] = []
         for name in self.answers.texts:
-            truth, eager, text = self.of_text(name, places)
-            errors, known = self.errors(truth, eager, text.scores)
-            pool.append((errors.flatten(), known.flatten()))
+            known, text = self.of_text(name, places)
+            errors, *granted = self.errors(known, text.scores)
+            pool.append(tuple(part.flatten() for part in (errors, *granted)))
             what = f"{WORDS.get(name, 'another text')}, by {text.scores.by}"
-            self.worst("decode" if name == "twin" else "worst step", errors, known, what)
-            self.whole_mass(truth, eager, text)
-        errors, known = (torch.cat(parts) for parts in zip(*pool))  # noqa: B905  (Python 3.10's zip)
-        ratio = Level(known, self.weight.dtype).ratio(errors)
+            self.worst("decode" if name == "twin" else "worst step", errors, self.level(*granted), what)
+            self.whole_mass(known, text)
+        errors, *granted = (torch.cat(parts) for parts in zip(*pool))  # noqa: B905  (Python 3.10's zip)
+        level = self.level(*granted)
+        ratio = level.ratio(errors)
         what = f"{errors.numel()} steps of {len(pool)} texts: error of the scores is {ratio:.3g} times eager's"
-        self.checks.at_most("logits", ratio, levels.overall(errors.numel()), what)
+        self.checks.at_most("logits", ratio, levels.overall(errors.numel()), what + level.tied)
 
-    def worst(self, check: str, errors: Tensor, known: Tensor, what: str) -> None:
+    def worst(self, check: str, errors: Tensor, level: Level, what: str) -> None:
         """The worst step of a text."""
-        worst, place = Level(known, self.weight.dtype).worst(errors)
+        worst, place = level.worst(errors)
         limit = levels.limit(levels.row_factor(self.context.workload), errors.numel())
         text = f"{errors.shape[1]} steps, {what}: step {place % errors.shape[1]} has {worst:.3g} times eager's error"
         self.checks.at_most(check, worst, limit, f"{text}, the most of any")
 
-    def whole_mass(self, truth: Tensor, eager: Tensor, text: Text) -> None:
+    def whole_mass(self, known: Known, text: Text) -> None:
         """Of an engine's own top k: no likelier id is missing among them."""
         ids = text.scores.ids
         if ids is None or bool((ids == ids[:1, :1]).all()):
             return
-        log_p = torch.log_softmax(truth, dim=-1)
+        log_p = torch.log_softmax(known.truth, dim=-1)
         best = log_p.topk(ids.shape[-1], dim=-1)[0].exp().sum(-1)
         missing = best - log_p.gather(-1, ids.to(self.device)).exp().sum(-1)
-        most = 2 * levels.ROW * (centred(eager) - centred(truth)).abs().amax(-1) + levels.floor(self.weight.dtype)
+        most = 2 * levels.ROW * known.farthest + levels.floor(self.weight.dtype)
         ratio = float((missing / (most * best)).max())
         if not ratio <= 1.0:
             self.checks.judge("worst step", passed=False, what=f"its top {ids.shape[-1]} lack likelier ids")
 
     def again(self, places: dict[str, range]) -> None:
         """The same text again, after another, and alone: the same bits, or as near as any to the truth."""
-        truth, eager, text = self.of_text("timed", places)
-        first, view, part = self.compared(text.scores)
-        norm = centred(truth).norm(dim=-1) * part
-        level = Level(levels.distance(view(eager), view(truth), norm).clamp(max=self.worst_eager), self.weight.dtype)
+        known, text = self.of_text("timed", places)
+        first, _, part = self.compared(text.scores)
+        norm = centred(known.truth).norm(dim=-1) * part
+        _, *granted = self.errors(known, text.scores)
+        level = self.level(*granted)
         words = {"repeat": "the same tokens again", "other prompt": "after another prompt"}
         for name, scores in self.answers.again.items():
             self.same(name, first, self.compared(scores)[0], norm=norm, level=level, what=words[name])
         if self.answers.alone is not None:
-            rows = Level(level.rows[:1], self.weight.dtype)
+            rows = self.level(*(part[:1] for part in granted))
             found = self.compared(self.answers.alone)[0]
             what = "the same prompt without the rest of the batch"
             self.same("alone", first[:1], found, norm=norm[:1], level=rows, what=what)
@@ -254,19 +268,18 @@ class Proof:
 
     def against_reference(self, places: dict[str, range]) -> None:
         """The reference's own continuation: what is the truth here is the reference's, and the engine is near to it."""
-        if self.reference is None:
+        if self.reference is None or "forced" not in places:
             return
         task, tensors = self.task, self.reference.tensors
-        truth, _, text = self.of_text("forced", places)
+        ours, text = self.of_text("forced", places)
         first = task.prompt_of(0)
         ids = torch.cat([first, torch.tensor(hashed(task, "forced", task.new_tokens))], dim=1)
         judge_identity(self.context, self.reference, hashing.checksum(ids), self.checks)
         n, rows = min(text.steps, tensors["sketch"].shape[1]), len(text.rows)
         norm, known = (tensors[key][:rows, :n] for key in ("norm", "eager_error"))
-        level = Level(known, self.weight.dtype)
-        off = levels.distance(sketch(truth[:, :n]), tensors["sketch"][:rows, :n], norm)
-        values, view, part = self.compared(text.scores)
-        errors = levels.distance(values, view(truth), centred(truth).norm(dim=-1) * part)[:, :n]
+        level = Level(known, self.weight.dtype, tensors["ties"][:rows, :n] if "ties" in tensors else None)
+        off = levels.distance(sketch(ours.truth[:, :n]), tensors["sketch"][:rows, :n], norm)
+        errors = self.errors(ours, text.scores)[0][:, :n]
         self.facts["reference"] = self.reference.recorded(float((errors * norm).norm() / norm.norm()))
         for what, found in (("the truth of this cell", off), ("the engine", errors)):
             worst, place = level.worst(found)
@@ -283,10 +296,11 @@ class Proof:
         steps = self.task.new_tokens
         for number, places in enumerate(runs):
             for place in places:
-                truth, eager = self.logits(place, self.prompt, steps)
+                known = self.logits(place, self.prompt, steps)
+                truth = known.truth
                 tokens = torch.tensor(self.rows[place][self.prompt :], device=self.device)
                 below = truth.amax(-1) - truth.gather(-1, tokens[:, None])[:, 0]
-                error = (centred(eager) - centred(truth)).abs().amax(-1)
+                error = known.farthest
                 least = levels.floor(self.weight.dtype) * centred(truth).norm(dim=-1) / self.vocabulary**0.5
                 ratios = below / (2 * levels.row_factor(self.context.workload) * torch.maximum(error, least))
                 step = int(ratios.argmax())
@@ -297,12 +311,25 @@ class Proof:
         same = "the same tokens" if first == second else "tokens that differ at near-ties"
         checks.at_most("greedy", worst, 1.0, f"two runs of {steps} steps made {same}{what}")
 
+    def clear(self, known: Known) -> Tensor | None:
+        """Which steps [steps] have no near tie of a router, where those are not most of them; None: judge all.
+
+        The engine may have drawn from what its other choice of experts makes.
+        """
+        norm, truth = centred(known.truth).norm(dim=-1), centred(known.truth)
+        eager, tied = (levels.distance(centred(one), truth, norm) for one in (known.eager, known.other))
+        return self.level(eager, tied).kept
+
     def drawn(self, places: range, temperature: float, check: str, what: str) -> None:
         """Tokens of whole rows have the distribution that the reference says."""
         steps, checks = self.task.new_tokens, self.checks
-        truth = torch.cat([self.logits(place, self.prompt, steps)[0] for place in places])
+        parts = zip(*(self.logits(place, self.prompt, steps) for place in places))  # noqa: B905  (Python 3.10's zip)
+        known = Known(*map(torch.cat, parts))
         rows = [self.rows[place][self.prompt :] for place in places]
         tokens = torch.tensor(rows, device=self.device).flatten()
+        if (clear := self.clear(known)) is not None:
+            known, tokens = Known(*(part[clear] for part in known)), tokens[clear]
+        truth = known.truth
         found = sampler.look(truth, tokens, temperature, check)
         p, test = found.p_value
         what = f"{tokens.numel()} tokens of {what}: {test}"
@@ -322,19 +349,32 @@ class Proof:
     def known_faults(self, places: dict[str, range]) -> None:
         """Which known fault, if any, explains the errors of two texts' first rows."""
         matched, count = None, 0
-        for name in ("timed", "other"):
-            truth, eager, text = self.of_text(name, places)
-            values, view, _ = self.compared(text.scores)
-            row = Scores(text.scores.values[:1], None if text.scores.ids is None else text.scores.ids[:1])
-            own = self.compared(row)[1]
-            base = own(truth[:1])
-            effects = {fault: sketch(own(wrong) - base)[0] for fault, wrong in self.wrong(name, text)}
-            if text.scores.ids is not None:
-                effects[SHIFTED] = sketch(base.roll(1, dims=-1) - base)[0]
-            least = levels.floor(self.weight.dtype) * float(base.norm())
-            error, rounding = sketch(values[:1] - base)[0], sketch(view(eager)[:1] - base)[0]
-            matched, count = matched or faults.match(error, rounding, effects, least), count + len(effects)
+        for name in ("timed", "other") if {"timed", "other"} <= set(places) else ():
+            found, tried = self.matched(name, places)
+            if found is not None and ties.routed(self.context.model) and "forced" in places:
+                # Another choice of experts makes a large error, which may look like a fault: hardly so in two texts.
+                again, _ = self.matched("forced", places)
+                found = found if again is not None and again.name == found.name else None
+            matched, count = matched or found, count + tried
         self.facts["resembles"] = judge_match(matched, count, self.checks)
+
+    def matched(self, name: str, places: dict[str, range]) -> tuple[faults.Match | None, int]:
+        """(The fault that explains the error of a text's first row, of how many)."""
+        known, text = self.of_text(name, places)
+        values, view, _ = self.compared(text.scores)
+        row = Scores(text.scores.values[:1], None if text.scores.ids is None else text.scores.ids[:1])
+        own = self.compared(row)[1]
+        base = own(known.truth[:1])
+        effects = {fault: sketch(own(wrong) - base)[0] for fault, wrong in self.wrong(name, text)}
+        if text.scores.ids is not None:
+            effects[SHIFTED] = sketch(base.roll(1, dims=-1) - base)[0]
+        least = levels.floor(self.weight.dtype) * float(base.norm())
+        error, rounding = sketch(values[:1] - base)[0], sketch(view(known.eager)[:1] - base)[0]
+        granted = self.errors(known, text.scores)[1:]
+        if (clear := self.level(*(part[:1] for part in granted)).clear) is not None:
+            error, rounding = error[clear[0]], rounding[clear[0]]
+            effects = {fault: effect[clear[0]] for fault, effect in effects.items()}
+        return faults.match(error, rounding, effects, least), len(effects)
 
     def wrong(self, name: str, text: Text) -> Iterator[tuple[str, Tensor]]:
         """Each known fault with the logits [1, steps, vocabulary] that it makes of the text's first row."""
@@ -371,13 +411,3 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
 def emptied(x: Tensor, end: int) -> Tensor:
     """Keys or values [batch, time, ...] as they are where a chunk was never computed."""
     return torch.cat([torch.zeros_like(x[:, :end]), x[:, end:]], dim=1)
-
-
-def centred(logits: Tensor) -> Tensor:
-    """[..., n] without the constant that may be added to all logits of a step."""
-    return logits - logits.mean(-1, keepdim=True)
-
-
-def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
-    """[rows, steps, vocabulary] at ids [rows, steps, n]."""
-    return torch.log_softmax(logits, dim=-1).gather(-1, ids)

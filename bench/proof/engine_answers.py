@@ -157,6 +157,8 @@ class Interview:
 
     def only(self, scores: Scores, rows: list[int]) -> Scores:
         """The chosen rows, on the CPU; Incorrect where the shape is another than was asked for."""
+        if not isinstance(scores, Scores):
+            raise Incorrect(f"its scores are a {type(scores).__name__}, not bench.engine.Scores")
         values, ids = scores.values, scores.ids
         if values.dim() != 3 or values.shape[1] != self.steps or len(values) <= rows[-1]:  # noqa: PLR2004
             raise Incorrect(f"scores of shape {list(values.shape)} for {self.steps} steps")

@@ -46,6 +46,7 @@ class Level:
 
     `ties` [positions]: what the other choice of experts makes at near ties (see `bench.proof.ties`), granted beside it.
     Positions where that is more than eager's error are left out of what is judged of all together, unless most are.
+    `clear` are the others, `kept` those that are judged together; None: all.
     """
 
     def __init__(self, eager: Tensor, dtype: torch.dtype, ties: Tensor | None = None) -> None:
@@ -53,6 +54,7 @@ class Level:
         clean = torch.nan_to_num(eager.double(), nan=0.0)
         usual = max(float(clean.median()), least)
         self.rows = clean.clamp(min=usual)
+        self.clear: Tensor | None = None
         self.kept: Tensor | None = None
         self.tied = ""
         if ties is not None:
@@ -60,6 +62,7 @@ class Level:
             count = int(tied.sum())
             self.rows, clean = torch.hypot(self.rows, ties.double()), torch.hypot(clean, ties.double())
             self.tied = f"; {count} of {tied.numel()} positions have a near tie of a router" if count else ""
+            self.clear = ~tied if count else None
             if 0 < count <= tied.numel() / 2:
                 self.kept, clean = ~tied, clean[~tied]
         self.overall = max(rms(clean), least)

@@ -1,4 +1,4 @@
-"""Near ties of a checkpoint's own routing: where a right method may choose another expert than the reference does.
+"""Near ties of a router's own choice: where a right method may choose another expert than the reference does.
 
 A router's scores have an error too. Where the last expert that is chosen leads the next one by less than that, rounding
 decides, and the token's logits are far from the reference's though nothing is wrong. Such a position is granted what

@@ -10,7 +10,7 @@ from orchestrator.analysis.evidence import piece
 from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Scaling, Versus
 from orchestrator.analysis.statistics import verdict
 from orchestrator.plan.proof_cells import MOST_KEY_HEADS, probe_workload
-from orchestrator.plan.workload import Workload
+from orchestrator.plan.workload import Kind, Workload
 from orchestrator.records.record import COMPUTED, Flag
 
 EAGER = "eager"
@@ -107,7 +107,7 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     found = probes.get((row.benchmark, row.method, row.stack, row.hardware.device), ())
     # Those that ran with the same packages as the row, or all where none did.
     found = [probe for probe in found if probe.fingerprint == row.fingerprint] or found
-    own, *parts = probe_ids(row.workload_id, row.workload)
+    own, *parts = probe_ids(row.workload_id, row.workload, row.kind)
     mine = [probe for probe in found if probe.workload_id == own or _of_older_run(probe)]
     # For a while each precision was a cell of its own: all of them must have passed.
     each = [[probe for probe in found if probe.workload_id == one] for one in parts] if not mine else [mine]
@@ -122,15 +122,15 @@ def beside_probes(row: Row, probes: Mapping[ProbeKey, Sequence[Row]]) -> Row:
     return row.model_copy(update=changes)
 
 
-_probe_ids: dict[str, tuple[str, ...]] = {}
+_probe_ids: dict[tuple[str, Kind], tuple[str, ...]] = {}
 
 
-def probe_ids(workload_id: str, workload: Workload) -> tuple[str, ...]:
+def probe_ids(workload_id: str, workload: Workload, kind: Kind) -> tuple[str, ...]:
     """Return the workload_ids of a workload's probe and of its parts; kept, since many rows share a workload."""
-    if workload_id not in _probe_ids:
-        probe = probe_workload(workload)
-        _probe_ids[workload_id] = tuple(one.workload_id for one in (probe, *probe.parts))
-    return _probe_ids[workload_id]
+    if (workload_id, kind) not in _probe_ids:
+        probe = probe_workload(workload, kind)
+        _probe_ids[workload_id, kind] = tuple(one.workload_id for one in (probe, *probe.parts))
+    return _probe_ids[workload_id, kind]
 
 
 def probe_result(probes: Sequence[Row]) -> ProbeResult:

@@ -60,7 +60,7 @@ def make_plan(
             stack=stack,
             method=method,
             device=devices[stack],
-            workload=request.workload,
+            workload=request.workload.routed if method in engines else request.workload,
             timeout_s=timeout_s or request.timeout_s,
             cache=cache,
             rounds=rounds or request.rounds,
@@ -80,8 +80,9 @@ def make_plan(
             one = cell(request, method, stack)
             key = one.key
             origin = origins.setdefault(key, request.where)
-            # A checkpoint in place of all models makes cells equal that differed in the model alone.
-            if origin != request.where and own is None:
+            # A checkpoint in place of all models makes cells equal that differed in the model alone, and an engine
+            # those that differed in who chooses the experts.
+            if origin != request.where and own is None and one.workload is request.workload:
                 what = f"names {one.title} of {origin} again"
                 raise UsageError(what, where=request.where, remedy="remove one of them")
             rows.setdefault(key, one)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.plan.cell import Cell
-from orchestrator.plan.workload import BATCHED, GENERATING, Dtype, ModelConfig, Weights, Workload, digest
+from orchestrator.plan.workload import BATCHED, GENERATING, Dtype, Kind, ModelConfig, Weights, Workload, digest
 
 REFERENCE = "reference"
 """Benchmark and method of a cell that makes references."""
@@ -57,10 +57,15 @@ def probe_model(model: ModelConfig, devices: int = 1) -> ModelConfig:
     return model.model_copy(update={**PROBE_SIZES, **of_all})
 
 
-def probe_workload(workload: Workload) -> Workload:
-    """Return the workload of a row's probe: in its dtype and, beside it, in float32, where no rounding hides."""
-    own = probe_part(workload, workload.dtype)
-    return own if own.dtype == "float32" else own.model_copy(update={"beside": (probe_part(workload, "float32"),)})
+def probe_workload(workload: Workload, kind: Kind = "model") -> Workload:
+    """Return the workload of a row's probe: in its dtype and, beside it, in float32, where no rounding hides.
+
+    `kind`: of the row's method. In an engine the router chooses the experts, on a checkpoint's row too.
+    """
+    own, exact = (probe_part(workload, dtype) for dtype in (workload.dtype, "float32"))
+    if kind == "engine":
+        own, exact = own.routed, exact.routed
+    return own if own.dtype == "float32" else own.model_copy(update={"beside": (exact,)})
 
 
 def probe_part(workload: Workload, dtype: Dtype) -> Workload:
@@ -88,7 +93,8 @@ def probe_part(workload: Workload, dtype: Dtype) -> Workload:
     if workload.parallel in ("ddp", "fsdp2"):
         own["batch"] = max(PROBE_BATCH, devices)
     own.update(devices=devices, parallel=workload.parallel)
-    weights = Weights(source="probe")
+    routing = "hash" if workload.weights is None else workload.weights.routing
+    weights = Weights(source="probe", routing=routing)
     return Workload(benchmark=workload.benchmark, model=model, weights=weights, dtype=dtype, seed=0, **own)
 
 
@@ -97,7 +103,7 @@ def probe_cells(rows: Sequence[Cell]) -> list[Cell]:
     found: dict[tuple[str, ...], Cell] = {}
     for row in rows:
         if not row.workload.is_own_probe:
-            workload = probe_workload(row.workload)
+            workload = probe_workload(row.workload, row.kind)
             probe = row.model_copy(update={"workload": workload, "role": "probe", "rounds": 1})
             found.setdefault((*probe_of(row), workload.workload_id), probe)
     return list(found.values())

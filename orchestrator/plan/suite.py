@@ -23,6 +23,7 @@ from orchestrator.plan.workload import (
     Dtype,
     ModelConfig,
     Parallel,
+    Routing,
     Weights,
     Workload,
     fits_into_a_record,
@@ -62,6 +63,8 @@ class Settings(Frozen):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     weights: Literal["hash", "probe"] | None = None
     """Of a model without a checkpoint. `probe`: the hash, scaled so that heads attend sharply and faults show."""
+    routing: Routing | None = None
+    """Who chooses the experts of a mixture whose weights the hash makes; in an engine always the router."""
     dtype: Axis[Dtype] | None = None
     seed: Axis[Seed] | None = None
     iterations: Size | None = None
@@ -173,7 +176,7 @@ CEILINGS: dict[Device, CeilingsEntry] = {
 
 
 def _keys(iterations: int, warmup: int, timeout_s: float, **own: Any) -> dict[str, Any]:
-    general = {"methods": None, "weights": "hash", "dtype": ("bfloat16",), "seed": (0,)}
+    general = {"methods": None, "weights": "hash", "routing": "hash", "dtype": ("bfloat16",), "seed": (0,)}
     general |= {"devices": (1,), "parallel": ("tensor",)}
     return {**general, "iterations": iterations, "warmup": warmup, "timeout_s": timeout_s, "rounds": 1, **own}
 
@@ -196,7 +199,7 @@ KEYS: dict[str, dict[str, Any]] = {
 MOST_WORKLOADS = 10_000
 LISTS = ("methods", "prompt")
 """Keys whose value is a list and not an axis."""
-NOT_COMPUTED = ("methods", "weights", "scaling", "timeout_s", "rounds")
+NOT_COMPUTED = ("methods", "weights", "routing", "scaling", "timeout_s", "rounds")
 """Keys of how a workload is run."""
 
 
@@ -268,7 +271,9 @@ class Suite:
             axes = {key: value for key, value in settings.items() if isinstance(value, tuple) and key not in LISTS}
             for name in entry.model:
                 shape = model or resolve_model(name, self.models, where=f"{where}.model")
-                source = weights or self.weights.get(name, Weights(source=settings["weights"]))
+                # Of a model without experts nobody chooses: one workload, whatever a suite's defaults say.
+                own = Weights(source=settings["weights"], routing=settings["routing"] if shape.experts else "hash")
+                source = weights or self.weights.get(name, own)
                 for values in itertools.product(*axes.values()):
                     chosen = {**settings, **dict(zip(axes, values, strict=True))}
                     if chosen["devices"] == 1:

@@ -139,10 +139,14 @@ class ModelConfig(Identified):
         return self.experts is not None and layer not in self.experts.dense_layers
 
 
+Routing = Literal["hash", "router"]
+
+
 class Weights(Identified):
     """Where weights come from: the counter-based hash, or a checkpoint (named by what it holds, not by its path).
 
-    `probe` is the hash too, scaled so that heads attend sharply: faults stand far out.
+    `probe` is the hash too, scaled so that heads attend sharply: faults stand far out. `routing`: who chooses the
+    experts of a mixture that the hash makes, the hash itself, evenly, or the model's router.
     """
 
     VERSION_1 = frozenset({"source", "seed", "fingerprint"})
@@ -150,6 +154,7 @@ class Weights(Identified):
     source: Literal["hash", "checkpoint", "probe"] = "hash"
     seed: Count = 0
     fingerprint: str | None = None
+    routing: Routing = "hash"
 
 
 class Workload(Identified):
@@ -227,6 +232,15 @@ class Workload(Identified):
         return tuple(part.alone for part in self.parts)
 
     @property
+    def routed(self) -> Workload:
+        """The same with the model's router choosing the experts, as it does in an engine: it cannot know the hash."""
+        if self.model is None or self.model.experts is None or self.weights is None:
+            return self
+        if self.weights.source == "checkpoint":
+            return self
+        return self.model_copy(update={"weights": self.weights.model_copy(update={"routing": "router"})})
+
+    @property
     def is_own_probe(self) -> bool:
         """Whether a row on this workload shows a fault by itself: sharp weights, and no rounding to hide behind."""
         return self.weights is not None and self.weights.source == "probe" and self.dtype in ("float32", "float64")
@@ -272,6 +286,7 @@ def describe(workload: Workload) -> str:
         counted(workload.prompt_length, "prompt token") if workload.prompt_length else None,
         f"{workload.new_tokens} new tokens" if workload.new_tokens is not None else None,
         f"matrices of {sizes}" if sizes else None,
+        "its router chooses the experts" if workload.weights and workload.weights.routing == "router" else None,
         f"copy of {size_in_words(workload.copy_bytes)}" if workload.copy_bytes is not None else None,
         f"{workload.sustained_s:g} s sustained" if workload.sustained_s is not None else None,
         workload.dtype + lower,

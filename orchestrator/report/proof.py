@@ -174,6 +174,8 @@ def _probe(source: Source, row: Row) -> Section | None:
 
 def _workload(record: Record) -> Any:
     content = record.workload.model_dump(mode="json", exclude_none=True, exclude={"subjects", "beside"})
+    if (weights := record.workload.weights) and weights.routing == "hash":
+        content["weights"].pop("routing")  # as of every model without experts
     if record.workload.devices == 1:
         del content["devices"]
     if model := record.workload.model:

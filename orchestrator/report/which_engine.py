@@ -19,12 +19,12 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, between, code, counted, escape, milliseconds, significant
 from orchestrator.plan.workload import BATCHED
-from orchestrator.report.columns import SECONDS_DIGITS, beside_status, checks, speed
+from orchestrator.report.columns import SECONDS_DIGITS, beside_status, checks, peaks, speed
 from orchestrator.report.tables.markdown import grid
 
 HEADS = (
     *("batch", "method@stack", f"all, {unit_of(BATCHED)}", "each sequence", "first token, ms", "further token, ms"),
-    *("start-up, s", "checks", "status", "run"),
+    *("start-up, s", "peak, GB", "checks", "status", "run"),
 )
 FRONT = "◆"
 NEAR = 0.005
@@ -63,7 +63,8 @@ def body(reports: Sequence[Report], names: Sequence[str], beside: str) -> Iterat
     yield (
         "All prompts of a batch are given at once, all of one length and different, and no sequence ends early. "
         f"Speeds are steady ones; {FRONT} marks the Pareto front, rows that no proved row beats in both "
-        "throughput and time for a further token. Start-up is all until the first call has ended. "
+        "throughput and time for a further token. Start-up is all until the first call has ended; the peak is the "
+        "process's, of an engine with the memory that it takes for its cache beforehand. "
         f"Beside `{escape(beside)}`: how many times as fast as that row of the same run, on the same machine; "
         f"a verdict takes {FEWEST_ROUNDS} rounds a side."
     )
@@ -137,6 +138,7 @@ def _line(step: Step, joined: Joined) -> tuple[str, ...]:
         milliseconds(step.further_seconds),
         _times(_against(step, joined)),
         MISSING if startup is None else significant(startup, SECONDS_DIGITS),
+        peaks(row).text,
         checks(row),
         f"{row.status}{beside_status(row)}",
         escape(joined.names[step.number]),

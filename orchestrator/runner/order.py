@@ -157,7 +157,8 @@ def needless(turn: Turn, exhausted: Iterable[Record], incorrect: Iterable[Record
         same = (record.method, record.stack, record.workload.benchmark) == (cell.method, cell.stack, cell.benchmark)
         if record.cell_id == turn.cell_id and record.round != turn.round:
             return f"round {record.round + 1} was incorrect, and no other round would make it right"
-        if record.role == "probe" and same and turn.round > 0 and record.workload == probe_workload(cell.workload):
+        of_it = record.role == "probe" and same and turn.round > 0
+        if of_it and record.workload == probe_workload(cell.workload, cell.kind):
             return "its method is incorrect on the probe, and one round has shown what it does here"
     return too_large(cell, exhausted)
 

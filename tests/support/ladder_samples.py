@@ -40,6 +40,7 @@ def ladder_record(method: str, batch: int, number: int = 0, slower: float = 1.0,
             for name, begin, took in (("environment", 1, 5), ("model", 6, 30), ("method", 36, 2), ("first call", 38, 1))
         ],
         "proof": {"finite": True, "checks": [CHECK], "checks_version": None},
+        "memory": {"process_bytes": (20 + batch) * 10**9, "steady_bytes": 20 * 10**9, "host_bytes": 10**9},
     }
     return record("batched_generation", **{**fields, **changes})
 

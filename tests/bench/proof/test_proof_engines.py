@@ -206,6 +206,29 @@ class Silent(adapter.Transformers):
         return {**super().settings(), "cache_dtype": None}
 
 
+class Short(adapter.Transformers):
+    """A row of the batch is lost, and of the other one all but three tokens."""
+
+    def generate(self, *args, **more):
+        return [row[:3] for row in super().generate(*args, **more)][:1]
+
+
+class Undefined(adapter.Transformers):
+    """Of one step it has no scores."""
+
+    def score(self, *args):
+        scores = super().score(*args)
+        scores.values[0, 1] = float("nan")
+        return scores
+
+
+class Bare(adapter.Transformers):
+    """Scores come without saying of which ids."""
+
+    def score(self, *args):
+        return super().score(*args).values
+
+
 FAULTS = [
     (Dropped, "generation: tokens: sample 0, row 0: 19 of 20 tokens; token 3 is missing"),
     (Early, "generation: tokens: sample 0, row 0: 7 of 20 tokens; it ends early, after token 7"),
@@ -218,14 +241,85 @@ FAULTS = [
     (Lacking, "generation: worst step: its top 40 lack likelier ids"),
     (Hot, "generation: sampler: "),
     (Reusing, "generation: same work: prefix_cache is on"),
+    (Short, "generation: tokens: sample 0: 1 texts of 2"),
+    (Undefined, "generation: finite: NaN or infinite scores in "),
+    (Bare, "its scores are a Tensor, not bench.engine.Scores"),
 ]
 
 
 @pytest.mark.parametrize(("fault", "said"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
 def test_a_fault_is_found_and_named(tmp_path, monkeypatch, fault, said):
-    record = run(tmp_path, fault, monkeypatch)
+    record = run(tmp_path, fault, monkeypatch, **({"batch": 2} if fault is Short else {}))
     assert record["status"] == "incorrect", record["reason"]
     assert said in record["reason"]
+
+
+class Unmarked(adapter.Transformers):
+    """It does not say when its first token came."""
+
+    def generate(self, *args, on_token, **more):
+        return super().generate(*args, on_token=lambda count: None, **more)
+
+
+class Stamped(adapter.Transformers):
+    """It says so by another clock."""
+
+    def generate(self, *args, on_token, **more):
+        return super().generate(*args, on_token=lambda count: on_token(count, 5), **more)
+
+
+class Nothing(adapter.Transformers):
+    """It returns nothing."""
+
+    def generate(self, *args, **more):
+        super().generate(*args, **more)
+
+
+class Clinging(adapter.Transformers):
+    """It cannot be closed."""
+
+    def close(self):
+        raise RuntimeError("it is in use")
+
+
+class Broken(Clinging):
+    """Nor can it generate."""
+
+    def generate(self, *args, **more):
+        raise RuntimeError("a kernel failed")
+
+
+class Tensors(adapter.Transformers):
+    """What it says of itself is no text and no number."""
+
+    def settings(self):
+        return {**super().settings(), "cache_tokens": torch.tensor(3)}
+
+
+class Full(adapter.Transformers):
+    """Its cache does not fit, in vLLM's words."""
+
+    def __init__(self, *args):
+        raise ValueError("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.")
+
+
+BROKEN = [
+    (Unmarked, "incorrect", "generate did not call on_token(1): when the first token came is not known"),
+    (Stamped, "incorrect", "on_token(1, at_ns=5) is not a time of this call on CLOCK_MONOTONIC"),
+    (Nothing, "incorrect", "generate returned NoneType, not the new tokens of each row"),
+    (Clinging, "crashed", "close() raised RuntimeError: it is in use"),
+    (Broken, "crashed", "RuntimeError: a kernel failed"),
+    (Tensors, "crashed", "settings(): cache_tokens is tensor(3), which is not JSON"),
+    (Full, "out_of_memory", "ValueError: No available memory for the cache blocks."),
+    (lambda *_: None, "crashed", "load returned NoneType, which has no generate: it has to return an engine"),
+]
+
+
+@pytest.mark.parametrize(("broken", "status", "said"), BROKEN, ids=[said for _, _, said in BROKEN])
+def test_an_adapter_that_breaks_its_contract_is_a_row_with_its_reason(tmp_path, monkeypatch, broken, status, said):
+    record = run(tmp_path, broken, monkeypatch)
+    assert record["status"] == status
+    assert record["reason"].startswith(said)
 
 
 @pytest.mark.parametrize("right", [Top, Asked])

@@ -40,7 +40,7 @@ def test_engines_of_two_runs_are_joined_by_the_row_that_ran_beside_each(
     assert [cells[1] for cells in at_8] == ["`wide@cuda` ◆", "`inductor@cuda`", "`fast@cuda`", "`eager@cuda`"]
     assert [cells[6].split()[0] for cells in at_8] == ["1.10×", "–", "0.979×", "0.378×"]  # noqa: RUF001
     assert [cells[-1] for cells in at_8] == ["loan-2 |", "loan-1 |", "loan-1 |", "loan-1 |"]
-    assert at_8[0][7:10] == ["33.3", "1/1", "ok"]
+    assert at_8[0][7:11] == ["33.3", "28.0", "1/1", "ok"]
     assert lines(text, "- 8 sequences")[1].startswith("- 8 sequences at once: `wide@cuda`, 759.6 tokens/s, 1.10×")  # noqa: RUF001
     assert lines(text, "- `broken@cuda`, batch 8, 128 prompt tokens: incorrect: rows: row 3 of 8")
 

@@ -1,0 +1,88 @@
+"""Engines of a mixture: their router chooses, and is judged against a reference in which it does so too."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import engine_cells  # noqa: E402
+from bench_specs import MODELS  # noqa: E402
+
+from bench.methods import transformers as adapter  # noqa: E402
+from bench.observe import dispatch  # noqa: E402
+from bench.proof import engine  # noqa: E402
+
+EXPERTS = {"count": 8, "active": 2, "width": 64, "normalised": True}
+TINY = MODELS["tiny"]
+SHAPES = {
+    "mixtral": {"experts": {**EXPERTS, "width": TINY["mlp_width"]}},
+    "qwen3_moe": {"qk_norm": True, "experts": EXPERTS},
+}
+TEXT = {"new_tokens": 20, "iterations": 3, "warmup": 1, "prompt": [1, 15, 29, 59, 300]}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(dispatch, "gather", lambda *arguments: None)
+    monkeypatch.setattr(engine, "seen_again", lambda *arguments: 1.0)
+
+
+def run(folder, shape, source="probe", seed=0, routing="router", **changes):
+    weights = {"source": source, "seed": seed, "fingerprint": None, "routing": routing}
+    model = {**TINY, "name": shape, **SHAPES[shape]}
+    return engine_cells.run(folder, model=model, weights=weights, **{"dtype": "float32", **TEXT, **changes})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_right_engine_passes_every_check(tmp_path, shape):
+    record = run(tmp_path, shape, batch=2)
+    assert (record["status"], record["reason"], record["flags"]) == ("ok", None, ["cold"])
+    assert {check["status"] for check in record["proof"]["checks"]} == {"passed"}
+
+
+# Without what is granted at near ties its logits were called wrong, at 1.92 times eager's error; without a second text
+# in which a fault has to be seen too, its error was said to be that of another attention scale.
+def test_rounding_decides_between_two_experts_in_bfloat16(tmp_path):
+    record = run(tmp_path, "mixtral", "hash", seed=2, dtype="bfloat16", batch=2)
+    assert (record["status"], record["reason"], record["flags"]) == ("ok", None, ["cold"])
+    said = next(check["what"] for check in record["proof"]["checks"] if check["name"] == "logits")
+    assert "positions have a near tie of a router" in said
+
+
+class NotNormalised(adapter.Transformers):
+    """The weights of a token's experts are those of all of them."""
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        for part in self.model.modules():
+            if hasattr(part, "norm_topk_prob"):
+                part.norm_topk_prob = False
+
+
+class OneExpert(adapter.Transformers):
+    """Of a token's two experts the second is lost."""
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        for part in self.model.modules():
+            if hasattr(part, "top_k"):
+                part.top_k = 1
+
+
+FAULTS = [(NotNormalised, "the router's weights not normalised"), (OneExpert, "")]
+
+
+@pytest.mark.parametrize(("fault", "named"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
+def test_a_wrong_router_is_found(tmp_path, monkeypatch, fault, named):
+    monkeypatch.setattr(adapter, "Transformers", fault)
+    record = run(tmp_path, "qwen3_moe")
+    assert record["status"] == "incorrect"
+    assert named in (record["proof"]["resembles"] or "")
+
+
+def test_the_hash_chooses_no_experts_of_an_engine(tmp_path):
+    record = run(tmp_path, "mixtral", routing="hash")
+    said = "the hash is to choose the experts of mixtral, and in an engine the router does"
+    assert (record["status"], record["reason"]) == ("unsupported", said)
