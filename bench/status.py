@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-import torch
+import sys
 
 DEVICE_FAILED = (
     "no CUDA-capable device is detected",
@@ -19,9 +18,8 @@ DEVICE_FAILED = (
 """What CUDA says where the GPU or its driver failed, whatever ran there."""
 DRIVER_LIBRARY = re.compile(r"libcuda\.so cannot found|lib(cuda|nvidia-[\w-]+)\.so[.\d]*: cannot open shared object")
 """What compilers and loaders say where they do not find the driver's own libraries."""
-OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 NOT_ALLOCATED = ("CUDA out of memory", "DefaultCPUAllocator: ", "Storage size calculation overflowed")
-"""The same in words, wrapped by a compiler or raised as something else."""
+"""That there was no memory in words, wrapped by a compiler or raised as something else."""
 NO_CACHE = (
     "No available memory for the cache blocks",
     "larger than the available KV cache memory",
@@ -72,7 +70,9 @@ def classify(error: Exception) -> tuple[str, str]:
             return status, str(error)
     first = text if len(text) <= 2000 else text[:2000] + " …"  # noqa: PLR2004
     # A compiler wraps what its kernels raised.
-    memory = any(isinstance(each, OUT_OF_MEMORY) for each in (error, error.__cause__ or error.__context__))
+    torch = sys.modules.get("torch")  # this file is read where there is none, too
+    kinds = (MemoryError, torch.cuda.OutOfMemoryError) if torch is not None else (MemoryError,)
+    memory = any(isinstance(each, kinds) for each in (error, error.__cause__ or error.__context__))
     if memory or any(words in text for words in (*NOT_ALLOCATED, *NO_CACHE)):
         return "out_of_memory", first
     if isinstance(error, ModuleNotFoundError):
