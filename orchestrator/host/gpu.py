@@ -211,18 +211,21 @@ def selected(found: Sequence[HostGpu], wanted: str | None) -> list[HostGpu]:
     return by_number or exact or begins
 
 
-def choose_gpu(found: Sequence[HostGpu], wanted: str | None, *, allow_busy: bool, why_none: str = NO_GPU) -> HostGpu:
+def choose_gpu(
+    found: Sequence[HostGpu], wanted: str | None, *, allow_busy: bool, why_none: str = NO_GPU, where: str = "--gpu"
+) -> HostGpu:
     """Return the GPU to run on: the one that is wanted (its number, or the beginning of its UUID), else the first idle.
 
-    A busy GPU is refused (UsageError) unless `allow_busy`. `why_none`: what to say where there is none.
+    A busy GPU is refused (UsageError) unless `allow_busy`. `why_none`: what to say where there is none; `where`: what
+    named the one that is wanted.
     """
     matches = selected(found, wanted)
     if not matches and (wanted is None or not found):
-        raise UsageError(why_none, where="--gpu", remedy="leave it out: the CPU is used then")
+        raise UsageError(why_none, where=where, remedy="leave it out: the CPU is used then")
     if len(matches) != 1 and wanted is not None:
         known = ", ".join(f"{gpu.uuid} ({gpu.name})" for gpu in found)
         what = f'"{one_line(wanted)}" is the beginning of several UUIDs' if matches else f'no GPU "{one_line(wanted)}"'
-        raise UsageError(what, where="--gpu", remedy=f"known: {known}")
+        raise UsageError(what, where=where, remedy=f"known: {known}")
     # An idle one is the least busy.
     best = min(matches, key=lambda gpu: (bool(gpu.busy), len(gpu.processes), gpu.utilisation or 0 if gpu.busy else 0))
     if best.busy and not allow_busy:

@@ -89,7 +89,8 @@ def call(*command: str, timeout_s: float = COMMAND_S, cwd: str | None = None) ->
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InfrastructureError(one_line(str(error))[:200], where=command[0]) from error
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        lines = (line.removeprefix(f"{command[0]}: ") for line in done.stderr.splitlines())
+        said = [line for line in lines if line.strip()] or [f"exit code {done.returncode}"]
         raise InfrastructureError(one_line(" / ".join(said[-2:]))[:400], where=command[0])
     return done.stdout
 

@@ -42,12 +42,16 @@ def entries_of(file: Path) -> tuple[HostEntry, ...]:
     return found
 
 
-def wanted_here(entry: HostEntry, found: Sequence[HostGpu]) -> list[HostGpu]:
-    """Return the GPUs of this host that an entry names, in the order of their UUIDs: locks are taken in one order."""
+def wanted_here(entry: HostEntry, found: Sequence[HostGpu], *, where: str | None = None) -> list[HostGpu]:
+    """Return the GPUs of this host that an entry names, in the order of their UUIDs: locks are taken in one order.
+
+    `where`: what to blame for a wrong name, if not the entry.
+    """
     if isinstance(entry.gpus, tuple):
-        chosen = {name: choose_gpu(found, name, allow_busy=True) for name in entry.gpus}
+        where = where or f"{entry.name}: gpus"
+        chosen = {name: choose_gpu(found, name, allow_busy=True, where=where) for name in entry.gpus}
         if len({gpu.uuid for gpu in chosen.values()}) < len(chosen):
-            raise UsageError("a GPU is named twice", where=f"{entry.name}: gpus", remedy="name each once")
+            raise UsageError("a GPU is named twice", where=where, remedy="name each once")
         return sorted(chosen.values(), key=lambda gpu: gpu.uuid)
     return sorted(selected(found, None), key=lambda gpu: gpu.uuid)
 

@@ -71,7 +71,7 @@ def places(options: RunOptions) -> Places:
     if options.hosts is not None:
         options = replace(options, launcher="local" if own.launcher == "local" else "docker")
     host = look(options)
-    found = wanted_here(own, host.found)
+    found = wanted_here(own, host.found, where="--gpus" if options.hosts is None else None)
     if not found and options.gpus is not None:
         raise UsageError(host.no_gpu, where="--gpus", remedy="leave it out: the CPU is used then")
     models = ", ".join(sorted({gpu.name for gpu in found}))

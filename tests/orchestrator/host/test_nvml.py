@@ -108,6 +108,16 @@ def test_a_gpu_that_was_asked_for_and_cannot_be_had_is_one_line(library: Path, t
     assert '"GPU-1" is the beginning of several UUIDs; known: GPU-11111111-aaaa (RTX 3090), ' in line
 
 
+@pytest.mark.parametrize(("words", "blamed"), [(("--gpus", "0,9"), "--gpus"), (("--hosts", "lab.toml"), "lab: gpus")])
+def test_a_wrong_gpu_is_blamed_on_what_names_it(
+    library: Path, tmp_path: Path, words: tuple[str, ...], blamed: str
+) -> None:
+    entry = '[[hosts]]\nname = "lab"\nlauncher = "local"\ngpus = ["9"]\n'
+    (tmp_path / "lab.toml").write_text(f"schema_version = 1\n{entry}", encoding="utf-8")
+    words = tuple(str(tmp_path / word) if word == "lab.toml" else word for word in words)
+    assert f'{blamed}: no GPU "9"; known: ' in output(library, tmp_path, "plan", *words, code=4)
+
+
 @pytest.mark.parametrize(
     ("variables", "says"),
     [

@@ -200,6 +200,16 @@ def test_a_command_that_is_not_here_is_one_line(monkeypatch: pytest.MonkeyPatch)
         slurm.queued(["1"])
 
 
+def test_what_a_command_says_of_itself_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "squeue"
+    command.write_text("#!/bin/sh\necho 'squeue: error: Invalid user: \"x\"' >&2\nexit 1\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(InfrastructureError) as raised:
+        slurm.queued(["1"])
+    assert str(raised.value) == 'squeue: error: Invalid user: "x"'
+
+
 def test_variables_of_a_job_that_we_run_in_change_no_other_job(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "SBATCH_PARTITION", "SRUN_DEBUG", "SLURM_CONF", "MINE"):
         monkeypatch.setenv(name, "1")
