@@ -119,8 +119,8 @@ def test_dynamic_batches_are_padded_to_their_longest(tmp_path):
 def test_a_model_that_makes_nan_is_incorrect(tmp_path, monkeypatch):
     fill = weights.fill
 
-    def poisoned(model, seed):
-        fill(model, seed)
+    def poisoned(model, seed, **more):
+        fill(model, seed, **more)
         with torch.no_grad():
             model.head.weight[0, 0] = float("nan")
 

@@ -58,14 +58,14 @@ def test_images_that_are_here_are_not_here_or_cannot_be_asked_for(
         pytest.skip("no Docker Engine answers, or no image to ask for")
     write_ready(tmp_path, "here", IMAGE)
     write_ready(tmp_path, "nowhere", "stackbench/nowhere:1")
-    write_ready(tmp_path, "wrong", "No Such Name")
+    write_ready(tmp_path, "wrong", "stackbench/wrong@sha256:abc")  # no digest: the engine refuses it
     assert doctor([tmp_path]) == 1
     told = by_subject(capsys.readouterr().out)
     assert told["stack here"] == f"ok on the cpu, image {IMAGE}"
     assert told["stack nowhere"].startswith("warn the image stackbench/nowhere:1 is not here and cannot be pulled: ")
     assert told["stack nowhere"].endswith("; `docker pull stackbench/nowhere:1` or `docker load` brings it")
     assert told["stack wrong"].startswith("fail ")
-    assert "No Such Name" in told["stack wrong"]
+    assert "stackbench/wrong@sha256:abc" in told["stack wrong"]
     assert told["trial container"].startswith("ok of ")
     # The checks after the stacks came too.
     assert list(told)[-1] == "containers"
