@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_OK, InfrastructureError, StackbenchError, UsageError
-from orchestrator.base.files import check_known, make_folder, write_json
+from orchestrator.base.files import make_folder, write_json
+from orchestrator.base.invalid import check_known
 from orchestrator.base.paths import STATE
 from orchestrator.base.text import Say, on_stderr, show
 from orchestrator.build import lock as stack_lock

@@ -179,7 +179,7 @@ def compare_command(
     3 nothing in common.
     """
     from orchestrator.analysis.compare import compare, read_sides
-    from orchestrator.base.files import check_known
+    from orchestrator.base.invalid import check_known
     from orchestrator.base.text import show, terminal_width
     from orchestrator.plan.workload import MEASURED
     from orchestrator.report.tables.comparison import render

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import check_known
+from orchestrator.base.invalid import check_known
 from orchestrator.base.paths import IMAGES, RESULTS
 from orchestrator.base.text import NO_GPU
 from orchestrator.plan.cell import Device, Plan

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, RootModel, ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import check_known, read_json, validate
+from orchestrator.base.files import read_json, validate
+from orchestrator.base.invalid import check_known
 from orchestrator.base.paths import BENCH
 from orchestrator.plan import families
 from orchestrator.plan.families import ARCHITECTURES, FULL, LOCAL, NESTED, Config

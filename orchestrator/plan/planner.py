@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import check_known
+from orchestrator.base.invalid import check_known
 from orchestrator.plan.cell import Cache, Cell, Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.proof_cells import probe_cells, reference_cells, weights_cells

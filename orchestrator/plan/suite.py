@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validat
 from pydantic_core import CoreSchema
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Frozen, Json, check_known, read_json, read_toml, validate
+from orchestrator.base.files import Frozen, Json, read_json, read_toml, validate
+from orchestrator.base.invalid import check_known
 from orchestrator.base.paths import SUITES
 from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO, Literal
 from pydantic import Field, ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Count, Frozen, beside, explain_validation, os_errors, read_bytes, to_disk
+from orchestrator.base.files import Count, Frozen, beside, os_errors, read_bytes, to_disk
 from orchestrator.base.interrupt import check
+from orchestrator.base.invalid import explain_validation
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES, open_plain
 from orchestrator.plan.methods import FOLDER as METHODS
 from orchestrator.plan.methods import LIMIT_BYTES as METHOD_LIMIT_BYTES

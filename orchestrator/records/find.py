@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import closest
+from orchestrator.base.invalid import closest
 from orchestrator.base.text import printable
 from orchestrator.plan.workload import describe
 from orchestrator.records.record import Record

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import closest, os_errors
+from orchestrator.base.files import os_errors
 from orchestrator.base.interrupt import check
+from orchestrator.base.invalid import closest
 from orchestrator.base.paths import BUNDLE_ENDING, RESULTS
 from orchestrator.base.text import Say, on_stderr, printable
 from orchestrator.plan.cell import Plan

@@ -21,7 +21,6 @@ from orchestrator.base.files import (
     BESIDE,
     Frozen,
     Json,
-    explain_validation,
     make_folder,
     os_errors,
     read_bytes,
@@ -30,6 +29,7 @@ from orchestrator.base.files import (
     write_bytes,
 )
 from orchestrator.base.interrupt import check
+from orchestrator.base.invalid import explain_validation
 from orchestrator.base.lockfile import Lock, abandoned, try_lock
 from orchestrator.base.text import Say, printable, utc
 from orchestrator.base.untrusted import take_over

@@ -15,8 +15,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import explain_validation, make_folder, os_error, os_errors
+from orchestrator.base.files import make_folder, os_error, os_errors
 from orchestrator.base.interrupt import check
+from orchestrator.base.invalid import explain_validation
 from orchestrator.base.text import printable, utc
 from orchestrator.records.bundle import (
     MANIFEST,

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.analysis.reproduction import reproduction
 from orchestrator.base import interrupt
 from orchestrator.base.errors import EXIT_OK, StackbenchError, UsageError
-from orchestrator.base.files import check_known
+from orchestrator.base.invalid import check_known
 from orchestrator.base.paths import IMAGES
 from orchestrator.base.text import NO_GPU, on_stderr, printable, show
 from orchestrator.host.devices import look

@@ -19,15 +19,13 @@ from orchestrator.base.files import (
     Count,
     Frozen,
     Json,
-    check_known,
-    closest,
-    key_name,
     os_error,
     read_bytes,
     read_json,
     read_toml,
     validate,
 )
+from orchestrator.base.invalid import check_known, closest, key_name
 from orchestrator.plan.cell import Plan
 from orchestrator.plan.families import ARCHITECTURES
 from orchestrator.plan.models import SCALINGS
