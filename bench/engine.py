@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -87,16 +87,16 @@ def closing(engine: Engine) -> Iterator[Engine]:
     """Close it at the end. What closing raises does not hide what was raised before."""
     if lacking := [name for name in ("generate", "twin", "score", "settings", "close") if not hasattr(engine, name)]:
         raise Crashed(f"load returned {type(engine).__name__}, which has no {lacking[0]}: it has to return an engine")
+    used = False
     try:
         yield engine
-    except Exception:
-        with suppress(Exception):
+        used = True
+    finally:
+        try:
             engine.close()
-        raise
-    try:
-        engine.close()
-    except Exception as error:
-        raise Crashed(f"close() raised {type(error).__name__}: {error}") from error
+        except Exception as error:
+            if used:
+                raise Crashed(f"close() raised {type(error).__name__}: {error}") from error
 
 
 def reported(settings: dict[str, Any]) -> dict[str, Any]:

@@ -177,13 +177,12 @@ class Proof:
         exact, eager, *other = (hidden[place, first - 1 : first - 1 + steps] for hidden in self.hidden)
         with highest():
             truth, *changed = (self.exact.head(one) for one in (exact, *other))
-        return Known(truth, self.eager.head(eager).to(truth.dtype), changed[0] if changed else truth)
+        return Known(truth, self.eager.head(eager).to(truth.dtype), changed[0] if changed else None)
 
     def of_text(self, name: str, places: dict[str, range]) -> tuple[Known, Text]:
         """The same of a text's rows, [rows, steps, vocabulary], and the text."""
         text = self.answers.texts[name]
-        parts = zip(*(self.logits(place, text.first, text.steps) for place in places[name]))  # noqa: B905
-        return Known(*map(torch.stack, parts)), text
+        return Known.joined(torch.stack, (self.logits(place, text.first, text.steps) for place in places[name])), text
 
     def compared(self, scores: Scores) -> tuple[Tensor, Callable[[Tensor], Tensor], float]:
         """The scores as they are compared, what makes logits so, and what to multiply the whole norm with."""
@@ -193,16 +192,18 @@ class Proof:
         pick = partial(log_probabilities, ids=scores.ids.to(self.device))
         return values, pick, (values.shape[-1] / self.vocabulary) ** 0.5
 
-    def errors(self, known: Known, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
-        """Relative errors of the scores and of eager, and what near ties make, [rows, steps]."""
+    def errors(self, known: Known, scores: Scores) -> tuple[Tensor, ...]:
+        """Relative errors of the scores and of eager, and where a router chooses what near ties make, [rows, steps]."""
         values, view, part = self.compared(scores)
         norm, truth = centred(known.truth).norm(dim=-1) * part, view(known.truth)
-        own, eager, tied = (levels.distance(one, truth, norm) for one in (values, view(known.eager), view(known.other)))
-        return own, eager.clamp(max=self.worst_eager), tied
+        own, eager, *tied = (
+            levels.distance(one, truth, norm) for one in (values, *(view(one) for one in known[1:] if one is not None))
+        )
+        return own, eager.clamp(max=self.worst_eager), *tied
 
-    def level(self, eager: Tensor, tied: Tensor) -> Level:
-        """What errors are measured by; near ties only where routers choose."""
-        return Level(eager, self.weight.dtype, tied if ties.routed(self.context.model) else None)
+    def level(self, eager: Tensor, tied: Tensor | None = None) -> Level:
+        """What errors are measured by."""
+        return Level(eager, self.weight.dtype, tied)
 
     def pooled(self, places: dict[str, range]) -> None:
         """All texts' steps together, and each by itself; of the twin, made by decoding, under a name of its own."""
@@ -316,20 +317,21 @@ class Proof:
 
         The engine may have drawn from what its other choice of experts makes.
         """
-        norm, truth = centred(known.truth).norm(dim=-1), centred(known.truth)
-        eager, tied = (levels.distance(centred(one), truth, norm) for one in (known.eager, known.other))
-        return self.level(eager, tied).kept
+        if known.other is None:
+            return None
+        truth = centred(known.truth)
+        norm = truth.norm(dim=-1)
+        return self.level(*(levels.distance(centred(one), truth, norm) for one in (known.eager, known.other))).kept
 
     def drawn(self, places: range, temperature: float, check: str, what: str) -> None:
         """Tokens of whole rows have the distribution that the reference says."""
         steps, checks = self.task.new_tokens, self.checks
-        parts = zip(*(self.logits(place, self.prompt, steps) for place in places))  # noqa: B905  (Python 3.10's zip)
-        known = Known(*map(torch.cat, parts))
+        known = Known.joined(torch.cat, (self.logits(place, self.prompt, steps) for place in places))
         rows = [self.rows[place][self.prompt :] for place in places]
         tokens = torch.tensor(rows, device=self.device).flatten()
-        if (clear := self.clear(known)) is not None:
-            known, tokens = Known(*(part[clear] for part in known)), tokens[clear]
         truth = known.truth
+        if (clear := self.clear(known)) is not None:
+            truth, tokens = truth[clear], tokens[clear]
         found = sampler.look(truth, tokens, temperature, check)
         p, test = found.p_value
         what = f"{tokens.numel()} tokens of {what}: {test}"

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.base.errors import EXIT_OK, InfrastructureError, UsageError
+from orchestrator.base.errors import EXIT_OK, InfrastructureError
 from orchestrator.base.files import hash_files, make_folder, os_error
 from orchestrator.base.interrupt import patiently
 from orchestrator.base.paths import STATE
@@ -22,7 +22,7 @@ from orchestrator.base.telling import telling
 from orchestrator.base.text import Say, counted, on_stderr, show, size_in_words
 from orchestrator.build import lock as stack_lock
 from orchestrator.build import wheels
-from orchestrator.plan.stack import IMAGE_NAME, STACK_FILE, Stack
+from orchestrator.plan.stack import STACK_FILE, Stack, check_image_name
 
 BASE_VARIABLE = "STACKBENCH_BASE_IMAGE"
 LEAST_FREE_BYTES = 2 * 10**9
@@ -154,11 +154,8 @@ def _named(image: str, stack: Stack) -> str | None:
     """Return the image that the environment names as the stack's BASE or BUILDER."""
     for whose in (stack.name.upper().replace("-", "_"), "IMAGE"):
         name = os.environ.get(variable := f"STACKBENCH_{image}_{whose}")
-        if name and not IMAGE_NAME.fullmatch(name):
-            raise UsageError(
-                f'"{name}" is not an image\'s name', where=variable, remedy="write one, as debian:bookworm"
-            )
         if name:
+            check_image_name(name, variable)
             return name
     return None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -124,3 +125,11 @@ def read(path: Path, model: type[M]) -> M:
     except ValidationError as error:
         what = "what the node wrote cannot be read: is it another version of this package?"
         raise InfrastructureError(what, where=path.name) from error
+
+
+def at_work(steps: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield each mark of a step at work below `steps`: its file, its node's name, its process's owner."""
+    for path in steps.glob(f"*/{AT_WORK}"):
+        with contextlib.suppress(OSError):
+            node, _, owner = path.read_text(encoding="utf-8").partition("\n")
+            yield path, node, owner

@@ -17,7 +17,7 @@ from orchestrator.base.lockfile import Lock, abandoned, try_lock
 from orchestrator.base.text import Say
 from orchestrator.host.folders import remove_tree
 from orchestrator.launchers import slurm_queue as slurm
-from orchestrator.launchers.slurm_orders import AT_WORK
+from orchestrator.launchers.slurm_orders import at_work
 from orchestrator.launchers.work_area import OWNER_FILE
 
 FOLDER, FINGERPRINT, JOBS, ALIVE, OVER = "slurm", "fingerprint", "jobs", "alive", "over"
@@ -53,11 +53,7 @@ class Spool:
 
     def left_on(self) -> list[str]:
         """Return the nodes on which steps were killed before they could remove what they had there."""
-        nodes = set[str]()
-        for path in self.steps.glob(f"*/{AT_WORK}"):
-            with contextlib.suppress(OSError):
-                nodes.add(path.read_text(encoding="utf-8").partition("\n")[0])
-        return sorted(nodes - {""})
+        return sorted({node for _, node, _ in at_work(self.steps)} - {""})
 
     def note(self, job: str) -> None:
         """Keep a job's id, so that whoever comes after a killed orchestrator finds it."""

@@ -232,17 +232,17 @@ class Jobs:
         """Begin a step as an element of an array; the node is Slurm's choice where none is named."""
         _write_script(folder, self.settings, words)
         mine: list[str | InfrastructureError] = []
-        if node is not None:
-            self._submit([(folder, mine)], f"--nodelist={node}")
-        else:
+        if node is None:
             with self._gathering:
                 self._waiting.append((folder, mine))
             time.sleep(GATHER_S)
-            with self._submitting:
-                if not mine:
-                    with self._gathering:
-                        gathered, self._waiting = self._waiting, []
-                    self._submit(gathered)
+        with self._submitting:
+            if node is not None:
+                self._submit([(folder, mine)], f"--nodelist={node}")
+            elif not mine:
+                with self._gathering:
+                    gathered, self._waiting = self._waiting, []
+                self._submit(gathered)
         if isinstance(mine[0], InfrastructureError):
             raise mine[0]
         write_text(folder / "job", mine[0])

@@ -76,7 +76,7 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
         # The loss's backward holds its output and two gradients of that size. The others come as what was kept goes;
         # last, the optimizer adds the decay to one gradient at a time.
         head = element * model.vocabulary * model.width
-        most = max(kept + 3 * logits, kept + logits + head, gradients + head)
+        most = max(kept + logits + max(2 * logits, head), gradients + head)
         return Memory(count, weights, cache, gradients, logits, kept, weights + most)
     passing = element * tokens * max(_passing(model, sparse=kind) for kind in _kinds(model)) + scores
     ends = logits + 2 * element * tokens * model.width
@@ -130,11 +130,8 @@ def kept_of_layer(model: ModelConfig, *, sparse: bool) -> int:
     takes it. Of attention: queries, keys, values and what goes out; keys and values as often as queries where they are
     repeated, else with all of the projection. Of the MLP four of its width, of an expert's token what goes in and out.
     """
-    norm, queries, keys = (
-        4 if model.norm_plus_one else 3,
-        model.heads * model.head_size,
-        model.kv_heads * model.head_size,
-    )
+    norm = 4 if model.norm_plus_one else 3
+    queries, keys = model.heads * model.head_size, model.kv_heads * model.head_size
     norms = model.width * (2 * (norm + 1) + (2 * norm if model.post_norms else 0))
     if model.qk_norm:
         norms += norm * (queries + keys)

@@ -136,6 +136,13 @@ IMAGE_NAME = re.compile(
 """A container image's, as engines take it."""
 
 
+def check_image_name(name: str, where: str) -> None:
+    """Raise the error for a name that no engine takes; `where`: the file and its key, or the variable."""
+    if not IMAGE_NAME.fullmatch(name):
+        what = f'"{one_line(name)}" is not an image\'s name'
+        raise UsageError(what, where=where, remedy="write one, as registry.example/team/torch:2026-11")
+
+
 def load_stack(folder: Path) -> Stack:
     """Return the stack that `folder` describes, with the files that it names checked to be there."""
     path = folder / STACK_FILE
@@ -171,9 +178,8 @@ def _check_images(stack: Stack, path: Path) -> None:
     if stack.build:
         named = {"build.base": stack.build.base, "build.builder": stack.build.builder}
     for key, name in named.items():
-        if name is not None and not IMAGE_NAME.fullmatch(name):
-            what = f'{key}: "{one_line(name)}" is not an image\'s name'
-            raise UsageError(what, where=str(path), remedy="write one, as registry.example/team/torch:2026-11")
+        if name is not None:
+            check_image_name(name, f"{path}: {key}")
 
 
 def find_stacks(folders: Sequence[Path]) -> dict[str, Stack]:

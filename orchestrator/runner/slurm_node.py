@@ -46,6 +46,7 @@ from orchestrator.launchers.slurm_orders import (
     StackAnswer,
     StackOrder,
     StepEvent,
+    at_work,
     write,
 )
 from orchestrator.launchers.slurm_orders import (
@@ -132,11 +133,10 @@ def _look(order: LookOrder, state: Path) -> LookAnswer:
 
 def _forget_killed(steps: Path, node: str) -> None:
     """Say that nothing is here any more of the steps that were killed on this node."""
-    for path in steps.glob(f"*/{AT_WORK}"):
-        with contextlib.suppress(OSError):
-            name, _, who = path.read_text(encoding="utf-8").partition("\n")
-            owner = Owner.parse(who)
-            if name == node and owner is not None and owner.dead():
+    for path, name, who in at_work(steps):
+        owner = Owner.parse(who)
+        if name == node and owner is not None and owner.dead():
+            with contextlib.suppress(OSError):
                 path.unlink()
 
 

@@ -17,14 +17,14 @@ from orchestrator.plan.models import named_models  # noqa: E402
 pytestmark = pytest.mark.torch
 
 TOKENS = 128  # so many that no expert's weights are gathered token by token
-NARROWER = 4
+NARROWER, NARROWED = 4, ("width", "mlp_width", "heads", "kv_heads")
 FAMILIES = ("open_llama_3b", "llama_3_1_8b", "qwen3_8b", "gemma_3_4b", "phi_4_mini", "qwen3_30b_a3b")
 
 
 def saved_bytes(name: str, layers: int) -> int:
     """Return the bytes of all tensors that one forward in bfloat16 saves, each storage once, without the weights."""
     config = named(name)
-    sizes = {key: getattr(config, key) // NARROWER for key in ("width", "mlp_width", "heads", "kv_heads")}
+    sizes = {key: getattr(config, key) // NARROWER for key in NARROWED}
     if config.experts is not None:
         sizes["experts"] = dataclasses.replace(config.experts, count=16, width=config.experts.width // NARROWER)
     model = build(
@@ -53,7 +53,7 @@ def saved_bytes(name: str, layers: int) -> int:
 def test_a_layer_keeps_what_a_plan_expects(name: str) -> None:
     one_layer = (saved_bytes(name, 2) - saved_bytes(name, 1)) / (2 * TOKENS)
     model = named_models()[name]
-    sizes = {key: getattr(model, key) // NARROWER for key in ("width", "mlp_width", "heads", "kv_heads")}
+    sizes = {key: getattr(model, key) // NARROWER for key in NARROWED}
     if model.experts is not None:
         sizes["experts"] = model.experts.model_copy(update={"count": 16, "width": model.experts.width // NARROWER})
     expected = kept_of_layer(model.model_copy(update=sizes), sparse=model.experts is not None)
