@@ -15,12 +15,31 @@ from orchestrator.cli import complete
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+STDOUT = Path("/dev/stdout")
 RUN = "NAME|FOLDER|BUNDLE"
 
 
 def one_of(*choices: str, **named: Any) -> dict[str, Any]:
     """Return the arguments of an option that takes one of `choices`; without it the first is meant."""
     return {"type": click.Choice(choices), "default": choices[0], "show_default": True, **named}
+
+
+def output(about: str, *, required: bool = False) -> Callable[[F], F]:
+    """Return the option -o: a file to write, `-` being standard output."""
+    about = f"{about} - is standard output."
+    kind = click.Path(path_type=Path, allow_dash=True)
+    return click.option("-o", "--output", type=kind, callback=_dash, metavar="FILE", required=required, help=about)
+
+
+def _dash(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    return STDOUT if value == Path("-") else value
+
+
+def wrote(target: Path, line: str) -> None:
+    """Say what was written: beside standard output where that is what was written to."""
+    from orchestrator.base.text import on_stderr, show
+
+    (on_stderr if target == STDOUT else show)(line)
 
 
 def above_zero(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:

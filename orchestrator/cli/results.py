@@ -41,13 +41,7 @@ def table_command(run: str | None, protocol: Literal["note", "steady"] | None, f
 
 @click.command("report", short_help="Write runs as one HTML page.")
 @options.several_runs
-@click.option(
-    "-o",
-    "--output",
-    type=options.PATH,
-    metavar="FILE",
-    help="Where to (default: report.html in the run's folder; of a bundle NAME.html here).",
-)
+@options.output("Where to (default: report.html in the run's folder; of a bundle NAME.html here).")
 @options.results
 def report_command(names: tuple[str | None, ...], output: Path | None, results: Path) -> None:
     """Write one HTML page over the RUNs (default: the newest): it needs nothing but a browser.
@@ -55,7 +49,6 @@ def report_command(names: tuple[str | None, ...], output: Path | None, results: 
     A RUN is a name, a folder or a bundle. Of several the page has every row, and shows them side by side; without -o it
     lies in the first one's folder.
     """
-    from orchestrator.base.text import show
     from orchestrator.records.runs import find_run
     from orchestrator.report.page import PAGE_FILE, write_page
 
@@ -63,12 +56,12 @@ def report_command(names: tuple[str | None, ...], output: Path | None, results: 
     first = runs[0]
     target = output or (Path(f"{first.folder.name}.html") if first.bundle else first.folder / PAGE_FILE)
     size = write_page([run.folder for run in runs], target)
-    show(f"{target} ({size / 1e6:.2f} MB)")
+    options.wrote(target, f"{target} ({size / 1e6:.2f} MB)")
 
 
 @click.command("picture", short_help="Draw runs' speeds against eager.")
 @options.several_runs
-@click.option("-o", "--output", type=options.PATH, metavar="FILE", required=True, help="Where to: an SVG file.")
+@options.output("Where to: an SVG file.", required=True)
 @click.option(
     "--of", "what", **options.one_of("speed", "latency", help="Speed against eager, or throughput by latency.")
 )
@@ -78,7 +71,7 @@ def picture_command(names: tuple[str | None, ...], output: Path, what: str, resu
 
     `--of latency` draws batched_generation: throughput against latency at each batch, with the Pareto front.
     """
-    from orchestrator.base.text import counted, show
+    from orchestrator.base.text import counted
     from orchestrator.report.latency import write_latency_picture
     from orchestrator.report.picture import write_picture
 
@@ -86,13 +79,13 @@ def picture_command(names: tuple[str | None, ...], output: Path, what: str, resu
     drawn = (
         (write_latency_picture(runs, output), "point") if what == "latency" else (write_picture(runs, output), "bar")
     )
-    show(f"{output}: {counted(*drawn)}")
+    options.wrote(output, f"{output}: {counted(*drawn)}")
 
 
 @click.command("which-engine", short_help="Compare engines by batch and latency.")
 @options.several_runs
 @click.option("--beside", metavar="METHOD", default="inductor", show_default=True, help="The row that joins the runs.")
-@click.option("-o", "--output", type=options.PATH, metavar="FILE", help="A Markdown file (default: standard output).")
+@options.output("A Markdown file (default: standard output).")
 @options.results
 def which_engine_command(names: tuple[str | None, ...], *, beside: str, output: Path | None, results: Path) -> None:
     """Write the page "which engine" of the RUNs (default: the newest), from their rows of batched_generation.
@@ -109,7 +102,7 @@ def which_engine_command(names: tuple[str | None, ...], *, beside: str, output: 
         show(text, end="")
     else:
         write_text(output, text)
-        show(str(output))
+        options.wrote(output, str(output))
 
 
 def _by_name(names: tuple[str | None, ...], results: Path, command: str) -> dict[str, Path]:

@@ -17,3 +17,12 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def wait_for(path: Path) -> None:
+    """Wait until somebody has written to `path`."""
+    for _ in range(600):
+        if path.exists() and path.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError(path)

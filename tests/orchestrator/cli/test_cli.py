@@ -302,6 +302,26 @@ def test_table_of_the_newest_run(results: Path, capsys: pytest.CaptureFixture[st
     assert "forward" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "begins"), [("report", "<!doctype html>"), ("picture", "<svg ")])
+@pytest.mark.parametrize("piped", [True, False])
+def test_a_dash_is_standard_output_and_nothing_else_is_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, begins: str, piped: bool
+) -> None:
+    run = str(REPOSITORY / "results" / "h200-pinned-forward.tar.gz")
+    line = [sys.executable, "-m", "orchestrator", name, run, "-o"]
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    if piped:
+        got = subprocess.run([*line, "-"], cwd=tmp_path, capture_output=True, check=True).stdout
+    else:
+        with (tmp_path / "out").open("wb") as out:
+            subprocess.run([*line, "-"], cwd=tmp_path, stdout=out, check=True)
+        got = (tmp_path / "out").read_bytes()
+    assert not (tmp_path / "-").exists()
+    subprocess.run([*line, "file"], cwd=tmp_path, check=True)
+    assert got.decode().startswith(begins)
+    assert got == (tmp_path / "file").read_bytes()
+
+
 def test_table_of_no_run(refused: Callable[..., str], results: Path, tmp_path: Path) -> None:
     assert "no run here" in refused("table", "--results", tmp_path / "nowhere")
     assert 'no run "x"; known: ' in refused("table", "x", "--results", results)

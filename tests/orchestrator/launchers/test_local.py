@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_run import FAKE_BENCH, make_job, make_stack
-from processes import gone
+from processes import gone, wait_for
 
 from orchestrator.base.errors import InfrastructureError
 from orchestrator.build.environment import environment_folder, find_python, has_python
@@ -270,11 +270,3 @@ def test_an_environment_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
     assert "\n" not in str(caught.value)
     assert caught.value.what.startswith("ERROR: No matching distribution found for no-such-package==1.0")
     assert list((tmp_path / "state" / "envs").iterdir()) == []
-
-
-def wait_for(path: Path) -> None:
-    for _ in range(100):
-        if path.exists() and path.read_text():
-            return
-        time.sleep(0.1)
-    raise AssertionError(path)

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 from fake_rounds import with_seed
 from fake_run import FAKE_BENCH, make_job, make_stack
-from processes import gone
+from processes import gone, wait_for
 
 from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.host import folders
@@ -42,18 +41,16 @@ def test_a_good_record_comes_back_with_its_provenance(tmp_path: Path) -> None:
 
 
 def test_a_deadline_kills_and_names_the_phase(tmp_path: Path) -> None:
-    began = time.monotonic()
-    record = run(tmp_path, "hang", timeout_s=1.5)
-    assert time.monotonic() - began < 10
+    record = run(tmp_path, "hang", timeout_s=4.5)
     assert (record.status, record.written_by) == ("timeout", "orchestrator")
-    assert record.reason == 'not done after 1.5 s, in the phase "first call" (3 of 10 samples done)'
+    assert record.reason == 'not done after 4.5 s, in the phase "first call" (3 of 10 samples done)'
     assert [phase.name for phase in record.phases] == ["environment", "first call"]
     grandchild = int((tmp_path / "grandchild").read_text())
     assert gone(grandchild)
 
 
 def test_a_whole_record_counts_although_the_process_hangs_afterwards(tmp_path: Path) -> None:
-    record = run(tmp_path, "hang_after_record", timeout_s=1.5)
+    record = run(tmp_path, "hang_after_record", timeout_s=4.5)
     assert (record.status, record.written_by) == ("ok", "bench")
     assert record.provenance is not None
     assert record.provenance.exit_code == 137
@@ -176,6 +173,8 @@ def test_what_goes_wrong_with_a_cells_words_is_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def wrong(*_: object) -> None:
+        if where == "events":
+            wait_for(tmp_path / "grandchild")
         raise OverflowError("cannot convert \x1b[31minfinity")
 
     monkeypatch.setattr(*(Watch, "_take") if where == "events" else (supervision, "judged"), wrong)

@@ -90,10 +90,10 @@ def test_a_run_from_end_to_end(
 
 
 def test_every_cell_is_run_whatever_becomes_of_the_others(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert go(place, methods=["killed", "good", "not_able", "hang"], timeout_s=1.5) == 1
+    assert go(place, methods=["killed", "good", "not_able", "hang"], timeout_s=4.5) == 1
     found = {name.partition("-")[0]: record["status"] for name, record in records(place).items()}
     assert found == {"torch": "ok", "killed": "crashed", "good": "ok", "not_able": "unsupported", "hang": "timeout"}
-    assert "timeout (not done after 1.5 s" in capsys.readouterr().err
+    assert "timeout (not done after 4.5 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
