@@ -72,7 +72,7 @@ test-environments: $(VENV)/.dev $(TORCH_ENV)/.installed $(OLD_ENV)/.installed
 overhead: $(VENV)/.dev  ## what the orchestrator costs: a cell under it against the same `docker run` by hand
 	@$(VENV)/bin/python tests/benchmarks/overhead.py $(ARGS)
 
-peers: $(VENV)/.dev  ## a row beside a short script of the same packages: ARGS="--stack tinyllama --method tinyllama"
+peers: $(VENV)/.dev  ## a row beside a short script of the same packages, or its engine's own tool: ARGS="--stack tinyllama --method tinyllama"
 	@$(VENV)/bin/python tests/benchmarks/peers.py $(ARGS)
 
 scaling: $(VENV)/.dev  ## time to read, reduce and tabulate 1,000, 10,000 and 100,000 records
