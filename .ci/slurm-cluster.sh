@@ -65,11 +65,14 @@ CONF
   [ -d /sys/fs/cgroup/cpu ] && echo "CgroupPlugin=cgroup/v1" > "$dir/cgroup.conf" || : > "$dir/cgroup.conf"
 }
 
-start_munge() {
-  pgrep -x munged >/dev/null && return
-  mkdir -p /run/munge
-  chown munge:munge /run/munge
-  su -s /bin/sh munge -c /usr/sbin/munged
+start_munge() {  # one for all clusters, of which several may start at once
+  (
+    flock 9
+    pgrep -x munged >/dev/null && exit
+    mkdir -p /run/munge
+    chown munge:munge /run/munge
+    su -s /bin/sh munge -c /usr/sbin/munged 9>&-
+  ) 9>/run/stackbench-munge.lock
 }
 
 # An empty one, that lets everybody in.

@@ -242,7 +242,8 @@ class Keeper:
         assert kept is not None
         trouble = self._end_watch()
         files = dict[str, int]()
-        with os.scandir(kept.work) as entries:
+        # Gone where it had written too much, which may be noticed only now.
+        with contextlib.suppress(FileNotFoundError), os.scandir(kept.work) as entries:
             for entry in entries:
                 plain = entry.is_file(follow_symlinks=False) and PLAIN_NAME.fullmatch(entry.name)
                 if plain and entry.name != SPEC_FILE and len(files) < MOST_FILES:

@@ -115,8 +115,8 @@ class Kept(threading.Thread):
         return self._load.readings()
 
     def free(self) -> int:
-        """Return the free bytes of the disk that the cell writes to."""
-        return free_bytes(self.work)
+        """Return the free bytes of the disk that the cell writes to, whatever has become of its folder."""
+        return free_bytes(self.work.parent)
 
     def _look(self) -> bool:
         """Send what is new in the events, and the times between which it appeared; return whether there may be more."""

@@ -244,7 +244,7 @@ def test_a_deadline_kills_there(rig: Rig) -> None:
 def test_a_cell_that_fills_the_disk_there_is_stopped_and_blamed(rig: Rig) -> None:
     prepared = dataclasses.replace(rig.prepared, stack=STACK.model_copy(update={"work_bytes": 50_000_000}))
     record = supervise(rig.launcher, prepared, rig.job("fills_the_disk"))
-    assert record.status == "crashed"
+    assert record.status == "crashed", record.reason
     assert (
         "it has written" in str(record.reason) or "SIGXFSZ" in str(record.reason) or "exit code" in str(record.reason)
     )
