@@ -27,8 +27,7 @@ def one_of(*choices: str, **named: Any) -> dict[str, Any]:
 def output(about: str, *, required: bool = False) -> Callable[[F], F]:
     """Return the option -o: a file to write, `-` being standard output."""
     about = f"{about} - is standard output."
-    kind = click.Path(path_type=Path, allow_dash=True)
-    return click.option("-o", "--output", type=kind, callback=_dash, metavar="FILE", required=required, help=about)
+    return click.option("-o", "--output", type=PATH, callback=_dash, metavar="FILE", required=required, help=about)
 
 
 def _dash(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:

@@ -26,7 +26,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from orchestrator.analysis.protocol import steady  # noqa: E402 - found by the line above
+from bench.engine import MEMORY_FRACTION  # noqa: E402 - found by the line above
+from orchestrator.analysis.protocol import steady  # noqa: E402
 from orchestrator.base.errors import StackbenchError  # noqa: E402
 from orchestrator.base.files import write_text  # noqa: E402
 from orchestrator.base.paths import RESULTS  # noqa: E402
@@ -125,6 +126,7 @@ def peer(one: Session, turn: Turn, sustained_s: float) -> dict[str, Any]:
         **{name: getattr(workload, name) for name in ("dtype", "batch", "sequence", "prompt_length", "new_tokens")},
         "model": {name: getattr(workload.model, name) for name in SIZES},
         "sustained_s": sustained_s,
+        "memory_fraction": MEMORY_FRACTION,
     }
     with one.area.cell("peer") as folder:
         job = make_job(one, turn, folder)

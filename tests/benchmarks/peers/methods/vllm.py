@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 
-MEMORY_FRACTION = "0.85"
 # The command `vllm` asks for the version of the package `vllm`, which its build for CPUs does not have.
 TOOL = """
 from vllm.benchmarks import latency
@@ -23,7 +22,8 @@ if __name__ == "__main__":
 
 def times(spec):
     """Seconds of each timed call: a batch of random prompts from the first token to the last, all given at once."""
-    on_its_device = ["--gpu-memory-utilization", MEMORY_FRACTION] if spec["device"] == "cuda" else ["--enforce-eager"]
+    memory = ["--gpu-memory-utilization", str(spec["memory_fraction"])]
+    on_its_device = memory if spec["device"] == "cuda" else ["--enforce-eager"]
     shape = {"batch-size": "batch", "input-len": "prompt_length", "output-len": "new_tokens", "dtype": "dtype"}
     with tempfile.NamedTemporaryFile(suffix=".json") as found:
         command = [sys.executable, "-c", TOOL, "--model", spec["folder"]]
