@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ settings.load_profile("stackbench")
 @pytest.fixture(autouse=True)
 def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACKBENCH_LOCKS", str(tmp_path / "locks"))
+
+
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A folder that every user gets through to: pytest shuts its own to others, and again whenever one more starts."""
+    with tempfile.TemporaryDirectory(prefix="stackbench-passable-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture

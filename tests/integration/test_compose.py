@@ -31,12 +31,12 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Path]:
+def project(passable: Path) -> Iterator[Path]:
     """Copy what compose sees, so that the checkout's own results stay as they are."""
     client = engine.answers()
     if client is None or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("no Docker Engine with compose answers")
-    folder = tmp_path / "checkout"
+    folder = passable / "checkout"
     folder.mkdir()
     for name in ("bench", "orchestrator", "images"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
@@ -45,9 +45,6 @@ def project(tmp_path: Path) -> Iterator[Path]:
     (folder / "results").mkdir()
     if os.getuid() == 0:
         os.chown(folder / "results", OWNER, OWNER)
-        # The container's user must get through to it.
-        for place in (folder, tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            place.chmod(place.stat().st_mode | 0o011)
     yield folder
     compose(folder, "down", "--rmi", "all")
     assert client.api.containers(all=True, filters={"label": f"com.docker.compose.project={name_of(folder)}"}) == []
