@@ -1,7 +1,7 @@
 """Times a forward pass of a plain LLaMA with nothing of Stackbench: python peers SPEC, a JSON file. Prints JSON.
 
 Seven calls are timed after three. With `sustained_s`, calls back to back follow: 10 s of soak, then so many for a mean.
-A method that has `times` brings an engine's own tool instead, which says what each of its calls took.
+A method that has `times` brings an engine's own tool instead, which says what each of its calls took, and may `refuse`.
 """
 
 import importlib
@@ -19,7 +19,10 @@ SOAK_S = 10.0
 
 def main(spec):
     method = importlib.import_module("methods." + spec["method"])
-    if hasattr(method, "times"):
+    refused = method.refuse(spec) if hasattr(method, "refuse") else None
+    if refused:
+        found = {"refused": refused}
+    elif hasattr(method, "times"):
         timed = method.times(spec)
         found = {"median_s": statistics.median(timed), "timed_s": timed, "mean_s": statistics.mean(timed)}
     else:
