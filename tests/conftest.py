@@ -22,8 +22,11 @@ settings.load_profile("stackbench")
 
 
 @pytest.fixture(autouse=True)
-def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STACKBENCH_LOCKS", str(tmp_path / "locks"))
+def _own_locks(tmp_path: Path) -> Iterator[None]:
+    # Not by the test's own monkeypatch: once that is undone it would wait for what runs on this host.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("STACKBENCH_LOCKS", str(tmp_path / "locks"))
+        yield
 
 
 @pytest.fixture
