@@ -5,32 +5,27 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-import json
 import os
 import re
 import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, UsageError
-from orchestrator.base.files import Frozen, os_errors
-from orchestrator.base.limits import LARGEST
 from orchestrator.base.telling import telling
 from orchestrator.base.text import printable
-from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.host.folders import FULL_DISK_BYTES, Written
-from orchestrator.launchers import Exit, Far, Handle, Job, Launcher, Places, Prepared
+from orchestrator.launchers import Exit, Far, Handle, Job, Launcher, Prepared
+from orchestrator.measure.cell_spec import identity, write_spec
 from orchestrator.measure.host_load import LoadSampler, watch_host
 from orchestrator.measure.telemetry import Recorded, Sampler, Series, watch_gpu
 from orchestrator.measure.validity import (
     JUDGED,
     Seen,
-    Sighting,
     Span,
     at_the_cap,
     gpu_fault,
@@ -38,131 +33,22 @@ from orchestrator.measure.validity import (
     taints,
     to_repeat,
 )
-from orchestrator.plan.cell import Cache, Cell, Device
-from orchestrator.plan.workload import MEASURED, RECORD_LIMIT_BYTES, Kind, Role, Workload
-from orchestrator.records.record import Phase, PhaseTime, Provenance, Record, Refusal
-from orchestrator.records.references import ENDING as REFERENCE_ENDING
+from orchestrator.measure.watch import EVENTS_FILE, UNPRINTABLE, Event, Watch
+from orchestrator.plan.cell import Cell
+from orchestrator.plan.workload import RECORD_LIMIT_BYTES
+from orchestrator.records.record import PhaseTime, Provenance, Record, Refusal
 from orchestrator.records.store import read_record
 
-SPEC_FILE, RECORD_FILE, EVENTS_FILE = "spec.json", "record.json", "events.jsonl"
+RECORD_FILE = "record.json"
 TELEMETRY_FILE = "telemetry.jsonl"
 """Beside the log, where the process cannot write."""
-EVENTS_READ_BYTES = 65_536
 COUNT_EACH = 4
 """What a cell has written is counted at every fourth look at most; what is free on the disk is looked at each time."""
-PHASES_KEPT, SIGHTINGS_KEPT = 32, 4096
 REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
 SOAK_S, SUSTAIN_S = 10.0, 20.0
 """What is asked of a cell at the power cap: there samples alternate by some percent, and a few say little."""
-MOST_ASKS, MOST_ROWS, MOST_SIZES = 4, 4_608, 8
-"""Limits of a question: how often one is answered, and its size; bench sustains fewer samples, and times fewer."""
-UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
-
-
-class Beside(Frozen):
-    """What the spec of a workload that is run beside another says that is not in the other's."""
-
-    workload: Workload
-    checkpoint: str | None
-    reference: str | None
-    reference_sha256: str | None
-
-
-class Spec(Frozen):
-    """What `spec.json` says. Folders and files are where the cell's process sees them."""
-
-    schema_version: Literal[1] = 1
-    cell_id: str
-    workload_id: str
-    round: int
-    stack: str
-    method: str
-    device: Device
-    bench_source: str
-    method_source: str | None
-    """SHA-256 of the method's file, where it is a user's own."""
-    workload: Workload
-    threads: int | None
-    """CPU threads; None: torch's own choice."""
-    cache: Cache
-    cache_folder: str | None
-    """None: an empty one in the work folder."""
-    checkpoint: str | None
-    deadline_s: float
-    role: Role
-    kind: Kind
-    reference: str | None
-    """The file to check against."""
-    reference_sha256: str | None
-    subject_ids: tuple[str, ...]
-    beside: tuple[Beside, ...]
-    """What is run beside it."""
-    repeats: bool
-    """The orchestrator answers which samples are to be measured again."""
-    only_first: bool
-    """Only the first call is wanted."""
-
-
-def identity(job: Job) -> dict[str, Any]:
-    """Return what the spec and the record say of a job with the same keys and values."""
-    of_job = {name: getattr(job, name) for name in ("cell_id", "round", "bench_source")}
-    of_cell = {
-        name: getattr(job.cell, name) for name in ("stack", "method", "device", "workload", "method_source", "kind")
-    }
-    return {**of_job, **of_cell, "workload_id": job.cell.workload.workload_id}
-
-
-def write_spec(job: Job, places: Places) -> Spec:
-    """Write `spec.json` into the job's work folder; return what it says."""
-    cell, same = job.cell, identity(job)
-    own_id, *beside_ids = job.part_ids or (same["workload_id"],)
-    beside = zip(cell.workload.beside or (), beside_ids, job.beside_sha256, strict=True)
-    spec = Spec(
-        **same,
-        threads=job.threads,
-        cache=cell.cache,
-        cache_folder=places.cache,
-        checkpoint=places.checkpoint,
-        deadline_s=cell.timeout_s,
-        role=cell.role,
-        **_reference(places, own_id, job.reference_sha256),
-        subject_ids=tuple(subject.workload_id for subject in cell.workload.subjects or ()),
-        beside=tuple(
-            Beside(workload=one, checkpoint=_weights(job, places, number), **_reference(places, name, sha256))
-            for number, (one, name, sha256) in enumerate(beside, 1)
-        ),
-        repeats=cell.role == "row" and cell.workload.benchmark in MEASURED and not job.only_first,
-        only_first=job.only_first,
-    )
-    path = job.work / SPEC_FILE
-    with os_errors(path):  # read before anything could be lost: nothing waits for the disk
-        path.write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return spec
-
-
-def _weights(job: Job, places: Places, number: int) -> str | None:
-    """Return the folder of weights of a part of the workload: an engine's parts have one each."""
-    if places.checkpoint is None or not job.weights_ids:
-        return places.checkpoint
-    return str(PurePosixPath(places.checkpoint).with_name(job.weights_ids[number]))
-
-
-def _reference(places: Places, workload_id: str, sha256: str | None) -> dict[str, Any]:
-    """Return what a spec says of the reference that a workload is checked against."""
-    there = sha256 is not None and places.references is not None
-    path = f"{places.references}/{workload_id}{REFERENCE_ENDING}" if there else None
-    return {"reference": path, "reference_sha256": sha256}
-
-
-@dataclass(frozen=True)
-class Event:
-    """What the process said last: a phase began, or (`index` of `of`) a sample is done."""
-
-    phase: str
-    index: int | None = None
-    of: int | None = None
 
 
 def supervise(
@@ -409,82 +295,6 @@ def scrub(text: str) -> str:
     return PLACE.sub(".../", text)
 
 
-class Watch:
-    """Follows `events.jsonl` while it grows. The process can write anything there, so nothing in it is trusted."""
-
-    def __init__(self, path: Path, on_event: Callable[[Event], None]) -> None:
-        self._path, self._on_event = path, on_event
-        self._offset, self._rest = 0, b""
-        self.phases: list[PhaseTime] = []
-        self.sightings: list[Sighting] = []
-        """Of its events."""
-        self.question = Question()
-        self._earliest_ns = self._drained_ns = self._read_ns = time.monotonic_ns()
-        self._sample: tuple[int, int] | None = None
-        self.far: Far | None = None
-        """Who sees the events, where the process runs on another host."""
-
-    def where(self) -> str:
-        """Return in words how far the process got."""
-        if not self.phases:
-            return "before its first phase"
-        done = f" ({self._sample[0] + 1} of {self._sample[1]} samples done)" if self._sample else ""
-        return f'in the phase "{self.phases[-1].name}"{done}'
-
-    def look(self, *, show: bool = True) -> None:
-        """Read what is new, up to a limit, and report the last event in it."""
-        last: Event | None = None
-        while new := self._read():
-            *lines, self._rest = (self._rest + new).split(b"\n")
-            self._rest = self._rest[-EVENTS_READ_BYTES:]
-            for line in lines:
-                try:
-                    last = self._take(json.loads(line)) or last
-                except (ValueError, KeyError, TypeError, RecursionError):  # noqa: PERF203
-                    continue  # only shown, never believed
-            if self.far is None:
-                break  # what is left comes at the next look
-        if last is not None and show:
-            self._on_event(last)
-
-    def _read(self) -> bytes:
-        if self.far is not None:
-            new, self._earliest_ns, self._read_ns = self.far.events()
-            return new
-        before = time.monotonic_ns()
-        with contextlib.suppress(OSError):
-            if os.lstat(self._path).st_size <= self._offset:  # mostly so: of many cells no file is opened for nothing
-                self._drained_ns = before
-                return b""
-        with contextlib.suppress(OSError, UsageError), open_plain(self._path) as file:
-            file.seek(self._offset)
-            new = file.read(EVENTS_READ_BYTES)
-            self._offset += len(new)
-            self._earliest_ns, self._read_ns = self._drained_ns, time.monotonic_ns()
-            if len(new) < EVENTS_READ_BYTES:
-                self._drained_ns = before
-            return new
-        return b""
-
-    def _take(self, said: dict[str, Any]) -> Event | None:
-        now = _number(said["t_ns"])
-        if len(self.sightings) < SIGHTINGS_KEPT:
-            self.sightings.append(Sighting(now, self._earliest_ns, self._read_ns))
-        if said["event"] == "phase":
-            if self.phases:
-                self.phases[-1] = self.phases[-1].model_copy(update={"end_ns": now})
-            if len(self.phases) < PHASES_KEPT:
-                name = UNPRINTABLE.sub("", str(said["name"]))[:40]
-                self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
-                return Event(name)
-        elif said["event"] == "sample":
-            self._sample = (_number(said["index"]), _number(said["of"]))
-            return Event(self.phases[-1].name if self.phases else "", *self._sample)
-        elif said["event"] == "samples":
-            self.question.take(said)
-        return None
-
-
 def _how(ended: Exit) -> str:
     if ended.signal is None:
         return f"exit code {ended.code}"
@@ -502,59 +312,3 @@ def _with_log(what: str, job: Job) -> str:
         if end := "\n".join(line for line in lines if line)[-REASON_CHARACTERS:]:
             return f"{telling(text)}; {what}; end of the log:\n{end}"
     return f"{what}; the log is empty"
-
-
-class Question:
-    """Which samples to take more of: what bench asked last and was not answered yet. It may come in several lines.
-
-    What the process says is checked before it is used, and no link that it left in the folder is followed.
-    """
-
-    def __init__(self) -> None:
-        self._ask, self._answered = 0, 0
-        self._rows: list[Span] = []
-        self._whole = False
-        self.reported: list[Span] = []
-        """The samples of the last question that was answered."""
-        self.extra_s = 0.0
-        """Seconds of soak and sustained samples that were asked for: the cell's deadline is later by them."""
-
-    def take(self, said: dict[str, Any]) -> None:
-        """Take in one event `samples`; ValueError, TypeError or KeyError where bench would not have written it."""
-        ask = _number(said["ask"])
-        if not self._answered < ask <= MOST_ASKS:
-            raise ValueError(ask)
-        if ask != self._ask:
-            self._ask, self._rows = ask, []
-        self._whole = False
-        rows = [_span(row) for row in said["rows"]]
-        if len(self._rows) + len(rows) > MOST_ROWS:
-            self._answered = MOST_ASKS  # not bench: it gets no answer
-            raise ValueError(len(rows))
-        self._rows += rows
-        self._whole = said["more"] is False
-
-    def answer(self, folder: Path, choose: Callable[[Sequence[Span]], dict[str, Any]]) -> None:
-        """Where a question is open, write what `choose` answers to its samples into `folder`."""
-        if self._whole:
-            self._whole, self._answered = False, self._ask
-            wanted = choose(self._rows)
-            self.extra_s = max(self.extra_s, wanted.get("soak_s", 0.0) + wanted.get("sustain_s", 0.0))
-            place_file(folder, f"repeat-{self._ask}.json", json.dumps(wanted))
-            self.reported, self._rows = self._rows, []
-
-
-def _span(row: Any) -> Span:
-    index, phase, begin_ns, end_ns, device_ns, shape, compiled = row
-    if phase not in get_args(Phase) or not isinstance(compiled, bool) or not 0 < len(shape) <= MOST_SIZES:
-        raise ValueError(phase)
-    for number in (index, begin_ns, end_ns, 0 if device_ns is None else device_ns, *shape):
-        _number(number)
-    return Span(index, phase, begin_ns, end_ns, device_ns, tuple(shape), compiled)
-
-
-def _number(value: Any) -> int:
-    """Return a count or a time as bench writes it; ValueError for any other value, also for one of over 64 bits."""
-    if type(value) is not int or not 0 <= value <= LARGEST:
-        raise ValueError("not a count")
-    return value

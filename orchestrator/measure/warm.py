@@ -12,7 +12,8 @@ from pathlib import Path
 from orchestrator.base.errors import StackbenchError
 from orchestrator.launchers import CACHE_FOLDER, Job, Launcher, Prepared
 from orchestrator.launchers.worker import Supervise
-from orchestrator.measure.supervise import EVENTS_FILE, RECORD_FILE, Event, supervise, unworkable
+from orchestrator.measure.supervise import RECORD_FILE, supervise, unworkable
+from orchestrator.measure.watch import EVENTS_FILE, Event
 from orchestrator.plan.cell import Cell, may_be_wanted
 from orchestrator.records.record import COMPUTED, NOTHING_LEFT, Record, WarmStart
 

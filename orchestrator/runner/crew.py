@@ -17,7 +17,8 @@ from orchestrator.base.errors import InfrastructureError
 from orchestrator.base.text import counted
 from orchestrator.launchers import Job, Launcher, Prepared
 from orchestrator.launchers.worker import Supervise, Worker
-from orchestrator.measure.supervise import Event, blank_record
+from orchestrator.measure.supervise import blank_record
+from orchestrator.measure.watch import Event
 from orchestrator.records.record import Record, Refusal
 from orchestrator.runner.one_round import Session, run_round
 from orchestrator.runner.order import Agenda, Turn, nth

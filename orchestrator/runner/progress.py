@@ -12,7 +12,7 @@ from typing import TextIO
 from orchestrator.analysis.evidence import check_counts
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.base.text import in_words, printable, show, significant
-from orchestrator.measure.supervise import Event
+from orchestrator.measure.watch import Event
 from orchestrator.records.record import Record
 
 REFRESH_PER_SECOND = 1

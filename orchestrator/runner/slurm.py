@@ -24,7 +24,9 @@ from orchestrator.launchers.slurm_settings import SlurmSettings
 from orchestrator.launchers.slurm_spool import Spool, open_spool
 from orchestrator.launchers.slurm_steps import Jobs, StepHandle, Steps
 from orchestrator.launchers.worker import Opening, Worker
-from orchestrator.measure.supervise import SOAK_S, SUSTAIN_S, Event, blank_record, identity, provenance
+from orchestrator.measure.cell_spec import identity
+from orchestrator.measure.supervise import SOAK_S, SUSTAIN_S, blank_record, provenance
+from orchestrator.measure.watch import Event
 from orchestrator.plan.hosts import HostEntry
 from orchestrator.plan.workload import digest
 from orchestrator.records.record import Record, Refusal

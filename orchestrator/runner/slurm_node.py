@@ -52,8 +52,9 @@ from orchestrator.launchers.slurm_orders import (
 from orchestrator.launchers.slurm_orders import (
     read as read_order,
 )
-from orchestrator.measure.supervise import TELEMETRY_FILE, Event, supervise
+from orchestrator.measure.supervise import TELEMETRY_FILE, supervise
 from orchestrator.measure.warm import wanted, with_warm_start
+from orchestrator.measure.watch import Event
 from orchestrator.plan.stack import GpuAccess, Stack
 from orchestrator.records.record import Record
 from orchestrator.records.references import ENDING, LIMIT_BYTES

@@ -30,7 +30,7 @@ from orchestrator.host.devices import look  # noqa: E402
 from orchestrator.host.folders import give_away  # noqa: E402
 from orchestrator.launchers.arguments import SECCOMP  # noqa: E402
 from orchestrator.launchers.docker import DockerLauncher  # noqa: E402
-from orchestrator.measure.supervise import SPEC_FILE, write_spec  # noqa: E402
+from orchestrator.measure.cell_spec import SPEC_FILE, write_spec  # noqa: E402
 from orchestrator.plan.choice import (  # noqa: E402
     RunOptions,
     choose,

@@ -37,7 +37,7 @@ from orchestrator.base.text import counted  # noqa: E402
 from orchestrator.build.ready import choose_place, reach_engine  # noqa: E402
 from orchestrator.host.devices import look  # noqa: E402
 from orchestrator.launchers.work_area import copy_bench  # noqa: E402
-from orchestrator.measure.supervise import SPEC_FILE  # noqa: E402
+from orchestrator.measure.cell_spec import SPEC_FILE  # noqa: E402
 from orchestrator.plan.choice import RunOptions  # noqa: E402
 from orchestrator.runner.one_round import Session, make_job, run_round  # noqa: E402
 from orchestrator.runner.order import Turn  # noqa: E402

@@ -27,7 +27,8 @@ from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.base.files import read_json
 from orchestrator.build.lock import facts_of
 from orchestrator.launchers import installed
-from orchestrator.measure.supervise import Watch, believe
+from orchestrator.measure.supervise import believe
+from orchestrator.measure.watch import Watch
 from orchestrator.plan.checkpoint import inspect_checkpoint
 from orchestrator.plan.models import from_huggingface
 from orchestrator.plan.stack import load_stack

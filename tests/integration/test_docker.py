@@ -30,8 +30,9 @@ from orchestrator.launchers import work_area as workfolders
 from orchestrator.launchers.arguments import Folders
 from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.docker import DockerLauncher, find_access, try_ways
+from orchestrator.measure.cell_spec import write_spec
 from orchestrator.measure.host_load import watch_host
-from orchestrator.measure.supervise import supervise, write_spec
+from orchestrator.measure.supervise import supervise
 from orchestrator.plan.stack import Gpu, ReadyImage
 from orchestrator.records.record import Record
 from orchestrator.runner.compose_gpu import services

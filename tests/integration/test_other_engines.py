@@ -26,7 +26,8 @@ from orchestrator.launchers import arguments, gpu_access, trial
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.launchers.docker import DockerLauncher, try_ways
 from orchestrator.launchers.trial import works
-from orchestrator.measure.supervise import supervise, write_spec
+from orchestrator.measure.cell_spec import write_spec
+from orchestrator.measure.supervise import supervise
 from orchestrator.plan.stack import Gpu
 from orchestrator.runner.doctor import doctor
 

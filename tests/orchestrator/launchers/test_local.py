@@ -19,7 +19,7 @@ from orchestrator.build.environment import environment_folder, find_python, has_
 from orchestrator.host.owner import Owner, boot, myself
 from orchestrator.launchers import cell_environment, local
 from orchestrator.launchers.local import LocalLauncher, sweep_processes
-from orchestrator.measure.supervise import write_spec
+from orchestrator.measure.cell_spec import write_spec
 from orchestrator.plan.stack import OF_THE_CELL, BuiltImage, Stack
 
 

@@ -16,8 +16,8 @@ import pytest
 from fake_rounds import run
 from record_samples import record, sample
 
-from orchestrator.measure.supervise import Watch
 from orchestrator.measure.validity import Seen, Sighting, Span, checks_of, judged, spans_of
+from orchestrator.measure.watch import Watch
 from orchestrator.records.record import Check, PhaseTime, Record
 
 S = 10**9
@@ -146,7 +146,7 @@ def test_a_right_clock_passes_however_busy_the_host_is(
     hosts: Callable[[bool, int], Iterator[Host]], monkeypatch: pytest.MonkeyPatch, most_s: float
 ) -> None:
     """Not even the slack is needed: the bounds are strict, and where not all that is new is read in one look too."""
-    monkeypatch.setattr("orchestrator.measure.supervise.EVENTS_READ_BYTES", 300)
+    monkeypatch.setattr("orchestrator.measure.watch.EVENTS_READ_BYTES", 300)
     monkeypatch.setattr("orchestrator.measure.validity.SLACK_NS", 0)
     monkeypatch.setattr("orchestrator.measure.validity.RATE", 0)
     for host in hosts(True, 200):
@@ -246,7 +246,7 @@ def test_a_look_that_could_not_be_had_missed_nothing(tmp_path: Path, monkeypatch
     written_ns = time.monotonic_ns()
     path.write_text(json.dumps({"t_ns": written_ns, "event": "phase", "name": "samples"}) + "\n")
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.measure.supervise.open_plain", lambda _: (_ for _ in ()).throw(OSError(24, "many")))
+        patch.setattr("orchestrator.measure.watch.open_plain", lambda _: (_ for _ in ()).throw(OSError(24, "many")))
         watch.look()
     watch.look()
     assert watch.sightings[0].earliest_ns <= written_ns <= watch.sightings[0].latest_ns

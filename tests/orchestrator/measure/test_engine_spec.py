@@ -8,7 +8,7 @@ from pathlib import Path
 from fake_run import WORKLOAD, make_job
 
 from orchestrator.launchers import Places
-from orchestrator.measure.supervise import Beside, write_spec
+from orchestrator.measure.cell_spec import Beside, write_spec
 
 
 def spec(tmp_path: Path, kind: str, **more: object) -> dict[str, object]:

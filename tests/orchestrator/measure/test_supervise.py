@@ -16,7 +16,9 @@ from orchestrator.host.folders import Written
 from orchestrator.launchers import Exit, Handle, Job, Places, Prepared
 from orchestrator.launchers.local import LocalLauncher
 from orchestrator.measure import supervise as supervision
-from orchestrator.measure.supervise import Event, Watch, scrub, supervise
+from orchestrator.measure import watch as watching
+from orchestrator.measure.supervise import scrub, supervise
+from orchestrator.measure.watch import Event, Watch
 from orchestrator.records.record import Record
 
 
@@ -336,6 +338,6 @@ def test_events_are_followed_as_they_grow(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(watch.phases) == 32
     assert events == [Event("mod[31mel"), Event("30")]
     opened = list[Path]()
-    monkeypatch.setattr(supervision, "open_plain", opened.append)
+    monkeypatch.setattr(watching, "open_plain", opened.append)
     watch.look()
     assert opened == [], "nothing is new, so it is not opened"

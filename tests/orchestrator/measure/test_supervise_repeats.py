@@ -18,7 +18,8 @@ from bench.record import Events
 from orchestrator.analysis.protocol import steady
 from orchestrator.base.untrusted import place_file
 from orchestrator.launchers import Job
-from orchestrator.measure.supervise import MOST_ROWS, TELEMETRY_FILE, Question
+from orchestrator.measure.supervise import TELEMETRY_FILE
+from orchestrator.measure.watch import MOST_ROWS, Question
 
 ROW = [3, "timed", 10, 20, None, [2, 64], False]
 

@@ -8,7 +8,7 @@ from plan_samples import smoke_cell
 
 from orchestrator.base.errors import UsageError
 from orchestrator.launchers import Job, Places
-from orchestrator.measure.supervise import write_spec
+from orchestrator.measure.cell_spec import write_spec
 from orchestrator.plan.workload import Workload
 
 if TYPE_CHECKING:

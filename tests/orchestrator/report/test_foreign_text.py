@@ -18,7 +18,7 @@ from record_samples import ENVIRONMENT, GPU, check, dispatch, proof, record, sam
 from orchestrator import cli
 from orchestrator.base.paths import REPOSITORY
 from orchestrator.base.text import in_json, printable, show
-from orchestrator.measure.supervise import Event
+from orchestrator.measure.watch import Event
 from orchestrator.records.store import record_files
 from orchestrator.report.page import render_page
 from orchestrator.report.tables import EXPORTERS, render_tables, write_tables

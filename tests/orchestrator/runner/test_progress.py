@@ -5,7 +5,8 @@ import io
 from fake_run import make_job
 from record_samples import check, proof, record, samples
 
-from orchestrator.measure.supervise import Event, blank_record
+from orchestrator.measure.supervise import blank_record
+from orchestrator.measure.watch import Event
 from orchestrator.records.record import Refusal, Sample
 from orchestrator.runner.progress import LiveProgress, Progress, outcome
 
