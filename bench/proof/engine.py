@@ -110,7 +110,7 @@ class Proof:
         known = reference.facts["eager_error"] if reference else None
         self.worst_eager = EAGER * known if known else float("inf")
         self.rows: list[list[int]] = []
-        # Of the reference, of eager, and of the reference with the other choice of experts at near ties of a router.
+        # Of the reference, of eager, and of the reference with other choices of experts at near ties of a router.
         self.hidden: tuple[Tensor, ...] | None = None
         self.facts: dict[str, Any] = {}
 
@@ -166,18 +166,23 @@ class Proof:
         model = self.context.model
         with highest():
             if ties.routed(model):
-                exact, changed = ties.otherwise(self.exact, ids, ties.limits(model, self.exact.dtype, ids))
-                self.hidden = exact, self.eager.forward(ids), changed.forward(ids)
+                usual = ties.usual(model, self.exact.dtype, ids)
+                exact, changed = ties.otherwise(self.exact, ids, usual, draws=ties.DRAWS)
+                self.hidden = exact, self.eager.forward(ids), *(other.forward(ids) for other in changed)
             else:
                 self.hidden = self.exact.forward(ids), self.eager.forward(ids)
 
     def logits(self, place: int, first: int, steps: int) -> Known:
         """What is known of the logits [steps, vocabulary] that a row's tokens from `first` on come from."""
         assert self.hidden is not None
-        exact, eager, *other = (hidden[place, first - 1 : first - 1 + steps] for hidden in self.hidden)
+        exact, eager, *changed = (hidden[place, first - 1 : first - 1 + steps] for hidden in self.hidden)
+        truth = self.head(exact)
+        return Known(truth, self.eager.head(eager).to(truth.dtype), tuple(changed), self.head)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The reference's logits."""
         with highest():
-            truth, *changed = (self.exact.head(one) for one in (exact, *other))
-        return Known(truth, self.eager.head(eager).to(truth.dtype), changed[0] if changed else None)
+            return self.exact.head(hidden)
 
     def of_text(self, name: str, places: dict[str, range]) -> tuple[Known, Text]:
         """The same of a text's rows, [rows, steps, vocabulary], and the text."""
@@ -196,10 +201,9 @@ class Proof:
         """Relative errors of the scores and of eager, and where a router chooses what near ties make, [rows, steps]."""
         values, view, part = self.compared(scores)
         norm, truth = centred(known.truth).norm(dim=-1) * part, view(known.truth)
-        own, eager, *tied = (
-            levels.distance(one, truth, norm) for one in (values, *(view(one) for one in known[1:] if one is not None))
-        )
-        return own, eager.clamp(max=self.worst_eager), *tied
+        own, eager = (levels.distance(one, truth, norm) for one in (values, view(known.eager)))
+        tied = known.most(lambda logits: levels.distance(view(logits), truth, norm))
+        return own, eager.clamp(max=self.worst_eager), *(() if tied is None else (tied,))
 
     def level(self, eager: Tensor, tied: Tensor | None = None) -> Level:
         """What errors are measured by."""
@@ -278,9 +282,9 @@ class Proof:
         judge_identity(self.context, self.reference, hashing.checksum(ids), self.checks)
         n, rows = min(text.steps, tensors["sketch"].shape[1]), len(text.rows)
         norm, known = (tensors[key][:rows, :n] for key in ("norm", "eager_error"))
-        level = Level(known, self.weight.dtype, tensors["ties"][:rows, :n] if "ties" in tensors else None)
+        errors, _, *tied = (part[:, :n] for part in self.errors(ours, text.scores))
+        level = Level(known, self.weight.dtype, *tied)
         off = levels.distance(sketch(ours.truth[:, :n]), tensors["sketch"][:rows, :n], norm)
-        errors = self.errors(ours, text.scores)[0][:, :n]
         self.facts["reference"] = self.reference.recorded(float((errors * norm).norm() / norm.norm()))
         for what, found in (("the truth of this cell", off), ("the engine", errors)):
             worst, place = level.worst(found)
@@ -317,11 +321,14 @@ class Proof:
 
         The engine may have drawn from what its other choice of experts makes.
         """
-        if known.other is None:
-            return None
         truth = centred(known.truth)
         norm = truth.norm(dim=-1)
-        return self.level(*(levels.distance(centred(one), truth, norm) for one in (known.eager, known.other))).kept
+
+        def far(logits: Tensor) -> Tensor:
+            return levels.distance(centred(logits), truth, norm)
+
+        tied = known.most(far)
+        return None if tied is None else self.level(far(known.eager), tied).kept
 
     def drawn(self, places: range, temperature: float, check: str, what: str) -> None:
         """Tokens of whole rows have the distribution that the reference says."""

@@ -75,8 +75,8 @@ def near_ties(context: Context, dtype: torch.dtype, tokens: Tensor) -> tuple[dic
     """Tensors and facts of a model that chooses its experts itself: what near ties do to the logits of `tokens`."""
     if not ties.routed(context.model):
         return {}, {}
-    found = ties.limits(context.model, dtype, tokens)
-    return {"ties": ties.effects(Layerwise(context.model, dtype), tokens, found)}, {"near_ties": found}
+    found = ties.usual(context.model, dtype, tokens)
+    return {"ties": ties.effects(Layerwise(context.model, dtype), tokens, found)}, {"router_error": found}
 
 
 class Same:
@@ -147,11 +147,11 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
     found = timed if index == last else again
     facts = against(context, task.inputs(last), found, reference, checks) if reference else {}
     level = level_of(reference, context.model.head.weight.dtype) if reference else None
-    limits = reference.facts.get("near_ties") if reference else None
+    usual = reference.facts.get("router_error") if reference else None
     with checks.guard("samples"):
-        judge_samples(context, task, level, limits, checks)
+        judge_samples(context, task, level, usual, checks)
     norm, most = found.sketch.norm(dim=-1), levels.row_factor(context.workload)
-    same = Same(checks, level, norm, most, lambda tokens: ties.here(context.model, tokens, limits))
+    same = Same(checks, level, norm, most, lambda tokens: ties.here(context.model, tokens, usual))
     with checks.guard("repeat"):
         again = again if index == last else observe(task.call(task.inputs(index)))
         same.judge("repeat", again, timed, "the last sample's input again", tokens=task.inputs(index))
@@ -173,10 +173,10 @@ def level_of(reference: Reference, dtype: torch.dtype) -> Level:
     return Level(reference.tensors["eager_error"], dtype, reference.tensors.get("ties"))
 
 
-def judge_samples(context: Context, task: Any, level: Level | None, limits: list[float] | None, checks: Checks) -> None:
+def judge_samples(context: Context, task: Any, level: Level | None, usual: list[float] | None, checks: Checks) -> None:
     """What was kept of the timed samples, each against eager's own forward of its input.
 
-    `limits`: of near ties, where the model chooses its experts itself.
+    `usual`: eager's error of routers' scores, where the model chooses its experts itself.
     """
     if level is None:
         raise ValueError("no reference says how far the samples' logits may be from eager's")
@@ -189,7 +189,7 @@ def judge_samples(context: Context, task: Any, level: Level | None, limits: list
         tokens = zip(task.inputs(part.index).split(1), part.places)  # noqa: B905  (row by row: all may not fit)
         right = torch.stack([eager(row)[0, places] for row, places in tokens])
         right, found = (sketch(x, dtype=reference_dtype(dtype)) for x in (right, part.logits))
-        tied = ties.here(context.model, task.inputs(part.index), limits)
+        tied = ties.here(context.model, task.inputs(part.index), usual)
         one = level if tied is None else level.elsewhere(tied.gather(1, part.places))
         ratio = one.ratio(levels.distance(found, right, right.norm(dim=-1)))
         if not ratio <= worst:  # nor is what is not a number

@@ -120,11 +120,11 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
         truth = full(model, ids, task.prompt.shape[1])
         norm = truth.norm(dim=-1)
         error = levels.distance(sketch(eager.logits, dtype=dtype), sketch(truth), norm)
-        limits = ties.limits(context.model, dtype, ids) if ties.routed(context.model) else None
-        tied = {"ties": ties.effects(model, ids, limits, task.prompt.shape[1] - 1)} if limits else {}
+        usual = ties.usual(context.model, dtype, ids) if ties.routed(context.model) else None
+        tied = {"ties": ties.effects(model, ids, usual, task.prompt.shape[1] - 1)} if usual else {}
     tensors = {"sketch": sketch(truth[:, :STEPS]), "norm": norm, "eager_error": error, **tied}
     facts = {
-        "near_ties": limits,
+        "router_error": usual,
         "eager_error": finite(float((error * norm).norm() / norm.norm())),
         "inputs_checksum": hashing.checksum(torch.cat([task.first_prompt, forced], dim=1)),
     }
@@ -158,8 +158,8 @@ class Proof:
         self.facts: dict[str, Any] = {}
         # Errors, eager's, and what near ties make, [batch, steps], of every text whose logits were seen.
         self.pool: list[tuple[Tensor, Tensor, Tensor]] = []
-        # Of near ties, where the model chooses its experts itself.
-        self.limits: list[float] | None = None
+        # Eager's usual error of routers' scores, where the model chooses its experts itself.
+        self.usual: list[float] | None = None
 
     def judge(self) -> dict[str, Any]:
         """All checks."""
@@ -192,7 +192,7 @@ class Proof:
             with highest():
                 truth = full(self.exact, ids, self.prompt)
                 if ties.routed(self.context.model):
-                    self.limits = ties.limits(self.context.model, self.exact.dtype, ids)
+                    self.usual = ties.usual(self.context.model, self.exact.dtype, ids)
             eager = full(self.eager, ids, self.prompt)
             level = self.bounded(replay.logits, ids, truth, eager, "against a forward without cache")
             with checks.guard("other prompt", "repeat", "cache"):
@@ -302,10 +302,10 @@ class Proof:
 
     def ties(self, ids: Tensor, first: int) -> Tensor | None:
         """What near ties make of the logits of `ids` [batch, time] from position `first` on, [batch, steps]."""
-        if self.limits is None:
+        if self.usual is None:
             return None
         with highest():
-            return ties.effects(self.exact, ids, self.limits, first)
+            return ties.effects(self.exact, ids, self.usual, first)
 
     def bounded(self, logits: Tensor, ids: Tensor, truth: Tensor, eager: Tensor, what: str) -> Level:
         """Judge logits [batch, steps, vocabulary] of `ids`, all together and the worst step; return eager's level."""

@@ -203,7 +203,7 @@ def history_command(*, since: str | None, cell: str | None, form: str, results: 
 
 @click.command("bundle", short_help="Pack a run into one file.")
 @options.one_run
-@click.option("-o", "--output", type=options.PATH, metavar="FILE", help="Where to (default: the run's name, .tar.gz).")
+@options.output("Where to (default: the run's name, .tar.gz).")
 @click.option("--references", is_flag=True, help="References too: large, and made again where they are missing.")
 @options.results
 def bundle_command(run: str | None, *, output: Path | None, references: bool, results: Path) -> None:
@@ -211,16 +211,22 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 
     Logs go as they are: look into them before you send them to strangers.
     """
+    from orchestrator.base.errors import UsageError
     from orchestrator.base.paths import BUNDLE_ENDING
-    from orchestrator.base.text import counted, on_stderr, show
-    from orchestrator.records.bundle import pack
+    from orchestrator.base.text import counted, on_stderr
+    from orchestrator.records.bundle import pack, pack_into
     from orchestrator.records.runs import find_run
 
     found = find_run(results, run)
     target = output or Path(f"{found.folder.resolve().name}{BUNDLE_ENDING}")
-    manifest, left_out = pack(found, target, references=references)
-    size = target.stat().st_size / 1e6
-    show(f"{target}: {counted(len(manifest.files), 'file')}, {size:.2f} MB")
+    if target == options.STDOUT:
+        if sys.stdout.isatty():
+            raise UsageError("a bundle is not for a terminal", where="-o", remedy="name a file, or send it into a pipe")
+        manifest, left_out, size = pack_into(sys.stdout.buffer, found, references=references)
+    else:
+        manifest, left_out = pack(found, target, references=references)
+        size = target.stat().st_size
+    options.wrote(target, f"{target}: {counted(len(manifest.files), 'file')}, {size / 1e6:.2f} MB")
     for path in left_out:
         on_stderr(f"left out: {path}")
 

@@ -7,7 +7,9 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -172,6 +174,16 @@ def pack(run: Run, target: Path, *, references: bool = False) -> tuple[Manifest,
         except FileExistsError as error:
             raise UsageError("already exists", where=str(target), remedy="name another file with -o") from error
     return manifest, left_out
+
+
+def pack_into(stream: BinaryIO, run: Run, *, references: bool = False) -> tuple[Manifest, list[str], int]:
+    """The same into `stream`, once it is whole; return its size in bytes too."""
+    with tempfile.TemporaryDirectory(prefix="stackbench-bundle-") as folder:
+        place = Path(folder) / "bundle"
+        manifest, left_out = pack(run, place, references=references)
+        with place.open("rb") as whole:
+            shutil.copyfileobj(whole, stream)
+            return manifest, left_out, whole.tell()
 
 
 def _chosen(folder: Path, *, references: bool) -> tuple[dict[str, Part], list[str]]:

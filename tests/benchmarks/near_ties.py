@@ -99,7 +99,7 @@ def leads(name: str, seed: int) -> Iterator[float]:
     tokens, active = inputs(name, seed, 4, 64), MODELS[name]["experts"]["active"]
     exact = ties.Watched(model, WIDE)
     exact.forward(tokens)
-    units = [limit / ties.NEAR for limit in ties.limits(model, WIDE, tokens)]
+    units = ties.usual(model, WIDE, tokens)
     for method in METHODS.values():
         taken: list[Tensor] = []
 
@@ -128,10 +128,11 @@ def logits(name: str, seed: int, nears: tuple[float, ...]) -> Iterator[tuple[flo
     effects = {fault: wrong.head(wrong.forward(tokens)) - truth for fault, wrong in trait_faults.variants(exact)}
     far = partial(levels.distance, truth, norm=truth.norm(dim=-1))
     other = call(tokens).to(WIDE)
-    eager, units, least = far(other), ties.limits(model, WIDE, tokens), levels.floor(HALF) * float(truth.norm())
+    eager, units, least = far(other), ties.usual(model, WIDE, tokens), levels.floor(HALF) * float(truth.norm())
     level = {}
     for near in nears:
-        tied = ties.effects(exact, tokens, [unit * near / ties.NEAR for unit in units])
+        _, (changed,) = ties.otherwise(exact, tokens, units, times=near)
+        tied = far(exact.head(changed.forward(tokens)))
         level[near] = Level(eager, HALF, tied)
     overall, row = levels.overall(eager.numel()), levels.limit(levels.ROW, eager.numel())
     for kind, method in methods_of(name):
@@ -165,14 +166,14 @@ def gradients(name: str, seed: int, nears: tuple[float, ...]) -> Iterator[tuple[
     def distance(found: dict[str, Tensor]) -> Tensor:
         return torch.stack([(found[name] - one).norm() for name, one in true.items()])
 
-    true, units = exact(Layerwise(model, WIDE)), ties.limits(model, WIDE, tokens)
+    true, units = exact(Layerwise(model, WIDE)), ties.usual(model, WIDE, tokens)
     least = torch.stack([one.norm() for one in true.values()]) * FLOOR[HALF]
     draws = [distance(of(model))]
     with other_rounding(model):
         draws.append(distance(of(model)))
     granted = {}
     for near in nears:
-        _, other = ties.otherwise(Layerwise(model, WIDE), tokens, [unit * near / ties.NEAR for unit in units])
+        _, (other,) = ties.otherwise(Layerwise(model, WIDE), tokens, units, times=near)
         granted[near] = torch.hypot(torch.stack(draws).amax(0), distance(exact(other)) / FACTOR).maximum(least)
     for kind, method in methods_of(name):
         target, call = made(name, seed, method)

@@ -74,18 +74,43 @@ def test_the_other_choice_is_made_at_near_ties_alone():
     weights.fill(model, 0)
     assert ties.routed(model)
     tokens = torch.arange(60).view(2, 30)
-    limits, exact = ties.limits(model, torch.float32, tokens), Layerwise(model, torch.float32)
-    assert len(limits) == config.layers
-    assert all(0 < limit < 0.5 for limit in limits)
-    watched = ties.Watched(model, torch.float32)
-    with torch.no_grad():
-        watched.forward(tokens)
-    first = [scores.topk(3).values for scores in watched.scores[0]]
-    near = torch.stack([best[:, 1] - best[:, 2] < limits[0] for best in first])
+    usual, exact = ties.usual(model, torch.float32, tokens), Layerwise(model, torch.float32)
+    assert len(usual) == config.layers
+    assert all(0 < ties.NEAR * error < 0.5 for error in usual)
+    watched, eager = ties.Watched(model, torch.float32), ties.Watched(model, torch.bfloat16, Operators())
+    for one in (watched, eager):
+        one.forward(tokens)
+    pairs = list(zip(watched.scores[0], eager.scores[0], strict=True))
+    lead = torch.stack([best[:, 1] - best[:, 2] for best in (scores.topk(3).values for scores, _ in pairs)])
+    unsure = torch.stack([ties.unsure(scores, rounded, usual[0])[:, 0] for scores, rounded in pairs])
+    near = lead < ties.NEAR * unsure
+    # Where eager's own scores are worse than usual a tie is near sooner, though never by more than so much.
+    error = torch.stack([(rounded.float() - scores).square().mean(-1).sqrt() for scores, rounded in pairs])
+    torch.testing.assert_close(unsure, error.clamp(usual[0], ties.MOST * usual[0]))
+    assert 0 < int((unsure > usual[0]).sum()) < unsure.numel()
     assert 0 < int(near.sum()) < near.numel()
-    moved = ties.effects(exact, tokens, [limits[0], *[0.0] * (config.layers - 1)])
+    moved = ties.effects(exact, tokens, [usual[0], *[0.0] * (config.layers - 1)])
     assert bool((moved[near] > 1e-3).all())
     # What comes before the first of them in its row is as it was; what comes after has seen it.
     before = near.cumsum(-1) == 0
     assert not bool(moved[before].any())
     assert not bool(ties.effects(exact, tokens, [0.0] * config.layers).any())
+
+
+def test_some_of_several_near_ties_are_taken_by_chance_and_the_same_ones_each_time():
+    config = from_dict(MIXTURE)
+    model = build(config, Operators(), torch.bfloat16, "cpu")
+    weights.fill(model, 0)
+    tokens, exact = torch.arange(60).view(2, 30), Layerwise(model, torch.float32)
+    usual = ties.usual(model, torch.float32, tokens)
+
+    def moved(draws):
+        right, others = ties.otherwise(exact, tokens, usual, draws=draws)
+        return [(other.forward(tokens) - right).norm(dim=-1) for other in others]
+
+    every, *some = moved(3)
+    assert [bool(torch.equal(*pair)) for pair in zip([every, *some], moved(3), strict=True)] == [True] * 4
+    assert [bool(torch.equal(every, one)) for one in some] == [False] * 3
+    assert not torch.equal(some[0], some[1])
+    # One draw or another goes farther than all of them at once: that is what they are for.
+    assert bool((torch.stack(some).amax(0) > every + 0.1).any())
