@@ -42,6 +42,8 @@ ORDER = (
 )  # fmt: skip
 SAMPLES = 16
 """Texts of the timed samples whose draws are judged together."""
+FEWEST = 8
+"""Steps without a near tie of a router that a known fault needs: in two of them rounding may have its effect."""
 CHUNKS = (512, 1024)
 """Tokens of a chunk of a prompt, as engines have them."""
 KEPT, SHIFTED = "the last prompt's cache kept", "log-probabilities shifted by one place"
@@ -166,9 +168,8 @@ class Proof:
         model = self.context.model
         with highest():
             if ties.routed(model):
-                usual = ties.usual(model, self.exact.dtype, ids)
-                exact, changed = ties.otherwise(self.exact, ids, usual, draws=ties.DRAWS)
-                self.hidden = exact, self.eager.forward(ids), *(other.forward(ids) for other in changed)
+                right, eager, others = ties.otherwise(self.exact, ids, draws=ties.DRAWS)
+                self.hidden = right, eager, *(other.forward(ids) for other in others)
             else:
                 self.hidden = self.exact.forward(ids), self.eager.forward(ids)
 
@@ -223,7 +224,7 @@ class Proof:
         level = self.level(*granted)
         ratio = level.ratio(errors)
         what = f"{errors.numel()} steps of {len(pool)} texts: error of the scores is {ratio:.3g} times eager's"
-        self.checks.at_most("logits", ratio, levels.overall(errors.numel()), what + level.tied)
+        self.checks.at_most("logits", ratio, levels.overall(level.together), what + level.tied)
 
     def worst(self, check: str, errors: Tensor, level: Level, what: str) -> None:
         """The worst step of a text."""
@@ -283,11 +284,13 @@ class Proof:
         n, rows = min(text.steps, tensors["sketch"].shape[1]), len(text.rows)
         norm, known = (tensors[key][:rows, :n] for key in ("norm", "eager_error"))
         errors, _, *tied = (part[:, :n] for part in self.errors(ours, text.scores))
-        level = Level(known, self.weight.dtype, *tied)
+        # Of the truth what the reference's file says is granted, and of the engine what this cell knows besides.
+        theirs = tensors["ties"][:rows, :n] if "ties" in tensors else None
         off = levels.distance(sketch(ours.truth[:, :n]), tensors["sketch"][:rows, :n], norm)
         self.facts["reference"] = self.reference.recorded(float((errors * norm).norm() / norm.norm()))
-        for what, found in (("the truth of this cell", off), ("the engine", errors)):
-            worst, place = level.worst(found)
+        judged = {"the truth of this cell": (off, theirs), "the engine": (errors, tied[0] if tied else None)}
+        for what, (found, granted) in judged.items():
+            worst, place = Level(known, self.weight.dtype, granted).worst(found)
             limit = levels.limit(levels.row_factor(self.context.workload), found.numel())
             text_ = f"{n} steps of the reference's continuation: {what} has {worst:.3g} times eager's error"
             self.checks.at_most("reference", worst, limit, f"{text_} at step {place % n}")
@@ -317,7 +320,7 @@ class Proof:
         checks.at_most("greedy", worst, 1.0, f"two runs of {steps} steps made {same}{what}")
 
     def clear(self, known: Known) -> Tensor | None:
-        """Which steps [steps] have no near tie of a router, where those are not most of them; None: judge all.
+        """Which steps [steps] have no near tie of a router, where most have none; None: judge all.
 
         The engine may have drawn from what its other choice of experts makes.
         """
@@ -328,7 +331,8 @@ class Proof:
             return levels.distance(centred(logits), truth, norm)
 
         tied = known.most(far)
-        return None if tied is None else self.level(far(known.eager), tied).kept
+        clear = None if tied is None else self.level(far(known.eager), tied).clear
+        return clear if clear is not None and clear.double().mean() >= 0.5 else None  # noqa: PLR2004
 
     def drawn(self, places: range, temperature: float, check: str, what: str) -> None:
         """Tokens of whole rows have the distribution that the reference says."""
@@ -381,6 +385,8 @@ class Proof:
         error, rounding = sketch(values[:1] - base)[0], sketch(view(known.eager)[:1] - base)[0]
         granted = self.errors(known, text.scores)[1:]
         if (clear := self.level(*(part[:1] for part in granted)).clear) is not None:
+            if int(clear.sum()) < FEWEST:
+                return None, len(effects)
             error, rounding = error[clear[0]], rounding[clear[0]]
             effects = {fault: effect[clear[0]] for fault, effect in effects.items()}
         return faults.match(error, rounding, effects, least), len(effects)

@@ -209,7 +209,7 @@ def against(
     truth, norm = tensors["sketch"], tensors["norm"]
     errors, level = levels.distance(found.sketch, truth, norm), level_of(reference, dtype)
     with checks.guard("logits"):
-        ratio, limit = level.ratio(errors), levels.overall(errors.numel())
+        ratio, limit = level.ratio(errors), levels.overall(level.together)
         checks.at_most("logits", ratio, limit, f"error of the logits is {ratio:.3g} times eager's{level.tied}")
     with checks.guard("rows"):
         worst, where = level.worst(errors)

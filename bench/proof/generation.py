@@ -286,7 +286,7 @@ class Proof:
         level = Level(eager, self.weight.dtype, tied)
         ratio, what = level.ratio(errors), f"{errors.numel()} steps of {len(self.pool)} texts"
         what = f"{what}: error of the logits is {ratio:.3g} times eager's{level.tied}"
-        self.checks.at_most("logits", ratio, levels.overall(errors.numel()), what)
+        self.checks.at_most("logits", ratio, levels.overall(level.together), what)
 
     def same(self, name: str, one: Tensor, other: Tensor, level: Level, what: str) -> None:
         """Equal bits pass; else each step as near as any to the truth."""
@@ -319,8 +319,8 @@ class Proof:
 
     def limited(self, names: tuple[str, str], errors: Tensor, level: Level, what: str) -> None:
         """The same for relative errors [batch, steps]; both verdicts may be one check's."""
-        factors = levels.OVERALL, levels.row_factor(self.context.workload)
-        most, worst_most = (levels.limit(factor, errors.numel()) for factor in factors)
+        most = levels.limit(levels.OVERALL, level.together)
+        worst_most = levels.limit(levels.row_factor(self.context.workload), errors.numel())
         ratio, (worst, place) = level.ratio(errors), level.worst(errors)
         what = f"{errors.shape[1]} steps, {what}"
         self.checks.at_most(

@@ -35,6 +35,8 @@ COARSER = 1.4
 # Of one position, over eager's at the same position or eager's median, whichever is larger. Also of two outputs that
 # should be one and differ in their bits: each has its own rounding, and right variants reached 2.8.
 ROW = 4.0
+# So many positions without a near tie of a router say enough of all.
+CLEAR = 32
 # On sharp weights one rounding may decide a position: right variants reached 5.2 there, in either precision.
 ROW_SHARP = 6.0
 # Over few positions both errors scatter: at 6 steps in bf16, on a probe, once 2.2 and 4.7 were seen.
@@ -45,8 +47,9 @@ class Level:
     """Eager's own error [positions], never below what the precision's last bit makes.
 
     `ties` [positions]: what the other choice of experts makes at near ties (see `bench.proof.ties`), granted beside it.
-    Positions where that is more than eager's error are left out of what is judged of all together, unless most are.
-    `clear` are the others, `kept` those that are judged together; None: all.
+    Positions where that is more than eager's error are left out of what is judged of all together, unless most are and
+    fewer than CLEAR are left. `clear` are the others, `kept` those that are judged together; None: all. `together`: how
+    many these are.
     """
 
     def __init__(self, eager: Tensor, dtype: torch.dtype, ties: Tensor | None = None) -> None:
@@ -56,15 +59,16 @@ class Level:
         self.rows = clean.clamp(min=usual)
         self.clear: Tensor | None = None
         self.kept: Tensor | None = None
-        self.tied = ""
+        self.tied, self.together = "", clean.numel()
         if ties is not None:
             tied = ties.double() > usual
             count = int(tied.sum())
             self.rows, clean = torch.hypot(self.rows, ties.double()), torch.hypot(clean, ties.double())
             self.tied = f"; {count} of {tied.numel()} positions have a near tie of a router" if count else ""
             self.clear = ~tied if count else None
-            if 0 < count <= tied.numel() / 2:
-                self.kept, clean = ~tied, clean[~tied]
+            left = tied.numel() - count
+            if count and left >= min(CLEAR, tied.numel() / 2):
+                self.kept, self.together, clean = ~tied, left, clean[~tied]
         self.overall = max(rms(clean), least)
 
     def elsewhere(self, ties: Tensor) -> Level:

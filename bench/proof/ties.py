@@ -10,11 +10,11 @@ Where the hash chooses the experts nothing of this is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,9 @@ from bench.proof.layerwise import Layerwise
 NEAR, OF_GRADIENTS = 8.0, 6.0
 # A token's own error counts, where it is larger than the usual one, up to so many times that.
 MOST = 4.0
-# An engine is granted so many other choices by chance, for its rounding is further from eager's. Of 40 right cells of
-# transformers in bfloat16 (2 of 8 experts, their own router's choice) 4 were called wrong with none and the usual error
-# alone at 6 times, 1 with MOST and 8 draws at 6 times or with 4 draws at 8, none with this.
+# An engine is granted so many other choices by chance, for its rounding is further from eager's: see `otherwise`. Of 40
+# right cells of tests/benchmarks/engine_mixtures.py (Mixtral's shape) 4 were called wrong with none of them and the
+# usual error alone at 6 times, 1 with 8 of them and MOST at 6 times, 1 with 4 at 8 times, none with this.
 DRAWS, HALF = 8, 0.5
 
 
@@ -45,7 +45,18 @@ def routed(model: GPT) -> bool:
     return model.config.experts is not None and model.routes is None
 
 
-class Watched(Layerwise):
+class Once(Layerwise):
+    """Lets go of its scratch blocks after a forward: their router would keep them, and there are many such models."""
+
+    def forward(self, tokens: Tensor, layers: Iterable[int] | None = None) -> Tensor:
+        """As the base does it."""
+        try:
+            return super().forward(tokens, layers)
+        finally:
+            self.scratch.clear()
+
+
+class Watched(Once):
     """Keeps each router's scores, [tokens, experts], by layer."""
 
     def __init__(self, *of: Any) -> None:
@@ -64,12 +75,12 @@ class Watched(Layerwise):
         return route(scores, *rest, **more)
 
 
-class OtherChoice(Layerwise):
+class OtherChoice(Once):
     """Takes at each near tie the expert that comes next, and not the last of those that lead.
 
     `right`: of a forward of the same tokens that takes none, by layer, the scores and below which lead, [tokens, 1],
     there is a near tie. What is one there is one here, though other choices before have moved the scores. `draw`: take
-    it at about half of them, by this number; 0: at all.
+    it at about half of them, by this number, in a first forward; 0: at all.
     """
 
     def __init__(self, of: Layerwise, right: dict[int, list[tuple[Tensor, Tensor]]], draw: int = 0) -> None:
@@ -121,32 +132,44 @@ def usual(model: GPT, dtype: torch.dtype, tokens: Tensor) -> list[float]:
     exact, eager = Watched(model, dtype), Watched(model, model.head.weight.dtype, Operators())
     exact.forward(tokens)
     eager.forward(tokens)
-    found = [0.0] * model.config.layers
+    return _usual(exact, eager)
+
+
+def _usual(exact: Watched, eager: Watched) -> list[float]:
+    found = [0.0] * exact.config.layers
     for index, truth in exact.scores.items():
-        errors = torch.cat(eager.scores[index]).to(dtype) - torch.cat(truth)
+        errors = torch.cat(eager.scores[index]).to(exact.dtype) - torch.cat(truth)
         # The median of the tokens: where eager chose otherwise before, its scores are others, and that is no rounding.
         found[index] = float(_rms(errors).median())
     return found
 
 
+class Choices(NamedTuple):
+    """The last norm's output by the model and by eager, [batch, time, width], and models that choose otherwise."""
+
+    right: Tensor
+    eager: Tensor
+    others: list[OtherChoice]
+
+
 @torch.no_grad()
 def otherwise(
-    model: Layerwise, tokens: Tensor, usual: list[float], *, times: float = NEAR, draws: int = 0
-) -> tuple[Tensor, list[OtherChoice]]:
-    """(`model.forward` of these tokens, the models that take the other choice where that one had a near tie).
+    model: Layerwise, tokens: Tensor, usual: list[float] | None = None, *, times: float = NEAR, draws: int = 0
+) -> Choices:
+    """Of these tokens, with the models that take the other choice where `model` has a near tie.
 
     The first takes it at all of them. Of `draws` more each takes it at half, by chance: what all make together may be
-    less than what some do.
+    less than what some do. `usual`: that of these tokens where none is given.
     """
     of = model.operators, model.config, model.rotation
     watched = Watched(model.model, model.dtype, *of)
-    hidden, right = watched.forward(tokens), {}
     eager = Watched(model.model, model.model.head.weight.dtype, Operators(), *of[1:])
-    eager.forward(tokens)
+    hidden, theirs = watched.forward(tokens), eager.forward(tokens)
+    usual, right = usual or _usual(watched, eager), {}
     for index, rows in watched.scores.items():
         pairs = zip(rows, eager.scores[index])  # noqa: B905  (as many)
         right[index] = [(one, times * unsure(one, other, usual[index])) for one, other in pairs]
-    return hidden, [OtherChoice(model, right, draw) for draw in range(1 + draws)]
+    return Choices(hidden, theirs, [OtherChoice(model, right, draw) for draw in range(1 + draws)])
 
 
 def unsure(scores: Tensor, eager: Tensor, usual: float) -> Tensor:
@@ -164,12 +187,15 @@ def effects(model: Layerwise, tokens: Tensor, usual: list[float], first: int = 0
 
     `first`: the position that is looked at first.
     """
-    right, (changed,) = otherwise(model, tokens, usual)
+    right, _, (changed,) = otherwise(model, tokens, usual)
     other = changed.forward(tokens)
     rows = [(model.head(a[first:]), model.head(b[first:])) for a, b in zip(right, other)]  # noqa: B905  (as many)
     return torch.stack([(a - b).norm(dim=-1) / a.norm(dim=-1) for a, b in rows])
 
 
 def here(model: GPT, tokens: Tensor, usual: list[float] | None) -> Tensor | None:
-    """The same of other tokens than the reference's, in the model's own precision; None without `usual`."""
+    """The same of other tokens than the reference's, in the model's own precision; None without `usual`.
+
+    There eager has no error of its own, so that the usual one counts for every token.
+    """
     return None if usual is None else effects(Layerwise(model, model.head.weight.dtype, Operators()), tokens, usual)

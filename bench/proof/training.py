@@ -89,7 +89,7 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
         with highest():
             layerwise: Layerwise = Layerwise(model, precision)
             if usual is not None:
-                _, (layerwise,) = ties.otherwise(layerwise, tokens, usual, times=ties.OF_GRADIENTS)
+                (layerwise,) = ties.otherwise(layerwise, tokens, usual, times=ties.OF_GRADIENTS).others
             return backward.gradients(layerwise, tokens, targets, keep)
 
     true_loss, counted = truth("gradient", targets), targets != backward.IGNORED

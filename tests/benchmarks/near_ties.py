@@ -3,9 +3,9 @@
 `python tests/benchmarks/near_ties.py [SEEDS [FIRST [NEAR ...]]]`, with torch: small models whose own routers choose, in
 bfloat16, by so many seeds (20). First the tokens to which a right method gives another expert than the reference does:
 by how much the reference's last expert led the next one, in units of eager's error of that layer's scores. Then for
-each NEAR (2, 4, 8, 16) right methods and planted faults, by the proof's own limits of logits and of gradients: how many
-were called wrong, how many were missed, and how near to the limit the nearest came. What the matched filter of known
-faults finds is found too, and counts as infinitely far beyond the limit.
+each NEAR (2, 4, 6, 8, 16) right methods and planted faults, by the proof's own limits of logits and of gradients: how
+many were called wrong, how many were missed, and how near to the limit the nearest came. What the matched filter of
+known faults finds is found too, and counts as infinitely far beyond the limit.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MODELS = {
     "4 of 32": TINY | {"layers": 4, "experts": {"count": 32, "active": 4, "width": 32, "normalised": True}},
     "2 of 8, not normalised": TINY | {"experts": {**FEW, "normalised": False}},
 }
-NEARS = (2.0, 4.0, 8.0, 16.0)
+NEARS = (2.0, 4.0, 6.0, 8.0, 16.0)
 LEVELS = (0.5, 0.9, 0.99, 0.999, 1.0)
 
 
@@ -131,10 +131,10 @@ def logits(name: str, seed: int, nears: tuple[float, ...]) -> Iterator[tuple[flo
     eager, units, least = far(other), ties.usual(model, WIDE, tokens), levels.floor(HALF) * float(truth.norm())
     level = {}
     for near in nears:
-        _, (changed,) = ties.otherwise(exact, tokens, units, times=near)
+        (changed,) = ties.otherwise(exact, tokens, units, times=near).others
         tied = far(exact.head(changed.forward(tokens)))
         level[near] = Level(eager, HALF, tied)
-    overall, row = levels.overall(eager.numel()), levels.limit(levels.ROW, eager.numel())
+    row = levels.limit(levels.ROW, eager.numel())
     for kind, method in methods_of(name):
         found = made(name, seed, method)[1](tokens).to(WIDE)
         errors = far(found)
@@ -142,7 +142,7 @@ def logits(name: str, seed: int, nears: tuple[float, ...]) -> Iterator[tuple[flo
             kept = torch.ones_like(errors, dtype=torch.bool) if one.kept is None else one.kept
             seen = {fault: effect[kept] for fault, effect in effects.items()}
             matched = faults.match((found - truth)[kept], (other - truth)[kept], seen, least)
-            part = max(one.ratio(errors) / overall, one.worst(errors)[0] / row)
+            part = max(one.ratio(errors) / levels.overall(one.together), one.worst(errors)[0] / row)
             yield near, kind, math.inf if matched else part
 
 
@@ -173,7 +173,7 @@ def gradients(name: str, seed: int, nears: tuple[float, ...]) -> Iterator[tuple[
         draws.append(distance(of(model)))
     granted = {}
     for near in nears:
-        _, (other,) = ties.otherwise(Layerwise(model, WIDE), tokens, units, times=near)
+        (other,) = ties.otherwise(Layerwise(model, WIDE), tokens, units, times=near).others
         granted[near] = torch.hypot(torch.stack(draws).amax(0), distance(exact(other)) / FACTOR).maximum(least)
     for kind, method in methods_of(name):
         target, call = made(name, seed, method)

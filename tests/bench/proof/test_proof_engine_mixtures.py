@@ -42,9 +42,10 @@ def test_a_right_engine_passes_every_check(tmp_path, shape):
     assert {check["status"] for check in record["proof"]["checks"]} == {"passed"}
 
 
-# Without what is granted at near ties these were called wrong: by the logits, at 1.92 times eager's error, and for
-# resembling another attention scale; by one step, at 17 times eager's error, where a step before took another expert.
-@pytest.mark.parametrize(("source", "seed"), [("hash", 2), ("probe", 5)])
+# With the other choice at all near ties alone hash/18 was called wrong, for one step at 7.3 times eager's error, and
+# probe/13 in most runs, for one at 11.5 times; hash/2 in most, for another attention scale that it resembled at the two
+# steps which no near tie reached.
+@pytest.mark.parametrize(("source", "seed"), [("hash", 2), ("hash", 18), ("probe", 13)])
 def test_rounding_decides_between_two_experts_in_bfloat16(tmp_path, source, seed):
     record = run(tmp_path, "mixtral", source, seed=seed, dtype="bfloat16", batch=2, new_tokens=24)
     assert (record["status"], record["reason"], record["flags"]) == ("ok", None, ["cold"])
@@ -75,12 +76,14 @@ class OneExpert(adapter.Transformers):
 FAULTS = [(NotNormalised, "the router's weights not normalised"), (OneExpert, "")]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("fault", "named"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
-def test_a_wrong_router_is_found(tmp_path, monkeypatch, fault, named):
+def test_a_wrong_router_is_found(tmp_path, monkeypatch, fault, named, dtype):
     monkeypatch.setattr(adapter, "Transformers", fault)
-    record = run(tmp_path, "qwen3_moe")
+    record = run(tmp_path, "qwen3_moe", dtype=dtype)
     assert record["status"] == "incorrect"
-    assert named in (record["proof"]["resembles"] or "")
+    # In half precision near ties leave few positions by which a fault could be told from another.
+    assert dtype == "bfloat16" or named in (record["proof"]["resembles"] or "")
 
 
 def test_the_hash_chooses_no_experts_of_an_engine(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,10 +15,11 @@ from probe_cells import _without_dispatch, run  # noqa: E402, F401
 
 from bench import methods, operators  # noqa: E402
 from bench.model import weights  # noqa: E402
-from bench.model.gpt import GPT, build  # noqa: E402
+from bench.model.gpt import GPT, Block, build  # noqa: E402
 from bench.operators import Operators  # noqa: E402
 from bench.proof import ties  # noqa: E402
 from bench.proof.layerwise import Layerwise  # noqa: E402
+from bench.proof.levels import Level  # noqa: E402
 from bench.spec import from_dict  # noqa: E402
 
 MIXTURE = workload("forward", "tiny_gqa")["model"] | {
@@ -105,12 +108,47 @@ def test_some_of_several_near_ties_are_taken_by_chance_and_the_same_ones_each_ti
     usual = ties.usual(model, torch.float32, tokens)
 
     def moved(draws):
-        right, others = ties.otherwise(exact, tokens, usual, draws=draws)
+        right, eager, others = ties.otherwise(exact, tokens, usual, draws=draws)
+        assert torch.equal(eager, Layerwise(model, torch.bfloat16, Operators()).forward(tokens))
         return [(other.forward(tokens) - right).norm(dim=-1) for other in others]
 
     every, *some = moved(3)
     assert [bool(torch.equal(*pair)) for pair in zip([every, *some], moved(3), strict=True)] == [True] * 4
     assert [bool(torch.equal(every, one)) for one in some] == [False] * 3
     assert not torch.equal(some[0], some[1])
+    right, _, others = ties.otherwise(exact, tokens, draws=3)
+    assert torch.equal(every, (others[0].forward(tokens) - right).norm(dim=-1)), "the usual error of these very tokens"
     # One draw or another goes farther than all of them at once: that is what they are for.
     assert bool((torch.stack(some).amax(0) > every + 0.1).any())
+
+
+def test_models_that_choose_otherwise_keep_no_block():
+    config = from_dict(MIXTURE)
+    model = build(config, Operators(), torch.bfloat16, "cpu")
+    weights.fill(model, 0)
+    tokens, exact = torch.arange(60).view(2, 30), Layerwise(model, torch.float32)
+
+    def blocks():
+        return sum(type(one) is Block for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # a block of a real model is gigabytes, and nothing collects them on a GPU
+    try:
+        before = blocks()
+        _, _, others = ties.otherwise(exact, tokens, draws=3)
+        for other in others:
+            other.forward(tokens)
+        assert blocks() == before
+    finally:
+        gc.enable()
+
+
+def test_what_near_ties_leave_is_judged_together_where_it_is_enough():
+    eager, tied = torch.full((2, 50), 0.01), torch.zeros(2, 50)
+    tied[:, :30] = 1.0
+    level = Level(eager, torch.bfloat16, tied)
+    assert (level.together, level.ratio(eager)) == (40, pytest.approx(1.0))
+    tied[:, :40] = 1.0
+    assert Level(eager, torch.bfloat16, tied).together == 100, "20 positions are too few"
+    assert Level(eager[:, :30], torch.bfloat16, tied[:, 20:]).together == 60, "nor are they most"
+    assert Level(eager[:, :30], torch.bfloat16, torch.zeros(2, 30)).together == 60

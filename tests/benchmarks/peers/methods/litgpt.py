@@ -36,6 +36,7 @@ def times(spec):
         padded_vocab_size=model["vocabulary"],
         n_head=model["heads"],
         n_query_groups=spec["kv_heads"],
+        head_size=spec["head_size"],
         intermediate_size=model["mlp_width"],
         rotary_percentage=1.0,
         parallel_residual=False,
