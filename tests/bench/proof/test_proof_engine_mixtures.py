@@ -12,7 +12,7 @@ from bench_specs import MODELS  # noqa: E402
 
 from bench.methods import transformers as adapter  # noqa: E402
 from bench.observe import dispatch  # noqa: E402
-from bench.proof import engine  # noqa: E402
+from bench.proof import engine, faults  # noqa: E402
 
 EXPERTS = {"count": 8, "active": 2, "width": 64, "normalised": True}
 TINY = MODELS["tiny"]
@@ -84,6 +84,26 @@ def test_a_wrong_router_is_found(tmp_path, monkeypatch, fault, named, dtype):
     assert record["status"] == "incorrect"
     # In half precision near ties leave few positions by which a fault could be told from another.
     assert dtype == "bfloat16" or named in (record["proof"]["resembles"] or "")
+
+
+class EightBits(adapter.Transformers):
+    """The layers' weights are rounded to eight bits, a scale for each row."""
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                if weight.dim() > 1 and "layers" in name:
+                    weight.copy_(faults.int8(weight.float()))
+
+
+# Of 288 steps near ties reach most, and what they may make there is more than eight bits do.
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_near_ties_hide_is_found_by_the_median(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(adapter, "Transformers", EightBits)
+    record = run(tmp_path, shape, "hash", dtype="bfloat16", batch=2, new_tokens=24)
+    assert record["status"] == "incorrect"
+    assert "the median error of the scores is" in record["reason"]
 
 
 def test_the_hash_chooses_no_experts_of_an_engine(tmp_path):
