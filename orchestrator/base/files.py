@@ -246,7 +246,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = 
     """
     if parent:
         make_folder(path.parent)
-    if _stays(path):
+    if stays(path):
         with os_errors(path), path.open("wb") as file:
             file.writelines([content] if isinstance(content, bytes) else content)
         return
@@ -262,7 +262,8 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = 
             to_disk(path.parent)
 
 
-def _stays(path: Path) -> bool:
+def stays(path: Path) -> bool:
+    """Whether `path` is a device, a pipe, or what is open already: it is written to, and never replaced."""
     try:
         mode = path.stat().st_mode
         return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.readlink().is_relative_to("/proc")

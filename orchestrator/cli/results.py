@@ -212,7 +212,7 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
     Logs go as they are: look into them before you send them to strangers.
     """
     from orchestrator.base.errors import UsageError
-    from orchestrator.base.files import os_errors
+    from orchestrator.base.files import stays
     from orchestrator.base.paths import BUNDLE_ENDING
     from orchestrator.base.text import counted, on_stderr
     from orchestrator.records.bundle import pack, pack_into
@@ -220,13 +220,10 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 
     found = find_run(results, run)
     target = output or Path(f"{found.folder.resolve().name}{BUNDLE_ENDING}")
-    if target == options.STDOUT:
-        if sys.stdout.isatty():
-            raise UsageError("a bundle is not for a terminal", where="-o", remedy="name a file, or send it into a pipe")
-        manifest, left_out, size = pack_into(sys.stdout.buffer, found, references=references)
-    elif target.is_char_device() or target.is_fifo():
-        with os_errors(target), target.open("wb") as stream:
-            manifest, left_out, size = pack_into(stream, found, references=references)
+    if target == options.STDOUT and sys.stdout.isatty():
+        raise UsageError("a bundle is not for a terminal", where="-o", remedy="name a file, or send it into a pipe")
+    if stays(target):
+        manifest, left_out, size = pack_into(target, found, references=references)
     else:
         manifest, left_out = pack(found, target, references=references)
         size = target.stat().st_size

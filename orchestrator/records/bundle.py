@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO, Literal
 from pydantic import Field, ValidationError
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.files import Count, Frozen, beside, os_errors, read_bytes, to_disk
+from orchestrator.base.files import Count, Frozen, beside, os_errors, read_bytes, to_disk, write_bytes
 from orchestrator.base.interrupt import check
 from orchestrator.base.invalid import explain_validation
 from orchestrator.base.untrusted import SIDE_FILE_LIMIT_BYTES, open_plain
@@ -176,14 +175,14 @@ def pack(run: Run, target: Path, *, references: bool = False) -> tuple[Manifest,
     return manifest, left_out
 
 
-def pack_into(stream: BinaryIO, run: Run, *, references: bool = False) -> tuple[Manifest, list[str], int]:
-    """The same into `stream`, once it is whole; return its size in bytes too."""
+def pack_into(target: Path, run: Run, *, references: bool = False) -> tuple[Manifest, list[str], int]:
+    """The same into a device or a pipe, once it is whole; return its size in bytes too."""
     with tempfile.TemporaryDirectory(prefix="stackbench-bundle-") as folder:
         place = Path(folder) / "bundle"
         manifest, left_out = pack(run, place, references=references)
         with place.open("rb") as whole:
-            shutil.copyfileobj(whole, stream)
-            return manifest, left_out, whole.tell()
+            write_bytes(target, iter(lambda: whole.read(io.DEFAULT_BUFFER_SIZE), b""))
+        return manifest, left_out, place.stat().st_size
 
 
 def _chosen(folder: Path, *, references: bool) -> tuple[dict[str, Part], list[str]]:
