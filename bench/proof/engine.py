@@ -114,6 +114,8 @@ class Proof:
         self.rows: list[list[int]] = []
         # Of the reference, of eager, and of the reference with other choices of experts at near ties of a router.
         self.hidden: tuple[Tensor, ...] | None = None
+        self.found: dict[str, tuple[Tensor, ...]] = {}
+        """What `errors` returned, by text."""
         self.facts: dict[str, Any] = {}
 
     def judge(self) -> dict[str, Any]:
@@ -168,7 +170,7 @@ class Proof:
         model = self.context.model
         with highest():
             if ties.routed(model):
-                right, eager, others = ties.otherwise(self.exact, ids, draws=ties.DRAWS)
+                right, eager, others, _ = ties.otherwise(self.exact, ids, draws=ties.DRAWS)
                 self.hidden = right, eager, *(other.forward(ids) for other in others)
             else:
                 self.hidden = self.exact.forward(ids), self.eager.forward(ids)
@@ -198,13 +200,28 @@ class Proof:
         pick = partial(log_probabilities, ids=scores.ids.to(self.device))
         return values, pick, (values.shape[-1] / self.vocabulary) ** 0.5
 
-    def errors(self, known: Known, scores: Scores) -> tuple[Tensor, ...]:
-        """Relative errors of the scores and of eager, and where a router chooses what near ties make, [rows, steps]."""
-        values, view, part = self.compared(scores)
-        norm, truth = centred(known.truth).norm(dim=-1) * part, view(known.truth)
-        own, eager = (levels.distance(one, truth, norm) for one in (values, view(known.eager)))
-        tied = known.most(lambda logits: levels.distance(view(logits), truth, norm))
-        return own, eager.clamp(max=self.worst_eager), *(() if tied is None else (tied,))
+    def errors(self, name: str, known: Known) -> tuple[Tensor, ...]:
+        """Of a text: relative errors of its scores and of eager's, and what near ties make, [rows, steps] each.
+
+        The last is left out where no router chooses. Kept, since near ties take many products with the head.
+        """
+        if name not in self.found:
+            values, view, part = self.compared(self.answers.texts[name].scores)
+            norm = centred(known.truth).norm(dim=-1) * part
+            own = levels.distance(values, view(known.truth), norm)
+            eager, *tied = self.granted(known, view, norm)
+            self.found[name] = own, eager.clamp(max=self.worst_eager), *tied
+        return self.found[name]
+
+    def granted(self, known: Known, view: Callable[[Tensor], Tensor], norm: Tensor) -> tuple[Tensor, ...]:
+        """How far eager is from the truth, and where a router chooses other choices at most, relative to `norm`."""
+        truth = view(known.truth)
+
+        def far(logits: Tensor) -> Tensor:
+            return levels.distance(view(logits), truth, norm)
+
+        tied = known.most(far)
+        return far(known.eager), *(() if tied is None else (tied,))
 
     def level(self, eager: Tensor, tied: Tensor | None = None) -> Level:
         """What errors are measured by."""
@@ -215,7 +232,7 @@ class Proof:
         pool: list[tuple[Tensor, ...]] = []
         for name in self.answers.texts:
             known, text = self.of_text(name, places)
-            errors, *granted = self.errors(known, text.scores)
+            errors, *granted = self.errors(name, known)
             pool.append(tuple(part.flatten() for part in (errors, *granted)))
             what = f"{WORDS.get(name, 'another text')}, by {text.scores.by}"
             self.worst("decode" if name == "twin" else "worst step", errors, self.level(*granted), what)
@@ -256,7 +273,7 @@ class Proof:
         known, text = self.of_text("timed", places)
         first, _, part = self.compared(text.scores)
         norm = centred(known.truth).norm(dim=-1) * part
-        _, *granted = self.errors(known, text.scores)
+        _, *granted = self.errors("timed", known)
         level = self.level(*granted)
         words = {"repeat": "the same tokens again", "other prompt": "after another prompt"}
         for name, scores in self.answers.again.items():
@@ -288,7 +305,7 @@ class Proof:
         judge_identity(self.context, self.reference, hashing.checksum(ids), self.checks)
         n, rows = min(text.steps, tensors["sketch"].shape[1]), len(text.rows)
         norm, known = (tensors[key][:rows, :n] for key in ("norm", "eager_error"))
-        errors, _, *tied = (part[:, :n] for part in self.errors(ours, text.scores))
+        errors, _, *tied = (part[:, :n] for part in self.errors("forced", ours))
         # Of the truth what the reference's file says is granted, and of the engine what this cell knows besides.
         theirs = tensors["ties"][:rows, :n] if "ties" in tensors else None
         off = levels.distance(sketch(ours.truth[:, :n]), tensors["sketch"][:rows, :n], norm)
@@ -329,15 +346,10 @@ class Proof:
 
         The engine may have drawn from what its other choice of experts makes.
         """
-        truth = centred(known.truth)
-        norm = truth.norm(dim=-1)
-
-        def far(logits: Tensor) -> Tensor:
-            return levels.distance(centred(logits), truth, norm)
-
-        tied = known.most(far)
-        clear = None if tied is None else self.level(far(known.eager), tied).clear
-        return clear if clear is not None and clear.double().mean() >= 0.5 else None  # noqa: PLR2004
+        if not known.changed:
+            return None
+        clear = self.level(*self.granted(known, centred, centred(known.truth).norm(dim=-1))).clear
+        return clear if clear is not None and 2 * int(clear.sum()) >= clear.numel() else None
 
     def drawn(self, places: range, temperature: float, check: str, what: str) -> None:
         """Tokens of whole rows have the distribution that the reference says."""
@@ -388,7 +400,7 @@ class Proof:
             effects[SHIFTED] = sketch(base.roll(1, dims=-1) - base)[0]
         least = levels.floor(self.weight.dtype) * float(base.norm())
         error, rounding = sketch(values[:1] - base)[0], sketch(view(known.eager)[:1] - base)[0]
-        granted = self.errors(known, text.scores)[1:]
+        granted = self.errors(name, known)[1:]
         if (clear := self.level(*(part[:1] for part in granted)).clear) is not None:
             if int(clear.sum()) < FEWEST:
                 return None, len(effects)

@@ -75,8 +75,8 @@ def near_ties(context: Context, dtype: torch.dtype, tokens: Tensor) -> tuple[dic
     """Tensors and facts of a model that chooses its experts itself: what near ties do to the logits of `tokens`."""
     if not ties.routed(context.model):
         return {}, {}
-    found = ties.usual(context.model, dtype, tokens)
-    return {"ties": ties.effects(Layerwise(context.model, dtype), tokens, found)}, {"router_error": found}
+    moved, usual = ties.effects(Layerwise(context.model, dtype), tokens)
+    return {"ties": moved}, {"router_error": usual}
 
 
 class Same:

@@ -120,8 +120,9 @@ def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]
         truth = full(model, ids, task.prompt.shape[1])
         norm = truth.norm(dim=-1)
         error = levels.distance(sketch(eager.logits, dtype=dtype), sketch(truth), norm)
-        usual = ties.usual(context.model, dtype, ids) if ties.routed(context.model) else None
-        tied = {"ties": ties.effects(model, ids, usual, task.prompt.shape[1] - 1)} if usual else {}
+        tied, usual = {}, None
+        if ties.routed(context.model):
+            tied["ties"], usual = ties.effects(model, ids, first=task.prompt.shape[1] - 1)
     tensors = {"sketch": sketch(truth[:, :STEPS]), "norm": norm, "eager_error": error, **tied}
     facts = {
         "router_error": usual,
@@ -305,7 +306,7 @@ class Proof:
         if self.usual is None:
             return None
         with highest():
-            return ties.effects(self.exact, ids, self.usual, first)
+            return ties.effects(self.exact, ids, self.usual, first)[0]
 
     def bounded(self, logits: Tensor, ids: Tensor, truth: Tensor, eager: Tensor, what: str) -> Level:
         """Judge logits [batch, steps, vocabulary] of `ids`, all together and the worst step; return eager's level."""

@@ -145,11 +145,15 @@ def _usual(exact: Watched, eager: Watched) -> list[float]:
 
 
 class Choices(NamedTuple):
-    """The last norm's output by the model and by eager, [batch, time, width], and models that choose otherwise."""
+    """The last norm's output by the model and by eager, [batch, time, width], and models that choose otherwise.
+
+    `usual`: eager's usual error of each layer's scores.
+    """
 
     right: Tensor
     eager: Tensor
     others: list[OtherChoice]
+    usual: list[float]
 
 
 @torch.no_grad()
@@ -161,15 +165,19 @@ def otherwise(
     The first takes it at all of them. Of `draws` more each takes it at half, by chance: what all make together may be
     less than what some do. `usual`: that of these tokens where none is given.
     """
-    of = model.operators, model.config, model.rotation
-    watched = Watched(model.model, model.dtype, *of)
-    eager = Watched(model.model, model.model.head.weight.dtype, Operators(), *of[1:])
-    hidden, theirs = watched.forward(tokens), eager.forward(tokens)
-    usual, right = usual or _usual(watched, eager), {}
-    for index, rows in watched.scores.items():
+    own = model.model.head.weight.dtype, Operators()
+    exact = eager = Watched(model.model, model.dtype, model.operators, model.config, model.rotation)
+    right = theirs = exact.forward(tokens)
+    if (model.dtype, model.operators) != own:  # else the model is eager itself
+        eager = Watched(model.model, *own, model.config, model.rotation)
+        theirs = eager.forward(tokens)
+    if usual is None:
+        usual = _usual(exact, eager)
+    seen = {}
+    for index, rows in exact.scores.items():
         pairs = zip(rows, eager.scores[index])  # noqa: B905  (as many)
-        right[index] = [(one, times * unsure(one, other, usual[index])) for one, other in pairs]
-    return Choices(hidden, theirs, [OtherChoice(model, right, draw) for draw in range(1 + draws)])
+        seen[index] = [(one, times * unsure(one, other, usual[index])) for one, other in pairs]
+    return Choices(right, theirs, [OtherChoice(model, seen, draw) for draw in range(1 + draws)], usual)
 
 
 def unsure(scores: Tensor, eager: Tensor, usual: float) -> Tensor:
@@ -182,15 +190,17 @@ def _rms(errors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def effects(model: Layerwise, tokens: Tensor, usual: list[float], first: int = 0) -> Tensor:
-    """How far the logits of `tokens` [batch, time] move with the other choice, relative: [batch, time - first].
+def effects(
+    model: Layerwise, tokens: Tensor, usual: list[float] | None = None, first: int = 0
+) -> tuple[Tensor, list[float]]:
+    """(How far the other choice moves the logits of `tokens` [batch, time], [batch, time - first]; the usual error).
 
-    `first`: the position that is looked at first.
+    How far is relative. `first`: the position that is looked at first.
     """
-    right, _, (changed,) = otherwise(model, tokens, usual)
+    right, _, (changed,), usual = otherwise(model, tokens, usual)
     other = changed.forward(tokens)
     rows = [(model.head(a[first:]), model.head(b[first:])) for a, b in zip(right, other)]  # noqa: B905  (as many)
-    return torch.stack([(a - b).norm(dim=-1) / a.norm(dim=-1) for a, b in rows])
+    return torch.stack([(a - b).norm(dim=-1) / a.norm(dim=-1) for a, b in rows]), usual
 
 
 def here(model: GPT, tokens: Tensor, usual: list[float] | None) -> Tensor | None:
@@ -198,4 +208,4 @@ def here(model: GPT, tokens: Tensor, usual: list[float] | None) -> Tensor | None
 
     There eager has no error of its own, so that the usual one counts for every token.
     """
-    return None if usual is None else effects(Layerwise(model, model.head.weight.dtype, Operators()), tokens, usual)
+    return None if usual is None else effects(Layerwise(model, model.head.weight.dtype, Operators()), tokens, usual)[0]

@@ -82,14 +82,14 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
     tokens, targets = task.inputs(sample)
     tensors: dict[str, Tensor] = {}
 
-    def truth(kind: str, targets: Tensor, usual: list[float] | None = None) -> float:
+    def truth(kind: str, targets: Tensor, *, otherwise: bool = False) -> float:
         def keep(name: str, gradient: Tensor) -> None:
             tensors[f"{kind}/{name}"] = reduced(gradient, precision)
 
         with highest():
             layerwise: Layerwise = Layerwise(model, precision)
-            if usual is not None:
-                (layerwise,) = ties.otherwise(layerwise, tokens, usual, times=ties.OF_GRADIENTS).others
+            if otherwise:
+                (layerwise,) = ties.otherwise(layerwise, tokens, times=ties.OF_GRADIENTS).others
             return backward.gradients(layerwise, tokens, targets, keep)
 
     true_loss, counted = truth("gradient", targets), targets != backward.IGNORED
@@ -97,7 +97,7 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
         truth("ignored", targets.clamp(min=0))
     parameters, tied = dict(model.named_parameters()), None
     if ties.routed(model):
-        truth("tied", targets, ties.usual(model, precision, tokens))
+        truth("tied", targets, otherwise=True)
         moved = [tensors.pop(f"tied/{name}") - tensors[f"gradient/{name}"] for name in parameters]
         tied = torch.stack([difference.double().norm() for difference in moved])
     norms = torch.stack([tensors[f"gradient/{name}"].double().norm() for name in parameters])

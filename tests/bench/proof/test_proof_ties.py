@@ -92,12 +92,12 @@ def test_the_other_choice_is_made_at_near_ties_alone():
     torch.testing.assert_close(unsure, error.clamp(usual[0], ties.MOST * usual[0]))
     assert 0 < int((unsure > usual[0]).sum()) < unsure.numel()
     assert 0 < int(near.sum()) < near.numel()
-    moved = ties.effects(exact, tokens, [usual[0], *[0.0] * (config.layers - 1)])
+    moved, _ = ties.effects(exact, tokens, [usual[0], *[0.0] * (config.layers - 1)])
     assert bool((moved[near] > 1e-3).all())
     # What comes before the first of them in its row is as it was; what comes after has seen it.
     before = near.cumsum(-1) == 0
     assert not bool(moved[before].any())
-    assert not bool(ties.effects(exact, tokens, [0.0] * config.layers).any())
+    assert not bool(ties.effects(exact, tokens, [0.0] * config.layers)[0].any())
 
 
 def test_some_of_several_near_ties_are_taken_by_chance_and_the_same_ones_each_time():
@@ -108,7 +108,7 @@ def test_some_of_several_near_ties_are_taken_by_chance_and_the_same_ones_each_ti
     usual = ties.usual(model, torch.float32, tokens)
 
     def moved(draws):
-        right, eager, others = ties.otherwise(exact, tokens, usual, draws=draws)
+        right, eager, others, _ = ties.otherwise(exact, tokens, usual, draws=draws)
         assert torch.equal(eager, Layerwise(model, torch.bfloat16, Operators()).forward(tokens))
         return [(other.forward(tokens) - right).norm(dim=-1) for other in others]
 
@@ -116,7 +116,8 @@ def test_some_of_several_near_ties_are_taken_by_chance_and_the_same_ones_each_ti
     assert [bool(torch.equal(*pair)) for pair in zip([every, *some], moved(3), strict=True)] == [True] * 4
     assert [bool(torch.equal(every, one)) for one in some] == [False] * 3
     assert not torch.equal(some[0], some[1])
-    right, _, others = ties.otherwise(exact, tokens, draws=3)
+    right, _, others, own = ties.otherwise(exact, tokens, draws=3)
+    assert own == usual
     assert torch.equal(every, (others[0].forward(tokens) - right).norm(dim=-1)), "the usual error of these very tokens"
     # One draw or another goes farther than all of them at once: that is what they are for.
     assert bool((torch.stack(some).amax(0) > every + 0.1).any())
@@ -135,7 +136,7 @@ def test_models_that_choose_otherwise_keep_no_block():
     gc.disable()  # a block of a real model is gigabytes, and nothing collects them on a GPU
     try:
         before = blocks()
-        _, _, others = ties.otherwise(exact, tokens, draws=3)
+        others = ties.otherwise(exact, tokens, draws=3).others
         for other in others:
             other.forward(tokens)
         assert blocks() == before
