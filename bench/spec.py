@@ -94,8 +94,8 @@ class ModelConfig:
 class Workload:
     """What is computed; a field that a benchmark does not use is None. Sizes in elements.
 
-    `devices`: how many compute it together, and `parallel` how: `ddp`, `fsdp2` or `tensor`. `batch` is that of all of
-    them together.
+    `devices`: how many compute it together, and `parallel` how (bench/parallel/spread.py). `batch` is that of all
+    of them together.
     """
 
     benchmark: str

@@ -46,7 +46,7 @@ def settings(workload: Workload) -> dict[str, Any]:
     """The arguments of torch.compile and the Inductor configuration, as the record shows them."""
     tuning = {"coordinate_descent_tuning": True, "triton.unique_kernel_names": True}
     # A graph's weights stay in their place; FSDP2 gathers them anew in every step.
-    graphs = workload.benchmark != "forward" and workload.parallel != "fsdp2"
+    graphs = workload.benchmark != "forward" and not (workload.parallel or "").startswith("fsdp2")
     return settings_with(workload, graphs=graphs, configuration=tuning)
 
 

@@ -22,13 +22,15 @@ from bench.parallel import ALONE, Team
 from bench.spec import Workload
 
 OLDEST_FSDP2 = (2, 6)
+FSDP2 = ("fsdp2", "fsdp2_no_reshard")
+"""The second keeps what it has gathered for the forward until the backward: less to send, more memory."""
 
 
 def refuse(workload: Workload) -> str | None:
     """Why training cannot be spread so here, or None."""
     if (workload.batch or 0) % workload.devices:
         return f"a batch of {workload.batch} cannot be divided by {workload.devices} devices"
-    if workload.parallel == "fsdp2" and torch_version() < OLDEST_FSDP2:
+    if workload.parallel in FSDP2 and torch_version() < OLDEST_FSDP2:
         return f"torch {torch.__version__} has no FSDP2 (torch.distributed.fsdp.fully_shard)"
     return None
 
@@ -51,7 +53,7 @@ def spread(model: GPT, method: ModuleType, workload: Workload, team: Team) -> Ca
     if team.size == 1:
         compiled: Callable[[Tensor], Tensor] = method.compile_model(model, workload)
         return compiled
-    if workload.parallel == "fsdp2":
+    if workload.parallel in FSDP2:
         return shard(model, method, workload)
     # Around what was compiled: a graph has no place for DDP's hooks. They run once its backward is done.
     called = Called(model, method.compile_model(model, workload))
@@ -62,12 +64,13 @@ def shard(model: GPT, method: ModuleType, workload: Workload) -> GPT:
     """Give each rank a part of every parameter. Blocks are compiled one by one: between them weights are gathered."""
     from torch.distributed.fsdp import fully_shard
 
+    kept = {} if workload.parallel == "fsdp2" else {"reshard_after_forward": False}
     for block in model.blocks:
         compiled = method.compile_model(block.forward, workload)
         if compiled != block.forward:
             block.forward = compiled
-        fully_shard(block)
-    fully_shard(model)
+        fully_shard(block, **kept)
+    fully_shard(model, **kept)
     return model
 
 

@@ -12,7 +12,7 @@ from bench.parallel import Team, data, tensor
 from bench.spec import Workload
 
 TRAINING = ("train_static", "train_dynamic")
-WAYS = {True: ("ddp", "fsdp2"), False: ("tensor",)}
+WAYS = {True: ("ddp", *data.FSDP2), False: ("tensor",)}
 """The ways that there are to train, and for the other benchmarks."""
 
 

@@ -14,6 +14,7 @@ SCORE_BYTES = 12
 """Of a score that is capped, which no fused attention does: in its own type, and in float32 before and after."""
 COMPILED_SHARE = 0.72
 """What Inductor keeps for the backward of what eager does: measured on open_llama_3b."""
+FSDP2 = ("fsdp2", "fsdp2_no_reshard")
 SHOWN = 5
 PLACES: dict[Device, str] = {"cuda": "the GPU", "cpu": "this host"}
 
@@ -76,9 +77,13 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
         # The loss's backward holds its output and two gradients of that size. The others come as what was kept goes;
         # last, the optimizer adds the decay to one gradient at a time.
         head = element * model.vocabulary * model.width
-        most = max(kept + logits + max(2 * logits, head), gradients + head)
+        # DDP's buckets hold the gradients of the step before; what FSDP2 has gathered it may keep for the backward.
+        across = {"ddp": gradients, "fsdp2_no_reshard": element * count}.get(workload.parallel or "", 0)
+        most = max(across + kept + logits + max(2 * logits, head), gradients + head)
         return Memory(count, weights, cache, gradients, logits, kept, weights + most)
     passing = element * tokens * max(_passing(model, sparse=kind) for kind in _kinds(model)) + scores
+    if workload.parallel == "tensor":
+        logits += logits + logits // workload.devices  # as they were gathered, and this device's own
     ends = logits + 2 * element * tokens * model.width
     return Memory(count, weights, cache, 0, logits, passing, weights + cache + max(ends, passing))
 
@@ -92,7 +97,7 @@ def of_one_device(workload: Workload) -> tuple[Workload, float]:
         parts = {name: max(1, getattr(model, name) // devices) for name in ("heads", "kv_heads", "mlp_width")}
         return workload.model_copy(update={"model": model.model_copy(update=parts)}), 1.0
     each = workload.model_copy(update={"batch": max(1, (workload.batch or 1) // devices)})
-    return each, 1 / devices if workload.parallel == "fsdp2" else 1.0
+    return each, 1 / devices if workload.parallel in FSDP2 else 1.0
 
 
 def _cached(model: ModelConfig, workload: Workload) -> int:

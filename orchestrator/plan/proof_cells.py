@@ -90,7 +90,7 @@ def probe_part(workload: Workload, dtype: Dtype) -> Workload:
             rate = max(rate, SHOWN_RATE)
         own.update(ids_below=model.vocabulary, learning_rate=rate, weight_decay=workload.weight_decay)
         own.update(shortest=10 if workload.shortest is not None else None)
-    if workload.parallel in ("ddp", "fsdp2"):
+    if workload.parallel not in (None, "tensor"):
         own["batch"] = max(PROBE_BATCH, devices)
     own.update(devices=devices, parallel=workload.parallel)
     routing = "hash" if workload.weights is None else workload.weights.routing

@@ -85,7 +85,7 @@ class Settings(Frozen):
     devices: Axis[Annotated[int, Field(gt=0, le=MOST_DEVICES)]] | None = None
     """Of one host, that compute a cell together."""
     parallel: Axis[Parallel] | None = None
-    """How several devices train: `ddp` or `fsdp2`. Everything else is shared out by tensor parallelism, `tensor`."""
+    """How several devices train: `ddp`, `fsdp2` or `fsdp2_no_reshard`. All else is tensor parallelism, `tensor`."""
     scaling: Literal["strong", "weak"] | None = None
     """Of training on several devices. `weak`: each has a batch of `batch`; `strong`: they share it."""
     timeout_s: Seconds | None = None
@@ -370,7 +370,7 @@ def _spread(benchmark: str, chosen: dict[str, Any], where: str) -> None:
     devices, parallel, batch = chosen["devices"], chosen["parallel"], chosen.get("batch", 1)
     training = "learning_rate" in chosen
     if devices > 1 and training == (parallel == "tensor"):
-        ways = "ddp or fsdp2" if training else "tensor"
+        ways = "ddp, fsdp2 or fsdp2_no_reshard" if training else "tensor"
         raise UsageError(
             f"{benchmark} is not parallel by {parallel}", where=f"{where}.parallel", remedy=f"choose {ways}"
         )

@@ -31,7 +31,7 @@ MEASURED: tuple[Benchmark, ...] = (
 GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation", BATCHED)
 TRAINING: tuple[Benchmark, ...] = ("train_static", "train_dynamic")
 Dtype = Literal["bfloat16", "float32", "float64"]
-Parallel = Literal["ddp", "fsdp2", "tensor"]
+Parallel = Literal["ddp", "fsdp2", "fsdp2_no_reshard", "tensor"]
 
 
 def digest(content: Any) -> str:

@@ -14,7 +14,7 @@ from places import COMMITTED, RESULTS, ROOT
 from orchestrator.records.bundle import pack
 from orchestrator.records.store import Run
 
-MOST_RUNS, MOST_FILES = 12, 80
+MOST_RUNS, MOST_FILES = 16, 80
 
 
 def test_every_committed_run_has_a_page_and_the_other_way_round() -> None:

@@ -36,6 +36,9 @@ RUNS = {
         "h200-rounds",
         "h200-second",
         "h200-thunder-second",
+        "h200-two",
+        "h200-two-kept",
+        "h200-side-by-side",
     ),
 }
 """Of a row that several have with equally many rounds, the first one's stands in the overview."""

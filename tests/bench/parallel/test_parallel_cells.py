@@ -64,7 +64,8 @@ def wrong(record):
 
 RIGHT = [
     ("train_static", "ddp", None), ("train_dynamic", "ddp", None), ("train_dynamic", "fsdp2", None),
-    ("train_static", "fsdp2", None), ("forward", "tensor", None), ("generation", "tensor", None),
+    ("train_static", "fsdp2", None), ("train_static", "fsdp2_no_reshard", None),
+    ("forward", "tensor", None), ("generation", "tensor", None),
     ("model_inference", "tensor", None), ("batched_generation", "tensor", None), ("ceilings", None, None),
 ]  # fmt: skip
 PLANTED = {
@@ -73,6 +74,7 @@ PLANTED = {
     ("train_static", "fsdp2", "same data"): ("gradients", "every rank learned from the share of rank 0"),
     ("train_static", "ddp", "asleep"): ("optimizer", "rank 1: the optimizer was not stepped"),
     ("train_static", "fsdp2", "asleep"): ("optimizer", "embedding.weight[0] of rank 1's part"),
+    ("train_dynamic", "fsdp2_no_reshard", "mean of means"): ("gradients", "the ranks' means were averaged"),
     ("forward", "tensor", "stale part"): ("reference", "the part that rank 1 has of blocks.0.up.weight"),
     ("forward", "tensor", "sum left out"): ("known faults", "left out behind the MLP of layer 0"),
     ("generation", "tensor", "sum left out"): ("known faults", "left out behind the MLP of layer 0"),

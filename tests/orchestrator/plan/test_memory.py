@@ -77,6 +77,14 @@ def test_so_are_those_of_other_families(name: str) -> None:
         assert held.peak_bytes == pytest.approx(row.memory.steady_bytes, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["h200-two", "h200-two-kept"])
+def test_so_are_those_of_several_devices(name: str) -> None:
+    for pair in make_report(find_run(RESULTS, name).folder).pairs:
+        held = expected(pair.steady.workload)
+        assert held is not None
+        assert held.peak_bytes == pytest.approx(pair.steady.memory.steady_bytes, rel=0.02)
+
+
 def test_the_suite_of_models_fits_into_80_gb_and_what_does_not_fit_says_its_figures() -> None:
     workloads = [request.workload for request in load_suite("models").expand()]
     for workload in workloads:
