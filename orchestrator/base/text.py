@@ -179,8 +179,8 @@ def escape(text: str) -> str:
 
 
 def code(name: str) -> str:
-    """Return a name as code where it is one, else as escaped text: backslashes mean nothing inside of code."""
-    return f"`{name}`" if NAME.fullmatch(name) else escape(name)
+    """Return names as code where they are some, else as escaped text: backslashes mean nothing inside of code."""
+    return f"`{name}`" if all(map(NAME.fullmatch, name.split(" "))) else escape(name)
 
 
 def one_line(text: str, *, keep: bool = False) -> str:

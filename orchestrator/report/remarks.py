@@ -5,6 +5,7 @@ A remark is a line in parts, so that Markdown can show names as code and the pag
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ REASON_LENGTH, LONG_REASON = 160, 320
 
 
 class Name(str):
-    """A part of a remark that is code: a row's or a stack's name."""
+    """A part of a remark that is code: a row's or a stack's name, an option, a command."""
 
     __slots__ = ()
 
@@ -38,6 +39,11 @@ class Strong(str):
 
 
 Remark = tuple[str, ...]
+
+
+def coded(text: str) -> Remark:
+    """Return a text in parts, of which those between backticks are code."""
+    return tuple(Name(part) if number % 2 else part for number, part in enumerate(re.split("`([^`]+)`", text)))
 
 
 def as_text(remark: Remark) -> str:
@@ -91,7 +97,8 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines += [(Name(row.name), f": {facts}.") for row in steady if (facts := _facts(row))]
     lines += [(Name(row.name), f" dispatched {what}.") for row in steady if (what := _dispatched(row))]
     lines += _unproved(steady)
-    lines += [(Name(row.name), f": {warning}.") for row in steady if row.status == "ok" for warning in warnings(row)]
+    told = [(row, warning) for row in steady if row.status == "ok" for warning in warnings(row)]
+    lines += [(Name(row.name), *coded(f": {warning}.")) for row, warning in told]
     verdicts = [row.versus.verdict for row in steady if row.versus is not None and row.versus.verdict.reason]
     reasons = sorted({f"{found.reason} ({more_rounds(found)})" for found in verdicts})
     lines += [(f"Inconclusive against eager: {reason}.",) for reason in reasons]

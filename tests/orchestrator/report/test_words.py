@@ -13,6 +13,7 @@ from record_samples import record, save_run, small_run, workload
 
 from orchestrator.report.columns import columns
 from orchestrator.report.page import render_page
+from orchestrator.report.remarks import as_markdown, as_text, coded
 from orchestrator.report.tables import render_tables
 from orchestrator.report.words import GLOSSARY
 
@@ -54,3 +55,17 @@ def test_words_that_a_reader_does_not_know_are_explained() -> None:
     known = " ".join(GLOSSARY)
     for column in columns("forward", ()):
         assert column.head.split(",")[0].split(":")[0] in known
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("raise `warmup` or `--rounds`.", "raise `warmup` or `--rounds`."),
+        ("(`nvidia-smi -lgc MHZ`)", "(`nvidia-smi -lgc MHZ`)"),
+        ("by `a|b`, a*b", r"by a\|b, a\*b"),  # what would end a table's cell or begin markup is no code
+        ("one ` alone", r"one \` alone"),
+    ],
+)
+def test_what_is_to_be_typed_is_code_in_a_remark(said: str, shown: str) -> None:
+    assert as_markdown(coded(said)) == shown
+    assert as_text(coded(said)).replace("`", "") == said.replace("`", "")
