@@ -167,7 +167,10 @@ def steps(
     known = history(options.results)
     choice, where, looked = chosen(options, places(options), choosing, known)
     if pairs is not None:
-        choice, options = in_pairs(choice, len(planned_seats(where)), pairs), replace(options, fresh=True)
+        seats, policy = planned_seats(where), policy_of(options, known)
+        choice, options = in_pairs(choice, len(seats), pairs), replace(options, fresh=True)
+        trials = Trials(choice.plan, len(seats), pairs, policy.seconds)
+        looked = forecast(choice.plan, seats, policy, trials)
     for line in (choice.line, *where.host.beyond_memory(choice.plan), *forecast_lines(looked, where)):
         progress.say(line)
     client = None if where.elsewhere else reach_engine(choice)
@@ -244,9 +247,12 @@ def _run(
         )
     ]
     done = _never_done if options.rerun else before.is_done
-    schedule: Schedule | Trials = Trials(plan, len(workers), pairs or 0)
+    policy = policy_of(options, dict(known))
+    schedule: Schedule | Trials
     if pairs is None:
-        schedule = _schedule(plan, members, before, replace(policy_of(options, dict(known)), done=done))
+        schedule = _schedule(plan, members, before, replace(policy, done=done))
+    else:
+        schedule = Trials(plan, len(workers), pairs, policy.seconds)
     total = sum(cell.rounds for cell in plan.cells if cell.role not in OF_THE_GPU)
     if schedule.waiting < total:
         base.progress.say(f"{total - schedule.waiting} of {total} rounds already have results")

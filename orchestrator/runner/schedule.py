@@ -11,7 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.cell import Cell, Device, Plan
@@ -281,9 +281,22 @@ class Forecast:
     """Seconds that each host's GPUs are busy, all together."""
 
 
-def forecast(plan: Plan, seats: Sequence[Seat], policy: Policy) -> Forecast:
-    """Run the schedule without starting anything: each round takes what is expected of it."""
-    schedule = Schedule(plan, seats, policy)
+class Handing(Protocol):
+    """What hands out rounds to workers, by their numbers."""
+
+    def take(self, number: int) -> Answer:
+        """Return what the worker runs next."""
+
+    def ended(self, number: int) -> None:
+        """Take in that what it ran has ended."""
+
+    def neighbours(self, number: int) -> Sequence[int]:
+        """Return the workers for whom something may be there to run then."""
+
+
+def forecast(plan: Plan, seats: Sequence[Seat], policy: Policy, schedule: Handing | None = None) -> Forecast:
+    """Run the schedule without starting anything: each round takes what is expected of it. None: the plan's own."""
+    schedule = schedule or Schedule(plan, seats, policy)
     running: list[tuple[float, int]] = []
     free, idle, busy = list(range(len(seats))), set[int](), [0.0] * len(seats)
     now, first_idle = 0.0, None

@@ -8,7 +8,7 @@ difference lies within 1 %.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -56,10 +56,9 @@ class Trials:
     Round 2 G p + g is the one alone of pair p on worker g of G, and round G further that beside the others.
     """
 
-    def __init__(self, plan: Plan, workers: int, pairs: int) -> None:
+    def __init__(self, plan: Plan, workers: int, pairs: int, seconds: Callable[[Cell], float]) -> None:
         self._steps: list[dict[int, Piece]] = []
         self.taken = self.left_behind = self._place = self._running = 0
-        self.left_s = 0.0
         self._workers = range(workers)
         for cell in plan.cells:
             if cell.role in OF_THE_GPU:
@@ -69,6 +68,12 @@ class Trials:
         rows = [cell for cell in plan.cells if cell.role == "row"]
         self._steps += [step for pair in range(pairs) for cell in rows for step in self._pair(cell, pair)]
         self.waiting = sum(map(len, self._steps))
+        self._take_s = [max(seconds(piece.cell) for piece in step.values()) for step in self._steps]
+
+    @property
+    def left_s(self) -> float:
+        """What the steps that are not over are expected to take, times the workers: some of them wait meanwhile."""
+        return len(self._workers) * sum(self._take_s[self._place :]) if self.waiting or self._running else 0.0
 
     def _pair(self, cell: Cell, pair: int) -> list[dict[int, Piece]]:
         count = len(self._workers)

@@ -29,7 +29,7 @@ from orchestrator.records.store import Run
 from orchestrator.runner import crew as crews
 from orchestrator.runner import hosts as opening
 from orchestrator.runner import many, side_by_side
-from orchestrator.runner.schedule import Piece
+from orchestrator.runner.schedule import Piece, Policy, Seat, forecast
 
 
 def written(
@@ -281,16 +281,23 @@ def test_what_cells_at_once_do_to_each_other_is_measured_and_kept_to(
 
 def test_trials_run_alone_then_beside_then_the_other_way_round() -> None:
     cell = Cell(stack="s", method="eager", device="cuda", workload=workload("forward"), timeout_s=1.0, rounds=8)
-    schedule, seen = side_by_side.Trials(Plan(suite="t", cells=(cell,)), 2, 2), []
+    schedule, seen = side_by_side.Trials(Plan(suite="t", cells=(cell,)), 2, 2, lambda _cell: 10.0), []
+    left = []
     while True:
         taken = [(number, piece) for number in (0, 1) if isinstance(piece := schedule.take(number), Piece)]
         if not taken:
             break
         seen.append([(number, piece.round) for number, piece in taken])
+        left.append(schedule.left_s)
         for number, _ in taken:
             schedule.ended(number)
     assert seen == [[(0, 0)], [(1, 1)], [(0, 2), (1, 3)], [(0, 6), (1, 7)], [(1, 5)], [(0, 4)]]
-    assert schedule.waiting == 0
+    assert schedule.waiting == schedule.left_s == 0
+    assert left == [2 * 10.0 * steps for steps in (6, 5, 4, 3, 2, 1)]  # two workers, of which one may wait
+    plan, seats = Plan(suite="t", cells=(cell,)), [Seat("here"), Seat("here")]
+    policy = Policy(lambda _cell: 10.0)
+    found = forecast(plan, seats, policy, side_by_side.Trials(plan, 2, 2, policy.seconds))
+    assert (found.makespan_s, found.busy_s) == (60.0, 80.0)
 
 
 def test_few_rounds_are_worked_on_at_once_while_the_processes_of_all_run(
