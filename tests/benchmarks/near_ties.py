@@ -34,7 +34,7 @@ from bench.proof import backward, faults, levels, ties, trait_faults  # noqa: E4
 from bench.proof.gradients import FACTOR, FLOOR, length  # noqa: E402
 from bench.proof.layerwise import Layerwise  # noqa: E402
 from bench.proof.levels import Level  # noqa: E402
-from bench.proof.training import eager_step, other_rounding  # noqa: E402
+from bench.proof.training_truth import eager_step, other_rounding  # noqa: E402
 from bench.spec import from_dict  # noqa: E402
 
 HALF, WIDE = torch.bfloat16, torch.float32
