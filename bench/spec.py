@@ -7,6 +7,9 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+FSDP2 = ("fsdp2", "fsdp2_no_reshard")
+"""Of `parallel`. The second keeps for the backward what it has gathered: less to send, more memory."""
+
 
 @dataclass(frozen=True)
 class Experts:

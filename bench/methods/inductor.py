@@ -16,7 +16,7 @@ import torch
 from bench.environment import cannot_compile, torch_version
 from bench.methods import eager, fused_attention
 from bench.operators.experts import loops
-from bench.spec import Workload
+from bench.spec import FSDP2, Workload
 from bench.status import Infrastructure
 
 Settings = Callable[[Workload], "dict[str, Any]"]
@@ -46,7 +46,7 @@ def settings(workload: Workload) -> dict[str, Any]:
     """The arguments of torch.compile and the Inductor configuration, as the record shows them."""
     tuning = {"coordinate_descent_tuning": True, "triton.unique_kernel_names": True}
     # A graph's weights stay in their place; FSDP2 gathers them anew in every step.
-    graphs = workload.benchmark != "forward" and not (workload.parallel or "").startswith("fsdp2")
+    graphs = workload.benchmark != "forward" and workload.parallel not in FSDP2
     return settings_with(workload, graphs=graphs, configuration=tuning)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bench.observe.clock import Clock, Timing
+from bench.parallel import gather
 from bench.record import Events
 from bench.spec import Workload
 
@@ -110,10 +111,10 @@ def links(workload: Workload, device: str, clock: Clock) -> list[dict[str, Any]]
     # Into parts of one tensor, which every backend gathers: views, so that nothing is copied on a GPU.
     into = list(whole.chunk(size))
 
-    def gather() -> Any:
-        return dist.all_gather_into_tensor(whole, part) if device == "cuda" else dist.all_gather(into, part)
+    def gathered() -> Any:
+        return gather(whole, part) if device == "cuda" else dist.all_gather(into, part)
 
-    calls = {"all_reduce": (lambda: dist.all_reduce(whole), 2), "all_gather": (gather, 1)}
+    calls = {"all_reduce": (lambda: dist.all_reduce(whole), 2), "all_gather": (gathered, 1)}
     return [
         {"kind": kind, "size": count, "work": times * (size - 1) * count // size, **_repeat(call, workload, clock)}
         for kind, (call, times) in calls.items()

@@ -24,6 +24,10 @@ TIMEOUT_S = 600.0
 """Of a collective operation: one rank may compile for minutes longer than another."""
 
 
+gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""All ranks' tensors into one, along the first axis: torch 2.13 has another name for it."""
+
+
 class Team:
     """The ranks of a cell; of one device alone every method gives back what it was given."""
 

@@ -19,11 +19,9 @@ from bench.environment import torch_version
 from bench.model.gpt import GPT
 from bench.model.shards import is_part, local
 from bench.parallel import ALONE, Team
-from bench.spec import Workload
+from bench.spec import FSDP2, Workload
 
 OLDEST_FSDP2 = (2, 6)
-FSDP2 = ("fsdp2", "fsdp2_no_reshard")
-"""The second keeps what it has gathered for the forward until the backward: less to send, more memory."""
 
 
 def refuse(workload: Workload) -> str | None:

@@ -9,10 +9,10 @@ from torch import nn
 from bench.model.gpt import GPT
 from bench.model.shards import is_part
 from bench.parallel import Team, data, tensor
-from bench.spec import Workload
+from bench.spec import FSDP2, Workload
 
 TRAINING = ("train_static", "train_dynamic")
-WAYS = {True: ("ddp", *data.FSDP2), False: ("tensor",)}
+WAYS = {True: ("ddp", *FSDP2), False: ("tensor",)}
 """The ways that there are to train, and for the other benchmarks."""
 
 

@@ -2,7 +2,7 @@
 
 The rank's model is a GPT of its own, smaller configuration with plain local weights, so that every method's operators
 work on it. It takes two sums over the ranks a layer, behind attention and MLP, and one gathering of the logits, by
-torch.distributed's own calls: as DTensors each takes the host ten times as long. Embedding and norms are on every rank.
+torch.distributed's own calls: DTensor's take the host longer. Embedding and norms are on every rank.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench.environment import torch_version
 from bench.model.gpt import GPT, build, with_parameters
 from bench.operators import Operators
-from bench.parallel import Team
+from bench.parallel import Team, gather
 from bench.spec import ModelConfig, Workload
 
 OLDEST = (2, 6)
@@ -63,7 +63,8 @@ class Links:
         """All ranks' tensors, one after the other along an axis."""
         size = self.team.size
         whole = part.new_empty(size * part.shape[0], *part.shape[1:])
-        dist.all_gather_into_tensor(whole, part.contiguous())
+        # The group by name: torch 2.6 compiles no call without it.
+        gather(whole, part.contiguous(), group=dist.group.WORLD)
         return torch.cat(whole.chunk(size), dim=axis)
 
 

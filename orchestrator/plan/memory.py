@@ -55,12 +55,13 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
     `compiled`: a compiler keeps less for the backward. From the peaks of the suite `note`, measured on an H200 by eager
     and inductor, it is at most 3.5 % off; from those of the suite `models` by eager at most 0.7 %.
     """
+    loaded = _while_loaded(workload)
     workload, share = of_one_device(workload)
     model = workload.model
     if model is None:
         return None
     element, batch, time = ELEMENT_BYTES[workload.dtype], workload.batch or 1, workload.sequence or 1
-    count = parameters(model)
+    count = _held(workload)
     if workload.benchmark in GENERATING:
         time = workload.prompt_length
     tables = 8 * model.block_size * (model.rotary_size or model.head_size) // 2 * (2 if model.local_rope_base else 1)
@@ -82,10 +83,11 @@ def expected(workload: Workload, *, compiled: bool = False) -> Memory | None:
         most = max(across + kept + logits + max(2 * logits, head), gradients + head)
         return Memory(count, weights, cache, gradients, logits, kept, weights + most)
     passing = element * tokens * max(_passing(model, sparse=kind) for kind in _kinds(model)) + scores
-    if workload.parallel == "tensor":
-        logits += logits + logits // workload.devices  # as they were gathered, and this device's own
     ends = logits + 2 * element * tokens * model.width
-    return Memory(count, weights, cache, 0, logits, passing, weights + cache + max(ends, passing))
+    if workload.parallel == "tensor":
+        ends += logits + logits // workload.devices  # as they were gathered, and this device's own
+    peak = max(loaded, weights + cache + max(ends, passing))
+    return Memory(count, weights, cache, 0, logits, passing, peak)
 
 
 def of_one_device(workload: Workload) -> tuple[Workload, float]:
@@ -98,6 +100,21 @@ def of_one_device(workload: Workload) -> tuple[Workload, float]:
         return workload.model_copy(update={"model": model.model_copy(update=parts)}), 1.0
     each = workload.model_copy(update={"batch": max(1, (workload.batch or 1) // devices)})
     return each, 1 / devices if workload.parallel in FSDP2 else 1.0
+
+
+def _held(workload: Workload) -> int:
+    """Return how many weights a device has, `workload` being what it computes: of a cut model the head is cut too."""
+    model = workload.model
+    assert model is not None
+    head = 0 if model.tied_head or workload.parallel != "tensor" else model.vocabulary * model.width
+    return parameters(model) - head * (workload.devices - 1) // workload.devices
+
+
+def _while_loaded(workload: Workload) -> int:
+    """Return the bytes that a cut model has when it is made, beside the whole one that it is cut from; else 0."""
+    if workload.parallel != "tensor" or workload.model is None:
+        return 0
+    return ELEMENT_BYTES[workload.dtype] * (parameters(workload.model) + _held(of_one_device(workload)[0]))
 
 
 def _cached(model: ModelConfig, workload: Workload) -> int:
@@ -166,7 +183,7 @@ def least_bytes(workload: Workload) -> int:
     model = workload.model
     if model is None:
         return 0
-    batch, weights = workload.batch or 1, int(parameters(model) * share)
+    batch, weights = workload.batch or 1, int(_held(workload) * share)
     if workload.benchmark in TRAINING:
         tokens = batch * (workload.shortest or workload.sequence or 0)
         more = max(weights, tokens * (model.layers * model.width + model.vocabulary))

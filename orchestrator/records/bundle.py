@@ -51,7 +51,7 @@ LOG_SLACK_BYTES = 4096
 KNOWN: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(re.escape(RUN_FILE)), RUN_LIMIT_BYTES),
     (re.compile(r"tables\.(md|json|csv)"), TABLES_LIMIT_BYTES),
-    (re.compile(r"NOTES\.md|suite\.toml"), 1_000_000),
+    (re.compile(r"NOTES\.md|suite\.toml|side-by-side\.json"), 1_000_000),
     (re.compile(rf"records/{STEM.pattern}\.json"), RECORD_LIMIT_BYTES),
     (re.compile(rf"logs/{STEM.pattern}\.log"), LOG_LIMIT_BYTES + LOG_SLACK_BYTES),
     (re.compile(rf"dispatch/{STEM.pattern}\.json"), SIDE_FILE_LIMIT_BYTES),

@@ -27,7 +27,13 @@ REASON_LENGTH, LONG_REASON = 160, 320
 
 
 class Name(str):
-    """A part of a remark that is code: a row's or a stack's name, an option, a command."""
+    """A part of a remark that is code: a row's or a stack's name."""
+
+    __slots__ = ()
+
+
+class Typed(Name):
+    """A part of a remark that is to be typed: plain text marks it too."""
 
     __slots__ = ()
 
@@ -42,13 +48,13 @@ Remark = tuple[str, ...]
 
 
 def coded(text: str) -> Remark:
-    """Return a text in parts, of which those between backticks are code."""
-    return tuple(Name(part) if number % 2 else part for number, part in enumerate(re.split("`([^`]+)`", text)))
+    """Return a text in parts, of which those between backticks are to be typed."""
+    return tuple(Typed(part) if number % 2 else part for number, part in enumerate(re.split("`([^`]+)`", text)))
 
 
 def as_text(remark: Remark) -> str:
     """Return a remark as plain text."""
-    return "".join(remark)
+    return "".join(f"`{part}`" if isinstance(part, Typed) else part for part in remark)
 
 
 def as_markdown(remark: Remark) -> str:
@@ -101,7 +107,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines += [(Name(row.name), *coded(f": {warning}.")) for row, warning in told]
     verdicts = [row.versus.verdict for row in steady if row.versus is not None and row.versus.verdict.reason]
     reasons = sorted({f"{found.reason} ({more_rounds(found)})" for found in verdicts})
-    lines += [(f"Inconclusive against eager: {reason}.",) for reason in reasons]
+    lines += [coded(f"Inconclusive against eager: {reason}.") for reason in reasons]
     lines += _across(found)
     lines += _by_text("No share of the ceiling: ", [(row.share.reason, row) for row in shown])
     shares = [(row.share, row) for row in shown if row.share.share is not None]
@@ -116,7 +122,9 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     names = grouped((id(report), pair.steady.name) for report, pair in found)
     if any(len(set(of_one)) < len(of_one) for of_one in names.values()):
         lines.append(
-            ("Rows of one name are different cells (other packages, device or cache): see orchestrator explain ID.",)
+            coded(
+                "Rows of one name are different cells (other packages, device or cache): see `orchestrator explain ID`."
+            )
         )
     lines += [line for comparison in comparisons(found) for line in _others_published(steady, comparison)]
     return list(dict.fromkeys(lines))
@@ -124,7 +132,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
 
 def more_rounds(found: Verdict) -> str:
     """Return what would bring a verdict: enough rounds, or where there are enough already, more of them."""
-    wanted = f"--rounds {rounds_wanted(found)}"
+    wanted = f"`--rounds {rounds_wanted(found)}`"
     return f"{wanted} or more" if min(found.rounds) < FEWEST_ROUNDS else f"more rounds narrow it: {wanted}"
 
 

@@ -173,9 +173,14 @@ def _seconds(records: Sequence[Record]) -> list[float]:
 
 
 def findings(results: Path) -> Mapping[Key, bool]:
-    """Return by workload, method and device whether cells at once were found to differ, by the newest run that says."""
+    """Return by workload, method and device whether cells at once were found to differ, by the newest run that says.
+
+    What was imported is of another host.
+    """
     found: dict[Key, bool] = {}
     for _, run in zip(range(RUNS_LOOKED_AT), readable(results, lambda _line: None), strict=False):
+        if run.imported:
+            continue
         with contextlib.suppress(UsageError, ValidationError):
             finding = Finding.model_validate_json(read_bytes(run.folder / FILE, follow_links=False))
             here: dict[Key, bool] = {}

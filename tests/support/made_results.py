@@ -38,6 +38,7 @@ RUNS = {
         "h200-thunder-second",
         "h200-two",
         "h200-two-kept",
+        "h200-two-other",
         "h200-side-by-side",
     ),
 }
@@ -111,10 +112,15 @@ def _figures(reports: dict[str, Report]) -> Iterable[str]:
     names = list(reversed(reports))
     found = [(names[number], pair) for number, pair in standing([reports[name] for name in names])]
     for benchmark in (name for name in MEASURED if name != BATCHED):  # its rows stand on the page of engines
-        shown = [(name, pair) for name, pair in found if pair.steady.benchmark == benchmark]
+        shown = [(name, pair) for name, pair in found if pair.steady.benchmark == benchmark and _of_one_gpu(pair)]
         models = {_whole(pair) for _, pair in shown}
         for model in sorted(models, key=lambda name: (not name.startswith("open_llama"), name)):
             yield from _of_model(benchmark, [(name, pair) for name, pair in shown if _whole(pair) == model])
+
+
+def _of_one_gpu(pair: Pair) -> bool:
+    """Whether it is beside the others: those of several GPUs have pages of their own."""
+    return pair.steady.workload.devices == 1 and len(pair.steady.gpus) < 2
 
 
 def _whole(pair: Pair) -> str:
@@ -126,7 +132,8 @@ def _of_model(benchmark: str, shown: list[tuple[str, Pair]]) -> Iterable[str]:
     """Yield a heading and a table of the rows with all of the model's layers."""
     full = max(pair.steady.workload.model.layers for _, pair in shown)
     rows = [(name, pair) for name, pair in shown if pair.steady.workload.model.layers == full]
-    rows.sort(key=lambda found: place(found[1].steady))
+    # As in one table: without the parts that are of the workload, whose iterations differ.
+    rows.sort(key=lambda found: place(found[1].steady)[3:])
     yield f"### {benchmark}: {describe(rows[0][1].steady.workload)}"
     yield _table(benchmark, rows)
 

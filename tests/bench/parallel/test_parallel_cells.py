@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,11 @@ torch = pytest.importorskip("torch")
 
 from bench_specs import MODELS, write_spec  # noqa: E402
 from places import ROOT  # noqa: E402
+
+from bench.methods import eager, inductor  # noqa: E402
+from bench.model.gpt import build  # noqa: E402
+from bench.parallel import data  # noqa: E402
+from bench.spec import read_spec  # noqa: E402
 
 MODEL = {
     "name": "gang", **MODELS["tiny"], "layers": 1, "width": 32, "heads": 8, "kv_heads": 8, "head_size": 4,
@@ -35,7 +41,7 @@ GANG = Path(__file__).parents[2] / "support" / "gang.py"
 TIMEOUT_S = 300
 
 
-def run(folder, devices, cells):
+def run(folder, devices, cells, method="eager"):
     """The records of cells (benchmark, parallel, fault), by that; all ranks of all of them by one gang of processes."""
     manifest, places = [], {}
     for number, (benchmark, parallel, fault) in enumerate(cells):
@@ -43,7 +49,7 @@ def run(folder, devices, cells):
         # Hash weights: a probe's thousands of draws wait for as many collective operations.
         changes = {"model": MODEL, "dtype": "float32", "iterations": 3, "warmup": 0, **SHAPES[benchmark]}
         changes = {**changes, "model": None, "weights": None} if benchmark == "ceilings" else changes
-        spec = write_spec(place, benchmark, devices=devices, parallel=parallel, **changes)
+        spec = write_spec(place, benchmark, method, devices=devices, parallel=parallel, **changes)
         manifest.append({"spec": str(spec), "fault": fault})
     path = folder / "manifest.json"
     path.write_text(json.dumps(manifest), encoding="utf-8")
@@ -114,3 +120,21 @@ def test_each_planted_fault_is_found_and_named(two, cell):
     name, said = PLANTED[cell]
     assert two[cell]["status"] == "incorrect"
     assert said in dict(wrong(two[cell])).get(name, ""), wrong(two[cell])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+def test_sums_and_gathering_are_part_of_one_compiled_graph(tmp_path):
+    (record,) = run(tmp_path, 2, [("forward", "tensor", None)], "inductor").values()
+    judge_right(record)
+    assert record["compiles"]["graphs"] == 1
+
+
+@pytest.mark.parametrize(("parallel", "asked"), [("fsdp2", {}), ("fsdp2_no_reshard", {"reshard_after_forward": False})])
+def test_what_was_gathered_is_kept_where_that_is_asked_for(tmp_path, monkeypatch, parallel, asked):
+    spec = read_spec(write_spec(tmp_path, "train_static", devices=2, parallel=parallel, model=MODEL, **TRAINING))
+    model, seen = build(spec.workload.model, eager.operators(), torch.float32, "cpu"), []
+    monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda module, **more: seen.append((module, more)))
+    data.shard(model, eager, spec.workload)
+    assert seen == [(module, asked) for module in (*model.blocks, model)]
+    # Weights that are gathered anew have no fixed place, which a CUDA graph needs.
+    assert inductor.settings(spec.workload)["compile"]["mode"] == "default"

@@ -68,4 +68,4 @@ def test_words_that_a_reader_does_not_know_are_explained() -> None:
 )
 def test_what_is_to_be_typed_is_code_in_a_remark(said: str, shown: str) -> None:
     assert as_markdown(coded(said)) == shown
-    assert as_text(coded(said)).replace("`", "") == said.replace("`", "")
+    assert as_text(coded(said)) == said

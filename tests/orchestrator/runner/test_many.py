@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,6 +278,12 @@ def test_what_cells_at_once_do_to_each_other_is_measured_and_kept_to(
     policy = many.policy_of(RunOptions(results=gpus / "results"), {})
     rows = [cell for cell in Run.open(folder).plan.cells if cell.role == "row"]
     assert [policy.alone(cell) for cell in rows] == [True]
+    assert run(["bundle", folder.name, "--results", str(gpus / "results"), "-o", str(gpus / "sent.tar.gz")]) == 0
+    shutil.rmtree(folder)
+    assert run(["import", str(gpus / "sent.tar.gz"), "--results", str(gpus / "results")]) == 0
+    (folder,) = (gpus / "results").iterdir()
+    assert json.loads((folder / side_by_side.FILE).read_text()) == finding
+    assert side_by_side.findings(gpus / "results") == {}, "it is of another host"
 
 
 def test_trials_run_alone_then_beside_then_the_other_way_round() -> None:

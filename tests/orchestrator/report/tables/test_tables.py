@@ -337,10 +337,10 @@ def test_which_rate_a_share_is_of_is_said_where_any_is_another_than_the_bursts(r
 @pytest.mark.parametrize(
     ("rounds", "says"),
     [
-        (2, "Inconclusive against eager: 2 of at least 5 rounds (--rounds 5 or more)."),
+        (2, "Inconclusive against eager: 2 of at least 5 rounds (`--rounds 5` or more)."),
         (
             5,
-            "the interval holds 1 and is wider than ±1 % (more rounds narrow it: --rounds 10).",
+            "the interval holds 1 and is wider than ±1 % (more rounds narrow it: `--rounds 10`).",
         ),
     ],
 )
