@@ -24,8 +24,9 @@ TIMEOUT_S = 600.0
 """Of a collective operation: one rank may compile for minutes longer than another."""
 
 
-gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-"""All ranks' tensors into one, along the first axis: torch 2.13 has another name for it."""
+gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
+"""All ranks' tensors into one, along the first axis, as torch 2.13 and as older ones name it; None where torch was
+built without torch.distributed."""
 
 
 class Team:
