@@ -140,7 +140,8 @@ def show(text: str, out: TextIO | None = None, *, end: str = "\n", styled: bool 
     parts = re.split(f"({COLOUR.pattern})", text) if styled else [text]
     clean = "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
     try:
-        print(clean, file=out, end=end, flush=True)
+        out.write(clean + end)  # at once: threads that say something never share a line
+        out.flush()
     except OSError as error:
         # What is left in the buffer must not fail again when the command ends.
         with contextlib.suppress(OSError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from orchestrator.base.text import (
     milliseconds,
     percent,
     scaled,
+    show,
     significant,
 )
 
@@ -84,3 +87,17 @@ def test_a_table_wider_than_the_terminal_has_columns_below_its_rows() -> None:
         "b        2",
         "    what: short; remark: so",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [({}, "a line\n"), ({"end": ""}, "a line"), ({"styled": True}, "a line\n")]
+)
+def test_a_line_is_written_at_once_so_that_no_other_thread_comes_between(given: dict[str, Any], written: str) -> None:
+    class Out(io.StringIO):
+        def write(self, text: str) -> int:
+            said.append(text)
+            return len(text)
+
+    said: list[str] = []
+    show("a line", Out(), **given)
+    assert said == [written]
