@@ -20,6 +20,7 @@ from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
 from orchestrator.plan.models import from_huggingface, named_models, resolve_model
 from orchestrator.plan.workload import (
+    FSDP2,
     MEASURED,
     Dtype,
     ModelConfig,
@@ -370,7 +371,7 @@ def _spread(benchmark: str, chosen: dict[str, Any], where: str) -> None:
     devices, parallel, batch = chosen["devices"], chosen["parallel"], chosen.get("batch", 1)
     training = "learning_rate" in chosen
     if devices > 1 and training == (parallel == "tensor"):
-        ways = "ddp, fsdp2 or fsdp2_no_reshard" if training else "tensor"
+        ways = " or ".join(("ddp", *FSDP2)) if training else "tensor"
         raise UsageError(
             f"{benchmark} is not parallel by {parallel}", where=f"{where}.parallel", remedy=f"choose {ways}"
         )

@@ -32,6 +32,7 @@ GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation", BATCHED)
 TRAINING: tuple[Benchmark, ...] = ("train_static", "train_dynamic")
 Dtype = Literal["bfloat16", "float32", "float64"]
 Parallel = Literal["ddp", "fsdp2", "fsdp2_no_reshard", "tensor"]
+FSDP2: tuple[Parallel, ...] = ("fsdp2", "fsdp2_no_reshard")
 
 
 def digest(content: Any) -> str:

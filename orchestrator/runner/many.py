@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -105,14 +105,21 @@ def planned_seats(where: Places) -> list[Seat]:
     return seats
 
 
-def policy_of(options: RunOptions, known: Mapping[Key, Earlier]) -> Policy:
-    """Return what a schedule goes by before any worker is known; what `side-by-side` found goes before a guess."""
-    taken, differs = dict[int, float](), findings(options.results)
+def seconds_by(known: Mapping[Key, Earlier]) -> Callable[[Cell], float]:
+    """Return what tells how long a round is expected to take, worked out once for each cell."""
+    taken = dict[int, float]()
 
     def seconds(cell: Cell) -> float:
         if id(cell) not in taken:
             taken[id(cell)] = expected(cell, known).seconds
         return taken[id(cell)]
+
+    return seconds
+
+
+def policy_of(options: RunOptions, known: Mapping[Key, Earlier]) -> Policy:
+    """Return what a schedule goes by before any worker is known; what `side-by-side` found goes before a guess."""
+    differs = findings(options.results)
 
     def alone(cell: Cell) -> bool:
         if cell.device == "cpu" or cell.workload.devices > 1:  # whose peers are the host's other GPUs
@@ -121,7 +128,7 @@ def policy_of(options: RunOptions, known: Mapping[Key, Earlier]) -> Policy:
         return differs[key] if key in differs else bound_by_cpu(cell, known)
 
     return Policy(
-        seconds,
+        seconds_by(known),
         alone=alone,
         spread=options.spread,
         exclusive=options.exclusive_host,
@@ -167,10 +174,10 @@ def steps(
     known = history(options.results)
     choice, where, looked = chosen(options, places(options), choosing, known)
     if pairs is not None:
-        seats, policy = planned_seats(where), policy_of(options, known)
+        seats, seconds = planned_seats(where), seconds_by(known)
         choice, options = in_pairs(choice, len(seats), pairs), replace(options, fresh=True)
-        trials = Trials(choice.plan, len(seats), pairs, policy.seconds)
-        looked = forecast(choice.plan, seats, policy, trials)
+        trials = Trials(choice.plan, len(seats), pairs, seconds)
+        looked = forecast(choice.plan, seats, Policy(seconds), trials)
     for line in (choice.line, *where.host.beyond_memory(choice.plan), *forecast_lines(looked, where)):
         progress.say(line)
     client = None if where.elsewhere else reach_engine(choice)
@@ -247,12 +254,11 @@ def _run(
         )
     ]
     done = _never_done if options.rerun else before.is_done
-    policy = policy_of(options, dict(known))
     schedule: Schedule | Trials
     if pairs is None:
-        schedule = _schedule(plan, members, before, replace(policy, done=done))
+        schedule = _schedule(plan, members, before, replace(policy_of(options, dict(known)), done=done))
     else:
-        schedule = Trials(plan, len(workers), pairs, policy.seconds)
+        schedule = Trials(plan, len(workers), pairs, seconds_by(known))
     total = sum(cell.rounds for cell in plan.cells if cell.role not in OF_THE_GPU)
     if schedule.waiting < total:
         base.progress.say(f"{total - schedule.waiting} of {total} rounds already have results")
