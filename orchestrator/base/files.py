@@ -223,6 +223,7 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+OPEN_FILES = Path("/dev/fd")
 BESIDE = ".*.tmp"
 """Names of files that are not whole yet."""
 
@@ -247,7 +248,9 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes], *, parent: bool = 
     if parent:
         make_folder(path.parent)
     if stays(path):
-        with os_errors(path), path.open("wb") as file:
+        opened = _descriptor(path)
+        # Opened by its name a second time it would be cut, and what `>>` is to keep be lost.
+        with os_errors(path), path.open("wb") if opened is None else os.fdopen(os.dup(opened), "wb") as file:
             file.writelines([content] if isinstance(content, bytes) else content)
         return
     with os_errors(path), beside(path) as place:
@@ -266,9 +269,17 @@ def stays(path: Path) -> bool:
     """Whether `path` is a device, a pipe, or what is open already: it is written to, and never replaced."""
     try:
         mode = path.stat().st_mode
-        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.readlink().is_relative_to("/proc")
-    except (OSError, ValueError):  # nothing is there, no link, no path
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or _descriptor(path) is not None
+    except (OSError, ValueError):  # nothing is there, no path
         return False
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return which of our own open files `path` names, as /dev/stdout and /dev/fd/3 do."""
+    for place in (path, path.parent / path.readlink()) if path.is_symlink() else (path,):
+        if place.name.isdigit() and place.parent.resolve() == OPEN_FILES.resolve():
+            return int(place.name)
+    return None
 
 
 def to_disk(path: Path) -> None:

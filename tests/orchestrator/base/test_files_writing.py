@@ -5,16 +5,13 @@ import os
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import check_writable, make_folder, write_bytes, write_json, write_text
 from orchestrator.base.untrusted import take_over
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside(tmp_path: Path) -> None:
@@ -80,6 +77,16 @@ def test_a_pipe_and_what_is_open_already_are_written_to_and_not_replaced(tmp_pat
         write_text(tmp_path / "stdout", "two")
     assert (tmp_path / "opened").read_text() == "two"
     assert sorted(place.name for place in tmp_path.iterdir() if place.is_symlink()) == ["stdout"]
+
+
+@pytest.mark.parametrize("name", ["/proc/self/fd", "/dev/fd"])
+def test_what_is_open_already_goes_on_where_it_is(tmp_path: Path, name: str) -> None:
+    for mode, expected in (("wb", "one, two, three"), ("ab", "one, two, threeone, two, three")):
+        with (tmp_path / "opened").open(mode, buffering=0) as opened:
+            opened.write(b"one, ")
+            write_text(Path(name) / str(opened.fileno()), ["two", ", "])
+            opened.write(b"three")
+        assert (tmp_path / "opened").read_text() == expected
 
 
 def test_a_folder_in_the_files_place_is_a_line(tmp_path: Path) -> None:

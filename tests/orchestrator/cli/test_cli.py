@@ -322,6 +322,9 @@ def test_a_dash_is_standard_output_and_nothing_else_is_on_it(
     subprocess.run([*line, "file"], cwd=tmp_path, check=True)
     assert got.startswith(begins)
     assert got == (tmp_path / "file").read_bytes()
+    with (tmp_path / "file").open("ab") as more:
+        subprocess.run([*line, "-"], cwd=tmp_path, stdout=more, check=True)
+    assert (tmp_path / "file").read_bytes() == 2 * got
 
 
 def test_table_of_no_run(refused: Callable[..., str], results: Path, tmp_path: Path) -> None:
