@@ -1,14 +1,14 @@
 """How often the proof calls a right method wrong: tiny cells run for real, each with a seed of its own.
 
-`python tests/benchmarks/alarms.py [CELLS [FIRST SEED [BENCHMARK[:DTYPE] | MODEL ...]]]`, with torch: so many cells for
-each benchmark in float32 and in bfloat16, 20 where nothing is said. Half of them are tiny models on the hash's weights,
-half are the probes that the planner would give to a row of some model; methods and models are drawn at random, or are
-the probes of the models that are named. Prints the rate of alarms with its upper bound, and how near the nearest came
-to each check's limit; exit code 1 where one cell was not proved.
+`python tests/benchmarks/alarms.py [CELLS [FIRST [BENCHMARK[:DTYPE] | MODEL ...]]]`, with torch. Half of the cells are
+tiny models on the hash's weights, half are the probes that the planner would give to a row of some model; methods and
+models are drawn at random, or are the probes of the models that are named. Prints the rate of alarms with its upper
+bound, and how near the nearest came to each check's limit; exit code 1 where one cell was not proved.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -25,6 +25,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
 import torch  # noqa: E402
+from arguments import one_of, positive  # noqa: E402
 from bench_specs import MODELS, SHAPES, workload, write_spec  # noqa: E402
 from right_methods import METHODS  # noqa: E402
 
@@ -36,7 +37,6 @@ from orchestrator.plan.workload import Dtype, Workload  # noqa: E402
 from orchestrator.records.checks import held_to_list  # noqa: E402
 from orchestrator.records.record import Record  # noqa: E402
 
-CELLS = 20
 CONFIDENCE = 0.95
 PROBABILITIES = ("possible", "sampler", "temperature", "whole rows")
 """Checks whose limit is the least that passes: how near is shown by the logarithms."""
@@ -130,17 +130,22 @@ def upper_bound(cells: int, alarms: int) -> float:
 
 def main() -> int:
     """Run the cells, print what was found."""
-    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
-    cells, first = (*numbers, *(CELLS, 0)[len(numbers) :])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    each = "of each benchmark in each dtype (%(default)s)"
+    parser.add_argument("cells", metavar="CELLS", type=positive, nargs="?", default=20, help=each)
+    parser.add_argument("first", metavar="FIRST", type=int, nargs="?", default=0, help="seed (%(default)s)")
+    known = [*BENCHMARKS, *(f"{benchmark}:{dtype}" for benchmark in BENCHMARKS for dtype in DTYPES), *PROBED]
+    named, said = "BENCHMARK[:DTYPE] | MODEL", f"of {', '.join(known)} (all benchmarks and models)"
+    parser.add_argument("words", metavar=named, type=one_of(known), nargs="*", help=said)
+    given = parser.parse_args()
     torch.set_num_threads(1)
     dispatch.gather = lambda *_: None  # type: ignore[assignment]  # its profile takes longer than the cell
-    words = [word for word in sys.argv[1:] if not word.isdigit()]
-    chosen = [word for word in words if word in PROBED]
-    order = [kind for kind in wanted([word for word in words if word not in PROBED]) for _ in range(cells)]
+    chosen = [word for word in given.words if word in PROBED]
+    order = [kind for kind in wanted([word for word in given.words if word not in PROBED]) for _ in range(given.cells)]
     nearest: dict[str, tuple[float, str]] = {}
     alarms, began = 0, time.monotonic()
     for number, (benchmark, dtype) in enumerate(order):
-        chance = random.Random(f"{first + number % cells} {benchmark} {dtype}")  # noqa: S311
+        chance = random.Random(f"{given.first + number % given.cells} {benchmark} {dtype}")  # noqa: S311
         title, method, own = draw(benchmark, dtype, chance, chosen)
         with tempfile.TemporaryDirectory() as folder:
             record = run(Path(folder), method, own)

@@ -1,13 +1,13 @@
 """How often an engine of a mixture in bfloat16 is called wrong, and how often it is not where it is wrong.
 
 `python tests/benchmarks/engine_mixtures.py [SEEDS [FIRST [ENGINE ...]]]`, with torch and transformers: tiny models of
-three families, whose own routers choose, on the hash's weights and on a probe's, by so many seeds (10), in this
-process. ENGINE: `right`, or what is planted in transformers' model (without one: all). Where `bench.proof.ties` has its
-DRAWS from. Exit code 1 where a right engine was called wrong.
+three families, whose own routers choose, on the hash's weights and on a probe's, in this process. Where
+`bench.proof.ties` has its DRAWS from. Exit code 1 where a right engine was called wrong.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import sys
@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).p
 
 import mixture_cells  # noqa: E402
 import torch  # noqa: E402
+from arguments import one_of, positive  # noqa: E402
 
 from bench.methods import transformers as adapter  # noqa: E402
 from bench.observe import dispatch  # noqa: E402
@@ -34,13 +35,20 @@ ENGINES: dict[str, Callable[[Any], None]] = {
 }
 
 
-def main(seeds: range, names: list[str]) -> int:
+def main() -> int:
     """Print a line for each cell that is not as it should be, and the counts."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("seeds", metavar="SEEDS", type=positive, nargs="?", default=10, help="how many (%(default)s)")
+    parser.add_argument("first", metavar="FIRST", type=int, nargs="?", default=0, help="seed (%(default)s)")
+    planted = f"{', '.join(ENGINES)}: what is planted in transformers' model (all)"
+    parser.add_argument("names", metavar="ENGINE", type=one_of(ENGINES), nargs="*", default=list(ENGINES), help=planted)
+    given = parser.parse_args()
+    seeds = range(given.first, given.first + given.seeds)
     torch.set_num_threads(1)
     dispatch.gather = lambda *_: None  # type: ignore[assignment]
     engine.seen_again = lambda *_: 1.0  # type: ignore[assignment]
     alarms, real = 0, adapter.Transformers
-    for name, shape in product(names, mixture_cells.SHAPES):
+    for name, shape in product(given.names, mixture_cells.SHAPES):
         if name == "other weights" and shape == "mixtral":
             continue  # whose router has no such switch
         adapter.Transformers = mixture_cells.planted(real, ENGINES[name])  # type: ignore[misc]
@@ -67,6 +75,4 @@ def cell(shape: str, source: str, seed: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    count, first = (int(word) for word in (*given[:2], *("10", "0")[len(given[:2]) :]))
-    sys.exit(main(range(first, first + count), given[2:] or list(ENGINES)))
+    sys.exit(main())

@@ -8,22 +8,32 @@ it is missed.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from orchestrator.records.runs import find_run  # noqa: E402 - found by the line above
+from orchestrator.base.errors import StackbenchError  # noqa: E402 - found by the line above
+from orchestrator.records.runs import find_run  # noqa: E402
 
 LIMIT = 0.25
 PHASES = ("proof", "dispatch")
 
 
-def main(run: str, results: str = "results") -> int:
+def main() -> int:
     """Print each row's share, the largest first; return 1 where one is over the limit."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("results", metavar="RESULTS", type=Path, nargs="?", default="results", help="(%(default)s)")
+    given = parser.parse_args()
+    try:
+        run = find_run(given.results, given.run)
+    except StackbenchError as error:
+        parser.error(str(error))
     shares = []
-    for record in find_run(Path(results), run).records([]):
+    for record in run.records([]):
         if record.role != "row" or record.status != "ok" or not (record.provenance and record.provenance.wall_ns):
             continue
         spent = {phase.name: (phase.end_ns - phase.begin_ns) / 1e9 for phase in record.phases if phase.name in PHASES}
@@ -36,4 +46,4 @@ def main(run: str, results: str = "results") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

@@ -1,15 +1,16 @@
 """How far the near ties of a router go, and what granting them hides: where `bench.proof.ties` has its constants from.
 
 `python tests/benchmarks/near_ties.py [SEEDS [FIRST [NEAR ...]]]`, with torch: small models whose own routers choose, in
-bfloat16, by so many seeds (20). First the tokens to which a right method gives another expert than the reference does:
-by how much the reference's last expert led the next one, in units of eager's error of that layer's scores. Then for
-each NEAR (2, 4, 6, 8, 16) right methods and planted faults, by the proof's own limits of logits and of gradients: how
-many were called wrong, how many were missed, and how near to the limit the nearest came. What the matched filter of
-known faults finds is found too, and counts as infinitely far beyond the limit.
+bfloat16. First the tokens to which a right method gives another expert than the reference does: by how much the
+reference's last expert led the next one, in units of eager's error of that layer's scores. Then for each NEAR right
+methods and planted faults, by the proof's own limits of logits and of gradients: how many were called wrong, how many
+were missed, and how near to the limit the nearest came. What the matched filter of known faults finds is found too, and
+counts as infinitely far beyond the limit.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).p
 
 import planted  # noqa: E402
 import torch  # noqa: E402
+from arguments import positive  # noqa: E402
 from bench_specs import workload  # noqa: E402
 from right_methods import METHODS  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -186,9 +188,13 @@ def gradients(name: str, seed: int, nears: tuple[float, ...]) -> Iterator[tuple[
 
 def main() -> None:
     """Do both."""
-    numbers = [float(word) for word in sys.argv[1:]]
-    count, first = (int(number) for number in (*numbers[:2], *(20, 0)[len(numbers[:2]) :]))
-    seeds, nears = range(first, first + count), tuple(numbers[2:]) or NEARS
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("seeds", metavar="SEEDS", type=positive, nargs="?", default=20, help="how many (%(default)s)")
+    parser.add_argument("first", metavar="FIRST", type=int, nargs="?", default=0, help="seed (%(default)s)")
+    units = "lead of a near tie, in units of eager's error %(default)s"
+    parser.add_argument("nears", metavar="NEAR", type=float, nargs="*", default=NEARS, help=units)
+    given = parser.parse_args()
+    seeds, nears = range(given.first, given.first + given.seeds), tuple(given.nears)
     torch.set_num_threads(1)
     GPT.make_routes = lambda *_: None  # type: ignore[method-assign,assignment]  # as with a checkpoint
     for name in MODELS:

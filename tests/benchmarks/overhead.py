@@ -10,6 +10,7 @@ times as long as `python -c 'import click'`. Exit code 1 where one is missed.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
+
+from arguments import positive  # noqa: E402 - found by the line above
 
 from orchestrator.base.errors import StackbenchError  # noqa: E402
 from orchestrator.base.files import write_text  # noqa: E402
@@ -35,12 +38,12 @@ from orchestrator.plan.choice import (  # noqa: E402
     RunOptions,
     choose,
 )
-from orchestrator.runner import run_all  # noqa: E402 - found by the line above
+from orchestrator.runner import run_all  # noqa: E402
 from orchestrator.runner.one_round import Session, make_job, run_round  # noqa: E402
 from orchestrator.runner.order import Turn  # noqa: E402
 from orchestrator.runner.progress import Progress  # noqa: E402
 
-PAIRS, STARTS = 9, 15
+STARTS = 15
 CELL_LIMIT_S, START_LIMIT = 0.3, 1.4
 
 
@@ -51,8 +54,11 @@ class Quiet(Progress):
         pass
 
 
-def main(pairs: int) -> int:
+def main() -> int:
     """Print both comparisons; return 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("pairs", metavar="PAIRS", type=positive, nargs="?", default=9, help="how many (%(default)s)")
+    pairs = parser.parse_args().pairs
     installed = Path(sys.executable).with_name("orchestrator")
     orchestrator = [str(installed)] if installed.exists() else [sys.executable, "-m", "orchestrator"]
     helps, clicks = interleaved(STARTS, start(*orchestrator, "--help"), start(sys.executable, "-c", "import click"))
@@ -185,4 +191,4 @@ def told(seconds: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS))
+    sys.exit(main())

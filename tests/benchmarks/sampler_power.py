@@ -1,22 +1,23 @@
-"""How often the sharp draws of a probe find a wrong sampler: simulated, of 100 cells each.
+"""How often the sharp draws of a probe find a wrong sampler: simulated.
 
 `python tests/benchmarks/sampler_power.py [CELLS]`, with torch. Probabilities as of `sampler.Sharp`, draws by
-torch.multinomial; as in the proof, more draws where the
-first ones are suspicious.
+torch.multinomial; as in the proof, more draws where the first ones are suspicious.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
-import torch
-from torch import Tensor
+import torch  # noqa: E402
+from arguments import positive  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from bench.proof.checks import Checks
-from bench.proof.sampler import ALL_DRAWS, FIRST_DRAWS, Sharp
+from bench.proof.checks import Checks  # noqa: E402
+from bench.proof.sampler import ALL_DRAWS, FIRST_DRAWS, Sharp  # noqa: E402
 
 TEMPERATURE = 0.5
 
@@ -60,7 +61,9 @@ def found(sharp: Sharp, p: Tensor, seed: int) -> tuple[bool, int]:
 
 def main() -> None:
     """Print how many of the cells were found, and the draws that they took on average."""
-    cells = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("cells", metavar="CELLS", type=positive, nargs="?", default=100, help="a sampler (%(default)s)")
+    cells = parser.parse_args().cells
     torch.set_num_threads(1)
     for vocabulary in (512, 2304):
         sharp = Sharp(vocabulary, "cpu")

@@ -10,6 +10,7 @@ cache: the best of three times, of 100,000 the only one.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -25,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
 
 import record_samples  # noqa: E402 - found by the line above
+from arguments import positive  # noqa: E402
 
 from orchestrator.analysis.published import read_published  # noqa: E402
 from orchestrator.analysis.reduce import Reduction  # noqa: E402
@@ -44,8 +46,11 @@ LINEAR_WITHIN = 1.3
 """CPU time for each record may grow by this factor from 10,000 to the largest count."""
 
 
-def main(counts: list[int]) -> int:
+def main() -> int:
     """Print a line for each count, then where the time went; return 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("counts", metavar="COUNT", type=positive, nargs="*", default=COUNTS, help="records %(default)s")
+    counts = parser.parse_args().counts
     found: dict[int, dict[str, float]] = {}
     for count in counts:
         with tempfile.TemporaryDirectory(prefix="stackbench-scaling-") as folder:
@@ -167,10 +172,10 @@ def _template(benchmark: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
+    match sys.argv[1:]:  # the first two are how it calls itself
         case ["--whole", folder]:
             whole(Path(folder))
         case ["--parts", folder]:
             parts(Path(folder))
-        case numbers:
-            sys.exit(main([int(number) for number in numbers] or list(COUNTS)))
+        case _:
+            sys.exit(main())

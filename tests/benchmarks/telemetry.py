@@ -15,7 +15,9 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
+
+from arguments import positive  # noqa: E402 - found by the line above
 
 from orchestrator.analysis.protocol import steady  # noqa: E402
 from orchestrator.analysis.statistics import interval_across  # noqa: E402
@@ -38,7 +40,6 @@ from orchestrator.plan.choice import (  # noqa: E402
 )
 from orchestrator.records.record import Telemetry  # noqa: E402
 
-PAIRS = 15
 LIMIT = 0.003
 
 
@@ -91,8 +92,8 @@ def measured(
 
 def asked() -> tuple[int, RunOptions]:
     """Return what the command line says."""
-    parser = argparse.ArgumentParser(prog="telemetry.py")
-    parser.add_argument("pairs", type=int, nargs="?", default=PAIRS)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("pairs", metavar="PAIRS", type=positive, nargs="?", default=15, help="how many (%(default)s)")
     parser.add_argument("--stacks", type=Path, default=None)
     defaults = {"suite": "smoke", "stack": "cpu", "benchmark": "forward", "method": "eager", "launcher": "auto"}
     for name, value in defaults.items():

@@ -1,6 +1,6 @@
 """The way of one cell through the code, and what a round costs late in a run.
 
-    python tests/benchmarks/trip.py
+    python tests/benchmarks/trip.py [--list]
 
 The first part runs the cell of a suite by the fake bench, as a plain process of 1.5 s, under a profiler. It counts the
 files of `orchestrator/` that are entered, and the switches between them: on the way from the cell's turn to its stored
@@ -18,6 +18,7 @@ Exit code 1 where a bar is missed.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -104,12 +105,15 @@ class Meter:
 
 def main() -> int:
     """Print both parts; return 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--list", action="store_true", help="name the files and the calls between them")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stackbench-trip-") as folder:
         stored, tables = one_cell(Path(folder))
     more = tables.files - stored.files
     print(f"from spec to stored record: {len(stored.files)} files, {stored.switches} switches between files")
     print(f"reduction and tables: {len(more)} files more, {tables.switches} switches between files")
-    if "--list" in sys.argv:
+    if given.list:
         for phase in (stored, tables):
             print(*sorted(phase.files), "", sep="\n")
             print(*sorted(f"{_named(a)} -> {_named(b)}" for a, b in phase.calls), "", sep="\n")

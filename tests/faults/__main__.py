@@ -22,7 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "support"), str(HERE)]
 
-from catalogue import FAULTS, tried, what_is_here  # noqa: E402 - found by the line above
+from arguments import positive  # noqa: E402 - found by the line above
+from catalogue import FAULTS, tried, what_is_here  # noqa: E402
 from listing import Fault, Result, table  # noqa: E402
 from reliability import put_section, versions  # noqa: E402
 
@@ -35,7 +36,7 @@ def main() -> int:
     parser.add_argument("--no-page", action="store_true", help="do not write docs/reliability.md")
     parser.add_argument("--only", metavar="WORDS", default="", help="only faults whose names have these words")
     parser.add_argument("--times", type=int, help="how often each is tried")
-    parser.add_argument("--jobs", type=int, default=1, help="how many faults are tried side by side")
+    parser.add_argument("--jobs", type=positive, default=1, help="how many faults are tried side by side")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     given = parser.parse_args()
     chosen = [fault for fault in FAULTS if given.only in fault.name]
