@@ -31,6 +31,8 @@ T = TypeVar("T")
 LAUNCHERS = ("docker", "local")
 EVERY_S = 1.0
 MOST_GROWTH = 1.10
+FEWEST_CELLS = 20
+"""So few have a second tenth."""
 
 
 class Seen(NamedTuple):
@@ -49,6 +51,8 @@ def main() -> int:
     parser.add_argument("--launcher", choices=LAUNCHERS, default="docker")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
+    if given.cells < FEWEST_CELLS:
+        parser.error(f"--cells {given.cells}: a tenth of them is compared with another: at least {FEWEST_CELLS}")
     shapes = max(1, given.cells // 10)  # ten rounds of each: rows and records both grow
     with scene(given.launcher, ("brief",), rounds=given.cells // shapes, shapes=shapes) as there:
         seen, ends, problems = watched(there)

@@ -32,7 +32,9 @@ from typing import Any, NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
 
-from orchestrator.build.ready import Ready  # noqa: E402 - found by the line above
+from arguments import positive  # noqa: E402 - found by the line above
+
+from orchestrator.build.ready import Ready  # noqa: E402
 from orchestrator.host.gpu import HostGpu  # noqa: E402
 from orchestrator.launchers import Exit, Handle, Job, Places, Prepared  # noqa: E402
 from orchestrator.launchers.work_area import WorkArea  # noqa: E402
@@ -228,9 +230,9 @@ def suite(folder: Path, cells: int) -> Path:
 def main() -> int:
     """Run the simulation, print the figures; return 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--cells", type=int, default=5000)
-    parser.add_argument("--hosts", type=int, default=100)
-    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--cells", type=positive, default=5000)
+    parser.add_argument("--hosts", type=positive, default=100)
+    parser.add_argument("--gpus", type=positive, default=8)
     parser.add_argument("--speed", type=float, default=1.0)
     given = parser.parse_args()
     draws, seen = committed(), Seen()
