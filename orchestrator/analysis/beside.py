@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from orchestrator.analysis.evidence import piece
 from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Scaling, Versus
@@ -176,8 +176,7 @@ def _per_piece(row: Row) -> float | None:
 def beside_one_device(rows: Sequence[Row]) -> list[Row]:
     """Return the rows, those of several devices with their efficiency where the same is there on one.
 
-    By the same method on the same stack and model of device. Each device's share of the batch is looked for first
-    (weak scaling), then the whole of it (strong): of what is no training the whole alone.
+    By the same method on the same stack and model of device.
     """
     if all(row.workload.devices == 1 for row in rows):
         return list(rows)
@@ -186,13 +185,9 @@ def beside_one_device(rows: Sequence[Row]) -> list[Row]:
 
 
 def _beside(row: Row, alone: dict[tuple[str | None, ...], Row]) -> Row:
-    whole, devices = row.workload.alone, row.workload.devices
-    ways: list[tuple[Literal["strong", "weak"], str]] = []
-    if row.workload.parallel != "tensor" and whole.batch is not None and whole.batch % devices == 0:
-        ways.append(("weak", whole.model_copy(update={"batch": whole.batch // devices}).workload_id))
-    ways.append(("strong", whole.workload_id))
-    for way, workload_id in ways:
-        one = alone.get(_alone_ground(row, workload_id))
+    devices = row.workload.devices
+    for way, workload in row.workload.on_one_device.items():
+        one = alone.get(_alone_ground(row, workload.workload_id))
         if one is not None and one.headline is not None and row.headline is not None:
             found = verdict(row.figure.round_seconds, one.figure.round_seconds)
             mine, theirs = (side.work.tokens if side.work else None for side in (row, one))

@@ -14,7 +14,7 @@ from orchestrator.analysis.ceilings import Hardware, Share
 from orchestrator.analysis.protocol import Figure, Protocol
 from orchestrator.analysis.statistics import Verdict
 from orchestrator.base.files import Frozen
-from orchestrator.plan.workload import Benchmark, Kind, Workload
+from orchestrator.plan.workload import Benchmark, Kind, Scaled, Workload
 from orchestrator.records.record import (
     COMPUTED,
     Compiles,
@@ -87,8 +87,7 @@ class Scaling(Frozen):
     against: str
     """The one device's cell_id."""
     devices: int
-    way: Literal["strong", "weak"]
-    """Whether the devices share the one device's work, or each has as much."""
+    way: Scaled
     efficiency: float
     interval: tuple[float, float] | None
 

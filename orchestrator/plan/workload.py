@@ -32,6 +32,8 @@ GENERATING: tuple[Benchmark, ...] = ("model_inference", "generation", BATCHED)
 TRAINING: tuple[Benchmark, ...] = ("train_static", "train_dynamic")
 Dtype = Literal["bfloat16", "float32", "float64"]
 Parallel = Literal["ddp", "fsdp2", "fsdp2_no_reshard", "tensor"]
+Scaled = Literal["strong", "weak"]
+"""Whether several devices share the work of one, or each has as much as one."""
 FSDP2: tuple[Parallel, ...] = ("fsdp2", "fsdp2_no_reshard")
 
 
@@ -226,6 +228,17 @@ class Workload(Identified):
     def alone(self) -> Workload:
         """The same on one device: whose reference it is checked against, for what is to come out is the same."""
         return self.model_copy(update={"devices": 1, "parallel": None})
+
+    @property
+    def on_one_device(self) -> dict[Scaled, Workload]:
+        """What may show how it scales, in the order to look: a device's share of the batch, then the whole of it.
+
+        Of what is no training the whole alone.
+        """
+        whole, found = self.alone, dict[Scaled, Workload]()
+        if self.parallel not in (None, "tensor") and whole.batch is not None and whole.batch % self.devices == 0:
+            found["weak"] = whole.model_copy(update={"batch": whole.batch // self.devices})
+        return {**found, "strong": whole}
 
     @property
     def referred(self) -> tuple[Workload, ...]:

@@ -19,7 +19,7 @@ from orchestrator.plan.proof_cells import probe_of, probe_workload
 from orchestrator.runner.order import interleave
 
 GroupKey = tuple[str, Device]
-"""workload_id (of several devices: that on one) and device of the cells that are compared with each other."""
+"""workload_id (of several devices: of what shows how they scale) and device of the cells that are compared."""
 OF_THE_GPU = ("ceilings", "reference")
 """Roles of cells that each GPU of a run has its own rounds of."""
 
@@ -237,10 +237,13 @@ class Schedule:
 def comparable(plan: Plan) -> dict[GroupKey, tuple[Cell, ...]]:
     """Return the rows of the plan by what they are compared with."""
     rows = [cell for cell in plan.cells if cell.role == "row"]
-    ids: dict[int, str] = {}  # several cells have one workload, and ids take a while
-    for cell in rows:
-        if id(cell.workload) not in ids:
-            ids[id(cell.workload)] = cell.workload.alone.workload_id
+    workloads = {id(cell.workload): cell.workload for cell in rows}  # several cells have one, and ids take a while
+    ids = {place: workload.workload_id for place, workload in workloads.items() if workload.devices == 1}
+    on_one = set(ids.values())
+    for place, workload in workloads.items():
+        if workload.devices > 1:
+            found = [one.workload_id for one in workload.on_one_device.values()]
+            ids[place] = next((one for one in found if one in on_one), found[-1])
     return grouped(((ids[id(cell.workload)], cell.device), cell) for cell in rows)
 
 

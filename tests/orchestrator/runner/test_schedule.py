@@ -174,12 +174,17 @@ def test_a_gpu_that_takes_little_power_waits_for_the_cpu(power: float | None, bo
     assert not bound_by_cpu(cell, {})
 
 
-def test_a_cell_of_several_gpus_has_its_host_alone_and_stays_with_those_of_one() -> None:
-    several = row(seed=1, devices=2, parallel="ddp")
-    plan = plan_of([row(seed=1), several, row(seed=2)], proving=False)
+@pytest.mark.parametrize("share", [1, 2])
+@pytest.mark.parametrize("several_first", [True, False])
+def test_a_cell_of_several_gpus_has_its_host_alone_and_stays_with_those_of_one(
+    share: int, *, several_first: bool
+) -> None:
+    several = row(seed=1, devices=2, parallel="ddp", batch=4)
+    pair = [row(seed=1, batch=4 // share), several]
+    plan = plan_of([*(pair[::-1] if several_first else pair), row(seed=2)], proving=False)
     policy = many.policy_of(RunOptions(results=Path("nowhere")), {})
-    assert [policy.alone(cell) for cell in plan.cells] == [False, True, False]
+    assert [cell for cell in plan.cells if policy.alone(cell)] == [several]
     given = drained(Schedule(plan, seats(1, 2), policy), 2)
     (mine,) = [pieces for pieces in given.values() if any(piece.cell is several for piece in pieces)]
-    assert any(piece.cell is plan.cells[0] for piece in mine), "efficiency is against one GPU's row"
+    assert any(piece.cell is pair[0] for piece in mine), "efficiency is against one GPU's row"
     assert all(piece.alone for piece in mine if piece.cell.workload.seed == 1)
