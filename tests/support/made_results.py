@@ -27,19 +27,21 @@ from orchestrator.report.tables.markdown import WHERE_EXPLAINED, grid
 PAGES = ROOT / "docs" / "results"
 OPERATORS = "operators-h100"
 RUNS = {
-    "H100": ("h100-operators", "h100-inductor", "h100-thunder", "h100-thunder-second"),
+    "H100": ("h100-operators", "h100-inductor", "h100-thunder"),
     "H200": (
         "h200-pinned-forward",
         "h200-pinned-train",
+        "h200-pinned-fused",
+        "h200-pinned-fused-generation",
         "h200-models",
         "h200-models-train",
         "h200-rounds",
         "h200-second",
         "h200-thunder-second",
         "h200-two",
-        "h200-two-kept",
-        "h200-two-other",
+        "h200-two-second",
         "h200-side-by-side",
+        "h200-side-by-side-generation",
     ),
 }
 """Of a row that several have with equally many rounds, the first one's stands in the overview."""

@@ -77,7 +77,7 @@ def test_so_are_those_of_other_families(name: str) -> None:
         assert held.peak_bytes == pytest.approx(row.memory.steady_bytes, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["h200-two", "h200-two-kept"])
+@pytest.mark.parametrize("name", ["h200-two", "h200-two-second"])
 def test_so_are_those_of_several_devices(name: str) -> None:
     rows = [pair.steady for pair in make_report(find_run(RESULTS, name).folder).pairs]
     assert max(row.workload.devices for row in rows) == 2
