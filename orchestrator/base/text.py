@@ -97,6 +97,11 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {plural or f'{noun}s'}"
 
 
+def gpu_in_short(uuid: str | None) -> str:
+    """Return a UUID's beginning, by which a GPU is known among its host's; empty where there is none."""
+    return (uuid or "")[: len("GPU-01234567")]
+
+
 def utc(moment: dt.datetime | None = None) -> str:
     """Return the time as `2026-11-23T07:31:39Z`."""
     return f"{moment or dt.datetime.now(dt.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"

@@ -16,7 +16,7 @@ from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Power, Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, rounds_wanted
 from orchestrator.base.grouping import grouped
-from orchestrator.base.text import MISSING, code, counted, escape, shortened, significant
+from orchestrator.base.text import MISSING, code, counted, escape, gpu_in_short, shortened, significant
 from orchestrator.records.record import COMPUTED, Compiles, Dispatch
 from orchestrator.report.columns import SECONDS_DIGITS, later_compiles, not_fused, published_text, resembles
 from orchestrator.report.words import loss_advice, taint_note, warnings
@@ -74,11 +74,12 @@ def run_facts(report: Report) -> list[tuple[str, list[str]]]:
     """Return what stands at the head of a run's tables: where it ran, its ceilings, its rounds and rows."""
     header, steady = report.header, [pair.steady for pair in report.pairs]
     hardware = {row.hardware.in_words for row in steady} | {found.hardware.in_words for found in report.ceilings}
-    several = len({c.stack for c in report.ceilings}) > 1
+    sources = [(c.stack, gpu_in_short(c.hardware.uuid)) for c in report.ceilings]
+    told = [len(set(parts)) > 1 for parts in zip(*sources, strict=True)]
     ceilings = [
-        (f"{c.stack}: " if several else "")
+        "".join(f"{part}: " for part, needed in zip(source, told, strict=True) if needed and part)
         + (c.in_words if c.status == "ok" else f"{c.status}: {shortened(c.reason or 'no reason given', LONG_REASON)}")
-        for c in report.ceilings
+        for c, source in zip(report.ceilings, sources, strict=True)
     ]
     statuses = Counter(row.status for row in steady)
     return [

@@ -18,7 +18,7 @@ from orchestrator.analysis.protocol import steady
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen, read_bytes, write_text
-from orchestrator.base.text import aligned, show
+from orchestrator.base.text import aligned, gpu_in_short, show
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions, choose
 from orchestrator.records.record import Record
@@ -132,7 +132,7 @@ def side_by_side(options: RunOptions) -> int:
     finding = found_in(made[0])
     write_text(made[0].folder / FILE, finding.model_dump_json(indent=1) + "\n")
     lines = [("cell", "GPU", "beside others, against alone")]
-    lines += [(one.title, (one.gpu or "")[:12], one.verdict.in_words) for one in finding.found]
+    lines += [(one.title, gpu_in_short(one.gpu), one.verdict.in_words) for one in finding.found]
     for line in aligned(lines):
         show(line)
     outcomes = {one.verdict.outcome for one in finding.found}
