@@ -20,6 +20,7 @@ from statistics import fmean, variance
 from typing import Literal
 
 from orchestrator.base.files import Frozen
+from orchestrator.base.limits import MOST_ROUNDS
 from orchestrator.base.text import between, counted, significant
 
 Outcome = Literal["faster", "slower", "same", "inconclusive"]
@@ -61,10 +62,24 @@ class Verdict(Frozen):
         return None if self.interval is None else (1 / self.interval[1], 1 / self.interval[0])
 
 
-def rounds_wanted(found: Verdict) -> int:
-    """Return the rounds of each side that would bring a verdict, or, of an interval that is too wide, narrow it."""
+def rounds_wanted(found: Verdict) -> int | None:
+    """Return about how many rounds of each side would bring a verdict, were ratio and spread what they are now.
+
+    None: more than a run may have.
+    """
     has = min(found.rounds)
-    return FEWEST_ROUNDS if has < FEWEST_ROUNDS else 2 * has
+    if has < FEWEST_ROUNDS or found.ratio is None or found.interval is None:
+        return FEWEST_ROUNDS
+    away, half = abs(math.log(found.ratio)), math.log(found.interval[1] / found.interval[0]) / 2
+    wanted = max(away, BAND - away)
+    spread = half / _narrowing(has, found.level)
+    counts = range(has + 1, MOST_ROUNDS + 1)
+    return next((count for count in counts if spread * _narrowing(count, found.level) < wanted), None)
+
+
+def _narrowing(count: int, level: float) -> float:
+    """Return half the width of the interval between two sides of so many rounds, over what one round differs by."""
+    return student_t(2 * count - 2, level) / math.sqrt(count)
 
 
 def verdict(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Verdict:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from orchestrator.base.limits import MOST_ROUNDS
 from orchestrator.base.paths import RESULTS
 from orchestrator.cli import complete
 
@@ -114,7 +115,7 @@ SELECTION = (
     click.option("--spread", is_flag=True, help="With several GPUs: compared cells need not stay on one."),
     click.option("--exclusive-host", is_flag=True, help="With several GPUs: a host runs one cell at a time."),
     launcher,
-    click.option("--rounds", type=click.IntRange(1, 1000), help="Rounds of each cell, interleaved."),
+    click.option("--rounds", type=click.IntRange(1, MOST_ROUNDS), help="Rounds of each cell, interleaved."),
     click.option(
         "--budget",
         "budget_s",

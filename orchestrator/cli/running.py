@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.base.errors import EXIT_OK
+from orchestrator.base.limits import MOST_ROUNDS
 from orchestrator.cli import complete, options
 
 
@@ -92,7 +93,7 @@ def side_by_side_command(**chosen: Any) -> int:
 @click.command("reproduce", short_help="Run a recorded cell again.")
 @click.argument("row")
 @options.run
-@click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rounds to run.")
+@click.option("--rounds", type=click.IntRange(1, MOST_ROUNDS), default=1, show_default=True, help="Rounds to run.")
 @options.stack_folders
 @options.method_folders
 @options.gpu

@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import Frozen, Json, read_json, read_toml, validate
 from orchestrator.base.invalid import check_known
+from orchestrator.base.limits import MOST_ROUNDS
 from orchestrator.base.paths import SUITES
 from orchestrator.plan.cell import Device
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint
@@ -90,7 +91,7 @@ class Settings(Frozen):
     scaling: Literal["strong", "weak"] | None = None
     """Of training on several devices. `weak`: each has a batch of `batch`; `strong`: they share it."""
     timeout_s: Seconds | None = None
-    rounds: Annotated[int, Field(gt=0, le=1000)] | None = None
+    rounds: Annotated[int, Field(gt=0, le=MOST_ROUNDS)] | None = None
 
 
 class CellEntry(Settings):

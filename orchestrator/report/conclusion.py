@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from orchestrator.analysis.beside import EAGER
 from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.analysis.rows import Row
-from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, rounds_wanted
+from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import between, counted, significant
 from orchestrator.report.columns import name_in
+from orchestrator.report.remarks import more_rounds
 
 Names = dict[str, str]
 """By cell_id."""
@@ -69,7 +70,8 @@ def _against(verdict: Verdict, eager: str) -> str:
     rounds = "one round" if min(verdict.rounds) == 1 else rounds
     if min(verdict.rounds) >= FEWEST_ROUNDS:
         rounds += f" and an interval of{interval} that holds 1"
-    return f"{said}; not proven, {rounds}: add `--rounds {rounds_wanted(verdict)}`"
+    enough = min(verdict.rounds) >= FEWEST_ROUNDS
+    return f"{said}; not proven, {rounds}: {more_rounds(verdict) if enough else f'add `--rounds {FEWEST_ROUNDS}`'}"
 
 
 def _without_verdict(shown: Sequence[Row], rows: Sequence[Row], names: Names) -> str:

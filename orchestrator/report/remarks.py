@@ -16,6 +16,7 @@ from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Power, Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, rounds_wanted
 from orchestrator.base.grouping import grouped
+from orchestrator.base.limits import MOST_ROUNDS
 from orchestrator.base.text import MISSING, code, counted, escape, gpu_in_short, shortened, significant
 from orchestrator.records.record import COMPUTED, Compiles, Dispatch
 from orchestrator.report.columns import SECONDS_DIGITS, later_compiles, not_fused, published_text, resembles
@@ -132,9 +133,11 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
 
 
 def more_rounds(found: Verdict) -> str:
-    """Return what would bring a verdict: enough rounds, or where there are enough already, more of them."""
-    wanted = f"`--rounds {rounds_wanted(found)}`"
-    return f"{wanted} or more" if min(found.rounds) < FEWEST_ROUNDS else f"more rounds narrow it: {wanted}"
+    """Return what would bring a verdict: so many rounds, as far as can be said from those that there are."""
+    wanted = rounds_wanted(found)
+    if wanted is None:
+        return f"rounds differ so much that {MOST_ROUNDS:,} would not do"
+    return f"`--rounds {wanted}` or more" if wanted == FEWEST_ROUNDS else f"about `--rounds {wanted}` would do"
 
 
 def comparisons(found: Sequence[tuple[Report, Pair]]) -> list[Published]:

@@ -24,6 +24,7 @@ from orchestrator.plan.choice import RunOptions, choose
 from orchestrator.records.record import Record
 from orchestrator.records.runs import readable
 from orchestrator.records.store import Run
+from orchestrator.report.remarks import more_rounds
 from orchestrator.runner.estimate import Key
 from orchestrator.runner.schedule import OF_THE_GPU, Answer, Piece
 
@@ -132,7 +133,9 @@ def side_by_side(options: RunOptions) -> int:
     finding = found_in(made[0])
     write_text(made[0].folder / FILE, finding.model_dump_json(indent=1) + "\n")
     lines = [("cell", "GPU", "beside others, against alone")]
-    lines += [(one.title, gpu_in_short(one.gpu), one.verdict.in_words) for one in finding.found]
+    for one in finding.found:
+        hint = f": {more_rounds(one.verdict)}" if one.verdict.outcome == "inconclusive" else ""
+        lines.append((one.title, gpu_in_short(one.gpu), one.verdict.in_words + hint))
     for line in aligned(lines):
         show(line)
     outcomes = {one.verdict.outcome for one in finding.found}

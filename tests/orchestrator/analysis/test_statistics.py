@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from record_samples import record, samples, save_run
 
 from orchestrator.analysis.calibration import called_different, drawn_pool, main, measured, shares
-from orchestrator.analysis.statistics import BAND, verdict
+from orchestrator.analysis.statistics import BAND, FEWEST_ROUNDS, Verdict, rounds_wanted, verdict
 
 ALIKE = [1.0, 1.001, 0.999, 1.0005, 0.9995]
 
@@ -59,6 +59,31 @@ def test_sides_can_be_swapped() -> None:
     a, b = verdict(scaled(1.2), ALIKE), verdict(ALIKE, scaled(1.2))
     assert (a.outcome, b.outcome) == ("slower", "faster")
     assert a.ratio == pytest.approx(b.speedup)
+
+
+def spread(count: int, factor: float, deviation: float) -> list[float]:
+    """So many values whose logarithms have that mean and that standard deviation."""
+    steps = [number - (count - 1) / 2 for number in range(count)]
+    scale = deviation / math.sqrt(math.fsum(step**2 for step in steps) / (count - 1))
+    return [factor * math.exp(scale * step) for step in steps]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.004, 1.006, 0.98, 1.03])
+@pytest.mark.parametrize("deviation", [0.02, 0.05])
+def test_so_many_rounds_would_do(factor: float, deviation: float) -> None:
+    def told(count: int) -> Verdict:
+        return verdict(spread(count, factor, deviation), spread(count, 1.0, deviation))
+
+    assert told(5).outcome == "inconclusive"
+    wanted = rounds_wanted(told(5))
+    assert wanted is not None
+    assert told(wanted).outcome != "inconclusive"
+    assert told(wanted - 1).outcome == "inconclusive"
+
+
+def test_where_a_run_may_not_have_so_many_rounds_none_would_do() -> None:
+    assert rounds_wanted(verdict(spread(5, 1.0, 0.4), spread(5, 1.0, 0.4))) is None
+    assert rounds_wanted(verdict([1.0], [2.0])) == rounds_wanted(verdict([], [1.0])) == FEWEST_ROUNDS
 
 
 def test_the_band_is_a_factor_of_1_01_either_way() -> None:

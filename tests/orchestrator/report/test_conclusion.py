@@ -71,7 +71,7 @@ FASTER = "inductor is 1.50 times as fast as eager [1.50, 1.50]: faster, 5 rounds
             [ran("eager", 450.0, 5, 60), ran("inductor", 445.0, 5, 60)],
             (
                 "inductor is 1.01 times as fast as eager; not proven, 5 rounds and an interval of [0.914, 1.12] that"
-                " holds 1: add `--rounds 10`"
+                " holds 1: about `--rounds 242` would do"
             ),
         ),
         ([EAGER], "only eager was run, so there is nothing to compare it with"),

@@ -340,7 +340,7 @@ def test_which_rate_a_share_is_of_is_said_where_any_is_another_than_the_bursts(r
         (2, "Inconclusive against eager: 2 of at least 5 rounds (`--rounds 5` or more)."),
         (
             5,
-            "the interval holds 1 and is wider than ±1 % (more rounds narrow it: `--rounds 10`).",
+            "the interval holds 1 and is wider than ±1 % (about `--rounds 324` would do).",
         ),
     ],
 )
