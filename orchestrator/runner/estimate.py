@@ -272,7 +272,7 @@ def _total(sizes: Iterable[int | None]) -> int | None:
     return None if any(value is None for value in values) else sum(value or 0 for value in values)
 
 
-MOST_ROUNDS = 40
+MOST_BUDGETED = 40
 """More rounds add little: the interval shrinks with the root of their number."""
 PARTS = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -309,14 +309,14 @@ def fitted(
         return seconds(plan) if seconds else estimate(plan, choice.stacks, known).seconds
 
     begun = None if options.fresh else _begun(choice.plan, options)
-    rounds = begun or max((n for n in range(2, MOST_ROUNDS + 1) if cost(n) <= options.budget_s), default=1)
+    rounds = begun or max((n for n in range(2, MOST_BUDGETED + 1) if cost(n) <= options.budget_s), default=1)
     takes = in_words(cost(rounds))
     line = f"budget {in_words(options.budget_s)}: {counted(rounds, 'round')} of each row, expected {takes}"
     if begun:
         line += " in all, as the unfinished run began"
     elif cost(rounds) > options.budget_s:
         line += ", more than the budget: one round is the least"
-    elif rounds < MOST_ROUNDS:
+    elif rounds < MOST_BUDGETED:
         line += f" ({rounds + 1} would take {in_words(cost(rounds + 1))})"
     if rounds < FEWEST_ROUNDS:
         line += f"; a verdict needs {FEWEST_ROUNDS} rounds, {in_words(cost(FEWEST_ROUNDS))}"
