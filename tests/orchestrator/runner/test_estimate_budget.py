@@ -21,7 +21,7 @@ from orchestrator.plan.suite import load_suite
 from orchestrator.records.store import Run
 from orchestrator.runner import estimate as budget
 from orchestrator.runner import run_all as pipeline
-from orchestrator.runner.estimate import MOST_ROUNDS, Earlier, estimate, fitted, seconds_in, used_up, with_rounds
+from orchestrator.runner.estimate import MOST_BUDGETED, Earlier, estimate, fitted, seconds_in, used_up, with_rounds
 
 if TYPE_CHECKING:
     from orchestrator.runner.estimate import Key
@@ -50,9 +50,9 @@ def test_as_many_as_fit_and_never_more(budget_s: float, seconds: float) -> None:
     known = taking(seconds)
     rounds, choice = chosen(budget_s, known)
     takes = estimate(choice.plan, STACKS, known).seconds
-    assert 1 <= rounds <= MOST_ROUNDS
+    assert 1 <= rounds <= MOST_BUDGETED
     assert rounds == 1 or takes <= budget_s
-    if rounds < MOST_ROUNDS and takes <= budget_s:
+    if rounds < MOST_BUDGETED and takes <= budget_s:
         assert estimate(with_rounds(PLAN, rounds + 1), STACKS, known).seconds > budget_s
     assert {cell.rounds for cell in choice.plan.cells if cell.role != "row"} == {1}
 
@@ -74,7 +74,7 @@ def test_an_unfinished_run_keeps_its_rounds(tmp_path: Path) -> None:
     assert rounds == 3
     assert "as the unfinished run began" in choice.line
     options = RunOptions(budget_s=1e6, results=tmp_path, fresh=True)
-    assert fitted(CHOICE, options, taking(1.0)).plan.cells[-1].rounds == MOST_ROUNDS
+    assert fitted(CHOICE, options, taking(1.0)).plan.cells[-1].rounds == MOST_BUDGETED
 
 
 def test_a_round_that_would_end_too_late_is_not_started() -> None:
@@ -110,7 +110,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
     assert "budget 1 s: 1 round of each row" in capsys.readouterr().out
     assert run(["plan", *words, "--budget", "1m", "--rounds", "2"]) == 4
     assert "exclude each other" in capsys.readouterr().err
-    monkeypatch.setattr(budget, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(budget, "MOST_BUDGETED", 3)
     assert run(["run-all", *words, "--budget", "5h"]) == 0
     first = capsys.readouterr().err.splitlines()[0]
     assert "budget 5.0 h: 3 rounds of each row" in first
