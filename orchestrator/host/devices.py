@@ -42,7 +42,7 @@ def pick_peers(found: Sequence[HostGpu], gpu: HostGpu | None, plan: Plan, *, all
     wanted = max((cell.workload.devices for cell in plan.cells if cell.device == "cuda"), default=1)
     if gpu is None:
         return ()
-    alike = [one for one in found if one.visible and one.uuid != gpu.uuid and one.name == gpu.name]
+    alike = [one for one in gpu.alike(found) if one.visible]
     free = [one for one in alike if allow_busy or (not one.busy and locks.is_free(one.uuid))]
     return tuple(free[: wanted - 1])
 

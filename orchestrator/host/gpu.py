@@ -111,6 +111,10 @@ class HostGpu:
         """What a cell's identity says of the GPU: its model and its driver, not which of them."""
         return f"{self.name}|{self.driver}"
 
+    def alike(self, found: Sequence[HostGpu]) -> tuple[HostGpu, ...]:
+        """Return the others of the same model among `found`, which a cell of several may take."""
+        return tuple(one for one in found if one.uuid != self.uuid and one.name == self.name)
+
     @property
     def busy(self) -> str | None:
         """Why a measurement there would be disturbed, or None."""

@@ -252,8 +252,13 @@ class DockerLauncher:
         self, stack: Stack, command: tuple[str, ...], folders: Job | Folders | None, grant: GpuGrant
     ) -> dict[str, Any]:
         image = self._image(stack)
-        limits = replace(self.limits, without=self.limits.without | self.refused.get(image, frozenset()))
+        limits = self.limits_of(folders.cell.workload.devices if isinstance(folders, Job) else 1)
+        limits = replace(limits, without=limits.without | self.refused.get(image, frozenset()))
         return container_arguments(image, stack, command, bench=self.bench, job=folders, grant=grant, limits=limits)
+
+    def limits_of(self, devices: int) -> Limits:  # noqa: ARG002
+        """Return the limits of a container that takes so many devices."""
+        return self.limits
 
     def _listed(self, stack: Stack, grant: GpuGrant) -> GpuGrant:
         """Return the grant with a loader's cache that lists the driver's libraries beside the image's own.

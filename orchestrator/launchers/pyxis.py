@@ -91,7 +91,7 @@ class PyxisLauncher(LocalLauncher):
             job=os.environ[JOB_VARIABLE],
             node=os.environ[NODE_VARIABLE],
             name=step_name(),
-            gpu=self.gpu.uuid if self.gpu is not None else "void",
+            gpu=",".join(one.uuid for one in (self.gpu, *self.peers) if one) or "void",
             mounts=[*_mounts((self.scripts, *self.readable), ":ro"), *_mounts(self.writable, "")],
             variables=sorted({*ours, CELL_VARIABLE, OWNER_VARIABLE, "CUDA_VISIBLE_DEVICES"}),
             python=stack.python,

@@ -239,6 +239,11 @@ class SlurmLauncher:
     name: str = "slurm"
     here: bool = False
 
+    @property
+    def peers(self) -> tuple[HostGpu, ...]:
+        """Further GPUs of its node, for cells of several; a job of an array has one GPU alone."""
+        return () if self.gpu is None or self.node is None else self.gpu.alike(self.of_node)
+
     def prepare(self, stack: Stack) -> Prepared:
         """Make the stack ready on the node; InfrastructureError where that fails."""
         found = self.cluster.stack(stack, self.node, self.of_node)
@@ -263,6 +268,7 @@ class SlurmLauncher:
             prepared=prepared,
             folder=prepared.stack.folder,
             gpu=self.gpu if job.cell.device == "cuda" else None,
+            peers=self.peers[: job.cell.workload.devices - 1] if job.cell.device == "cuda" else (),
             any_gpu=self.node is None,
             access=found.access,
             container=self.cluster.settings.container,

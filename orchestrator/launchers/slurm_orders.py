@@ -84,6 +84,8 @@ class CellOrder(Frozen):
     folder: Path
     """The stack's."""
     gpu: HostGpu | None
+    peers: tuple[HostGpu, ...] = ()
+    """Further GPUs, of a cell of several."""
     any_gpu: bool = False
     """Whichever of this model Slurm gives the job, in place of the one with this UUID."""
     access: GpuAccess

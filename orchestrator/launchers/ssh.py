@@ -40,7 +40,7 @@ def open_host(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
             # Cells on the CPU run one at a time, whichever worker has them.
             devices = [*([None] if "cpu" in wanted and not workers else []), *([gpu.uuid] if gpu else [])]
             workers.append(_worker(host, connection, gpu, devices))
-        yield workers
+        yield [_with_peers(worker, chosen) for worker in workers]
 
 
 def settings_of(entry: HostEntry) -> SshSettings:
@@ -88,6 +88,16 @@ def _worker(host: SshHost, connection: Connection, gpu: HostGpu | None, devices:
     facts = {"over": "ssh", "cpus": cpuset or f"all ({why or 'as set'})"}
     name = f"{host.name}:{gpu.index if gpu else 'cpu'}"
     return Worker(name, host.name, gpu, launcher, alive=launcher.alive, facts=facts)
+
+
+def _with_peers(worker: Worker, gpus: Sequence[HostGpu]) -> Worker:
+    """Return the worker with what its cells of several GPUs may take; the run holds all of their locks."""
+    launcher = worker.launcher
+    assert isinstance(launcher, SshLauncher)
+    launcher.peers = worker.gpu.alike(gpus) if worker.gpu else ()
+    if not launcher.peers or launcher.cpuset is None:
+        return worker
+    return dataclasses.replace(worker, facts={**worker.facts, "cpus": f"{launcher.cpuset}; of several GPUs all"})
 
 
 def _engine(connection: Connection) -> Any:

@@ -183,7 +183,7 @@ class SshLauncher(DockerLauncher):
     def _limits(self, info: dict[str, Any]) -> Limits:
         far, total = self.connection.hello, int(info.get("MemTotal") or 0)
         mine = min(filter(None, (total, far.get("memory_limit"))), default=0)
-        cpus = int(info.get("NCPU") or 1)
+        cpus = self._cpus = int(info.get("NCPU") or 1)
         return Limits(
             memory_bytes=engine.left_of(mine or 10**9),
             cpus=min(cpus, cpus_in(self.cpuset)) if self.cpuset else cpus,
@@ -191,6 +191,10 @@ class SshLauncher(DockerLauncher):
             cpuset=self.cpuset,
             without=engine.not_offered(info),
         )
+
+    def limits_of(self, devices: int) -> Limits:
+        """Return the limits of a container that takes so many devices: several may be near different CPUs."""
+        return self.limits if devices == 1 else dataclasses.replace(self.limits, cpus=self._cpus, cpuset=None)
 
     def alive(self) -> str | None:
         """Return why the host can run no more cells, after a few attempts to reach it; None where it can."""

@@ -77,7 +77,7 @@ def open_here(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
                 refuse_busy(gpu.uuid)
             launcher = launcher_of(client, opening.bench, opening.say, opening.state, gpu=gpu)
             if gpu is not None:
-                launcher.peers = tuple(one for one in found if one is not gpu and one.name == gpu.name)
+                launcher.peers = gpu.alike(found)
             name = entry.name if gpu is None else f"{entry.name}:{gpu.index}"
             workers.append(Worker(name, entry.name, gpu, launcher, alive=lambda: _why_dead(client)))
         yield workers

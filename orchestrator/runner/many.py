@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -135,6 +136,29 @@ def policy_of(options: RunOptions, known: Mapping[Key, Earlier]) -> Policy:
     )
 
 
+def too_wide(plan: Plan, where: Places) -> list[str]:
+    """Return what no host can run, as it takes more GPUs than any of them has; nothing where one has still to say."""
+    there = [gpus_together(entry, where) for entry in where.entries]
+    most = max((number for number in there if number is not None), default=0)
+    wide = sorted({cell.workload.devices for cell in plan.cells if cell.device == "cuda" and cell.role == "row"})
+    if None in there or (not where.elsewhere and where.host.gpu is None):
+        return []
+    return [
+        f"cells of {devices} GPUs will be skipped: they need them in one host, and none has more than {most}"
+        for devices in wide
+        if devices > max(most, 1)
+    ]
+
+
+def gpus_together(entry: HostEntry, where: Places) -> int | None:
+    """Return how many GPUs a cell on the entry's hosts can take; None where only the host itself can say."""
+    if entry.launcher in HERE:
+        return max(Counter(gpu.name for gpu in wanted_here(entry, where.host.found)).values(), default=0)
+    if entry.slurm is not None and entry.slurm.get("cells") == "array":
+        return 1
+    return None if entry.gpus_at_most is None else entry.gpus_at_most // entry.nodes
+
+
 def forecast_lines(found: Forecast, where: Places) -> list[str]:
     """Return how long the plan takes on these hosts and what that costs, in lines."""
     unknown = [entry.name for entry in where.entries if entry.launcher not in HERE and entry.gpus_at_most is None]
@@ -157,7 +181,8 @@ def show_plan(options: RunOptions, form: str, width: int | None) -> None:
     """Print what `plan` does, and how long it takes on these hosts: of text the last lines, else on standard error."""
     choice, where, looked = chosen(options, places(options), choose, history(options.results))
     show(render(choice, options.results, form, width, elsewhere=where.elsewhere))
-    lines = [*forecast_lines(looked, where), *where.host.beyond_memory(choice.plan)]
+    wide = too_wide(choice.plan, where)
+    lines = [*forecast_lines(looked, where), *where.host.beyond_memory(choice.plan), *wide]
     for line in lines:
         show(line, sys.stderr if form == "json" else None)
 
@@ -178,7 +203,8 @@ def steps(
         choice, options = in_pairs(choice, len(seats), pairs), replace(options, fresh=True)
         trials = Trials(choice.plan, len(seats), pairs, seconds)
         looked = forecast(choice.plan, seats, Policy(seconds), trials)
-    for line in (choice.line, *where.host.beyond_memory(choice.plan), *forecast_lines(looked, where)):
+    wide = too_wide(choice.plan, where)
+    for line in (choice.line, *where.host.beyond_memory(choice.plan), *wide, *forecast_lines(looked, where)):
         progress.say(line)
     client = None if where.elsewhere else reach_engine(choice)
     single.sweep(client, progress)
@@ -274,11 +300,20 @@ def _run(
 
 
 def in_pairs(choice: Choice, count: int, pairs: int) -> Choice:
-    """Return the choice with the rounds that so many pairs on `count` GPUs take, which are two or more."""
+    """Return the choice with the rounds that so many pairs on `count` GPUs take, which are two or more.
+
+    A cell of several GPUs has nothing to run beside, and is left out.
+    """
     if count < FEWEST_GPUS:
         what = f"{counted(count, 'GPU')}, and what runs at once needs {FEWEST_GPUS}"
         raise UsageError(what, where="--gpus", remedy="name two or more")
-    return replace(choice, plan=with_rounds(choice.plan, 2 * pairs * count))
+    cells = tuple(cell for cell in choice.plan.cells if cell.workload.devices == 1)
+    if not any(cell.role == "row" for cell in cells):
+        what = "each of its cells takes several GPUs, and nothing runs beside that"
+        raise UsageError(what, where=f"suite {choice.plan.suite}", remedy="name one with cells of one GPU")
+    left_out = "; cells of several GPUs are left out" if len(cells) < len(choice.plan.cells) else ""
+    plan = choice.plan.model_copy(update={"cells": cells})
+    return replace(choice, plan=with_rounds(plan, 2 * pairs * count), line=choice.line + left_out)
 
 
 def _schedule(plan: Plan, members: Sequence[Member], before: Before, policy: Policy) -> Schedule:

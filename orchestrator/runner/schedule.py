@@ -2,7 +2,8 @@
 
 Cells that are compared with each other (those of one workload) are a group, whose rounds run interleaved on one GPU,
 with ceilings and references of that GPU's own. A free worker takes the group that is expected to take longest. Groups
-with a cell whose time the CPU decides come last, and run alone on their host. `run-all` and `plan` use this schedule.
+with a cell whose time the CPU decides, or that takes several GPUs, come last, and run alone on their host. `run-all`
+and `plan` use this schedule.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Policy:
     seconds: Callable[[Cell], float]
     """What one round is expected to take."""
     alone: Callable[[Cell], bool] = lambda _cell: False
-    """Whether the CPU decides how long it takes."""
+    """Whether the CPU decides how long it takes, or its host's other GPUs take part in it."""
     able: Callable[[int, Cell], bool] = lambda _number, _cell: True
     """Whether a worker, by its number, can run the cell."""
     done: Callable[[int, Cell, int], bool] = lambda _number, _cell, _round: False
@@ -209,12 +210,16 @@ class Schedule:
 
     def _proof_for(self, number: int, group: Group) -> Iterator[Piece]:
         """Yield what the group's rows are measured against and that this GPU does not have yet."""
-        stacks = {(piece.cell.stack, piece.cell.device) for piece in group.pieces}
+        stacks = {
+            (piece.cell.stack, piece.cell.device, devices)
+            for piece in group.pieces
+            for devices in (1, piece.cell.workload.devices)
+        }
         parts = {part for piece in group.pieces for part in self._parts(piece.cell)}
         wanted = [
             cell
             for cell, subjects in zip(self._of_gpu, self._subjects, strict=True)
-            if (subjects & parts if subjects else (cell.stack, cell.device) in stacks)
+            if (subjects & parts if subjects else (cell.stack, cell.device, cell.workload.devices) in stacks)
         ]
         return self._proof_of(number, wanted)
 
@@ -231,7 +236,12 @@ class Schedule:
             if id(cell) in ids and place not in state.proved:
                 state.proved.add(place)
                 if not self._policy.done(number, cell, state.seat.ordinal):
-                    yield Piece(cell, state.seat.ordinal, self._policy.exclusive)
+                    yield Piece(cell, state.seat.ordinal, self._policy.exclusive or _takes_peers(cell))
+
+
+def _takes_peers(cell: Cell) -> bool:
+    """Whether other GPUs of its host take part in it: nothing else may run on these meanwhile."""
+    return cell.device == "cuda" and cell.workload.devices > 1
 
 
 def comparable(plan: Plan) -> dict[GroupKey, tuple[Cell, ...]]:
@@ -259,7 +269,7 @@ def _groups(plan: Plan, policy: Policy) -> Iterator[Group]:
         ]
         alone = policy.exclusive or any(map(policy.alone, cells))
         order = [
-            Piece(cell, number, alone if cell.role == "row" else policy.exclusive)
+            Piece(cell, number, alone if cell.role == "row" else policy.exclusive or _takes_peers(cell))
             for cell, number in interleave(Plan(suite=plan.suite, cells=(*filter(None, found), *cells)))
             if not policy.done(-1, cell, number)
         ]
@@ -274,10 +284,11 @@ def _probe_ids(cell: Cell, probes: Mapping[tuple[str, ...], Cell]) -> list[str]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """How a schedule would go if every round took what is expected. Seconds; `used` is the share of GPU time."""
+    """How a schedule would go if every round took what is expected. Seconds."""
 
     makespan_s: float
     busy_s: float
+    """Of all GPUs together: a cell of several keeps that many busy."""
     until_last_wave: float
     """The share of the GPUs' time that is used until the first of them finds nothing more to do."""
     by_host: Mapping[str, float]
@@ -300,24 +311,26 @@ class Handing(Protocol):
 def forecast(plan: Plan, seats: Sequence[Seat], policy: Policy, schedule: Handing | None = None) -> Forecast:
     """Run the schedule without starting anything: each round takes what is expected of it. None: the plan's own."""
     schedule = schedule or Schedule(plan, seats, policy)
-    running: list[tuple[float, int]] = []
+    running: list[tuple[float, int, int]] = []
     free, idle, busy = list(range(len(seats))), set[int](), [0.0] * len(seats)
     now, first_idle = 0.0, None
     while True:
         for number in free:
             piece = schedule.take(number)
             if isinstance(piece, Piece):
-                seconds = policy.seconds(piece.cell)
-                busy[number] += seconds
-                heapq.heappush(running, (now + seconds, number))
+                seconds, width = policy.seconds(piece.cell), 1
+                if piece.cell.device == "cuda":
+                    width = min(piece.cell.workload.devices, len(schedule.neighbours(number)))
+                busy[number] += width * seconds
+                heapq.heappush(running, (now + seconds, number, width))
                 idle.discard(number)
                 continue
             idle.add(number)
             if piece == "over" and first_idle is None:
-                first_idle = now, sum(busy) - sum(end - now for end, _ in running)
+                first_idle = now, sum(busy) - sum(width * (end - now) for end, _, width in running)
         if not running:
             break
-        now, number = heapq.heappop(running)
+        now, number, _ = heapq.heappop(running)
         schedule.ended(number)
         free = [number, *(other for other in schedule.neighbours(number) if other in idle)]
     idle_at, used = first_idle or (now, sum(busy))

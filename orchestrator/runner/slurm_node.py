@@ -189,7 +189,7 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
     prepared = replace(order.prepared, stack=stack)
     gpu = _given_gpu(order)
     with (
-        locks.hold(gpu.uuid if gpu else None, purpose=order.purpose, say=on_stderr),
+        _held(gpu, order),
         _area(state, order.bench) as area,
         area.cell(f"{order.job.cell.workload.benchmark}-{order.job.cell.method}") as place,
     ):
@@ -201,6 +201,7 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
         launcher = _launcher(
             order.container, area, gpu, on_stderr, images=state / IMAGES, readable=read, writable=written
         )
+        launcher.peers = order.peers
         if order.container == "pyxis":
             # The script that stands for its Python is this process's own.
             prepared = replace(prepared, python=str(launcher.python(stack)))
@@ -218,6 +219,16 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
         if wanted(job.cell, record):
             record = with_warm_start(launcher, prepared, job, record, show)
         return CellAnswer(record=_left(record, place, folder))
+
+
+@contextlib.contextmanager
+def _held(gpu: HostGpu | None, order: CellOrder) -> Iterator[None]:
+    """Hold the locks of the cell's devices, in the order in which all runs take them."""
+    with contextlib.ExitStack() as held:
+        uuids: list[str | None] = [*sorted(one.uuid for one in (gpu, *order.peers) if one)]
+        for uuid in uuids or [None]:
+            held.enter_context(locks.hold(uuid, purpose=order.purpose, say=on_stderr))
+        yield
 
 
 def _given_gpu(order: CellOrder) -> HostGpu | None:

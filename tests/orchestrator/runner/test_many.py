@@ -254,6 +254,46 @@ def test_a_plan_says_how_long_it_takes_on_these_hosts(gpus: Path, capsys: pytest
     assert not (gpus / "results").exists()
 
 
+def with_devices(words: list[str], devices: str) -> list[str]:
+    """The same command of a suite with that axis."""
+    path = Path(words[words.index("--suite") + 1])
+    path.write_text(path.read_text().replace("sequence = [64]", f"sequence = [64]\ndevices = {devices}"))
+    return words
+
+
+@pytest.mark.parametrize(
+    ("host", "most"),
+    [
+        ('launcher = "local"', 3),
+        ('launcher = "slurm"\ngpus = 4\nnodes = 2', 4),
+        ('launcher = "slurm"\ngpus = 4\nslurm = { cells = "array" }', 1),
+        ('launcher = "ssh"\nssh = { address = "far" }', None),
+    ],
+)
+def test_a_plan_says_which_cells_take_more_gpus_than_a_host_has(
+    gpus: Path, capsys: pytest.CaptureFixture[str], host: str, most: int | None
+) -> None:
+    (gpus / "hosts.toml").write_text(f'schema_version = 1\n[[hosts]]\nname = "a"\n{host}\n')
+    words = with_devices(written(gpus, ["good"], "[64]")[1:], "[1, 2, 4, 8]")
+    words = words if "local" in host else [word for word in words if word not in ("--launcher", "local")]
+    assert run(["plan", *words, "--hosts", str(gpus / "hosts.toml")]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "will be skipped" in line]
+    wide = [] if most is None else [devices for devices in (2, 4, 8) if devices > most]
+    assert [line.partition(": ")[0] for line in said] == [f"cells of {n} GPUs will be skipped" for n in wide]
+
+
+def test_a_cell_of_several_gpus_has_nothing_to_run_beside(gpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["side-by-side", *with_devices(written(gpus, ["good"], "[64]")[1:], "[1, 2]"), "--gpus", "all"]
+    assert run([*words, "--rounds", "1"]) == 2
+    said = capsys.readouterr()
+    assert "cells of several GPUs are left out" in said.out + said.err
+    assert {record["workload"]["devices"] for record in records(gpus)} == {1}
+    path = Path(words[words.index("--suite") + 1])
+    path.write_text(path.read_text().replace("devices = [1, 2]", "devices = 2"))
+    assert run(words) == 4
+    assert "each of its cells takes several GPUs" in capsys.readouterr().err
+
+
 def test_what_cells_at_once_do_to_each_other_is_measured_and_kept_to(
     gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

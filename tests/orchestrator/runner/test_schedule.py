@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,22 @@ def drained(schedule: Schedule, seats: int) -> dict[int, list[Piece]]:
             assert isinstance(piece, Piece)
             given[number].append(piece)
             schedule.ended(number)
+
+
+def both_at_work(schedule: Schedule, seats: int) -> list[list[Piece]]:
+    """What runs at once, from the start of any round to the next: each takes one step longer than the one before it."""
+    seen, running = [], dict[int, tuple[Piece, int]]()
+    for step in range(1000):
+        for number in range(seats):
+            if number not in running and isinstance(piece := schedule.take(number), Piece):
+                running[number] = piece, step + 1 + (step + number) % 3
+        if not running:
+            return seen
+        seen.append([piece for piece, _ in running.values()])
+        for number in [number for number, (_, end) in running.items() if end <= step]:
+            del running[number]
+            schedule.ended(number)
+    raise AssertionError("it does not end")
 
 
 def seats(hosts: int, gpus: int) -> list[Seat]:
@@ -188,3 +205,40 @@ def test_a_cell_of_several_gpus_has_its_host_alone_and_stays_with_those_of_one(
     (mine,) = [pieces for pieces in given.values() if any(piece.cell is several for piece in pieces)]
     assert any(piece.cell is pair[0] for piece in mine), "efficiency is against one GPU's row"
     assert all(piece.alone for piece in mine if piece.cell.workload.seed == 1)
+
+
+def proving_several() -> Plan:
+    rows = [row(seed=seed) for seed in range(3)]
+    several = row(seed=1, devices=2, parallel="ddp", batch=4)
+    plan = plan_of([*rows, several])
+    links = rows[0].model_copy(
+        update={"role": "ceilings", "method": "torch", "workload": workload("ceilings", devices=2)}
+    )
+    return plan.model_copy(update={"cells": (links, *plan.cells)})
+
+
+def test_nothing_runs_beside_a_cell_of_several_gpus_whatever_its_role() -> None:
+    plan = proving_several()
+    policy = replace(many.policy_of(RunOptions(results=Path("nowhere")), {}), seconds=seconds)
+    for count in (2, 3):
+        seen = both_at_work(Schedule(plan, seats(1, count), policy), count)
+        wide = [at_once for at_once in seen if any(piece.cell.workload.devices > 1 for piece in at_once)]
+        assert {piece.cell.role for (piece,) in wide} == {"ceilings", "probe", "row"}
+        assert max(map(len, seen)) == count
+
+
+def test_links_are_measured_for_the_gpu_whose_rows_use_them() -> None:
+    plan = proving_several()
+    policy = replace(many.policy_of(RunOptions(results=Path("nowhere")), {}), seconds=seconds)
+    given = drained(Schedule(plan, seats(1, 3), policy), 3)
+    measured = [sum(piece.cell is plan.cells[0] for piece in pieces) for pieces in given.values()]
+    rows = [any(piece.cell.workload.devices > 1 and piece.cell.role == "row" for piece in p) for p in given.values()]
+    assert measured == [int(has) for has in rows]
+    assert sum(measured) == 1
+
+
+def test_a_cell_of_several_gpus_keeps_them_all_busy() -> None:
+    several = row(seed=9, devices=4, parallel="ddp", batch=4)
+    for gpus, busy in ((4, 40.0), (2, 20.0)):
+        found = forecast(plan_of([several], proving=False), seats(1, gpus), Policy(seconds))
+        assert (found.makespan_s, found.busy_s, found.until_last_wave) == (10.0, busy, 1.0)
