@@ -431,4 +431,6 @@ def _workload_order(workload: Workload) -> tuple[object, ...]:
         workload.sequence or workload.prompt_tokens or 0,
         workload.new_tokens or 0,
         workload.dtype,
+        workload.devices,
+        workload.parallel or "",
     )

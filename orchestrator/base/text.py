@@ -18,6 +18,7 @@ Say = Callable[[str], None]
 """Shows a person one line."""
 NO_GPU = "no GPU is here"
 DIGITS = 4
+FOLD = 100
 SMALLEST = 1e-4
 """What is nearer to zero is written with an exponent."""
 MISSING = "–"  # noqa: RUF001 - a dash is what a table has there
@@ -54,8 +55,18 @@ def significant(value: float | None, digits: int = DIGITS) -> str:
 
 
 def between(low: float, high: float, digits: int = DIGITS) -> str:
-    """Return an interval as `[low, high]`."""
-    return f"[{significant(low, digits)}, {significant(high, digits)}]"
+    """Return an interval as `[low, high]`, and of one that says nothing only how wide it is."""
+    return between_texts((low, high), significant(low, digits), significant(high, digits))
+
+
+def between_texts(interval: tuple[float, float], low: str, high: str) -> str:
+    """Return the same of ends in words of their own."""
+    return f"[over {FOLD}-fold]" if says_nothing(interval) else f"[{low}, {high}]"
+
+
+def says_nothing(interval: tuple[float, float]) -> bool:
+    """Whether an interval is so wide, as those of two wild rounds are, that its ends are no figures to show."""
+    return 0 < interval[0] * FOLD < interval[1]
 
 
 def with_interval(figure: str, interval: tuple[float, float] | None, level: float | None, kind: str | None) -> str:

@@ -11,7 +11,7 @@ from orchestrator.analysis.published import Published, PublishedFigure
 from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import LEVEL
-from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, percent, significant
+from orchestrator.base.text import MISSING, between, between_texts, gigabytes, milliseconds, percent, significant
 from orchestrator.plan.workload import BATCHED, GENERATING, Benchmark
 from orchestrator.records.record import COMPUTED, Dispatch
 
@@ -201,7 +201,7 @@ def scaling(row: Row) -> Cell:
     found = row.scaling
     if found is None or row.status != "ok":
         return Cell()
-    interval = () if found.interval is None else ("[" + ", ".join(map(percent, found.interval)) + "]",)
+    interval = () if found.interval is None else (between_texts(found.interval, *map(percent, found.interval)),)
     return Cell(percent(found.efficiency), (*interval, found.way))
 
 

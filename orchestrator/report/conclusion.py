@@ -10,7 +10,7 @@ from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict
 from orchestrator.base.grouping import grouped
-from orchestrator.base.text import between, counted, significant
+from orchestrator.base.text import between, counted, percent, significant
 from orchestrator.report.columns import name_in
 from orchestrator.report.remarks import more_rounds
 
@@ -27,7 +27,7 @@ def conclude(rows: Sequence[Row]) -> str:
     A row that is not ok has no speed; where a speed's own row is flagged, or its output not fully checked, it says so.
     """
     names = _names(rows)
-    return "; ".join([*_speeds(rows, names), *_incorrect(rows, names)]) + "."
+    return "; ".join([*_speeds(rows, names), *_scaling(rows, names), *_incorrect(rows, names)]) + "."
 
 
 def _names(rows: Sequence[Row]) -> Names:
@@ -45,7 +45,8 @@ def _speeds(rows: Sequence[Row], names: Names) -> list[str]:
         return [f"no row has a speed: {_statuses(rows, names)}"]
     best, subject = shown[0], next((row for row in shown if row.versus is not None), None)
     if subject is None or subject.versus is None:
-        return [_without_verdict(shown, rows, names), *_flags([best], names)]
+        scaled = all(row.method == EAGER for row in rows) and any(row.scaling for row in rows)
+        return [*([] if scaled else [_without_verdict(shown, rows, names)]), *_flags([best], names)]
     name, eager = names[subject.cell_id], next(row for row in shown if row.name == subject.versus.against)
     against = _against(subject.versus.verdict, names[eager.cell_id])
     if best is subject:
@@ -56,6 +57,15 @@ def _speeds(rows: Sequence[Row], names: Names) -> list[str]:
     else:
         said = f"{names[best.cell_id]} has the best figure, and no eager on its stack; {name} is {against}"
     return [said, *_flags((best, subject, eager), names)]
+
+
+def _scaling(rows: Sequence[Row], names: Names) -> list[str]:
+    """Return a clause for each row of several devices on what it has of so many times its speed on one."""
+    found = [(names[row.cell_id], row.scaling) for row in rows if row.scaling is not None and row.headline is not None]
+    return [
+        f"{name} has {percent(one.efficiency)} of {one.devices} times its speed on one device ({one.way} scaling)"
+        for name, one in found[:SHOWN]
+    ]
 
 
 def _against(verdict: Verdict, eager: str) -> str:

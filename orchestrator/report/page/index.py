@@ -21,7 +21,7 @@ from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, verdict
 from orchestrator.base.grouping import grouped
-from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, significant
+from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, says_nothing, significant
 from orchestrator.plan.workload import TRAINING, WHAT, describe
 from orchestrator.records.record import COMPUTED
 from orchestrator.report.columns import (
@@ -234,7 +234,7 @@ def _speed(row: Row) -> dict[str, Any]:
     if row.figure.interval is not None:
         level = row.figure.interval_level or LEVEL
         content["interval"] = between(*row.figure.interval)
-        content["bounds"] = row.figure.interval
+        content["bounds"] = None if says_nothing(row.figure.interval) else row.figure.interval
         content["level"] = f"{level * 100:.3g} %, {row.figure.interval_kind}"
     if row.share.share is not None:
         content["share"], content["shareText"], content["bound"] = row.share.share, ceiling.text, row.share.bound

@@ -6,6 +6,7 @@ import io
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -143,8 +144,10 @@ def _flags(report: Report) -> list[str]:
 def _where(report: Report, run: str) -> list[str]:
     """Return where the rest is: commands that can be pasted."""
     name, called = shlex.quote(run), program()
-    title = next((pair.steady.title for pair in report.pairs), None)
-    explain = [f"a row's proof:  {called} explain {shlex.quote(title)} --run {name}"] if title else []
+    named = Counter(pair.steady.title for pair in report.pairs)
+    # A name that several cells have names none of them.
+    cells = [pair.steady.title if named[pair.steady.title] == 1 else pair.steady.cell_id for pair in report.pairs]
+    explain = [f"a row's proof:  {called} explain {shlex.quote(cell)} --run {name}" for cell in cells[:1]]
     return [
         f"all columns, and what the words mean:  {called} table {name} --format markdown",
         f"a page for a browser:  {called} report {name}",

@@ -56,6 +56,8 @@ def test_units() -> None:
     assert percent(0.8051) == "80.5 %"
     assert milliseconds(0.00588) == "5.88"
     assert between(0.4471, 0.4492) == "[0.4471, 0.4492]"
+    assert between(0.3, 29.9) == "[0.3000, 29.90]"
+    assert between(1e-63, 4e60) == between(0.1, 10.01) == "[over 100-fold]"
     assert scaled(7.81e14, "FLOP/s") == "781 TFLOP/s"
     assert scaled(3.02e12, "B/s") == "3.02 TB/s"
     assert scaled(12.0, "B") == "12.0 B"

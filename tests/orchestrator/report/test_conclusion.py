@@ -8,6 +8,7 @@ import pytest
 from record_samples import proof, record, samples
 
 from orchestrator.analysis.reduce import rows
+from orchestrator.analysis.rows import Scaling
 from orchestrator.records.record import Record
 from orchestrator.report.conclusion import conclude
 
@@ -147,3 +148,13 @@ def test_of_tokens_a_second_more_is_better() -> None:
 def test_cells_of_one_name_are_told_apart() -> None:
     twice = [ran("inductor", 300.0, cell_id="1" * 16), ran("inductor", 400.0, cell_id="2" * 16)]
     assert said(EAGER, *twice).startswith("inductor (11111111) is 1.50 times as fast as eager ")
+
+
+def test_a_row_of_several_devices_is_told_against_one() -> None:
+    (row,) = rows(ran("eager", 400.0), "steady", probed=False)
+    scaling = Scaling(against="a" * 16, devices=2, way="weak", efficiency=0.75, interval=None)
+    scaled = row.model_copy(update={"scaling": scaling})
+    assert conclude([scaled]) == "eager has 75.0 % of 2 times its speed on one device (weak scaling)."
+    (other,) = rows(ran("inductor", 300.0), "steady", probed=False)
+    assert conclude([other, scaled]).endswith("; eager has 75.0 % of 2 times its speed on one device (weak scaling).")
+    assert conclude([row]) == "only eager was run, so there is nothing to compare it with."

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from golden_files import golden
-from places import ROOT
+from places import RESULTS, ROOT
 from record_samples import record, samples, save_run, small_run
 
+from orchestrator import cli
 from orchestrator.analysis.reduced_run import make_report
+from orchestrator.records.runs import find_run
 from orchestrator.report.tables.terminal import render
 from orchestrator.report.words import GLOSSARY
 
@@ -128,3 +131,12 @@ def test_a_terminal_of_ascii_alone(run: Path) -> None:
     assert text.isascii()
     assert "1.42x" in text
     assert "?" not in text
+
+
+@pytest.mark.parametrize("name", ["h200-two-second", "h200-pinned-forward"])
+def test_the_command_for_a_rows_proof_is_of_one_row(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = find_run(RESULTS, name).folder
+    (line,) = [line for line in render(make_report(folder), name).splitlines() if " explain " in line]
+    words = shlex.split(line.partition(" explain ")[2])
+    assert cli.run(["explain", *words, "--results", str(RESULTS)]) == 0
+    assert capsys.readouterr().err == ""
