@@ -9,10 +9,17 @@ import re
 from collections.abc import Iterable
 
 KERNELS = {
-    "copy": r"^Mem(cpy|set)\b|direct_copy_kernel|CatArrayBatchedCopy",
+    "copy": (
+        r"^Mem(cpy|set)\b|direct_copy_kernel|CatArrayBatchedCopy|\bsplit_with_sizes_copy_out|\bchunk_cat_cuda_kernel"
+    ),
     # Inductor's kernels carry the names of what they fuse, attention too: they come before all that follows.
     "Triton": r"^triton_",
     "nvFuser": r"nvfuser|CudaCodeGen::|^kernel\d+$",
+    # NCCL's of all versions, torch's own over symmetric memory, and engines' all-reduce: what moves data between GPUs.
+    "communication": (
+        r"\bnccl\w*Kernel|\bc10d::(symmetric_memory|nccl_extension|nvshmem_extension|intra_node_comm|cuda::detail)::"
+        r"|\b(multimem|one_shot|two_shot)_(\w+_)?(reduce|gather)_kernel|\bnvshmem|\bcross_device_reduce_"
+    ),
     "attention cuDNN": r"cudnn\w*(sdpa|fmha|mha|attention)",
     "attention flash": r"flash_(fwd|bwd)|(pytorch_)?flash::|FlashAttn|FlashAttention|flash_attn",
     "attention efficient": r"fmha_cutlass|PyTorchMemEffAttention|AttentionKernel<|AttentionBackwardKernel|\bfmha::",
@@ -37,15 +44,22 @@ KERNELS = {
 
 OPERATORS = {
     "compiled": r"CompiledFxGraph|^graph_\d+_|\bcpp_fused_",
+    # Of FSDP2's ranges those in which it waits for other ranks: the time is the range's own, and none of gloo's.
+    "communication": (
+        r"^(_?c10d\w*|symm_mem|_dtensor)::|^(gloo|nccl|ucc|mpi):\w|^record_param_comms$"
+        r"|^FSDP::(all_gather|post_backward_r(educe|s_wait))"
+    ),
     "attention flash": r"_(scaled_dot_product_)?flash_attention",
     "attention cuDNN": r"_(scaled_dot_product_)?cudnn_attention",
     "attention efficient": r"_(scaled_dot_product_)?efficient_attention",
     "attention math": r"_scaled_dot_product_attention_math",
     "matrix product": r"^\w+::(_?(int_|scaled_)?(mm|addmm|bmm|baddbmm|mv|addmv|dot)|_linear_pointwise|_mkl_linear)$",
-    "hand-written": r"^(?!(aten|prims?|inductor|mkldnn|mkl|quantized|torch\w*|autograd|profiler|_?c10d?\w*)::)\w+::\w",
+    "hand-written": (
+        r"^(?!(aten|prims?|inductor|mkldnn|mkl|quantized|torch\w*|autograd|profiler|_?c10d?\w*|fsdp|FSDP)::)\w+::\w"
+    ),
     "copy": (
         r"^aten::(copy_|clone|cat|stack|contiguous|repeat|repeat_interleave|index_select|index_copy_?|fill_|zero_"
-        r"|constant_pad_nd)$"
+        r"|constant_pad_nd)$|^fsdp::"
     ),
     "reduction": (
         r"^aten::(sum|mean|amax|amin|max|min|argmax|argmin|var|std|norm|linalg_vector_norm|prod|all|any|cumsum|sort"
@@ -57,7 +71,7 @@ OPERATORS = {
         r"|select\w*|narrow|split\w*|chunk|unbind|unsqueeze|squeeze|detach\w*|alias|empty\w*|new_\w+|zeros\w*|ones\w*"
         r"|full\w*|resize_\w*|set_|resolve_\w+|to|_to_copy|type_as|linear|matmul|dropout|embedding_\w+backward"
         r"|scaled_dot_product_attention|arange|lift_fresh|result_type|is_\w+|float|size)$|^(?!\w+::)|^autograd::"
-        r"|^torch\w*::|^inductor::|^profiler::"
+        r"|^torch\w*::|^inductor::|^profiler::|^FSDP::"
     ),
     "elementwise": r"^(aten|prims?)::\w+$",
 }

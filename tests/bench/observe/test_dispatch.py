@@ -46,6 +46,9 @@ KERNELS = {
     "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda()>": "copy",
     "Memcpy DtoD (Device -> Device)": "copy",
     "Memset (Device)": "copy",
+    # FSDP2's, around its collectives.
+    "at::native::detail::split_with_sizes_copy_out_contiguous_no_cast_kernel(char**, char**, long*)": "copy",
+    "void at::native::detail::chunk_cat_cuda_kernel<char, char>(char**, char*, long*, long*, long*)": "copy",
     "rotary_kernel": "hand-written",
     "void layer_norm::ln_fwd_kernel<layer_norm::Kernel_traits<float>>": "hand-written",
     "_rms_norm_forward_kernel": "hand-written",
@@ -54,6 +57,31 @@ KERNELS = {
     "void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float, float, float>": "reduction",
     "void at::native::(anonymous namespace)::compute_grad_weight<c10::BFloat16, long>": "elementwise",
     "void at::native::_assert_async_cuda_kernel<bool>(bool const*, at::native::Msg)": "elementwise",
+    # NCCL 2.8, 2.18, 2.19, 2.27, and 2.29 and later.
+    "ncclAllReduceRingLLKernel_sum_f32(ncclColl)": "communication",
+    "ncclKernel_AllReduce_RING_LL_Sum_half(ncclDevComm*, unsigned long, ncclWork*)": "communication",
+    "ncclKernel_SendRecv_RING_SIMPLE_Sum_int8_t(ncclDevComm*, unsigned long, ncclWork*)": "communication",
+    "ncclDevKernel_ReduceScatter_Sum_f32_RING_LL(ncclDevComm*, unsigned long, ncclWork*)": "communication",
+    "ncclSymDevKernel_AllReduce_RSxLD_AGxST_sum_bf16(ncclSymDevArgs)": "communication",
+    "ncclSymkDevKernel_AllGather_RailRing_LsaSTMC(ncclSymkDevWorkArgs4K)": "communication",
+    "ncclDevKernelGinResetSignalsAndCounters(ncclDevComm)": "communication",
+    "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)": "communication",
+    "ncclDevKernel_AllGather_RING_LL(ncclDevKernelArgsStorage<4096ul>)": "communication",
+    "void (anonymous namespace)::multimem_all_reduce_kernel<c10::BFloat16, 16>(c10::BFloat16*)": "communication",
+    "void (anonymous namespace)::multimem_all_gather_kernel<16>(char*, char*, unsigned long)": "communication",
+    "void (anonymous namespace)::multimem_one_shot_reduce_kernel<float, 16>(float*, float*)": "communication",
+    "void (anonymous namespace)::one_shot_all_reduce_kernel<c10::BFloat16, 16, 2>(c10::BFloat16**)": "communication",
+    "void (anonymous namespace)::two_shot_all_reduce_kernel_inplace<float, 16, 8>(float**)": "communication",
+    "c10d::symmetric_memory::barrier_kernel(unsigned int**, int, int, int, unsigned long)": "communication",
+    "c10d::nccl_extension::nccl_wait_for_signal_kernel(void**, int, unsigned long)": "communication",
+    "void vllm::cross_device_reduce_1stage<__nv_bfloat16, 2>(vllm::RankData*, vllm::RankSignals)": "communication",
+    "triton_poi_fused_add_all_gather_into_tensor_all_reduce_wait_tensor_0": "Triton",
+    "void at::native::(anonymous namespace)::indexSelectLargeIndex<c10::BFloat16, long, unsigned int>": "elementwise",
+    "void at::native::vectorized_gather_kernel<16, long>(char*, char*, long*, int, long, long)": "elementwise",
+    "void at::native::_scatter_gather_elementwise_kernel<128, 8>": "elementwise",
+    "void at::native::index_elementwise_kernel<128, 4, at::native::gpu_index_kernel>": "elementwise",
+    "void cub::DeviceReduceKernel<cub::DeviceReducePolicy<float, int, cub::Sum>::Policy600>": "reduction",
+    "void at::native::aminmax_allreduce_kernel_impl(at::Tensor const&, at::Tensor&)": "reduction",
     "something_new": "other",
 }
 OPERATORS = {
@@ -72,6 +100,22 @@ OPERATORS = {
     "aten::_softmax": "reduction",
     "aten::copy_": "copy",
     "aten::view": "bookkeeping",
+    "c10d::_allgather_base_": "communication",
+    "c10d::allreduce_": "communication",
+    "_c10d_functional::wait_tensor": "communication",
+    "symm_mem::one_shot_all_reduce": "communication",
+    "gloo:all_reduce": "communication",
+    "nccl:_all_gather_base": "communication",
+    "record_param_comms": "communication",
+    "FSDP::all_gather (blocks.0)": "communication",
+    "FSDP::post_backward_reduce": "communication",
+    "FSDP::post_backward_rs_wait ()": "communication",
+    "FSDP::post_backward_reshard (blocks.0)": "bookkeeping",
+    "FSDP::pre_forward (blocks.0)": "bookkeeping",
+    "FSDP::backward_prefetch for blocks.0": "bookkeeping",
+    "fsdp::all_gather_copy_in": "copy",
+    "aten::gather": "elementwise",
+    "aten::scatter_reduce_": "elementwise",
 }
 
 
@@ -119,6 +163,22 @@ def test_on_a_gpu_kernels_count_and_the_spans_around_them_do_not():
         assert dispatch.found(wanted, seen, groups) is there, wanted
     seen.replays = 0
     assert not dispatch.found("graph replay", seen, groups)
+
+
+@pytest.mark.parametrize(
+    ("kind", "passed", "own"),
+    [
+        ("kernels", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "rotary_kernel"),
+        ("operators", "FSDP::all_gather (blocks.0)", "_C::rms_norm"),
+        ("operators", "FSDP::pre_forward (blocks.0)", "_C::rms_norm"),
+        ("operators", "fsdp::all_gather_copy_in", "_C::rms_norm"),
+    ],
+)
+def test_what_is_said_between_devices_is_no_hand_written_kernel(kind, passed, own):
+    seen = dispatch.Profile(kind, {passed: dispatch.Count(1, 10)})
+    assert not dispatch.found("hand-written", seen, dispatch.by_group(seen))
+    seen.names[own] = dispatch.Count(1, 10)
+    assert dispatch.found("hand-written", seen, dispatch.by_group(seen))
 
 
 def run(folder, benchmark="forward", method="eager", **changes):

@@ -97,6 +97,13 @@ def test_two_devices_pass_every_check(two, cell):
     judge_right(two[cell])
 
 
+@pytest.mark.parametrize("cell", [cell for cell in RIGHT if cell[1]], ids=lambda cell: " ".join(map(str, cell[:2])))
+def test_what_the_devices_say_to_each_other_is_a_kind_of_its_own(two, cell):
+    groups = {group["name"]: group for group in two[cell]["dispatch"]["groups"]}
+    assert groups["communication"]["share"] > 0
+    assert not {"hand-written", "other"} & set(groups)
+
+
 def test_eight_devices_pass_every_check(tmp_path):
     cells = [("train_dynamic", "ddp", None), ("train_static", "fsdp2", None), ("forward", "tensor", None)]
     for record in run(tmp_path, 8, cells).values():
