@@ -10,7 +10,7 @@ from orchestrator.analysis.evidence import piece
 from orchestrator.analysis.rows import BreakEven, ProbeResult, Row, Scaling, Versus
 from orchestrator.analysis.statistics import verdict
 from orchestrator.plan.proof_cells import MOST_KEY_HEADS, probe_workload
-from orchestrator.plan.workload import Kind, Workload
+from orchestrator.plan.workload import Kind, Scaled, Workload, on_one_device
 from orchestrator.records.record import COMPUTED, Flag
 
 EAGER = "eager"
@@ -178,32 +178,30 @@ def beside_one_device(rows: Sequence[Row]) -> list[Row]:
 
     By the same method on the same stack and model of device.
     """
-    if all(row.workload.devices == 1 for row in rows):
+    ways = on_one_device(row.workload for row in rows)
+    if not ways:
         return list(rows)
     alone = {_alone_ground(row, row.workload_id): row for row in sorted(rows, key=_worth) if row.workload.devices == 1}
-    return [row if row.workload.devices == 1 else _beside(row, alone) for row in rows]
+    return [_beside(row, alone, *ways[row.workload_id]) if row.workload_id in ways else row for row in rows]
 
 
-def _beside(row: Row, alone: dict[tuple[str | None, ...], Row]) -> Row:
-    devices = row.workload.devices
-    for way, workload in row.workload.on_one_device.items():
-        one = alone.get(_alone_ground(row, workload.workload_id))
-        if one is not None and one.headline is not None and row.headline is not None:
-            found = verdict(row.figure.round_seconds, one.figure.round_seconds)
-            mine, theirs = (side.work.tokens if side.work else None for side in (row, one))
-            if not mine or not theirs or found.speedup is None:
-                continue
-            share = mine / theirs / devices
-            interval = found.speedup_interval
-            scaling = Scaling(
-                against=one.cell_id,
-                devices=devices,
-                way=way,
-                efficiency=found.speedup * share,
-                interval=None if interval is None else (interval[0] * share, interval[1] * share),
-            )
-            return row.model_copy(update={"scaling": scaling})
-    return row
+def _beside(row: Row, alone: dict[tuple[str | None, ...], Row], way: Scaled, workload_id: str) -> Row:
+    one, devices = alone.get(_alone_ground(row, workload_id)), row.workload.devices
+    if one is None or one.headline is None or row.headline is None:
+        return row
+    found = verdict(row.figure.round_seconds, one.figure.round_seconds)
+    mine, theirs = (side.work.tokens if side.work else None for side in (row, one))
+    if not mine or not theirs or found.speedup is None:
+        return row
+    share, interval = mine / theirs / devices, found.speedup_interval
+    scaling = Scaling(
+        against=one.cell_id,
+        devices=devices,
+        way=way,
+        efficiency=found.speedup * share,
+        interval=None if interval is None else (interval[0] * share, interval[1] * share),
+    )
+    return row.model_copy(update={"scaling": scaling})
 
 
 def _alone_ground(row: Row, workload_id: str) -> tuple[str | None, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -230,15 +231,11 @@ class Workload(Identified):
         return self.model_copy(update={"devices": 1, "parallel": None})
 
     @property
-    def on_one_device(self) -> dict[Scaled, Workload]:
-        """What may show how it scales, in the order to look: a device's share of the batch, then the whole of it.
-
-        Of what is no training the whole alone.
-        """
-        whole, found = self.alone, dict[Scaled, Workload]()
-        if self.parallel not in (None, "tensor") and whole.batch is not None and whole.batch % self.devices == 0:
-            found["weak"] = whole.model_copy(update={"batch": whole.batch // self.devices})
-        return {**found, "strong": whole}
+    def share(self) -> Workload | None:
+        """What each of several devices has to do in training, on one; None where that is not a whole batch."""
+        if self.parallel in (None, "tensor") or self.batch is None or self.batch % self.devices:
+            return None
+        return self.alone.model_copy(update={"batch": self.batch // self.devices})
 
     @property
     def referred(self) -> tuple[Workload, ...]:
@@ -309,6 +306,31 @@ def describe(workload: Workload) -> str:
         else None,
     ]
     return ", ".join(part for part in parts if part)
+
+
+def on_one_device(workloads: Iterable[Workload]) -> dict[str, tuple[Scaled, str]]:
+    """Return for each workload_id of several devices what shows how it scales: in which way, and that on one device.
+
+    Where a device's share of every batch is there on one, each device has as much to do as one (weak scaling). Of
+    batches that are shared out the smallest has no such share, and the whole of each is what counts (strong scaling).
+    """
+    given = list(workloads)
+    if all(workload.devices == 1 for workload in given):
+        return {}  # ids take a while
+    by_id = {workload.workload_id: workload for workload in given}
+    several = {name: workload for name, workload in by_id.items() if workload.devices > 1}
+    shares = {name: workload.share.workload_id if workload.share else "" for name, workload in several.items()}
+    alike = {name: workload.model_copy(update={"batch": None}).workload_id for name, workload in several.items()}
+    shared_out = {alike[name] for name, share in shares.items() if share not in by_id}
+    found = dict[str, tuple[Scaled, str]]()
+    for name, workload in several.items():
+        if alike[name] not in shared_out:
+            found[name] = "weak", shares[name]
+        elif (whole := workload.alone.workload_id) in by_id:
+            found[name] = "strong", whole
+        elif shares[name] in by_id:
+            found[name] = "weak", shares[name]
+    return found
 
 
 Role = Literal["row", "ceilings", "reference", "probe", "weights"]

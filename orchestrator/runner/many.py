@@ -44,6 +44,8 @@ from orchestrator.runner.side_by_side import FEWEST_GPUS, Trials, findings
 
 UNKNOWN_GPUS = 1
 """What a plan counts for a host that says how many GPUs it has only when it is reached."""
+OF_ENTRY = "/"
+"""Between an entry's name, which has none, and the number of one of its hosts in a forecast."""
 
 
 class Places(NamedTuple):
@@ -101,8 +103,8 @@ def planned_seats(where: Places) -> list[Seat]:
     for entry in where.entries:
         here = len(wanted_here(entry, where.host.found)) or 1 if entry.launcher in HERE else None
         number = here or entry.gpus_at_most or UNKNOWN_GPUS
-        each = number // entry.nodes
-        seats += [Seat(entry.name if entry.nodes == 1 else f"{entry.name}-{place // each}") for place in range(number)]
+        each = number if here else gpus_together(entry, where) or number
+        seats += [Seat(f"{entry.name}{OF_ENTRY}{place // each}") for place in range(number)]
     return seats
 
 
@@ -169,9 +171,8 @@ def forecast_lines(found: Forecast, where: Places) -> list[str]:
     lines = [f"on {counted(len(seats), 'GPU')} of {counted(len(where.entries), 'host')}: {work}, {used}"]
     costs = {entry.name: entry.cost.per_gpu_hour for entry in where.entries if entry.cost is not None}
     if costs:
-        each = {seat.host: seat.host.rpartition("-")[0] if seat.host not in costs else seat.host for seat in seats}
         held_s = found.makespan_s / 3600
-        paid = sum(costs.get(each[seat.host], 0.0) * held_s for seat in seats)
+        paid = sum(costs.get(seat.host.partition(OF_ENTRY)[0], 0.0) * held_s for seat in seats)
         lines.append(f"cost, all GPUs held until the end: {paid:.2f}")
     why = f"says how many GPUs it has only when it is reached: counted as {UNKNOWN_GPUS}"
     return [*lines, *(f"{name} {why}" for name in unknown)]

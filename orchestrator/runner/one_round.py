@@ -131,7 +131,7 @@ def refused(session: Session, turn: Turn) -> Refusal | None:
     if (refusal := session.ready.refused.get(cell.stack)) is not None:
         return refusal
     exhausted, incorrect = session.outcomes.exhausted, session.outcomes.incorrect
-    if (exhausted or incorrect) and (reason := needless(turn, exhausted, incorrect)):
+    if (exhausted or incorrect) and (reason := needless(turn, exhausted, incorrect, session.gpu)):
         return Refusal("skipped", reason)
     if cell.device != "cuda" or gpu is None:
         return None

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
+from orchestrator.analysis.ceilings import hardware_of
+from orchestrator.host.gpu import HostGpu
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
 from orchestrator.plan.proof_cells import probe_workload, weights_workload
@@ -147,8 +149,10 @@ class Agenda:
         self._known[key] = Earlier(seconds, again, power_share(record))
 
 
-def needless(turn: Turn, exhausted: Iterable[Record], incorrect: Iterable[Record]) -> str | None:
-    """Return why a row's round is skipped, by what came of others in this run; else None.
+def needless(
+    turn: Turn, exhausted: Iterable[Record], incorrect: Iterable[Record], gpu: HostGpu | None = None
+) -> str | None:
+    """Return why a row's round on `gpu` is skipped, by what came of others in this run; else None.
 
     A smaller shape ran out of memory, or the method is wrong: rounds are for noise, and its first one is run.
     """
@@ -160,7 +164,13 @@ def needless(turn: Turn, exhausted: Iterable[Record], incorrect: Iterable[Record
         of_it = record.role == "probe" and same and turn.round > 0
         if of_it and record.workload == probe_workload(cell.workload, cell.kind):
             return "its method is incorrect on the probe, and one round has shown what it does here"
-    return too_large(cell, exhausted)
+    return too_large(cell, (record for record in exhausted if gpu is None or _ran_on_such(record, gpu)))
+
+
+def _ran_on_such(record: Record, gpu: HostGpu) -> bool:
+    """Whether it ran on this model of GPU, or where it does not say which, on this one: another has other memory."""
+    found = hardware_of(record)
+    return found.uuid == gpu.uuid if found.name is None else found.name == gpu.name
 
 
 def too_large(cell: Cell, records: Iterable[Record]) -> str | None:
@@ -178,7 +188,8 @@ def too_large(cell: Cell, records: Iterable[Record]) -> str | None:
 
 def _is_smaller(one: Workload, other: Workload) -> bool:
     """Whether both compute the same, `one` with no more of anything and less of something."""
-    if one.benchmark != other.benchmark or one.dtype != other.dtype or one.model is None or other.model is None:
+    alike = all(getattr(one, name) == getattr(other, name) for name in ("benchmark", "dtype", "devices", "parallel"))
+    if not alike or one.model is None or other.model is None:
         return False
     if one.model.model_dump(exclude={"name"}) != other.model.model_dump(exclude={"name"}):
         return False

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 from orchestrator.base.grouping import grouped
 from orchestrator.plan.cell import Cell, Device, Plan
 from orchestrator.plan.proof_cells import probe_of, probe_workload
+from orchestrator.plan.workload import on_one_device
 from orchestrator.runner.order import interleave
 
 GroupKey = tuple[str, Device]
@@ -248,13 +249,9 @@ def comparable(plan: Plan) -> dict[GroupKey, tuple[Cell, ...]]:
     """Return the rows of the plan by what they are compared with."""
     rows = [cell for cell in plan.cells if cell.role == "row"]
     workloads = {id(cell.workload): cell.workload for cell in rows}  # several cells have one, and ids take a while
-    ids = {place: workload.workload_id for place, workload in workloads.items() if workload.devices == 1}
-    on_one = set(ids.values())
-    for place, workload in workloads.items():
-        if workload.devices > 1:
-            found = [one.workload_id for one in workload.on_one_device.values()]
-            ids[place] = next((one for one in found if one in on_one), found[-1])
-    return grouped(((ids[id(cell.workload)], cell.device), cell) for cell in rows)
+    ids = {place: workload.workload_id for place, workload in workloads.items()}
+    beside = {name: one for name, (_, one) in on_one_device(workloads.values()).items()}
+    return grouped(((beside.get(ids[id(cell.workload)], ids[id(cell.workload)]), cell.device), cell) for cell in rows)
 
 
 def _groups(plan: Plan, policy: Policy) -> Iterator[Group]:

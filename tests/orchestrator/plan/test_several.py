@@ -11,6 +11,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.plan.memory import expected, least_bytes
 from orchestrator.plan.proof_cells import probe_workload
 from orchestrator.plan.suite import load_suite
+from orchestrator.plan.workload import on_one_device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,20 @@ def test_weak_scaling_gives_each_device_the_batch(tmp_path: Path) -> None:
     found = workloads(tmp_path, TRAINING + 'devices = [1, 2, 4]\nscaling = "weak"')
     assert list(map(facts, found)) == [(1, None, 4), (2, "ddp", 8), (4, "ddp", 16)]
     assert [facts(one) for one in workloads(tmp_path, FORWARD + "devices = [1, 2]")] == [(1, None, 2), (2, "tensor", 2)]
+
+
+@pytest.mark.parametrize("batch", ["[2, 4]", "[4, 8]", "4", "[2, 4, 8, 16]"])
+@pytest.mark.parametrize("way", ["weak", "strong"])
+def test_how_a_cell_scales_is_told_as_the_suite_means_it(tmp_path: Path, batch: str, way: str) -> None:
+    text = TRAINING.replace("batch = 4", f"batch = {batch}") + f'devices = [1, 2]\nscaling = "{way}"'
+    found = workloads(tmp_path, text)
+    by_id = {one.workload_id: one for one in found}
+    told = on_one_device(found)
+    several = [one for one in found if one.devices > 1]
+    assert set(told) == {one.workload_id for one in several}
+    for one in several:
+        said, alone = told[one.workload_id]
+        assert (said, by_id[alone].batch) == (way, one.batch if way == "strong" else (one.batch or 0) // 2)
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,20 @@ def test_a_plan_says_how_long_it_takes_on_these_hosts(gpus: Path, capsys: pytest
     assert not (gpus / "results").exists()
 
 
+def test_what_hosts_are_called_does_not_change_what_they_cost(gpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in written(gpus, ["good"])[1:] if word not in ("--launcher", "local")]
+    lab = 'name = "lab"\nlauncher = "slurm"\ngpus = 1\nnodes = 2\n[hosts.cost]\nper_gpu_hour = 100000\n'
+    paid = []
+    for second in ("other", "lab-own", "lab-0", "lab-1"):
+        hosts = f'schema_version = 1\n[[hosts]]\n{lab}[[hosts]]\nname = "{second}"\nlauncher = "slurm"\ngpus = 1\n'
+        (gpus / "hosts.toml").write_text(hosts)
+        assert run(["plan", *words, "--hosts", str(gpus / "hosts.toml")]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cost, all GPUs held")]
+        paid.append(float(line.rpartition(" ")[2]))
+    assert paid[0] > 0
+    assert paid == [paid[0]] * 4
+
+
 def with_devices(words: list[str], devices: str) -> list[str]:
     """The same command of a suite with that axis."""
     path = Path(words[words.index("--suite") + 1])

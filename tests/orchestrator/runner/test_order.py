@@ -13,9 +13,11 @@ from fake_run import FAKE_BENCH, write_stack, write_suite
 from record_samples import record, workload
 
 from orchestrator.cli import run
+from orchestrator.host.gpu import HostGpu
 from orchestrator.launchers import work_area as workfolders
 from orchestrator.plan.cell import Cell
 from orchestrator.plan.proof_cells import probe_workload
+from orchestrator.records.record import Provenance
 from orchestrator.runner import run_all as pipeline
 from orchestrator.runner.order import Turn, in_turn, needless, too_large
 
@@ -43,6 +45,7 @@ def cell(
         (cell(batch=20, stack="other"), False),
         (cell("train_static", batch=20), False),
         (cell(batch=20, role="probe"), False),
+        (cell(batch=20, devices=2, parallel="tensor"), False),  # each has a part of it
     ],
 )
 def test_only_what_is_larger_and_else_alike(larger: Cell, skipped: bool) -> None:
@@ -51,6 +54,36 @@ def test_only_what_is_larger_and_else_alike(larger: Cell, skipped: bool) -> None
     assert too_large(larger, [record(status="crashed"), record(), record(**FULL, role="probe")]) is None
     if reason:
         assert reason == "a smaller shape ran out of memory in this run: batch 10, 2048 tokens each"
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_what_one_way_over_several_devices_does_not_hold_another_may(parallel: Any) -> None:
+    def several(batch: int, way: Any) -> Cell:
+        return cell("train_static", batch=batch, devices=2, parallel=way)
+
+    full = record("train_static", **FULL, workload=several(4, parallel).workload)
+    for way in ("ddp", "fsdp2"):
+        assert (too_large(several(8, way), [full]) is not None) is (way == parallel)
+    assert too_large(cell("train_static", batch=8), [full]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "uuid", "skipped"),
+    [
+        ("NVIDIA H100 80GB HBM3", "GPU-1", True),
+        ("NVIDIA A10", "GPU-1", False),
+        (None, "GPU-1", False),
+        (None, "GPU-0", True),
+    ],
+)
+def test_another_model_of_gpu_has_other_memory(name: str | None, uuid: str, skipped: bool) -> None:
+    larger = cell(batch=20)
+    turn = Turn(larger, 0, "c" * 16, larger.workload.workload_id, (larger.workload.workload_id,), larger.title)
+    here = HostGpu(uuid, 0, name or "NVIDIA H100 80GB HBM3", "580.159.04")
+    full = record(**FULL)
+    if name is None:  # it ran out before it could say where it was
+        full = full.model_copy(update={"environment": None, "provenance": Provenance(launcher="docker", gpu="GPU-0")})
+    assert (needless(turn, [full], [], here) is not None) is skipped
 
 
 def test_generation_counts_prompt_and_new_tokens() -> None:
