@@ -28,6 +28,7 @@ from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
 from orchestrator.records.store import Run
 from orchestrator.runner import crew as crews
+from orchestrator.runner import estimate as budget
 from orchestrator.runner import hosts as opening
 from orchestrator.runner import many, side_by_side
 from orchestrator.runner.schedule import Piece, Policy, Seat, forecast
@@ -324,6 +325,37 @@ def test_what_cells_at_once_do_to_each_other_is_measured_and_kept_to(
     (folder,) = (gpus / "results").iterdir()
     assert json.loads((folder / side_by_side.FILE).read_text()) == finding
     assert side_by_side.findings(gpus / "results") == {}, "it is of another host"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_nothing_goes_on_with_a_trial(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, finished: bool
+) -> None:
+    done = crews.Crew._done
+
+    def interrupting(self: Any, number: int, turn: Any, record: Any) -> None:
+        done(self, number, turn, record)
+        if turn.cell.role == "row":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    put_gpus(monkeypatch.setattr, 2)
+    words = [*written(gpus, ["good"], "64")[1:], "--gpus", "all"]
+    with monkeypatch.context() as patched:
+        patched.setattr(crews.Crew, "_done", done if finished else interrupting)
+        assert run(["side-by-side", *words, "--rounds", "1"]) == (2 if finished else 130)
+    said = capsys.readouterr()
+    assert finished or "; the same command starts again\n" in said.out + said.err
+    (trial,) = (gpus / "results").iterdir()
+    before = sorted(path.name for path in (trial / "records").iterdir())
+    assert run(["run-all", *words, "--rounds", "4", "--resume", trial.name]) == 4
+    assert "is one of side-by-side, which nothing goes on with" in capsys.readouterr().err
+    monkeypatch.setattr(budget, "MOST_BUDGETED", 2)
+    for more in (["--rounds", "4"], ["--rounds", "4", "--rerun"], ["--budget", "5h", "--fresh"], ["--budget", "5h"]):
+        assert run(["run-all", *words, *more]) == 0
+        said = capsys.readouterr()
+        assert trial.name not in said.err
+        assert "as the unfinished run began" not in said.err
+    assert sorted(path.name for path in (trial / "records").iterdir()) == before
 
 
 def test_trials_run_alone_then_beside_then_the_other_way_round() -> None:
