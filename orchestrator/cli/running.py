@@ -82,7 +82,7 @@ def side_by_side_command(**chosen: Any) -> int:
     """Run each cell alone and beside the same one on other GPUs of this host (--gpus), in turn, and compare.
 
     --rounds is how often alone and how often beside (default: 5). `run-all --gpus` goes by what was found: what differs
-    by more than 1 % runs alone on its host. Exit code: 0 all the same, 1 a cell differs, 2 inconclusive.
+    by more than 1 % runs alone on its host. Exit code: 0 all the same, 1 a cell differs or failed, 2 inconclusive.
     """
     from orchestrator.plan.choice import RunOptions
     from orchestrator.runner.side_by_side import side_by_side

@@ -327,6 +327,28 @@ def test_what_cells_at_once_do_to_each_other_is_measured_and_kept_to(
     assert side_by_side.findings(gpus / "results") == {}, "it is of another host"
 
 
+def test_a_trial_in_which_cells_fail_compares_each_gpu_with_itself_and_says_so(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_gpus(monkeypatch.setattr, 2)
+    words = ["side-by-side", *written(gpus, ["by_gpu", "crashes_on_0"], "[32, 64]")[1:], "--gpus", "all"]
+    assert run([*words, "--rounds", "5"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    for sequence in (32, 64):
+        mine = [line for line in lines if f"tiny, batch 2, sequence {sequence}, " in line]
+        assert [line for line in mine if "same, 1.000 times as fast" in line and "5 rounds against 5" in line] == [
+            line for line in mine if "crashes_on_0" not in line or "GPU-00000000" not in line
+        ]
+        (failed,) = [line for line in mine if "crashes_on_0" in line and "GPU-00000000" in line]
+        assert len(mine) == 2 * 2
+        assert "10 rounds crashed: " in failed
+        assert "exit code 3" in failed
+    (folder,) = (gpus / "results").iterdir()
+    finding = json.loads((folder / side_by_side.FILE).read_text())
+    assert finding["gpus"] == 2
+    assert len(finding["found"]) == 2 * (2 + 1)
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_nothing_goes_on_with_a_trial(
     gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, finished: bool
