@@ -76,7 +76,7 @@ def run_all_command(*, dry_run: bool, **chosen: Any) -> int:
 
 
 @click.command("side-by-side", short_help="Measure what cells at once do to each other.")
-@options.selection
+@options.trial
 @options.allow_busy
 def side_by_side_command(**chosen: Any) -> int:
     """Run each cell alone and beside the same one on other GPUs of this host (--gpus), in turn, and compare.

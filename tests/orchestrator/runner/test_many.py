@@ -349,6 +349,14 @@ def test_a_trial_in_which_cells_fail_compares_each_gpu_with_itself_and_says_so(
     assert len(finding["found"]) == 2 * (2 + 1)
 
 
+@pytest.mark.parametrize("more", ["--budget=10s", "--spread", "--exclusive-host", "--gpu=0", "--hosts=hosts.toml"])
+def test_a_trial_refuses_what_says_nothing_of_it(gpus: Path, capsys: pytest.CaptureFixture[str], more: str) -> None:
+    assert run(["side-by-side", *written(gpus, ["good"], "64")[1:], "--gpus", "all", more]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert more.partition("=")[0] in line
+    assert not (gpus / "results").exists()
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_nothing_goes_on_with_a_trial(
     gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, finished: bool
