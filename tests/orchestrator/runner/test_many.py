@@ -239,6 +239,27 @@ def test_a_bad_hosts_file_is_one_line(gpus: Path, capsys: pytest.CaptureFixture[
         assert len(said_here.splitlines()) == 1
 
 
+@pytest.mark.parametrize("more", [[], ["--spread"]])
+def test_a_budget_stops_further_rounds_and_no_first_one(
+    gpus: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    words = [*written(gpus, ["good", "checked"], "[32, 64, 96, 128]", proving=True), "--gpus", "all", *more]
+    assert run([*words, "--rounds", "3", "--max-minutes", "1e-9"]) == 3
+    assert run([*words, "--budget", "0.01s"]) == 0
+    said = capsys.readouterr().err
+    assert "3 rounds of each row, expected" in said
+    assert "the budget is used up: stopped; " in said
+    found = records(gpus)
+    assert [record["round"] for record in found if record["role"] == "row"] == [0] * 8
+    on = {
+        role: {record["provenance"]["gpu"] for record in found if record["role"] == role}
+        for role in ("row", "ceilings")
+    }
+    assert on["row"] <= on["ceilings"]
+    assert run([*words, "--rounds", "3"]) == 0
+    assert len([record for record in records(gpus) if record["role"] == "row"]) == 24
+
+
 def test_a_plan_says_how_long_it_takes_on_these_hosts(gpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (gpus / "hosts.toml").write_text(
         'schema_version = 1\n[[hosts]]\nname = "here"\nlauncher = "local"\ngpus = ["0", "1"]\n[hosts.cost]\n'
