@@ -173,7 +173,7 @@ def side_by_side(options: RunOptions) -> int:
 def rounds_in(run: Run) -> list[Rounds]:
     """Return the rounds of the trial's rows by cell and GPU: which worker ran a round follows from its number."""
     count = run.header.at_once or 1
-    turns = first_turns(run.plan, lambda _cell: "").values()
+    turns = [turn for turn in first_turns(run.plan, lambda _cell: "").values() if turn.cell.role == "row"]
     titles = {(turn.workload_id, turn.cell.method, turn.cell.stack): turn.title for turn in turns}
     rows = sorted((record for record in run.records([]) if record.role == "row"), key=lambda record: record.round)
     found = []
