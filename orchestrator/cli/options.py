@@ -91,7 +91,14 @@ timeout = click.option(
 )
 allow_busy = click.option("--allow-busy", is_flag=True, help="Run although something else uses the GPU.")
 
-SELECTION = (
+gpus = click.option(
+    "--gpus",
+    metavar="all|GPU,...",
+    help="Run cells side by side, one on each of these GPUs of this host; those that are compared stay on one.",
+)
+rounds = click.option("--rounds", type=click.IntRange(1, MOST_ROUNDS), help="Rounds of each cell, interleaved.")
+
+CELLS = (
     click.option(
         "--suite",
         metavar="NAME|FILE",
@@ -103,19 +110,26 @@ SELECTION = (
     method_folders,
     repeatable("--method", "methods", "Only this method; METHOD@STACK: only there.", complete.methods),
     benchmarks,
-    gpu,
+)
+CONDITIONS = (
     click.option(
-        "--gpus",
-        metavar="all|GPU,...",
-        help="Run cells side by side, one on each of these GPUs of this host; those that are compared stay on one.",
+        "--cache", **one_of("cold", "shared", help="Compile caches: empty for each cell, or kept from cell to cell.")
     ),
+    click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Your own model: config.json and safetensors."),
+    results,
+    timeout,
+)
+SELECTION = (
+    *CELLS,
+    gpu,
+    gpus,
     click.option(
         "--hosts", type=PATH, metavar="FILE", help="Run cells side by side on the GPUs of the hosts that FILE names."
     ),
     click.option("--spread", is_flag=True, help="With several GPUs: compared cells need not stay on one."),
     click.option("--exclusive-host", is_flag=True, help="With several GPUs: a host runs one cell at a time."),
     launcher,
-    click.option("--rounds", type=click.IntRange(1, MOST_ROUNDS), help="Rounds of each cell, interleaved."),
+    rounds,
     click.option(
         "--budget",
         "budget_s",
@@ -123,12 +137,7 @@ SELECTION = (
         metavar="TIME",
         help="As many rounds as fit into it, at least one: 45m, 1h30m.",
     ),
-    click.option(
-        "--cache", **one_of("cold", "shared", help="Compile caches: empty for each cell, or kept from cell to cell.")
-    ),
-    click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Your own model: config.json and safetensors."),
-    results,
-    timeout,
+    *CONDITIONS,
 )
 
 
@@ -160,5 +169,12 @@ def several_runs(command: F) -> F:
 def selection(command: F) -> F:
     """Add the options that say what is to be run, and how."""
     for option in reversed(SELECTION):
+        command = option(command)
+    return command
+
+
+def trial(command: F) -> F:
+    """Add those of them that say something where each cell runs alone and beside itself in a fixed order."""
+    for option in reversed((*CELLS, gpus, launcher, rounds, *CONDITIONS)):
         command = option(command)
     return command

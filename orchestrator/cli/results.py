@@ -244,6 +244,6 @@ def import_command(file: Path, *, results: Path) -> None:
 
     run = unpack(file, results, write_tables)
     show(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}")
-    if not run.finished:
+    if not run.finished and not run.trial:
         same = "plan, bench and launcher are the same"
         on_stderr(f"not finished: run-all --resume {run.folder.name} goes on where {same}")

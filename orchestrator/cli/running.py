@@ -76,13 +76,13 @@ def run_all_command(*, dry_run: bool, **chosen: Any) -> int:
 
 
 @click.command("side-by-side", short_help="Measure what cells at once do to each other.")
-@options.selection
+@options.trial
 @options.allow_busy
 def side_by_side_command(**chosen: Any) -> int:
     """Run each cell alone and beside the same one on other GPUs of this host (--gpus), in turn, and compare.
 
     --rounds is how often alone and how often beside (default: 5). `run-all --gpus` goes by what was found: what differs
-    by more than 1 % runs alone on its host. Exit code: 0 all the same, 1 a cell differs, 2 inconclusive.
+    by more than 1 % runs alone on its host. Exit code: 0 all the same, 1 a cell differs or failed, 2 inconclusive.
     """
     from orchestrator.plan.choice import RunOptions
     from orchestrator.runner.side_by_side import side_by_side

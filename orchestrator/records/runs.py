@@ -16,7 +16,7 @@ from orchestrator.base.invalid import closest
 from orchestrator.base.paths import BUNDLE_ENDING, RESULTS
 from orchestrator.base.text import Say, on_stderr, printable
 from orchestrator.plan.cell import Plan
-from orchestrator.records.store import RUN_FILE, Header, Run, named_in_order, read_records, record_files
+from orchestrator.records.store import RUN_FILE, Run, named_in_order, read_records, record_files
 
 
 def runs(results: Path) -> list[Path]:
@@ -163,9 +163,12 @@ def name_of(run: Run) -> str:
 
 
 def unfinished(results: Path, say: Say = on_stderr) -> Iterator[Run]:
-    """Yield the runs that were not finished and have kept their name, newest first; imported ones are among them."""
+    """Yield the runs that were not finished and have kept their name, newest first, without trials.
+
+    Imported ones are among them.
+    """
     for run in readable(results, say):
-        if not run.finished and run.folder.name == run.header.run_id:
+        if not run.finished and not run.trial and run.folder.name == run.header.run_id:
             yield run
 
 
@@ -184,7 +187,7 @@ def resumable(
     """
     reasons = []
     for run in unfinished(results, say):
-        why = why_another(run.header, plan, bench_source, launcher)
+        why = why_another(run, plan, bench_source, launcher)
         if not why and run.imported:
             why = f"was imported (--resume {run.folder.name} goes on with it)"
         if not why and not take(run):
@@ -195,8 +198,11 @@ def resumable(
     return None, reasons[0] if reasons else ""
 
 
-def why_another(header: Header, plan: Plan, bench_source: str, launcher: str) -> str:
-    """Return what keeps a run with this header from going on with the plan; empty where nothing does."""
+def why_another(run: Run, plan: Plan, bench_source: str, launcher: str) -> str:
+    """Return what keeps a run from going on with the plan; empty where nothing does."""
+    header = run.header
+    if run.trial:
+        return "is one of side-by-side, which nothing goes on with"
     if header.plan_id != plan.plan_id:
         what = f"suite {header.suite}" if header.suite != plan.suite else "other cells, rounds or deadlines"
         sources = [{cell.method: cell.method_source for cell in one.cells} for one in (header.plan, plan)]

@@ -78,6 +78,8 @@ class Header(Frozen):
     """Where its cells' processes are started; older runs do not say."""
     imported_utc: str | None = None
     """When `import` put it here; null for a run that was made here, or copied here by hand."""
+    at_once: int | None = None
+    """Of a trial by `side-by-side`, the number of GPUs; null for any other run."""
     plan: Plan
 
 
@@ -95,7 +97,7 @@ class Run:
     def create(cls, results: Path, plan: Plan, bench_source: str, **facts: Any) -> Run:
         """Make the folder of a new run, named by the time and the suite, and return the run.
 
-        `facts` are further keys of its header: `host`, `stacks`, `note`, `launcher`.
+        `facts` are further keys of its header: `host`, `stacks`, `note`, `launcher`, `at_once`.
         """
         now = dt.datetime.now(dt.timezone.utc)
         name = f"{now:%Y%m%d-%H%M%S}-{plan.suite}"
@@ -147,6 +149,11 @@ class Run:
     def imported(self) -> bool:
         """Whether it came in a bundle: nothing goes on with it unasked."""
         return self.header.imported_utc is not None
+
+    @property
+    def trial(self) -> bool:
+        """Whether `side-by-side` made it: nothing goes on with it, as other commands give rounds another meaning."""
+        return self.header.at_once is not None
 
     def update(self, **changes: Any) -> None:
         """Replace keys of run.json."""

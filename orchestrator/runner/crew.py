@@ -21,7 +21,7 @@ from orchestrator.measure.supervise import blank_record
 from orchestrator.measure.watch import Event
 from orchestrator.records.record import Record, Refusal
 from orchestrator.runner.one_round import Session, run_round
-from orchestrator.runner.order import Agenda, Turn, nth
+from orchestrator.runner.order import USED_UP, Agenda, Turn, nth
 from orchestrator.runner.outcomes import EVERY_S, Outcomes
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.schedule import Piece, Schedule
@@ -141,7 +141,7 @@ class Crew:
         self._errors: list[BaseException] = []
         self._live = len(members)
         self._ended = threading.Event()
-        self.over = ""
+        self._used_up = self.over = ""
         """Why no further round was started, in words; empty where none is left."""
         self.lost: list[str] = []
         """The workers that ended before the others, and why."""
@@ -169,6 +169,7 @@ class Crew:
             for thread in threads:
                 thread.join()
             sys.setswitchinterval(interval)
+        self.over = self.over or self._used_up
         if self._errors:
             interrupt.cleared()
         interrupt.check()
@@ -225,14 +226,18 @@ class Crew:
                 piece = "over" if self.over else self._schedule.take(number)
                 if isinstance(piece, Piece):
                     turn = nth(member.turns[id(piece.cell)], piece.round)
-                    self.over = self._agenda.over(turn)
-                    if not self.over:
+                    why = self._agenda.over(turn)
+                    if not why:
                         self._running += 1
                         self._resting.discard(number)
                         of = self._schedule.taken + self._schedule.waiting
                         member.session.progress.begin(turn.title, self._schedule.taken, of, self.left_s)
                         return turn
                     self._schedule.ended(number)
+                    if why == USED_UP:  # what first rounds need comes behind other rows' further rounds
+                        self._used_up = why
+                        continue
+                    self.over = why
                 self._resting.add(number)
                 if len(self._resting) == len(self._members):
                     self._wake_all()  # nobody runs anything that another could wait for

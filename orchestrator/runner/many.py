@@ -201,7 +201,7 @@ def steps(
     choice, where, looked = chosen(options, places(options), choosing, known)
     if pairs is not None:
         seats, seconds = planned_seats(where), seconds_by(known)
-        choice, options = in_pairs(choice, len(seats), pairs), replace(options, fresh=True)
+        choice = in_pairs(choice, len(seats), pairs)
         trials = Trials(choice.plan, len(seats), pairs, seconds)
         looked = forecast(choice.plan, seats, Policy(seconds), trials)
     wide = too_wide(choice.plan, where)
@@ -217,7 +217,15 @@ def steps(
             progress.say(f"cells run on {in_short(workers)}")
             readies = made_ready_on(workers, choice, progress.say)
             first = next((worker.gpu for worker in workers if worker.gpu is not None), None)
-            with single.open_run(options, choice, source, gpu=first, ready=readies[0], progress=progress) as run:
+            with single.open_run(
+                options,
+                choice,
+                source,
+                gpu=first,
+                ready=readies[0],
+                progress=progress,
+                at_once=None if pairs is None else len(workers),
+            ) as run:
                 made.append(run)
                 base = Session(
                     choice,

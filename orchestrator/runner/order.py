@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,8 @@ from orchestrator.runner.estimate import (
 )
 
 T = TypeVar("T")
+USED_UP = "the budget is used up"
+"""Why no further round of a row is started; first rounds are."""
 MAKING: tuple[Role, ...] = ("reference", "weights")
 """Cells that only make what others ask for."""
 
@@ -131,10 +134,11 @@ class Agenda:
         return sum(expected(self._cells[key], self._known).seconds * count for key, count in self._left.items())
 
     def over(self, turn: Turn) -> str:
-        """Return why no other round is started, in words; empty where there is time for this one."""
+        """Return why the round is not started, in words; empty where there is time for it."""
         limit, now = self.options.max_minutes, time.monotonic()
         if used_up(self.options, self._began, turn.cell, turn.round, self._known):
-            return "the budget is used up"
+            self._began = -math.inf  # nor is another row's further round started, however short
+            return USED_UP
         return f"{limit:g} minutes are over" if limit is not None and now - self._asked > limit * 60 else ""
 
     def done(self, turn: Turn, record: Record) -> None:

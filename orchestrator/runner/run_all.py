@@ -194,11 +194,18 @@ def own_containers(client: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_run(
-    options: RunOptions, choice: Choice, source: str, *, gpu: HostGpu | None, ready: Ready, progress: Progress
+    options: RunOptions,
+    choice: Choice,
+    source: str,
+    *,
+    gpu: HostGpu | None,
+    ready: Ready,
+    progress: Progress,
+    at_once: int | None = None,
 ) -> Iterator[Run]:
-    """Hold the run to go on with, or a new one, and say which and why."""
+    """Hold the run to go on with, or a new one (always for a trial, on `at_once` GPUs), and say which and why."""
     stacks = {name: ready.facts(name) for name in choice.stacks}
-    run = None if options.fresh else _earlier_run(options, choice, source, progress)
+    run = None if options.fresh or at_once else _earlier_run(options, choice, source, progress)
     if run is None:
         run = Run.create(
             options.results,
@@ -208,6 +215,7 @@ def open_run(
             stacks=stacks,
             note=choice.line,
             launcher=choice.launcher,
+            at_once=at_once,
         )
         run.claim(progress.say)
         progress.say(f"run {run.folder.name}")
@@ -234,7 +242,7 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
         if run.bundle is not None:
             remedy = f"take it in first: orchestrator import {shlex.quote(str(run.bundle))}"
             raise UsageError("a bundle cannot be resumed", where=f"--resume {options.resume}", remedy=remedy)
-        why = why_another(run.header, *wanted) or ("" if take(run) else "is being run by another process")
+        why = why_another(run, *wanted) or ("" if take(run) else "is being run by another process")
         if why:
             remedy = "give the options that it was begun with, or leave --resume out"
             raise UsageError(f"the run {run.folder.name} {why}", where="--resume", remedy=remedy)
@@ -243,7 +251,7 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
         if found is None and options.rerun:
             with contextlib.suppress(UsageError):
                 newest = newest_run(options.results)
-                found = newest if newest.own and not why_another(newest.header, *wanted) and take(newest) else None
+                found = newest if newest.own and not why_another(newest, *wanted) and take(newest) else None
         if found is None:
             if why:
                 progress.say(f"starting another run: {why}")
@@ -332,7 +340,7 @@ def how_to_go_on(run: Run | None, options: RunOptions) -> str:
     """Return what became of the run that stops here, and how to go on with it."""
     if run is None:
         return "stopped before the first cell; nothing was lost"
-    if run.plan.suite == REPRODUCE:
+    if run.plan.suite == REPRODUCE or run.trial:
         again = "the same command starts again"
     elif options.rerun:
         again = "the same command runs all of its rounds again"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -18,19 +18,23 @@ from orchestrator.analysis.protocol import steady
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, Verdict, verdict
 from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_INCONCLUSIVE, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
 from orchestrator.base.files import Frozen, read_bytes, write_text
-from orchestrator.base.text import aligned, gpu_in_short, show
+from orchestrator.base.grouping import grouped
+from orchestrator.base.text import aligned, counted, gpu_in_short, shortened, show
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions, choose
-from orchestrator.records.record import Record
+from orchestrator.records.record import BAD, Record, Status
 from orchestrator.records.runs import readable
 from orchestrator.records.store import Run
 from orchestrator.report.remarks import more_rounds
 from orchestrator.runner.estimate import Key
+from orchestrator.runner.order import first_turns
 from orchestrator.runner.schedule import OF_THE_GPU, Answer, Piece
 
 FILE = "side-by-side.json"
 FEWEST_GPUS = 2
 RUNS_LOOKED_AT = 50
+FAILING: tuple[Status, ...] = (*BAD, "out_of_memory")
+"""With one of these a trial did not go well: running out of memory may be what cells at once do to each other."""
 
 
 class Found(Frozen):
@@ -49,6 +53,20 @@ class Finding(Frozen):
     schema_version: Literal[1] = 1
     gpus: int
     found: tuple[Found, ...]
+
+
+class Rounds(NamedTuple):
+    """The rounds of one cell on one GPU, in their order."""
+
+    title: str
+    key: Key
+    gpu: str | None
+    records: tuple[Record, ...]
+
+    @property
+    def without_result(self) -> Mapping[Status, tuple[Record, ...]]:
+        """Those that did not come out, by status."""
+        return grouped((record.status, record) for record in self.records if record.status != "ok")
 
 
 class Trials:
@@ -113,10 +131,11 @@ class Trials:
 def side_by_side(options: RunOptions) -> int:
     """Run every cell alone and beside others on the GPUs that `--gpus` names; print and keep what was found.
 
-    `options.rounds` is how many rounds each cell has alone, and beside. Exit code: 0 all the same, 1 a cell differs,
-    2 something is inconclusive, 3 nothing was measured.
+    `options.rounds` is how many rounds each cell has alone, and beside. Exit code: 0 all the same, 1 a cell differs
+    or failed, 2 something is inconclusive, 3 nothing was measured.
     """
     from orchestrator.base import interrupt
+    from orchestrator.report.tables.terminal import REASON_LENGTH
     from orchestrator.runner.many import steps
     from orchestrator.runner.progress import make_progress
     from orchestrator.runner.run_all import how_to_go_on
@@ -130,44 +149,51 @@ def side_by_side(options: RunOptions) -> int:
     except interrupt.Interrupted as stop:
         show(how_to_go_on(made[0] if made else None, options))
         return stop.exit_code
-    finding = found_in(made[0])
+    rounds = rounds_in(made[0])
+    finding = found_in(rounds, made[0].header.at_once or 1)
     write_text(made[0].folder / FILE, finding.model_dump_json(indent=1) + "\n")
     lines = [("cell", "GPU", "beside others, against alone")]
     for one in finding.found:
         hint = f": {more_rounds(one.verdict)}" if one.verdict.outcome == "inconclusive" else ""
         lines.append((one.title, gpu_in_short(one.gpu), one.verdict.in_words + hint))
+    for cell in rounds:
+        for status, records in cell.without_result.items():
+            why = shortened(records[0].reason or "it does not say why", REASON_LENGTH)
+            lines.append((cell.title, gpu_in_short(cell.gpu), f"{counted(len(records), 'round')} {status}: {why}"))
     for line in aligned(lines):
         show(line)
     outcomes = {one.verdict.outcome for one in finding.found}
     if not outcomes:
         return EXIT_NOTHING_MEASURED
-    if outcomes & {"faster", "slower"}:
+    if outcomes & {"faster", "slower"} or any(not cell.without_result.keys().isdisjoint(FAILING) for cell in rounds):
         return EXIT_BAD_ROWS
     return EXIT_INCONCLUSIVE if "inconclusive" in outcomes else EXIT_OK
 
 
-def found_in(run: Run) -> Finding:
-    """Return what the run's records say of each cell on each GPU."""
-    rounds: dict[tuple[str, int], Record] = {}
-    for record in run.records([]):
-        if record.role == "row" and record.status == "ok":
-            rounds[record.cell_id, record.round] = record
-    count = len({record.provenance.gpu for record in rounds.values() if record.provenance})
+def rounds_in(run: Run) -> list[Rounds]:
+    """Return the rounds of the trial's rows by cell and GPU: which worker ran a round follows from its number."""
+    count = run.header.at_once or 1
+    turns = [turn for turn in first_turns(run.plan, lambda _cell: "").values() if turn.cell.role == "row"]
+    titles = {(turn.workload_id, turn.cell.method, turn.cell.stack): turn.title for turn in turns}
+    rows = sorted((record for record in run.records([]) if record.role == "row"), key=lambda record: record.round)
     found = []
-    for cell_id in dict.fromkeys(cell_id for cell_id, _ in rounds):
-        for number in range(count):
-            mine = {at: record for (one, at), record in rounds.items() if one == cell_id and at % count == number}
-            if not mine:
-                continue
-            some = next(iter(mine.values()))
-            alone = [record for at, record in sorted(mine.items()) if at // count % 2 == 0]
-            beside = [record for at, record in sorted(mine.items()) if at // count % 2 == 1]
-            title = f"{some.workload.benchmark} {some.method}@{some.stack}"
-            key = (some.workload_id, some.method, some.device)
-            gpu = some.provenance.gpu if some.provenance else None
+    for records in grouped(((record.cell_id, record.round % count), record) for record in rows).values():
+        some = records[0]
+        title = titles[some.workload_id, some.method, some.stack]
+        gpu = next((record.provenance.gpu for record in records if record.provenance), None)
+        found.append(Rounds(title, (some.workload_id, some.method, some.device), gpu, records))
+    return sorted(found, key=lambda one: (one.title, one.key, one.gpu or ""))
+
+
+def found_in(rounds: Sequence[Rounds], count: int) -> Finding:
+    """Return what the rounds on `count` GPUs say of each cell on each GPU."""
+    found = []
+    for one in rounds:
+        if ok := [record for record in one.records if record.status == "ok"]:
+            alone, beside = ([record for record in ok if record.round // count % 2 == half] for half in (0, 1))
             compared = verdict(_seconds(beside), _seconds(alone))
-            found.append(Found(title=title, key=key, gpu=gpu, verdict=compared))
-    return Finding(gpus=count, found=tuple(sorted(found, key=lambda one: (one.title, one.key, one.gpu or ""))))
+            found.append(Found(title=one.title, key=one.key, gpu=one.gpu, verdict=compared))
+    return Finding(gpus=count, found=tuple(found))
 
 
 def _seconds(records: Sequence[Record]) -> list[float]:

@@ -83,6 +83,7 @@ def test_a_round_that_would_end_too_late_is_not_started() -> None:
     assert used_up(options, now - 90, ROWS[0], 1, known)
     assert not used_up(options, now - 90, ROWS[0], 0, known)
     assert not used_up(RunOptions(), now - 1e6, ROWS[0], 1, known)
+    assert not any(used_up(options, now - 90, cell, 1, known) for cell in OTHERS), "another GPU's first"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("45m", 2700), ("1h30m", 5400), ("90s", 90), ("1.5h", 5400)])

@@ -28,6 +28,7 @@ from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
 from orchestrator.records.store import Run
 from orchestrator.runner import crew as crews
+from orchestrator.runner import estimate as budget
 from orchestrator.runner import hosts as opening
 from orchestrator.runner import many, side_by_side
 from orchestrator.runner.schedule import Piece, Policy, Seat, forecast
@@ -238,6 +239,27 @@ def test_a_bad_hosts_file_is_one_line(gpus: Path, capsys: pytest.CaptureFixture[
         assert len(said_here.splitlines()) == 1
 
 
+@pytest.mark.parametrize("more", [[], ["--spread"]])
+def test_a_budget_stops_further_rounds_and_no_first_one(
+    gpus: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    words = [*written(gpus, ["good", "checked"], "[32, 64, 96, 128]", proving=True), "--gpus", "all", *more]
+    assert run([*words, "--rounds", "3", "--max-minutes", "1e-9"]) == 3
+    assert run([*words, "--budget", "0.01s"]) == 0
+    said = capsys.readouterr().err
+    assert "3 rounds of each row, expected" in said
+    assert "the budget is used up: stopped; " in said
+    found = records(gpus)
+    assert [record["round"] for record in found if record["role"] == "row"] == [0] * 8
+    on = {
+        role: {record["provenance"]["gpu"] for record in found if record["role"] == role}
+        for role in ("row", "ceilings")
+    }
+    assert on["row"] <= on["ceilings"]
+    assert run([*words, "--rounds", "3"]) == 0
+    assert len([record for record in records(gpus) if record["role"] == "row"]) == 24
+
+
 def test_a_plan_says_how_long_it_takes_on_these_hosts(gpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (gpus / "hosts.toml").write_text(
         'schema_version = 1\n[[hosts]]\nname = "here"\nlauncher = "local"\ngpus = ["0", "1"]\n[hosts.cost]\n'
@@ -338,6 +360,67 @@ def test_what_cells_at_once_do_to_each_other_is_measured_and_kept_to(
     (folder,) = (gpus / "results").iterdir()
     assert json.loads((folder / side_by_side.FILE).read_text()) == finding
     assert side_by_side.findings(gpus / "results") == {}, "it is of another host"
+
+
+def test_a_trial_in_which_cells_fail_compares_each_gpu_with_itself_and_says_so(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_gpus(monkeypatch.setattr, 2)
+    words = ["side-by-side", *written(gpus, ["by_gpu", "crashes_on_0"], "[32, 64]")[1:], "--gpus", "all"]
+    assert run([*words, "--rounds", "5"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    for sequence in (32, 64):
+        mine = [line for line in lines if f"tiny, batch 2, sequence {sequence}, " in line]
+        assert [line for line in mine if "same, 1.000 times as fast" in line and "5 rounds against 5" in line] == [
+            line for line in mine if "crashes_on_0" not in line or "GPU-00000000" not in line
+        ]
+        (failed,) = [line for line in mine if "crashes_on_0" in line and "GPU-00000000" in line]
+        assert len(mine) == 2 * 2
+        assert "10 rounds crashed: " in failed
+        assert "exit code 3" in failed
+    (folder,) = (gpus / "results").iterdir()
+    finding = json.loads((folder / side_by_side.FILE).read_text())
+    assert finding["gpus"] == 2
+    assert len(finding["found"]) == 2 * (2 + 1)
+
+
+@pytest.mark.parametrize("more", ["--budget=10s", "--spread", "--exclusive-host", "--gpu=0", "--hosts=hosts.toml"])
+def test_a_trial_refuses_what_says_nothing_of_it(gpus: Path, capsys: pytest.CaptureFixture[str], more: str) -> None:
+    assert run(["side-by-side", *written(gpus, ["good"], "64")[1:], "--gpus", "all", more]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert more.partition("=")[0] in line
+    assert not (gpus / "results").exists()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_nothing_goes_on_with_a_trial(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, finished: bool
+) -> None:
+    done = crews.Crew._done
+
+    def interrupting(self: Any, number: int, turn: Any, record: Any) -> None:
+        done(self, number, turn, record)
+        if turn.cell.role == "row":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    put_gpus(monkeypatch.setattr, 2)
+    words = [*written(gpus, ["good"], "64")[1:], "--gpus", "all"]
+    with monkeypatch.context() as patched:
+        patched.setattr(crews.Crew, "_done", done if finished else interrupting)
+        assert run(["side-by-side", *words, "--rounds", "1"]) == (2 if finished else 130)
+    said = capsys.readouterr()
+    assert finished or "; the same command starts again\n" in said.out + said.err
+    (trial,) = (gpus / "results").iterdir()
+    before = sorted(path.name for path in (trial / "records").iterdir())
+    assert run(["run-all", *words, "--rounds", "4", "--resume", trial.name]) == 4
+    assert "is one of side-by-side, which nothing goes on with" in capsys.readouterr().err
+    monkeypatch.setattr(budget, "MOST_BUDGETED", 2)
+    for more in (["--rounds", "4"], ["--rounds", "4", "--rerun"], ["--budget", "5h", "--fresh"], ["--budget", "5h"]):
+        assert run(["run-all", *words, *more]) == 0
+        said = capsys.readouterr()
+        assert trial.name not in said.err
+        assert "as the unfinished run began" not in said.err
+    assert sorted(path.name for path in (trial / "records").iterdir()) == before
 
 
 def test_trials_run_alone_then_beside_then_the_other_way_round() -> None:

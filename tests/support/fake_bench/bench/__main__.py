@@ -152,6 +152,18 @@ def small_memory(folder: Path, spec: dict[str, Any]) -> int:
     return write(folder, record(spec))
 
 
+def by_gpu(folder: Path, spec: dict[str, Any]) -> int:
+    """Each sample of GPU 0, 1, 2 takes 0.1, 0.11, 0.12 s by its record."""
+    made = record(spec)
+    number = int(os.environ["CUDA_VISIBLE_DEVICES"].rpartition("-")[2])
+    samples = [{**one, "end_ns": one["begin_ns"] + 10**8 + number * 10**7} for one in made["samples"]]
+    return write(folder, {**made, "samples": samples})
+
+
+def crashes_on_0(folder: Path, spec: dict[str, Any]) -> int:
+    return by_gpu(folder, spec) if int(os.environ["CUDA_VISIBLE_DEVICES"].rpartition("-")[2]) else 3
+
+
 def slow(folder: Path, spec: dict[str, Any]) -> int:
     time.sleep(1.5)
     return write(folder, record(spec))
@@ -636,6 +648,8 @@ BEHAVIOURS = {
             on_gpu,
             reference,
             slow,
+            by_gpu,
+            crashes_on_0,
             small_memory,
             hang,
             hang_after_record,
