@@ -346,10 +346,7 @@ def _never_done(_number: int, _cell: Cell, _round: int) -> bool:
 
 def _tick(outcomes: Outcomes, progress: Progress, crew: Crew, schedule: Schedule | Trials) -> None:
     """Bring the tables and the live line up to date."""
-    try:
-        outcomes.write_tables()
-    except UsageError as error:
-        progress.say(f"the tables could not be brought up to date: {error}")
+    outcomes.update_tables(progress.say)
     progress.standing(crew.state, schedule.taken, schedule.taken + schedule.waiting, crew.left_s)
 
 
