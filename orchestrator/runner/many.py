@@ -17,6 +17,7 @@ from orchestrator.base.paths import ORCHESTRATOR, STATE
 from orchestrator.base.text import counted, in_words, show
 from orchestrator.build.ready import Ready, choose_place, reach_engine, why_not
 from orchestrator.host.devices import Host, look
+from orchestrator.host.locks import purpose_of
 from orchestrator.launchers.work_area import work_area
 from orchestrator.launchers.worker import Opening, Worker
 from orchestrator.plan import memory
@@ -240,15 +241,16 @@ def steps(
 
 def _opening(options: RunOptions, choice: Choice, bench: Path, progress: Progress, looked: Forecast) -> Opening:
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
+    run = f"{choice.plan.suite}-{time.time_ns():x}"
     return Opening(
-        run=f"{choice.plan.suite}-{time.time_ns():x}",
+        run=run,
         bench=bench,
         stacks={name: stack for name, stack in choice.stacks.items() if name in devices},
         devices=devices,
         checkpoints=[found.mount for found in choice.checkpoints.values()],
         state=STATE,
         say=progress.say,
-        purpose=f"suite {choice.plan.suite}",
+        purpose=purpose_of(run),
         longest_s=max((cell.timeout_s for cell in choice.plan.cells), default=0.0),
         total_s=looked.busy_s,
         allow_busy=options.allow_busy,
