@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
+from bench import children
 from bench.spec import Spec
 
 CACHE_FLAGS = ("cold", "warm")
@@ -35,7 +36,7 @@ class Other:
         if self.process is None:
             paths = [str(Path(bench.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
             command = [sys.executable, "-m", "bench", str(self.folder / "spec.json")]
-            self.process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})  # noqa: S603
+            self.process = children.start(command, {**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
 
     def record(self) -> dict[str, Any]:
         """Its record, as soon as it has ended; one of a crash where it left none."""

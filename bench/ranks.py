@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import caches
+from bench import caches, children
 from bench.record import blank, write_json
 from bench.spec import Spec
 
@@ -57,9 +57,10 @@ def run(spec: Spec, command: Sequence[str] = (sys.executable, "-m", "bench")) ->
     numbers = range(spec.workload.devices)
     start = [*command, str(spec.folder / "spec.json"), "--rank"]
     environment = {**os.environ, **VARIABLES}
-    processes = [subprocess.Popen([*start, str(rank)], env=environment) for rank in numbers]  # noqa: S603  (this program)
+    records = [of(spec, rank).folder / "record.json" for rank in numbers]  # the folders are there before the ranks
+    processes = [children.start([*start, str(rank)], environment) for rank in numbers]
     try:
-        dead = watch(processes, [of(spec, rank).folder / "record.json" for rank in numbers])
+        dead = watch(processes, records)
     finally:
         for process in processes:
             if process.poll() is None:

@@ -20,6 +20,7 @@ from orchestrator.analysis.reduce import Reduction
 from orchestrator.analysis.rows import Row
 from orchestrator.base.interrupt import SIGNALS, check
 from orchestrator.host.owner import ending_with_us
+from orchestrator.plan.workload import told_apart
 from orchestrator.records.record import Record
 from orchestrator.records.store import Header, Run, read_records, record_files
 
@@ -55,6 +56,11 @@ class Report:
     def planned(self) -> int:
         """Rounds that the plan asks for, those of ceilings, references and probes included."""
         return sum(cell.rounds for cell in self.header.plan.cells)
+
+    @cached_property
+    def what(self) -> dict[str, str]:
+        """What the rows of each table compute, in words, by workload id: no two tables of a run have one heading."""
+        return told_apart({pair.steady.workload_id: pair.steady.workload for pair in self.pairs})
 
     @cached_property
     def own_methods(self) -> tuple[tuple[str, str], ...]:

@@ -28,17 +28,20 @@ def lock_folder() -> Path:
 
 
 @contextlib.contextmanager
-def hold(gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = None) -> Iterator[None]:
+def hold(
+    gpu_uuid: str | None, *, purpose: str, say: Say, folder: Path | None = None, run: str | None = None
+) -> Iterator[None]:
     """Hold the device's lock, waiting for it as long as it takes; `say` gets one line before the wait.
 
     `purpose` is what others read while they wait: no more than a word about what runs. The lock goes with the
-    process, however it ends. UsageError where the folder cannot be used.
+    process, however it ends. UsageError where the folder cannot be used, or where `run` has the lock already.
     """
-    path = _lock_file(gpu_uuid, folder)
+    path, device = _lock_file(gpu_uuid, folder), gpu_uuid or "the CPU"
     lock = _try(path, say)
     if lock is None:
-        say(f"waiting for {gpu_uuid or 'the CPU'}: in use by {holder(path)}")
+        say(f"waiting for {device}: in use by {holder(path)}")
         while (lock := _try(path, say)) is None:
+            refuse_own(device, holder(path), run)
             time.sleep(POLL_S)
             interrupt.check()
     try:
@@ -87,6 +90,18 @@ def holder(path: Path) -> str:
     with contextlib.suppress(OSError), _beside(path).open("rb") as file:
         text = " ".join(file.read(HOLDER_LIMIT_BYTES).decode("utf-8", "replace").split())
     return text or "another run"
+
+
+def refuse_own(device: str, held_by: str, run: str | None) -> None:
+    """Refuse to wait for what `run` itself holds, as `purpose_of` says: it would wait for its own end."""
+    if run is not None and purpose_of(run) in held_by:
+        what, remedy = f"{device} was asked for twice by one run", "two of its hosts are one: keep one entry of them"
+        raise UsageError(what, where="--hosts", remedy=remedy)
+
+
+def purpose_of(run: str) -> str:
+    """Return the purpose that a run of many hosts gives, by which it knows its own locks."""
+    return f"run {run}"
 
 
 def _beside(path: Path) -> Path:

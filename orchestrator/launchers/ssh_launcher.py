@@ -26,6 +26,7 @@ from orchestrator.base.text import size_in_words
 from orchestrator.base.untrusted import sha256_of
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.folders import FULL_DISK_BYTES
+from orchestrator.host.locks import refuse_own
 from orchestrator.launchers import Exit, Job, Places, Prepared
 from orchestrator.launchers.arguments import CACHE, CHECKPOINT, REFERENCES, WORK, Limits
 from orchestrator.launchers.connection import GO_ON, LOST, Connection, SshSettings
@@ -234,7 +235,7 @@ class SshLauncher(DockerLauncher):
     def claim(self, *, wait_s: float) -> None:
         """Hold the locks of its devices on that host, as long as the connection lasts.
 
-        Where another has one, it is waited for, at most so long: then InfrastructureError.
+        Where another run has one, it is waited for, at most so long: then InfrastructureError.
         """
         until = time.monotonic() + wait_s
         for uuid in self.devices:
@@ -248,9 +249,11 @@ class SshLauncher(DockerLauncher):
                 self.host.say(str(line)[:400])
             if answer["held"]:
                 return
-            line = f"{uuid or 'the CPU'}: in use by {str(answer['holder'])[:200]}"
+            device, holder = uuid or "the CPU", str(answer["holder"])[:200]
+            line = f"{device}: in use by {holder}"
             if time.monotonic() >= until:
                 raise InfrastructureError(line, remedy=GO_ON)
+            refuse_own(device, holder, self.host.opening.run)
             if not said:
                 self.host.say(f"waiting for {line}")
                 said = True

@@ -17,6 +17,7 @@ MOST_GPUS = 100_000
 T = TypeVar("T", bound=BaseModel)
 HERE: tuple[HostLauncher, ...] = ("docker", "local")
 """Those whose cells run on the host of this process."""
+ONE_ENTRY = "keep one entry, whose gpus name all that are wanted"
 
 
 class Cost(Frozen):
@@ -90,7 +91,14 @@ def load_hosts(path: Path) -> tuple[HostEntry, ...]:
     here = [entry.name for entry in found if entry.launcher in HERE]
     if len(here) > 1:
         what = f"{' and '.join(here)} are all this host"
-        raise UsageError(what, where=str(path), remedy="keep one entry, whose gpus name all that are wanted")
+        raise UsageError(what, where=str(path), remedy=ONE_ENTRY)
+    by_address = dict[tuple[str, str], str]()
+    for entry in found:
+        address, config = (str(entry.settings.get(key, "")) for key in ("address", "config"))
+        if entry.launcher == "ssh" and address:
+            first = by_address.setdefault((address.removeprefix("ssh://"), config), entry.name)
+            if first != entry.name:
+                raise UsageError(f"{first} and {entry.name} are one host, {address}", where=str(path), remedy=ONE_ENTRY)
     return found
 
 

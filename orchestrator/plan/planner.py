@@ -52,7 +52,7 @@ def make_plan(
     weights = Weights(source="checkpoint", fingerprint=own.fingerprint) if own else None
     requests = suite.expand(own.model if own else None, weights)
     for request in requests:
-        check_known("method", request.methods or (), known, where=f"{request.where}.methods")
+        check_known("method", request.methods or (), known, where=request.where.of("methods"))
     devices = {name: device if isinstance(device, str) else device[name] for name in stacks}
 
     def cell(request: Request, method: str, stack: str) -> Cell:
@@ -79,12 +79,12 @@ def make_plan(
                 continue
             one = cell(request, method, stack)
             key = one.key
-            origin = origins.setdefault(key, request.where)
+            origin = origins.setdefault(key, request.where.entry)
             # A checkpoint in place of all models makes cells equal that differed in the model alone, and an engine
             # those that differed in who chooses the experts.
-            if origin != request.where and own is None and one.workload is request.workload:
+            if origin != request.where.entry and own is None and one.workload is request.workload:
                 what = f"names {one.title} of {origin} again"
-                raise UsageError(what, where=request.where, remedy="remove one of them")
+                raise UsageError(what, where=request.where.entry, remedy="remove one of them")
             rows.setdefault(key, one)
     if not rows and tuple(benchmarks) != ("ceilings",):
         what = f"nothing to run: no cell of suite {suite.name} is left by this selection"

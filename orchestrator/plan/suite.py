@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
@@ -206,6 +206,18 @@ NOT_COMPUTED = ("methods", "weights", "routing", "scaling", "timeout_s", "rounds
 """Keys of how a workload is run."""
 
 
+class Place(NamedTuple):
+    """Where what a cell asks for stands: its entry, and `[defaults]` for the keys that it has from there."""
+
+    entry: str
+    defaults: str = ""
+    common: frozenset[str] = frozenset()
+
+    def of(self, key: str) -> str:
+        """Return where a key's value stands."""
+        return f"{self.defaults if key in self.common else self.entry}.{key}"
+
+
 @dataclass(frozen=True)
 class Request:
     """A workload that a suite asks for, with how it is to be run. `methods` None: all that a stack offers."""
@@ -214,7 +226,7 @@ class Request:
     methods: tuple[str, ...] | None
     timeout_s: float
     rounds: int
-    where: str
+    where: Place
 
 
 @dataclass(frozen=True)
@@ -241,12 +253,12 @@ class Suite:
             lower = ("tf32",) if device == "cuda" and dtype == "float32" else None
             return workload.model_copy(update={"dtype": dtype, "precisions": lower})
 
-        where = f"{self.path}: ceilings"
+        where = Place(f"{self.path}: ceilings")
         return tuple(Request(in_type(dtype), None, entry.timeout_s, 1, where) for dtype in measured)
 
     def links(self, device: Device, devices: Iterable[int]) -> tuple[Request, ...]:
         """Return the requests to measure what connects so many devices, for rows of several."""
-        entry, where = self.file.ceilings or CEILINGS[device], f"{self.path}: ceilings"
+        entry, where = self.file.ceilings or CEILINGS[device], Place(f"{self.path}: ceilings")
         own = entry.model_dump(include={"copy_bytes", "iterations", "warmup"})
         common = Workload(benchmark="ceilings", model=None, weights=None, seed=0, dtype="bfloat16", **own)
         counts = sorted({count for count in devices if count > 1})
@@ -261,13 +273,16 @@ class Suite:
         requests = tuple(itertools.islice(every, MOST_WORKLOADS + 1))
         if len(requests) > MOST_WORKLOADS:
             what = f"more than {MOST_WORKLOADS} workloads"
-            raise UsageError(what, where=requests[-1].where, remedy="give fewer values: each is run with each other")
+            remedy = "give fewer values: each is run with each other"
+            raise UsageError(what, where=requests[-1].where.entry, remedy=remedy)
         return requests
 
     def _expand(
         self, index: int, entry: CellEntry, model: ModelConfig | None, weights: Weights | None
     ) -> Iterator[Request]:
         where = f"{self.path}: cells[{index}]"
+        common = self.file.defaults.model_fields_set - entry.model_fields_set
+        place = Place(where, f"{self.path}: defaults", frozenset(common))
         for benchmark in entry.benchmark:
             check_known("benchmark", [benchmark], MEASURED, where=f"{where}.benchmark")
             settings = _settings(benchmark, entry, self.file.defaults, where)
@@ -283,7 +298,7 @@ class Suite:
                         if chosen["parallel"] != settings["parallel"][0]:
                             continue  # one device is the same whatever several would do
                         chosen["parallel"] = None
-                    yield _request(benchmark, shape, source, chosen, where)
+                    yield _request(benchmark, shape, source, chosen, place)
 
 
 def load_suite(name_or_path: str) -> Suite:
@@ -357,33 +372,32 @@ def _settings(benchmark: str, entry: CellEntry, defaults: Settings, where: str) 
     return settings
 
 
-def _request(benchmark: str, model: ModelConfig, weights: Weights, chosen: dict[str, Any], where: str) -> Request:
+def _request(benchmark: str, model: ModelConfig, weights: Weights, chosen: dict[str, Any], place: Place) -> Request:
     if "ids_below" in chosen and chosen["ids_below"] is None:
         chosen["ids_below"] = model.vocabulary
-    _check(model, chosen, where)
-    _spread(benchmark, chosen, where)
+    _check(model, chosen, place)
+    _spread(benchmark, chosen, place)
     computed = {"benchmark": benchmark} | {key: value for key, value in chosen.items() if key not in NOT_COMPUTED}
     workload = Workload(model=model, weights=weights, **computed)
-    return Request(workload, chosen["methods"], chosen["timeout_s"], chosen["rounds"], where)
+    return Request(workload, chosen["methods"], chosen["timeout_s"], chosen["rounds"], place)
 
 
-def _spread(benchmark: str, chosen: dict[str, Any], where: str) -> None:
+def _spread(benchmark: str, chosen: dict[str, Any], place: Place) -> None:
     """Give each of several devices its part of the batch, or refuse what cannot be shared out."""
     devices, parallel, batch = chosen["devices"], chosen["parallel"], chosen.get("batch", 1)
     training = "learning_rate" in chosen
     if devices > 1 and training == (parallel == "tensor"):
-        ways = " or ".join(("ddp", *FSDP2)) if training else "tensor"
-        raise UsageError(
-            f"{benchmark} is not parallel by {parallel}", where=f"{where}.parallel", remedy=f"choose {ways}"
-        )
+        ways = " or ".join(("ddp", *FSDP2))
+        remedy = f"training takes {ways}, all else tensor: give each kind an entry of its own, or leave this key out"
+        raise UsageError(f"{benchmark} is not parallel by {parallel}", where=place.of("parallel"), remedy=remedy)
     if devices > 1 and training and chosen["scaling"] == "weak":
         chosen["batch"] = batch * devices
     elif devices > 1 and training and batch % devices:
         what = f"{batch} cannot be divided by {devices} devices"
-        raise UsageError(what, where=f"{where}.batch", remedy='choose another, or scaling = "weak"')
+        raise UsageError(what, where=place.of("batch"), remedy='choose another, or scaling = "weak"')
 
 
-def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
+def _check(model: ModelConfig, chosen: Mapping[str, Any], place: Place) -> None:
     """Refuse what cannot be computed: beyond the block size, ids beyond the vocabulary, no timed sample."""
     block, ids, name = model.block_size, model.vocabulary, model.name
     sequence, shortest = chosen.get("sequence", 0), chosen.get("shortest", 0)
@@ -406,4 +420,4 @@ def _check(model: ModelConfig, chosen: Mapping[str, Any], where: str) -> None:
         (not fits, "iterations", f"{iterations} samples and their tokens {many}", "choose fewer, and more rounds"),
     ):
         if wrong:
-            raise UsageError(what, where=f"{where}.{key}", remedy=remedy)
+            raise UsageError(what, where=place.of(key), remedy=remedy)

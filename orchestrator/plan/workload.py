@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -330,6 +331,35 @@ def on_one_device(workloads: Iterable[Workload]) -> dict[str, tuple[Scaled, str]
             found[name] = "strong", whole
         elif shares[name] in by_id:
             found[name] = "weak", shares[name]
+    return found
+
+
+TELLING = {
+    "ids_below": "ids below {}",
+    "seed": "seed {}",
+    "temperature": "temperature {}",
+    "learning_rate": "learning rate {}",
+    "weight_decay": "weight decay {}",
+    "iterations": "{} iterations",
+    "warmup": "{} to warm up",
+}
+"""How it is said of a workload what `describe` leaves out."""
+
+
+def told_apart(workloads: Mapping[str, Workload]) -> dict[str, str]:
+    """Return what `describe` says of each, by its id, and what they differ in where two would read the same."""
+    alike = defaultdict[tuple[str, str], dict[str, Workload]](dict)
+    for key, one in workloads.items():
+        alike[one.benchmark, describe(one)][key] = one
+    found = dict[str, str]()
+    for (_, words), those in alike.items():
+        differ = [name for name in TELLING if len({getattr(one, name) for one in those.values()}) > 1]
+        said = {
+            key: ", ".join([words, *(TELLING[name].format(getattr(one, name)) for name in differ)])
+            for key, one in those.items()
+        }
+        same = len(set(said.values())) < len(said)  # in the prompt's ids, say
+        found |= {key: f"{text}, workload {key[:8]}" if same else text for key, text in said.items()}
     return found
 
 

@@ -16,7 +16,7 @@ from orchestrator.base.errors import UsageError
 from orchestrator.base.files import write_text
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, printable, shortened, significant
-from orchestrator.plan.workload import BATCHED, MEASURED, Workload, describe
+from orchestrator.plan.workload import BATCHED, MEASURED, Workload, told_apart
 
 WIDTH, MARGIN, TOP = 430, 8, 52
 LONGEST, CHARACTER, FIGURE = 24, 7, 56
@@ -93,7 +93,7 @@ def picture(reports: Sequence[Report], names: Sequence[str]) -> str:
     if not found:
         remedy = "name another run; of batched_generation there is `--of latency`"
         raise UsageError("no row beside eager on its own stack", where=", ".join(names), remedy=remedy)
-    columns = in_columns(found)
+    columns, what = in_columns(found), told_apart({group.rows[0].workload_id: group.workload for group in found})
     width = 2 * MARGIN + WIDTH * len(columns)
     height = TOP + max(sum(group.height for group in column) for column in columns)
     caption = list(captions(reports, found, names))
@@ -109,7 +109,7 @@ def picture(reports: Sequence[Report], names: Sequence[str]) -> str:
         f'<text class="muted" x="{MARGIN + 6}" y="41">Right of the line is faster, left of it is slower.</text>',
     ]
     for number, column in enumerate(columns):
-        lines += drawn(column, MARGIN + WIDTH * number, axis)
+        lines += drawn(column, MARGIN + WIDTH * number, axis, what)
     for number, line in enumerate(caption):
         lines.append(f'<text class="muted" x="{MARGIN + 6}" y="{height + FOOT * (number + 1)}">{text_of(line)}</text>')
     return "\n".join([*lines, "</svg>", ""])
@@ -160,12 +160,12 @@ def in_columns(found: Sequence[Group]) -> list[Sequence[Group]]:
     return [found[:cut], found[cut:]]
 
 
-def drawn(column: Sequence[Group], left: int, axis: Axis) -> Iterator[str]:
+def drawn(column: Sequence[Group], left: int, axis: Axis, what: Mapping[str, str]) -> Iterator[str]:
     """Yield the elements of a column that begins at `left`."""
     eager, top = left + axis.eager, TOP
     for group in column:
         yield f'<text class="head" x="{left + 6}" y="{top + 15}">{text_of(group.workload.benchmark)}</text>'
-        yield f'<text class="muted" x="{left + 6}" y="{top + 31}">{text_of(describe(group.workload))}</text>'
+        yield f'<text class="muted" x="{left + 6}" y="{top + 31}">{text_of(what[group.rows[0].workload_id])}</text>'
         for number, row in enumerate(group.rows):
             yield from bar(row, group.label(row), left, top + HEAD - 2 + LINE * number, axis)
         bottom = top + group.height - 5

@@ -64,8 +64,10 @@ class SharedOutcomes(Outcomes):
         """Write the run's tables, unless that was done not long ago; `now`: in any case."""
         began = time.monotonic()
         if now or began - self._written >= max(EVERY_S, TABLES_SHARE * self._took):
-            super().write_tables(now=True)
-            self._took = time.monotonic() - began
+            try:
+                super().write_tables(now=True)
+            finally:
+                self._took = time.monotonic() - began
 
     def report(self) -> Report:
         """Return what the tables say, of what was there when it was asked."""

@@ -17,6 +17,7 @@ from orchestrator.base.paths import ORCHESTRATOR, STATE
 from orchestrator.base.text import counted, in_words, show
 from orchestrator.build.ready import Ready, choose_place, reach_engine, why_not
 from orchestrator.host.devices import Host, look
+from orchestrator.host.locks import purpose_of
 from orchestrator.launchers.work_area import work_area
 from orchestrator.launchers.worker import Opening, Worker
 from orchestrator.plan import memory
@@ -249,15 +250,16 @@ def steps(
 
 def _opening(options: RunOptions, choice: Choice, bench: Path, progress: Progress, looked: Forecast) -> Opening:
     devices = {cell.stack: cell.device for cell in choice.plan.cells}
+    run = f"{choice.plan.suite}-{time.time_ns():x}"
     return Opening(
-        run=f"{choice.plan.suite}-{time.time_ns():x}",
+        run=run,
         bench=bench,
         stacks={name: stack for name, stack in choice.stacks.items() if name in devices},
         devices=devices,
         checkpoints=[found.mount for found in choice.checkpoints.values()],
         state=STATE,
         say=progress.say,
-        purpose=f"suite {choice.plan.suite}",
+        purpose=purpose_of(run),
         longest_s=max((cell.timeout_s for cell in choice.plan.cells), default=0.0),
         total_s=looked.busy_s,
         allow_busy=options.allow_busy,
@@ -355,10 +357,7 @@ def _never_done(_number: int, _cell: Cell, _round: int) -> bool:
 
 def _tick(outcomes: Outcomes, progress: Progress, crew: Crew, schedule: Schedule | Trials) -> None:
     """Bring the tables and the live line up to date."""
-    try:
-        outcomes.write_tables()
-    except UsageError as error:
-        progress.say(f"the tables could not be brought up to date: {error}")
+    outcomes.update_tables(progress.say)
     progress.standing(crew.state, schedule.taken, schedule.taken + schedule.waiting, crew.left_s)
 
 

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from orchestrator.analysis.published import read_published
 from orchestrator.analysis.reduce import Reduction
 from orchestrator.analysis.reduced_run import Report, report_of
-from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_NOTHING_MEASURED, EXIT_OK
+from orchestrator.base.errors import EXIT_BAD_ROWS, EXIT_NOTHING_MEASURED, EXIT_OK, UsageError
+from orchestrator.base.text import Say
 from orchestrator.records.record import BAD, COMPUTED, Record, Status, is_row
 from orchestrator.records.store import Run
 from orchestrator.report.tables import write_tables
@@ -31,7 +32,7 @@ class Outcomes(AbstractContextManager["Outcomes"]):
         self._run, self._reduction, self._published = run, Reduction(), read_published()
         self._statuses: dict[tuple[str, int], tuple[Status, bool]] = {}
         """Of each round its status, and whether it is one of a row."""
-        self._written = -math.inf
+        self._written, self._said = -math.inf, ""
         for record in records:
             self.add(record)
 
@@ -75,8 +76,21 @@ class Outcomes(AbstractContextManager["Outcomes"]):
     def write_tables(self, *, now: bool = False) -> None:
         """Write the run's tables, unless that was done a moment ago; `now`: in any case."""
         if now or time.monotonic() - self._written >= EVERY_S:
-            write_tables(self._run.folder, self.report())
-            self._written = time.monotonic()
+            try:
+                write_tables(self._run.folder, self.report())
+                self._said = ""
+            finally:  # a full disk is not tried more often
+                self._written = time.monotonic()
+
+    def update_tables(self, say: Say) -> None:
+        """Write them so; `say` gets why they cannot be, once: they are made of the records, which are safe."""
+        try:
+            self.write_tables()
+        except UsageError as error:
+            line = f"the tables could not be brought up to date: {error}"
+            if line != self._said:
+                say(line)
+            self._said = line
 
     def report(self) -> Report:
         """Return what the tables say."""

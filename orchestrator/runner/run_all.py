@@ -302,11 +302,7 @@ def next_rounds(session: Session, agenda: Agenda) -> Iterator[Turn]:
 def report(session: Session, agenda: Agenda, turn: Turn, record: Record) -> None:
     """Show how a round came out and how long the others will take, and bring the tables up to date."""
     agenda.done(turn, record)
-    try:
-        session.outcomes.write_tables()
-    except UsageError as error:
-        # They are made of the records, which are safe; at the end it is tried again.
-        session.progress.say(f"the tables could not be brought up to date: {error}")
+    session.outcomes.update_tables(session.progress.say)
     session.progress.end(record, agenda.left_s)
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 from bench_specs import write_spec
+from places import ROOT
+from processes import gone
 
 from bench import engine, ranks
 from bench.spec import read_spec
@@ -75,6 +80,36 @@ def test_what_all_ranks_say_alike_is_said_once(run):
 def test_a_rank_that_does_not_end_after_the_others_is_killed(run):
     record = run("time.sleep(100 * (rank == 2))\nrecord()")
     assert (record["status"], record["reason"]) == ("crashed", "rank 2 of 3 was not done 0.5 s after another")
+
+
+RANKS = "from bench import ranks; ranks.run(read_spec(Path(sys.argv[1])), sys.argv[2:])"
+BESIDE = """
+from bench import beside
+sys.executable = sys.argv[3]
+beside.Other("float32", Path(sys.argv[1]).parent).record()
+"""
+SLEEPS = """#!{python}
+import os, pathlib, sys, time
+with (pathlib.Path(__file__).parent / "pids").open("a") as file:
+    file.write(f"{{os.getpid()}}\\n")
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(("starts", "count"), [(RANKS, 2), (BESIDE, 1)])
+def test_what_a_cell_has_started_ends_with_it_where_it_is_killed(tmp_path, starts, count):
+    script, pids = tmp_path / "sleeps", tmp_path / "pids"
+    script.write_text(SLEEPS.format(python=sys.executable), encoding="utf-8")
+    script.chmod(0o755)
+    spec = write_spec(tmp_path / "cell", "forward", devices=2, parallel="tensor")
+    code = f"import sys\nfrom pathlib import Path\nfrom bench.spec import read_spec\n{starts}"
+    words = [sys.executable, "-c", code, str(spec), sys.executable, str(script)]
+    with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)}) as cell:
+        while not pids.exists() or len(pids.read_text().splitlines()) < count:
+            assert cell.poll() is None
+            time.sleep(0.05)
+        cell.kill()
+    assert [gone(int(pid)) for pid in pids.read_text().split()] == [True] * count
 
 
 def test_no_engine_runs_on_several(tmp_path):

@@ -22,7 +22,7 @@ from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import FEWEST_ROUNDS, LEVEL, verdict
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, between, gigabytes, milliseconds, says_nothing, significant
-from orchestrator.plan.workload import TRAINING, WHAT, describe
+from orchestrator.plan.workload import TRAINING, WHAT, told_apart
 from orchestrator.records.record import COMPUTED
 from orchestrator.report.columns import (
     SECONDS_DIGITS,
@@ -78,6 +78,7 @@ class Index:
             id(pair): n for n, pair in enumerate(sorted((p for _, p in self.pairs), key=lambda p: place(p.note)))
         }
         grown = _grown(self.sources)
+        what = told_apart({pair.steady.workload_id: pair.steady.workload for _, pair in self.pairs})
         rows = [
             {
                 "run": number[id(source)],
@@ -91,7 +92,7 @@ class Index:
         return {
             "title": "Stackbench: " + ", ".join(source.name for source in self.sources),
             "runs": [_run_card(source) for source in self.sources],
-            "workloads": [self._workload(key) for key in self.tables],
+            "workloads": [self._workload(key, what) for key in self.tables],
             "rows": rows,
             "ladders": _ladders([pair.steady for _, pair in self.pairs]),
             "verdicts": _verdicts([pair.steady for _, pair in self.pairs]),
@@ -99,7 +100,7 @@ class Index:
             "glossary": GLOSSARY,
         }
 
-    def _workload(self, key: tuple[str, ...]) -> dict[str, Any]:
+    def _workload(self, key: tuple[str, ...], what: Mapping[str, str]) -> dict[str, Any]:
         found = [(source.report, pair) for source, pair in self.tables[key]]
         steady = found[0][1].steady
         published = comparisons(found)
@@ -107,7 +108,7 @@ class Index:
         return {
             "id": steady.workload_id,
             "benchmark": steady.benchmark,
-            "what": describe(steady.workload),
+            "what": what[steady.workload_id],
             "about": f"{WHAT[steady.benchmark]}; {better(steady.benchmark)} is better.",
             "better": better(steady.benchmark),
             "unit": unit_of(steady.benchmark),

@@ -6,7 +6,7 @@ What is long and stands in many cells is written once, in the caption, and has a
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from orchestrator.analysis.protocol import Protocol
@@ -15,7 +15,6 @@ from orchestrator.analysis.reduced_run import Report
 from orchestrator.analysis.rows import Row
 from orchestrator.analysis.statistics import LEVEL
 from orchestrator.base.text import MISSING, between, counted, gigabytes, shortened, significant
-from orchestrator.plan.workload import describe
 from orchestrator.records.record import COMPUTED
 from orchestrator.report.columns import (
     SECONDS_DIGITS,
@@ -66,7 +65,7 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
     head = f"% run {report.header.run_id}, suite {report.header.suite}, started {report.header.started_utc}"
     parts = [_comment(head), "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}, \\usepackage{textcomp}"]
     for _, group in groupby(rows, key=lambda row: row.workload_id):
-        parts.append(_table(list(group)))
+        parts.append(_table(list(group), report.what))
     if not rows:
         parts.append("% no cell has a record yet")
     return "\n".join(parts) + "\n"
@@ -110,7 +109,7 @@ def _letter(number: int) -> str:
     return chr(ord("a") + number) if number < LETTERS else str(number)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row], what: Mapping[str, str]) -> str:
     first, marks = rows[0], Marks()
     stacks = dict.fromkeys(row.stack for row in rows)
     heads_of = {column.key: column.short for column in columns(first.benchmark, ())}
@@ -123,7 +122,7 @@ def _table(rows: Sequence[Row]) -> str:
         [
             r"\begin{table}",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{escape(_caption(rows, list(stacks), marks))}}}",
+            rf"\caption{{{escape(_caption(rows, what, list(stacks), marks))}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             r"\toprule",
             *heads,
@@ -136,12 +135,12 @@ def _table(rows: Sequence[Row]) -> str:
     )
 
 
-def _caption(rows: Sequence[Row], stacks: Sequence[str], marks: Marks) -> str:
+def _caption(rows: Sequence[Row], what: Mapping[str, str], stacks: Sequence[str], marks: Marks) -> str:
     first = rows[0]
     devices = ", ".join(dict.fromkeys(row.hardware.name for row in rows if row.hardware.name)) or "an unknown device"
     where = f"{devices}, stack {stacks[0]}" if len(stacks) == 1 else devices
     parts = [
-        f"{first.benchmark}: {describe(first.workload)}; {better(first.benchmark)} is better.",
+        f"{first.benchmark}: {what[first.workload_id]}; {better(first.benchmark)} is better.",
         f"On {where}.",
         marks.legend(),
     ]

@@ -12,7 +12,7 @@ from orchestrator.analysis.reduce import place
 from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Row
 from orchestrator.base.text import MISSING, code, escape, shortened, significant
-from orchestrator.plan.workload import WHAT, Workload, describe
+from orchestrator.plan.workload import WHAT
 from orchestrator.records.record import Environment
 from orchestrator.report.columns import SECONDS_DIGITS, Column, beside_status, columns_of
 from orchestrator.report.remarks import about_published, as_markdown, comparisons, figure_caveats, remarks, run_facts
@@ -36,7 +36,7 @@ def render(report: Report, protocol: Protocol | None = None) -> str:
     ]
     for _, group in groupby(ordered, key=lambda pair: (pair.steady.benchmark, pair.steady.workload_id)):
         pairs = list(group)
-        parts += [_heading(pairs[0].steady.workload), _table(pairs, report, first), _below(pairs, report)]
+        parts += [_heading(pairs[0].steady, report), _table(pairs, report, first), _below(pairs, report)]
     if not report.pairs:
         parts.append("No cell has a record yet.")
     several = any(pair.steady.workload.devices > 1 for pair in report.pairs)
@@ -57,9 +57,9 @@ def _head(report: Report) -> str:
     return "\n\n".join([grid(("", ""), facts, left=(0, 1)), *unfinished, WHERE_EXPLAINED])
 
 
-def _heading(workload: Workload) -> str:
-    what = f"{WHAT[workload.benchmark]}; {better(workload.benchmark)} is better."
-    return f"## {workload.benchmark}: {escape(describe(workload))}\n\n{what}"
+def _heading(row: Row, report: Report) -> str:
+    what = f"{WHAT[row.benchmark]}; {better(row.benchmark)} is better."
+    return f"## {row.benchmark}: {escape(report.what[row.workload_id])}\n\n{what}"
 
 
 def _table(pairs: Sequence[Pair], report: Report, first: Protocol) -> str:
@@ -96,7 +96,7 @@ def _growth(report: Report) -> str:
             remarks.append(f"- {code(growth.name)}: measured on {where}.")
         for point in growth.points:
             row = rows[point.cell_id]
-            what = f"{row.benchmark}: {describe(row.workload)}"
+            what = f"{row.benchmark}: {report.what[row.workload_id]}"
             first = significant(point.first_call_seconds, SECONDS_DIGITS)
             further = point.further_layer_seconds
             each = MISSING if further is None else significant(further, SECONDS_DIGITS)

@@ -20,7 +20,6 @@ from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Row
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import MISSING, one_line, shortened, show
-from orchestrator.plan.workload import describe
 from orchestrator.records.record import BAD, Status
 from orchestrator.report.again import program
 from orchestrator.report.columns import against_eager, beside_status, checks, name_in, speed
@@ -60,7 +59,7 @@ def render(
         pairs = list(group)
         rows = [pair.steady for pair in pairs]
         console.print()
-        what = one_line(f"{rows[0].benchmark}: {describe(rows[0].workload)}")
+        what = one_line(f"{rows[0].benchmark}: {report.what[rows[0].workload_id]}")
         console.print(Text(what, style="bold"), Text(f"({better(rows[0].benchmark)} is better)"))
         console.print(_table(pairs, of_note=protocol == "note"))
         for line in (*_reasons(rows), conclude(rows)):

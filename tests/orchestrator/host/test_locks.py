@@ -5,11 +5,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.base.errors import UsageError
+from orchestrator.base.errors import InfrastructureError, UsageError
 from orchestrator.host import locks
+from orchestrator.launchers.ssh_launcher import SshLauncher
 
 HOLDER = """
 import sys
@@ -54,6 +56,30 @@ def test_a_second_run_waits_and_says_for_whom(tmp_path: Path) -> None:
     holder.wait()
     assert got.wait(10)
     thread.join()
+
+
+def test_a_run_does_not_wait_for_itself(tmp_path: Path) -> None:
+    purpose = locks.purpose_of("note-1")
+    with (
+        locks.hold("GPU-1", purpose=purpose, say=print, folder=tmp_path, run="note-1"),
+        pytest.raises(UsageError, match="GPU-1 was asked for twice by one run"),
+        locks.hold("GPU-1", purpose=purpose, say=print, folder=tmp_path, run="note-1"),
+    ):
+        pass
+
+
+def test_nor_does_it_over_ssh(tmp_path: Path) -> None:
+    launcher = object.__new__(SshLauncher)
+    with locks.hold("GPU-1", purpose=locks.purpose_of("note-1"), say=print, folder=tmp_path):
+        answer = {"held": False, "holder": locks.holder(tmp_path / "GPU-1.lock"), "warned": []}
+        launcher.devices = ["GPU-1"]
+        launcher.connection = SimpleNamespace(ask=lambda *_, **__: (answer, b""))
+        opening = SimpleNamespace(run="note-1", purpose=locks.purpose_of("note-1"))
+        launcher.host = SimpleNamespace(opening=opening, say=print)
+        with pytest.raises(UsageError, match="GPU-1 was asked for twice by one run"):
+            launcher.claim(wait_s=600.0)
+        with pytest.raises(InfrastructureError, match="in use by process"):  # its lost connection's: that one goes
+            launcher.claim(wait_s=0.0)
 
 
 def test_the_folder_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

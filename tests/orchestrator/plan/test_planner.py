@@ -111,11 +111,18 @@ def test_a_method_of_a_stack_left_out_is_no_mistake_but_leaves_nothing(smoke: Su
         make_plan(smoke, {"b": STACKS["b"]}, device="cpu", methods=["inductor"], known_methods=["inductor"])
 
 
-def test_a_suites_unknown_method_names_file_and_key(tmp_path: Path) -> None:
-    path = write_suite(tmp_path, SUITE.replace("batch = 2", 'batch = 2\nmethods = ["eagre"]'))
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("batch = 2", 'batch = 2\nmethods = ["eagre"]', "cells[0].methods"),
+        ("[[cells]]", '[defaults]\nmethods = ["eagre"]\n[[cells]]', "defaults.methods"),
+    ],
+)
+def test_a_suites_unknown_method_names_file_and_key(tmp_path: Path, old: str, new: str, key: str) -> None:
+    path = write_suite(tmp_path, SUITE.replace(old, new, 1))
     with pytest.raises(UsageError) as caught:
         make_plan(load_suite(str(path)), STACKS, device="cpu")
-    assert str(caught.value).startswith(f'{path}: cells[0].methods: unknown method "eagre"')
+    assert str(caught.value).startswith(f'{path}: {key}: unknown method "eagre"')
 
 
 def test_a_suites_methods_are_taken_where_a_stack_offers_them(tmp_path: Path) -> None:

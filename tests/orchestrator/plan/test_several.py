@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HEAD = 'schema_version = 1\nname = "mine"\ndescription = "for a test"\n[[cells]]\n'
 TRAINING = HEAD + 'benchmark = "train_static"\nmodel = "tiny"\nbatch = 4\nsequence = 16\n'
+DEFAULTS = "[[cells]]", '[defaults]\ndevices = 2\nparallel = "ddp"\n[[cells]]'
 FORWARD = HEAD + 'benchmark = "forward"\nmodel = "tiny"\nbatch = 2\nsequence = 16\n'
 
 
@@ -64,6 +65,16 @@ def test_how_a_cell_scales_is_told_as_the_suite_means_it(tmp_path: Path, batch: 
         (TRAINING + "devices = 3", "batch: 4 cannot be divided by 3 devices"),
         (TRAINING + 'devices = 2\nparallel = "tensor"', "parallel: train_static is not parallel by tensor"),
         (FORWARD + 'devices = 2\nparallel = "ddp"', "parallel: forward is not parallel by ddp"),
+        (FORWARD.replace(*DEFAULTS), "defaults.parallel: forward is not parallel by ddp; training takes ddp or fsdp2"),
+        (
+            TRAINING.replace('"train_static"', '["train_static", "forward"]') + 'devices = 2\nparallel = "fsdp2"',
+            "or fsdp2_no_reshard, all else tensor: give each kind an entry of its own, or leave this key out",
+        ),
+        (
+            TRAINING.replace("batch = 4\n", "").replace("[[cells]]", "[defaults]\nbatch = 3\n[[cells]]")
+            + "devices = 2",
+            "defaults.batch: 3 cannot be divided by 2 devices",
+        ),
         (FORWARD + 'scaling = "weak"', "scaling: forward does not use this key"),
         (FORWARD + "devices = 0", "devices"),
     ],

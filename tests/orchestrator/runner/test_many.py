@@ -200,6 +200,9 @@ def test_a_worker_that_dies_takes_its_round_with_it_and_no_other(
     assert [record["status"] for record in records(gpus) if record["role"] == "row"] == ["ok"] * 6
 
 
+FAR = '[[hosts]]\nname = "{}"\nlauncher = "ssh"\nssh = {{ address = "{}" }}\n'
+
+
 @pytest.mark.parametrize(
     ("hosts", "said"),
     [
@@ -211,6 +214,7 @@ def test_a_worker_that_dies_takes_its_round_with_it_and_no_other(
         ('[[hosts]]\nname = "a"\nlauncher = "slurm"', "must be a number"),
         ('[[hosts]]\nname = "a"\nlauncher = "ssh"\n[hosts.slurm]\nx = 1', "is of the launcher slurm"),
         ('[[hosts]]\nname = "a"\nlauncher = "local"\n[[hosts]]\nname = "b"', "a and b are all this host"),
+        (FAR.format("a", "ssh://u@h") + FAR.format("b", "u@h"), "a and b are one host, u@h"),
         ('[[hosts]]\nname = "a"\ngpu = "all"', "hosts[0].gpu"),
         (
             '[[hosts]]\nname = "a"\ngpus = 0',

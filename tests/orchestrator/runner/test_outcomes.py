@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fake_run import FAKE_BENCH, SOURCE, write_stack, write_suite
 from record_samples import record
 
 from orchestrator.analysis.reduced_run import make_report
+from orchestrator.base.errors import UsageError
 from orchestrator.base.interrupt import Interrupted
 from orchestrator.cli import run
 from orchestrator.launchers import work_area as workfolders
@@ -20,6 +22,7 @@ from orchestrator.records import store
 from orchestrator.records.store import Run
 from orchestrator.report.tables import EXPORTERS
 from orchestrator.runner import outcomes, run_all
+from orchestrator.runner.crew import SharedOutcomes
 from orchestrator.runner.outcomes import Outcomes
 
 
@@ -104,6 +107,27 @@ def test_tables_are_written_now_and_then_and_at_the_end(
     assert len(calls) == written
     (folder,) = (tmp_path / "results").iterdir()
     assert json.loads((folder / "tables.json").read_text())["run"]["finished_utc"] is not None
+
+
+@pytest.mark.parametrize("kind", [Outcomes, SharedOutcomes])
+def test_a_disk_that_is_full_is_tried_as_seldom_as_another_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Outcomes]
+) -> None:
+    now, tried, said, full = [0.0], list[float](), list[str](), [True]
+
+    def write(*_: Any) -> None:
+        tried.append(now[0])
+        if full[0]:
+            raise UsageError("no space left on device")
+
+    monkeypatch.setattr(outcomes, "write_tables", write)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    kept = kind(Run.create(tmp_path, Plan(suite="x", cells=()), SOURCE))
+    for second in range(180):
+        now[0], full[0] = float(second), not 90 <= second < 120
+        kept.update_tables(said.append)
+    assert tried == [0.0, 30.0, 60.0, 90.0, 120.0, 150.0]
+    assert said == ["the tables could not be brought up to date: no space left on device"] * 2
 
 
 def test_the_kept_reduction_says_what_the_records_say(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from golden_files import golden
@@ -40,6 +41,27 @@ def run(tmp_path: Path) -> Path:
 def test_golden(run: Path, name: str) -> None:
     write_tables(run)
     golden(name, (run / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([{"ids_below": 100}, {"ids_below": 32000}], ["ids below 100", "ids below 32000"]),
+        ([{"seed": 1}, {"seed": 2}, {"sequence": 7}], ["seed 1", "seed 2", "bfloat16"]),
+        ([{"weights": {"seed": 1}}, {"weights": {"seed": 2}}], ["workload [0-9a-f]{8}"] * 2),
+    ],
+)
+def test_no_two_tables_have_one_heading(tmp_path: Path, changes: list[dict[str, Any]], told: list[str]) -> None:
+    cells = [workload("train_static", **change) for change in changes]
+    run = save_run(tmp_path, [record("train_static", cell_id=f"{n:016x}", workload=one) for n, one in enumerate(cells)])
+    what = make_report(run).what
+    assert all(re.search(f", {end}$", what[one.workload_id]) for one, end in zip(cells, told, strict=True))
+    assert len(set(what.values())) == len(cells)
+    heads = re.findall("^## train_static: (.*)$", render_tables(run), re.MULTILINE)
+    assert heads == [
+        escape(what[key]) for key in dict.fromkeys(row.steady.workload_id for row in make_report(run).pairs)
+    ]
+    assert len(set(re.findall("caption.*", render_tables(run, form="latex")))) == len(cells)
 
 
 def test_given_records_in_any_order_make_the_same_tables(run: Path) -> None:
