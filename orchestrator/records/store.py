@@ -78,7 +78,7 @@ class Header(Frozen):
     """Where its cells' processes are started; older runs do not say."""
     imported_utc: str | None = None
     """When `import` put it here; null for a run that was made here, or copied here by hand."""
-    at_once: int | None = None
+    at_once: Count | None = None
     """Of a trial by `side-by-side`, the number of GPUs; null for any other run."""
     plan: Plan
 
