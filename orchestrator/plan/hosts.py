@@ -17,6 +17,8 @@ MOST_GPUS = 100_000
 T = TypeVar("T", bound=BaseModel)
 HERE: tuple[HostLauncher, ...] = ("docker", "local")
 """Those whose cells run on the host of this process."""
+How = Literal["docker", "pyxis", "local"]
+"""How cells run, on whichever host: in containers of Docker or of pyxis, or as plain processes."""
 
 
 class Cost(Frozen):

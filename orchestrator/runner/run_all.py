@@ -207,7 +207,7 @@ def open_run(
             host=facts(gpu),
             stacks=stacks,
             note=choice.line,
-            launcher=choice.launcher,
+            launcher=choice.launchers,
         )
         run.claim(progress.say)
         progress.say(f"run {run.folder.name}")
@@ -224,7 +224,7 @@ def open_run(
 
 
 def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Progress) -> Run | None:
-    wanted = (choice.plan, source, choice.launcher)
+    wanted = (choice.plan, source, choice.launchers)
 
     def take(run: Run) -> bool:
         return run.claim(progress.say)

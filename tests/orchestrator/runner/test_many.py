@@ -244,14 +244,58 @@ def test_a_plan_says_how_long_it_takes_on_these_hosts(gpus: Path, capsys: pytest
         'per_gpu_hour = 2.0\n[[hosts]]\nname = "cluster"\nlauncher = "slurm"\ngpus = 4\nnodes = 2\n'
         '[[hosts]]\nname = "far"\nlauncher = "ssh"\nssh = { address = "far" }\n'
     )
-    words = ["plan", *written(gpus, ["good"])[1:], "--hosts", str(gpus / "hosts.toml")]
-    assert run(words) == 0
+    words = [word for word in written(gpus, ["good"])[1:] if word not in ("--launcher", "local")]
+    assert run(["plan", *words, "--hosts", str(gpus / "hosts.toml")]) == 0
     out = capsys.readouterr().out
     assert "on 11 GPUs of 3 hosts: " in out
     assert "GPU-hours of work" in out
     assert "cost, all GPUs held until the end: " in out
     assert "far says how many GPUs it has only when it is reached: counted as 1" in out
     assert not (gpus / "results").exists()
+
+
+HERE, SSH = ('launcher = "local"', 'launcher = "ssh"\nssh = { address = "far" }')
+SLURM = 'launcher = "slurm"\ngpus = 1\nslurm = { container = "%s" }'
+
+
+@pytest.mark.parametrize(
+    ("entries", "launchers", "says"),
+    [
+        ([HERE], "local", "plain processes"),
+        ([SSH], "docker", "Docker (of these hosts)"),
+        ([SLURM % "local"], "local", "plain processes"),
+        ([SLURM % "pyxis"], "pyxis", "pyxis"),
+        ([SSH, HERE], "docker, local", "Docker (of other hosts) and plain processes"),
+        ([SSH, SLURM % "docker"], "docker", "Docker (of these hosts)"),
+    ],
+)
+def test_a_hosts_file_says_how_cells_run(
+    gpus: Path, capsys: pytest.CaptureFixture[str], entries: list[str], launchers: str, says: str
+) -> None:
+    hosts = "".join(f'[[hosts]]\nname = "h{number}"\n{entry}\n' for number, entry in enumerate(entries))
+    (gpus / "hosts.toml").write_text(f"schema_version = 1\n{hosts}")
+    words = [word for word in written(gpus, ["good"])[1:] if word not in ("--launcher", "local")]
+    words = ["plan", *words, "--hosts", str(gpus / "hosts.toml")]
+    assert run([*words, "--format", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["launcher"], f" in {says}: " in said["reason"]) == (launchers, True)
+    assert run([*words, "--launcher", "docker"]) == (0 if launchers == "docker" else 4)
+    if launchers != "docker":
+        err = capsys.readouterr().err
+        assert err.startswith("orchestrator: --launcher docker: cells of the host h")
+        assert err.count("\n") == 1
+
+
+def test_the_run_and_its_records_say_how_cells_ran(gpus: Path) -> None:
+    (gpus / "hosts.toml").write_text(f'schema_version = 1\n[[hosts]]\nname = "here"\n{HERE}\n')
+    assert (
+        run([*written(gpus, ["good"])[:-4], "--results", str(gpus / "results"), "--hosts", str(gpus / "hosts.toml")])
+        == 0
+    )
+    (folder,) = (gpus / "results").iterdir()
+    header = json.loads((folder / "run.json").read_text())
+    assert (header["launcher"], " in plain processes: " in header["note"]) == ("local", True)
+    assert {record["provenance"]["launcher"] for record in records(gpus)} == {"local"}
 
 
 def with_devices(words: list[str], devices: str) -> list[str]:
