@@ -44,6 +44,18 @@ class Ready:
     locks: dict[str, StackLock] = field(default_factory=dict)
     """What the prepared ones were made of when they were built."""
 
+    @classmethod
+    def on_any(cls, readies: Sequence[Ready]) -> Ready:
+        """Return each stack as it is on the first host that can run it, where none can as on the first."""
+        found = cls()
+        for name in dict.fromkeys(name for ready in readies for name in (*ready.prepared, *ready.refused)):
+            able = (ready for ready in readies if name in ready.prepared and name not in ready.refused)
+            one = next(able, readies[0])
+            for part in ("prepared", "refused", "locks"):
+                if name in (there := getattr(one, part)):
+                    getattr(found, part)[name] = there[name]
+        return found
+
     def environment(self, stack: str) -> str:
         """Return the identity of what is installed in a stack, and of the variables that it sets."""
         prepared = self.prepared.get(stack)

@@ -221,7 +221,8 @@ def steps(
             progress.say(f"cells run on {in_short(workers)}")
             readies = made_ready_on(workers, choice, progress.say)
             first = next((worker.gpu for worker in workers if worker.gpu is not None), None)
-            with single.open_run(options, choice, source, gpu=first, ready=readies[0], progress=progress) as run:
+            ready = Ready.on_any(readies)
+            with single.open_run(options, choice, source, gpu=first, ready=ready, progress=progress) as run:
                 made.append(run)
                 base = Session(
                     choice,
@@ -229,7 +230,7 @@ def steps(
                     first,
                     client,
                     workers[0].launcher,
-                    readies[0],
+                    ready,
                     progress,
                     state=STATE,
                     source=source,

@@ -212,7 +212,9 @@ def open_run(
         run.claim(progress.say)
         progress.say(f"run {run.folder.name}")
     else:
-        run.update(stacks={**run.header.stacks, **stacks})
+        # One that cannot run now did when its records were made: what they were made of stays.
+        now = {name: said for name, said in stacks.items() if "fingerprint" in said or name not in run.header.stacks}
+        run.update(stacks={**run.header.stacks, **now})
         progress.say(f"going on with run {run.folder.name} (--fresh starts over)")
     try:
         keep_asked(run.folder, options, choice.checkpoints)

@@ -22,10 +22,13 @@ from places import ROOT
 from processes import gone
 from record_samples import workload
 
+from orchestrator.build.ready import Ready
 from orchestrator.cli import run
 from orchestrator.launchers.local import LocalHandle
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
+from orchestrator.plan.hosts import HostEntry
+from orchestrator.records.record import Refusal
 from orchestrator.records.store import Run
 from orchestrator.runner import crew as crews
 from orchestrator.runner import hosts as opening
@@ -296,6 +299,37 @@ def test_the_run_and_its_records_say_how_cells_ran(gpus: Path) -> None:
     header = json.loads((folder / "run.json").read_text())
     assert (header["launcher"], " in plain processes: " in header["note"]) == ("local", True)
     assert {record["provenance"]["launcher"] for record in records(gpus)} == {"local"}
+
+
+def test_a_run_says_what_a_host_that_can_run_a_stack_has_of_it(gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first host has no image, the second runs everything; what run.json says outlives a run without that host."""
+    entry = '[[hosts]]\nname = "{}"\nlauncher = "{}"\n'
+    (gpus / "hosts.toml").write_text(
+        f"schema_version = 1\n{entry.format('here', 'local')}{entry.format('far', 'ssh')}ssh = {{ address = 'far' }}\n"
+    )
+    far, ready_on = HostEntry(name="far", launcher="local", gpus=("1",)), opening.ready_on
+    opened = opening.open_here
+    monkeypatch.setattr(
+        opening, "opener_of", lambda one: lambda _, given: opened(far if one.name == "far" else here, given)
+    )
+    here, lacking = HostEntry(name="here", launcher="local", gpus=("0",)), {0}
+
+    def ready(launcher: Any, gpu: Any, choice: Any, say: Any) -> Any:
+        if gpu.index in lacking:
+            return Ready(refused={"fake": Refusal("infrastructure", "its image is not on this host")})
+        return ready_on(launcher, gpu, choice, say)
+
+    monkeypatch.setattr(opening, "ready_on", ready)
+    words = [word for word in written(gpus, ["good"]) if word not in ("--launcher", "local")]
+    words += ["--hosts", str(gpus / "hosts.toml")]
+    assert run(words) == 0
+    (folder,) = (gpus / "results").iterdir()
+    (said,) = json.loads((folder / "run.json").read_text())["stacks"].values()
+    assert said["fingerprint"]
+    assert [path.name for path in (folder / "stacks").iterdir()] == ["fake.lock.json"]
+    lacking.add(1)
+    run([*words, "--rerun", "--resume", folder.name])
+    assert json.loads((folder / "run.json").read_text())["stacks"] == {"fake": said}
 
 
 def with_devices(words: list[str], devices: str) -> list[str]:
