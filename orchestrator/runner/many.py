@@ -273,9 +273,8 @@ def _run(
     """Take up the run's records, run what is left, and write the tables."""
     began, options, run, plan = time.monotonic(), agenda.options, base.run, base.choice.plan
     turns = _turns(plan, workers, readies, base.source)
-    before = Before(run, plan, workers, turns, base.progress)
-    if not options.spread and not options.rerun:
-        before.forget_homeless()
+    before = Before(run, plan, [worker.uuid for worker in workers], turns, base.progress)
+    before.forget_strays(options)
     outcomes = SharedOutcomes(run, before.records)
     if options.rerun:
         outcomes.forget_failures()

@@ -170,6 +170,76 @@ def test_a_workload_whose_gpu_is_gone_begins_again_on_another(
     assert {record["provenance"]["gpu"] for record in rows} == {"GPU-00000007"}
 
 
+def begun(words: list[str], place: Path, ran: dict[int, list[int]]) -> dict[Path, int]:
+    """Make an unfinished run whose rounds of workloads, by their sequence, ran on these GPUs; when each was written."""
+    assert run([*words, "--gpus", "0"]) == 0
+    (folder,) = (place / "results").iterdir()
+    for path in (folder / "records").iterdir():
+        record = json.loads(path.read_text())
+        if record["role"] != "row":
+            continue
+        on = ran.get(record["workload"]["sequence"], [])
+        if record["round"] >= len(on):
+            path.unlink()
+            continue
+        record["provenance"]["gpu"] = f"GPU-{on[record['round']]:08d}"
+        path.write_text(json.dumps(record))
+    header = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**header, "finished_utc": None}))
+    return {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+
+
+AWAY, STRAY = (
+    "ran on a GPU that is not here now, or not this run's",
+    "ran on other GPUs than the one that goes on with it",
+)
+
+
+@pytest.mark.parametrize(
+    ("ran", "options", "said", "ends"),
+    [
+        ({32: [0], 64: [1], 96: [2]}, [], [f"2 rounds of 2 workloads {AWAY}"], {32: "0", 64: "0", 96: "0"}),
+        ({32: [0, 0, 1], 64: [2], 96: [1, 1, 0, 1]}, ["--gpus", "all"], [f"1 round of 1 workload {STRAY}"],
+         {32: "0", 64: "2", 96: "01"}),
+        ({32: [0, 1, 1], 64: [1, 2]}, ["--gpus", "0"],
+         [f"2 rounds of 1 workload {STRAY}", f"2 rounds of 1 workload {AWAY}"], {32: "0", 64: "0", 96: "0"}),
+        ({32: [2, 1, 1], 64: [0]}, ["--gpu", "1"],
+         [f"1 round of 1 workload {STRAY}", f"1 round of 1 workload {AWAY}"], {32: "1", 64: "1", 96: "1"}),
+        ({32: [0, 1, 2], 64: [0, 0, 0], 96: [2] * 4}, ["--gpus", "0", "--spread"], [], {32: "012", 64: "0", 96: "2"}),
+    ],
+)  # fmt: skip
+def test_a_workload_goes_on_on_one_gpu_whatever_the_options_were(  # noqa: PLR0917
+    gpus: Path, capsys: pytest.CaptureFixture[str],
+    ran: dict[int, list[int]], options: list[str], said: list[str], ends: dict[int, str],
+) -> None:  # fmt: skip
+    words = written(gpus, ["good"], rounds=4)
+    before = begun(words, gpus, ran)
+    capsys.readouterr()
+    assert run([*words, *options]) == 0
+    lines = [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines() if "they are run again" in line]
+    assert sorted(lines) == sorted(said)
+    rows = [record for record in records(gpus) if record["role"] == "row"]
+    on = {
+        sequence: {r["provenance"]["gpu"][-1] for r in rows if r["workload"]["sequence"] == sequence}
+        for sequence in ends
+    }
+    assert (len(rows), on) == (12, {sequence: set(numbers) for sequence, numbers in ends.items()})
+    kept = [path for path, when in before.items() if path.stat().st_mtime_ns == when]
+    assert len(before) - len(kept) == sum(int(line.split()[0]) for line in said), "nothing else is run again"
+
+
+def test_one_gpu_that_goes_on_with_anothers_run_has_ceilings_and_references_of_its_own(gpus: Path) -> None:
+    words = written(gpus, ["good"], rounds=2, proving=True)
+    begun(words, gpus, {32: [0, 0], 64: [0]})
+    assert run([*words, "--gpu", "1"]) in (0, 1)
+    for role in ("ceilings", "reference"):
+        found = [(one["round"], one["provenance"]["gpu"]) for one in records(gpus) if one["role"] == role]
+        assert set(found) == {(0, "GPU-00000000"), (1, "GPU-00000001")}
+    (folder,) = (gpus / "results").iterdir()
+    assert [path.name for path in (folder / "references").iterdir() if path.is_dir()] == ["1"]
+    assert json.loads((folder / "run.json").read_text())["finished_utc"] is not None
+
+
 def test_a_worker_that_dies_takes_its_round_with_it_and_no_other(
     gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
