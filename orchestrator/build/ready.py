@@ -44,6 +44,18 @@ class Ready:
     locks: dict[str, StackLock] = field(default_factory=dict)
     """What the prepared ones were made of when they were built."""
 
+    @classmethod
+    def on_any(cls, readies: Sequence[Ready]) -> Ready:
+        """Return each stack as it is on the first host that can run it, where none can as on the first."""
+        found = cls()
+        for name in dict.fromkeys(name for ready in readies for name in (*ready.prepared, *ready.refused)):
+            able = (ready for ready in readies if name in ready.prepared and name not in ready.refused)
+            one = next(able, readies[0])
+            for part in ("prepared", "refused", "locks"):
+                if name in (there := getattr(one, part)):
+                    getattr(found, part)[name] = there[name]
+        return found
+
     def environment(self, stack: str) -> str:
         """Return the identity of what is installed in a stack, and of the variables that it sets."""
         prepared = self.prepared.get(stack)
@@ -89,7 +101,7 @@ def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose, *
     Where images can neither be found nor pulled, plain processes take their place if no stack and no launcher was
     named; a launcher that was named is a UsageError then, and stacks that were named keep their rows. So is a stack
     that offers a method which neither bench nor the user has, and an own method with the name of one of bench's.
-    `elsewhere`: containers run on other hosts alone, which say themselves what images they have.
+    `elsewhere`: cells run on other hosts, alone or too, which say themselves what images they have.
     """
     choice = choosing(options, gpu=host.gpu, engine=host.engine, no_gpu=host.no_gpu)
     known = methods_of_bench()
@@ -102,8 +114,8 @@ def choose_place(options: RunOptions, host: Host, choosing: Choosing = choose, *
     if not used or len(why) < len(used):
         return choice
     if options.launcher == "docker":
-        remedy = f"name an image that is here in {BASE_VARIABLE}, or use --launcher local"
-        raise UsageError(why[0], where="--launcher docker", remedy=remedy)
+        where, instead = options.docker_named
+        raise UsageError(why[0], where=where, remedy=f"name an image that is here in {BASE_VARIABLE}, or {instead}")
     return choosing(options, gpu=host.gpu, engine=None, no_gpu=host.no_gpu, no_engine=why[0])
 
 

@@ -14,6 +14,7 @@ from orchestrator.base.paths import IMAGES, RESULTS
 from orchestrator.base.text import NO_GPU
 from orchestrator.plan.cell import Device, Plan
 from orchestrator.plan.checkpoint import Checkpoint, inspect_checkpoint, refuse_unreadable
+from orchestrator.plan.hosts import How
 from orchestrator.plan.methods import OwnMethod, engines, find_methods
 from orchestrator.plan.planner import make_plan
 from orchestrator.plan.stack import Stack, find_stacks
@@ -52,6 +53,8 @@ class RunOptions:
     rerun: bool = False
     """Run keys again that have a final record."""
     launcher: LauncherName = "auto"
+    hows: tuple[How, ...] = ()
+    """How cells run on the hosts of `hosts`; `launcher` is this host's then."""
     rounds: int | None = None
     """Rounds of each cell; None: the suite's."""
     cache: Literal["cold", "shared"] = "cold"
@@ -78,6 +81,13 @@ class RunOptions:
         """Whether cells may run side by side."""
         return self.gpus is not None or self.hosts is not None
 
+    @property
+    def docker_named(self) -> tuple[str, str]:
+        """What names the launcher docker, and what to do where that cannot be."""
+        if self.hosts is not None:
+            return str(self.hosts), 'write launcher = "local" there'
+        return "--launcher docker", "use --launcher local"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -88,11 +98,19 @@ class Choice:
     suite: Suite
     stacks: Mapping[str, Stack]
     launcher: Literal["docker", "local"]
+    """This host's; where no cell runs here, "docker" if any runs in a container."""
     checkpoints: Mapping[str, Checkpoint]
     own: Mapping[str, OwnMethod] = field(default_factory=dict)
     """The user's own methods by name, those of no cell among them."""
     asked: bool = False
     """Benchmark and method were both named: what cannot fit into the GPU's memory is tried all the same."""
+    hows: tuple[How, ...] = ()
+    """As in the options."""
+
+    @property
+    def launchers(self) -> str:
+        """How cells run on all hosts, as run.json says it."""
+        return ", ".join(sorted(self.hows or (self.launcher,)))
 
     @property
     def uses_gpu(self) -> bool:
@@ -144,7 +162,8 @@ def choose(
     if own and not own.keys() & {cell.method for cell in plan.cells}:
         what = f"no cell is run by {' or '.join(own)}"
         raise UsageError(what, where="--methods", remedy="name one of them with --method, or leave --methods out")
-    place = f"Docker ({engine})" if launcher == "docker" else "plain processes"
+    words = {"docker": f"Docker ({engine or 'of other hosts'})", "local": "plain processes", "pyxis": "pyxis"}
+    place = " and ".join(words[how] for how in options.hows or (launcher,))
     if launcher == "local" and options.launcher == "auto":
         place += f" ({no_engine})"
     on = f"on {gpu}" if on_gpu and gpu else "without a GPU" if on_gpu else "on the CPU"
@@ -157,7 +176,7 @@ def choose(
         for checkpoint in checkpoints.values():
             refuse_unreadable(checkpoint, *user)
     asked = bool(options.benchmarks and options.methods)
-    return Choice(line, plan, suite, stacks, launcher, checkpoints, own, asked)
+    return Choice(line, plan, suite, stacks, launcher, checkpoints, own, asked, options.hows)
 
 
 def offering(stack: Stack, own: Mapping[str, OwnMethod]) -> Stack:
@@ -181,8 +200,8 @@ def choose_launcher(options: RunOptions, engine: str | None) -> Literal["docker"
     if options.launcher == "auto":
         return "docker" if engine else "local"
     if options.launcher == "docker" and engine is None:
-        remedy = "start it (see `orchestrator doctor`), or use --launcher local"
-        raise UsageError(NO_ENGINE, where="--launcher docker", remedy=remedy)
+        where, instead = options.docker_named
+        raise UsageError(NO_ENGINE, where=where, remedy=f"start it (see `orchestrator doctor`), or {instead}")
     return options.launcher
 
 

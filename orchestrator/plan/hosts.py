@@ -18,6 +18,8 @@ T = TypeVar("T", bound=BaseModel)
 HERE: tuple[HostLauncher, ...] = ("docker", "local")
 """Those whose cells run on the host of this process."""
 ONE_ENTRY = "keep one entry, whose gpus name all that are wanted"
+How = Literal["docker", "pyxis", "local"]
+"""How cells run, on whichever host: in containers of Docker or of pyxis, or as plain processes."""
 
 
 class Cost(Frozen):

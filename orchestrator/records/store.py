@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import (
     BESIDE,
+    Count,
     Frozen,
     Json,
     make_folder,

@@ -1,13 +1,14 @@
-"""What a run on many GPUs has already, and where that was run: records, results, the GPUs' own references."""
+"""What a run has already, and on which GPUs that was run: records, results, the GPUs' own references."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import count
 
 from orchestrator.base.text import counted
-from orchestrator.launchers.worker import Worker
 from orchestrator.plan.cell import Cell, Plan
+from orchestrator.plan.choice import RunOptions
 from orchestrator.records.record import Record
 from orchestrator.records.references import References
 from orchestrator.records.store import Run, finished_keys
@@ -18,18 +19,22 @@ from orchestrator.runner.schedule import OF_THE_GPU, GroupKey, comparable
 Turns = Mapping[int, Turn]
 """Each cell's first turn, by the `id` of the cell."""
 
+NOT_HERE, OTHERS = "a GPU that is not here now, or not this run's", "other GPUs than the one that goes on with it"
+
 
 class Before:
-    """A run's records when it is taken up, by the workers that there are now; `turns` are those of each worker."""
+    """A run's records when it is taken up, by workers with these GPUs; `turns` are those of each worker."""
 
     def __init__(
-        self, run: Run, plan: Plan, workers: Sequence[Worker], turns: Sequence[Turns], progress: Progress
+        self, run: Run, plan: Plan, uuids: Sequence[str | None], turns: Sequence[Turns], progress: Progress
     ) -> None:
         """Read the records; those that the rounds to come replace are removed, what cannot be read is said."""
         self._run, self._plan, self._turns, self._say = run, plan, turns, progress.say
         self._kinds = list({id(kind): kind for kind in turns}.values())
-        self._uuids = [worker.uuid for worker in workers]
-        self._rows = comparable(plan)
+        self._uuids, self._rows = uuids, comparable(plan)
+        self._groups = {
+            turns[id(cell)].cell_id: key for key, cells in self._rows.items() for cell in cells for turns in self._kinds
+        }
         self.records = self._read()
         self.done = finished_keys(self.records)
         self.ordinals = self._ordinals()
@@ -38,9 +43,13 @@ class Before:
 
     @property
     def homes(self) -> dict[GroupKey, int]:
-        """The workers whose GPUs have results of groups."""
-        numbers = {uuid: number for number, uuid in enumerate(self._uuids) if uuid is not None}
-        return {key: numbers[uuid] for key, uuid in self._ran_on().items() if uuid in numbers}
+        """The workers whose GPUs have results of groups; of several that with most of them."""
+        places = [(uuid, -number) for number, uuid in enumerate(self._uuids) if uuid is not None]
+        most = {
+            key: max(((count[uuid], place) for uuid, place in places), default=(0, 0))
+            for key, count in self._ran_on().items()
+        }
+        return {key: -place for key, (results, place) in most.items() if results}
 
     def references(self, number: int) -> References:
         """Return the references that were made on a worker's own GPU."""
@@ -59,22 +68,40 @@ class Before:
         known = self.references(number).known
         return all(subject.workload_id in known for subject in cell.workload.subjects or ())
 
-    def forget_homeless(self) -> None:
-        """Remove the records of groups that were begun on a GPU which is not here now: these begin again."""
-        homes = self.homes
-        away = [key for key in self._ran_on() if key not in homes and not self._complete(key)]
-        ids = {turns[id(cell)].cell_id for key in away for cell in self._rows[key] for turns in self._kinds}
-        gone = [record for record in self.records if record.cell_id in ids]
-        if not gone:
+    def forget_strays(self, options: RunOptions) -> None:
+        """Remove the records of groups to be gone on with that ran elsewhere than on the GPU where they go on.
+
+        A group that no GPU of this run has begun begins again. A run on one GPU keeps all that there is: it may have
+        been taken to another machine to be gone on with, and its rows say where their rounds ran.
+        """
+        if options.spread or options.rerun:
             return
-        for record in gone:
-            self._run.forget(record)
-        self.records = [record for record in self.records if record.cell_id not in ids]
+        homes = self.homes
+        going = {key for key in self._ran_on() if not self._complete(key)}
+        strays = defaultdict[str, list[Record]](list)
+        for record in self.records:
+            key, gpu = self._groups.get(record.cell_id), _gpu(record)
+            if key in going and (key not in homes or gpu not in (None, self._uuids[homes[key]])):
+                strays[OTHERS if key in homes else NOT_HERE].append(record)
+        if not options.several:
+            away = [record for gone in strays.values() for record in gone]
+            if away:
+                self._say(f"{self._rounds(away)} ran on another GPU: they are kept, and the rows say so")
+            return
+        for where, gone in strays.items():
+            for record in gone:
+                self._run.forget(record)
+            self._say(
+                f"{self._rounds(gone)} ran on {where}: they are run again, as compared cells stay on one GPU "
+                "(--spread gives that up)"
+            )
+        forgotten = {id(record) for gone in strays.values() for record in gone}
+        self.records = [record for record in self.records if id(record) not in forgotten]
         self.done = finished_keys(self.records)
-        self._say(
-            f"{counted(len(gone), 'round')} of {counted(len(away), 'workload')} ran on a GPU that is not here now: "
-            "they are run again, as compared cells stay on one GPU (--spread gives that up)"
-        )
+
+    def _rounds(self, records: Sequence[Record]) -> str:
+        workloads = {self._groups[record.cell_id] for record in records}
+        return f"{counted(len(records), 'round')} of {counted(len(workloads), 'workload')}"
 
     def _read(self) -> list[Record]:
         current = {turn.cell_id for turns in self._kinds for turn in turns.values()}
@@ -91,28 +118,27 @@ class Before:
     def _ordinals(self) -> list[int]:
         """Return for each worker the round that its GPU's ceilings and references have had so far, else a new one."""
         known = {
-            record.provenance.gpu: record.round
+            gpu: record.round
             for record in self.records
-            if record.role in OF_THE_GPU and record.provenance is not None and record.provenance.gpu is not None
+            if record.role in OF_THE_GPU and (gpu := _gpu(record)) is not None
         }
         taken = set(known.values())
         free = (number for number in count() if number not in taken)
         return [known[uuid] if uuid in known else next(free) for uuid in self._uuids]
 
-    def _ran_on(self) -> dict[GroupKey, str]:
-        """Return the UUID of the GPU that has results of each group."""
-        groups = {
-            turns[id(cell)].cell_id: key for key, cells in self._rows.items() for cell in cells for turns in self._kinds
-        }
-        return {
-            groups[record.cell_id]: record.provenance.gpu
-            for record in self.records
-            if record.cell_id in groups
-            and (record.cell_id, record.round) in self.done
-            and record.provenance is not None
-            and record.provenance.gpu is not None
-        }
+    def _ran_on(self) -> dict[GroupKey, Counter[str]]:
+        """Return how many results of each group are of which GPU, by its UUID."""
+        found = defaultdict[GroupKey, Counter[str]](Counter)
+        for record in self.records:
+            gpu = _gpu(record)
+            if record.cell_id in self._groups and (record.cell_id, record.round) in self.done and gpu is not None:
+                found[self._groups[record.cell_id]][gpu] += 1
+        return found
 
     def _complete(self, key: GroupKey) -> bool:
         rounds = [(cell, number) for cell in self._rows[key] for number in range(cell.rounds)]
         return all(self.is_done(-1, cell, number) for cell, number in rounds)
+
+
+def _gpu(record: Record) -> str | None:
+    return None if record.provenance is None else record.provenance.gpu

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.base import interrupt
 from orchestrator.base.errors import InfrastructureError, StackbenchError, UsageError
@@ -16,8 +16,8 @@ from orchestrator.build.ready import Ready, launcher_of, ready_on
 from orchestrator.host import locks
 from orchestrator.host.gpu import HostGpu, choose_gpu, gpus, refuse_busy, selected
 from orchestrator.launchers.worker import Opener, Opening, Worker
-from orchestrator.plan.choice import Choice
-from orchestrator.plan.hosts import HERE, HostEntry, load_hosts
+from orchestrator.plan.choice import Choice, LauncherName
+from orchestrator.plan.hosts import HERE, HostEntry, How, load_hosts
 
 OPENERS = {"ssh": "orchestrator.launchers.ssh", "slurm": "orchestrator.runner.slurm"}
 """Modules of openers of other hosts, imported where they are asked for: `open_host`, and `settings_of` an entry."""
@@ -33,12 +33,24 @@ def opener_of(entry: HostEntry) -> Opener:
     return opener
 
 
-def entries_of(file: Path) -> tuple[HostEntry, ...]:
-    """Return the entries of a hosts file, with settings that their launchers take."""
+def entries_of(file: Path, launcher: LauncherName) -> tuple[HostEntry, ...]:
+    """Return the entries of a hosts file, with settings that their launchers take.
+
+    A `launcher` that was named and that an entry contradicts is a UsageError.
+    """
     found = load_hosts(file)
     for entry in found:
-        if entry.launcher not in HERE:
-            import_module(OPENERS[entry.launcher]).settings_of(entry)
+        if launcher not in ("auto", its := how(entry)):
+            what, remedy = f"cells of the host {entry.name} run by {its}", "leave it out, or change the entry"
+            raise UsageError(f"{what}, as {file} says", where=f"--launcher {launcher}", remedy=remedy)
+    return found
+
+
+def how(entry: HostEntry) -> How:
+    """Return how an entry's cells run; settings that its launcher does not take are a UsageError."""
+    if entry.launcher in HERE:
+        return cast("How", entry.launcher)
+    found: How = getattr(import_module(OPENERS[entry.launcher]).settings_of(entry), "container", "docker")
     return found
 
 

@@ -34,7 +34,7 @@ from orchestrator.runner import run_all as single
 from orchestrator.runner.before import Before
 from orchestrator.runner.crew import Crew, Member, SharedOutcomes, sessions
 from orchestrator.runner.estimate import Earlier, Key, bound_by_cpu, expected, fitted, history, with_rounds
-from orchestrator.runner.hosts import entries_of, held, in_short, made_ready_on, wanted_here
+from orchestrator.runner.hosts import entries_of, held, how, in_short, made_ready_on, wanted_here
 from orchestrator.runner.one_round import Session
 from orchestrator.runner.order import Agenda, Turn, first_turns
 from orchestrator.runner.outcomes import Outcomes
@@ -54,6 +54,8 @@ class Places(NamedTuple):
 
     entries: Sequence[HostEntry]
     host: Host
+    options: RunOptions
+    """As these hosts mean them."""
 
     @property
     def elsewhere(self) -> bool:
@@ -66,30 +68,33 @@ def places(options: RunOptions) -> Places:
     if options.gpu is not None or (options.gpus is not None and options.hosts is not None):
         what = "--gpu, --gpus and --hosts exclude each other"
         raise UsageError(what, where="--gpus" if options.gpus else "--hosts", remedy="keep one of them")
-    entries = entries_of(options.hosts) if options.hosts else named_here(options.gpus or "all", "local")
-    if all(entry.launcher not in HERE for entry in entries):
+    entries: Sequence[HostEntry] = named_here(options.gpus or "all", "local")
+    own: HostEntry | None = entries[0]
+    if options.hosts is not None:
+        entries = entries_of(options.hosts, options.launcher)
+        hows = tuple(dict.fromkeys(map(how, entries)))
+        own = next((entry for entry in entries if entry.launcher in HERE), None)
+        local = hows == ("local",) if own is None else own.launcher == "local"
+        options = replace(options, hows=hows, launcher="local" if local else "docker")
+    if own is None:
         number = sum(entry.gpus_at_most or UNKNOWN_GPUS for entry in entries)
         shown = f"{counted(number, 'GPU')} of {counted(len(entries), 'host')}"
-        return Places(entries, Host(gpu=shown, engine="of these hosts"))
-    own = next(entry for entry in entries if entry.launcher in HERE)
-    if options.hosts is not None:
-        options = replace(options, launcher="local" if own.launcher == "local" else "docker")
-    host = look(options)
+        return Places(entries, Host(gpu=shown, engine="of these hosts"), options)
+    # No engine is an error that names what asks for one, raised by `choose`.
+    host = look(replace(options, launcher="auto") if options.hosts and own.launcher == "docker" else options)
     found = wanted_here(own, host.found, where="--gpus" if options.hosts is None else None)
     if not found and options.gpus is not None:
         raise UsageError(host.no_gpu, where="--gpus", remedy="leave it out: the CPU is used then")
     models = ", ".join(sorted({gpu.name for gpu in found}))
     others = f" and GPUs of {counted(len(entries) - 1, 'other host')}" if len(entries) > 1 else ""
-    return Places(entries, replace(host, gpu=f"{counted(len(found), 'GPU')} ({models}){others}" if found else None))
+    shown = f"{counted(len(found), 'GPU')} ({models}){others}"
+    return Places(entries, replace(host, gpu=shown if found else None), options)
 
 
-def chosen(
-    options: RunOptions, where: Places, choosing: Choosing, known: Mapping[Key, Earlier]
-) -> tuple[Choice, Places, Forecast]:
+def chosen(where: Places, choosing: Choosing, known: Mapping[Key, Earlier]) -> tuple[Choice, Places, Forecast]:
     """Return what is to be run, where, and how long that is expected to take."""
-    if where.elsewhere and options.launcher == "local":
-        raise UsageError("--launcher local is this host", where="--hosts", remedy="leave it out")
-    choice = choose_place(options, where.host, choosing, elsewhere=where.elsewhere)
+    options = where.options
+    choice = choose_place(options, where.host, choosing, elsewhere=where.elsewhere or len(where.entries) > 1)
     if options.hosts is None:
         where = where._replace(entries=named_here(options.gpus or "all", choice.launcher))
     seats = planned_seats(where)
@@ -181,7 +186,7 @@ def forecast_lines(found: Forecast, where: Places) -> list[str]:
 
 def show_plan(options: RunOptions, form: str, width: int | None) -> None:
     """Print what `plan` does, and how long it takes on these hosts: of text the last lines, else on standard error."""
-    choice, where, looked = chosen(options, places(options), choose, history(options.results))
+    choice, where, looked = chosen(places(options), choose, history(options.results))
     show(render(choice, options.results, form, width, elsewhere=where.elsewhere))
     wide = too_wide(choice.plan, where)
     lines = [*forecast_lines(looked, where), *where.host.beyond_memory(choice.plan), *wide]
@@ -199,7 +204,7 @@ def steps(
     asked = time.monotonic()
     check_writable(options.results)
     known = history(options.results)
-    choice, where, looked = chosen(options, places(options), choosing, known)
+    choice, where, looked = chosen(places(options), choosing, known)
     if pairs is not None:
         seats, seconds = planned_seats(where), seconds_by(known)
         choice = in_pairs(choice, len(seats), pairs)
@@ -218,12 +223,13 @@ def steps(
             progress.say(f"cells run on {in_short(workers)}")
             readies = made_ready_on(workers, choice, progress.say)
             first = next((worker.gpu for worker in workers if worker.gpu is not None), None)
+            ready = Ready.on_any(readies)
             with single.open_run(
                 options,
                 choice,
                 source,
                 gpu=first,
-                ready=readies[0],
+                ready=ready,
                 progress=progress,
                 at_once=None if pairs is None else len(workers),
             ) as run:
@@ -234,7 +240,7 @@ def steps(
                     first,
                     client,
                     workers[0].launcher,
-                    readies[0],
+                    ready,
                     progress,
                     state=STATE,
                     source=source,
@@ -278,9 +284,8 @@ def _run(
     """Take up the run's records, run what is left, and write the tables."""
     began, options, run, plan = time.monotonic(), agenda.options, base.run, base.choice.plan
     turns = _turns(plan, workers, readies, base.source)
-    before = Before(run, plan, workers, turns, base.progress)
-    if not options.spread and not options.rerun:
-        before.forget_homeless()
+    before = Before(run, plan, [worker.uuid for worker in workers], turns, base.progress)
+    before.forget_strays(options)
     outcomes = SharedOutcomes(run, before.records)
     if options.rerun:
         outcomes.forget_failures()

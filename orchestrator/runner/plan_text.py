@@ -137,7 +137,7 @@ def as_json(
         "schema_version": 1,
         "suite": choice.suite.name,
         "plan_id": choice.plan.plan_id,
-        "launcher": choice.launcher,
+        "launcher": choice.launchers,
         "stacks": list(choice.stacks),
         "reason": choice.line,
         "expected_s": cost.seconds,

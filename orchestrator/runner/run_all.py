@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,17 +27,18 @@ from orchestrator.plan.methods import FOLDER as METHODS
 from orchestrator.plan.methods import put_methods
 from orchestrator.records.asked import keep_asked
 from orchestrator.records.record import Record
-from orchestrator.records.references import References
 from orchestrator.records.runs import find_run, name_of, newest_run, resumable, why_another
 from orchestrator.records.store import Run, record_files
 from orchestrator.records.weights import FOLDER as WEIGHTS
 from orchestrator.records.weights import WeightFolders
+from orchestrator.runner.before import Before
 from orchestrator.runner.estimate import Earlier, Key, estimate, fitted, history
 from orchestrator.runner.one_round import Session, run_round
-from orchestrator.runner.order import Agenda, Turn, remaining, replaced, turns
+from orchestrator.runner.order import Agenda, Turn, remaining, turns
 from orchestrator.runner.outcomes import Outcomes
 from orchestrator.runner.plan_text import cost_line
 from orchestrator.runner.progress import Progress, make_progress
+from orchestrator.runner.schedule import OF_THE_GPU
 
 REPRODUCE = "reproduce"
 """What the suite of a run is called that nothing goes on with: each `reproduce` starts one."""
@@ -153,8 +154,13 @@ def made_ready(options: RunOptions, host: Host, choice: Choice, client: Any, pro
                 return cell.cell_id(environment=ready.environment(cell.stack), bench_source=source, gpu=of_gpu)
 
             order = turns(choice.plan, identity)
-            outcomes, references, left = take_up(run, order, progress)
-            todo = order if options.rerun else left
+            firsts = {id(turn.cell): turn for turn in order}
+            before = Before(run, choice.plan, [gpu.uuid if gpu else None], [firsts], progress)
+            before.forget_strays(options)
+            own = before.ordinals[0]
+            order = [turn._replace(round=own) if turn.cell.role in OF_THE_GPU else turn for turn in order]
+            outcomes, references = Outcomes(run, before.records), before.references(0)
+            todo = order if options.rerun else remaining(order, before.records, references)
             if options.rerun:
                 outcomes.forget_failures()
             if len(todo) < len(order):
@@ -214,13 +220,15 @@ def open_run(
             host=facts(gpu),
             stacks=stacks,
             note=choice.line,
-            launcher=choice.launcher,
+            launcher=choice.launchers,
             at_once=at_once,
         )
         run.claim(progress.say)
         progress.say(f"run {run.folder.name}")
     else:
-        run.update(stacks={**run.header.stacks, **stacks})
+        # One that cannot run now did when its records were made: what they were made of stays.
+        now = {name: said for name, said in stacks.items() if "fingerprint" in said or name not in run.header.stacks}
+        run.update(stacks={**run.header.stacks, **now})
         progress.say(f"going on with run {run.folder.name} (--fresh starts over)")
     try:
         keep_asked(run.folder, options, choice.checkpoints)
@@ -232,7 +240,7 @@ def open_run(
 
 
 def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Progress) -> Run | None:
-    wanted = (choice.plan, source, choice.launcher)
+    wanted = (choice.plan, source, choice.launchers)
 
     def take(run: Run) -> bool:
         return run.claim(progress.say)
@@ -261,23 +269,6 @@ def _earlier_run(options: RunOptions, choice: Choice, source: str, progress: Pro
     if run.finished:
         run.reopen()
     return run
-
-
-def take_up(run: Run, order: Sequence[Turn], progress: Progress) -> tuple[Outcomes, References, list[Turn]]:
-    """Read the run's records; return what they say, the references that are here, and the rounds that have no result.
-
-    Records that the rounds in `order` replace are removed. One that cannot be read is none: its round is run again.
-    """
-    current, records, unreadable = {turn.cell_id for turn in order}, list[Record](), list[str]()
-    for record in run.records(unreadable):
-        if replaced(record, current):
-            run.forget(record)
-        else:
-            records.append(record)
-    for line in unreadable:
-        progress.say(f"{line}: it counts as missing")
-    references = References.of_run(run.folder, records)
-    return Outcomes(run, records), references, remaining(order, records, references)
 
 
 def next_rounds(session: Session, agenda: Agenda) -> Iterator[Turn]:

@@ -71,6 +71,25 @@ def test_an_engine_that_was_asked_for_by_name_stops_before_the_run(
 
 
 @pytest.mark.docker
+@pytest.mark.usefixtures("client", "nowhere")
+def test_a_hosts_file_that_names_docker_is_kept_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts, head = tmp_path / "hosts.toml", 'schema_version = 1\n[[hosts]]\nname = "here"\nlauncher = "docker"\n'
+    hosts.write_text(head)
+    for command in ("run-all", "plan"):
+        words = [command, "--suite", "smoke", "--hosts", str(hosts), "--results", str(tmp_path / "results")]
+        assert run(words) == 4
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"orchestrator: {hosts}: the image {NOWHERE} is not here and cannot be pulled: ")
+        assert err.endswith(
+            '; name an image that is here in STACKBENCH_BASE_IMAGE, or write launcher = "local" there\n'
+        )
+    hosts.write_text(f'{head}[[hosts]]\nname = "far"\nlauncher = "ssh"\nssh = {{ address = "far" }}\n')
+    assert run(words) == 0, "the other host may have it"
+    assert " in Docker (Docker Engine " in capsys.readouterr().out
+
+
+@pytest.mark.docker
 @pytest.mark.usefixtures("client")
 def test_what_can_be_had_or_was_named_stays_in_containers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACKBENCH_BASE_IMAGE", IMAGE)

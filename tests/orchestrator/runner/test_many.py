@@ -22,10 +22,13 @@ from places import ROOT
 from processes import gone
 from record_samples import workload
 
+from orchestrator.build.ready import Ready
 from orchestrator.cli import run
 from orchestrator.launchers.local import LocalHandle
 from orchestrator.plan.cell import Cell, Plan
 from orchestrator.plan.choice import RunOptions
+from orchestrator.plan.hosts import HostEntry
+from orchestrator.records.record import Refusal
 from orchestrator.records.store import Run
 from orchestrator.runner import crew as crews
 from orchestrator.runner import estimate as budget
@@ -168,6 +171,79 @@ def test_a_workload_whose_gpu_is_gone_begins_again_on_another(
     assert {record["provenance"]["gpu"] for record in rows} == {"GPU-00000007"}
 
 
+def begun(words: list[str], place: Path, ran: dict[int, list[int]]) -> dict[Path, int]:
+    """Make an unfinished run whose rounds of workloads, by their sequence, ran on these GPUs; when each was written."""
+    assert run([*words, "--gpus", "0"]) == 0
+    (folder,) = (place / "results").iterdir()
+    for path in (folder / "records").iterdir():
+        record = json.loads(path.read_text())
+        if record["role"] != "row":
+            continue
+        on = ran.get(record["workload"]["sequence"], [])
+        if record["round"] >= len(on):
+            path.unlink()
+            continue
+        record["provenance"]["gpu"] = f"GPU-{on[record['round']]:08d}"
+        path.write_text(json.dumps(record))
+    header = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**header, "finished_utc": None}))
+    return {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+
+
+AWAY, STRAY, KEPT = (
+    "ran on a GPU that is not here now, or not this run's",
+    "ran on other GPUs than the one that goes on with it",
+    "ran on another GPU",
+)
+
+
+@pytest.mark.parametrize(
+    ("ran", "options", "said", "ends"),
+    [
+        ({32: [0], 64: [1], 96: [2]}, [], [f"2 rounds of 2 workloads {KEPT}"], {32: "0", 64: "01", 96: "02"}),
+        ({32: [0, 0, 1], 64: [2], 96: [1, 1, 0, 1]}, ["--gpus", "all"], [f"1 round of 1 workload {STRAY}"],
+         {32: "0", 64: "2", 96: "01"}),
+        ({32: [0, 1, 1], 64: [1, 2]}, ["--gpus", "0"],
+         [f"2 rounds of 1 workload {STRAY}", f"2 rounds of 1 workload {AWAY}"], {32: "0", 64: "0", 96: "0"}),
+        ({32: [2, 1, 1], 64: [0]}, ["--gpu", "1"],
+         [f"2 rounds of 2 workloads {KEPT}"], {32: "12", 64: "01", 96: "1"}),
+        ({32: [0, 1, 2], 64: [0, 0, 0], 96: [2] * 4}, ["--gpus", "0", "--spread"], [], {32: "012", 64: "0", 96: "2"}),
+    ],
+)  # fmt: skip
+def test_a_workload_goes_on_on_one_gpu_whatever_the_options_were(  # noqa: PLR0917
+    gpus: Path, capsys: pytest.CaptureFixture[str],
+    ran: dict[int, list[int]], options: list[str], said: list[str], ends: dict[int, str],
+) -> None:  # fmt: skip
+    words = written(gpus, ["good"], rounds=4)
+    before = begun(words, gpus, ran)
+    capsys.readouterr()
+    assert run([*words, *options]) == 0
+    told = [line.partition(": they are ") for line in capsys.readouterr().err.splitlines() if ": they are " in line]
+    assert sorted(line for line, _, _ in told) == sorted(said)
+    assert [what.startswith("kept") for _, _, what in told] == [line.endswith(KEPT) for line, _, _ in told]
+    rows = [record for record in records(gpus) if record["role"] == "row"]
+    on = {
+        sequence: {r["provenance"]["gpu"][-1] for r in rows if r["workload"]["sequence"] == sequence}
+        for sequence in ends
+    }
+    assert (len(rows), on) == (12, {sequence: set(numbers) for sequence, numbers in ends.items()})
+    kept = [path for path, when in before.items() if path.stat().st_mtime_ns == when]
+    again = sum(int(line.split()[0]) for line in said if not line.endswith(KEPT))
+    assert len(before) - len(kept) == again, "nothing else is run again"
+
+
+def test_one_gpu_that_goes_on_with_anothers_run_has_ceilings_and_references_of_its_own(gpus: Path) -> None:
+    words = written(gpus, ["good"], rounds=2, proving=True)
+    begun(words, gpus, {32: [0, 0], 64: [0]})
+    assert run([*words, "--gpu", "1"]) in (0, 1)
+    for role in ("ceilings", "reference"):
+        found = [(one["round"], one["provenance"]["gpu"]) for one in records(gpus) if one["role"] == role]
+        assert set(found) == {(0, "GPU-00000000"), (1, "GPU-00000001")}
+    (folder,) = (gpus / "results").iterdir()
+    assert [path.name for path in (folder / "references").iterdir() if path.is_dir()] == ["1"]
+    assert json.loads((folder / "run.json").read_text())["finished_utc"] is not None
+
+
 def test_a_worker_that_dies_takes_its_round_with_it_and_no_other(
     gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,8 +346,8 @@ def test_a_plan_says_how_long_it_takes_on_these_hosts(gpus: Path, capsys: pytest
         'per_gpu_hour = 2.0\n[[hosts]]\nname = "cluster"\nlauncher = "slurm"\ngpus = 4\nnodes = 2\n'
         '[[hosts]]\nname = "far"\nlauncher = "ssh"\nssh = { address = "far" }\n'
     )
-    words = ["plan", *written(gpus, ["good"])[1:], "--hosts", str(gpus / "hosts.toml")]
-    assert run(words) == 0
+    words = [word for word in written(gpus, ["good"])[1:] if word not in ("--launcher", "local")]
+    assert run(["plan", *words, "--hosts", str(gpus / "hosts.toml")]) == 0
     out = capsys.readouterr().out
     assert "on 11 GPUs of 3 hosts: " in out
     assert "GPU-hours of work" in out
@@ -292,6 +368,81 @@ def test_what_hosts_are_called_does_not_change_what_they_cost(gpus: Path, capsys
         paid.append(float(line.rpartition(" ")[2]))
     assert paid[0] > 0
     assert paid == [paid[0]] * 4
+
+
+HERE, SSH = ('launcher = "local"', 'launcher = "ssh"\nssh = { address = "far" }')
+SLURM = 'launcher = "slurm"\ngpus = 1\nslurm = { container = "%s" }'
+
+
+@pytest.mark.parametrize(
+    ("entries", "launchers", "says"),
+    [
+        ([HERE], "local", "plain processes"),
+        ([SSH], "docker", "Docker (of these hosts)"),
+        ([SLURM % "local"], "local", "plain processes"),
+        ([SLURM % "pyxis"], "pyxis", "pyxis"),
+        ([SSH, HERE], "docker, local", "Docker (of other hosts) and plain processes"),
+        ([SSH, SLURM % "docker"], "docker", "Docker (of these hosts)"),
+    ],
+)
+def test_a_hosts_file_says_how_cells_run(
+    gpus: Path, capsys: pytest.CaptureFixture[str], entries: list[str], launchers: str, says: str
+) -> None:
+    hosts = "".join(f'[[hosts]]\nname = "h{number}"\n{entry}\n' for number, entry in enumerate(entries))
+    (gpus / "hosts.toml").write_text(f"schema_version = 1\n{hosts}")
+    words = [word for word in written(gpus, ["good"])[1:] if word not in ("--launcher", "local")]
+    words = ["plan", *words, "--hosts", str(gpus / "hosts.toml")]
+    assert run([*words, "--format", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["launcher"], f" in {says}: " in said["reason"]) == (launchers, True)
+    assert run([*words, "--launcher", "docker"]) == (0 if launchers == "docker" else 4)
+    if launchers != "docker":
+        err = capsys.readouterr().err
+        assert err.startswith("orchestrator: --launcher docker: cells of the host h")
+        assert err.count("\n") == 1
+
+
+def test_the_run_and_its_records_say_how_cells_ran(gpus: Path) -> None:
+    (gpus / "hosts.toml").write_text(f'schema_version = 1\n[[hosts]]\nname = "here"\n{HERE}\n')
+    assert (
+        run([*written(gpus, ["good"])[:-4], "--results", str(gpus / "results"), "--hosts", str(gpus / "hosts.toml")])
+        == 0
+    )
+    (folder,) = (gpus / "results").iterdir()
+    header = json.loads((folder / "run.json").read_text())
+    assert (header["launcher"], " in plain processes: " in header["note"]) == ("local", True)
+    assert {record["provenance"]["launcher"] for record in records(gpus)} == {"local"}
+
+
+def test_a_run_says_what_a_host_that_can_run_a_stack_has_of_it(gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first host has no image, the second runs everything; what run.json says outlives a run without that host."""
+    entry = '[[hosts]]\nname = "{}"\nlauncher = "{}"\n'
+    (gpus / "hosts.toml").write_text(
+        f"schema_version = 1\n{entry.format('here', 'local')}{entry.format('far', 'ssh')}ssh = {{ address = 'far' }}\n"
+    )
+    far, ready_on = HostEntry(name="far", launcher="local", gpus=("1",)), opening.ready_on
+    opened = opening.open_here
+    monkeypatch.setattr(
+        opening, "opener_of", lambda one: lambda _, given: opened(far if one.name == "far" else here, given)
+    )
+    here, lacking = HostEntry(name="here", launcher="local", gpus=("0",)), {0}
+
+    def ready(launcher: Any, gpu: Any, choice: Any, say: Any) -> Any:
+        if gpu.index in lacking:
+            return Ready(refused={"fake": Refusal("infrastructure", "its image is not on this host")})
+        return ready_on(launcher, gpu, choice, say)
+
+    monkeypatch.setattr(opening, "ready_on", ready)
+    words = [word for word in written(gpus, ["good"]) if word not in ("--launcher", "local")]
+    words += ["--hosts", str(gpus / "hosts.toml")]
+    assert run(words) == 0
+    (folder,) = (gpus / "results").iterdir()
+    (said,) = json.loads((folder / "run.json").read_text())["stacks"].values()
+    assert said["fingerprint"]
+    assert [path.name for path in (folder / "stacks").iterdir()] == ["fake.lock.json"]
+    lacking.add(1)
+    run([*words, "--rerun", "--resume", folder.name])
+    assert json.loads((folder / "run.json").read_text())["stacks"] == {"fake": said}
 
 
 def with_devices(words: list[str], devices: str) -> list[str]:
@@ -422,7 +573,8 @@ def test_nothing_goes_on_with_a_trial(
     for more in (["--rounds", "4"], ["--rounds", "4", "--rerun"], ["--budget", "5h", "--fresh"], ["--budget", "5h"]):
         assert run(["run-all", *words, *more]) == 0
         said = capsys.readouterr()
-        assert trial.name not in said.err
+        # One that was begun in the same second has its name with a number behind it.
+        assert trial.name not in said.err.replace(f"{trial.name}-", "")
         assert "as the unfinished run began" not in said.err
     assert sorted(path.name for path in (trial / "records").iterdir()) == before
 
