@@ -250,7 +250,8 @@ def judge(ended: Exit | None, record: Record | None, complaint: str, job: Job, w
     with contextlib.suppress(OSError):
         free = watch.far.readings().get("free") if watch.far else None
         if (shutil.disk_usage(job.work).free if free is None else free) < FULL_DISK_BYTES:
-            return Refusal("infrastructure", f"the disk is full; {how}, {watch.where()}")
+            room = "its host's disk is full; make room there" if watch.far else "the disk is full; make room"
+            return Refusal("infrastructure", f"{room}: {how}, {watch.where()}")
     what = complaint or "no record was written"
     return Refusal("crashed", _with_log(f"{how}, {watch.where()}; {what}", job))
 

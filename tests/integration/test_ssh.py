@@ -535,7 +535,7 @@ def records(results: Path) -> dict[Path, dict[str, Any]]:
     return {path: json.loads(path.read_text()) for path in results.glob("*/records/*.json")}
 
 
-NOWHERE = {"address": "ssh://127.0.0.1:9"}
+NOWHERE, NOWHERE_ELSE = ({"address": f"ssh://127.0.0.1:{port}"} for port in (9, 11))
 
 
 def test_a_run_that_was_killed_goes_on_there_without_another_host_and_no_round_is_lost_or_run_twice(
@@ -574,7 +574,7 @@ def test_a_run_that_was_killed_goes_on_there_without_another_host_and_no_round_i
 def test_a_run_on_hosts_none_of_which_can_be_had_is_one_line_each(tmp_path: Path) -> None:
     write_stack(tmp_path, ["good"], python="python3")
     chosen = {"--suite": write_suite(tmp_path), "--stacks": tmp_path / "stacks", "--stack": "fake"}
-    chosen |= {"--hosts": hosts_file(tmp_path, NOWHERE, NOWHERE), "--results": tmp_path / "results"}
+    chosen |= {"--hosts": hosts_file(tmp_path, NOWHERE, NOWHERE_ELSE), "--results": tmp_path / "results"}
     script = [sys.executable, str(ROOT / "tests/support/fake_run.py"), str(tmp_path / "state"), "run-all"]
     command = [*script, *(str(word) for pair in chosen.items() for word in pair)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
