@@ -285,7 +285,9 @@ def _run(
     began, options, run, plan = time.monotonic(), agenda.options, base.run, base.choice.plan
     turns = _turns(plan, workers, readies, base.source)
     before = Before(run, plan, [worker.uuid for worker in workers], turns, base.progress)
-    before.forget_strays(options)
+    # A job of an array runs on whichever GPU Slurm gives it: what has run there is at home nowhere.
+    anywhere = any(worker.facts.get("slurm") == "array" for worker in workers)
+    before.forget_strays(replace(options, spread=options.spread or anywhere))
     outcomes = SharedOutcomes(run, before.records)
     if options.rerun:
         outcomes.forget_failures()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,18 @@ def test_a_workload_goes_on_on_one_gpu_whatever_the_options_were(  # noqa: PLR09
     kept = [path for path, when in before.items() if path.stat().st_mtime_ns == when]
     again = sum(int(line.split()[0]) for line in said if not line.endswith(KEPT))
     assert len(before) - len(kept) == again, "nothing else is run again"
+
+
+def test_what_jobs_of_an_array_have_run_is_at_home_nowhere_and_kept(
+    gpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = written(gpus, ["good"], rounds=2)
+    before = begun(words, gpus, {32: [8, 9], 64: [9]})
+    monkeypatch.setattr(opening, "Worker", partial(opening.Worker, facts={"slurm": "array"}))
+    assert run([*words, "--gpus", "all"]) == 0
+    assert "are run again" not in capsys.readouterr().err
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert len([record for record in records(gpus) if record["role"] == "row"]) == 6
 
 
 def test_one_gpu_that_goes_on_with_anothers_run_has_ceilings_and_references_of_its_own(gpus: Path) -> None:
