@@ -167,8 +167,8 @@ def gpus_together(entry: HostEntry, where: Places) -> int | None:
     return None if entry.gpus_at_most is None else entry.gpus_at_most // entry.nodes
 
 
-def forecast_lines(found: Forecast, where: Places) -> list[str]:
-    """Return how long the plan takes on these hosts and what that costs, in lines."""
+def forecast_lines(plan: Plan, found: Forecast, where: Places) -> list[str]:
+    """Return how long the plan takes on these hosts, what that costs, and what will not run there, in lines."""
     unknown = [entry.name for entry in where.entries if entry.launcher not in HERE and entry.gpus_at_most is None]
     seats = planned_seats(where)
     work = f"{in_words(found.makespan_s)}, {found.busy_s / 3600:.2f} GPU-hours of work"
@@ -181,16 +181,14 @@ def forecast_lines(found: Forecast, where: Places) -> list[str]:
         paid = sum(costs.get(seat.host.partition(OF_ENTRY)[0], 0.0) * held_s for seat in seats)
         lines.append(f"cost, all GPUs held until the end: {paid:.2f}")
     why = f"says how many GPUs it has only when it is reached: counted as {UNKNOWN_GPUS}"
-    return [*lines, *(f"{name} {why}" for name in unknown)]
+    return [*lines, *(f"{name} {why}" for name in unknown), *too_wide(plan, where)]
 
 
 def show_plan(options: RunOptions, form: str, width: int | None) -> None:
     """Print what `plan` does, and how long it takes on these hosts: of text the last lines, else on standard error."""
     choice, where, looked = chosen(places(options), choose, history(options.results))
     show(render(choice, options.results, form, width, elsewhere=where.elsewhere))
-    wide = too_wide(choice.plan, where)
-    lines = [*forecast_lines(looked, where), *where.host.beyond_memory(choice.plan), *wide]
-    for line in lines:
+    for line in (*forecast_lines(choice.plan, looked, where), *where.host.beyond_memory(choice.plan)):
         show(line, sys.stderr if form == "json" else None)
 
 
@@ -210,8 +208,8 @@ def steps(
         choice = in_pairs(choice, len(seats), pairs)
         trials = Trials(choice.plan, len(seats), pairs, seconds)
         looked = forecast(choice.plan, seats, Policy(seconds), trials)
-    wide = too_wide(choice.plan, where)
-    for line in (choice.line, *where.host.beyond_memory(choice.plan), *wide, *forecast_lines(looked, where)):
+    forecasted = forecast_lines(choice.plan, looked, where)
+    for line in (choice.line, *where.host.beyond_memory(choice.plan), *forecasted):
         progress.say(line)
     client = None if where.elsewhere else reach_engine(choice)
     single.sweep(client, progress)

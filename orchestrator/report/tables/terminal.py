@@ -6,7 +6,6 @@ import io
 import shlex
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -143,10 +142,13 @@ def _flags(report: Report) -> list[str]:
 def _where(report: Report, run: str) -> list[str]:
     """Return where the rest is: commands that can be pasted."""
     name, called = shlex.quote(run), program()
-    named = Counter(pair.steady.title for pair in report.pairs)
-    # A name that several cells have names none of them.
-    cells = [pair.steady.title if named[pair.steady.title] == 1 else pair.steady.cell_id for pair in report.pairs]
-    explain = [f"a row's proof:  {called} explain {shlex.quote(cell)} --run {name}" for cell in cells[:1]]
+    explain = []
+    if report.pairs:
+        row = report.pairs[0].steady
+        # A name that several cells have names none of them.
+        only = sum(pair.steady.title == row.title for pair in report.pairs) == 1
+        cell = shlex.quote(row.title if only else row.cell_id)
+        explain = [f"a row's proof:  {called} explain {cell} --run {name}"]
     return [
         f"all columns, and what the words mean:  {called} table {name} --format markdown",
         f"a page for a browser:  {called} report {name}",
