@@ -249,9 +249,12 @@ def comparable(plan: Plan) -> dict[GroupKey, tuple[Cell, ...]]:
     """Return the rows of the plan by what they are compared with."""
     rows = [cell for cell in plan.cells if cell.role == "row"]
     workloads = {id(cell.workload): cell.workload for cell in rows}  # several cells have one, and ids take a while
-    ids = {place: workload.workload_id for place, workload in workloads.items()}
-    beside = {name: one for name, (_, one) in on_one_device(workloads.values()).items()}
-    return grouped(((beside.get(ids[id(cell.workload)], ids[id(cell.workload)]), cell.device), cell) for cell in rows)
+    beside = on_one_device(workloads.values())
+    ids = {
+        place: beside[own][1] if (own := workload.workload_id) in beside else workload.alone.workload_id
+        for place, workload in workloads.items()
+    }
+    return grouped(((ids[id(cell.workload)], cell.device), cell) for cell in rows)
 
 
 def _groups(plan: Plan, policy: Policy) -> Iterator[Group]:

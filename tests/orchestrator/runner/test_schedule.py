@@ -17,7 +17,7 @@ from orchestrator.plan.proof_cells import probe_cells, reference_cells
 from orchestrator.runner import many
 from orchestrator.runner.estimate import Earlier, bound_by_cpu
 from orchestrator.runner.order import in_turn
-from orchestrator.runner.schedule import Piece, Policy, Schedule, Seat, forecast
+from orchestrator.runner.schedule import Piece, Policy, Schedule, Seat, comparable, forecast
 
 
 def row(method: str = "eager", benchmark: str = "forward", rounds: int = 1, **changes: Any) -> Cell:
@@ -242,3 +242,8 @@ def test_a_cell_of_several_gpus_keeps_them_all_busy() -> None:
     for gpus, busy in ((4, 40.0), (2, 20.0)):
         found = forecast(plan_of([several], proving=False), seats(1, gpus), Policy(seconds))
         assert (found.makespan_s, found.busy_s, found.until_last_wave) == (10.0, busy, 1.0)
+
+
+def test_ways_over_several_gpus_stay_together_also_without_a_row_of_one() -> None:
+    ways = [row(benchmark="train_static", devices=2, parallel=way, batch=4) for way in ("ddp", "fsdp2")]
+    assert list(map(list, comparable(plan_of(ways, proving=False)).values())) == [ways]
