@@ -51,9 +51,8 @@ def pick_peers(found: Sequence[HostGpu], gpu: HostGpu | None, plan: Plan, *, all
 def hold_devices(plan: Plan, gpu: HostGpu | None, say: Say, peers: Sequence[HostGpu] = ()) -> Iterator[None]:
     """Hold the locks of all devices that the plan uses, always in the same order."""
     devices = [None] if any(cell.device == "cpu" for cell in plan.cells) else []
-    with contextlib.ExitStack() as held:
-        for uuid in [*devices, *sorted(one.uuid for one in (gpu, *peers) if one)]:
-            held.enter_context(locks.hold(uuid, purpose=f"suite {plan.suite}", say=say))
+    uuids = [*devices, *(one.uuid for one in (gpu, *peers) if one)]
+    with locks.hold_all(uuids, purpose=f"suite {plan.suite}", say=say):
         yield
 
 

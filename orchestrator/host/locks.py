@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.base import interrupt
@@ -90,6 +90,15 @@ def holder(path: Path) -> str:
     with contextlib.suppress(OSError), _beside(path).open("rb") as file:
         text = " ".join(file.read(HOLDER_LIMIT_BYTES).decode("utf-8", "replace").split())
     return text or "another run"
+
+
+@contextlib.contextmanager
+def hold_all(uuids: Iterable[str | None], *, purpose: str, say: Say, run: str | None = None) -> Iterator[None]:
+    """Hold the locks of several devices, taken in the order in which all runs take them: the CPU's, then by UUID."""
+    with contextlib.ExitStack() as held:
+        for uuid in sorted(set(uuids), key=lambda uuid: uuid or ""):
+            held.enter_context(hold(uuid, purpose=purpose, say=say, run=run))
+        yield
 
 
 def refuse_own(device: str, held_by: str, run: str | None) -> None:

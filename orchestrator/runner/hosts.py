@@ -81,8 +81,8 @@ def open_here(entry: HostEntry, opening: Opening) -> Iterator[Sequence[Worker]]:
     with contextlib.ExitStack() as held:
         if client is not None:
             held.callback(_remove_own, client)
-        for uuid in [*([None] if "cpu" in opening.devices.values() else []), *(gpu.uuid for gpu in found)]:
-            held.enter_context(locks.hold(uuid, purpose=opening.purpose, say=opening.say, run=opening.run))
+        uuids = [*([None] if "cpu" in opening.devices.values() else []), *(gpu.uuid for gpu in found)]
+        held.enter_context(locks.hold_all(uuids, purpose=opening.purpose, say=opening.say, run=opening.run))
         workers = []
         for gpu in (*found, *([] if found else [None])):
             if gpu is not None and not opening.allow_busy:

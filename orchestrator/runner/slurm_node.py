@@ -188,8 +188,9 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
     stack = order.prepared.stack.model_copy(update={"folder": order.folder})
     prepared = replace(order.prepared, stack=stack)
     gpu = _given_gpu(order)
+    uuids = [one.uuid for one in (gpu, *order.peers) if one]
     with (
-        _held(gpu, order),
+        locks.hold_all(uuids or [None], purpose=order.purpose, say=on_stderr),
         _area(state, order.bench) as area,
         area.cell(f"{order.job.cell.workload.benchmark}-{order.job.cell.method}") as place,
     ):
@@ -219,16 +220,6 @@ def _run_cell(order: CellOrder, state: Path, folder: Path) -> CellAnswer:
         if wanted(job.cell, record):
             record = with_warm_start(launcher, prepared, job, record, show)
         return CellAnswer(record=_left(record, place, folder))
-
-
-@contextlib.contextmanager
-def _held(gpu: HostGpu | None, order: CellOrder) -> Iterator[None]:
-    """Hold the locks of the cell's devices, in the order in which all runs take them."""
-    with contextlib.ExitStack() as held:
-        uuids: list[str | None] = [*sorted(one.uuid for one in (gpu, *order.peers) if one)]
-        for uuid in uuids or [None]:
-            held.enter_context(locks.hold(uuid, purpose=order.purpose, say=on_stderr))
-        yield
 
 
 def _given_gpu(order: CellOrder) -> HostGpu | None:
