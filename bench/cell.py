@@ -86,6 +86,8 @@ def measure(spec: Spec, record: dict[str, Any], events: Events, team: parallel.T
     model, tokenizer = make_model(spec, method)
     record["proof"] = weights.facts(model)
     model = spread.divided(model, workload, team)
+    # A compiler that asks the weights and not the grad mode would keep all activations for a backward pass.
+    model.requires_grad_(workload.benchmark in spread.TRAINING)
 
     events.phase("method")
     refill = partial(fill_again, spec, model, method, team)
