@@ -248,12 +248,16 @@ class DockerLauncher:
             raise InfrastructureError("this host has no GPU", where=stack.name)
         return self._listed(stack, gpu_grant(access, (self.gpu, *self.peers[: devices - 1]), stack, self.state))
 
+    def left_out(self, stack: Stack) -> frozenset[str]:
+        """Return the options that a container of the stack does without: not offered, or found to be refused."""
+        return self.limits.without | self.refused.get(self._image(stack), frozenset())
+
     def _granted(
         self, stack: Stack, command: tuple[str, ...], folders: Job | Folders | None, grant: GpuGrant
     ) -> dict[str, Any]:
         image = self._image(stack)
         limits = self.limits_of(folders.cell.workload.devices if isinstance(folders, Job) else 1)
-        limits = replace(limits, without=limits.without | self.refused.get(image, frozenset()))
+        limits = replace(limits, without=self.left_out(stack))
         return container_arguments(image, stack, command, bench=self.bench, job=folders, grant=grant, limits=limits)
 
     def limits_of(self, devices: int) -> Limits:  # noqa: ARG002

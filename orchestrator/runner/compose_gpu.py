@@ -13,9 +13,20 @@ from orchestrator.base.text import show
 from orchestrator.build.image import has_image, image_tag
 from orchestrator.host import docker_engine as engine
 from orchestrator.host.gpu import choose_gpu, gpus
+from orchestrator.launchers.arguments import OPTIONAL
 from orchestrator.launchers.docker import DockerLauncher
 from orchestrator.launchers.gpu_access import GpuGrant
 from orchestrator.plan.stack import find_stacks
+
+# What compose calls the SDK's options; it asks for no user namespace.
+KEYS = {
+    **{option: (option,) for option in OPTIONAL},
+    "seccomp": ("security_opt",),
+    "log_config": ("logging",),
+    "nano_cpus": ("cpu_period", "cpu_quota"),
+    "userns_mode": (),
+}
+WITHOUT = {"security_opt": '!override ["no-new-privileges:true"]'}
 
 
 def override(wanted: str | None) -> str:
@@ -37,17 +48,22 @@ def override(wanted: str | None) -> str:
         raise UsageError(what, where="compose-gpu", remedy="`orchestrator build`")
     images = {stack.name: image_tag(stack) for stack in stacks}
     launcher = DockerLauncher(client, BENCH, gpu, images=images, say=lambda line: show(line, sys.stderr))
-    return services((stack.name, launcher.grant(stack, "raw")) for stack in stacks)
+    # What an engine refuses is known only once it has started a container, as granting does.
+    return services((stack.name, launcher.grant(stack, "raw"), launcher.left_out(stack)) for stack in stacks)
 
 
-def services(grants: Iterable[tuple[str, GpuGrant]]) -> str:
-    """Return the file that gives each service (by name) what is granted, in the place of its reservation."""
+def services(granted: Iterable[tuple[str, GpuGrant, frozenset[str]]]) -> str:
+    """Return the file that gives each service (by name) what is granted, in the place of its reservation.
+
+    With each comes what the engine refuses, by the names of the SDK's options: the service does without.
+    """
     lines = ["services:"]
-    for name, grant in grants:
+    for name, grant, refused in granted:
         binds = [{"type": "bind", "source": out, "target": inside, "read_only": True} for out, inside in grant.mounts]
         lines += [f"  {name}:", "    deploy: !reset null"]
         lines += [f"    devices: {_value(grant.devices)}", f"    environment: {_value(grant.environment)}"]
         lines += [f"    volumes: {_value(binds)}"]
+        lines += [f"    {key}: {WITHOUT.get(key, '!reset null')}" for option in sorted(refused) for key in KEYS[option]]
     return "\n".join(lines)
 
 

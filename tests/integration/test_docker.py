@@ -27,7 +27,7 @@ from orchestrator.host.gpu import HostGpu
 from orchestrator.host.owner import Owner, boot, myself
 from orchestrator.launchers import gpu_access
 from orchestrator.launchers import work_area as workfolders
-from orchestrator.launchers.arguments import Folders
+from orchestrator.launchers.arguments import OPTIONAL, Folders
 from orchestrator.launchers.container import DockerHandle
 from orchestrator.launchers.docker import DockerLauncher, find_access, try_ways
 from orchestrator.measure.cell_spec import write_spec
@@ -490,11 +490,12 @@ def test_compose_gets_the_drivers_libraries_without_a_toolkit(launcher, tmp_path
     launcher.gpu, launcher.state = NO_GPU, tmp_path / "state"
     stack = make_stack(python="python3").model_copy(update={"gpu": Gpu(access="raw", devices=(device,))})
     grant = replace(launcher.grant(stack, "raw"), devices=(f"{device}:/dev/nvidia0:rwm",))
-    (tmp_path / "gpu.yml").write_text(services([("one", grant)]))
+    (tmp_path / "gpu.yml").write_text(services([("one", grant, frozenset(OPTIONAL))]))
     look = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.path.exists('/dev/nvidia0'))"
     command = ["python3", "-c", look + gpu_access.FIND_DRIVER]
     reserved = {"resources": {"reservations": {"devices": [{"driver": "nvidia", "capabilities": ["gpu"]}]}}}
     service = {"image": IMAGE, "command": command, "read_only": True, "user": "65534:65534", "network_mode": "none"}
+    service |= {"init": True, "security_opt": ["seccomp:not-there.json"]}  # of what is refused, and left out
     (tmp_path / "docker-compose.yml").write_text(json.dumps({"services": {"one": {**service, "deploy": reserved}}}))
     compose = ["docker", "compose", "-p", f"stackbench-test-{os.getpid()}", "-f", "docker-compose.yml"]
     outcomes = []
