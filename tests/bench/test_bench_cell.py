@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from bench_specs import SHAPES, run_bench, write_spec  # noqa: E402
 
-from bench import cell, prepare  # noqa: E402
+from bench import benchmarks, cell, prepare  # noqa: E402
 from bench.benchmarks import train_dynamic  # noqa: E402
 from bench.model import weights  # noqa: E402
 from bench.observe.clock import Clock  # noqa: E402
@@ -207,6 +207,19 @@ def test_the_collector_walks_through_nothing_older_than_the_samples(tmp_path, mo
     assert aside[0] == 0
     assert min(aside[1 : len(record["samples"])]) > 10_000
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(("benchmark", "trained"), [("forward", False), ("generation", False), ("train_static", True)])
+def test_weights_ask_for_gradients_where_they_are_trained_alone(tmp_path, monkeypatch, benchmark, trained):
+    asked, made = [], benchmarks.Context
+
+    def seen(workload, model, *more):
+        asked.append({weight.requires_grad for weight in model.parameters()})
+        return made(workload, model, *more)
+
+    monkeypatch.setattr(benchmarks, "Context", seen)
+    assert run(tmp_path, benchmark)["status"] == "ok"
+    assert asked[0] == {trained}  # then come the references', which are never compiled
 
 
 def test_a_crash_is_a_record(tmp_path):
