@@ -86,7 +86,8 @@ def asked(folder: Path, record: dict[str, Any], events: Events) -> Iterator[Extr
 def sustained(indices: list[int], wanted: Answer, record: dict[str, Any], events: Events) -> Iterator[Extra]:
     """Yield the timed samples in turn, back to back: for the soak, and then for as long as is wanted.
 
-    What was timed before counts for the soak. Where the figure is a total over all samples, only whole turns are taken.
+    What was timed before counts for the soak. Where the figure is a total over all samples, only whole turns are taken,
+    and one at least for the soak: a compiler may record a graph of a shape that comes for the second time.
     """
     samples = record["samples"]
     timed = [sample for sample in samples if sample["phase"] == "timed"]
@@ -95,13 +96,14 @@ def sustained(indices: list[int], wanted: Answer, record: dict[str, Any], events
     turn = len(indices) if record["workload"]["benchmark"] == "train_dynamic" else 1
     lasting_ns = 1e9 * wanted.sustain_s
     chance, draw = SUSTAINED_KEPT / min(MOST_SUSTAINED, lasting_ns / typical), random.SystemRandom().random
-    for phase, least_ns, whole in (("soak", 1e9 * wanted.soak_s - soaked, 1), ("sustained", lasting_ns, turn)):
+    fewest = turn if turn > 1 else 0
+    for phase, least_ns in (("soak", 1e9 * wanted.soak_s - soaked), ("sustained", lasting_ns)):
         events.phase(phase)
         done, spent = 0, 0
-        while done < MOST_SUSTAINED and (spent < least_ns or done % whole):
+        while done < MOST_SUSTAINED and (spent < least_ns or done < fewest or done % turn):
             yield Extra(indices[done % len(indices)], phase, phase == "sustained" and draw() < chance)
             done, spent = done + 1, spent + _wall(samples[-1])
-            events.sample(done - 1, max(done, math.ceil(done * least_ns / max(spent, 1))))
+            events.sample(done - 1, max(done, fewest, math.ceil(done * least_ns / max(spent, 1))))
 
 
 def ask_about(record: dict[str, Any], ask: int, events: Events) -> None:

@@ -24,6 +24,8 @@ DRIFT, DRIFT_SIGMAS = 0.01, 3.0
 Of sustained samples it is the means, and the errors those of blocks: they alternate, and medians jump from one of their
 two levels to the other.
 """
+SECOND_TIME = 0.25
+"""By this share more is much; a GPU at its power cap takes a tenth more than in the burst before."""
 SIGMA_OF_MAD = 1.4826
 ERROR_OF_MEDIAN = 1.2533
 
@@ -55,6 +57,7 @@ def evidence(record: Record, samples: Columns | None = None) -> Evidence:
         losses=samples.loss if record.workload.benchmark in TRAINING else (),
         first_off=first_off,
         drift=drift,
+        second_time=second_time(samples),
     )
 
 
@@ -165,6 +168,23 @@ def unsteadiness(samples: Columns) -> tuple[float | None, float | None]:
     shift = after / before - 1
     drifts = abs(shift) > DRIFT and abs(after - before) > DRIFT_SIGMAS * _error_of_difference(early, late)
     return (off if is_off else None), (shift if drifts else None)
+
+
+def second_time(samples: Columns) -> float | None:
+    """Return how many times as long as at first the samples took when they came again; null where it is not much.
+
+    Only for samples of many shapes, which all came again in the soak: a compiler may record a graph of each then.
+    """
+    timed = {samples.index[place]: place for place in samples.at("timed")}
+    if len({samples.shape[place] for place in timed.values()}) < FEWEST_FOR_WARNING:
+        return None
+    again: dict[int, int] = {}
+    for place in samples.at("soak"):
+        again.setdefault(samples.index[place], place)
+    if again.keys() != timed.keys():
+        return None
+    ratio = sum(samples.walls(list(again.values()))) / sum(samples.walls(list(timed.values())))
+    return ratio if ratio > 1 + SECOND_TIME else None
 
 
 def _drift_of_blocks(blocks: Sequence[float]) -> float | None:

@@ -357,6 +357,7 @@ def _evidence(shown: Evidence, counted: Sequence[Round]) -> Evidence:
         taints=tuple(dict.fromkeys(taint for e in each for taint in e.taints)),
         first_off=_in_most([e.first_off for e in each]),
         drift=_in_most([e.drift for e in each]),
+        second_time=_in_most([e.second_time for e in each]),
     )
 
 

@@ -149,6 +149,8 @@ class Evidence:
     """By what share the first timed sample is off the others, where that is no chance."""
     drift: float | None
     """By what share the later half of the timed samples is off the earlier, where that is no chance."""
+    second_time: float | None
+    """How many times as long samples of many shapes took when each came for the second time, where it is much."""
     losses: tuple[float | None, ...]
     """Of the samples, in training."""
 

@@ -25,7 +25,7 @@ from orchestrator.records.store import stem_of
 from orchestrator.report.columns import not_fused, resembles
 from orchestrator.report.sections import Block, Environment, Samples, Section, code, facts, section, shares, table, text
 from orchestrator.report.source import Source, file_text, read_log
-from orchestrator.report.words import cpu_use, drifted, first_is_off, sentence
+from orchestrator.report.words import came_again, cpu_use, drifted, first_is_off, sentence
 
 SHOWN_TOKENS = 40
 PHASES = {"warmup": "warm-up", "timed": "timed", "repeat": "repeated", "soak": "soak", "sustained": "sustained"}
@@ -118,6 +118,7 @@ def _samples(record: Record) -> Section | None:
         text(
             None if seen.first_off is None else sentence(first_is_off(seen.first_off)),
             None if seen.drift is None else sentence(drifted(seen.drift)),
+            None if seen.second_time is None else sentence(came_again(seen.second_time)),
             warning=True,
         ),
         _every_sample(record),

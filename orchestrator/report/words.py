@@ -88,6 +88,11 @@ def warnings(row: Row) -> list[str]:
             f"{drifted(row.evidence.drift)}: let the device settle, that is, raise `iterations` or `--rounds`, "
             f"or {remedy}"
         )
+    if row.evidence.second_time is not None:
+        lines.append(
+            f"{came_again(row.evidence.second_time)}, as where a graph is recorded of each: the figure leaves that out, "
+            "so where lengths keep changing, compare a method that records none"
+        )
     if row.one_compile:
         lines.append(
             "its rounds share a compile cache, so the interval does not include how compiles differ (a compiler that "
@@ -127,6 +132,11 @@ def first_is_off(share: float) -> str:
 def drifted(share: float) -> str:
     """Return by what share the samples drift."""
     return f"the later half of the samples is {share * 100:+.1f} % off the earlier"
+
+
+def came_again(times: float) -> str:
+    """Return how long samples of many shapes took when each came for the second time."""
+    return f"the second time that each length came, the samples took {significant(times, 2)} times as long as the first"
 
 
 def load_in_words(load: HostLoad) -> str:

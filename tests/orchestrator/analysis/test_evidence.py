@@ -132,6 +132,25 @@ def test_samples_that_alternate_at_the_power_cap_are_no_drift_nor_is_their_first
     assert sustained(*warming) == (None, pytest.approx(0.078, abs=0.01))
 
 
+def test_lengths_that_cost_more_when_they_come_again_are_told_where_the_figure_leaves_that_out() -> None:
+    def row(soak: float, *, shapes: int = 8, soaked: int = 8) -> Any:
+        phases = {"timed": 100.0, "soak": soak, "sustained": 90.0}
+        made = [
+            sample(i, wall + i, phase, shape=[2, 10 + i % shapes])
+            for phase, wall in phases.items()
+            for i in range(soaked if phase == "soak" else 8)
+        ]
+        return rows([record("train_dynamic", samples=[sample(0, 900.0, "first"), *made])], "steady")[0]
+
+    (line,) = warnings(found := row(330.0))
+    assert found.evidence.second_time == pytest.approx(3.2, abs=0.05)
+    assert "took 3.2 times as long as the first" in line
+    assert "compare a method that records none" in line
+    assert warnings(row(110.0)) == []  # burst, and then the power cap
+    assert row(330.0, shapes=1).evidence.second_time is None
+    assert row(330.0, soaked=6).evidence.second_time is None  # of older records: the figure has what is left
+
+
 def test_one_odd_round_of_three_is_no_drift_of_the_row() -> None:
     odd = record(round=2, samples=taken(*(450.0 + 6 * i for i in range(12))))
     (row,) = rows([*(record(round=i, samples=taken(*QUIET)) for i in range(2)), odd], "steady")
