@@ -19,6 +19,8 @@ from orchestrator.records.unpacked import origin_of
 from orchestrator.report.source import Source
 
 PROGRAM = "orchestrator"
+SUITE_FILE = "suite.toml"
+"""A suite of one's own in the folder of a run that is published."""
 WITH_A_ROW = "by `orchestrator reproduce` of any row of this run that it belongs to"
 
 
@@ -34,7 +36,7 @@ def commands(source: Source, record: Record, rounds: int) -> list[str]:
 
 def plan_words(suite: str, asked: Asked, record: Record, folder: Path) -> list[str] | None:
     """Return what runs the cell of a record of the run in `folder` as it was run; None where this host cannot."""
-    parts = _suite(suite, asked), _stack(asked, record.stack), _own(asked, record, folder), _checkpoint(asked, record)
+    parts = _suite(suite, asked, folder), _stack(asked, record.stack), _own(asked, record, folder), _checkpoint(asked, record)
     if any(part is None for part in parts):
         return None
     named_suite, named_stack, own, checkpoint = (part or [] for part in parts)
@@ -50,10 +52,12 @@ def plan_words(suite: str, asked: Asked, record: Record, folder: Path) -> list[s
     return words
 
 
-def _suite(suite: str, asked: Asked) -> list[str] | None:
+def _suite(suite: str, asked: Asked, folder: Path) -> list[str] | None:
     if asked.suite is not None:
         return ["--suite", typed(asked.suite)] if Path(asked.suite).is_file() else None
-    return ["--suite", suite] if suite in suite_names() else None
+    if suite in suite_names():
+        return ["--suite", suite]
+    return ["--suite", typed(str(own))] if (own := folder / SUITE_FILE).is_file() else None
 
 
 def _stack(asked: Asked, stack: str) -> list[str] | None:

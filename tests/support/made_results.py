@@ -31,17 +31,17 @@ RUNS = {
     "H200": (
         "h200-pinned-forward",
         "h200-pinned-train",
+        "h200-pinned-thunder",
+        "h200-pinned-thunder-train",
         "h200-pinned-fused",
         "h200-pinned-fused-generation",
         "h200-models",
         "h200-models-train",
         "h200-rounds",
         "h200-second",
-        "h200-thunder-second",
         "h200-two",
         "h200-two-second",
         "h200-side-by-side",
-        "h200-side-by-side-generation",
     ),
 }
 """Of a row that several have with equally many rounds, the first one's stands in the overview."""
