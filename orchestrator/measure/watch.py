@@ -21,6 +21,8 @@ from orchestrator.records.record import Phase, PhaseTime
 
 EVENTS_FILE = "events.jsonl"
 EVENTS_READ_BYTES = 65_536
+LONG_NS = 10**9
+"""From here on it is said how long a sample took."""
 PHASES_KEPT, SIGHTINGS_KEPT = 32, 4096
 MOST_ASKS, MOST_ROWS, MOST_SIZES = 4, 4_608, 8
 """Limits of a question: how often one is answered, and its size; bench sustains fewer samples, and times fewer."""
@@ -48,6 +50,7 @@ class Watch:
         self.question = Question()
         self._earliest_ns = self._drained_ns = self._read_ns = time.monotonic_ns()
         self._sample: tuple[int, int] | None = None
+        self._since_ns = self._last_ns = 0
         self.far: Far | None = None
         """Who sees the events, where the process runs on another host."""
 
@@ -55,7 +58,9 @@ class Watch:
         """Return in words how far the process got."""
         if not self.phases:
             return "before its first phase"
-        done = f" ({self._sample[0] + 1} of {self._sample[1]} samples done)" if self._sample else ""
+        # How long one takes says why so few are done: some compilers begin anew for each shape.
+        last = f", the last in {self._last_ns / 1e9:.3g} s" if self._last_ns >= LONG_NS else ""
+        done = f" ({self._sample[0] + 1} of {self._sample[1]} samples done{last})" if self._sample else ""
         return f'in the phase "{self.phases[-1].name}"{done}'
 
     def look(self, *, show: bool = True) -> None:
@@ -100,12 +105,14 @@ class Watch:
         if said["event"] == "phase":
             if self.phases:
                 self.phases[-1] = self.phases[-1].model_copy(update={"end_ns": now})
+            self._since_ns = now
             if len(self.phases) < PHASES_KEPT:
                 name = UNPRINTABLE.sub("", str(said["name"]))[:40]
                 self.phases.append(PhaseTime(name=name, begin_ns=now, end_ns=now))
                 return Event(name)
         elif said["event"] == "sample":
             self._sample = (_number(said["index"]), _number(said["of"]))
+            self._last_ns, self._since_ns = now - self._since_ns, now
             return Event(self.phases[-1].name if self.phases else "", *self._sample)
         elif said["event"] == "samples":
             self.question.take(said)

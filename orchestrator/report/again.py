@@ -36,7 +36,8 @@ def commands(source: Source, record: Record, rounds: int) -> list[str]:
 
 def plan_words(suite: str, asked: Asked, record: Record, folder: Path) -> list[str] | None:
     """Return what runs the cell of a record of the run in `folder` as it was run; None where this host cannot."""
-    parts = _suite(suite, asked, folder), _stack(asked, record.stack), _own(asked, record, folder), _checkpoint(asked, record)
+    named = _suite(suite, asked, folder), _stack(asked, record.stack)
+    parts = *named, _own(asked, record, folder), _checkpoint(asked, record)
     if any(part is None for part in parts):
         return None
     named_suite, named_stack, own, checkpoint = (part or [] for part in parts)

@@ -90,8 +90,8 @@ def warnings(row: Row) -> list[str]:
         )
     if row.evidence.second_time is not None:
         lines.append(
-            f"{came_again(row.evidence.second_time)}, as where a graph is recorded of each: the figure leaves that out, "
-            "so where lengths keep changing, compare a method that records none"
+            f"{came_again(row.evidence.second_time)}, as where a graph is recorded of each: the figure leaves that "
+            "out, so where lengths keep changing, compare a method that records none"
         )
     if row.one_compile:
         lines.append(

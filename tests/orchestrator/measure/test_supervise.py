@@ -319,6 +319,23 @@ def test_a_spec_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> N
         supervise(BrokenLauncher(None), prepared, job)
 
 
+def test_where_a_cell_got_to_says_how_long_its_last_sample_took_where_that_is_long(tmp_path: Path) -> None:
+    watch = Watch(path := tmp_path / "events.jsonl", lambda _: None)
+
+    def says(t_s: float, **said: object) -> str:
+        with path.open("a") as file:
+            file.write(json.dumps({"t_ns": int(t_s * 1e9), **said}) + "\n")
+        watch.look()
+        return watch.where()
+
+    says(2.0, event="phase", name="first call")
+    assert says(97.0, event="sample", index=0, of=50).endswith("(1 of 50 samples done, the last in 95 s)")
+    says(97.5, event="phase", name="warm-up")
+    assert says(98.0, event="sample", index=1, of=50).endswith('"warm-up" (2 of 50 samples done)')
+    assert says(192.26, event="sample", index=2, of=50).endswith("(3 of 50 samples done, the last in 94.3 s)")
+    assert says(3.0, event="sample", index=3, of=50).endswith("(4 of 50 samples done)")  # nonsense: time goes backwards
+
+
 def test_events_are_followed_as_they_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, events = tmp_path / "events.jsonl", list[Event]()
     watch = Watch(path, events.append)
