@@ -22,6 +22,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 """Set before SGLang is imported, where they are not."""
+ON_CPU = "SGLANG_USE_CPU_ENGINE"
+"""Its own switch. Its pinned build is for GPUs and loads `libcuda.so.1`: without a driver, an empty one will do."""
 OWN_TOKENS = 8
 """Of a sequence's length that it keeps for itself, and more."""
 WHOLE_VOCABULARY = 4096
@@ -32,17 +34,24 @@ def refuse(workload: Workload, device: str) -> str | None:
     """Say that the package is missing, or that it computes nothing here."""
     if not find_spec("sglang"):
         return "the package sglang is not installed in this stack"
-    if device == "cpu":
-        return "SGLang's kernels of this stack run on GPUs only"
+    if device == "cpu" and os.environ.get(ON_CPU) != "1":
+        return f"SGLang computes on a CPU only where it is told {ON_CPU}=1"
     return "SGLang takes no float64" if workload.dtype == "float64" else None
 
 
 def settings(workload: Workload) -> dict[str, Any]:
     """The arguments of its `Engine`; all others are its own."""
+    context = longest(workload) + OWN_TOKENS
+    cpu = {
+        "device": "cpu",
+        "attention_backend": "torch_native",
+        "max_total_tokens": 2 * context * (workload.batch or 1),
+    }
     return {
+        **(cpu if os.environ.get(ON_CPU) == "1" else {}),
         "skip_tokenizer_init": True,
         "dtype": workload.dtype,
-        "context_length": longest(workload) + OWN_TOKENS,
+        "context_length": context,
         "mem_fraction_static": MEMORY_FRACTION,
         "disable_radix_cache": True,
         "random_seed": workload.seed % 2**31,

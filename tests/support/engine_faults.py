@@ -8,6 +8,7 @@ Prints a JSON object: the reason of each fault's record, None where it passed; `
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
@@ -23,7 +24,9 @@ import torch  # noqa: E402
 from bench import methods  # noqa: E402
 from bench.engine import Scores, longest  # noqa: E402
 
-CLASSES = {"transformers": "Transformers", "litgpt": "LitGPT", "vllm": "VLLM"}
+CLASSES = {"transformers": "Transformers", "litgpt": "LitGPT", "vllm": "VLLM", "sglang": "SGLang"}
+CHANGED = "STACKBENCH_TEST_CACHE"
+"""What the processes that SGLang starts are to do to keys and values: they import this file, as children of a spawn."""
 # vLLM's attention on a CPU takes heads of 32 and more.
 MODEL = {**bench_specs.MODELS["tiny"], "name": "wide_heads", "width": 128, "heads": 4, "kv_heads": 2, "head_size": 32}
 CELL = {
@@ -92,17 +95,27 @@ def with_keys(change, right):
             with changed_cache(self, change):
                 return super().run(*args, **more)
 
-    return Faulty
+    class FaultyChildren(right):
+        def __init__(self, *args):
+            os.environ[CHANGED] = change.__name__
+            super().__init__(*args)
+            del os.environ[CHANGED]
+
+    return Faulty if hasattr(right, "run") else FaultyChildren
 
 
 @contextmanager
 def changed_cache(engine, change):
     """Let `change(keys, axis of the tokens)` have what goes into the engine's cache."""
-    kind = type(engine).__mro__[1].__name__
+    kind = type(engine).__mro__[1].__name__ if engine else "SGLang"
     if kind == "LitGPT":
         from litgpt.model import KVCache
 
         place, name, axis, first = KVCache, "forward", 2, 1
+    elif kind == "SGLang":
+        from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+        place, name, axis, first = MHATokenToKVPool, "set_kv_buffer", 0, 2
     elif kind == "VLLM":
         from vllm.model_executor.layers.attention import Attention
 
@@ -165,5 +178,8 @@ def main(method: str, folder: Path, *names: str) -> None:
     print(json.dumps(found))
 
 
+if __name__ == "__mp_main__" and CHANGED in os.environ:
+    planted = changed_cache(None, globals()[os.environ[CHANGED]])  # kept, or it ends at once
+    planted.__enter__()
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
