@@ -93,14 +93,16 @@ def sustained(indices: list[int], wanted: Answer, record: dict[str, Any], events
     timed = [sample for sample in samples if sample["phase"] == "timed"]
     soaked = sum(_wall(sample) for sample in samples if sample["phase"] in ("timed", "repeat"))
     typical = max(1.0, median(map(_wall, timed)))
-    turn = len(indices) if record["workload"]["benchmark"] == "train_dynamic" else 1
+    whole = record["workload"]["benchmark"] == "train_dynamic"
+    turn = len(indices) if whole else 1
+    most = max(turn, MOST_SUSTAINED // turn * turn)
     lasting_ns = 1e9 * wanted.sustain_s
     chance, draw = SUSTAINED_KEPT / min(MOST_SUSTAINED, lasting_ns / typical), random.SystemRandom().random
-    fewest = turn if turn > 1 else 0
+    fewest = turn if whole else 0
     for phase, least_ns in (("soak", 1e9 * wanted.soak_s - soaked), ("sustained", lasting_ns)):
         events.phase(phase)
         done, spent = 0, 0
-        while done < MOST_SUSTAINED and (spent < least_ns or done < fewest or done % turn):
+        while done < most and (spent < least_ns or done < fewest or done % turn):
             yield Extra(indices[done % len(indices)], phase, phase == "sustained" and draw() < chance)
             done, spent = done + 1, spent + _wall(samples[-1])
             events.sample(done - 1, max(done, fewest, math.ceil(done * least_ns / max(spent, 1))))

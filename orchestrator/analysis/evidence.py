@@ -183,8 +183,13 @@ def second_time(samples: Columns) -> float | None:
         again.setdefault(samples.index[place], place)
     if again.keys() != timed.keys():
         return None
-    ratio = sum(samples.walls(list(again.values()))) / sum(samples.walls(list(timed.values())))
-    return ratio if ratio > 1 + SECOND_TIME else None
+    first, second = samples.walls(list(timed.values())), samples.walls([again[index] for index in timed])
+    if min(first) <= 0:
+        return None
+    ratio = sum(second) / sum(first)
+    # Of one that something held up the sum alone would say so.
+    typical = median(late / early for early, late in zip(first, second, strict=True))
+    return ratio if min(ratio, typical) > 1 + SECOND_TIME else None
 
 
 def _drift_of_blocks(blocks: Sequence[float]) -> float | None:

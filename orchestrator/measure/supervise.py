@@ -48,6 +48,8 @@ REASON_CHARACTERS = 1500
 LOG_READ_BYTES = 16_384
 SOAK_S, SUSTAIN_S = 10.0, 20.0
 """What is asked of a cell at the power cap: there samples alternate by some percent, and a few say little."""
+MOST_TURNS = 4
+"""Of many lengths whole turns are taken: one for the soak, perhaps three times as long, and one or more after it."""
 PLACE = re.compile(r"(?<![\w.~])~?/(?:[^\s/'\":,;()<>]+/)+")
 
 
@@ -198,8 +200,12 @@ def unworkable(error: Exception) -> Refusal:
 def _wanted(samples: Sequence[Span], sampler: Sampler | Recorded | None, cell: Cell) -> dict[str, Any]:
     """Return which samples to measure again, and, at the power cap, for how long to go on back to back."""
     series = sampler.series() if sampler else None
-    wanted = {"repeat": to_repeat(samples, taints(samples, series, cell.benchmark, cell.device))}
-    return wanted | ({"soak_s": SOAK_S, "sustain_s": SUSTAIN_S} if series and at_the_cap(samples, series) else {})
+    wanted: dict[str, Any] = {"repeat": to_repeat(samples, taints(samples, series, cell.benchmark, cell.device))}
+    if series and at_the_cap(samples, series):
+        turn_s = sum(sample.end_ns - sample.begin_ns for sample in samples if sample.phase == "timed") / 1e9
+        turns_s = MOST_TURNS * turn_s if cell.benchmark == "train_dynamic" else 0.0
+        wanted |= {"soak_s": SOAK_S, "sustain_s": SUSTAIN_S, "turns_s": min(turns_s, cell.timeout_s)}
+    return wanted
 
 
 def _leave_series(record: Record, series: Series | None, job: Job) -> Record:

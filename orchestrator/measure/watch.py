@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.limits import LARGEST
+from orchestrator.base.text import significant
 from orchestrator.base.untrusted import open_plain, place_file
 from orchestrator.launchers import Far
 from orchestrator.measure.validity import Sighting, Span
@@ -58,8 +59,10 @@ class Watch:
         """Return in words how far the process got."""
         if not self.phases:
             return "before its first phase"
-        # How long one takes says why so few are done: some compilers begin anew for each shape.
-        last = f", the last in {self._last_ns / 1e9:.3g} s" if self._last_ns >= LONG_NS else ""
+        # How long one takes says why so few are done: some compilers begin again for each shape. Roughly, so that the
+        # reasons of rounds that ended alike are one.
+        last = f", the last in some {significant(float(f'{self._last_ns / 1e9:.0e}'), 1)} s"
+        last *= self._last_ns >= LONG_NS
         done = f" ({self._sample[0] + 1} of {self._sample[1]} samples done{last})" if self._sample else ""
         return f'in the phase "{self.phases[-1].name}"{done}'
 
@@ -154,7 +157,7 @@ class Question:
         if self._whole:
             self._whole, self._answered = False, self._ask
             wanted = choose(self._rows)
-            self.extra_s = max(self.extra_s, wanted.get("soak_s", 0.0) + wanted.get("sustain_s", 0.0))
+            self.extra_s = max(self.extra_s, sum(wanted.get(part, 0.0) for part in ("soak_s", "sustain_s", "turns_s")))
             place_file(folder, f"repeat-{self._ask}.json", json.dumps(wanted))
             self.reported, self._rows = self._rows, []
 

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator.base.errors import UsageError
 from orchestrator.base.paths import BUNDLE_ENDING, IMAGES, RESULTS
 from orchestrator.plan.methods import FOLDER as METHODS
 from orchestrator.plan.stack import STACK_FILE
-from orchestrator.plan.suite import suite_names
+from orchestrator.plan.suite import load_suite, suite_names
 from orchestrator.records.asked import Asked
 from orchestrator.records.record import Record, is_row
 from orchestrator.records.unpacked import origin_of
@@ -20,7 +21,7 @@ from orchestrator.report.source import Source
 
 PROGRAM = "orchestrator"
 SUITE_FILE = "suite.toml"
-"""A suite of one's own in the folder of a run that is published."""
+"""A suite of one's own in the folder of a run that is published; of a bundle, in its unpacked copy."""
 WITH_A_ROW = "by `orchestrator reproduce` of any row of this run that it belongs to"
 
 
@@ -54,11 +55,19 @@ def plan_words(suite: str, asked: Asked, record: Record, folder: Path) -> list[s
 
 
 def _suite(suite: str, asked: Asked, folder: Path) -> list[str] | None:
-    if asked.suite is not None:
-        return ["--suite", typed(asked.suite)] if Path(asked.suite).is_file() else None
-    if suite in suite_names():
-        return ["--suite", suite]
-    return ["--suite", typed(str(own))] if (own := folder / SUITE_FILE).is_file() else None
+    if asked.suite is not None and Path(asked.suite).is_file():
+        return ["--suite", typed(asked.suite)]
+    if _is_own(own := folder / SUITE_FILE, suite):
+        return ["--suite", typed(own)]
+    return ["--suite", suite] if asked.suite is None and suite in suite_names() else None
+
+
+def _is_own(file: Path, suite: str) -> bool:
+    """Whether it is the run's suite and can be planned: what a suite names beside it does not come along."""
+    try:
+        return file.is_file() and not file.is_symlink() and load_suite(str(file)).name == suite
+    except UsageError:
+        return False
 
 
 def _stack(asked: Asked, stack: str) -> list[str] | None:

@@ -14,7 +14,8 @@ SCALING = "scaling efficiency"
 GLOSSARY = {
     "steady": "Without the first call and the warm-up: the median of the rounds' medians with its 99 % interval (at "
     "the level that is named, where the samples are too few for 99 %). Where the device's power limit held the timed "
-    "samples up, a round's figure is the mean of 20 s of samples back to back, after a soak of 10 s.",
+    "samples up, a round's figure is the mean of 20 s of samples back to back, after a soak of 10 s, and in "
+    "`train_dynamic` of each length once more.",
     "against eager": "How many times as fast as eager on the same stack, with the 99 % interval (Welch's, of the "
     "logarithms of the rounds' medians) and the verdict: faster, slower, same (the whole interval within ±1 %), or "
     "inconclusive (fewer than five rounds a side, or an interval that is wider than that and holds 1).",

@@ -48,7 +48,8 @@ def override(wanted: str | None) -> str:
         raise UsageError(what, where="compose-gpu", remedy="`orchestrator build`")
     images = {stack.name: image_tag(stack) for stack in stacks}
     launcher = DockerLauncher(client, BENCH, gpu, images=images, say=lambda line: show(line, sys.stderr))
-    # What an engine refuses is known only once it has started a container, as granting does.
+    for stack in stacks:
+        launcher.ask(stack, ("-c", ""))  # what an engine refuses is known only once it has started a container
     return services((stack.name, launcher.grant(stack, "raw"), launcher.left_out(stack)) for stack in stacks)
 
 

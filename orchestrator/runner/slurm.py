@@ -138,7 +138,7 @@ def supervise_there(
 
 def longest_s(job: Job) -> float:
     """Return the longest that a round's step may take: the cell, extra samples, its warm start, and what is around."""
-    return 2 * job.cell.timeout_s + SOAK_S + SUSTAIN_S + AROUND_S
+    return 3 * job.cell.timeout_s + SOAK_S + SUSTAIN_S + AROUND_S
 
 
 def _wait(handle: StepHandle, job: Job, on_event: Callable[[Event], None]) -> Refusal | None:
@@ -178,7 +178,7 @@ def _another(record: Record, job: Job) -> bool:
 def _seconds(entry: HostEntry, opening: Opening, *, each: bool) -> float:
     """Return how long a job may need: all rounds' deadlines on its GPUs, or those of one round."""
     assert isinstance(entry.gpus, int)
-    one = 2 * opening.longest_s + SOAK_S + SUSTAIN_S + AROUND_S
+    one = 3 * opening.longest_s + SOAK_S + SUSTAIN_S + AROUND_S
     return one if each else opening.total_s / (entry.nodes * entry.gpus) + one
 
 

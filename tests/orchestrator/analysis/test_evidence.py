@@ -149,6 +149,12 @@ def test_lengths_that_cost_more_when_they_come_again_are_told_where_the_figure_l
     assert warnings(row(110.0)) == []  # burst, and then the power cap
     assert row(330.0, shapes=1).evidence.second_time is None
     assert row(330.0, soaked=6).evidence.second_time is None  # of older records: the figure has what is left
+    stall = [sample(i, 2500.0 if i == 3 else 110.0, "soak", shape=[2, 10 + i]) for i in range(8)]
+    nothing = [sample(i, 0.0, shape=[2, 10 + i]) for i in range(8)]
+    timed = [sample(i, 100.0 + i, shape=[2, 10 + i]) for i in range(8)]
+    for made in ([*timed, *stall], [*nothing, *stall]):
+        (found,) = rows([record("train_dynamic", samples=made)], "steady")
+        assert found.evidence.second_time is None
 
 
 def test_one_odd_round_of_three_is_no_drift_of_the_row() -> None:

@@ -329,10 +329,10 @@ def test_where_a_cell_got_to_says_how_long_its_last_sample_took_where_that_is_lo
         return watch.where()
 
     says(2.0, event="phase", name="first call")
-    assert says(97.0, event="sample", index=0, of=50).endswith("(1 of 50 samples done, the last in 95 s)")
+    assert says(97.0, event="sample", index=0, of=50).endswith("(1 of 50 samples done, the last in some 100 s)")
     says(97.5, event="phase", name="warm-up")
     assert says(98.0, event="sample", index=1, of=50).endswith('"warm-up" (2 of 50 samples done)')
-    assert says(192.26, event="sample", index=2, of=50).endswith("(3 of 50 samples done, the last in 94.3 s)")
+    assert says(192.26, event="sample", index=2, of=50).endswith("(3 of 50 samples done, the last in some 90 s)")
     assert says(3.0, event="sample", index=3, of=50).endswith("(4 of 50 samples done)")  # nonsense: time goes backwards
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -350,6 +351,23 @@ def test_what_is_asked_of_a_cell_besides_is_not_taken_from_its_own_time(tmp_path
     assert sum(sample.phase == "sustained" for sample in record.samples) >= 12
 
 
+def test_nor_are_the_whole_turns_of_many_lengths(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
+    monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", 0.1)
+    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", 0.1)
+    often(monkeypatch)
+
+    def of_many_lengths(job: Job) -> Job:
+        longer = long_samples(job)
+        workload = longer.cell.workload.model_copy(update={"benchmark": "train_dynamic"})
+        return replace(longer, cell=longer.cell.model_copy(update={"timeout_s": 4.5, "workload": workload}))
+
+    record = run(tmp_path, "stalls", gpu=UUID, change=of_many_lengths)
+    assert (record.status, record.reason) == ("ok", None)
+    phases = Counter(sample.phase for sample in record.samples)
+    assert phases["soak"] == phases["sustained"] == phases["timed"]
+
+
 @pytest.mark.parametrize("nvml", [{"reasons": 0}, {"reasons": HARDWARE_THERMAL}, {"reasons": NVMLError_NotSupported()}])
 def test_where_no_power_cap_is_seen_nothing_is_sustained(tmp_path: Path, monkeypatch, nvml: dict) -> None:
     monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(**nvml))
@@ -359,7 +377,7 @@ def test_where_no_power_cap_is_seen_nothing_is_sustained(tmp_path: Path, monkeyp
 
 
 def test_bench_sustains_whole_turns_of_what_is_a_total_and_no_more_than_a_record_has_room_for(tmp_path: Path) -> None:
-    ways = {name: tmp_path / name for name in ("turns", "many", "soaked")}
+    ways = {name: tmp_path / name for name in ("turns", "many", "soaked", "whole", "single")}
     for folder in ways.values():
         folder.mkdir()
     lasting = {"repeat": [], "soak_s": 0.0, "sustain_s": 0.0105}
@@ -378,6 +396,12 @@ def test_bench_sustains_whole_turns_of_what_is_a_total_and_no_more_than_a_record
         if line["event"] == "samples" and line["ask"] == 2:
             question.take(line)
     assert len(answered(question, ways["many"], [])) == 12 + 2 * asking.MOST_SUSTAINED
+    # Of seven lengths as many whole turns as there is room for; one length alone comes twice too.
+    whole = {**bench_record(9, taken_ns=10), "workload": record["workload"]}
+    taken = extras(ways["whole"], whole, {"repeat": [], "soak_s": 1.0, "sustain_s": 1.0}, taken_ns=10)
+    assert [phase for _, phase in taken] == ["soak"] * 1995 + ["sustained"] * 1995
+    single = {**bench_record(3), "workload": record["workload"]}
+    assert extras(ways["single"], single, {"repeat": [], "soak_s": 0.0, "sustain_s": 0.0005})[0] == (2, "soak")
 
 
 def test_of_what_is_sustained_a_few_outputs_are_kept_that_no_one_can_foresee(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from record_samples import record, save_run, small_run, workload
 from orchestrator.base.paths import IMAGES, STATE_VARIABLE
 from orchestrator.cli import run
 from orchestrator.plan.stack import find_stacks
+from orchestrator.plan.suite import load_suite
 from orchestrator.records import unpacked
 from orchestrator.records.asked import FILE, Asked, read_asked
 from orchestrator.records.record import is_row
@@ -87,6 +88,32 @@ def test_every_line_of_every_committed_run_starts(
         taken = "is taken from the run, as none of that name is here" in said.out
         assert taken == (rows[line.split()[2]].stack not in here)
         assert f"\n{read_source(folder).records[line.split()[2]][-1].workload.benchmark} " in said.out
+
+
+def test_a_published_runs_own_suite_is_named_where_it_can_be_planned(tmp_path: Path) -> None:
+    folder = next(folder for folder in FOLDERS if (folder / "suite.toml").is_file())
+    (row, *_) = (record for record in Run.open(folder).records([]) if is_row(record))
+    row = row.model_copy(update={"stack": "thunder"})  # one that is here
+    text, named = (folder / "suite.toml").read_text(encoding="utf-8"), load_suite(str(folder / "suite.toml")).name
+
+    def suite_of(run: Path, suite: str = named) -> str | None:
+        words = plan_words(suite, Asked(), row, run)
+        return None if words is None else words[words.index("--suite") + 1]
+
+    (own := tmp_path / "own").mkdir()
+    assert suite_of(own) is None
+    assert suite_of(own, "note") == "note"
+    (own / "suite.toml").write_text(text)
+    assert suite_of(own) == str(own / "suite.toml")
+    (own / "suite.toml").write_text(text.replace(f'name = "{named}"', 'name = "note"'))
+    assert (suite_of(own), suite_of(own, "note")) == (None, str(own / "suite.toml"))
+    (linked := tmp_path / "linked").mkdir()
+    (linked / "suite.toml").symlink_to(folder / "suite.toml")
+    (lacking := tmp_path / "lacking").mkdir()
+    (lacking / "suite.toml").write_text(text + '\n[models.mix]\nconfig = "config.json"\n')
+    (odd := tmp_path / "odd").mkdir()
+    (odd / "suite.toml").write_bytes(b"\xff\x00")
+    assert [suite_of(run) for run in (linked, lacking, odd)] == [None] * 3
 
 
 def test_what_is_no_row_says_with_which_rows_it_is_run() -> None:
