@@ -2,15 +2,16 @@
 
 The very call that was timed takes five more steps from the first weights: four at the workload's learning rate, the
 gradients of the first compared with the reference's, and one at a learning rate of 1, where even bfloat16 shows weight
-decay. Each step's new weights must be legal roundings of what its own gradient asks for, so that a step left out or
-an update that is not SGD's is found whatever the precision hides. The loss curve over many steps is not a check: it
-hardly shows weight decay or a layer that does not learn.
+decay. One or two more, from the first weights again, have their gradients compared too: where shapes vary, the first is
+over the longest batch, and the next over the shortest. Each step's new weights must be legal roundings of what its own
+gradient asks for, so that a step left out or an update that is not SGD's is found whatever the precision hides. The
+loss curve over many steps is not a check: it hardly shows weight decay or a layer that does not learn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,19 +23,16 @@ from bench.benchmarks import Context
 from bench.model import weights
 from bench.operators import reference_dtype
 from bench.parallel import ALONE, Team
-from bench.proof import IN_CELL, effort
 from bench.proof.checks import Checks, finite
 from bench.proof.gradients import FACTOR, WHOLE, Truth, length
 from bench.proof.layerwise import highest
 from bench.proof.optimizer import FULL, Move, Watch, sketches, together, watching
 from bench.proof.reference_file import Reference
 from bench.proof.team import of_gradients
-from bench.proof.training_truth import chosen_samples, make_one
+from bench.proof.training_truth import CURVE, chosen_samples, make_one, small
 
 ORDER = ("finite", "gradients", "optimizer", "steps", "loss", "samples")
 STEPS = 4
-# Of the timed samples so many, from the first weights on: rounding grows about threefold from step to step.
-CURVE = 6
 # Relative distance of such a sample's loss from eager's, in float32 and better. On a CPU right methods are below 5.4e-5
 # and faults are above 1.7e-2; products in TF32 reach 1.2e-2, logits in bfloat16 2.8e-3: neither is float32.
 OFF_CURVE = 1e-3
@@ -45,27 +43,21 @@ OFF_CURVE = 1e-3
 def make(context: Context, task: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The reference of a training workload; `context` is eager's, in the workload's precision, freshly filled.
 
-    What `make_one` gives of the sample that every proof takes; of a small model also what it gives of others, under
-    `also/SAMPLE/`, and in float32 and better the losses of eager's first CURVE steps (facts["curve"]).
+    What `make_one` gives of the first of the chosen samples; of the others the same, under `also/SAMPLE/`. Of a small
+    model in float32 and better also the losses of eager's first CURVE steps (facts["curve"]).
     """
     first, *others = chosen_samples(context, task)
     tensors, facts = make_one(context, task, first)
     facts["also"] = {}
-    if small(context):
-        for sample in others:
-            more, facts["also"][str(sample)] = make_one(context, task, sample)
-            tensors.update({f"also/{sample}/{name}": tensor for name, tensor in more.items()})
-        if getattr(torch, context.workload.dtype) in FULL and context.refill is not None:
-            with highest():
-                steps = range(min(CURVE, context.workload.iterations))
-                facts["curve"] = [finite(task.call(task.inputs(index))) for index in steps]
-            context.refill()
+    for sample in others:
+        more, facts["also"][str(sample)] = make_one(context, task, sample)
+        tensors.update({f"also/{sample}/{name}": tensor for name, tensor in more.items()})
+    if small(context) and getattr(torch, context.workload.dtype) in FULL and context.refill is not None:
+        with highest():
+            steps = range(min(CURVE, context.workload.iterations))
+            facts["curve"] = [finite(task.call(task.inputs(index))) for index in steps]
+        context.refill()
     return tensors, facts
-
-
-def small(context: Context) -> bool:
-    """Whether a few more gradients in the reference's precision cost next to nothing."""
-    return CURVE * effort(context) <= IN_CELL
 
 
 def check(context: Context, task: Any, reference: Reference | None, checks: Checks) -> dict[str, Any]:
@@ -92,10 +84,13 @@ def check(context: Context, task: Any, reference: Reference | None, checks: Chec
             if reference.facts["weights_checksum"] != filled:
                 raise ValueError("the reference was made with other weights")
             truth = Truth(reference, dtype)
-            explain = partial(known_mistake, context, task, truth, leftover)
-            result["reference"] = reference.recorded(judge_gradients(steps[0], truth, explain, checks, context.team))
-            judge_loss(steps[0], truth, checks)
-            judge_others(context, task, reference, truth, checks)
+            compared = [Compared(1, steps[0], truth), *take_others(context, task, reference, truth)]
+            judge_finite([*steps, *(one.step for one in compared[1:])], checks)
+            explain = partial(known_mistake, context, task, leftover)
+            judge_gradients(compared, explain, checks, context.team)
+            result["reference"] = reference.recorded(compared[0].error)
+            for one in compared:
+                judge_loss(one, checks)
         judge_optimizer(task, steps, truth, checks)
         judge_steps(task, steps, truth, checks)
         judge_samples(task, reference if truth else None, checks)
@@ -116,6 +111,40 @@ class Step:
         """Nothing changed, though something had to."""
         whole = together(self.watch.moves)
         return self.watch.steps == 0 or (whole.changed == 0 and whole.bound > 0)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A step from the first weights, the `number`-th since timing, and the truth about its batch."""
+
+    number: int
+    step: Step
+    truth: Truth
+
+    @property
+    def batch(self) -> str:
+        """Which one, in words."""
+        return f"sample {self.truth.facts['sample']} of shape {self.truth.facts['shape']}"
+
+    @property
+    def lacking(self) -> str | None:
+        """Which gradients there are not, in words; None where all can be compared."""
+        found, truth = self.step.watch.sketches, self.truth
+        if self.step.watch.steps == 0:
+            return "the optimizer was not stepped, so there are no gradients to see"
+        absent = [name for name in truth.names if name not in found]
+        zero = [name for name in truth.alive if name in found and not bool(found[name].any())]
+        if not absent and not zero:
+            return None
+        how = "is missing" if absent else "is zero"
+        return f"the gradient of {(absent or zero)[0]} {how}, {len(absent or zero)} of {len(truth.names)} are"
+
+    @property
+    def error(self) -> float | None:
+        """Of all gradients together, relative; None where one is lacking."""
+        if self.lacking:
+            return None
+        return finite(length(self.truth.distances(self.step.watch.sketches).values()) / self.truth.norm)
 
 
 def take_steps(context: Context, task: Any) -> list[Step]:
@@ -157,48 +186,60 @@ def judge_finite(steps: list[Step], checks: Checks) -> None:
                 bad.append(f"the {kind} of {name} at step {number} of {len(steps)}")
         if step.loss is None:
             bad.append(f"the loss at step {number} of {len(steps)}")
-    what = f"{bad[0]} is not finite, and {len(bad) - 1} more" if bad else "gradients, weights and losses of five steps"
+    what = f"{bad[0]} is not finite, and {len(bad) - 1} more" if bad else f"all the numbers of {len(steps)} steps"
     checks.judge("finite", not bad, value=len(bad), limit=0, what=what)
 
 
+def take_others(context: Context, task: Any, reference: Reference, truth: Truth) -> list[Compared]:
+    """Later calls, from the first weights again: of the same sample where the reference knows no other.
+
+    A mistake of every second call shows in one of two calls that lie an odd number of calls apart.
+    """
+    assert context.refill is not None
+    known = [Truth(reference, truth.dtype, sample) for sample in reference.facts["also"]]
+    found = []
+    for number, one in enumerate(known or [truth], STEPS + 2):
+        context.refill()
+        step = take_step(context, task, one.facts["sample"], task.rate, compared=True)
+        found.append(Compared(number, step, one))
+    return found
+
+
 def judge_gradients(
-    step: Step, truth: Truth, explain: Callable[[Step], str | None], checks: Checks, team: Team = ALONE
-) -> float | None:
-    """Each parameter's gradient, and all together, against the reference's. Returns the error of all together.
+    compared: Sequence[Compared], explain: Callable[[Compared], str | None], checks: Checks, team: Team = ALONE
+) -> None:
+    """Each parameter's gradient, and all together, against the reference's, up to the first batch where some are off.
 
     Where any rank's are off all ranks look for the reason, which takes them all.
     """
-    found = step.watch.sketches
-    absent = [name for name in truth.names if name not in found]
-    zero = [name for name in truth.alive if name in found and not bool(found[name].any())]
-    if step.watch.steps == 0 or absent or zero:
-        what = "the optimizer was not stepped, so there are no gradients to see"
-        if step.watch.steps:
-            how = "is missing" if absent else "is zero"
-            what = f"the gradient of {(absent or zero)[0]} {how}, {len(absent or zero)} of {len(truth.names)} are"
-        checks.judge("gradients", passed=False, limit=FACTOR, what=what)
-        team.all(None)
-        return None
-    errors = truth.ratios(found)
-    over = [name for name, ratio in errors.items() if not ratio <= FACTOR]
-    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
-    what = f"error in units of eager's; the largest is that of {worst}"
-    said = team.all(bool(over))
-    why = explain(step) if any(said) and None not in said else None
-    if over:
-        names = [name for name in over if name != WHOLE]
-        what = f"{len(names)} of {len(truth.names)} are off, most of all {worst}"
-        what = "; ".join(filter(None, [what, why]))
-    checks.judge("gradients", not over, value=errors[worst], limit=FACTOR, what=what)
-    return finite(length(truth.distances(found).values()) / truth.norm)
+    largest: dict[str, float] = {}
+    for one in compared:
+        lacking = one.lacking
+        errors = {} if lacking else one.truth.ratios(one.step.watch.sketches)
+        over = [name for name, ratio in errors.items() if not ratio <= FACTOR]
+        worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name], default=WHOLE)
+        said = team.all(None if lacking else bool(over))
+        why = explain(one) if any(said) and None not in said else None
+        if lacking or over:
+            names = [name for name in over if name != WHOLE]
+            what = lacking or f"{len(names)} of {len(one.truth.names)} are off, most of all {worst}"
+            what = "; ".join(filter(None, [f"{what}, in step {one.number}, {one.batch}", why]))
+            checks.judge("gradients", passed=False, value=errors.get(worst), limit=FACTOR, what=what)
+        largest[f"{worst} in {one.batch}"] = errors.get(worst, math.inf)
+        if any(told is not False for told in said):  # of the same gradients as the others
+            break
+    worst = max(largest, key=lambda place: largest[place])
+    batches = ", ".join(dict.fromkeys(one.batch for one in compared))
+    what = f"error in units of eager's; the largest is that of {worst}; compared: {batches}"
+    checks.judge("gradients", passed=True, value=largest[worst], limit=FACTOR, what=what)
 
 
-def known_mistake(context: Context, task: Any, truth: Truth, leftover: Mapping[str, Tensor], step: Step) -> str | None:
+def known_mistake(context: Context, task: Any, leftover: Mapping[str, Tensor], one: Compared) -> str | None:
     """Which known mistake makes wrong gradients, or None; takes two steps more to find a stale batch.
 
     `leftover` are sketches of what was there before the first step.
     """
-    found = step.watch.sketches
+    truth, found = one.truth, one.step.watch.sketches
     if shared := of_gradients(context, task.inputs(truth.facts["sample"]), truth, found):
         return shared
     if leftover and truth.right({name: found[name] - leftover.get(name, 0) for name in found}):
@@ -210,22 +251,6 @@ def known_mistake(context: Context, task: Any, truth: Truth, leftover: Mapping[s
         context.refill()
         again = take_step(context, task, truth.facts["sample"], task.rate, compared=True)
     return "the step used the inputs of the call before" if truth.right(again.watch.sketches) else None
-
-
-def judge_others(context: Context, task: Any, reference: Reference, truth: Truth, checks: Checks) -> None:
-    """Gradients of later calls, from the first weights again: of the same sample where the reference knows no other.
-
-    A mistake of every second call shows in one of two calls that lie an odd number of calls apart.
-    """
-    assert context.refill is not None
-    known = [Truth(reference, truth.dtype, sample) for sample in reference.facts.get("also") or ()]
-    for number, one in enumerate(known or [truth], STEPS + 2):
-        context.refill()
-        step = take_step(context, task, one.facts["sample"], task.rate, compared=True)
-        where = f"in step {number}, of sample {one.facts['sample']}"
-        judge_finite([step], checks)
-        judge_gradients(step, one, lambda _, where=where: where, checks, context.team)  # type: ignore[misc]
-        judge_loss(step, one, checks)
 
 
 def judge_samples(task: Any, reference: Reference | None, checks: Checks) -> None:
@@ -240,11 +265,12 @@ def judge_samples(task: Any, reference: Reference | None, checks: Checks) -> Non
     checks.at_most("samples", off[worst], OFF_CURVE, what)
 
 
-def judge_loss(step: Step, truth: Truth, checks: Checks) -> None:
-    """The loss of the compared step; loose, since right ones differ by eager's error and more."""
-    limit, loss = truth.loss_limit(), math.nan if step.loss is None else step.loss
-    what = f"{loss:.6g}, the reference's is {truth.facts['loss']:.6g}, eager's {truth.facts['eager_loss']:.6g}"
-    checks.at_most("loss", abs(loss - truth.facts["loss"]), limit, what)
+def judge_loss(one: Compared, checks: Checks) -> None:
+    """The loss of a compared step; loose, since right ones differ by eager's error and more."""
+    truth, loss = one.truth, math.nan if one.step.loss is None else one.step.loss
+    known = f"the reference's is {truth.facts['loss']:.6g}, eager's {truth.facts['eager_loss']:.6g}"
+    what = f"{loss:.6g} of {one.batch}, {known}"
+    checks.at_most("loss", abs(loss - truth.facts["loss"]), truth.loss_limit(), what)
 
 
 def judge_optimizer(task: Any, steps: list[Step], truth: Truth | None, checks: Checks) -> None:

@@ -15,11 +15,14 @@ from torch import Tensor
 from bench.benchmarks import Context
 from bench.model.gpt import GPT, Norm
 from bench.operators import reference_dtype, widen
-from bench.proof import backward, ties
+from bench.proof import IN_CELL, backward, effort, ties
 from bench.proof.checks import finite
 from bench.proof.gradients import FACTOR
 from bench.proof.layerwise import Layerwise, highest
 from bench.proof.optimizer import reduced, sketches
+
+# Of the timed samples so many, from the first weights on: rounding grows about threefold from step to step.
+CURVE = 6
 
 
 def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -29,7 +32,7 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
     are to be ignored were the id 0, where there are such; and in the order of `facts["parameters"]` the gradients'
     `norms` and eager's `errors`, the larger of two draws where memory allows them, with what the other choice makes at
     near ties (see `bench.proof.ties`). Facts: eager's error over all parameters together, both losses, the share of
-    targets that count, and which sample was taken.
+    targets that count, which sample was taken, and its shape.
     """
     model, precision = context.model, reference_dtype(getattr(torch, context.workload.dtype))
     tokens, targets = task.inputs(sample)
@@ -57,6 +60,7 @@ def make_one(context: Context, task: Any, sample: int) -> tuple[dict[str, Tensor
     draws, losses = eager_draws(model, tokens, targets, {name: tensors[f"gradient/{name}"] for name in parameters})
     facts = {
         "sample": sample,
+        "shape": task.shape((tokens, targets)),
         "parameters": list(parameters),
         "loss": finite(true_loss),
         "eager_loss": finite(max(losses, key=lambda loss: abs(loss - true_loss))),
@@ -145,15 +149,23 @@ def other_rounding(model: GPT) -> Iterator[None]:
             module.operator = operator
 
 
-def chosen_samples(context: Context, task: Any) -> list[int]:
-    """The samples whose gradients are compared: 0; of many shapes the first in which a target is to be ignored.
+def small(context: Context) -> bool:
+    """Whether a few more gradients in the reference's precision cost next to nothing."""
+    return CURVE * effort(context) <= IN_CELL
 
-    So a loss which counts it is seen. After it come the longest and the shortest, where they are others.
+
+def chosen_samples(context: Context, task: Any) -> list[int]:
+    """The samples whose gradients are compared: 0; of many shapes the longest and the shortest.
+
+    Also the first in which a target is to be ignored, so that a loss which counts it is seen: of a large model only
+    where the longest has none.
     """
     if context.workload.shortest is None:
         return [0]
-    inputs = {index: task.inputs(index) for index in range(context.workload.iterations)}
-    first = next((i for i, (_, targets) in inputs.items() if bool((targets == backward.IGNORED).any())), 0)
-    lengths = {index: tokens.shape[1] for index, (tokens, _) in inputs.items()}
-    ends = (max(lengths, key=lambda i: lengths[i]), min(lengths, key=lambda i: lengths[i]))
-    return list(dict.fromkeys((first, *ends)))
+    batches = map(task.inputs, range(context.workload.iterations))
+    seen = [(tokens.shape[1], bool((targets == backward.IGNORED).any())) for tokens, targets in batches]
+    longest, shortest = seen.index(max(seen)), seen.index(min(seen))
+    padded = next((index for index, (_, ignored) in enumerate(seen) if ignored), 0)
+    if not small(context) and seen[padded][1] <= seen[longest][1]:
+        padded = longest
+    return list(dict.fromkeys((longest, shortest, padded)))

@@ -61,8 +61,8 @@ AT_THE_CAP_S = 26.0
 """What samples back to back take where a power limit holds a GPU up: most of forward and training."""
 EXACT_FLOPS: dict[Device, float] = {"cuda": 40e12, "cpu": 20e9}
 """Of float32 without TF32 on a GPU, of float64 on a CPU: what references are computed in."""
-REFERENCE_PASSES: dict[str, int] = {"train_static": 4, "train_dynamic": 4}
-"""Forwards of a reference's subject; 1 for any other."""
+REFERENCE_PASSES: dict[str, int] = {"train_static": 4, "train_dynamic": 8}
+"""Forwards of a reference's subject, of many lengths those of two batches; 1 for any other."""
 JUDGED_ROWS = 8
 """Of a batch of different prompts: the others are not compared with the reference."""
 WRITTEN_BYTES = 500e6

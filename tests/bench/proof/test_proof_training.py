@@ -19,8 +19,8 @@ from bench import spec as config  # noqa: E402
 from bench.model import weights  # noqa: E402
 from bench.model.gpt import build  # noqa: E402
 from bench.observe.clock import Clock  # noqa: E402
-from bench.operators import Operators, loss, widen  # noqa: E402
-from bench.proof import backward, training  # noqa: E402
+from bench.operators import Operators, attention, loss, widen  # noqa: E402
+from bench.proof import backward, training, training_truth  # noqa: E402
 from bench.proof import layerwise as layerwise_module  # noqa: E402
 from bench.proof.checks import Checks, first_failed  # noqa: E402
 from bench.proof.layerwise import Layerwise  # noqa: E402
@@ -36,7 +36,9 @@ MODELS = {
     "grouped": dataclasses.replace(PLAIN, kv_heads=2),
     "biased": dataclasses.replace(PLAIN, qkv_bias=True),
     "windowed": dataclasses.replace(PLAIN, sliding_window=5),
+    "large": dataclasses.replace(PLAIN, vocabulary=9000),  # with LONG, too large for more gradients in the cell
 }
+LONG = {"model": "large", "benchmark": "train_dynamic", "time": 250}
 ALL = {"finite", "gradients", "loss", "optimizer", "steps"}
 
 
@@ -473,6 +475,62 @@ def test_a_step_that_is_wrong_at_the_longest_or_the_shortest_shape(wrong, end, d
     failed = {item["name"] for item in check(context, task)[0].items if item["status"] == "failed"}
     assert failed & {"gradients", "samples"}
     assert "gradients" in failed
+
+
+def without_the_first_key(when):
+    """Attention that misses it from the middle on, at lengths of which `when` is true."""
+
+    def attend(q, k, v, mask, **more):
+        time = k.shape[1]
+        if when(time):
+            mask = torch.full((time, time), float("-inf"), dtype=q.dtype).triu(1)
+            mask[time // 2 :, 0] = float("-inf")
+        return attention(q, k, v, mask, **more)
+
+    return eager(attention=attend)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("method", [eager(), eager(attention=layerwise_module.attention)])
+def test_of_a_large_model_too_the_longest_and_the_shortest_batch_are_compared(method, dtype):
+    context, task = make(dtype=dtype, method=method, **LONG)
+    assert not training_truth.small(context)
+    checks, _ = check(context, task)
+    assert verdicts(checks) == dict.fromkeys(ALL, "passed")
+    shapes = [task.inputs(index)[0].shape for index in range(6)]
+    longest, shortest = (end(range(6), key=lambda index: shapes[index]) for end in (max, min))
+    compared = ", ".join(f"sample {index} of shape {list(shapes[index])}" for index in (longest, shortest))
+    said = next(item["what"] for item in checks.items if item["name"] == "gradients")
+    assert said.endswith(f"; compared: {compared}")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("end", [max, min])
+def test_attention_that_is_wrong_at_the_longest_or_the_shortest_shape_of_a_large_model(end, dtype):
+    lengths = [make(**LONG)[1].inputs(index)[0].shape[1] for index in range(6)]
+    assert lengths[0] != end(lengths)
+    method = without_the_first_key(lambda time: time == end(lengths))
+    checks, _ = check(*make(dtype=dtype, method=method, **LONG))
+    step = 1 if end is max else 6
+    where = f"in step {step}, sample {lengths.index(end(lengths))} of shape [2, {end(lengths)}]"
+    assert_named(checks, "gradients", "are off", where)
+
+
+def test_a_padded_batch_is_compared_where_the_longest_has_no_padding():
+    context, task = make(**LONG)
+    of_lengths = {0: (9, 9), 1: (7, 5), 2: (8, 3), 3: (4, 4)}
+
+    def inputs(index):
+        lengths = of_lengths.get(index, (6, 6))
+        targets = torch.zeros(2, max(lengths), dtype=torch.long)
+        for row, length in enumerate(lengths):
+            targets[row, length:] = -1
+        return targets, targets
+
+    task.inputs = inputs
+    assert training_truth.chosen_samples(context, task) == [0, 3, 1]
+    of_lengths[4] = (9, 8)
+    assert training_truth.chosen_samples(context, task) == [4, 3]
 
 
 @pytest.mark.parametrize("which", range(1, 5))
