@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import FailFast, Field
 
 from orchestrator.base.files import Count, Frozen, Integer, Json
+from orchestrator.base.text import significant
 from orchestrator.plan.workload import MEASURED, Kind, Role, Workload
 
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
@@ -32,6 +33,9 @@ KERNEL_PACKAGES = frozenset(
 )
 KERNEL_PREFIXES = ("nvfuser-", "nvidia-cublas", "nvidia-cudnn", "pytorch-triton")
 
+
+NOTABLE = 0.1
+"""The share of the host's CPUs that others may use before a row, or a ceiling, says so."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -259,6 +263,17 @@ class HostLoad(Frozen):
     def taken(self) -> float:
         """The share of the CPUs that the cell could not have."""
         return (self.others + self.stolen) / self.cpus
+
+    @property
+    def is_notable(self) -> bool:
+        """Whether others took so much that a reader should know."""
+        return self.taken >= NOTABLE
+
+    @property
+    def in_words(self) -> str:
+        """What others took of the host's CPUs, and other machines of the hypervisor's."""
+        stolen = f" and other machines {significant(self.stolen, 2)}" if self.stolen >= NOTABLE else ""
+        return f"other processes took {significant(self.others, 2)}{stolen} of this host's {self.cpus} CPUs"
 
 
 class Gpu(Frozen):

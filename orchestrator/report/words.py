@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
+from orchestrator.analysis.ceilings import Ceiling
 from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.analysis.rows import Row
 from orchestrator.base.text import counted, significant
@@ -39,7 +41,7 @@ GLOSSARY = {
     "of the ceiling": "The least time that the work can take at the rates measured on this device in this run, over "
     "the time that it took; compute or memory, whichever bounds more tightly. A matrix product has a burst rate, "
     "of its first calls, and on a GPU a sustained rate, back to back for 20 s, which counts for samples at the power "
-    "cap. A share that is above 1 by more than single calls of the ceiling were is not shown.",
+    "cap. A share that is above 1 by more than single calls of the ceiling were, or by more than 15 %, is not shown.",
     SCALING: "Of rows of several devices: tokens per second over so many times those of the same method on one device "
     "in the same run, with the 99 % interval where both have two rounds. Weak: each device has as much to do as that "
     "one; strong: they share what it does.",
@@ -58,8 +60,6 @@ GLOSSARY = {
 }
 """What stands in tables.md and on the page, in words for readers from the field."""
 LOSS_DIGITS = 2
-NOTABLE = 0.1
-"""The share of the host's CPUs that others may use before a row says so."""
 
 
 def glossary_in_markdown(*, several: bool = False) -> str:
@@ -103,8 +103,8 @@ def warnings(row: Row) -> list[str]:
             f"its rounds ran on {len(row.gpus)} GPUs, and the interval includes how they differ: "
             "run it with `--fresh` on one"
         )
-    if row.evidence.host_load is not None and row.evidence.host_load.taken >= NOTABLE:
-        took = load_in_words(row.evidence.host_load)
+    if row.evidence.host_load is not None and row.evidence.host_load.is_notable:
+        took = row.evidence.host_load.in_words
         lines.append(f"while it was timed, {took}: close what else runs here, and run the cell again")
     if row.evidence.tainted and "tainted" in row.flags:
         alone = "with the GPU to itself, cooled, its clocks locked"
@@ -139,10 +139,17 @@ def came_again(times: float) -> str:
     return f"the second time that each length came, the samples took {significant(times, 2)} times as long as the first"
 
 
-def load_in_words(load: HostLoad) -> str:
-    """Return what others took of the host's CPUs, and other machines of the hypervisor's."""
-    stolen = f" and other machines {significant(load.stolen, 2)}" if load.stolen >= NOTABLE else ""
-    return f"other processes took {significant(load.others, 2)}{stolen} of this host's {load.cpus} CPUs"
+def disturbed(ceilings: Sequence[Ceiling]) -> str | None:
+    """Return how many ceilings were measured beside other work, with what to do; None where none was."""
+    loads = [found.host_load for found in ceilings if found.host_load is not None and found.host_load.is_notable]
+    if not loads:
+        return None
+    worst, of_all = max(loads, key=lambda load: load.taken), f"{len(loads)} of {counted(len(ceilings), 'ceiling')}"
+    were, they, them = ("was", "it", "it") if len(loads) == 1 else ("were", "they", "them")
+    return (
+        f"{of_all} {were} measured beside other work ({worst.in_words}), so {they} may be too low, and shares of "
+        f"{them} too high: close what else runs here, and run the suite again"
+    )
 
 
 def cpu_use(load: HostLoad) -> str:

@@ -23,7 +23,7 @@ from orchestrator.records.record import BAD, Status
 from orchestrator.report.again import program
 from orchestrator.report.columns import against_eager, beside_status, checks, name_in, speed
 from orchestrator.report.conclusion import conclude
-from orchestrator.report.words import GLOSSARY, better
+from orchestrator.report.words import GLOSSARY, better, disturbed
 
 WIDEST = 100
 REASON_LENGTH = 200
@@ -86,6 +86,8 @@ def _head(report: Report) -> Iterator[Text]:
         yield Text(f"not finished: {report.recorded} of {report.planned} rounds are recorded", style="yellow")
     for line in report.unreadable:
         yield Text(one_line(f"could not be read, and is not in the tables: {line}"), style="yellow")
+    if told := disturbed(report.ceilings):
+        yield Text(one_line(told), style="yellow")
     for line in report.failed_references:
         yield Text(one_line(f"no reference could be made: {shortened(line, REASON_LENGTH)}"), style="yellow")
 

@@ -108,6 +108,13 @@ def test_ceilings(run: Path) -> None:
     assert "Figures" not in text
 
 
+def test_ceilings_beside_which_other_work_ran_say_so(tmp_path: Path) -> None:
+    load = {"cpus": 2, "seconds": 3.4, "own": 0.2, "others": 1.8, "stolen": 0.0}
+    text = explain(save_run(tmp_path, [ceilings(host_load=load)]), "ceilings torch@cuda")
+    said = "1 of 1 ceiling was measured beside other work (other processes took 1.8 of this host's 2 CPUs)"
+    assert said in " ".join(text.split())
+
+
 def test_sustained_ceilings_say_in_what_and_how_long(tmp_path: Path) -> None:
     product = {"kind": "matrix_product", "size": 16384, "work": 8 * 10**12, "durations_ns": [10**10] * 2}
     lasting = [{**product, "sustained": True}, {**product, "sustained": True, "precision": "tf32"}]
