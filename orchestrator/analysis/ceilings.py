@@ -198,7 +198,7 @@ def ceiling(record: Record) -> Ceiling:
         devices=record.workload.devices,
         all_reduce_bytes_per_second=reduced,
         all_gather_bytes_per_second=gathered,
-        host_load=record.host_load,
+        host_load=record.load,
     )
 
 

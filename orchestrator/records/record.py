@@ -402,6 +402,12 @@ class Record(Frozen):
     method_source: Sha256 | None = None
     """Of the method's file, where it is a user's own: the run keeps it in its folder `methods`."""
 
+    @property
+    def load(self) -> HostLoad | None:
+        """Who used the host's CPUs; null too where ranks had begun and ended unseen: all that they did is in others."""
+        unseen = self.workload.devices > 1 and self.host_load is not None and self.host_load.own == 0
+        return None if unseen else self.host_load
+
 
 def is_row(record: Record) -> bool:
     """Whether a table has a row for the record: not for ceilings (whose old records say no role), nor for proof."""
