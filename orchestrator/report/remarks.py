@@ -21,7 +21,7 @@ from orchestrator.base.limits import MOST_ROUNDS
 from orchestrator.base.text import MISSING, code, counted, escape, gpu_in_short, shortened, significant
 from orchestrator.records.record import COMPUTED, Compiles, Dispatch
 from orchestrator.report.columns import SECONDS_DIGITS, later_compiles, not_fused, published_text, resembles
-from orchestrator.report.words import disturbed, loss_advice, taint_note, warnings
+from orchestrator.report.words import disturbances, disturbed, loss_advice, taint_note, warnings
 
 GROUPS_SHOWN = 5
 SHARE_SHOWN = 0.005
@@ -107,7 +107,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines += [(Name(row.name), f": {facts}.") for row in steady if (facts := _facts(row))]
     lines += [(Name(row.name), f" dispatched {what}.") for row in steady if (what := _dispatched(row))]
     lines += _unproved(steady)
-    told = [(row, warning) for row in steady if row.status == "ok" for warning in warnings(row)]
+    told = [(row, warning) for row in steady for warning in _warnings(row)]
     lines += [(Name(row.name), *coded(f": {warning}.")) for row, warning in told]
     verdicts = [row.versus.verdict for row in steady if row.versus is not None and row.versus.verdict.reason]
     reasons = sorted({f"{found.reason} ({more_rounds(found)})" for found in verdicts})
@@ -134,6 +134,13 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
         )
     lines += [line for comparison in comparisons(found) for line in _others_published(steady, comparison)]
     return list(dict.fromkeys(lines))
+
+
+def _warnings(row: Row) -> list[str]:
+    """Return what a reader should know; of a row without a speed only what its flag stands for."""
+    if row.status == "ok":
+        return warnings(row)
+    return disturbances(row) if "tainted" in row.shown_flags else []
 
 
 def _ceilings_of(found: Sequence[tuple[Report, Pair]]) -> list[Ceiling]:

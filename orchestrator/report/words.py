@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
 from orchestrator.analysis.ceilings import Ceiling
 from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.analysis.rows import Row
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, significant
 from orchestrator.plan.workload import Benchmark
 from orchestrator.records.record import HostLoad
@@ -55,11 +57,14 @@ GLOSSARY = {
     "do that, an int8 cache for one; right methods of small models may come near.",
     "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by "
     "more than 1 % and more than their noise.",
-    "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples "
-    "are marked and never dropped.",
+    "tainted": "What the figure is made of was disturbed, as a line says: by samples that had to be used because "
+    "measuring them again was disturbed too, or, on a CPU, by others that took a quarter of the host's CPUs while it "
+    "was timed. Tainted samples that others stand in for are left out of the figure, and all stay in the record.",
 }
 """What stands in tables.md and on the page, in words for readers from the field."""
 LOSS_DIGITS = 2
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
+"""One that stands alone: none within a process's name."""
 
 
 def glossary_in_markdown(*, several: bool = False) -> str:
@@ -103,15 +108,40 @@ def warnings(row: Row) -> list[str]:
             f"its rounds ran on {len(row.gpus)} GPUs, and the interval includes how they differ: "
             "run it with `--fresh` on one"
         )
-    if row.evidence.host_load is not None and row.evidence.host_load.is_notable:
-        took = row.evidence.host_load.in_words
+    return lines + disturbances(row)
+
+
+def disturbances(row: Row) -> list[str]:
+    """Return a line for each thing that disturbed what the figure is made of, with what to do."""
+    lines, seen = [], row.evidence
+    if seen.host_load is not None and seen.host_load.is_notable:
+        took = seen.host_load.in_words
         lines.append(f"while it was timed, {took}: close what else runs here, and run the cell again")
-    if row.evidence.tainted and "tainted" in row.flags:
+    if seen.tainted and "tainted" in row.flags:
         alone = "with the GPU to itself, cooled, its clocks locked"
         remedy = alone if row.hardware.device == "cuda" else "with nothing else at work on this host"
-        taints = "; ".join(row.evidence.taints)
-        lines.append(f"{counted(row.evidence.tainted, 'timed sample')} tainted ({taints}): run the cell again {remedy}")
+        what = f"{counted(seen.tainted, 'timed sample')} tainted ({_taints(row)})"
+        lines.append(f"{what}: run the cell again {remedy}")
     return lines
+
+
+def _taints(row: Row) -> str:
+    """Return what disturbed samples, each cause once: where cause and cause differ in a number, with the range."""
+    causes = [cause for taint in row.evidence.taints for cause in taint.split("; ")]
+    alike = grouped((NUMBER.sub("#", cause), cause) for cause in causes)
+    return "; ".join(map(_ranged, alike.values()))
+
+
+def _ranged(causes: Sequence[str]) -> str:
+    """Return texts that differ in numbers alone as one: `stalled: 7.19 to 26.45 times what the others took`."""
+    found = iter(list(zip(*map(NUMBER.findall, causes), strict=True)))
+
+    def ends(_: re.Match[str]) -> str:
+        column = next(found)
+        low, high = min(column, key=float), max(column, key=float)
+        return low if low == high else f"{low} to {high}"
+
+    return NUMBER.sub(ends, causes[0])
 
 
 def better(benchmark: Benchmark) -> str:
@@ -164,7 +194,7 @@ def taint_note(row: Row) -> str | None:
     seen = row.evidence
     if not seen.tainted or "tainted" in row.flags:
         return None
-    return f"{counted(seen.tainted, 'sample')} tainted and left out of the figure ({'; '.join(seen.taints)})"
+    return f"{counted(seen.tainted, 'sample')} tainted and left out of the figure ({_taints(row)})"
 
 
 def loss_advice(row: Row) -> str | None:
