@@ -53,8 +53,8 @@ GLOSSARY = {
     "not_fused": "Kernels that the method promises were not seen.",
     "memoised": "Faster by more than 10 % on an input that it had just seen: what it keeps of inputs has no part in "
     "the figure, whose samples all have new ones, but a loop over one input would show it.",
-    "coarser": "The logits' error is more than 1.4 times eager's over 256 positions or more: advice. Fewer bits "
-    "do that, an int8 cache for one; right methods of small models may come near.",
+    "coarser": "The logits' error is more than 1.4 times eager's over 256 positions or more, though their check "
+    "passed: advice. Fewer bits do that, an int8 cache for one; right methods of small models may come near.",
     "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by "
     "more than 1 % and more than their noise.",
     "tainted": "What the figure is made of was disturbed, as a line says: by samples that had to be used because "
