@@ -105,10 +105,13 @@ def overall(positions: int) -> float:
 
 
 def coarser(checks: Iterable[dict[str, Any]]) -> bool:
-    """Whether the logits' error over a pool of positions is near that of fewer bits: said, not held against it."""
+    """Whether the logits' error over a pool of positions is near that of fewer bits: said, not held against it.
+
+    Where it is held against it, by the check itself, there is nothing left to say.
+    """
     pooled = [item for item in checks if item["name"] == "logits" and item["value"] and item["limit"]]
     # Only a pool's limit is as low as that.
-    return any(item["limit"] <= overall(POOL) and item["value"] > COARSER for item in pooled)
+    return any(item["limit"] <= overall(POOL) and COARSER < item["value"] <= item["limit"] for item in pooled)
 
 
 def floor(dtype: torch.dtype) -> float:

@@ -12,13 +12,15 @@ from orchestrator.analysis.protocol import figure_phase
 from orchestrator.base.files import Frozen
 from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, scaled
-from orchestrator.records.record import Rate, Record, Status, Work
+from orchestrator.records.record import HostLoad, Rate, Record, Status, Work
 
 Bound = Literal["compute", "memory"]
 CeilingOf = Literal["this device", "this model of device"]
 RateKind = Literal["burst", "sustained"]
 LEAN = 0.15
 """By so much a row's work per joule may be above that of the ceiling's products."""
+MARGIN = 0.15
+"""By so much a share may be above 1 at most, however far the ceiling's own calls scattered."""
 LOWER = ("tf32",)
 """Precisions that operands are rounded to within a product; no row's dtype."""
 LINKS = ("all_reduce", "all_gather")
@@ -117,6 +119,8 @@ class Ceiling(Products):
     """The same: (n - 1) / n of those that are gathered."""
     lower: tuple[Products, ...] = ()
     """The same operands multiplied in lower precisions."""
+    host_load: HostLoad | None = None
+    """Who used the host's CPUs while it was measured; null where nobody looked."""
 
     @property
     def in_words(self) -> str:
@@ -194,6 +198,7 @@ def ceiling(record: Record) -> Ceiling:
         devices=record.workload.devices,
         all_reduce_bytes_per_second=reduced,
         all_gather_bytes_per_second=gathered,
+        host_load=record.load,
     )
 
 
@@ -265,6 +270,12 @@ class _Best(NamedTuple):
     bound: Bound
     kind: RateKind | None = None
     precision: str | None = None
+    load: HostLoad | None = None
+    """What ran beside it."""
+
+
+_ORDER = itemgetter(slice(3))
+"""Of the best ones: by rate, spread and stack."""
 
 
 class Bounds(NamedTuple):
@@ -301,14 +312,16 @@ class Ceilings:
         same = tuple(c for c in found if hardware.uuid is not None and c.hardware.uuid == hardware.uuid)
         ceiling_of: CeilingOf = "this device" if same or hardware.device == "cpu" else "this model of device"
         found = same if same and hardware.device == "cuda" else found
-        products = [
-            (c.stack, p) for c in found if c.dtype == dtype for p in (c, *c.lower) if p is c or p.dtype in lower
+        products = [(c, p) for c in found if c.dtype == dtype for p in (c, *c.lower) if p is c or p.dtype in lower]
+        copies = [
+            _Best(c.bytes_per_second, c.copy_spread, c.stack, "memory", load=c.host_load)
+            for c in found
+            if c.bytes_per_second
         ]
-        copies = [_Best(c.bytes_per_second, c.copy_spread, c.stack, "memory") for c in found if c.bytes_per_second]
         return Bounds(
             ceiling_of,
             _best_product(products, dtype, sustained=sustained),
-            max(copies, default=None),
+            max(copies, default=None, key=_ORDER),
             max((p.flops_per_joule for _, p in products if p.flops_per_joule), default=None),
             tuple(sorted({c.dtype for c in found if c.flops_per_second})),
         )
@@ -335,7 +348,7 @@ def share_of_ceiling(
     together can do so many times what one can. `lower`: what the row's kernels tell of lower precisions
     (`Dispatch.lower_precisions`); their products count too where they were measured. There is no share
     where work per joule (`joules`: of that work) is far above the ceiling's, nor above 1 by more than single calls of
-    the ceiling were.
+    the ceiling were or by more than MARGIN.
     """
     if seconds is None:
         return Share(share=None, reason="no figure")
@@ -367,35 +380,48 @@ def share_of_ceiling(
         rate=best.kind,
         precision=best.precision,
     )
-    reason = _too_near(share, best.spread, hardware, dtype)
+    reason = _too_near(share, best, hardware, dtype)
     if reason is None and joules and work.flops is not None:
         reason = _too_little_energy(work.flops / joules, found.flops_per_joule)
     return share if reason is None else share.model_copy(update={"share": None, "reason": reason})
 
 
-def _best_product(found: Iterable[tuple[str, Products]], dtype: str, *, sustained: bool) -> _Best | None:
+def _best_product(found: Iterable[tuple[Ceiling, Products]], dtype: str, *, sustained: bool) -> _Best | None:
     """Return the best sustained rate where it is asked for and was measured by any stack, else the best of a burst."""
     rates: dict[RateKind, list[_Best]] = {"burst": [], "sustained": []}
-    for stack, p in found:
-        lower = None if p.dtype == dtype else p.dtype
+    for c, p in found:
+        lower, stack, load = None if p.dtype == dtype else p.dtype, c.stack, c.host_load
         if p.flops_per_second:
-            rates["burst"].append(_Best(p.flops_per_second, p.flops_spread, stack, "compute", "burst", lower))
+            rates["burst"].append(_Best(p.flops_per_second, p.flops_spread, stack, "compute", "burst", lower, load))
         if p.sustained_flops_per_second:
-            best = _Best(p.sustained_flops_per_second, p.sustained_spread, stack, "compute", "sustained", lower)
-            rates["sustained"].append(best)
+            rate, spread = p.sustained_flops_per_second, p.sustained_spread
+            rates["sustained"].append(_Best(rate, spread, stack, "compute", "sustained", lower, load))
     kept = (sustained and rates["sustained"]) or rates["burst"]
-    return max(kept, default=None, key=lambda best: best[:3])
+    return max(kept, default=None, key=_ORDER)
 
 
-def _too_near(share: Share, spread: float, hardware: Hardware, dtype: str) -> str | None:
-    """Return what to say of a share that is above 1 by more than the ceiling's own calls were."""
-    if share.share is None or share.bound is None or share.share <= 1 + spread:
+def _too_near(share: Share, best: _Best, hardware: Hardware, dtype: str) -> str | None:
+    """Return what to say of a share that is above 1 by more than may be: which of ceiling and row is wrong."""
+    if share.share is None or share.bound is None or share.share <= 1 + min(best.spread, MARGIN):
         return None
     of = f"{share.bound} ceiling" + ("" if share.is_plain else f" ({share.rate_in_words})")
-    why = _perhaps(hardware, share.bound, share.precision or dtype)
+    which = _which(share.share, best, hardware, _causes(hardware, share.bound, share.precision or dtype))
     return (
-        f"it would be {share.share:.3g} times the {of}, whose own calls were at most {1 + spread:.3g} times it: {why}"
+        f"it would be {share.share:.3g} times the {of}, whose own calls were at most {1 + best.spread:.3g} times it: "
+        f"{which}"
     )
+
+
+def _which(share: float, best: _Best, hardware: Hardware, causes: Sequence[str]) -> str:
+    """Return whether the ceiling or the row is wrong, and what says so. A GPU's calls are timed on the device."""
+    if hardware.device == "cpu" and best.load is not None and best.load.is_notable:
+        return f"the ceiling is wrong, for while it was measured, {best.load.in_words}"
+    if share <= 1 + best.spread:
+        return f"the ceiling is wrong, for its calls differ by more than {MARGIN * 100:.0f} %"
+    if hardware.device == "cpu" and best.load is None:
+        loaded = "other work loaded the CPU while the ceiling was measured, which its record does not say,"
+        return f"the ceiling or the row is wrong: {loaded} or {' or '.join(causes)}"
+    return f"it is the row, not the ceiling: {' or '.join(causes)}"
 
 
 def _too_little_energy(flops_per_joule: float, best: float | None) -> str | None:
@@ -406,13 +432,11 @@ def _too_little_energy(flops_per_joule: float, best: float | None) -> str | None
     return f"its work took {done} by the device's energy counter, and the matrix product does {at_most}"
 
 
-def _perhaps(hardware: Hardware, bound: Bound, dtype: str) -> str:
-    """Return in words what makes a share above 1 of a right figure."""
+def _causes(hardware: Hardware, bound: Bound, dtype: str) -> list[str]:
+    """Return in words what of the row makes a share above 1."""
     causes = ["part of the work was not done"]
     if bound == "memory":
         causes.insert(0, "the model fits the device's cache")
     elif dtype == "float32" and hardware.device == "cuda":
         causes.insert(0, "its products are in TF32, another type than the ceiling's")
-    if hardware.device == "cpu":
-        causes.insert(0, "other work loaded the CPU while the ceiling was measured")
-    return " or ".join(causes)
+    return causes

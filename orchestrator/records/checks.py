@@ -16,7 +16,7 @@ from typing import Literal
 from orchestrator.base.files import Frozen, read_json, validate
 from orchestrator.base.paths import BENCH
 from orchestrator.plan.workload import GENERATING, Benchmark, Dtype, Kind, Role, Workload
-from orchestrator.records.record import COMPUTED, Check, Record
+from orchestrator.records.record import COMPUTED, Check, Flag, Record
 
 LIST = BENCH / "proof" / "checks.json"
 CLOCKS, REPORTED = OWN = "clocks", "as reported"
@@ -113,16 +113,26 @@ def held_to_list(record: Record, own: Iterable[Check] | None = None) -> Record:
     checks = tuple(_judged(record, listed, check, version or 0) for check in there)
     if version is not None:
         checks += tuple(_missing(record, listed, version))
-    if checks == record.proof.checks:
+    flags = _flags(record, checks)
+    if checks == record.proof.checks and flags == record.flags:
         return record
-    changes: dict[str, object] = {"proof": record.proof.model_copy(update={"checks": checks})}
+    changes: dict[str, object] = {"proof": record.proof.model_copy(update={"checks": checks}), "flags": flags}
     failed = next((check for check in checks if check.status == "failed"), None)
     if failed is not None and record.status == "ok":
         reason = f"{record.workload.benchmark}: {failed.name}: {failed.what}"
         changes |= {"status": "incorrect", "reason": reason}
-    if any(check.status == "unchecked" for check in checks):
-        changes["flags"] = tuple(dict.fromkeys(("unchecked", *record.flags)))
     return record.model_copy(update=changes)
+
+
+def _flags(record: Record, checks: tuple[Check, ...]) -> tuple[Flag, ...]:
+    """Return the record's flags by these checks: logits that failed are not `coarser` too, as older records say."""
+    flags = record.flags
+    if any(check.name == "logits" and check.status == "failed" for check in checks):
+        flags = tuple(flag for flag in flags if flag != "coarser")
+    changed = record.proof is not None and checks != record.proof.checks
+    if changed and any(check.status == "unchecked" for check in checks):
+        flags = tuple(dict.fromkeys(("unchecked", *flags)))
+    return flags
 
 
 def _judged(record: Record, listed: dict[str, Listed], check: Check, version: int) -> Check:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import FailFast, Field
 
 from orchestrator.base.files import Count, Frozen, Integer, Json
+from orchestrator.base.text import significant
 from orchestrator.plan.workload import MEASURED, Kind, Role, Workload
 
 Status = Literal["ok", "incorrect", "unsupported", "out_of_memory", "timeout", "crashed", "skipped", "infrastructure"]
@@ -32,6 +33,9 @@ KERNEL_PACKAGES = frozenset(
 )
 KERNEL_PREFIXES = ("nvfuser-", "nvidia-cublas", "nvidia-cudnn", "pytorch-triton")
 
+
+NOTABLE = 0.1
+"""The share of the host's CPUs that others may use before a row, or a ceiling, says so."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -260,6 +264,17 @@ class HostLoad(Frozen):
         """The share of the CPUs that the cell could not have."""
         return (self.others + self.stolen) / self.cpus
 
+    @property
+    def is_notable(self) -> bool:
+        """Whether others took so much that a reader should know."""
+        return self.taken >= NOTABLE
+
+    @property
+    def in_words(self) -> str:
+        """What others took of the host's CPUs, and other machines of the hypervisor's."""
+        stolen = f" and other machines {significant(self.stolen, 2)}" if self.stolen >= NOTABLE else ""
+        return f"other processes took {significant(self.others, 2)}{stolen} of this host's {self.cpus} CPUs"
+
 
 class Gpu(Frozen):
     """The device as the container saw it; what somebody can set of it, and its driver, as the host's NVML says."""
@@ -386,6 +401,12 @@ class Record(Frozen):
     log_sha256: Sha256 | None = None
     method_source: Sha256 | None = None
     """Of the method's file, where it is a user's own: the run keeps it in its folder `methods`."""
+
+    @property
+    def load(self) -> HostLoad | None:
+        """Who used the host's CPUs; null too where ranks had begun and ended unseen: all that they did is in others."""
+        unseen = self.workload.devices > 1 and self.host_load is not None and self.host_load.own == 0
+        return None if unseen else self.host_load
 
 
 def is_row(record: Record) -> bool:

@@ -112,10 +112,17 @@ def _incorrect(rows: Sequence[Row], names: Names) -> list[str]:
     best = next(row.headline for row in rows if row.headline is not None)
     sign = -1 if higher_is_better(wrong[0].benchmark) else 1
     faster = [row for row in wrong if row.figure.value is not None and sign * row.figure.value < sign * best]
-    named = ", ".join(names[row.cell_id] for row in wrong[:SHOWN]) + (" and others" if len(wrong) > SHOWN else "")
-    plural = len(wrong) > 1
-    speed = f"{'their' if plural else 'its'} speed{', a better one,' if faster else ''} does not count"
-    return [f"{named} {'are' if plural else 'is'} incorrect, so {speed}"]
+    are, their = ("are", "their") if len(wrong) > 1 else ("is", "its")
+    better = ", a better one," if len(faster) == len(wrong) else ""
+    some = f", though {_named(faster, names)} had a better one" if 0 < len(faster) < len(wrong) else ""
+    return [f"{_named(wrong, names)} {are} incorrect, so {their} speed{better} does not count{some}"]
+
+
+def _named(rows: Sequence[Row], names: Names) -> str:
+    """Return the rows' names, of many the first and how many more there are: at least two, one has a name as well."""
+    shown = rows if len(rows) <= SHOWN + 1 else rows[:SHOWN]
+    more = f" and {len(rows) - len(shown)} others" if len(rows) > len(shown) else ""
+    return ", ".join(names[row.cell_id] for row in shown) + more
 
 
 def _flags(rows: Sequence[Row], names: Names) -> list[str]:

@@ -7,7 +7,18 @@ from typing import Any
 
 from orchestrator.analysis.reduced_run import Pair
 from orchestrator.analysis.rows import Row
-from orchestrator.base.text import DIGITS, MISSING, counted, milliseconds, percent, plain, scaled, with_interval
+from orchestrator.base.text import (
+    DIGITS,
+    MISSING,
+    counted,
+    milliseconds,
+    one_line,
+    percent,
+    plain,
+    scaled,
+    shortened,
+    with_interval,
+)
 from orchestrator.base.text import significant as rounded
 from orchestrator.records.checks import held_to_list
 from orchestrator.records.record import Record
@@ -18,6 +29,9 @@ from orchestrator.report.rounds import checks, round_sections
 from orchestrator.report.sections import Block, Environment, Section, code, facts, section, text
 from orchestrator.report.source import Source
 from orchestrator.report.words import loss_advice, sentence, taint_note, warnings
+
+REASON_LENGTH = 320
+"""A crash's reason has the end of its log in it; the round says all of it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,8 @@ def measured_all_the_same(pair: Pair) -> Section | None:
 def _figures(pair: Pair) -> Section | None:
     row = pair.steady
     if row.status != "ok":
-        return section("Figures", text(f"No speed is shown because the row is {row.status}."))
+        why = f": {shortened(one_line(row.reason), REASON_LENGTH)}" if row.reason else ""
+        return section("Figures", text(f"No speed is shown because the row is {row.status}{why}."))
     later, call = later_compiles(row), first_call(row, " s", DIGITS)
     return section(
         "Figures",

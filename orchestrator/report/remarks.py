@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from orchestrator.analysis.beside import across_stacks
+from orchestrator.analysis.ceilings import Ceiling
 from orchestrator.analysis.published import Published, PublishedFigure
 from orchestrator.analysis.reduced_run import Pair, Report
 from orchestrator.analysis.rows import Power, Row
@@ -20,7 +21,7 @@ from orchestrator.base.limits import MOST_ROUNDS
 from orchestrator.base.text import MISSING, code, counted, escape, gpu_in_short, shortened, significant
 from orchestrator.records.record import COMPUTED, Compiles, Dispatch
 from orchestrator.report.columns import SECONDS_DIGITS, later_compiles, not_fused, published_text, resembles
-from orchestrator.report.words import loss_advice, taint_note, warnings
+from orchestrator.report.words import disturbances, disturbed, loss_advice, taint_note, warnings
 
 GROUPS_SHOWN = 5
 SHARE_SHOWN = 0.005
@@ -82,10 +83,11 @@ def run_facts(report: Report) -> list[tuple[str, list[str]]]:
         + (c.in_words if c.status == "ok" else f"{c.status}: {shortened(c.reason or 'no reason given', LONG_REASON)}")
         for c, source in zip(report.ceilings, sources, strict=True)
     ]
-    statuses = Counter(row.status for row in steady)
+    statuses, beside = Counter(row.status for row in steady), disturbed(report.ceilings)
     return [
         ("Ran on", sorted(filter(None, hardware)) or [MISSING]),
         ("Measured ceilings", list(dict.fromkeys(ceilings)) or ["none in this run"]),
+        *([("Disturbed ceilings", [beside])] if beside else []),
         ("Run", [f"{header.run_id}, started {header.started_utc}"]),
         *([("Imported", [f"{header.imported_utc}; not measured here"])] if header.imported_utc else []),
         ("Rounds", [f"{report.recorded} of {report.planned} recorded"]),
@@ -105,7 +107,7 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     lines += [(Name(row.name), f": {facts}.") for row in steady if (facts := _facts(row))]
     lines += [(Name(row.name), f" dispatched {what}.") for row in steady if (what := _dispatched(row))]
     lines += _unproved(steady)
-    told = [(row, warning) for row in steady if row.status == "ok" for warning in warnings(row)]
+    told = [(row, warning) for row in steady for warning in _warnings(row)]
     lines += [(Name(row.name), *coded(f": {warning}.")) for row, warning in told]
     verdicts = [row.versus.verdict for row in steady if row.versus is not None and row.versus.verdict.reason]
     reasons = sorted({f"{found.reason} ({more_rounds(found)})" for found in verdicts})
@@ -116,6 +118,8 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
     if not all(share.is_plain for share, _ in shares):
         by_products = [(share.rate_in_words, row) for share, row in shares if share.bound == "compute"]
         lines += _by_text("Of the ceiling: of the matrix product's ", by_products)
+    if disturbed(_ceilings_of(found)):
+        lines.append(("Of the ceiling: perhaps too high, see the disturbed ceilings at the head.",))
     if any(share.ceiling_of == "this model of device" for share, _ in shares):
         lines.append(("The ceilings were measured on another device of the same model.",))
     lines += [*_versions(steady), *_stacks(found), *_own_methods(found)]
@@ -130,6 +134,31 @@ def remarks(found: Sequence[tuple[Report, Pair]]) -> list[Remark]:
         )
     lines += [line for comparison in comparisons(found) for line in _others_published(steady, comparison)]
     return list(dict.fromkeys(lines))
+
+
+def _warnings(row: Row) -> list[str]:
+    """Return what a reader should know; of a row without a speed only what its flag stands for."""
+    if row.status == "ok":
+        return warnings(row)
+    return disturbances(row) if "tainted" in row.shown_flags else []
+
+
+def _ceilings_of(found: Sequence[tuple[Report, Pair]]) -> list[Ceiling]:
+    """Return the ceilings that these rows' shares may be of: those of their devices, by the stacks that they name."""
+    shown = {
+        (id(report), pair.steady.share.stack, pair.steady.hardware.model) for report, pair in found if _has_share(pair)
+    }
+    reports = {id(report): report for report, _ in found}
+    return [
+        ceiling
+        for key, report in reports.items()
+        for ceiling in report.ceilings
+        if ceiling.devices == 1 and (key, ceiling.stack, ceiling.hardware.model) in shown
+    ]
+
+
+def _has_share(pair: Pair) -> bool:
+    return pair.steady.headline is not None and pair.steady.share.share is not None
 
 
 def more_rounds(found: Verdict) -> str:

@@ -25,7 +25,7 @@ from orchestrator.records.store import stem_of
 from orchestrator.report.columns import not_fused, resembles
 from orchestrator.report.sections import Block, Environment, Samples, Section, code, facts, section, shares, table, text
 from orchestrator.report.source import Source, file_text, read_log
-from orchestrator.report.words import came_again, cpu_use, drifted, first_is_off, sentence
+from orchestrator.report.words import came_again, cpu_use, disturbed, drifted, first_is_off, sentence
 
 SHOWN_TOKENS = 40
 PHASES = {"warmup": "warm-up", "timed": "timed", "repeat": "repeated", "soak": "soak", "sustained": "sustained"}
@@ -171,9 +171,12 @@ def _rates(record: Record) -> Section | None:
     """Return what a ceilings cell measured."""
     if not record.rates:
         return None
+    found = ceiling(record)
+    told = disturbed([found])
     return section(
         "Ceilings",
-        facts(*(_durations(rate) for rate in record.rates if rate.durations_ns), ("best", ceiling(record).in_words)),
+        facts(*(_durations(rate) for rate in record.rates if rate.durations_ns), ("best", found.in_words)),
+        text(sentence(told) if told else None, warning=True),
     )
 
 

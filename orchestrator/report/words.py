@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+from collections.abc import Sequence
 
+from orchestrator.analysis.ceilings import Ceiling
 from orchestrator.analysis.protocol import higher_is_better
 from orchestrator.analysis.rows import Row
+from orchestrator.base.grouping import grouped
 from orchestrator.base.text import counted, significant
 from orchestrator.plan.workload import Benchmark
 from orchestrator.records.record import HostLoad
@@ -40,7 +44,7 @@ GLOSSARY = {
     "of the ceiling": "The least time that the work can take at the rates measured on this device in this run, over "
     "the time that it took; compute or memory, whichever bounds more tightly. A matrix product has a burst rate, "
     "of its first calls, and on a GPU a sustained rate, back to back for 20 s, which counts for samples at the power "
-    "cap. A share that is above 1 by more than single calls of the ceiling were is not shown.",
+    "cap. A share that is above 1 by more than single calls of the ceiling were, or by more than 15 %, is not shown.",
     SCALING: "Of rows of several devices: tokens per second over so many times those of the same method on one device "
     "in the same run, with the 99 % interval where both have two rounds. Weak: each device has as much to do as that "
     "one; strong: they share what it does.",
@@ -50,17 +54,18 @@ GLOSSARY = {
     "not_fused": "Kernels that the method promises were not seen.",
     "memoised": "Faster by more than 10 % on an input that it had just seen: what it keeps of inputs has no part in "
     "the figure, whose samples all have new ones, but a loop over one input would show it.",
-    "coarser": "The logits' error is more than 1.4 times eager's over 256 positions or more: advice. Fewer bits "
-    "do that, an int8 cache for one; right methods of small models may come near.",
+    "coarser": "The logits' error is more than 1.4 times eager's over 256 positions or more, though their check "
+    "passed: advice. Fewer bits do that, an int8 cache for one; right methods of small models may come near.",
     "drift": "The stack is no longer what was built, or the later half of the samples differs from the earlier by "
     "more than 1 % and more than their noise.",
-    "tainted": "Something else disturbed samples, and there were no others to make the figure of. Tainted samples "
-    "are marked and never dropped.",
+    "tainted": "What the figure is made of was disturbed, as a line says: by samples that had to be used because "
+    "measuring them again was disturbed too, or, on a CPU, by others that took a quarter of the host's CPUs while it "
+    "was timed. Tainted samples that others stand in for are left out of the figure, and all stay in the record.",
 }
 """What stands in tables.md and on the page, in words for readers from the field."""
 LOSS_DIGITS = 2
-NOTABLE = 0.1
-"""The share of the host's CPUs that others may use before a row says so."""
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
+"""One that stands alone: none within a process's name."""
 
 
 def glossary_in_markdown(*, several: bool = False) -> str:
@@ -104,15 +109,40 @@ def warnings(row: Row) -> list[str]:
             f"its rounds ran on {len(row.gpus)} GPUs, and the interval includes how they differ: "
             "run it with `--fresh` on one"
         )
-    if row.evidence.host_load is not None and row.evidence.host_load.taken >= NOTABLE:
-        took = load_in_words(row.evidence.host_load)
+    return lines + disturbances(row)
+
+
+def disturbances(row: Row) -> list[str]:
+    """Return a line for each thing that disturbed what the figure is made of, with what to do."""
+    lines, seen = [], row.evidence
+    if seen.host_load is not None and seen.host_load.is_notable:
+        took = seen.host_load.in_words
         lines.append(f"while it was timed, {took}: close what else runs here, and run the cell again")
-    if row.evidence.tainted and "tainted" in row.flags:
+    if seen.tainted and "tainted" in row.flags:
         alone = "with the GPU to itself, cooled, its clocks locked"
         remedy = alone if row.hardware.device == "cuda" else "with nothing else at work on this host"
-        taints = "; ".join(row.evidence.taints)
-        lines.append(f"{counted(row.evidence.tainted, 'timed sample')} tainted ({taints}): run the cell again {remedy}")
+        what = f"{counted(seen.tainted, 'timed sample')} tainted ({_taints(row)})"
+        lines.append(f"{what}: run the cell again {remedy}")
     return lines
+
+
+def _taints(row: Row) -> str:
+    """Return what disturbed samples, each cause once: where cause and cause differ in a number, with the range."""
+    causes = [cause for taint in row.evidence.taints for cause in taint.split("; ")]
+    alike = grouped((NUMBER.sub("#", cause), cause) for cause in causes)
+    return "; ".join(map(_ranged, alike.values()))
+
+
+def _ranged(causes: Sequence[str]) -> str:
+    """Return texts that differ in numbers alone as one: `stalled: 7.19 to 26.45 times what the others took`."""
+    found = iter(list(zip(*map(NUMBER.findall, causes), strict=True)))
+
+    def ends(_: re.Match[str]) -> str:
+        column = next(found)
+        low, high = min(column, key=float), max(column, key=float)
+        return low if low == high else f"{low} to {high}"
+
+    return NUMBER.sub(ends, causes[0])
 
 
 def better(benchmark: Benchmark) -> str:
@@ -140,10 +170,17 @@ def came_again(times: float) -> str:
     return f"the second time that each length came, the samples took {significant(times, 2)} times as long as the first"
 
 
-def load_in_words(load: HostLoad) -> str:
-    """Return what others took of the host's CPUs, and other machines of the hypervisor's."""
-    stolen = f" and other machines {significant(load.stolen, 2)}" if load.stolen >= NOTABLE else ""
-    return f"other processes took {significant(load.others, 2)}{stolen} of this host's {load.cpus} CPUs"
+def disturbed(ceilings: Sequence[Ceiling]) -> str | None:
+    """Return how many ceilings were measured beside other work, with what to do; None where none was."""
+    loads = [found.host_load for found in ceilings if found.host_load is not None and found.host_load.is_notable]
+    if not loads:
+        return None
+    worst, of_all = max(loads, key=lambda load: load.taken), f"{len(loads)} of {counted(len(ceilings), 'ceiling')}"
+    were, they, them = ("was", "it", "it") if len(loads) == 1 else ("were", "they", "them")
+    return (
+        f"{of_all} {were} measured beside other work ({worst.in_words}), so {they} may be too low, and shares of "
+        f"{them} too high: close what else runs here, and run the suite again"
+    )
 
 
 def cpu_use(load: HostLoad) -> str:
@@ -158,7 +195,7 @@ def taint_note(row: Row) -> str | None:
     seen = row.evidence
     if not seen.tainted or "tainted" in row.flags:
         return None
-    return f"{counted(seen.tainted, 'sample')} tainted and left out of the figure ({'; '.join(seen.taints)})"
+    return f"{counted(seen.tainted, 'sample')} tainted and left out of the figure ({_taints(row)})"
 
 
 def loss_advice(row: Row) -> str | None:

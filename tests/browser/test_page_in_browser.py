@@ -99,7 +99,8 @@ def test_an_incorrect_row_shows_no_speed(pages: dict[str, Path], visit: Visit) -
             "svg"
         ).first.get_attribute("aria-label")
     row.click()
-    assert "No speed is shown because the row is incorrect." in page.locator("#drawer").inner_text()
+    why = "relative error: batch 3, position 17"
+    assert f"No speed is shown because the row is incorrect: {why}." in page.locator("#drawer").inner_text()
 
 
 def test_filters_by_click_and_by_key(pages: dict[str, Path], visit: Visit) -> None:

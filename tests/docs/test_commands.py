@@ -29,6 +29,13 @@ from orchestrator.records.store import Run
 from orchestrator.runner.slurm import settings_of
 
 FENCES = [fence for page in PAGES for fence in fences(page)]
+PROMISED = [
+    line
+    for fence in FENCES
+    for line in fence.text.splitlines()
+    if " compare " in line and "verdict" in line.partition("#")[2]
+]
+"""Examples of `compare` that say that they have verdicts."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 SERVICES = set(re.findall(r"^  ([a-z-]+):$", COMPOSE[COMPOSE.index("\nservices:") :], re.MULTILINE))
@@ -196,6 +203,15 @@ def test_commands_in_fences(page: Path, place: Path) -> None:
         for line in fence.text.splitlines() if fence.language == "sh" else ():
             print(f"{fence}: {line}")
             check_line(line)
+
+
+@pytest.mark.parametrize("line", PROMISED)
+def test_an_example_that_promises_verdicts_has_one_of_every_cell(line: str, place: Path) -> None:
+    assert run([*words(line)[1:], "--results", "results"]) in {0, 1}
+
+
+def test_the_first_screen_promises_verdicts() -> None:
+    assert any(fence.page.name == "README.md" and line in fence.text for fence in FENCES for line in PROMISED)
 
 
 @pytest.mark.parametrize("fence", [fence for fence in FENCES if fence.language != "sh"], ids=str)

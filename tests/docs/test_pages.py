@@ -47,6 +47,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target), link
 
 
+def test_how_long_the_smoke_suite_takes_is_said_once() -> None:
+    said = [
+        re.search(pattern, (ROOT / path).read_text(encoding="utf-8"))
+        for path, pattern in (
+            ("README.md", r"the suite `smoke`[^|]*\| (\d+) on two cores \|"),
+            ("docs/start.md", r"the suite `smoke` took (\d+) minutes and \d+ seconds on two cores"),
+            ("orchestrator/plan/suites/smoke.toml", r"two CPU cores do it in (\d+) minutes"),
+        )
+    ]
+    assert [found and found[1] for found in said] == ["3", "3", "3"]
+
+
 def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A `b`: c, d\n\n[x](page.md#a-b-c-d) ![y](z.svg)\n\n## 2\n\n## 2\n")

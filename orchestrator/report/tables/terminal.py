@@ -23,7 +23,7 @@ from orchestrator.records.record import BAD, Status
 from orchestrator.report.again import program
 from orchestrator.report.columns import against_eager, beside_status, checks, name_in, speed
 from orchestrator.report.conclusion import conclude
-from orchestrator.report.words import GLOSSARY, better
+from orchestrator.report.words import GLOSSARY, better, disturbances, disturbed
 
 WIDEST = 100
 REASON_LENGTH = 200
@@ -61,7 +61,7 @@ def render(
         what = one_line(f"{rows[0].benchmark}: {report.what[rows[0].workload_id]}")
         console.print(Text(what, style="bold"), Text(f"({better(rows[0].benchmark)} is better)"))
         console.print(_table(pairs, of_note=protocol == "note"))
-        for line in (*_reasons(rows), conclude(rows)):
+        for line in (*_reasons(rows), *_tainted(rows), conclude(rows)):
             console.print(Text(one_line(line)))
     if not report.pairs:
         console.print(Text("no cell has a record yet"))
@@ -86,6 +86,8 @@ def _head(report: Report) -> Iterator[Text]:
         yield Text(f"not finished: {report.recorded} of {report.planned} rounds are recorded", style="yellow")
     for line in report.unreadable:
         yield Text(one_line(f"could not be read, and is not in the tables: {line}"), style="yellow")
+    if told := disturbed(report.ceilings):
+        yield Text(one_line(told), style="yellow")
     for line in report.failed_references:
         yield Text(one_line(f"no reference could be made: {shortened(line, REASON_LENGTH)}"), style="yellow")
 
@@ -131,6 +133,13 @@ def _reasons(rows: Sequence[Row]) -> Iterator[str]:
         ((row.status, row.reason or row.figure.reason or ""), row.name) for row in without
     ).items():
         yield f"{', '.join(dict.fromkeys(names))} {status}: {shortened(one_line(reason), REASON_LENGTH)}"
+
+
+def _tainted(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a line for each thing that disturbed a row which has the flag for it."""
+    for row in rows:
+        if "tainted" in row.shown_flags:
+            yield from (f"{row.name} tainted: {line}" for line in disturbances(row))
 
 
 def _flags(report: Report) -> list[str]:

@@ -13,7 +13,7 @@ from probe_cells import PROBE, TEXT, _without_dispatch, run  # noqa: E402, F401
 from bench import methods, operators  # noqa: E402
 from bench.observe.kernels import precisions_of  # noqa: E402
 from bench.operators import Operators  # noqa: E402
-from bench.proof import faults  # noqa: E402
+from bench.proof import faults, levels  # noqa: E402
 
 BF16 = {**TEXT, "dtype": "bfloat16"}
 SHAPES = {"generation": TEXT, "forward": {"batch": 4, "sequence": 128}, "train_static": {}}
@@ -81,6 +81,15 @@ def test_an_int8_cache_is_at_least_coarser(tmp_path, monkeypatch, source):
         record = run(tmp_path / str(seed), "generation", **BF16, weights=weights)
         found.append(record["status"] == "incorrect" or "coarser" in record["flags"])
     assert any(found), record["proof"]["checks"]
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "said"),
+    [(1.3, 1.78, False), (1.45, 1.78, True), (1.79, 1.78, False), (2.75e4, 1.78, False), (1.45, 4.0, False)],
+)
+def test_what_the_check_of_the_logits_refuses_is_not_called_coarser(value, limit, said):
+    check = {"name": "logits", "status": "passed" if value <= limit else "failed", "value": value, "limit": limit}
+    assert levels.coarser([check]) is said
 
 
 @pytest.mark.parametrize("name", ["int8 weights", "fp8 weights", "int8 cache", "fp8 cache"])

@@ -8,7 +8,7 @@ import pytest
 from record_samples import ceilings, record, sample, workload
 
 from orchestrator.analysis.ceilings import Ceiling, Hardware, ceiling, hardware_of, joules_of_sample, share_of_ceiling
-from orchestrator.records.record import Provenance, Work
+from orchestrator.records.record import HostLoad, Provenance, Work
 
 H100 = Hardware(device="cuda", name="NVIDIA H100 80GB HBM3", uuid="GPU-0", driver="580.159.04")
 FORWARD = Work(flops=281_600_000_000_000, bytes=None, tokens=20480)
@@ -140,6 +140,51 @@ def test_a_share_within_the_ceilings_own_spread_is_shown(spread: float, shown: b
     seconds = 281.6 / 781 / 1.04
     share = share_of_ceiling(FORWARD, seconds, H100, "bfloat16", [measured(flops_spread=spread)])
     assert share.share == (pytest.approx(1.04) if shown else None)
+
+
+@pytest.mark.parametrize(("times", "shown"), [(1.14, True), (1.16, False), (1.45, False)])
+def test_however_far_the_ceilings_calls_scatter_a_share_is_at_most_the_margin_above_one(
+    times: float, shown: bool
+) -> None:
+    share = share_of_ceiling(FORWARD, 281.6 / 781 / times, H100, "bfloat16", [measured(flops_spread=0.715)])
+    assert share.share == (pytest.approx(times) if shown else None)
+    if not shown:
+        assert share.reason is not None
+        assert "at most 1.71 times it: the ceiling is wrong, for its calls differ by more than 15 %" in share.reason
+
+
+LOADED, QUIET = (HostLoad(cpus=2, seconds=3.4, own=0.2, others=others, stolen=0.0) for others in (1.8, 0.19))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "load", "words"),
+    [
+        (
+            CPU,
+            LOADED,
+            "the ceiling is wrong, for while it was measured, other processes took 1.8 of this host's 2 CPUs",
+        ),
+        (CPU, QUIET, "it is the row, not the ceiling: part of the work was not done"),
+        (CPU, None, "the ceiling or the row is wrong: other work loaded the CPU while the ceiling was measured"),
+        (H100, LOADED, "it is the row, not the ceiling: part of the work was not done"),
+    ],
+)
+def test_where_a_share_is_above_one_it_is_said_which_of_ceiling_and_row_is_wrong(
+    hardware: Hardware, load: HostLoad | None, words: str
+) -> None:
+    for found in (
+        measured(hardware=hardware, host_load=load),
+        lasting(products(781e12), hardware=hardware, host_load=load),
+    ):
+        share = share_of_ceiling(FORWARD, 281.6 / 781 / 1.447, hardware, "bfloat16", [found])
+        assert share.share is None
+        assert share.reason is not None
+        assert f": {words}" in share.reason
+
+
+def test_equal_copies_beside_other_work_and_without_have_a_share_too() -> None:
+    same = [measured(host_load=load) for load in (LOADED, QUIET, None)]
+    assert share_of_ceiling(DECODE, 1.0, H100, "bfloat16", same).bound == "memory"
 
 
 def test_the_spread_is_of_the_size_whose_rate_is_taken() -> None:

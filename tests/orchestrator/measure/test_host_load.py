@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 from fake_rounds import run, with_seed
-from record_samples import record, samples, save_run
+from record_samples import ceilings, record, samples, save_run, workload
 
+from orchestrator.analysis.ceilings import ceiling
 from orchestrator.analysis.reduce import rows
 from orchestrator.measure.host_load import CpuTimes, LoadSampler, load_between, quotas
 from orchestrator.records.record import HostLoad
 from orchestrator.report.explain import explain
 from orchestrator.report.rounds import telemetry
 from orchestrator.report.tables import render_tables
-from orchestrator.report.words import warnings
+from orchestrator.report.words import disturbed, warnings
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SECOND = 1_000_000_000
@@ -257,6 +258,18 @@ def test_what_a_row_says_of_it(device: str, others: float, told: bool, tainted: 
     assert ("tainted" in row.flags) == tainted
     lines = [line for line in warnings(row) if "of this host's 4 CPUs" in line]
     assert len(lines) == told
+
+
+@pytest.mark.parametrize(("own", "told"), [(0.0, False), (2.0, True)])
+def test_ranks_that_nobody_saw_are_no_others(own: float, told: bool) -> None:
+    load = {"cpus": 4, "seconds": 0.3, "own": own, "others": 3.0, "stolen": 0.0}
+    several = workload(devices=2, parallel="tensor")
+    (row,) = rows(
+        [loaded(3.0, workload=several).model_copy(update={"host_load": HostLoad.model_validate(load)})], "steady"
+    )
+    assert any("of this host's 4 CPUs" in line for line in warnings(row)) == told
+    links = ceilings(workload=workload("ceilings", devices=2), host_load=load)
+    assert (disturbed([ceiling(links)]) is not None) == told
 
 
 def test_other_machines_of_the_hypervisor_are_named() -> None:

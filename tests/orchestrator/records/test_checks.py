@@ -7,7 +7,7 @@ from record_samples import record, workload
 
 from orchestrator.analysis.reduce import rows
 from orchestrator.records.checks import check_list, held_to_list
-from orchestrator.records.record import Record
+from orchestrator.records.record import Check, Record
 
 FORWARD = tuple(check_list().of("forward"))
 GOOD = {"logits": (1.1, 1.51), "rows": (1.9, 4.05), "repeat": (0.0, 4.0), "samples": (0.9, 3.375)}
@@ -51,6 +51,23 @@ def test_a_check_whose_numbers_do_not_let_it_pass_is_failed(
     assert (found.status, found.reason) == ("incorrect", f"forward: {check}: {failed[0].what}")
     assert words in str(found.reason)
     assert rows([made({check: numbers})], "steady")[0].headline is None
+
+
+@pytest.mark.parametrize(("error", "stays"), [(1.45, True), (27_500.0, False)])
+def test_logits_that_failed_are_not_coarser_too(error: float, stays: bool) -> None:
+    """Nor are those that failed in a record of an older bench, which says both."""
+    whole = made({"logits": (error, 1.51)})
+    assert whole.proof is not None
+    checks = [
+        {**vars(one), "status": "passed" if stays or one.name != "logits" else "failed"} for one in whole.proof.checks
+    ]
+    for proof in (whole.proof, whole.proof.model_copy(update={"checks": tuple(map(Check.model_validate, checks))})):
+        said = whole.model_copy(update={"flags": ("cold", "coarser"), "proof": proof})
+        found = held_to_list(said)
+        assert found.flags == (("cold", "coarser") if stays else ("cold",))
+        assert (found is said) == stays
+        (row,) = rows([said], "steady")
+        assert ("coarser" in row.flags) == stays
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ def said(*cells: list[Record]) -> str:
 
 
 EAGER = ran("eager", 450.0)
+WRONG = [
+    ran(name, milliseconds, status="incorrect", reason="wrong")
+    for name, milliseconds in zip("abcde", (900.0, 901.0, 100.0, 902.0, 101.0), strict=True)
+]
 FASTER = "inductor is 1.50 times as fast as eager [1.50, 1.50]: faster, 5 rounds each"
 
 
@@ -103,6 +107,21 @@ FASTER = "inductor is 1.50 times as fast as eager [1.50, 1.50]: faster, 5 rounds
                 "only eager has a speed: fused incorrect, thunder incorrect; fused, thunder are incorrect, so their"
                 " speed does not count"
             ),
+        ),
+        (
+            [EAGER, ran("inductor", 300.0), *WRONG[:4]],
+            f"{FASTER}; a, b, c, d are incorrect, so their speed does not count, though c had a better one",
+        ),
+        (
+            [EAGER, ran("inductor", 300.0), *WRONG],
+            (
+                f"{FASTER}; a, b, c and 2 others are incorrect, so their speed does not count,"
+                " though c, e had a better one"
+            ),
+        ),
+        (
+            [EAGER, ran("inductor", 300.0), WRONG[2], WRONG[4]],
+            f"{FASTER}; c, e are incorrect, so their speed, a better one, does not count",
         ),
         (
             [ran("eager", 450.0, flags=["unchecked"]), ran("inductor", 300.0, flags=["unchecked", "cold"])],

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 from golden_files import golden
-from record_samples import ceilings, compiled_in, record, samples, save_run, shared_cache, small_run, workload
+from record_samples import (
+    ceilings,
+    check,
+    compiled_in,
+    old_probe,
+    proof,
+    record,
+    samples,
+    save_run,
+    shared_cache,
+    small_run,
+    workload,
+)
 
 from orchestrator.analysis.evidence import evidence
 from orchestrator.base.errors import UsageError
@@ -52,9 +64,21 @@ def test_the_first_call_cold_and_warm_and_the_compiles_after_it(tmp_path: Path) 
 
 def test_wrong_row(run: Path) -> None:
     text = explain(run, "forward thunder@cuda")
-    assert "\n  No speed is shown because the row is incorrect.\n" in text
+    why = "forward: 3 of 10 | rows are <b>wrong</b> see the log"
+    assert f"\n  No speed is shown because the row is incorrect: {why}.\n" in text
     assert "\nMeasured, but not shown as a speed\n  steady: 0.4504 s" in text
     assert f"reproduce {'2' * 16} --run {run.name} --results " in text
+
+
+def test_a_row_that_is_wrong_on_its_probe_alone_says_so_at_once(tmp_path: Path) -> None:
+    row = record(flags=["cold"], proof=proof(0.01), samples=samples(9e3, *[450.0] * 8))
+    wrong = proof(0.3, check("logits", "failed", value=542.0, limit=2.0, what="error is 542 times eager's"))
+    why = "forward: logits: error is 542 times eager's"
+    tiny = {"cell_id": "b" * 16, "role": "probe", "workload": old_probe(workload()), "proof": wrong}
+    of_row = record(**tiny, status="incorrect", reason=why)
+    text = explain(save_run(tmp_path, [row, of_row]), "forward inductor@cuda")
+    assert "Round 0\n  status: ok" in text
+    assert f"\nFigures\n  No speed is shown because the row is incorrect: on the probe: {why}.\n" in text
 
 
 def test_a_row_that_the_list_of_checks_refuses_is_explained_as_it_is_shown(tmp_path: Path) -> None:
@@ -106,6 +130,13 @@ def test_ceilings(run: Path) -> None:
     text = explain(run, "ceilings torch@cuda")
     assert "best: bfloat16 matrix product 781 TFLOP/s (size 8192), device copy 3.02 TB/s (read + written)" in text
     assert "Figures" not in text
+
+
+def test_ceilings_beside_which_other_work_ran_say_so(tmp_path: Path) -> None:
+    load = {"cpus": 2, "seconds": 3.4, "own": 0.2, "others": 1.8, "stolen": 0.0}
+    text = explain(save_run(tmp_path, [ceilings(host_load=load)]), "ceilings torch@cuda")
+    said = "1 of 1 ceiling was measured beside other work (other processes took 1.8 of this host's 2 CPUs)"
+    assert said in " ".join(text.split())
 
 
 def test_sustained_ceilings_say_in_what_and_how_long(tmp_path: Path) -> None:

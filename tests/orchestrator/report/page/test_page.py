@@ -147,7 +147,7 @@ def test_an_incorrect_row_has_no_speed_at_all(tmp_path: Path) -> None:
     assert "first" not in row
     assert set(row["cells"]) == {"checks", "lit-gpt-note-2023-11"}
     assert found[f"p{place}"]["top"][0]["blocks"][0]["paragraphs"] == [
-        "No speed is shown because the row is incorrect."
+        "No speed is shown because the row is incorrect: forward: 3 of 10 | rows are <b>wrong</b> see the log."
     ]
 
 

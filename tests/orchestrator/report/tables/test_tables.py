@@ -26,7 +26,7 @@ from orchestrator.report.page.index import make_index
 from orchestrator.report.proof import prove
 from orchestrator.report.remarks import as_markdown, remarks
 from orchestrator.report.source import read_source
-from orchestrator.report.tables import EXPORTERS, FILES, markdown, render_tables, write_tables
+from orchestrator.report.tables import EXPORTERS, FILES, markdown, render_tables, terminal, write_tables
 
 DEVIATION = {"package": "torch", "wanted": "2.2", "here": "2.13.0", "reason": "2.2 does not know this GPU"}
 NASTY = "<script>x</script> | [a](http://b.c) `code` *bold* $x$\n# heading\n\x1b[31mred\u202eright"
@@ -90,6 +90,30 @@ def test_a_table_with_an_engine_says_how_long_each_row_took_to_start(tmp_path: P
     index = make_index([read_source(both)]).content([])
     assert ["startup", "start-up, s"] in index["workloads"][0]["columns"]
     assert [row["cells"]["startup"] for row in index["rows"] if row["method"] == "vllm"] == [["34.6"]]
+
+
+def test_ceilings_beside_which_other_work_ran_are_told_at_the_head_and_below(tmp_path: Path) -> None:
+    load = {"cpus": 2, "seconds": 3.4, "own": 0.2, "others": 0.19, "stolen": 0.0}
+    row = record(
+        samples=samples(9e3, *[500.0] * 8), work={"flops": 281_600_000_000_000, "bytes": None, "tokens": 20480}
+    )
+    quiet, loaded = (
+        save_run(tmp_path / f"{others}", [row, ceilings(), ceilings(round=1, host_load={**load, "others": others})])
+        for others in (0.19, 1.8)
+    )
+    words = (
+        "1 of 2 ceilings was measured beside other work (other processes took 1.8 of this host's 2 CPUs), so it may be "
+        "too low, and shares of it too high: close what else runs here, and run the suite again"
+    )
+    for run, told in ((quiet, False), (loaded, True)):
+        head, _, rest = render_tables(run).partition("\n## ")
+        assert (f"| Disturbed ceilings | {words} |" in head) == told
+        below = "Of the ceiling: perhaps too high, see the disturbed ceilings at the head."
+        assert (f"\n- {below}\n" in rest) == told
+        index = make_index([read_source(run)]).content([])
+        assert (["Disturbed ceilings", [words]] in map(list, index["runs"][0]["facts"])) == told
+        assert (below in index["workloads"][0]["remarks"]) == told
+        assert ("measured beside other work" in terminal.render(make_report(run), "RUN")) == told
 
 
 def test_json_keeps_every_digit_and_the_wrong_figure_but_no_headline(run: Path) -> None:
