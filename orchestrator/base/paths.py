@@ -31,3 +31,14 @@ STATE = Path(os.environ.get(STATE_VARIABLE) or OWN / ".stackbench")
 """Virtual environments, cells' work folders and shared compile caches: never committed, may be deleted."""
 with contextlib.suppress(OSError):  # the current folder is gone: the first write says so
     STATE = STATE.absolute()
+
+
+def from_here(path: Path) -> Path:
+    """Return a path as one types it here: what lies below the current folder from there.
+
+    In a compose service this is as the host has it, whose checkout lies elsewhere.
+    """
+    with contextlib.suppress(OSError):
+        if path.is_relative_to(Path.cwd()):
+            return path.relative_to(Path.cwd())
+    return path

@@ -35,11 +35,12 @@ def _dash(_: click.Context, __: click.Parameter, value: Path | None) -> Path | N
     return STDOUT if value == Path("-") else value
 
 
-def wrote(target: Path, line: str) -> None:
-    """Say what was written: beside standard output where that is what was written to."""
+def wrote(target: Path, what: str = "") -> None:
+    """Say where what was written: beside standard output where that is what was written to."""
+    from orchestrator.base.paths import from_here
     from orchestrator.base.text import on_stderr, show
 
-    (on_stderr if target == STDOUT else show)(line)
+    (on_stderr if target == STDOUT else show)(f"{from_here(target)}{what}")
 
 
 def above_zero(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:

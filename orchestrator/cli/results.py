@@ -56,7 +56,7 @@ def report_command(names: tuple[str | None, ...], output: Path | None, results: 
     first = runs[0]
     target = output or (Path(f"{first.folder.name}.html") if first.bundle else first.folder / PAGE_FILE)
     size = write_page([run.folder for run in runs], target)
-    options.wrote(target, f"{target} ({size / 1e6:.2f} MB)")
+    options.wrote(target, f" ({size / 1e6:.2f} MB)")
 
 
 @click.command("picture", short_help="Draw runs' speeds against eager.")
@@ -79,7 +79,7 @@ def picture_command(names: tuple[str | None, ...], output: Path, what: str, resu
     drawn = (
         (write_latency_picture(runs, output), "point") if what == "latency" else (write_picture(runs, output), "bar")
     )
-    options.wrote(output, f"{output}: {counted(*drawn)}")
+    options.wrote(output, f": {counted(*drawn)}")
 
 
 @click.command("which-engine", short_help="Compare engines by batch and latency.")
@@ -102,7 +102,7 @@ def which_engine_command(names: tuple[str | None, ...], *, beside: str, output: 
         show(text, end="")
     else:
         write_text(output, text)
-        options.wrote(output, str(output))
+        options.wrote(output)
 
 
 def _by_name(names: tuple[str | None, ...], results: Path, command: str) -> dict[str, Path]:
@@ -227,7 +227,7 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
     else:
         manifest, left_out = pack(found, target, references=references)
         size = target.stat().st_size
-    options.wrote(target, f"{target}: {counted(len(manifest.files), 'file')}, {size / 1e6:.2f} MB")
+    options.wrote(target, f": {counted(len(manifest.files), 'file')}, {size / 1e6:.2f} MB")
     for path in left_out:
         on_stderr(f"left out: {path}")
 
@@ -237,13 +237,14 @@ def bundle_command(run: str | None, *, output: Path | None, references: bool, re
 @options.results
 def import_command(file: Path, *, results: Path) -> None:
     """Check the bundle FILE and put its run into the results, marked as imported. Nothing there is overwritten."""
+    from orchestrator.base.paths import from_here
     from orchestrator.base.text import counted, on_stderr, show
     from orchestrator.records.store import record_files
     from orchestrator.records.unpack import unpack
     from orchestrator.report.tables import write_tables
 
     run = unpack(file, results, write_tables)
-    show(f"{run.folder}: {counted(len(record_files(run.folder)), 'record')}")
+    show(f"{from_here(run.folder)}: {counted(len(record_files(run.folder)), 'record')}")
     if not run.finished and not run.trial:
         same = "plan, bench and launcher are the same"
         on_stderr(f"not finished: run-all --resume {run.folder.name} goes on where {same}")

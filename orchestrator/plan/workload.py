@@ -363,6 +363,17 @@ def told_apart(workloads: Mapping[str, Workload]) -> dict[str, str]:
     return found
 
 
+def particular(workloads: Mapping[str, Workload]) -> dict[str, str]:
+    """Return the benchmark of each by its id, with what others of it among these do not share: `forward (float32)`."""
+    said = {key: text.split(", ") for key, text in told_apart(workloads).items()}
+    found = dict[str, str]()
+    for key, one in workloads.items():
+        others = [said[other] for other, it in workloads.items() if it.benchmark == one.benchmark and other != key]
+        own = [part for part in said[key] if any(part not in parts for parts in others)]
+        found[key] = one.benchmark + (f" ({', '.join(own)})" if own else "")
+    return found
+
+
 Role = Literal["row", "ceilings", "reference", "probe", "weights"]
 """What a cell is for: a row of a table; or what rows are measured against, checked against, probed by, or read."""
 Kind = Literal["model", "engine"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -20,6 +21,8 @@ from orchestrator.records.unpacked import origin_of
 from orchestrator.report.source import Source
 
 PROGRAM = "orchestrator"
+SERVICE = "STACKBENCH_SERVICE"
+"""Of a compose service's environment: its name."""
 SUITE_FILE = "suite.toml"
 """A suite of one's own in the folder of a run that is published; of a bundle, in its unpacked copy."""
 WITH_A_ROW = "by `orchestrator reproduce` of any row of this run that it belongs to"
@@ -121,8 +124,11 @@ def reproduction(source: Source, record: Record, rounds: int = 1) -> str:
 def program() -> str:
     """Return what one types for this command here: its name where a shell finds it, else the path that was started.
 
-    In a checkout it lies in a virtual environment that `make run` does not activate.
+    In a checkout it lies in a virtual environment that `make run` does not activate. Who started a compose service may
+    have nothing but Docker.
     """
+    if service := os.environ.get(SERVICE):
+        return f"docker compose run --rm {shlex.quote(service)}"
     started = Path(sys.argv[0])
     with contextlib.suppress(OSError):
         found = shutil.which(PROGRAM)

@@ -15,13 +15,16 @@ from orchestrator.analysis.statistics import FEWEST_ROUNDS
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import write_text
 from orchestrator.base.grouping import grouped
-from orchestrator.base.text import counted, printable, shortened, significant
-from orchestrator.plan.workload import BATCHED, MEASURED, Workload, told_apart
+from orchestrator.base.text import counted, printable, shortened, significant, wrapped
+from orchestrator.plan.workload import BATCHED, MEASURED, Workload, particular, told_apart
 
 WIDTH, MARGIN, TOP = 430, 8, 52
-LONGEST, CHARACTER, FIGURE = 24, 7, 56
-"""Of a column: characters of a name that are shown, what one takes, and the room for a figure."""
+LONGEST, CHARACTER, SMALL, DIGIT, FIGURE = 24, 7, 6, 8, 56
+"""Of a column: characters of a name that are shown, what one takes, also in small print and of a figure, and the least
+room for a figure."""
 HEAD, LINE, BAR, FOOT = 42, 21, 13, 18
+INDENT = 6
+"""Of all text but rows' names, from the left of its column."""
 FLAGGED = 2
 """Rows that the caption names; more are counted."""
 ARIA = 'role="img" aria-labelledby="title desc"'
@@ -48,25 +51,36 @@ class Axis:
     @classmethod
     def of(cls, found: Sequence[Group]) -> Axis:
         """Return the axis on which the logarithms of all speedups fit, each with its figure beside it."""
-        logs = [math.log(value) for group in found for row in group.rows for value in values(row)]
+        rows = [row for group in found for row in group.rows]
+        logs = [math.log(value) for row in rows for value in values(row)]
         low, high = min([0.0, *logs]), max([0.1, *logs])
         label = 20 + CHARACTER * max(len(group.label(row)) for group in found for row in group.rows)
-        before = label + 8 + (FIGURE if low < 0 else 0)
-        scale = (WIDTH - MARGIN - FIGURE - before) / (high - low)
+        figure = max([FIGURE, *(8 + DIGIT * len(factor(value)) for row in rows if (value := speedup(row)))])
+        before = label + 8 + (figure if low < 0 else 0)
+        scale = (WIDTH - MARGIN - figure - before) / (high - low)
         return cls(label, before - low * scale, scale)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one workload beside eager, the fastest first."""
+    """The rows of one workload beside eager, the fastest first and those without a bar last."""
 
     workload: Workload
     rows: tuple[Row, ...]
+    name: str
+    """The benchmark, with what of the workload others of the benchmark here do not share."""
+    what: tuple[str, ...]
+    """The workload in words, in lines that a column has room for."""
+
+    @property
+    def head(self) -> int:
+        """In pixels, of what stands above the rows."""
+        return HEAD + FOOT * (len(self.what) - 1)
 
     @property
     def height(self) -> int:
         """In pixels."""
-        return HEAD + LINE * len(self.rows)
+        return self.head + LINE * len(self.rows)
 
     def label(self, row: Row) -> str:
         """Return the row's method, with its stack where another row has the same method."""
@@ -93,10 +107,10 @@ def picture(reports: Sequence[Report], names: Sequence[str]) -> str:
     if not found:
         remedy = "name another run; of batched_generation there is `--of latency`"
         raise UsageError("no row beside eager on its own stack", where=", ".join(names), remedy=remedy)
-    columns, what = in_columns(found), told_apart({group.rows[0].workload_id: group.workload for group in found})
+    columns = in_columns(found)
     width = 2 * MARGIN + WIDTH * len(columns)
     height = TOP + max(sum(group.height for group in column) for column in columns)
-    caption = list(captions(reports, found, names))
+    caption = [line for text in captions(reports, found, names) for line in lines_of(text, width - MARGIN)]
     below = height + FOOT * len(caption) + MARGIN
     axis = Axis.of(found)
     lines = [
@@ -105,13 +119,15 @@ def picture(reports: Sequence[Report], names: Sequence[str]) -> str:
         f'<desc id="desc">{text_of("; ".join(map(in_words, found)))}. {text_of(" ".join(caption))}</desc>',
         f"<style>{STYLE}</style>",
         '<rect class="page" width="100%" height="100%" rx="6"/>',
-        f'<text class="title" x="{MARGIN + 6}" y="24">Times as fast as eager on the same stack</text>',
-        f'<text class="muted" x="{MARGIN + 6}" y="41">Right of the line is faster, left of it is slower.</text>',
+        f'<text class="title" x="{MARGIN + INDENT}" y="24">Times as fast as eager on the same stack</text>',
+        f'<text class="muted" x="{MARGIN + INDENT}" y="41">Right of the line is faster, left of it is slower.</text>',
     ]
     for number, column in enumerate(columns):
-        lines += drawn(column, MARGIN + WIDTH * number, axis, what)
+        lines += drawn(column, MARGIN + WIDTH * number, axis)
     for number, line in enumerate(caption):
-        lines.append(f'<text class="muted" x="{MARGIN + 6}" y="{height + FOOT * (number + 1)}">{text_of(line)}</text>')
+        lines.append(
+            f'<text class="muted" x="{MARGIN + INDENT}" y="{height + FOOT * (number + 1)}">{text_of(line)}</text>'
+        )
     return "\n".join([*lines, "</svg>", ""])
 
 
@@ -130,8 +146,16 @@ def groups(reports: Sequence[Report]) -> list[Group]:
         and pair.steady.benchmark != BATCHED
         and (number, pair.steady.workload_id, pair.steady.stack) in beside
     )
+    workloads = {key: rows[0].workload for key, rows in found.items()}
+    what, names = told_apart(workloads), particular(workloads)
     made = [
-        Group(rows[0].workload, tuple(sorted(rows, key=lambda row: -(speedup(row) or 0.0)))) for rows in found.values()
+        Group(
+            workloads[key],
+            tuple(sorted(rows, key=lambda row: -(speedup(row) or 0.0))),
+            names[key],
+            tuple(lines_of(what[key], WIDTH)),
+        )
+        for key, rows in found.items()
     ]
     return sorted(made, key=lambda group: MEASURED.index(group.workload.benchmark))
 
@@ -160,27 +184,39 @@ def in_columns(found: Sequence[Group]) -> list[Sequence[Group]]:
     return [found[:cut], found[cut:]]
 
 
-def drawn(column: Sequence[Group], left: int, axis: Axis, what: Mapping[str, str]) -> Iterator[str]:
+def lines_of(text: str, width: int) -> list[str]:
+    """Return small print in lines for a column of so many pixels."""
+    return wrapped(printable(text), (width - INDENT - MARGIN) // SMALL, indent=0)
+
+
+def drawn(column: Sequence[Group], left: int, axis: Axis) -> Iterator[str]:
     """Yield the elements of a column that begins at `left`."""
     eager, top = left + axis.eager, TOP
     for group in column:
-        yield f'<text class="head" x="{left + 6}" y="{top + 15}">{text_of(group.workload.benchmark)}</text>'
-        yield f'<text class="muted" x="{left + 6}" y="{top + 31}">{text_of(what[group.rows[0].workload_id])}</text>'
+        yield f'<text class="head" x="{left + INDENT}" y="{top + 15}">{text_of(group.workload.benchmark)}</text>'
+        for number, line in enumerate(group.what):
+            yield f'<text class="muted" x="{left + INDENT}" y="{top + 31 + FOOT * number}">{text_of(line)}</text>'
         for number, row in enumerate(group.rows):
-            yield from bar(row, group.label(row), left, top + HEAD - 2 + LINE * number, axis)
-        bottom = top + group.height - 5
-        yield f'<line class="eager" x1="{eager:.1f}" x2="{eager:.1f}" y1="{top + HEAD - 5}" y2="{bottom}"/>'
+            yield from bar(row, group.label(row), left, top + group.head - 2 + LINE * number, axis)
+        barred = sum(speedup(row) is not None for row in group.rows)
+        begin, end = top + group.head - 5, top + group.head + LINE * barred - 5
+        if barred:
+            yield f'<line class="eager" x1="{eager:.1f}" x2="{eager:.1f}" y1="{begin}" y2="{end}"/>'
         top += group.height
 
 
 def bar(row: Row, label: str, left: int, top: int, axis: Axis) -> Iterator[str]:
-    """Yield a row's label, its bar, its interval where there is one, and its figure; or its status."""
+    """Yield a row's label, its bar, its interval where there is one, and its figure; or, beside its label, its status.
+
+    No line of eager's runs through a status: it has the whole column.
+    """
     middle, line, eager = top + BAR / 2, top + BAR - 2, left + axis.eager
     yield f'<text class="end" x="{left + axis.label}" y="{line}">{text_of(label)}</text>'
     value = speedup(row)
     if value is None or row.versus is None:
-        why = ", ".join(dict.fromkeys([row.status, *row.shown_flags]))
-        yield f'<text class="muted" x="{eager + 6:.1f}" y="{line}">{text_of(why)}</text>'
+        why, beside = ", ".join(dict.fromkeys([row.status, *row.shown_flags])), axis.label + 8
+        shown = text_of(shortened(why, (WIDTH - MARGIN - beside) // SMALL))
+        yield f'<text class="muted" x="{left + beside}" y="{line}">{shown}</text>'
         return
     x = eager + math.log(value) * axis.scale
     kind = "faster" if value >= 1 else "slower"
@@ -212,7 +248,10 @@ def captions(reports: Sequence[Report], found: Sequence[Group], names: Sequence[
         yield f"{rounds}; the lines over the bars are 99 % intervals."
     yield "Every output was checked before its speed counts; a row without proven output has no bar."
     flagged = [
-        f"{row.title} {', '.join(row.shown_flags)}" for row in rows if row.shown_flags and speedup(row) is not None
+        f"{group.name} {row.name} {', '.join(row.shown_flags)}"
+        for group in found
+        for row in group.rows
+        if row.shown_flags and speedup(row) is not None
     ]
     if flagged:
         more = f" and {len(flagged) - FLAGGED} more" if flagged[FLAGGED:] else ""
@@ -226,7 +265,7 @@ def captions(reports: Sequence[Report], found: Sequence[Group], names: Sequence[
 def in_words(group: Group) -> str:
     """Return a group's figures in words, for readers who cannot see the picture."""
     figures = (f"{group.label(row)} {factor(value) if (value := speedup(row)) else row.status}" for row in group.rows)
-    return f"{group.workload.benchmark}: {', '.join(figures)}"
+    return f"{group.name}: {', '.join(figures)}"
 
 
 def text_of(text: str) -> str:

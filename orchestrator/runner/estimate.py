@@ -165,17 +165,26 @@ def bound_by_cpu(cell: Cell, known: Mapping[Key, Earlier]) -> bool:
     """
     if cell.device == "cpu":
         return True
-    earlier = known.get((cell.workload.workload_id, cell.method, cell.device))
+    earlier = known.get(key_of(cell))
     return earlier is not None and earlier.power is not None and earlier.power < WAITING_POWER
 
 
-def expected(cell: Cell, known: Mapping[Key, Earlier]) -> Expected:
-    """Return what one round of `cell` will take, its share of the second start included, each within its deadline."""
-    earlier = known.get((cell.workload.workload_id, cell.method, cell.device))
-    first, again = (earlier.seconds, earlier.second_start) if earlier else (guess_seconds(cell), None)
+def key_of(cell: Cell) -> Key:
+    """Return what earlier rounds of the same work by the same method are found by."""
+    return cell.workload.workload_id, cell.method, cell.device
+
+
+def expected(cell: Cell, known: Mapping[Key, Earlier], pace: float = 1.0) -> Expected:
+    """Return what one round of `cell` will take, its share of the second start included, each within its deadline.
+
+    `pace` is how many times its guess a round of its kind takes here; what is measured stays as it is.
+    """
+    earlier = known.get(key_of(cell))
+    pace = 1.0 if earlier else pace
+    first, again = (earlier.seconds, earlier.second_start) if earlier else (pace * guess_seconds(cell), None)
     seconds = min(first, cell.timeout_s)
     if may_be_wanted(cell):  # of one round only
-        seconds += min(guess_second_start(cell) if again is None else again, cell.timeout_s) / cell.rounds
+        seconds += min(pace * guess_second_start(cell) if again is None else again, cell.timeout_s) / cell.rounds
     return Expected(seconds, "measured" if earlier else "guess")
 
 

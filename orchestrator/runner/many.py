@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from orchestrator.base.errors import UsageError
 from orchestrator.base.files import bench_source, check_writable
@@ -33,7 +33,7 @@ from orchestrator.records.weights import WeightFolders
 from orchestrator.runner import run_all as single
 from orchestrator.runner.before import Before
 from orchestrator.runner.crew import Crew, Member, SharedOutcomes, sessions
-from orchestrator.runner.estimate import Earlier, Key, bound_by_cpu, expected, fitted, history, with_rounds
+from orchestrator.runner.estimate import Earlier, Key, bound_by_cpu, expected, fitted, history, key_of, with_rounds
 from orchestrator.runner.hosts import entries_of, held, how, in_short, made_ready_on, wanted_here
 from orchestrator.runner.one_round import Session
 from orchestrator.runner.order import Agenda, Turn, first_turns
@@ -43,6 +43,7 @@ from orchestrator.runner.progress import Progress
 from orchestrator.runner.schedule import OF_THE_GPU, Forecast, Policy, Schedule, Seat, forecast
 from orchestrator.runner.side_by_side import FEWEST_GPUS, Trials, findings
 
+T = TypeVar("T")
 UNKNOWN_GPUS = 1
 """What a plan counts for a host that says how many GPUs it has only when it is reached."""
 OF_ENTRY = "/"
@@ -114,16 +115,21 @@ def planned_seats(where: Places) -> list[Seat]:
     return seats
 
 
+def once_each(what: Callable[[Cell], T]) -> Callable[[Cell], T]:
+    """Return what tells the same of a cell, worked out once for each."""
+    found = dict[int, T]()
+
+    def told(cell: Cell) -> T:
+        if id(cell) not in found:
+            found[id(cell)] = what(cell)
+        return found[id(cell)]
+
+    return told
+
+
 def seconds_by(known: Mapping[Key, Earlier]) -> Callable[[Cell], float]:
-    """Return what tells how long a round is expected to take, worked out once for each cell."""
-    taken = dict[int, float]()
-
-    def seconds(cell: Cell) -> float:
-        if id(cell) not in taken:
-            taken[id(cell)] = expected(cell, known).seconds
-        return taken[id(cell)]
-
-    return seconds
+    """Return what tells how long a round is expected to take."""
+    return once_each(lambda cell: expected(cell, known).seconds)
 
 
 def policy_of(options: RunOptions, known: Mapping[Key, Earlier]) -> Policy:
@@ -133,7 +139,7 @@ def policy_of(options: RunOptions, known: Mapping[Key, Earlier]) -> Policy:
     def alone(cell: Cell) -> bool:
         if cell.device == "cpu" or cell.workload.devices > 1:  # whose peers are the host's other GPUs
             return True
-        key = (cell.workload.workload_id, cell.method, cell.device)
+        key = key_of(cell)
         return differs[key] if key in differs else bound_by_cpu(cell, known)
 
     return Policy(
@@ -297,10 +303,12 @@ def _run(
     ]
     done = _never_done if options.rerun else before.is_done
     schedule: Schedule | Trials
+    kind, pace = once_each(agenda.pace.kind), agenda.pace.factor
     if pairs is None:
-        schedule = _schedule(plan, members, before, replace(policy_of(options, dict(known)), done=done))
+        policy = replace(policy_of(options, dict(known)), done=done, kind=kind, pace=pace)
+        schedule = _schedule(plan, members, before, policy)
     else:
-        schedule = Trials(plan, len(workers), pairs, seconds_by(known))
+        schedule = Trials(plan, len(workers), pairs, seconds_by(dict(known)), lambda cell: pace(kind(cell)))
     total = sum(cell.rounds for cell in plan.cells if cell.role not in OF_THE_GPU)
     if schedule.waiting < total:
         base.progress.say(f"{total - schedule.waiting} of {total} rounds already have results")

@@ -26,6 +26,7 @@ from orchestrator.runner.estimate import (
     used_up,
     wall_seconds,
 )
+from orchestrator.runner.pace import Pace
 
 T = TypeVar("T")
 USED_UP = "the budget is used up"
@@ -127,11 +128,17 @@ class Agenda:
         self._asked, self._began = asked, time.monotonic()
         self._cells = {id(turn.cell): turn.cell for turn in todo}
         self._left = Counter(id(turn.cell) for turn in todo)
+        self.pace = Pace(known)
+        self._kinds = {key: self.pace.kind(cell) for key, cell in self._cells.items()}
 
     @property
     def left_s(self) -> float:
         """What the rounds that are not done are expected to take."""
-        return sum(expected(self._cells[key], self._known).seconds * count for key, count in self._left.items())
+        return sum(
+            expected(self._cells[key], self._known, self.pace.factor(self._kinds[key])).seconds * count
+            for key, count in self._left.items()
+            if count
+        )
 
     def over(self, turn: Turn) -> str:
         """Return why the round is not started, in words; empty where there is time for it."""
@@ -142,8 +149,12 @@ class Agenda:
         return f"{limit:g} minutes are over" if limit is not None and now - self._asked > limit * 60 else ""
 
     def done(self, turn: Turn, record: Record) -> None:
-        """Take in what became of a round: it is no longer left, and those after it will take as long."""
+        """Take in what became of a round: it is no longer left, and those after it will take as long.
+
+        So will others of its kind that are guessed, as far as their guesses say.
+        """
         self._left[id(turn.cell)] -= 1
+        self.pace.add(turn.cell, record)
         seconds, again = wall_seconds(record), second_start_seconds(record)
         if seconds is None:
             return

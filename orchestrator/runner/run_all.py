@@ -299,6 +299,7 @@ def report(session: Session, agenda: Agenda, turn: Turn, record: Record) -> None
 
 def show_tables(run: Run, outcomes: Outcomes) -> None:
     """Print what came out, short, on standard output; of `reproduce` it is said beside what was recorded then."""
+    from orchestrator.report.again import program
     from orchestrator.report.tables import terminal
 
     if run.plan.suite == REPRODUCE:
@@ -307,7 +308,7 @@ def show_tables(run: Run, outcomes: Outcomes) -> None:
         terminal.show_report(outcomes.report(), name_of(run))
     except OSError as error:  # a full disk below standard output: the run is whole, and its files say the same
         with contextlib.suppress(OSError):
-            on_stderr(f"the tables could not be shown ({error.strerror}): orchestrator table {name_of(run)}")
+            on_stderr(f"the tables could not be shown ({error.strerror}): {program()} table {name_of(run)}")
 
 
 def _engine_lives(client: Any) -> bool:

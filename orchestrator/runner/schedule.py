@@ -9,7 +9,7 @@ and `plan` use this schedule.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -19,6 +19,7 @@ from orchestrator.plan.cell import Cell, Device, Plan
 from orchestrator.plan.proof_cells import probe_of, probe_workload
 from orchestrator.plan.workload import on_one_device
 from orchestrator.runner.order import interleave
+from orchestrator.runner.pace import Kind
 
 GroupKey = tuple[str, Device]
 """workload_id (of several devices: of what shows how they scale) and device of the cells that are compared."""
@@ -74,6 +75,10 @@ class Policy:
     """Any round may run on any GPU."""
     exclusive: bool = False
     """Every cell runs alone on its host."""
+    kind: Callable[[Cell], Kind | None] = lambda _cell: None
+    """Which guesses its expected time is one of; None where it is not guessed."""
+    pace: Callable[[Kind | None], float] = lambda _kind: 1.0
+    """How many times their guesses rounds of a kind take, as far as the run shows by now."""
 
 
 @dataclass
@@ -118,8 +123,9 @@ class Schedule:
         groups = sorted(_groups(plan, policy), key=lambda group: -group.seconds)
         self.waiting = sum(len(group.pieces) for group in groups)
         """Rounds of rows and probes that were not handed out yet."""
-        self.left_s = sum(group.seconds for group in groups)
-        """What these are expected to take one GPU."""
+        self._left = defaultdict[Kind | None, float](float)
+        for piece in (piece for group in groups for piece in group.pieces):
+            self._left[policy.kind(piece.cell)] += policy.seconds(piece.cell)
         self._free: dict[bool, deque[Group]] = {False: deque(), True: deque()}
         for group in groups:
             home = None if policy.spread else policy.homes.get(group.key)
@@ -127,6 +133,11 @@ class Schedule:
         if not groups and not any(cell.role == "row" for cell in plan.cells):
             for number, state in enumerate(self._states):  # a plan of ceilings alone: each GPU has its own
                 state.pieces.extend(self._proof_of(number, self._of_gpu))
+
+    @property
+    def left_s(self) -> float:
+        """What the rounds of rows and probes that were not handed out yet are expected to take one GPU."""
+        return sum(max(0.0, seconds) * self._policy.pace(kind) for kind, seconds in self._left.items())
 
     def take(self, number: int) -> Answer:
         """Return what worker `number` runs next."""
@@ -143,7 +154,7 @@ class Schedule:
         host.running, host.alone, self.taken = host.running + 1, piece.alone, self.taken + 1
         if piece.cell.role not in OF_THE_GPU:
             state.begun, self.waiting = True, self.waiting - 1
-            self.left_s = max(0.0, self.left_s - policy.seconds(piece.cell))
+            self._left[policy.kind(piece.cell)] -= policy.seconds(piece.cell)
         return piece
 
     def ended(self, number: int) -> None:

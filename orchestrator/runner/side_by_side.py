@@ -75,7 +75,15 @@ class Trials:
     Round 2 G p + g is the one alone of pair p on worker g of G, and round G further that beside the others.
     """
 
-    def __init__(self, plan: Plan, workers: int, pairs: int, seconds: Callable[[Cell], float]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        workers: int,
+        pairs: int,
+        seconds: Callable[[Cell], float],
+        pace: Callable[[Cell], float] = lambda _cell: 1.0,
+    ) -> None:
+        """`seconds` is what a round is expected to take, `pace` how many times as long it takes, as is seen by now."""
         self._steps: list[dict[int, Piece]] = []
         self.taken = self.left_behind = self._place = self._running = 0
         self._workers = range(workers)
@@ -87,12 +95,14 @@ class Trials:
         rows = [cell for cell in plan.cells if cell.role == "row"]
         self._steps += [step for pair in range(pairs) for cell in rows for step in self._pair(cell, pair)]
         self.waiting = sum(map(len, self._steps))
-        self._take_s = [max(seconds(piece.cell) for piece in step.values()) for step in self._steps]
+        self._cells = [next(iter(step.values())).cell for step in self._steps]
+        self._take_s = lambda cell: seconds(cell) * pace(cell)
 
     @property
     def left_s(self) -> float:
         """What the steps that are not over are expected to take, times the workers: some of them wait meanwhile."""
-        return len(self._workers) * sum(self._take_s[self._place :]) if self.waiting or self._running else 0.0
+        left = sum(map(self._take_s, self._cells[self._place :])) if self.waiting or self._running else 0.0
+        return len(self._workers) * left
 
     def _pair(self, cell: Cell, pair: int) -> list[dict[int, Piece]]:
         count = len(self._workers)

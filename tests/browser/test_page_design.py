@@ -92,6 +92,23 @@ def test_runs_on_different_gpus_have_a_matrix_each(pages: dict[str, Path], visit
     assert tones == ["tone fast2", "tone even", "tone even", "tone slow2"]
 
 
+def test_an_eager_of_another_workload_takes_no_figure_out_of_the_matrix(tmp_path: Path, visit: Visit) -> None:
+    fast = record(samples=timed(1, 464.0), memory=MEMORY, flags=["cold"])
+    fewer = fast.workload.model_copy(update={"iterations": 6})
+    eager = record(method="eager", cell_id="e" * 16, workload=fewer, samples=timed(2, 600.0), memory=MEMORY)
+    for name, rows in (("alone", [fast]), ("beside", [fast, eager])):
+        write_page([save_run(tmp_path / name, rows)], tmp_path / f"{name}.html")
+        page = visit(tmp_path / f"{name}.html")
+        assert re.match(r"0\.46\d+ s(⚑1)? no eager", matrix(page)["inductor"][0])
+    heads = page.locator(".answer thead th").all_inner_texts()
+    assert [head.split() for head in heads] == [
+        ["method"],
+        ["forward", "10", "iterations"],
+        ["forward", "6", "iterations"],
+    ]
+    assert [cell[:2] for cell in matrix(page)["eager"]] == [MISSING, "1x"]
+
+
 def test_one_round_is_called_inconclusive_once(pages: dict[str, Path], visit: Visit) -> None:
     page = visit(pages["gpus"])
     assert page.locator("#results").inner_text().count("inconclusive: ") == 1

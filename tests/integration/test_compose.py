@@ -116,6 +116,12 @@ def test_up_runs_the_smoke_suite_as_the_owner_of_results_and_its_cells_as_nobody
     assert {record.status for record in records} == {"ok"}
     shown = {(record.workload.benchmark, record.method) for record in records}
     assert {(benchmark, method) for benchmark in OF_THE_NOTE for method in ("eager", "inductor")} <= shown
+    lines = (project / "out.txt").read_text().splitlines()
+    said = "\n".join(line for line in lines if "cpu-1" in line)  # not the build's
+    assert f"docker compose run --rm cpu report {run.name}" in said
+    assert "/stackbench/results" not in said
+    made = compose(project, "run", "--rm", "-T", "cpu", "report", run.name)
+    assert made.stdout.splitlines()[-1].startswith(f"results/{run.name}/report.html ("), made.stderr
     tables = (run / "tables.md").read_text()
     for benchmark in OF_THE_NOTE:
         assert f"## {benchmark}" in tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from fake_run import write_stack, write_suite
 from places import COMMITTED, ROOT
 from record_samples import record, save_run, small_run, workload
 
+from orchestrator.analysis.reduced_run import make_report
 from orchestrator.base.paths import IMAGES, STATE_VARIABLE
 from orchestrator.cli import run
 from orchestrator.plan.stack import find_stacks
@@ -31,6 +33,7 @@ from orchestrator.report.explain import explain
 from orchestrator.report.proof import prove
 from orchestrator.report.sections import Code
 from orchestrator.report.source import read_source
+from orchestrator.report.tables.terminal import render
 
 SHOW = """printf '%s\\0' "$@" """
 
@@ -303,3 +306,30 @@ def test_commands_are_called_as_they_can_be_here(tmp_path: Path, monkeypatch: py
     assert program() == "orchestrator"
     monkeypatch.setattr(sys, "argv", ["__main__.py"])
     assert program() == "orchestrator"
+
+
+def test_in_a_compose_service_commands_are_the_hosts_and_paths_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who has Docker alone has no `orchestrator`, and their checkout is not where the container sees it."""
+    folder = save_run(tmp_path / "results", small_run())
+    monkeypatch.setenv("STACKBENCH_SERVICE", "cpu")
+    assert "\n  docker compose run --rm cpu reproduce " in explain(folder, "forward inductor")
+    shown = render(make_report(folder), folder.name).splitlines()[-3:]
+    begins = [line.split(": ")[1] for line in shown]
+    assert begins[:2] == [
+        f"docker compose run --rm cpu table {folder.name} --format markdown",
+        f"docker compose run --rm cpu report {folder.name}",
+    ]
+    assert begins[2].startswith("docker compose run --rm cpu explain ")
+    monkeypatch.chdir(tmp_path)
+    results = ["--results", str(tmp_path / "results")]
+    assert run(["report", folder.name, *results]) == 0
+    assert run(["bundle", folder.name, *results, "-o", str(tmp_path / "results" / "b.tar.gz")]) == 0
+    assert run(["import", str(tmp_path / "results" / "b.tar.gz"), "--results", str(tmp_path / "others")]) == 0
+    places = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    name = folder.name
+    assert places == [f"results/{name}/report.html", "results/b.tar.gz:", f"others/{name}:"]
+    services = (ROOT / "docker-compose.yml").read_text(encoding="utf-8").split("\nservices:")[1]
+    names = re.findall(r"^  ([a-z-]+):$", services, re.MULTILINE)
+    assert re.findall("STACKBENCH_SERVICE: ([a-z-]+)", services) == names

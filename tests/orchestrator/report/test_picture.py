@@ -17,7 +17,7 @@ from orchestrator.analysis.reduced_run import Report, make_report
 from orchestrator.base.errors import UsageError
 from orchestrator.cli import run
 from orchestrator.records.runs import find_run
-from orchestrator.report.picture import factor, groups, picture, speedup
+from orchestrator.report.picture import MARGIN, SMALL, WIDTH, factor, groups, picture, speedup
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -150,3 +150,59 @@ def test_two_runs_of_one_name_are_not_drawn_as_one(tmp_path: Path, capsys: pytes
     assert run(["picture", *map(str, folders), "-o", str(tmp_path / "p.svg")]) == 4
     assert 'two runs are called "same"; rename one of them' in capsys.readouterr().err
     assert run(["picture", str(folders[0]), f"{folders[0]}/", "-o", str(tmp_path / "p.svg")]) == 0
+
+
+def small_print(svg: str) -> list[tuple[float, float, str]]:
+    """Where each text of small print begins and, as it may be as wide as that, ends, in pixels; and the text."""
+    found = [(float(e.get("x", "")), "".join(e.itertext())) for e in elements(svg, "text") if e.get("class") == "muted"]
+    return [(x, x + SMALL * len(text), text) for x, text in found]
+
+
+def test_no_small_print_runs_into_the_next_column_or_off_the_edge() -> None:
+    every = ("coarser", "memoised", "tainted", "drift")
+    given, why = report(), "incorrect, coarser, memoised, tainted, drift"
+    for title in ("forward fused@h100", "train_dynamic tinyllama@h100"):
+        given = changed(given, title, status="incorrect", flags=every)
+    svg = picture([given], ["a run of a name " * 20])
+    width, middle = float(ET.fromstring(svg).get("width", "")), MARGIN + WIDTH  # noqa: S314 - our own
+    found = small_print(svg)
+    assert [text for *_, text in found].count(why) == 2
+    assert all(end <= (middle if text == why and begin < middle else width) for begin, end, text in found)
+    alone = dataclasses.replace(given, pairs=tuple(pair for pair in given.pairs if pair.steady.benchmark == "forward"))
+    one = picture([alone], ["a"])
+    assert float(ET.fromstring(one).get("width", "")) < 2 * WIDTH  # noqa: S314 - our own
+    assert max(end for _, end, _ in small_print(one)) <= WIDTH + 2 * MARGIN
+
+
+def test_eagers_line_ends_above_the_rows_without_a_bar() -> None:
+    svg = picture([changed(report(), "forward fused@h100", status="incorrect")], ["a"])
+    first = next(element for element in elements(svg, "line") if element.get("class") == "eager")
+    (status,) = [element for element in elements(svg, "text") if element.text == "incorrect"]
+    assert float(first.get("y2", "")) < float(status.get("y", "")) - 8
+
+
+def test_a_long_figure_leaves_its_rows_name_readable() -> None:
+    versus = next(pair.steady.versus for pair in report().pairs if pair.steady.title == "forward fused@h100")
+    assert versus is not None
+    slow = versus.model_copy(update={"verdict": versus.verdict.model_copy(update={"ratio": 1 / 0.0349})})
+    svg = picture([changed(report(), "forward fused@h100", versus=slow)], ["a"])
+    (figure,) = [text for text in elements(svg, "text") if text.text == factor(0.0349)]
+    (name,) = [text for text in elements(svg, "text") if text.text == "fused" and text.get("y") == figure.get("y")]
+    assert float(figure.get("x", "")) - 8 * len(figure.text or "") >= float(name.get("x", "")) + 6
+
+
+def test_two_workloads_of_a_benchmark_are_told_apart_in_words_and_in_the_caption() -> None:
+    whole = report()
+    other = changed(whole, "forward fused@h100", flags=("tainted",))
+    pairs = []
+    for pair in other.pairs:
+        if pair.steady.benchmark == "forward":
+            work = pair.steady.workload.model_copy(update={"dtype": "float32"})
+            row = pair.steady.model_copy(update={"workload": work, "workload_id": work.workload_id})
+            pairs.append(dataclasses.replace(pair, steady=row))
+    svg = picture([dataclasses.replace(other, pairs=(*other.pairs, *pairs))], ["a"])
+    flagged = next(text for text in texts(svg) if text.startswith("Flagged"))
+    assert "forward (bfloat16) fused@h100 tainted" in flagged
+    aloud = "".join(elements(svg, "desc")[0].itertext())
+    assert "forward (bfloat16): fused 1.34×" in aloud  # noqa: RUF001  (times)
+    assert "forward (float32): fused 1.34×" in aloud  # noqa: RUF001  (times)

@@ -49,10 +49,11 @@ function drawMatrix(rows) {
 function matrixOf(device, rows) {
   const found = new Set(rows.map((row) => row.workload));
   const based = new Set(rows.filter((row) => row.method === EAGER || row.steady.versus).map((row) => row.workload));
-  // Without an eager a workload has no ratio: it has a column where its benchmark has no other.
+  // Without an eager a workload has no ratio: it has a column where there is a figure, or its benchmark has no other.
   const benchmarks = new Set([...based].map((n) => data.workloads[n].benchmark));
-  const all = [...found].filter((n) => based.has(n) || !benchmarks.has(data.workloads[n].benchmark)).sort((a, b) => a - b);
-  const columns = all.slice(0, MOST_BENCHMARKS);
+  const measured = new Set(rows.filter(hasSpeed).map((row) => row.workload));
+  const all = [...found].filter((n) => based.has(n) || measured.has(n) || !benchmarks.has(data.workloads[n].benchmark));
+  const columns = all.sort((a, b) => based.has(b) - based.has(a) || a - b).slice(0, MOST_BENCHMARKS).sort((a, b) => a - b);
   const lines = new Map();
   let again = false;
   for (const row of rows) {
@@ -63,7 +64,7 @@ function matrixOf(device, rows) {
   }
   const sorted = [...lines.values()].filter((line) => columns.some((n) => line.cells.has(n))).sort((a, b) => byRatios(a, b, columns));
   const without = [...found].filter((n) => !columns.includes(n));
-  const few = all.length > MOST_BENCHMARKS ? "In the tables below alone: " : "No eager ran beside these: ";
+  const few = all.length > MOST_BENCHMARKS ? "In the tables below alone: " : "No row has a figure here, and no eager ran: ";
   const links = without.slice(0, MOST_BENCHMARKS).map((n, place) => [place ? ", " : "", toTable(n, found)]);
   const left = without.length ? [few, links, without.length > MOST_BENCHMARKS ? " and others." : "."] : [];
   const remarks = [
