@@ -139,7 +139,7 @@ def _tainted(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a line for each thing that disturbed a row which has the flag for it."""
     for row in rows:
         if "tainted" in row.shown_flags:
-            yield from (f"{row.name} tainted: {line}" for line in disturbances(row))
+            yield from (f"tainted {row.name}: {line}" for line in disturbances(row))
 
 
 def _flags(report: Report) -> list[str]:

@@ -97,7 +97,7 @@ def test_what_disturbed_a_flagged_row_is_said_in_every_form_whatever_its_status(
     report = make_report(run)
     terminal = " ".join(render(report, "RUN").split())
     for name in ("eager@cuda", "inductor@cuda"):
-        assert f"{name} tainted: {line} " in terminal
+        assert f"tainted {name}: {line} " in terminal
         assert f"\n- `{name}`: {line}.\n" in render_tables(run)
 
 
