@@ -61,8 +61,8 @@ class Watch:
             return "before its first phase"
         # How long one takes says why so few are done: some compilers begin again for each shape. Roughly, so that the
         # reasons of rounds that ended alike are one.
-        last = f", the last in some {significant(float(f'{self._last_ns / 1e9:.0e}'), 1)} s"
-        last *= self._last_ns >= LONG_NS
+        seconds = significant(float(f"{self._last_ns / 1e9:.0e}"), 1)
+        last = f", the last in some {seconds} s" if self._last_ns >= LONG_NS else ""
         done = f" ({self._sample[0] + 1} of {self._sample[1]} samples done{last})" if self._sample else ""
         return f'in the phase "{self.phases[-1].name}"{done}'
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.base.errors import UsageError
-from orchestrator.base.paths import BUNDLE_ENDING, IMAGES, RESULTS
+from orchestrator.base.paths import BUNDLE_ENDING, IMAGES, RESULTS, from_here
 from orchestrator.plan.methods import FOLDER as METHODS
 from orchestrator.plan.stack import STACK_FILE
 from orchestrator.plan.suite import load_suite, suite_names
@@ -154,9 +154,9 @@ def typed(path: str | Path, *, relative: bool = True) -> str:
     A page may be sent around, and should contain no more of this host's paths than it needs.
     """
     place = Path(path)
+    if relative and (near := from_here(place)) != place:
+        return shlex.quote(str(near))
     with contextlib.suppress(OSError, RuntimeError, ValueError):
-        if relative and place.is_relative_to(Path.cwd()):
-            return shlex.quote(f"{place.relative_to(Path.cwd())}")
         return f"~/{shlex.quote(str(place.relative_to(Path.home())))}"
     return shlex.quote(str(place))
 

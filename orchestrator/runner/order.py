@@ -21,6 +21,7 @@ from orchestrator.runner.estimate import (
     Earlier,
     Key,
     expected,
+    key_of,
     power_share,
     second_start_seconds,
     used_up,
@@ -158,7 +159,7 @@ class Agenda:
         seconds, again = wall_seconds(record), second_start_seconds(record)
         if seconds is None:
             return
-        key = (turn.workload_id, turn.cell.method, turn.cell.device)
+        key = key_of(turn.cell)
         if again is None and key in self._known:
             again = self._known[key].second_start  # of the first round alone
         self._known[key] = Earlier(seconds, again, power_share(record))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -253,10 +254,21 @@ def often(monkeypatch) -> None:
         monkeypatch.setattr(f"orchestrator.measure.telemetry.{name}", 0.005)
 
 
-def long_samples(job: Job) -> Job:
-    """Undisturbed by itself; on a GPU, as far as the orchestrator knows."""
+def long_samples(job: Job, timeout_s: float | None = None, **workload: object) -> Job:
+    """Undisturbed by itself; on a GPU, as far as the orchestrator knows. `workload` are changes of its workload."""
     seeded = with_seed(job, 2)
-    return replace(seeded, cell=seeded.cell.model_copy(update={"device": "cuda"}))
+    changes = {
+        "workload": seeded.cell.workload.model_copy(update=workload),
+        "timeout_s": timeout_s or job.cell.timeout_s,
+    }
+    return replace(seeded, cell=seeded.cell.model_copy(update={"device": "cuda", **changes}))
+
+
+def at_the_cap(monkeypatch: pytest.MonkeyPatch, *, soak_s: float, sustain_s: float) -> None:
+    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
+    monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", soak_s)
+    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", sustain_s)
+    often(monkeypatch)
 
 
 def test_telemetry_of_a_real_process_taints_its_sample_and_has_it_repeated(tmp_path: Path, monkeypatch) -> None:
@@ -306,10 +318,7 @@ def test_what_can_be_set_of_a_gpu_says_the_host_and_not_the_cell(  # noqa: PLR09
 
 
 def test_a_real_process_at_the_power_cap_goes_on_back_to_back_and_its_figure_is_made_of_that(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
-    monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", 2.6)
-    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", 1.6)
-    often(monkeypatch)
+    at_the_cap(monkeypatch, soak_s=2.6, sustain_s=1.6)
     record = run(tmp_path, "stalls", gpu=UUID, change=long_samples)
     assert record.status == "ok"
     phases = [sample.phase for sample in record.samples]
@@ -337,31 +346,16 @@ def test_a_real_process_at_the_power_cap_goes_on_back_to_back_and_its_figure_is_
 
 
 def test_what_is_asked_of_a_cell_besides_is_not_taken_from_its_own_time(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
-    monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", 2.0)
-    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", 3.0)
-    often(monkeypatch)
+    at_the_cap(monkeypatch, soak_s=2.0, sustain_s=3.0)
 
-    def in_four_seconds(job: Job) -> Job:
-        longer = long_samples(job)
-        return replace(longer, cell=longer.cell.model_copy(update={"timeout_s": 4.0}))
-
-    record = run(tmp_path, "stalls", gpu=UUID, change=in_four_seconds)
+    record = run(tmp_path, "stalls", gpu=UUID, change=partial(long_samples, timeout_s=4.0))
     assert (record.status, record.reason) == ("ok", None)
     assert sum(sample.phase == "sustained" for sample in record.samples) >= 12
 
 
 def test_nor_are_the_whole_turns_of_many_lengths(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("orchestrator.host.gpu.pynvml", ScriptedNvml(reasons=POWER_CAP))
-    monkeypatch.setattr("orchestrator.measure.supervise.SOAK_S", 0.1)
-    monkeypatch.setattr("orchestrator.measure.supervise.SUSTAIN_S", 0.1)
-    often(monkeypatch)
-
-    def of_many_lengths(job: Job) -> Job:
-        longer = long_samples(job)
-        workload = longer.cell.workload.model_copy(update={"benchmark": "train_dynamic"})
-        return replace(longer, cell=longer.cell.model_copy(update={"timeout_s": 4.5, "workload": workload}))
-
+    at_the_cap(monkeypatch, soak_s=0.1, sustain_s=0.1)
+    of_many_lengths = partial(long_samples, timeout_s=4.5, benchmark="train_dynamic")
     record = run(tmp_path, "stalls", gpu=UUID, change=of_many_lengths)
     assert (record.status, record.reason) == ("ok", None)
     phases = Counter(sample.phase for sample in record.samples)
